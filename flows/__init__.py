@@ -1,0 +1,1 @@
+"""WHEN: Prefect flows: order, schedule, retries, who is told. No arithmetic, no torch."""

@@ -1,0 +1,42 @@
+"""Where everything lies. The only file that joins paths of the project."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths below the project's root (the folder that holds dvc.yaml)."""
+
+    root: Path
+
+    @property
+    def params(self) -> Path:
+        return self.root / "params.yaml"
+
+    def corpus(self, name: str, step: str) -> Path:
+        """A corpus at one step of its life: scraped, filtered, deduped or tokens."""
+        return self.root / "data" / name / step
+
+    def crawl_state(self, corpus: str) -> Path:
+        """What a scrape remembers between runs; DVC must not delete it, so it is no out."""
+        return self.root / "data" / ".state" / corpus
+
+    def model(self, recipe: str) -> Path:
+        return self.root / "models" / recipe
+
+    def resume(self, recipe: str) -> Path:
+        """Checkpoints of an unfinished training: outside the outs, which DVC deletes before a stage runs."""
+        return self.root / "models" / ".resume" / recipe
+
+    def samples(self, recipe: str) -> Path:
+        return self.root / "reports" / "samples" / f"{recipe}.parquet"
+
+    def audit(self, subject: str, stage: str) -> Path:
+        return self.root / "reports" / "audits" / subject / f"{stage}.json"
+
+    def report(self, name: str, ending: str) -> Path:
+        return self.root / "reports" / f"{name}.{ending}"
+
+    def plots(self, report: str) -> Path:
+        return self.root / "reports" / f"{report}_files"

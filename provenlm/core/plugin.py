@@ -1,0 +1,102 @@
+"""Plug-ins: one folder a domain, one a net, found by name.
+
+A domain's files are named after the stages that ask it: `domains/<name>/scrape.py` holds `FACE = Scraping(...)`, and so on. So a
+stage loads, and DVC tracks, only the code that it runs: a change to a crawler never retrains a model.
+"""
+
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from provenlm.core.errors import UserError
+from provenlm.core.progress import Progress
+from provenlm.core.record import Fetch, Record, Rule
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ROOM = Path(__file__).resolve().parents[1]
+F = TypeVar("F")
+
+
+@dataclass(frozen=True)
+class Scraping:
+    """`fetch(settings, state, progress)` yields what became of each address; `state` is a folder that outlives a run."""
+
+    settings: type
+    fetch: Callable[[Any, Path, Progress], Iterator[Fetch]]
+
+
+@dataclass(frozen=True)
+class Filtering:
+    """`rules(settings)` by name, asked in order; `parts(settings)` gives a record's named scores, each from 0 to 1.
+
+    `least(settings)` is the score below which a record is dropped.
+    """
+
+    settings: type
+    rules: Callable[[Any], Sequence[Rule]]
+    parts: Callable[[Any], Callable[[Record], Mapping[str, float]]]
+    least: Callable[[Any], float]
+
+
+@dataclass(frozen=True)
+class Deduping:
+    """`canonical(record)`: equal bytes are exact twins. `shingles(settings)`: hashes of a record's overlapping pieces.
+
+    `threshold(settings)` is the Jaccard similarity of two shingle sets from which records are near twins; above 1 there are none.
+    """
+
+    settings: type
+    canonical: Callable[[Record], bytes]
+    shingles: Callable[[Any], Callable[[Record], "NDArray[np.uint64]"]]
+    threshold: Callable[[Any], float]
+
+
+class Codec(Protocol):
+    """Record to token ids and back."""
+
+    @property
+    def vocabulary(self) -> int: ...  # ids are 0 … vocabulary - 1
+
+    @property
+    def special(self) -> Mapping[str, int]: ...  # "pad", "unk", "bos", "eos": each its own id
+
+    def encode(self, records: Sequence[Record]) -> list["NDArray[np.uint32]"]: ...  # without special tokens
+
+    def decode(self, ids: Sequence[int]) -> bytes: ...  # the body; special tokens are left out
+
+    def prompt(self, text: str) -> list[int]: ...  # ids of a prompt, special tokens as training would put them before it
+
+    def save(self, folder: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class Tokenizing:
+    """`learn(settings, records)` makes a codec (records may be read more than once); `load(folder)` reads a saved one.
+
+    `held_out(settings)` is the share of duplicate clusters kept for validation.
+    """
+
+    settings: type
+    learn: Callable[[Any, Callable[[], Iterable[Record]]], Codec]
+    load: Callable[[Path], Codec]
+    held_out: Callable[[Any], float]
+
+
+def load(room: str, name: str, file: str, kind: type[F]) -> F:
+    """The `FACE` of plug-in `name` of `room` ("domains", "nets") in its file `file`. UserError names the plug-ins there are."""
+    if name not in names(room):
+        raise UserError(f"params.yaml: no {room[:-1]} {name!r}; known: {', '.join(names(room))}")
+    face = importlib.import_module(f"provenlm.{room}.{name}.{file}").FACE
+    if not isinstance(face, kind):
+        raise TypeError(f"provenlm/{room}/{name}/{file}.py: FACE is a {type(face).__name__}, not a {kind.__name__}")
+    return face
+
+
+def names(room: str) -> list[str]:
+    """The plug-ins of a room: its folders that are packages."""
+    return sorted(path.parent.name for path in (ROOM / room).glob("*/__init__.py"))
