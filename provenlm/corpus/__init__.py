@@ -1,0 +1,1 @@
+"""Floor 1: engines over records: filtering and duplicates."""

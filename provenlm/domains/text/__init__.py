@@ -1,0 +1,1 @@
+"""Pages and documents in a natural or a programming language."""

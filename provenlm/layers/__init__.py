@@ -1,0 +1,1 @@
+"""Floor 1: the blocks that nets are made of."""

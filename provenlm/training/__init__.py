@@ -1,0 +1,1 @@
+"""Floor 2: objectives and batches in, steps and checkpoints out."""

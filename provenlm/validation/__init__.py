@@ -1,0 +1,1 @@
+"""Floor 2: a trained net in, figures that could have been bad out."""
