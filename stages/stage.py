@@ -147,13 +147,19 @@ def provenance(run: Run, started: datetime) -> dict[str, Any]:
 
 
 def git_state(root: Path) -> dict[str, Any]:
-    """The commit checked out below `root`, and whether tracked files differ from it; empty words outside a repository."""
+    """The commit checked out below `root`, and whether tracked files differ from it; empty words outside a repository.
+
+    What the stages themselves write (reports/ and dvc.lock) does not count: it changes with every run.
+    """
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
 
-    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!reports", ":!dvc.lock")),
+    }
 
 
 def versions() -> dict[str, str]:
