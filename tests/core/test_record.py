@@ -1,0 +1,53 @@
+import pyarrow.parquet as pq
+import pytest
+
+from provenlm.core import record
+from provenlm.core.errors import UserError
+from provenlm.core.record import Record
+
+
+def some(count: int, size: int = 10) -> list[Record]:
+    return [Record.of(f"{i:0{size}}".encode(), "text/plain", f"s:{i}", title="ä") for i in range(count)]
+
+
+def test_records_are_read_back_in_order(tmp_path):
+    assert record.write(some(1000), tmp_path) == 1000
+    assert list(record.read(tmp_path)) == some(1000)
+    assert record.count(tmp_path) == 1000
+
+
+def test_the_id_is_the_digest_of_the_body_alone():
+    assert Record.of(b"a", "text/plain", "x").id == Record.of(b"a", "text/html", "y", t=1).id
+    assert Record.of(b"a", "text/plain", "x").id != Record.of(b"b", "text/plain", "x").id
+
+
+def test_a_large_corpus_is_cut_into_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "ROW_GROUP_BYTES", 2000)
+    monkeypatch.setattr(record, "SHARD_BYTES", 8000)
+    record.write(some(50), tmp_path)
+    assert len(list(tmp_path.glob("*.parquet"))) == 4
+    assert list(record.read(tmp_path)) == some(50)
+
+
+def test_an_empty_corpus_is_one_shard_without_rows(tmp_path):
+    assert record.write([], tmp_path) == 0
+    assert list(record.read(tmp_path)) == []
+
+
+def test_other_tables_in_the_folder_are_not_taken_for_records(tmp_path):
+    record.write(some(2), tmp_path)
+    pq.write_table(pq.read_table(tmp_path / "00000.parquet").select(["id"]), tmp_path / "dropped.parquet")
+    assert len(list(record.read(tmp_path))) == 2
+
+
+def test_a_shard_cut_in_half_is_named_and_refused(tmp_path):
+    record.write(some(2000), tmp_path)
+    shard = tmp_path / "00000.parquet"
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"00000\.parquet: damaged or not a shard of records"):
+        list(record.read(tmp_path))
+
+
+def test_a_folder_without_shards_is_an_error_not_an_empty_corpus(tmp_path):
+    with pytest.raises(UserError, match="no records here"):
+        list(record.read(tmp_path))
