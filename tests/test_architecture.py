@@ -1,0 +1,256 @@
+"""The house stands as drawn: imports go down, dvc.yaml tracks the code that a stage runs, every setting is read."""
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import re
+import sys
+import typing
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from provenlm.core import plugin
+
+ROOT = Path(__file__).resolve().parents[1]
+FLOORS = [
+    {"core"},
+    {"scraping", "corpus", "tokens", "layers", "reporting"},
+    {"training", "validation"},
+    {"domains", "nets"},
+]
+ROOMS = [ROOT / "provenlm", ROOT / "stages", ROOT / "flows"]
+FACES = {"scrape": "domains", "filter": "domains", "dedupe": "domains", "tokenize": "domains", "validate": "domains", "net": "nets"}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the project by its dotted name."""
+    found = {}
+    for room in ROOMS:
+        for path in room.rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """The project's modules that `path` imports, at the top or inside a function; packages only where a module is not meant."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide which floor they reach"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
+            found.update(inner or {node.module or ""})
+    return frozenset(found & MODULES.keys())
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if module.count(".") else ""
+
+
+def floor(module: str) -> int:
+    return next((i for i, rooms in enumerate(FLOORS) if room(module) in rooms), -1)
+
+
+def faults(importer: str, imported: str) -> str | None:
+    """Why `importer` may not import `imported`, or None."""
+    tops = (importer.split(".")[0], imported.split(".")[0])
+    if tops[0] == "flows" and tops[1] != "flows":
+        return None if room(imported) == "core" else "flows know only core; DVC runs the rest"
+    if tops[0] == "stages":
+        return "stages do not start flows" if tops[1] == "flows" else None
+    if tops[1] != "provenlm":
+        return "the library imports neither stages nor flows"
+    if room(importer) == room(imported):
+        plugins = [module.split(".")[2] if module.count(".") > 1 else "" for module in (importer, imported)]
+        sideways = room(importer) in ("domains", "nets") and plugins[0] != plugins[1]
+        return "a plug-in does not import its neighbour" if sideways else None
+    return None if floor(imported) < floor(importer) else "an import goes down, never up or sideways"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_go_down(module):
+    wrong = {other: faults(module, other) for other in imports(MODULES[module]) if faults(module, other)}
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported"),
+    [
+        ("provenlm.core.audit", "provenlm.corpus.filtering"),
+        ("provenlm.corpus.filtering", "provenlm.scraping.crawl"),
+        ("provenlm.validation.probe", "provenlm.training.net"),
+        ("provenlm.domains.text.filter", "provenlm.domains.strings.filter"),
+        ("provenlm.training.fit", "stages.stage"),
+        ("flows.build", "provenlm.training.fit"),
+    ],
+)
+def test_a_planted_upward_or_sideways_import_is_seen(importer, imported):
+    assert faults(importer, imported)
+
+
+def test_every_room_has_a_floor():
+    rooms = {path.parent.name for path in (ROOT / "provenlm").glob("*/__init__.py")}
+    assert rooms == set().union(*FLOORS)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(p for room in ROOMS for p in room.rglob("__init__.py")), ids=lambda p: p.parent.as_posix()[-30:]
+)
+def test_a_package_file_is_a_sentence_and_no_code(path):
+    assert [type(node) for node in ast.parse(path.read_text(encoding="utf-8")).body] == [ast.Expr]
+
+
+def plugged(path: Path, plugins: dict[str, str]) -> set[str]:
+    """Modules that `path` loads by `plugin.load(room, name, file, kind)`, for the plug-in of each room that the subject names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("plugin.load"):
+            where, _, file = node.args[:3]
+            assert isinstance(where, ast.Constant) and isinstance(file, ast.Constant), f"{path}: room and file must be literals"
+            found.add(f"provenlm.{where.value}.{plugins[where.value]}.{file.value}")
+    return found
+
+
+def closure(stage: str, plugins: dict[str, str]) -> set[str]:
+    """Files of the project that `stages/<stage>.py` can import, plug-ins included, package sentences left out."""
+    seen: set[str] = set()
+    todo = [f"stages.{stage}"]
+    while todo:
+        module = todo.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        path = MODULES[module]
+        todo += imports(path) | plugged(path, plugins)
+    return {p.relative_to(ROOT).as_posix() for m in seen if (p := MODULES[m]).name != "__init__.py"}
+
+
+def dvc_stages() -> list[tuple[str, dict[str, str], list[str]]]:
+    """(stage, the plug-ins of its subject, code deps) of every stage as DVC resolves dvc.yaml."""
+    from dvc.repo import Repo
+    from ruamel.yaml import YAML
+
+    params = YAML(typ="safe").load(ROOT / "params.yaml")
+    found = []
+    with Repo(str(ROOT)) as repo:
+        for stage in repo.index.stages:
+            kind, subject = stage.addressing.split("@")
+            row = {**params["corpora"], **params["recipes"], **params["reports"]}[subject]
+            plugins = {"domains": row.get("domain", ""), "nets": row.get("net", {}).get("kind", "")}
+            deps = [d.def_path for d in stage.deps if d.protocol == "local" and d.def_path.startswith(("stages/", "provenlm/"))]
+            found.append((kind, plugins, deps))
+    return found
+
+
+def covers(dep: str, file: str) -> bool:
+    return file == dep or file.startswith(dep + "/")
+
+
+def test_dvc_tracks_exactly_the_code_that_each_stage_can_import():
+    for kind, plugins, deps in dvc_stages():
+        files = closure(kind, plugins)
+        assert not [f for f in files if not any(covers(dep, f) for dep in deps)], f"{kind}: imported, not in dvc.yaml's deps"
+        assert not [dep for dep in deps if not any(covers(dep, f) for f in files)], f"{kind}: in dvc.yaml's deps, never imported"
+
+
+def test_the_closure_follows_imports_inside_functions_and_plugins():
+    files = closure("filter", {"domains": "text", "nets": ""})
+    assert {"stages/filter.py", "stages/stage.py", "provenlm/domains/text/filter.py", "provenlm/core/audit.py"} <= files
+    assert not [f for f in files if f.startswith(("provenlm/scraping", "provenlm/training", "provenlm/domains/strings"))]
+
+
+def settings_classes() -> list[type]:
+    """Every dataclass that params.yaml is parsed into, found from the faces of every plug-in and the stages' own settings."""
+    seen: set[type] = set()
+    todo = [face.settings for room in ("domains", "nets") for name in plugin.names(room) for face in faces_of(room, name)]
+    for stage in ("train", "validate", "report"):
+        source = MODULES[f"stages.{stage}"].read_text(encoding="utf-8")
+        module = importlib.import_module(f"stages.{stage}")
+        todo += [
+            eval(name, vars(module))
+            for name in re.findall(r"run\.settings\(\"\w+\", ([A-Za-z_.]+)\)", source)
+            if not name.startswith("face")
+        ]
+    while todo:
+        kind = todo.pop()
+        if dataclasses.is_dataclass(kind) and kind not in seen:
+            seen.add(typing.cast(type, kind))
+            todo += [arg for hint in typing.get_type_hints(kind).values() for arg in flattened(hint)]
+    return sorted(seen, key=lambda c: (c.__module__, c.__qualname__))
+
+
+def flattened(hint: typing.Any) -> list[typing.Any]:
+    return [hint, *(inner for arg in typing.get_args(hint) for inner in flattened(arg))]
+
+
+def faces_of(room: str, name: str) -> list[typing.Any]:
+    folder = ROOT / "provenlm" / room / name
+    return [
+        importlib.import_module(f"provenlm.{room}.{name}.{file}").FACE
+        for file, where in FACES.items()
+        if where == room and (folder / f"{file}.py").exists()
+    ]
+
+
+def test_every_setting_is_read_somewhere():
+    """A key of params.yaml that no code reads would be a promise that nobody keeps."""
+    read = {
+        node.attr
+        for path in MODULES.values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
+    unread = [
+        f"{kind.__module__}.{kind.__qualname__}.{f.name}"
+        for kind in settings_classes()
+        for f in dataclasses.fields(kind)
+        if f.name not in read
+    ]
+    assert not unread
+
+
+@pytest.mark.parametrize(("room", "name"), [(room, name) for room in ("domains", "nets") for name in plugin.names(room)])
+def test_a_plugin_answers_every_question_of_its_kind(room, name):
+    wanted = {file for file, where in FACES.items() if where == room}
+    assert {path.stem for path in (ROOT / "provenlm" / room / name).glob("*.py")} >= wanted
+    for face in faces_of(room, name):
+        assert dataclasses.is_dataclass(face.settings)
+        assert typing.cast(typing.Any, face.settings).__dataclass_params__.frozen, f"{face.settings}: settings are frozen"
+
+
+def test_only_layout_joins_paths_of_the_project():
+    """A second place that knows where things lie would drift from the first."""
+    fixed = re.compile(r"[\"'](data|models|reports)/")
+    wrong = [
+        m for m, path in MODULES.items() if m.startswith(("provenlm", "stages")) and fixed.search(path.read_text(encoding="utf-8"))
+    ]
+    assert wrong == []
+
+
+def test_core_needs_neither_torch_nor_a_network():
+    heavy = {"torch", "requests", "bs4", "prefect", "dvc", "transformers", "matplotlib", "pandas"}
+    for module, path in MODULES.items():
+        if room(module) == "core":
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            names = {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+            names |= {(n.module or "").split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+            assert not names & heavy, module
+
+
+def test_public_functions_say_what_they_do():
+    silent = []
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and not ast.get_docstring(node):
+                silent.append(f"{module}.{node.name}")
+    assert silent == []
+    assert all(inspect.getdoc(sys.modules[m]) for m in MODULES if m in sys.modules)

@@ -1,0 +1,166 @@
+"""The whole pipeline on the tiny recipe, in a copy of the repository, through DVC as a user runs it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from provenlm.core import digest
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = ["scrape@twelve_strings", "filter@twelve_strings", "dedupe@twelve_strings", "tokenize@twelve_strings"]
+STAGES += ["train@tiny_strings", "validate@tiny_strings", "report@tiny"]
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "DVC_NO_ANALYTICS": "1",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_AUTHOR_NAME": "t",
+    "GIT_AUTHOR_EMAIL": "t@example.org",
+    "GIT_COMMITTER_NAME": "t",
+    "GIT_COMMITTER_EMAIL": "t@example.org",
+}
+
+
+def copy_of_the_repository(folder: Path) -> Path:
+    """What git would give a newcomer, as it lies in the working tree, committed afresh."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+    ).stdout.decode()
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith(("reports/audits/", "dvc.lock")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "copy"]):
+        subprocess.run(["git", *words], cwd=folder, env=ENVIRONMENT, check=True)
+    return folder
+
+
+def dvc(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dvc", *words], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = copy_of_the_repository(tmp_path_factory.mktemp("repository"))
+    done = dvc(folder, "repro", "report@tiny")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+def test_dvc_repro_runs_every_stage_from_scrape_to_report(built):
+    _, output = built
+    assert [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")] == STAGES
+
+
+def test_run_again_it_does_nothing(built):
+    folder, _ = built
+    output = dvc(folder, "repro", "report@tiny").stdout
+    assert "Running stage" not in output
+    assert [line.split("'")[1] for line in output.splitlines() if "didn't change" in line] == STAGES
+
+
+def test_every_stage_left_an_audit_whose_figures_are_described(built):
+    folder, _ = built
+    for stage, subject in (name.split("@") for name in STAGES[:-1]):
+        audit = json.loads((folder / "reports" / "audits" / subject / f"{stage}.json").read_text())
+        assert audit["figures"] and [row[0] for row in audit["described"]] == list(audit["figures"])
+        assert audit["provenance"][0]["command"] == f"python -m stages.{stage} {subject}"
+        assert audit["provenance"][0]["code_digest"]
+
+
+def test_the_report_is_there_and_its_verdict_was_computed(built):
+    folder, _ = built
+    verdict = json.loads((folder / "reports" / "tiny.json").read_text())
+    assert verdict["status"] == "PASS", verdict
+    assert "PASS" in (folder / "reports" / "tiny.md").read_text()
+
+
+def test_dvc_metrics_shows_the_figures(built):
+    folder, _ = built
+    shown = json.loads(dvc(folder, "metrics", "show", "--json").stdout)
+    figures = shown[""]["data"]["reports/audits/twelve_strings/scrape.json"]["data"]["figures"]
+    assert figures["records"] == 12
+
+
+def test_a_change_of_a_bound_judges_again_and_trains_nothing(built):
+    folder, _ = built
+    text = (folder / "params.yaml").read_text()
+    changed = text.replace("twelve_strings/scrape.records: {bound: == 12", "twelve_strings/scrape.records: {bound: == 13")
+    assert changed != text
+    (folder / "params.yaml").write_text(changed)
+    output = dvc(folder, "repro", "report@tiny").stdout
+    verdict = json.loads((folder / "reports" / "tiny.json").read_text())
+    (folder / "params.yaml").write_text(text)
+    assert [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")] == ["report@tiny"]
+    assert verdict["status"] == "FAIL"
+
+
+def test_an_unknown_key_stops_a_stage_on_its_first_line(built):
+    folder, _ = built
+    text = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(
+        text.replace("    scrape:\n      strings:", "    scrape:\n      stringz: 1\n      strings:")
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.scrape", "twelve_strings"],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    (folder / "params.yaml").write_text(text)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "scrape@twelve_strings: params.yaml: corpora.twelve_strings.scrape: unknown key 'stringz' (did you mean 'strings'?); known: strings\n"
+    )
+
+
+def lengthened(folder: Path) -> None:
+    """Make the tiny training long enough to be hit in the middle, with a checkpoint every few steps."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    params = yaml.load(folder / "params.yaml")
+    params["recipes"]["tiny_strings"]["train"].update(steps=400, checkpoint_every=20)
+    yaml.dump(params, folder / "params.yaml")
+
+
+def killed_in_the_middle(folder: Path) -> None:
+    """Start the training through DVC, wait for its second checkpoint, kill -9 everything at once."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", "--single-item", "train@tiny_strings"],
+        cwd=folder, env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    resume = folder / "models" / ".resume"
+    deadline = time.monotonic() + 120
+    while len(list(resume.rglob("manifest.json"))) < 2:
+        assert process.poll() is None, "the training ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_training_killed_in_the_middle_finishes_with_the_same_weights(built, tmp_path):
+    folder, _ = built
+    lengthened(folder)
+    killed_in_the_middle(folder)
+    assert not (folder / "models" / "tiny_strings" / "model.safetensors").exists()
+    done = dvc(folder, "repro", "--single-item", "train@tiny_strings")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "resum" in done.stdout
+    resumed = digest.of_file(folder / "models" / "tiny_strings" / "model.safetensors")
+    assert not [path for path in (folder / "models" / ".resume").rglob("*") if path.is_file()]
+    undisturbed = dvc(folder, "repro", "--force", "--single-item", "train@tiny_strings")
+    assert undisturbed.returncode == 0 and "resum" not in undisturbed.stdout
+    assert digest.of_file(folder / "models" / "tiny_strings" / "model.safetensors") == resumed
