@@ -18,7 +18,7 @@ T = TypeVar("T")
 TABLES: dict[str, tuple[str, ...]] = {
     "corpora": ("domain", "scrape", "filter", "dedupe", "tokenize"),
     "recipes": ("corpus", "domain", "net", "train", "validate"),
-    "reports": ("title", "recipes", "bounds"),
+    "reports": ("title", "recipes", "corpora", "bounds"),
 }
 
 
@@ -70,7 +70,21 @@ def load(path: Path) -> Params:
                 f"{path.name}: recipes.{name}.domain: {recipe['domain']!r}, but its corpus {recipe['corpus']!r} "
                 f"has domain {corpus['domain']!r}; both must be the same"
             )
+    for name in tables["reports"]:
+        _check_report(params, name)
     return params
+
+
+def _check_report(params: Params, name: str) -> None:
+    """dvc.yaml can name only the first and the last of a list, and cannot look up a recipe's corpus: so reports say both, and briefly."""
+    recipes = params.settings("reports", name, "recipes", tuple[str, ...])
+    if not 1 <= len(recipes) <= 2:
+        raise UserError(f"{params.where('reports', name, 'recipes')}: {len(recipes)} recipes; a report covers one or two")
+    corpora = list(dict.fromkeys(params.row("recipes", recipe)["corpus"] for recipe in recipes))
+    if params.row("reports", name)["corpora"] != corpora:
+        raise UserError(f"{params.where('reports', name, 'corpora')}: must be those of its recipes: [{', '.join(corpora)}]")
+    if name in params.tables["corpora"] or name in params.tables["recipes"]:
+        raise UserError(f"{params.file}: reports.{name}: a corpus or recipe has that name; a report needs its own, for its audit")
 
 
 def parse(kind: type[T], value: object, where: str) -> T:

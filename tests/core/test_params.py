@@ -50,7 +50,10 @@ def test_a_mapping_becomes_a_typed_dataclass():
         ({"racks": 3}, "f.racks: expected a list, got 3"),
         ({"racks": [1, 2.5]}, "f.racks[1]: expected a whole number, got 2.5"),
         ({"warmth": {"steps": 3}}, "f.warmth: missing key 'shape'; known: steps, shape"),
-        ({"warmth": {"steps": 3, "shape": "linnear"}}, "f.warmth.shape: 'linnear' is none of: linear, cosine (did you mean 'linear'?)"),
+        (
+            {"warmth": {"steps": 3, "shape": "linnear"}},
+            "f.warmth.shape: 'linnear' is none of: linear, cosine (did you mean 'linear'?)",
+        ),
         ({"warmth": []}, "f.warmth: expected a mapping of keys, got []"),
         ({"label": 4}, "f.label: expected text, got 4"),
         ({"extra": {"a": 1}}, "f.extra.a: expected a mapping of keys, got 1"),
@@ -69,7 +72,7 @@ corpora:
 recipes:
   r: {corpus: c, domain: strings, net: {}, train: {}, validate: {}}
 reports:
-  p: {title: T, recipes: [r], bounds: {}}
+  p: {title: T, recipes: [r], corpora: [c], bounds: {}}
 """
 
 
@@ -87,13 +90,21 @@ def test_numbers_are_read_as_yaml_1_2_as_dvc_reads_them(tmp_path):
     [
         ("reports:", "report:", "params.yaml: unknown key 'report' (did you mean 'reports'?); known: corpora, recipes, reports"),
         ("filter: {}, ", "", "params.yaml: corpora.c: missing key 'filter'; known: domain, scrape, filter, dedupe, tokenize"),
-        ("filter: {}", "filter: {}, note: x", "params.yaml: corpora.c: unknown key 'note'; known: domain, scrape, filter, dedupe, tokenize"),
+        (
+            "filter: {}",
+            "filter: {}, note: x",
+            "params.yaml: corpora.c: unknown key 'note'; known: domain, scrape, filter, dedupe, tokenize",
+        ),
         ("corpus: c", "corpus: d", "params.yaml: corpora: no 'd'; known: c"),
         (
             "corpus: c, domain: strings",
             "corpus: c, domain: text",
             "params.yaml: recipes.r.domain: 'text', but its corpus 'c' has domain 'strings'; both must be the same",
         ),
+        ("recipes: [r]", "recipes: []", "params.yaml: reports.p.recipes: 0 recipes; a report covers one or two"),
+        ("recipes: [r]", "recipes: [q]", "params.yaml: recipes: no 'q'; known: r"),
+        ("corpora: [c]", "corpora: [d]", "params.yaml: reports.p.corpora: must be those of its recipes: [c]"),
+        ("  p:", "  r:", "params.yaml: reports.r: a corpus or recipe has that name; a report needs its own, for its audit"),
     ],
 )
 def test_a_wrong_table_is_refused_before_any_stage_begins(tmp_path, old, new, message):
