@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
 IGNORE = -100  # a target that carries no loss: padding, or the first token of a document
+
+Role = Literal["embedding", "matrix", "rest"]  # embeddings and heads; matrices that states pass through; norms, routers, biases
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +21,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Objective:
-    """`loss(batch)` names its terms; `loss["loss"]` is minimised over `parameters`: a mean over the targets that count."""
+    """`loss(batch)` names its terms; `loss["loss"]` is minimised over `parameters`: a mean over the targets that count.
+
+    `parameters` come by role, because optimizers treat roles differently. `judge` names the term by which held-out data are
+    judged: the one without regularisers.
+    """
 
     name: str
-    parameters: Sequence[nn.Parameter]
+    parameters: Mapping[Role, Sequence[nn.Parameter]]
     loss: Callable[[Batch], Mapping[str, Tensor]]
+    judge: str

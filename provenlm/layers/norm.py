@@ -1,0 +1,17 @@
+"""RMSNorm: hidden states in, the same with unit root mean square along the last axis out, times a learned scale."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm (arXiv 1910.07467); `eps` is added to the mean square."""
+
+    def __init__(self, hidden: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden))
+        self.eps = eps
+
+    def forward(self, hidden_BTD: Tensor) -> Tensor:
+        return F.rms_norm(hidden_BTD, self.weight.shape, self.weight.to(hidden_BTD.dtype), self.eps)

@@ -1,0 +1,50 @@
+"""What training makes small: cross-entropy of the next token, and the router's own losses."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from provenlm.layers.router import Routing, balance_loss, joint_balance_loss, z_loss
+from provenlm.nets.moe.model import Decoder
+from provenlm.training.objective import Batch, Objective, Role
+
+
+def objectives(model: nn.Module, ignore: int) -> list[Objective]:
+    """One: the next token. Targets equal to `ignore` carry no loss."""
+    assert isinstance(model, Decoder)
+    return [Objective("next_token", roles(model), partial(loss, model, ignore), "cross_entropy")]
+
+
+def roles(model: Decoder) -> dict[Role, list[nn.Parameter]]:
+    """Embedding and head; the matrices of attention and experts; and the rest, which are the router and the norms."""
+    by_role: dict[Role, list[nn.Parameter]] = {"embedding": [], "matrix": [], "rest": []}
+    for name, parameter in model.named_parameters():
+        if name in ("embed_tokens.weight", "lm_head.weight"):
+            by_role["embedding"].append(parameter)
+        elif name.endswith("_proj.weight") or name.endswith("_proj"):
+            by_role["matrix"].append(parameter)
+        else:
+            by_role["rest"].append(parameter)
+    return by_role
+
+
+def loss(model: Decoder, ignore: int, batch: Batch) -> Mapping[str, Tensor]:
+    """`loss` = cross_entropy + weighted balance + weighted z; cross-entropy in nats per target that counts."""
+    settings = model.settings
+    states_BTD, routings = model.states(batch.inputs_BT)
+    logits_NV = F.linear(states_BTD, model.head).flatten(0, 1).float()
+    cross_entropy = F.cross_entropy(logits_NV, batch.targets_BT.flatten(), ignore_index=ignore)
+    balance = balance_of(settings.balance, routings)
+    z = torch.stack([z_loss(routing) for routing in routings]).mean()
+    total = cross_entropy + settings.balance_weight * balance + settings.z_weight * z
+    return {"loss": total, "cross_entropy": cross_entropy, "balance": balance, "router_z": z}
+
+
+def balance_of(form: str, routings: list[Routing]) -> Tensor:
+    """The load balancing loss of all layers in one of its two published forms."""
+    if form == "joint":
+        return joint_balance_loss(routings)
+    return torch.stack([balance_loss(routing) for routing in routings]).mean()

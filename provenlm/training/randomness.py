@@ -1,0 +1,41 @@
+"""The state of every random generator that training can reach, taken and given back."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def take() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(torch's states as tensors, python's and numpy's as JSON)."""
+    tensors = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors |= {f"cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    if torch.backends.mps.is_available():
+        tensors["mps"] = torch.mps.get_rng_state()
+    version, words, gauss = random.getstate()
+    name, keys, place, has_gauss, cached = np.random.get_state(legacy=True)
+    return tensors, {"python": [version, list(words), gauss], "numpy": [name, np.asarray(keys).tolist(), place, has_gauss, cached]}
+
+
+def give_back(tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """The reverse of `take`."""
+    torch.set_rng_state(tensors["cpu"])
+    for name, state in tensors.items():
+        if name.startswith("cuda."):
+            torch.cuda.set_rng_state(state, int(name.removeprefix("cuda.")))
+    if "mps" in tensors:
+        torch.mps.set_rng_state(tensors["mps"])
+    version, words, gauss = facts["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, place, has_gauss, cached = facts["numpy"]
+    np.random.set_state((name, np.array(keys, np.uint32), place, has_gauss, cached))
+
+
+def seed_all(seed: int) -> None:
+    """Start every generator from `seed`."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)

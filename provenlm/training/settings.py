@@ -1,0 +1,97 @@
+"""The `train` section of a recipe, typed."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Group:
+    """How the parameters of one role are moved. `betas`: adamw has two, muon one (its momentum)."""
+
+    kind: Literal["adamw", "muon"]
+    rate: float  # at the peak of the schedule
+    betas: tuple[float, ...]
+    weight_decay: float  # decoupled: each step shrinks by rate · weight_decay
+
+    def __post_init__(self) -> None:
+        wanted = {"adamw": 2, "muon": 1}[self.kind]
+        if len(self.betas) != wanted or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas is {list(self.betas)}; {self.kind} takes {wanted}, each from 0 to below 1")
+        if self.rate <= 0 or self.weight_decay < 0:
+            raise ValueError(f"rate is {self.rate} and weight_decay {self.weight_decay}; above 0 and not below 0 would be right")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """A group for each role, and the largest global gradient norm (null: gradients are not clipped)."""
+
+    embedding: Group
+    matrix: Group
+    rest: Group
+    clip: float | None
+
+    def __post_init__(self) -> None:
+        for name in ("embedding", "rest"):
+            if getattr(self, name).kind == "muon":
+                raise ValueError(f"{name}: muon turns matrices into rotations; for {name} adamw would be right")
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"clip is {self.clip}; above 0 or null would be right")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Rates as a share of their peak: `warmup` steps up, `hold` steps at 1, then down to `final` at the last step.
+
+    `hold: 0` is the plain linear or cosine schedule; a long `hold` with a linear decay is warmup-stable-decay.
+    """
+
+    warmup: int
+    hold: int
+    decay: Literal["linear", "cosine"]
+    final: float
+
+    def __post_init__(self) -> None:
+        if self.warmup < 0 or self.hold < 0 or not 0 <= self.final <= 1:
+            raise ValueError(
+                f"warmup, hold, final are {self.warmup}, {self.hold}, {self.final}; at least 0, at least 0, and 0 to 1 would be right"
+            )
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Loss on `rows` rows of the validation split, evenly spaced: after the first step, every `every` steps, and after the last."""
+
+    every: int
+    rows: int
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.rows < 1:
+            raise ValueError(f"every and rows are {self.every}, {self.rows}; at least 1 would be right")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides what a training run computes, and so its result bit for bit on one machine."""
+
+    seed: int
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    threads: int  # of torch on the CPU; another number gives sums in another order
+    precision: Literal["fp32", "bf16"]
+    batches: Literal["windows", "documents"]  # cut the stream every `length` tokens, or one document a row
+    length: int  # positions a row
+    batch: int  # rows a step
+    micro_batch: int  # rows at a time; `batch` is gathered over batch / micro_batch passes
+    steps: int
+    optimizer: Optimizer
+    schedule: Schedule
+    held_out: HeldOut | None
+    checkpoint_every: int  # steps
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "length", "batch", "micro_batch", "steps", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.batch % self.micro_batch:
+            raise ValueError(f"micro_batch is {self.micro_batch}; it must divide batch, {self.batch}")
+        if self.schedule.warmup + self.schedule.hold > self.steps:
+            raise ValueError(f"schedule: warmup and hold take more than the {self.steps} steps that there are")
