@@ -122,12 +122,7 @@ def main(stage: str, table: str, body: Callable[[Run], None], doc: str | None) -
 def provenance(run: Run, started: datetime) -> dict[str, Any]:
     """Everything needed to repeat or doubt a run: command, params, digests of inputs, outputs and code, versions, machine, time."""
     root = run.layout.root.resolve()
-    loaded = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    code = sorted(
-        path
-        for path in {Path(file).resolve() for file in loaded if file}
-        if path.is_relative_to(root) and path.relative_to(root).parts[0] in ("provenlm", "stages")
-    )
+    code = loaded_code(root)
     return {
         "command": f"python -m stages.{run.stage} {run.subject}",
         "params": run.slices,
@@ -144,6 +139,16 @@ def provenance(run: Run, started: datetime) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **versions()},
         "started": started.isoformat(timespec="seconds"),
     }
+
+
+def loaded_code(root: Path) -> list[Path]:
+    """The project's own files below `root` that this process has imported so far."""
+    loaded = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    return sorted(
+        path
+        for path in {Path(file).resolve() for file in loaded if file}
+        if path.is_relative_to(root) and path.relative_to(root).parts[0] in ("provenlm", "stages")
+    )
 
 
 def git_state(root: Path) -> dict[str, Any]:

@@ -1,0 +1,103 @@
+"""A finished training in, its figures, curves and tables out.
+
+A first few steps are left out of times: they allocate memory and choose kernels.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from statistics import fmean, median
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from provenlm.core.audit import Recorder, Series, Table
+from provenlm.training.monitors.history import History
+from provenlm.training.settings import Settings
+
+WARMING = 3  # steps
+POINTS = 400  # of a curve, so that an audit stays small
+
+
+def parameters(audit: Recorder, model: nn.Module, begun: Mapping[str, Tensor], formula: Mapping[str, int]) -> None:
+    """What the net has, by counting it and by the closed form, and what of `begun` (its first state) training changed."""
+    own = list(model.parameters())
+    audit.counted("parameters.total", sum(p.numel() for p in own), "parameters", "counted on the built net, shared ones once")
+    audit.counted("parameters.trainable", sum(p.numel() for p in own if p.requires_grad), "parameters", "of these, trained")
+    audit.counted("parameters.formula", formula["total"], "parameters", "the same by the closed form, without building")
+    audit.counted("parameters.active", formula["active"], "parameters", "that one token meets, by the closed form")
+    audit.measured("parameters.moved", moved(model, begun), "1", "share of tensors that training changed")
+    parts = [(part, count) for part, count in formula.items() if part not in ("total", "active")]
+    rows = [(part, count, round(count / formula["total"], 6)) for part, count in parts]
+    audit.tables.append(Table("parameters", "Where the parameters are", ("part", "parameters", "share"), rows))
+
+
+def moved(model: nn.Module, begun: Mapping[str, Tensor]) -> float:
+    """Share of the net's parameter tensors that differ from `begun` in at least one element."""
+    named = dict(model.named_parameters())
+    return sum(not torch.equal(p.detach().cpu(), begun[name].cpu()) for name, p in named.items()) / len(named)
+
+
+def course(audit: Recorder, history: History, judge: str, settings: Settings) -> None:
+    """How the loss went, how fast, and how the gradients behaved. `judge` names the term that is the loss without regularisers."""
+    rows = history.rows
+    losses = [value for _, value in history.column(judge)]
+    audit.counted("steps", len(rows), "steps", "taken, skipped ones too")
+    audit.counted("steps.skipped", sum(not row["applied"] for row in rows), "steps", "not applied because something was not finite")
+    audit.counted("tokens", int(sum(v for _, v in history.column("targets"))), "tokens", "targets trained on, repetitions counted")
+    audit.counted("epochs", history.column("epochs")[-1][1], "epochs", "rows drawn over rows of the training split")
+    audit.measured("loss.first", losses[0], "nats/token", f"{judge} of the first step's batch, before any update")
+    audit.measured("loss.last", fmean(losses[-20:]), "nats/token", f"{judge}, mean of the last (up to 20) steps' batches")
+    if held := [value for _, value in history.column(f"held_out.{judge}")]:
+        audit.measured("held_out.best", min(held), "nats/token", f"{judge} on held-out rows, smallest during training")
+        audit.measured("held_out.last", held[-1], "nats/token", f"{judge} on held-out rows after the last step")
+    _speed(audit, history)
+    norms = [value for _, value in history.column("grad_norm")]
+    audit.measured("gradient_norm.median", median(norms), "1", "global gradient norm before clipping, median over steps")
+    audit.measured("gradient_norm.max", max(norms), "1", "the largest")
+    peak = max(value for _, value in history.column("share"))
+    for role in ("embedding", "matrix", "rest"):
+        rate = getattr(settings.optimizer, role).rate * peak
+        audit.counted(f"rate_peak.{role}", rate, "1", f"largest learning rate that was used, {role} parameters")
+    audit.series.extend(curves(history, judge))
+
+
+def _speed(audit: Recorder, history: History) -> None:
+    rows = history.rows[WARMING:] or history.rows
+    seconds = np.array([row["seconds"] for row in rows], np.float64)
+    rates = [float(row["targets"] or 0) / float(row["seconds"] or 1) for row in rows]
+    waits = sum(float(row["data_seconds"] or 0) for row in rows)
+    without = "real optimizer steps, the first few left out"
+    audit.measured("tokens_per_second", median(rates), "tokens/s", f"targets over wall time, median over {without}")
+    audit.measured("step_seconds.median", float(np.median(seconds)), "s", f"wall time a step, median over {without}")
+    audit.measured("step_seconds.p95", float(np.quantile(seconds, 0.95)), "s", f"wall time a step, 95th percentile over {without}")
+    audit.measured("data_share", waits / float(seconds.sum()), "1", "share of the steps' time spent on drawing batches")
+
+
+def curves(history: History, judge: str) -> list[Series]:
+    """The loss by step, the loss beside the held-out loss where that was measured, and the throughput."""
+    trained = history.column(judge)
+    speeds = [(int(row["step"] or 0), float(row["targets"] or 0) / float(row["seconds"] or 1)) for row in history.rows]
+    made = [
+        _lines("loss_by_step", "Training loss of each step's batch", "nats/token", ("training",), thinned(trained)),
+        _lines("throughput", "Targets a second, by step", "tokens/s", ("tokens/s",), thinned(speeds)),
+    ]
+    if held := history.column(f"held_out.{judge}"):
+        begins = [0, *(step for step, _ in held)]
+        means = [fmean(value for step, value in trained if begin < step <= end) for begin, end in pairwise(begins)]
+        both = [(step, mean, value) for (step, value), mean in zip(held, means, strict=True)]
+        meaning = "Training loss (mean since the point before) and held-out loss"
+        made.insert(0, _lines("loss", meaning, "nats/token", ("training", "held-out"), both))
+    return made
+
+
+def _lines(name: str, meaning: str, unit: str, names: Sequence[str], points: Sequence[tuple[float, ...]]) -> Series:
+    x, *lines = zip(*points, strict=True)
+    return Series(name, "lines", meaning, "step", unit, x, dict(zip(names, lines, strict=True)))
+
+
+def thinned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
+    """At most `POINTS` points: where there are more, each is the mean of as many neighbours."""
+    width = -(-len(points) // POINTS)
+    groups = [points[i : i + width] for i in range(0, len(points), width)]
+    return [(group[-1][0], fmean(value for _, value in group)) for group in groups]
