@@ -1,0 +1,63 @@
+"""Bytes of a page and what its header says in, text and the name of its encoding out (RFC 9110; HTML standard, section 13.2.3)."""
+
+import codecs
+import re
+from collections.abc import Iterator
+
+from bs4.dammit import UnicodeDammit
+
+MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+META = re.compile(rb"""<meta[^>]{0,500}?charset\s*=\s*["']?\s*([a-zA-Z0-9_:.-]+)""", re.IGNORECASE)
+XML = re.compile(rb"""^\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([a-zA-Z0-9_:.-]+)""")
+HEADER = re.compile(r"""charset\s*=\s*["']?([^"';\s]+)""", re.IGNORECASE)
+DECLARED_WITHIN = 4096  # bytes searched for a declaration; browsers search 1024
+DETECTED_WITHIN = 1 << 16
+# What browsers take the Latin labels to mean (Encoding standard, section 4.2).
+MEANT = {
+    "iso8859-1": "cp1252",
+    "ascii": "cp1252",
+    "iso8859-9": "cp1254",
+    "iso8859-11": "cp874",
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+}
+
+
+def decoded(body: bytes, content_type: str) -> tuple[str, str]:
+    """`body` as text: by its byte order mark, its header, its own declaration, as UTF-8, or by what it looks like.
+
+    The first of these under which every byte has a meaning wins. If none does, the first keeps its word and U+FFFD stands for the rest.
+    """
+    for mark, name in MARKS:
+        if body.startswith(mark):
+            return body[len(mark) :].decode(name, "replace"), name
+    first = ""
+    for name in _candidates(body, content_type):
+        first = first or name
+        try:
+            return body.decode(name), name
+        except UnicodeDecodeError:
+            continue
+    return body.decode(first, "replace"), first
+
+
+def _candidates(body: bytes, content_type: str) -> Iterator[str]:
+    header = HEADER.search(content_type)
+    declared = XML.search(body[:DECLARED_WITHIN]) or META.search(body[:DECLARED_WITHIN])
+    yield from _known(header[1] if header else "")
+    named = _known(declared[1].decode("ascii") if declared else "")
+    yield from (
+        "utf-8" if name.startswith("utf-16") else name for name in named
+    )  # a page whose declaration is legible is not UTF-16
+    yield "utf-8"
+    yield from _known(UnicodeDammit(body[:DETECTED_WITHIN]).original_encoding or "")
+    yield "cp1252"
+
+
+def _known(label: str) -> list[str]:
+    """Python's name of an encoding that turns bytes into text; nothing for a label that means none."""
+    try:
+        info = codecs.lookup(label.strip().lower())
+    except (LookupError, ValueError):
+        return []
+    return [MEANT.get(info.name, info.name)] if info._is_text_encoding else []

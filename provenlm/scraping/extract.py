@@ -1,0 +1,163 @@
+"""An HTML page in; its main text, title, language and links out. Code keeps every blank, navigation goes."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bs4 import BeautifulSoup
+from bs4.element import NavigableString, PreformattedString, Tag
+
+from provenlm.scraping.prose import Layout
+from provenlm.scraping.urls import canonical
+
+DROPPED = {
+    "nav", "script", "style", "noscript", "template", "iframe", "svg", "math", "object", "canvas", "audio", "video", "head", "form",
+    "button", "input", "select", "textarea", "dialog", "menu",
+}  # fmt: skip
+FRAME = {"header", "footer", "aside"}  # around the content, unless they are within it
+DROPPED_CLASSES = {
+    "headerlink", "sphinxsidebar", "navheader", "navfooter", "navbar", "docnav", "toc", "related", "breadcrumb", "breadcrumbs",
+    "linenos", "linenodiv", "sidebar", "skip-link", "visually-hidden", "sr-only", "cookie-banner",
+}  # fmt: skip
+DROPPED_ROLES = {"navigation", "search", "banner", "contentinfo", "complementary", "menu", "menubar", "dialog", "alert"}
+PARAGRAPHS = {
+    "p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "dl", "table", "blockquote", "pre", "section", "article", "main", "figure",
+    "hr", "details", "fieldset", "address", "body",
+}  # fmt: skip
+LINES = {
+    "div",
+    "li",
+    "dt",
+    "dd",
+    "tr",
+    "caption",
+    "thead",
+    "tbody",
+    "tfoot",
+    "figcaption",
+    "summary",
+    "center",
+    "header",
+    "footer",
+    "aside",
+}
+PREFORMATTED = {"pre", "listing", "xmp", "plaintext"}
+CODE = {"code", "tt", "kbd", "samp", "var"}
+MAIN = ("main", "[role=main]", "article", "div.body", "#content", "#main-content", "#main")
+MAX_LINKS = 5000  # of one page; more is a trap
+SPACED = re.compile(r"white-space\s*:\s*(pre|break-spaces)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Html:
+    """What one HTML page says."""
+
+    text: str
+    title: str
+    language: str
+    links: tuple[str, ...]  # canonical, in page order, each once
+    index: bool  # may its content be kept, and
+    follow: bool  # may its links be followed, by its robots meta element
+
+
+def read(markup: str, url: str) -> Html:
+    """Read the page `markup`, found at the canonical address `url`."""
+    soup = BeautifulSoup(markup, "lxml")
+    said = _robots(soup)
+    title = soup.find("title")
+    root = soup.find("html")
+    language = str(root.get("lang") or "").strip() if isinstance(root, Tag) else ""
+    follow = not said & {"nofollow", "none"}
+    links = tuple(dict.fromkeys(_links(soup, url))) if follow else ()
+    name = " ".join(title.get_text().split()) if title else ""
+    return Html(main_text(soup), name, language, links, not said & {"noindex", "none"}, follow)
+
+
+def main_text(soup: BeautifulSoup) -> str:
+    """The text of the page's main element; of the whole body where none is marked as such or it is empty."""
+    for selector in MAIN:
+        found = soup.select(selector, limit=2)
+        if len(found) == 1 and (text := _text(found[0], inside=True)):
+            return text
+    return _text(soup.body or soup, inside=False)
+
+
+def _text(root: Tag, inside: bool) -> str:
+    """Lay out `root`; `inside` the main content a header or an aside belongs to it. Deep nesting costs memory, not the stack."""
+    layout = Layout()
+    stack: list[tuple[Tag, Iterator[object], bool]] = [(root, iter(root.contents), False)]
+    while stack:
+        tag, children, kept = stack[-1]
+        child = next(children, None)
+        if child is None:
+            stack.pop()
+            _close(tag, layout)
+        elif isinstance(child, Tag):
+            if not _dropped(child, inside):
+                _open(child, layout)
+                stack.append((child, iter(child.contents), kept or _is_kept(child)))
+        elif isinstance(child, NavigableString) and not isinstance(child, PreformattedString):
+            _say(str(child), child, layout, kept)
+    return layout.text().strip("\n")
+
+
+def _say(text: str, node: NavigableString, layout: Layout, kept: bool) -> None:
+    parent = node.parent
+    if kept:
+        first = parent is not None and parent.name in PREFORMATTED and node.previous_sibling is None
+        layout.kept(text.replace("\r\n", "\n")[1:] if first and text.startswith("\n") else text.replace("\r\n", "\n"))
+    elif parent is not None and parent.name in CODE:
+        layout.flowing(text.replace(" ", "\u00a0") if "  " in text else text)
+    else:
+        layout.flowing(text)
+
+
+def _is_kept(tag: Tag) -> bool:
+    return tag.name in PREFORMATTED or bool(tag.attrs and SPACED.search(str(tag.get("style") or "")))
+
+
+def _dropped(tag: Tag, inside: bool) -> bool:
+    if tag.name in DROPPED or (not inside and tag.name in FRAME):
+        return True
+    if not tag.attrs:
+        return False
+    if "hidden" in tag.attrs or tag.get("aria-hidden") == "true" or tag.get("role") in DROPPED_ROLES:
+        return True
+    classes = tag.get("class")
+    return bool(classes) and not DROPPED_CLASSES.isdisjoint([classes] if isinstance(classes, str) else classes or ())
+
+
+def _open(tag: Tag, layout: Layout) -> None:
+    name = tag.name
+    if name == "br":
+        layout.forced()
+    elif name in PARAGRAPHS:
+        layout.paragraph()
+    elif name in LINES:
+        layout.line()
+        if name == "li":
+            layout.flowing("-\u00a0")
+    elif name in ("td", "th"):
+        layout.cell()
+
+
+def _close(tag: Tag, layout: Layout) -> None:
+    if tag.name in PARAGRAPHS:
+        layout.paragraph()
+    elif tag.name in LINES:
+        layout.line()
+
+
+def _robots(soup: BeautifulSoup) -> set[str]:
+    tags = soup.find_all("meta", attrs={"name": re.compile(r"^(robots|provenlm)$", re.IGNORECASE)})
+    return {word.strip().lower() for tag in tags for word in str(tag.get("content") or "").split(",")}
+
+
+def _links(soup: BeautifulSoup, url: str) -> Iterator[str]:
+    base = soup.find("base", href=True)
+    root = canonical(str(base["href"]), url) or url if isinstance(base, Tag) else url
+    for tag in soup.find_all("a", href=True, limit=MAX_LINKS):
+        href = str(tag["href"])
+        address = None if "nofollow" in (tag.get("rel") or ()) else canonical(href, root)
+        if address is not None:
+            yield address
