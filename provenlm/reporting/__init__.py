@@ -1,1 +1,1 @@
-"""Floor 1: audits and bounds in, verdicts, pages and plots out. No number is written here; every one is cited."""
+"""Audits and bounds in; checks, a verdict and a page in Markdown and HTML out. No number is written here: every one is cited."""

@@ -1,0 +1,86 @@
+"""Sources and bounds in; every file of a report, as bytes by name, out. The same sources and bounds give the same bytes."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from provenlm.core.audit import Audit, Recorder
+from provenlm.core.errors import UserError
+from provenlm.reporting import bounds, judge, plots, web
+from provenlm.reporting.evidence import Evidence, Source
+from provenlm.reporting.page import BULKY, Report, render
+
+UNFIT = re.compile(r"[^\w.-]", re.ASCII)  # in the name of a file
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What a report consists of: its files by address below the folder of reports, its status, its counts as figures."""
+
+    files: Mapping[str, bytes]
+    status: judge.Status
+    counts: Recorder
+
+
+def rendering(
+    name: str, title: str, sources: Sequence[Source], own: Source, rows: Mapping[str, Mapping[str, str]], where: str
+) -> Rendering:
+    """The report `name`. `own`: where its own audit will lie; `rows`: its bounds, which `where` names in a UserError's message."""
+    evidence = Evidence(tuple(sources))
+    checks = judge.judge(evidence, bounds.wanted(rows, where), where)
+    counts = Recorder()
+    judge.record(checks, counts)
+    audit = Audit(own.subject, own.stage, counts.figures, (), (), {})
+    drawn = {identity: plots.draw(series) for identity, series in _series(sources).items()}
+    places = {identity: f"{name}_files/{UNFIT.sub('-', identity)}.svg" for identity in drawn}
+    if len(set(places.values())) < len(places):
+        raise UserError(f"{where}: two series would be drawn into one file: {sorted(places)}")
+    report = Report(title, evidence, Source(own.subject, own.stage, own.path, "", audit), checks, places)
+    page = render(report)
+    pictures = {places[identity]: drawn[identity] for identity in drawn}
+    written = {
+        f"{name}.md": page.encode(),
+        f"{name}.html": web.page(page, title, pictures).encode(),
+        f"{name}.json": (json.dumps(summary(name, report), indent=2, ensure_ascii=False) + "\n").encode(),
+    }
+    return Rendering({**written, **pictures}, judge.verdict(checks), counts)
+
+
+def summary(name: str, report: Report) -> dict[str, Any]:
+    """The verdict and its claims for programs. Claims and sources are lists, so that `dvc metrics` shows the counts alone."""
+    figures = report.own.present().figures
+    return {
+        "report": name,
+        "status": judge.verdict(report.checks).value,
+        **{key: figure.value for key, figure in figures.items() if key != "verdict"},
+        "checks": [_claim(report, check) for check in report.checks],
+        "sources": [_origin(source) for source in report.evidence.sources],
+    }
+
+
+def _claim(report: Report, check: judge.Check) -> dict[str, Any]:
+    figure = check.figure
+    return {
+        "id": check.id,
+        "status": check.status.value,
+        "reason": check.reason,
+        "bound": check.bound.text if check.bound else None,
+        "value": figure.value if figure else None,
+        "unit": figure.unit if figure else None,
+        "kind": figure.kind if figure else None,
+        "limits": [[name, limit.value] for name, limit in check.limits.items()],
+        "advice": check.advice,
+        "audit": report.evidence.source(check.id, report.title).path,
+    }
+
+
+def _origin(source: Source) -> dict[str, Any]:
+    provenance = source.audit.provenance if source.audit else {}
+    facts = {key: value for key, value in provenance.items() if key not in BULKY}
+    return {"audit": source.path, "digest": source.digest, "present": source.audit is not None, **facts}
+
+
+def _series(sources: Sequence[Source]) -> dict[str, Any]:
+    return {f"{source.name}.{series.name}": series for source in sources if source.audit for series in source.audit.series}

@@ -1,0 +1,60 @@
+"""Audits and bounds in; the report of what was measured, as Markdown, HTML and JSON with its plots, out."""
+
+import os
+from pathlib import Path
+
+from provenlm.core import audit as audits
+from provenlm.core import digest, files
+from provenlm.core.layout import Layout
+from provenlm.core.progress import say
+from provenlm.reporting.evidence import Source
+from provenlm.reporting.rendering import Rendering, rendering
+from stages import stage
+
+CORPUS_STAGES = ("scrape", "filter", "dedupe", "tokenize")
+RECIPE_STAGES = ("train", "validate")
+
+
+def body(run: stage.Run) -> None:
+    made = rendered(run)
+    layout, folder = run.layout, run.layout.report(run.subject, "md").parent
+    with files.new_folder(run.writes(layout.plots(run.subject))):
+        pass  # the plots of an earlier run go
+    for address, data in made.files.items():
+        files.write_bytes(folder / address, data)
+    for ending in ("md", "html", "json"):
+        run.writes(layout.report(run.subject, ending))
+    for name, figure in made.counts.figures.items():
+        run.audit.add(name, figure)
+    counts = {name.removeprefix("checks."): figure.value for name, figure in made.counts.figures.items() if name != "verdict"}
+    say(f"{run.subject}: {made.status}: {', '.join(f'{count} {name}' for name, count in counts.items())}")
+    say(f"{layout.report(run.subject, 'md')}")
+
+
+def rendered(run: stage.Run) -> Rendering:
+    """The report as its audits and bounds have it now; nothing is written."""
+    title = run.settings("title", str)
+    corpora, recipes = run.settings("corpora", tuple[str, ...]), run.settings("recipes", tuple[str, ...])
+    rows = run.settings("bounds", dict[str, dict[str, str]])
+    named = [(c, s) for c in corpora for s in CORPUS_STAGES] + [(r, s) for r in recipes for s in RECIPE_STAGES]
+    sources = [source(run, subject, name) for subject, name in named]
+    own = Source(run.subject, run.stage, address(run.layout, run.layout.audit(run.subject, run.stage)), "", None)
+    return rendering(run.subject, title, sources, own, rows, run.params.where("reports", run.subject, "bounds"))
+
+
+def source(run: stage.Run, subject: str, name: str) -> Source:
+    """The audit of one stage, declared as read; a stage that was not run leaves a source without audit."""
+    path = run.layout.audit(subject, name)
+    if not path.exists():
+        return Source(subject, name, address(run.layout, path), "", None)
+    found = audits.read(run.reads(path))
+    return Source(subject, name, address(run.layout, path), digest.of_file(path), found)
+
+
+def address(layout: Layout, path: Path) -> str:
+    """`path` as a page in the folder of reports links to it."""
+    return Path(os.path.relpath(path, layout.report("", "md").parent)).as_posix()
+
+
+if __name__ == "__main__":
+    stage.main("report", "reports", body, __doc__)
