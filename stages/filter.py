@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,7 @@ class Tally:
 
 def body(run: stage.Run) -> None:
     face = plugin.load("domains", run.row["domain"], "filter", plugin.Filtering)
-    settings = run.settings("filter", face.settings)
+    settings: Any = run.settings("filter", face.settings)
     source = run.reads(run.layout.corpus(run.subject, "scraped"))
     target = run.writes(run.layout.corpus(run.subject, "filtered"))
     tally = Tally()

@@ -50,18 +50,20 @@ def candidates(keys: Hashes, rank: NDArray[np.int64]) -> NDArray[np.int64]:
     In a bucket larger than `WHOLE` each record is paired with the one of the lowest rank and with its neighbour in rank alone, so
     that a page repeated a million times costs two million pairs, not half a billion.
     """
-    count = len(keys)
+    count = max(1, len(keys))
     found = np.zeros(0, np.int64)
-    for band in range(keys.shape[1]):
+    for band in range(keys.shape[1] if len(keys) else 0):
         order = np.lexsort((rank, keys[:, band]))
         starts = np.flatnonzero(np.diff(keys[order, band], prepend=~keys[order[:1], band]) != 0)
         sizes = np.diff(np.append(starts, count))
+        fresh = [found]
         for size in np.unique(sizes[sizes > 1]):
             buckets = order[starts[sizes == size][:, None] + np.arange(size)]
             left, right = _within(int(size))
             one, other = buckets[:, left].ravel(), buckets[:, right].ravel()
-            found = np.union1d(found, np.minimum(one, other) * count + np.maximum(one, other))
-    return np.stack([found // count, found % count], axis=1) if count else np.zeros((0, 2), np.int64)
+            fresh.append(np.minimum(one, other) * count + np.maximum(one, other))
+        found = np.unique(np.concatenate(fresh))
+    return np.stack([found // count, found % count], axis=1)
 
 
 def _within(size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
