@@ -40,3 +40,11 @@ class Layout:
 
     def plots(self, report: str) -> Path:
         return self.root / "reports" / f"{report}_files"
+
+    def log(self, stage: str) -> Path:
+        """All that the last run of a stage (`train@docs_moe`) said, when a flow ran it."""
+        return self.root / ".prefect" / "logs" / f"{stage}.log"
+
+    def lock(self, name: str) -> Path:
+        """Held by a flow while it works on `name`; below a folder that DVC keeps out of git."""
+        return self.root / ".dvc" / "tmp" / f"flow-{name}.lock"

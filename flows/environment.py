@@ -1,0 +1,91 @@
+"""The Prefect server that a flow talks to: one that is running already, else one of our own that lives as long as the flow.
+
+Prefect would start a temporary server itself, but in our process group (Ctrl-C kills it before the flow, which then retries a dead
+port for minutes), two first starts at once migrate one database, and a failed start is noticed only after its time-out.
+"""
+
+import atexit
+import fcntl
+import http.client
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+from flows import groups
+
+HOST = "127.0.0.1"
+START_SECONDS = 120.0  # a first start migrates an empty database: 9 s of CPU
+
+
+class Server:
+    """A Prefect API without UI and services, as a child process; its output goes to `.prefect/server.log`."""
+
+    def __init__(self, home: Path) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        self._lock: IO[str] = (home / "start.lock").open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # until ready: one first start at a time
+        self.log = home / "server.log"
+        self._port = _free_port()
+        with self.log.open("w") as log:
+            self._process = groups.start(_command(self._port), env=_quiet(), stdout=log, stderr=log)
+        os.environ["PREFECT_API_URL"] = f"http://{HOST}:{self._port}/api"
+        atexit.register(self._stop)  # before Prefect registers its own, so after Prefect has sent its last events
+
+    def ready(self) -> None:
+        """Return when the API answers. SystemExit with the end of the log if it does not come up."""
+        until = time.monotonic() + START_SECONDS
+        while not answers(HOST, self._port):
+            if self._process.poll() is not None or time.monotonic() > until:
+                last = "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
+                sys.exit(f"Prefect's server did not start, log: {self.log}\n{last}\n`dvc repro` builds the same without Prefect")
+            time.sleep(0.05)
+        self._lock.close()
+
+    def _stop(self) -> None:
+        groups.end(self._process.pid, self._process.poll)
+        groups.release(self._process)
+
+
+def connect() -> Server | None:
+    """To be called before Prefect is imported: name the API to use, and start it unless it runs (then None).
+
+    PREFECT_API_URL wins; else a server where `prefect server start` would put it (PREFECT_SERVER_API_PORT) is used, so that the
+    same command feeds the UI when that is open.
+    """
+    port = int(os.environ.get("PREFECT_SERVER_API_PORT", "4200"))
+    if "PREFECT_API_URL" in os.environ:
+        return None
+    if answers(HOST, port):
+        os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
+        return None
+    return Server(Path(os.environ["PREFECT_HOME"]))
+
+
+def answers(host: str, port: int) -> bool:
+    """Whether a Prefect API says that it is healthy there."""
+    connection = http.client.HTTPConnection(host, port, timeout=1)
+    try:
+        connection.request("GET", "/api/health")
+        return connection.getresponse().read() == b"true"
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _command(port: int) -> list[str]:
+    app = ["--factory", "prefect.server.api.server:create_app", "--lifespan", "on", "--log-level", "error"]
+    return [sys.executable, "-m", "uvicorn", *app, "--host", HOST, "--port", str(port)]
+
+
+def _quiet() -> dict[str, str]:
+    return {**os.environ, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1", "PREFECT_SERVER_LOGGING_LEVEL": "ERROR"}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,97 @@
+"""Commands in, process groups out that end in order: on an interrupt by us, on our sudden death by a keeper that outlives us.
+
+Run as a script this file is the keeper: `+GROUP` and `-GROUP` lines on standard input, and at its end every group still listed is
+ended. A pipe closes however its writer dies, so no help is needed from the kernel or from the stages, and it works on macOS too.
+"""
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import IO, Any
+
+# DVC ignores SIGINT while a stage runs and releases its locks when the stage is done; SIGTERM would kill DVC and orphan the stage.
+GENTLY = ((signal.SIGINT, 20.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+
+
+def end(group: int, reap: Callable[[], object] = lambda: None) -> None:
+    """Ask `group` to stop (SIGINT, and time for a checkpoint), then insist (SIGTERM), then kill. An interrupt of ours skips a wait.
+
+    `reap` collects the exit status of a child of ours, without which it would count as alive.
+    """
+    for number, seconds in GENTLY:
+        if not _signal(group, number):
+            return
+        until = time.monotonic() + seconds
+        with suppress(KeyboardInterrupt):
+            while time.monotonic() < until:
+                reap()
+                if not _signal(group, 0):
+                    return
+                time.sleep(0.05)
+
+
+def _signal(group: int, number: int) -> bool:
+    """False if `group` has no process left."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # macOS: only zombies are left
+        return False
+    return True
+
+
+def start(command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
+    """`command` in a session of its own, so that a Ctrl-C reaches it only through us; kept until `release`."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, text=True, errors="replace", **options)
+    _tell(f"+{process.pid}")
+    return process
+
+
+def release(process: subprocess.Popen[str]) -> None:
+    """`process` is done; the keeper forgets it."""
+    _tell(f"-{process.pid}")
+
+
+@contextmanager
+def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """`start(command)`; if the block is left by an exception, its group is ended first."""
+    process = start(command, **options)
+    try:
+        yield process
+    except BaseException:
+        end(process.pid, process.poll)
+        raise
+    finally:
+        release(process)
+
+
+@functools.cache
+def _keeper() -> IO[str]:
+    process = subprocess.Popen([sys.executable, "-I", __file__], stdin=subprocess.PIPE, start_new_session=True, text=True)
+    assert process.stdin is not None
+    return process.stdin
+
+
+def _tell(line: str) -> None:
+    with suppress(BrokenPipeError):  # without a keeper we lose only the cleaning up after a kill -9
+        _keeper().write(line + "\n")
+        _keeper().flush()
+
+
+def keep(lines: IO[str]) -> None:
+    """Read which groups live until the writer is gone; end those that are left."""
+    groups: set[int] = set()
+    for line in lines:
+        (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
+    for group in groups:
+        end(group)
+
+
+if __name__ == "__main__":
+    keep(sys.stdin)
