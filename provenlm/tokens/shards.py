@@ -5,7 +5,7 @@ A document is one record's ids, with the codec's `bos` before and its `eos` behi
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ class Split:
     starts: NDArray[np.int64]
     record_ids: list[str]
     bytes: NDArray[np.int64]  # of each document's body
+    clusters: list[str] = field(default_factory=list)  # of near duplicates, one a document
 
 
 @dataclass(frozen=True)
@@ -60,4 +61,5 @@ def _split(folder: Path, side: Literal["train", "val"], manifest: dict[str, Any]
     if not path.exists() or path.stat().st_size != starts[-1] * dtype.itemsize:
         raise UserError(f"{path.as_posix()}: should hold {starts[-1]} tokens of {dtype}; run tokenize again")
     ids = np.memmap(path, dtype, "r") if starts[-1] else np.zeros(0, dtype)
-    return Split(ids, starts, [index["id"][i] for i in rows], np.array([index["bytes"][i] for i in rows], dtype=np.int64))
+    sizes = np.array([index["bytes"][i] for i in rows], dtype=np.int64)
+    return Split(ids, starts, [index["id"][i] for i in rows], sizes, [index["cluster"][i] for i in rows])
