@@ -63,8 +63,8 @@ def floor(module: str) -> int:
 def faults(importer: str, imported: str) -> str | None:
     """Why `importer` may not import `imported`, or None."""
     tops = (importer.split(".")[0], imported.split(".")[0])
-    if tops[0] == "flows" and tops[1] != "flows":
-        return None if room(imported) == "core" else "flows know only core; DVC runs the rest"
+    if tops[0] == "flows":
+        return None if tops[1] == "flows" or room(imported) == "core" else "flows know only core; DVC runs the rest"
     if tops[0] == "stages":
         return "stages do not start flows" if tops[1] == "flows" else None
     if tops[1] != "provenlm":
