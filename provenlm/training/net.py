@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from provenlm.core import rng
+from provenlm.training import randomness
 from provenlm.training.objective import Objective
 
 
@@ -26,3 +28,9 @@ class Net:
     logits: Callable[[nn.Module, Tensor], Tensor]
     count: Callable[[Any, int], Mapping[str, int]]
     probe: Callable[[nn.Module, Tensor], Mapping[str, tuple[float, str, str]]]
+
+
+def fresh(net: Net, settings: Any, vocabulary: int, seed: int) -> nn.Module:
+    """The net as it is before the first step of a training with `seed`."""
+    randomness.seed_all(rng.seed_of(seed, "weights"))
+    return net.build(settings, vocabulary)
