@@ -1,25 +1,51 @@
 """A probe looks at a trained net and records figures. One that raises leaves a figure that says so, which no bound admits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from provenlm.core.audit import Recorder
 from provenlm.core.plugin import Codec
-from provenlm.tokens.shards import Tokens
+from provenlm.tokens.shards import Split, Tokens
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What a probe may look at. `logits(model, tokens_BT)` gives logits_BTV; `length` is the longest T the model was trained on."""
+    """What a probe may look at.
+
+    `logits(model, tokens_BT)` gives logits_BTV of the next token; `length` is the longest T the model was trained on.
+    `untrained()` builds the net as it was before its first step; `closed_form` is its count of parameters without building:
+    by part, and `total` and `active` (per token).
+    """
 
     model: nn.Module
     logits: Callable[[nn.Module, Tensor], Tensor]
+    untrained: Callable[[], nn.Module]
+    closed_form: Mapping[str, int]
     codec: Codec
     tokens: Tokens
     length: int
     seed: int
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def unseen(self) -> Split:
+        """The held-out split, or the training split where nothing was held out: for probes of mechanism, not of generalisation."""
+        return self.tokens.val if len(self.tokens.val.record_ids) else self.tokens.train
+
 
 Probe = Callable[[Subject, Recorder], None]
+
+
+@dataclass(frozen=True)
+class Validating:
+    """A domain's own questions: `probes(settings)` by name, asked in order after the general ones."""
+
+    settings: type
+    probes: Callable[[Any], Mapping[str, Probe]]

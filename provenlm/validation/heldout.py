@@ -1,0 +1,166 @@
+"""Held-out loss beside uniform, unigram and bigram on the very same targets, and the training loss beside its floor.
+
+M targets, D documents.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from provenlm.core.audit import Recorder, Series, Table
+from provenlm.tokens.shards import Split
+from provenlm.validation import ngrams
+from provenlm.validation.attainable import Attainable, by_prefix
+from provenlm.validation.interval import ratio
+from provenlm.validation.loss import Floats, Losses, Windows, measure, some_documents, windows
+from provenlm.validation.probe import Probe, Subject
+
+BINS = 32  # points of the curve over a window: enough to see where context stops helping
+
+
+@dataclass(frozen=True)
+class Settings:
+    batch_tokens: int  # tokens that go forward at once
+    training_tokens: int  # least number of training targets whose loss is measured beside the held-out one
+
+    def __post_init__(self) -> None:
+        if self.batch_tokens < 1 or self.training_tokens < 1:
+            raise ValueError("batch_tokens and training_tokens must be at least 1")
+
+
+def probes(settings: Settings) -> Mapping[str, Probe]:
+    """`heldout` and `training`, in this order: the second also says the gap between the two."""
+    measured: dict[str, float] = {}
+
+    def heldout(subject: Subject, figures: Recorder) -> None:
+        split = subject.tokens.val
+        figures.counted("documents", len(split.record_ids), "documents", "documents that were never trained on")
+        if not split.record_ids:
+            return  # nothing was held out: no figure claims to be about it
+        rows = windows(split, subject.length, np.arange(len(split.record_ids)))
+        losses = measure(subject, split, rows, settings.batch_tokens, "held-out loss")
+        measured["heldout"] = float(losses.nats.mean())
+        _sizes(figures, split, losses, subject.tokens.special)
+        _loss(figures, "", losses, losses.nats, split, "the net")
+        _accuracy(figures, losses, attainable(split, rows), subject.tokens.vocabulary)
+        _beside_baselines(figures, subject, losses)
+
+    def training(subject: Subject, figures: Recorder) -> None:
+        split = subject.tokens.train
+        rows = windows(split, subject.length, some_documents(split, settings.training_tokens, subject.seed))
+        losses = measure(subject, split, rows, settings.batch_tokens, "training loss")
+        best = attainable(split, rows)
+        figures.counted("targets", len(losses.nats), "tokens", "training targets of the documents drawn for this measurement")
+        figures.measured("nats", float(losses.nats.mean()), "nats/token", "mean loss on training documents, dropout off")
+        figures.counted(
+            "floor", best.nats, "nats/token", "least loss any causal predictor could have on them, by enumerating prefixes"
+        )
+        _accuracy(figures, losses, best, subject.tokens.vocabulary)
+        if "heldout" in measured:
+            gap = measured["heldout"] - float(losses.nats.mean())
+            figures.measured("gap", gap, "nats/token", "held-out loss minus training loss: how much was learned by heart")
+
+    return {"heldout": heldout, "training": training}
+
+
+def attainable(split: Split, rows: Windows) -> Attainable:
+    """Ceiling and floor of a causal predictor that sees each window of `rows` from its first token."""
+    return by_prefix((split.ids[a : b + 1].tolist(), 1) for a, b in zip(rows.starts, rows.stops, strict=True))
+
+
+def _sizes(figures: Recorder, split: Split, losses: Losses, special: Mapping[str, int]) -> None:
+    figures.counted("bytes", int(split.bytes.sum()), "bytes", "body bytes of the held-out documents")
+    figures.counted("tokens", len(split.ids), "tokens", "held-out tokens, special ones included")
+    meaning = "held-out tokens that were asked for: all but the first of each document"
+    figures.counted("targets", len(losses.nats), "tokens", meaning)
+    firsts = split.ids[split.starts[:-1]]
+    silent = int(np.count_nonzero(firsts != special.get("bos", -1)))
+    meaning = "documents whose first token is text, not a `bos`: nothing stands before it, so no figure counts its loss"
+    figures.counted("unasked", silent, "documents", meaning)
+
+
+def _loss(figures: Recorder, prefix: str, losses: Losses, nats_M: Floats, split: Split, of: str) -> None:
+    """Loss with its interval over documents, in nats per token and bits per byte; and perplexity."""
+    documents = len(split.record_ids)
+    nats_D, targets_D = losses.by_document(nats_M, documents), losses.by_document(np.ones(len(nats_M)), documents)
+    of = f"of {of} over all held-out targets"
+    for name, unit, found in (
+        ("nats", "nats/token", ratio(nats_D, targets_D)),
+        ("bits_per_byte", "bits/byte", ratio(nats_D / math.log(2), split.bytes.astype(np.float64))),
+    ):
+        figures.measured(f"{prefix}{name}", found.value, unit, f"mean loss {of}")
+        if documents > 1:
+            figures.measured(f"{prefix}{name}.low", found.low, unit, f"lower end of the 95 % interval over documents {of}")
+            figures.measured(f"{prefix}{name}.high", found.high, unit, f"upper end of the 95 % interval over documents {of}")
+    figures.measured(f"{prefix}perplexity", math.exp(float(nats_M.mean())), "tokens", f"exp of the mean loss {of}")
+
+
+def _accuracy(figures: Recorder, losses: Losses, best: Attainable, vocabulary: int) -> None:
+    figures.measured("accuracy", float(losses.right.mean()), "share", "targets that were the most probable next token")
+    meaning = "accuracy that a causal predictor can reach at most on these targets, by enumerating their prefixes"
+    figures.counted("accuracy.ceiling", best.accuracy, "share", meaning)
+    figures.counted("accuracy.chance", 1 / vocabulary, "share", "accuracy of drawing a token at random")
+
+
+def _beside_baselines(figures: Recorder, subject: Subject, losses: Losses) -> None:
+    split, vocabulary = subject.tokens.val, subject.tokens.vocabulary
+    unigram, bigram = ngrams.fit(subject.tokens.train, vocabulary)
+    previous, following = np.asarray(split.ids[losses.index - 1]), np.asarray(split.ids[losses.index])
+    nats = {
+        "uniform": np.full(len(following), math.log(vocabulary)),
+        "unigram": unigram.nats(following),
+        "bigram": bigram.nats(previous, following),
+    }
+    for name, nats_M in nats.items():
+        _loss(figures, f"{name}.", losses, nats_M, split, f"the {name} baseline, fitted on the training tokens")
+        _margin(figures, name, losses, nats_M - losses.nats, len(split.record_ids))
+    accuracy = float((bigram.best()[previous] == following).mean())
+    figures.measured("bigram.accuracy", accuracy, "share", "targets that were the bigram baseline's most probable next token")
+    figures.series.append(_by_place({"net": losses.nats, "bigram": nats["bigram"]}, losses))
+    figures.series.append(_by_document({"net": losses.nats, "bigram": nats["bigram"]}, losses, len(split.record_ids)))
+    figures.tables.append(_table({**nats, "the net": losses.nats}, split))
+
+
+def _margin(figures: Recorder, name: str, losses: Losses, won_M: Floats, documents: int) -> None:
+    won = ratio(losses.by_document(won_M, documents), losses.by_document(np.ones(len(won_M)), documents))
+    meaning = f"{name} baseline's loss minus the net's, target by target: above nought, the net is better"
+    figures.measured(f"margin.{name}", won.value, "nats/token", meaning)
+    if documents > 1:
+        figures.measured(
+            f"margin.{name}.low", won.low, "nats/token", f"lower end of the 95 % interval over documents of the {meaning}"
+        )
+
+
+def _by_place(nats: Mapping[str, Floats], losses: Losses) -> Series:
+    edges = np.unique(np.linspace(0, losses.place.max() + 1, BINS + 1).astype(np.int64))
+    bins = np.searchsorted(edges, losses.place, side="right") - 1
+    count = np.bincount(bins, minlength=len(edges) - 1)
+    lines = {name: (np.bincount(bins, weights=values) / count).round(5).tolist() for name, values in nats.items()}
+    meaning = "mean held-out loss by how many tokens of its window stood before the target's own input"
+    return Series("by_place", "lines", meaning, "place in window (tokens)", "loss (nats/token)", edges[:-1].tolist(), lines)
+
+
+def _by_document(nats: Mapping[str, Floats], losses: Losses, documents: int) -> Series:
+    targets = np.maximum(np.bincount(losses.document, minlength=documents), 1)
+    means = {name: losses.by_document(values, documents) / targets for name, values in nats.items()}
+    order = np.argsort(means["net"], kind="stable")
+    lines = {name: values[order].round(5).tolist() for name, values in means.items()}
+    meaning = "mean loss of each held-out document, in the order of the net's"
+    return Series("by_document", "lines", meaning, "document", "loss (nats/token)", list(range(documents)), lines)
+
+
+def _table(nats: Mapping[str, Floats], split: Split) -> Table:
+    total = float(split.bytes.sum())
+    rows = [
+        (
+            name,
+            round(float(v.mean()), 4),
+            round(math.exp(float(v.mean())), 2),
+            round(float(v.sum()) / math.log(2) / total, 4),
+        )
+        for name, v in nats.items()
+    ]
+    meaning = "what each predictor loses on the same held-out targets"
+    return Table("predictors", meaning, ("predictor", "nats/token", "perplexity", "bits/byte"), rows)
