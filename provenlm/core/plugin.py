@@ -69,6 +69,8 @@ class Codec(Protocol):
 
     def decode(self, ids: Sequence[int]) -> bytes: ...  # the body; special tokens are left out
 
+    def unlearned(self, ids: "NDArray[np.uint32]") -> int: ...  # how many stand for what no learned token covers
+
     def prompt(self, text: str) -> list[int]: ...  # ids of a prompt, special tokens as training would put them before it
 
     def save(self, folder: Path) -> None: ...

@@ -1,0 +1,31 @@
+"""Records of strings in, a codec of their characters out."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from provenlm.core.plugin import Tokenizing
+from provenlm.core.record import Record
+from provenlm.tokens import character_codec
+from provenlm.tokens.character_codec import CharacterCodec
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`held_out`: share of the strings kept for validation; with 0, which is usual here, figures on held-out text are not run."""
+
+    held_out: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"held_out: a share from 0 to below 1, got {self.held_out}")
+
+
+def learn(settings: Settings, read: Callable[[], Iterable[Record]]) -> CharacterCodec:
+    return character_codec.learn(read())
+
+
+def held_out(settings: Settings) -> float:
+    return settings.held_out
+
+
+FACE = Tokenizing(Settings, learn, character_codec.load, held_out)
