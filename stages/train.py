@@ -7,7 +7,7 @@ the newest whole one and ends with the same weights, bit for bit.
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,7 @@ def body(run: stage.Run) -> None:
     settings = run.settings("train", Settings)
     kind, net, shape = net_of(run)
     folder = run.reads(run.layout.corpus(run.row["corpus"], "tokens"))
+    shards.verify(folder)
     tokens = shards.read(folder)
     torch.set_num_threads(settings.threads)
     model = fresh(net, shape, tokens.vocabulary, settings).to(device := device_of(settings.device))
@@ -142,7 +143,9 @@ def keep(root: Path, step: Step, extra: dict[str, bytes]) -> None:
     checkpoint.prune(root)
 
 
-def follow(steps: Iterator[Step], bar: Progress, settings: Settings, judge: str, save: Callable[[Step], None], asked: stage.Stop) -> Step:
+def follow(
+    steps: Iterator[Step], bar: Progress, settings: Settings, judge: str, save: Callable[[Step], None], asked: stage.Stop
+) -> Step:
     """Take steps to the last, saving when it is time. Asked to end, save and exit as if by that signal: DVC sees an unfinished stage."""
     for step in steps:
         seconds = (settings.steps - step.number) * step.seconds

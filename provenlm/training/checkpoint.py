@@ -130,5 +130,5 @@ def load_net(folder: Path) -> Loaded:
     try:
         model.load_state_dict(load((folder / "model.safetensors").read_bytes()))
     except (RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder.as_posix()}: weights that do not fit net.json: {error}") from None
+        raise UserError(f"{folder.as_posix()}: weights that do not fit net.json: {' '.join(str(error).split())}") from None
     return Loaded(net, settings, model.eval(), described)

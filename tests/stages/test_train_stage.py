@@ -1,0 +1,228 @@
+"""The train stage as DVC runs it: a process that may be asked to end, killed, and started again."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file
+
+from provenlm.core import audit as audits
+from provenlm.tokens import shards
+from provenlm.training import checkpoint
+
+ADAMW = "{kind: adamw, rate: 0.01, betas: [0.9, 0.95], weight_decay: 0.0}"
+PARAMS = f"""
+corpora:
+  toy: {{domain: strings, scrape: {{}}, filter: {{}}, dedupe: {{}}, tokenize: {{}}}}
+recipes:
+  tiny:
+    corpus: toy
+    domain: strings
+    net:
+      kind: moe
+      hidden: 16
+      layers: 2
+      heads: 2
+      kv_heads: 1
+      experts: 4
+      experts_per_token: 2
+      expert_hidden: 16
+      context: 32
+      tied: true
+      rope_theta: 10000.0
+      norm_eps: 1e-5
+      dropout: 0.1
+      balance: layerwise
+      balance_weight: 0.01
+      z_weight: 0.001
+    train:
+      seed: 1
+      device: cpu
+      threads: 1
+      precision: fp32
+      batches: documents
+      length: 12
+      batch: 8
+      micro_batch: 8
+      steps: STEPS
+      optimizer:
+        embedding: {ADAMW}
+        matrix: {{kind: muon, rate: 0.02, betas: [0.95], weight_decay: 0.01}}
+        rest: {ADAMW}
+        clip: 1.0
+      schedule: {{warmup: 2, hold: 0, decay: linear, final: 0.0}}
+      held_out: {{every: 10, rows: 4}}
+      checkpoint_every: 5
+    validate: {{}}
+reports: {{}}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Callable[[str, int], Path]:
+    """A folder with params.yaml and the tokens of 30 short documents, about a fifth of them held out."""
+
+    def made(name: str, steps: int) -> Path:
+        root = tmp_path / name
+        folder = root / "data" / "toy" / "tokens"
+        folder.mkdir(parents=True)
+        (root / "params.yaml").write_text(PARAMS.replace("STEPS", str(steps)))
+        draw = np.random.default_rng(1)
+        documents = [
+            shards.Document(str(i), str(i), 1 + i % 10, draw.integers(4, 20, 1 + i % 10).astype(np.uint32)) for i in range(30)
+        ]
+        shards.write(folder, documents, 20, {"pad": 0, "unk": 1, "bos": 2, "eos": 3}, 0.2)
+        return root
+
+    return made
+
+
+def start(root: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "stages.train", "tiny"]
+    return subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(root: Path) -> tuple[int, str]:
+    process = start(root)
+    said = process.communicate(timeout=120)[0]
+    return process.returncode, said
+
+
+def when_saved(root: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until a checkpoint lies in the resume folder."""
+    limit = time.monotonic() + 60
+    while not list((root / "models" / ".resume").glob("tiny/*/step-*")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
+def weights(root: Path) -> dict[str, Any]:
+    return load_file(root / "models" / "tiny" / "model.safetensors")
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_leaves_a_net_its_history_and_an_audit_and_no_resume_folder(project: Callable[[str, int], Path]) -> None:
+    root = project("whole", 20)
+    code, said = finish(root)
+    assert code == 0, said
+    assert sorted(path.name for path in (root / "models" / "tiny").iterdir()) == [
+        "history.parquet",
+        "manifest.json",
+        "model.safetensors",
+        "net.json",
+        "optimizer.safetensors",
+        "random.safetensors",
+        "runs.json",
+        "state.json",
+    ]
+    assert not (root / "models" / ".resume" / "tiny").exists()
+    figures = {name: figure.value for name, figure in audits.read(root / "reports/audits/tiny/train.json").figures.items()}
+    # V·d 320; a layer: attention 2·256 + 2·16·8 = 768, experts 4·3·256 = 3072, router 64, norms 32; the last norm 16
+    assert figures["parameters.total"] == figures["parameters.formula"] == 320 + 2 * (768 + 3072 + 64 + 32) + 16
+    assert figures["parameters.active"] == figures["parameters.total"] - 2 * 2 * 768
+    assert figures["parameters.moved"] == 1.0
+    assert figures["steps"] == 20
+    documents = len(shards.read(root / "data/toy/tokens").train.record_ids)
+    assert figures["epochs"] == pytest.approx(20 * 8 / documents)
+    assert figures["stopped"] == "all 20 steps done"
+    assert figures["loss.last"] < figures["loss.first"]
+    assert figures["rate_peak.matrix"] == 0.02
+    assert pq.read_metadata(root / "models/tiny/history.parquet").num_rows == 20
+    assert checkpoint.load_net(root / "models" / "tiny").described.length == 12
+
+
+def test_killed_and_started_again_it_ends_with_the_weights_of_never_stopping(project: Callable[[str, int], Path]) -> None:
+    whole, killed = project("whole", 120), project("killed", 120)
+    assert finish(whole)[0] == 0
+    process = start(killed)
+    when_saved(killed, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (killed / "models" / "tiny").exists()
+    code, said = finish(killed)
+    assert code == 0, said
+    assert "going on after step" in said
+    assert same(weights(whole), weights(killed))
+    assert pq.read_metadata(killed / "models/tiny/history.parquet").num_rows == 120
+    assert audits.read(killed / "reports/audits/tiny/train.json").figures["resumed"].value == 1
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_asked_to_end_it_saves_and_the_next_run_goes_on(project: Callable[[str, int], Path], number: int, expected: int) -> None:
+    root = project("asked", 400)
+    process = start(root)
+    when_saved(root, process)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == expected, said
+    assert not (root / "models" / "tiny").exists()
+    assert not (root / "reports").exists()
+    (saved,) = [line for line in said.splitlines() if line.startswith("asked to end: saved after step ")]
+    step = int(saved.split("step ")[1].split(";")[0])
+    process = start(root)
+    assert process.stdout is not None
+    first = next(line for line in process.stdout if not line.startswith("::"))
+    process.kill()
+    process.communicate()
+    assert first == f"going on after step {step}\n"
+
+
+def test_checkpoints_of_other_parameters_are_removed_and_not_used(project: Callable[[str, int], Path]) -> None:
+    root = project("changed", 30)
+    stale = root / "models" / ".resume" / "tiny" / "0123456789abcdef" / "step-00000005"
+    stale.mkdir(parents=True)
+    code, said = finish(root)
+    assert code == 0, said
+    assert "going on" not in said
+    assert not stale.exists()
+
+
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(project: Callable[[str, int], Path]) -> None:
+    whole, root = project("whole", 30), project("damaged", 30)
+    assert finish(whole)[0] == 0
+    process = start(root)
+    while len(found := sorted((root / "models" / ".resume").glob("tiny/*/step-*"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    found = sorted(found[0].parent.glob("step-*"))
+    file = found[-1] / "optimizer.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    code, said = finish(root)
+    assert code == 0, said
+    assert f"{found[-1].name} is damaged" in said
+    assert same(weights(whole), weights(root))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("kind: moe", "kind: mow", "no net 'mow'; known: moe"),
+        ("layers: 2", "layer: 2", "recipes.tiny.net: unknown key 'layer' (did you mean 'layers'?)"),
+        ("length: 12", "length: 4", "need a length of 11"),
+    ],
+)
+def test_a_mistake_in_the_recipe_is_one_line(project: Callable[[str, int], Path], old: str, new: str, message: str) -> None:
+    root = project("mistaken", 5)
+    file = root / "params.yaml"
+    file.write_text(file.read_text().replace(old, new, 1))
+    code, said = finish(root)
+    assert code == 1
+    assert message in said
+    assert "Traceback" not in said

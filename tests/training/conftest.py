@@ -1,0 +1,48 @@
+"""Small token arrays and settings to train with."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from provenlm.nets.moe.settings import Settings as Shape
+from provenlm.tokens.shards import Split, Tokens
+from provenlm.training.settings import Group, HeldOut, Optimizer, Schedule, Settings
+
+
+def split_of(documents: Sequence[Sequence[int]]) -> Split:
+    ids = np.array([token for document in documents for token in document], np.uint16)
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(d) for d in documents], dtype=np.int64)])
+    return Split(ids, starts, [str(i) for i in range(len(documents))], np.array([len(d) for d in documents], np.int64))
+
+
+@pytest.fixture
+def split() -> Callable[[Sequence[Sequence[int]]], Split]:
+    return split_of
+
+
+@pytest.fixture
+def tokens() -> Tokens:
+    """24 documents of 3 to 12 tokens over a vocabulary of 20 (0 pads, 2 begins, 3 ends) to train on, 6 held out."""
+    draw = np.random.default_rng(1)
+    documents = [[2, *draw.integers(4, 20, 1 + i % 10).tolist(), 3] for i in range(30)]
+    return Tokens(split_of(documents[:24]), split_of(documents[24:]), 20, {"pad": 0, "unk": 1, "bos": 2, "eos": 3})
+
+
+@pytest.fixture
+def shape() -> Shape:
+    return Shape(16, 2, 2, 1, 4, 2, 16, 32, True, 10_000.0, 1e-5, 0.1, "layerwise", 0.01, 0.001)
+
+
+@pytest.fixture
+def settings() -> Callable[..., Settings]:
+    adamw = Group("adamw", 0.01, (0.9, 0.95), 0.0)
+    optimizer = Optimizer(adamw, Group("muon", 0.02, (0.95,), 0.01), adamw, 1.0)
+    usual = Settings(1, "cpu", 1, "fp32", "windows", 8, 8, 4, 12, optimizer, Schedule(2, 0, "linear", 0.0), HeldOut(5, 4), 100)
+
+    def changed(**changes: Any) -> Settings:
+        return replace(usual, **changes)
+
+    return changed

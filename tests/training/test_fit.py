@@ -1,0 +1,226 @@
+"""The loop: it learns, it accumulates rightly, it stops with a reason, and going on equals never having stopped."""
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from provenlm.core.errors import UserError
+from provenlm.nets.moe.net import FACE
+from provenlm.training import checkpoint, randomness
+from provenlm.training.batches import batches_for
+from provenlm.training.fit import fit
+from provenlm.training.monitors.finite import Finite
+from provenlm.training.monitors.history import History
+from provenlm.training.objective import IGNORE, Batch, Objective
+from provenlm.training.settings import Group, Optimizer, Settings
+from provenlm.training.step import Step
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def begin(
+    tokens: Any, shape: Any, settings: Settings, resume: Any = None, monitors: Sequence[Any] = ()
+) -> tuple[nn.Module, Iterator[Step]]:
+    randomness.seed_all(3)
+    model = FACE.build(shape, tokens.vocabulary)
+    return model, fit(model, FACE.objectives(model, IGNORE), batches_for(tokens, settings), monitors, settings, resume)
+
+
+def weights(model: nn.Module) -> dict[str, Any]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_it_learns_a_handful_of_strings_by_heart(tokens: Any, shape: Any, settings: Callable[..., Any]) -> None:
+    wanted = settings(steps=60, batches="documents", length=12, batch=24, micro_batch=24)
+    _, steps = begin(tokens, replace(shape, dropout=0.0), wanted)
+    losses = [step.terms["cross_entropy"] for step in steps]
+    assert losses[0] == pytest.approx(math.log(20), abs=0.2)
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_last_step_says_that_all_are_done(tokens: Any, shape: Any, settings: Callable[..., Any]) -> None:
+    *before, last = begin(tokens, shape, settings())[1]
+    assert [step.stop for step in before] == [None] * 11
+    assert last.stop == "all 12 steps done"
+
+
+def test_eight_rows_at_once_and_four_times_two_give_the_same_weights(tokens: Any, shape: Any, settings: Callable[..., Any]) -> None:
+    plain = replace(shape, dropout=0.0, balance_weight=0.0, z_weight=0.0)
+    ends = []
+    for rows in (8, 2):
+        model, steps = begin(tokens, plain, settings(steps=3, batches="documents", length=12, micro_batch=rows))
+        terms = [step.terms["cross_entropy"] for step in steps]
+        ends.append((terms, weights(model)))
+    assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-5)
+    for name, value in ends[0][1].items():
+        assert torch.allclose(value, ends[1][1][name], atol=2e-4), name
+
+
+def test_parts_of_a_batch_weigh_by_their_targets() -> None:
+    """Rows with 1 and 3 targets: the gradient of a sum over all four, not the mean of two means."""
+    parameter = nn.Parameter(torch.zeros(1))
+
+    def loss(batch: Batch) -> dict[str, torch.Tensor]:
+        kept = batch.targets_BT != IGNORE
+        mean = (batch.targets_BT * kept).sum() / kept.sum()
+        return {"loss": mean * parameter.sum(), "value": mean}
+
+    from provenlm.training.fit import _descend
+
+    batch = Batch(torch.zeros(2, 3, dtype=torch.int64), torch.tensor([[8, IGNORE, IGNORE], [0, 0, 0]]))
+    adamw = Group("adamw", 0.01, (0.9, 0.95), 0.0)
+    settings: Any = type("Parts", (), {"micro_batch": 1, "precision": "fp32", "optimizer": Optimizer(adamw, adamw, adamw, None)})
+    terms, norm = _descend(Objective("o", {"rest": [parameter]}, loss, "value"), [], batch, settings, torch.device("cpu"))
+    assert terms["value"] == pytest.approx(2.0)
+    assert norm == pytest.approx(2.0)
+
+
+def test_looking_at_held_out_data_does_not_change_the_training(tokens: Any, shape: Any, settings: Callable[..., Any]) -> None:
+    looking, steps = begin(tokens, shape, settings())
+    held = [step.held_out for step in steps]
+    blind, steps = begin(tokens, shape, settings(held_out=None))
+    assert all(step.held_out is None for step in steps)
+    assert [i + 1 for i, terms in enumerate(held) if terms] == [1, 5, 10, 12]
+    assert same(weights(looking), weights(blind))
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_going_on_from_a_checkpoint_equals_never_stopping(
+    tokens: Any, shape: Any, settings: Callable[..., Any], tmp_path: Path, kind: str
+) -> None:
+    optimizer = settings().optimizer
+    wanted = settings(optimizer=optimizer if kind == "muon" else replace(optimizer, matrix=optimizer.rest))
+    whole, steps = begin(tokens, shape, wanted)
+    history = [(step.terms, step.held_out, step.grad_norm) for step in steps]
+
+    _, steps = begin(tokens, shape, wanted)
+    for step in steps:
+        if step.number == 7:
+            checkpoint.write(tmp_path / "c", step.snapshot(), {})
+            break
+    randomness.seed_all(99), random.random(), np.random.rand()  # another process would be elsewhere
+    resumed, steps = begin(tokens, shape, wanted, checkpoint.read(tmp_path / "c"))
+    rest = [(step.terms, step.held_out, step.grad_norm) for step in steps]
+    assert rest == history[7:]
+    assert same(weights(resumed), weights(whole))
+
+
+@pytest.mark.parametrize("part", ["random", "optimizer"])
+def test_without_a_part_of_the_state_the_resumed_run_differs(
+    tokens: Any, shape: Any, settings: Callable[..., Any], part: str
+) -> None:
+    """The comparison above can fail: each part of the state matters."""
+    whole, steps = begin(tokens, shape, settings())
+    list(steps)
+    _, steps = begin(tokens, shape, settings())
+    state = next(step for step in steps if step.number == 7).snapshot()
+    tensors = {name: {key: tensor.clone() for key, tensor in group.items()} for name, group in state.tensors.items()}
+    if part == "random":
+        tensors["random"]["cpu"] = torch.Generator().manual_seed(5).get_state()
+    else:
+        tensors["optimizer"] = {}
+    resumed, steps = begin(tokens, shape, settings(), checkpoint.Checkpoint(tensors, state.facts))
+    list(steps)
+    assert not same(weights(resumed), weights(whole))
+
+
+def test_another_number_of_threads_is_refused_rather_than_nearly_the_same(
+    tokens: Any, shape: Any, settings: Callable[..., Any]
+) -> None:
+    _, steps = begin(tokens, shape, settings())
+    state = next(steps).snapshot()
+    torch.set_num_threads(2)
+    with pytest.raises(UserError, match="made with threads 1, this run has 2"):
+        next(begin(tokens, shape, settings(), state)[1])
+
+
+def test_other_settings_are_refused(tokens: Any, shape: Any, settings: Callable[..., Any]) -> None:
+    state = next(begin(tokens, shape, settings())[1]).snapshot()
+    with pytest.raises(UserError, match="made with settings"):
+        next(begin(tokens, shape, settings(batch=4), state)[1])
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_weights(
+    tokens: Any, shape: Any, settings: Callable[..., Any]
+) -> None:
+    wanted = settings()
+    randomness.seed_all(3)
+    model = FACE.build(shape, tokens.vocabulary)
+    (healthy,) = FACE.objectives(model, IGNORE)
+    calls = []
+
+    def poisoned(batch: Batch) -> dict[str, torch.Tensor]:
+        calls.append(batch)
+        terms = dict(healthy.loss(batch))
+        return terms if len(calls) < 7 else {**terms, "loss": terms["loss"] * math.nan}
+
+    steps = fit(
+        model,
+        [replace(healthy, loss=poisoned)],
+        batches_for(tokens, settings(held_out=None)),
+        [Finite()],
+        settings(held_out=None),
+        None,
+    )
+    seen = []
+    for step in steps:
+        seen.append(step)
+        if step.number == 3:
+            before = weights(model)
+    assert seen[-1].number == 4  # two passes a step
+    assert not seen[-1].applied
+    assert (seen[-1].stop or "").startswith("not finite at step 4: loss is nan")
+    assert same(weights(model), before)
+    assert wanted.steps == 12
+
+
+def test_two_objectives_descend_in_turn_on_their_own_parameters(tokens: Any, settings: Callable[..., Any]) -> None:
+    model = nn.ModuleDict({"left": nn.Linear(2, 1, bias=False), "right": nn.Linear(2, 1, bias=False)})
+
+    def pull(name: str, goal: float) -> Objective:
+        own = model[name].weight
+
+        def loss(batch: Batch) -> dict[str, torch.Tensor]:
+            both = sum(p.sum() for p in model.parameters())  # the other's parameters are in the graph, but not moved
+            return {"loss": (own - goal).square().sum() + 0.0 * both}
+
+        return Objective(name, {"rest": [own]}, loss, "loss")
+
+    wanted = settings(steps=400, held_out=None)
+    *_, last = fit(model, [pull("left", 1.0), pull("right", -1.0)], batches_for(tokens, wanted), [], wanted, None)
+    assert set(last.terms) == {"left.loss", "right.loss"}
+    assert model["left"].weight.flatten().tolist() == pytest.approx([1.0, 1.0], abs=0.05)
+    assert model["right"].weight.flatten().tolist() == pytest.approx([-1.0, -1.0], abs=0.05)
+
+
+def test_the_history_keeps_a_row_a_step_through_parquet(tokens: Any, shape: Any, settings: Callable[..., Any]) -> None:
+    history = History()
+    list(begin(tokens, shape, settings(), None, [history])[1])
+    back = History.from_parquet(history.to_parquet())
+    assert back.rows == history.rows
+    assert [step for step, _ in back.column("held_out.cross_entropy")] == [1, 5, 10, 12]
+
+
+def test_bf16_keeps_the_weights_wide_and_learns(tokens: Any, shape: Any, settings: Callable[..., Any]) -> None:
+    model, steps = begin(tokens, shape, settings(steps=30, precision="bf16"))
+    losses = [step.terms["cross_entropy"] for step in steps]
+    assert losses[-1] < losses[0]
+    assert {p.dtype for p in model.parameters()} == {torch.float32}

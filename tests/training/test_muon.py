@@ -1,0 +1,60 @@
+"""Muon: what it hands to the parameters is orthogonal, matrix by matrix."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from provenlm.training.muon import Muon, orthogonalise
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 24, 8), (3, 8, 24)])
+def test_all_singular_values_of_a_step_are_near_one(shape: tuple[int, ...]) -> None:
+    values = torch.linalg.svdvals(orthogonalise(drawn(*shape)))
+    assert values.min() > 0.7
+    assert values.max() < 1.3
+
+
+def test_a_step_keeps_the_directions_of_the_gradient() -> None:
+    gradient = drawn(1, 12, 8)
+    left, _, right = torch.linalg.svd(gradient, full_matrices=False)
+    assert torch.allclose(orthogonalise(gradient), left @ right, atol=0.3)
+
+
+def test_every_expert_is_orthogonalised_alone() -> None:
+    experts = nn.Parameter(torch.zeros(4, 6, 10))
+    experts.grad = drawn(4, 6, 10) * torch.tensor([1e-3, 1.0, 1.0, 1e3])[:, None, None]
+    Muon([experts], 1.0, 0.0, 0.0).step()
+    values = torch.linalg.svdvals(experts.detach())
+    assert values.min() > 0.7
+    assert values.max() < 1.3
+
+
+def test_parameters_of_one_shape_move_as_they_would_alone() -> None:
+    gradients = [drawn(5, 7), drawn(5, 7).flip(0)]
+    together, alone = [nn.Parameter(torch.ones(5, 7)) for _ in range(2)], [nn.Parameter(torch.ones(5, 7)) for _ in range(2)]
+    for parameters in (together, alone):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+    Muon(together, 0.1, 0.9, 0.01).step()
+    for parameter in alone:
+        Muon([parameter], 0.1, 0.9, 0.01).step()
+    for ours, theirs in zip(together, alone, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_a_tall_matrix_steps_further_by_the_root_of_its_aspect() -> None:
+    tall = nn.Parameter(torch.zeros(32, 8))
+    tall.grad = drawn(32, 8)
+    Muon([tall], 1.0, 0.0, 0.0).step()
+    assert torch.linalg.svdvals(tall.detach()).mean().item() == pytest.approx(2.0, abs=0.3)
+
+
+def test_decay_shrinks_what_has_no_gradient_direction() -> None:
+    parameter = nn.Parameter(torch.full((2, 2), 4.0))
+    parameter.grad = torch.zeros(2, 2)
+    Muon([parameter], 0.5, 0.9, 0.1).step()
+    assert parameter.detach().flatten().tolist() == pytest.approx([4.0 * (1 - 0.5 * 0.1)] * 4)

@@ -1,0 +1,45 @@
+"""Settings that cannot be right are refused on the first line."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from provenlm.core.errors import UserError
+from provenlm.core.params import parse
+from provenlm.training.settings import Group, HeldOut, Optimizer, Schedule, Settings
+
+ADAMW = Group("adamw", 0.01, (0.9, 0.95), 0.0)
+
+
+def test_a_group_wants_as_many_betas_as_its_optimizer_has() -> None:
+    with pytest.raises(ValueError, match="muon takes 1"):
+        Group("muon", 0.02, (0.9, 0.95), 0.0)
+
+
+def test_muon_is_refused_for_embeddings() -> None:
+    with pytest.raises(ValueError, match="for embedding adamw would be right"):
+        Optimizer(Group("muon", 0.02, (0.95,), 0.0), ADAMW, ADAMW, None)
+
+
+def test_a_micro_batch_must_divide_the_batch(settings: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match="must divide batch, 8"):
+        settings(micro_batch=3)
+
+
+def test_a_warm_up_longer_than_the_run_is_refused(settings: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match="more than the 12 steps"):
+        settings(schedule=Schedule(10, 3, "linear", 0.0))
+
+
+@pytest.mark.parametrize("wrong", [(0, 1), (1, 0)])
+def test_held_out_wants_at_least_one_row_and_one_step(wrong: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        HeldOut(*wrong)
+
+
+def test_an_unknown_key_deep_inside_is_named_with_its_place() -> None:
+    with pytest.raises(UserError, match=r"p.yaml: recipes.a.train.schedule: unknown key 'warm_up' \(did you mean 'warmup'\?\)"):
+        parse(Schedule, {"warm_up": 1, "hold": 0, "decay": "linear", "final": 0.0}, "p.yaml: recipes.a.train.schedule")
+    with pytest.raises(UserError, match="missing key"):
+        parse(Settings, {}, "p.yaml: recipes.a.train")
