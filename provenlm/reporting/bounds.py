@@ -13,7 +13,7 @@ from provenlm.core.errors import UserError
 
 Number = int | float
 
-NUMBER = re.compile(r"[+-]?\d[\d_]*(\.\d[\d_]*)?([eE][+-]?\d+)?")
+NUMBER = re.compile(r"[+-]?\d[\d_]*(\.\d[\d_]*)?([eE][+-]?\d\d?\d?)?", re.ASCII)
 IDENTITY = re.compile(r"[^\s/]+/[^\s/.]+\.\S+")
 RELATIONS: dict[str, Callable[[Number, Number], bool]] = {
     "<=": operator.le,
@@ -97,6 +97,6 @@ def _term(words: str, text: str, where: str) -> Term:
 
 
 def _number(text: str) -> Number:
-    """Exact where it can be: `180e6` is the whole number, because counts are compared with it."""
+    """Exact where it can be: a whole number written with an exponent is whole, because counts are compared with it."""
     value = Decimal(text)
     return int(value) if value == value.to_integral_value() else float(value)

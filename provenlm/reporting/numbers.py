@@ -34,9 +34,11 @@ def exact(value: Value) -> str:
 
 
 def plain(value: int | float) -> str:
-    """Whole numbers in full, others to four significant digits; thousands apart."""
+    """Whole numbers in full, others to four significant digits or fewer if that is all there are; thousands apart."""
     if isinstance(value, int):
         return f"{value:,}"
+    if float(f"{value:.{DIGITS}g}") == value and SMALLEST <= abs(value) < LARGEST:
+        return f"{int(value):,}" if value.is_integer() else f"{value:,}"
     if not math.isfinite(value) or value == 0:
         return f"{value:g}"
     if not SMALLEST <= abs(value) < LARGEST:

@@ -17,8 +17,9 @@ UNFIT = re.compile(r"[^\w.-]", re.ASCII)  # in the name of a file
 
 @dataclass(frozen=True)
 class Rendering:
-    """What a report consists of: its files by address below the folder of reports, its status, its counts as figures."""
+    """What a report consists of: its files by address below the folder of reports, its sources, its status, its counts as figures."""
 
+    sources: Sequence[Source]
     files: Mapping[str, bytes]
     status: judge.Status
     counts: Recorder
@@ -45,7 +46,7 @@ def rendering(
         f"{name}.html": web.page(page, title, pictures).encode(),
         f"{name}.json": (json.dumps(summary(name, report), indent=2, ensure_ascii=False) + "\n").encode(),
     }
-    return Rendering({**written, **pictures}, judge.verdict(checks), counts)
+    return Rendering(sources, {**written, **pictures}, judge.verdict(checks), counts)
 
 
 def summary(name: str, report: Report) -> dict[str, Any]:

@@ -1,0 +1,69 @@
+"""A report read back: its files, its audits and everything they were made from, against each other. Silence, or what does not fit."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from provenlm.core import digest
+from provenlm.core import params as parameters
+from provenlm.core.errors import UserError
+from provenlm.core.layout import Layout
+from provenlm.core.progress import say
+from provenlm.reporting import verify
+from stages import report, stage
+
+
+def main() -> None:
+    """Exit 0 if everything fits, 1 with one line for each thing that does not."""
+    parser = argparse.ArgumentParser(prog="python -m stages.verify", description=__doc__)
+    parser.add_argument("report", help="a name below `reports` in params.yaml")
+    name = parser.parse_args().report
+    layout = Layout(Path.cwd())
+    try:
+        faults = faults_of(stage.Run("report", "reports", name, layout, parameters.load(layout.params)))
+    except UserError as error:
+        sys.exit(f"verify {name}: {error}")
+    for fault in faults:
+        say(fault)
+    say(f"verify {name}: {f'{len(faults)} things do not fit' if faults else 'everything fits'}")
+    sys.exit(1 if faults else 0)
+
+
+def faults_of(run: stage.Run) -> list[str]:
+    """Everything about the report that does not fit, as sentences."""
+    rendered = report.rendered(run)
+    own = report.source(run, run.subject, "report")
+    sources = [*(source for source in rendered.sources if source.audit is not None), own]
+    found = verify.differences(rendered.files, on_disk(run.layout, run.subject))
+    found += verify.counts_faults(own, rendered.counts.figures)
+    for source in sources:
+        found += verify.audit_faults(source, lambda path: digest_of(run.layout.root, path), lambda key: section(run.params, key))
+        found += verify.code_fault(source, lambda paths: code_digest(run.layout.root, paths))
+    return found + verify.chain_faults(sources)
+
+
+def on_disk(layout: Layout, name: str) -> dict[str, bytes]:
+    """The files of a report that are there, by their address below the folder of reports."""
+    paths = [layout.report(name, ending) for ending in ("md", "html", "json")] + sorted(layout.plots(name).glob("*"))
+    return {report.address(layout, path): path.read_bytes() for path in paths if path.is_file()}
+
+
+def digest_of(root: Path, path: str) -> str | None:
+    return digest.of_path(root / path) if (root / path).exists() else None
+
+
+def code_digest(root: Path, paths: Any) -> str | None:
+    files = [root / path for path in paths]
+    return digest.of_files(files, root) if all(file.is_file() for file in files) else None
+
+
+def section(params: parameters.Params, key: str) -> Any:
+    """The value of `table.name.section` in params.yaml; None if there is none now."""
+    table, _, rest = key.partition(".")
+    name, _, words = rest.rpartition(".")
+    return params.tables.get(table, {}).get(name, {}).get(words)
+
+
+if __name__ == "__main__":
+    main()

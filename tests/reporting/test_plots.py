@@ -1,0 +1,81 @@
+"""Plots: the same bytes for the same series, axes that fit the values, gaps for what is not finite."""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from provenlm.core.audit import Series
+from provenlm.core.errors import UserError
+from provenlm.reporting import plots
+
+
+def series(x: Sequence[float], lines: Mapping[str, Sequence[float]], shape: Literal["lines", "bars"] = "lines") -> Series:
+    return Series("s", shape, "meaning", "step", "loss (nats/token)", x, lines)
+
+
+LOSS = series([float(i) for i in range(100)], {"training": [5 / (i + 1) + 2 for i in range(100)], "bigram": [4.2] * 100})
+
+
+def test_the_same_series_gives_the_same_bytes():
+    assert plots.draw(LOSS) == plots.draw(LOSS)
+
+
+def test_a_plot_is_well_formed_and_says_no_date():
+    data = plots.draw(LOSS)
+    assert ET.fromstring(data).tag.endswith("svg")
+    assert b"<dc:date>" not in data and b"<script" not in data
+
+
+def test_another_value_gives_another_plot():
+    other = series(LOSS.x, {**LOSS.lines, "bigram": [4.3] * 100})
+    assert plots.draw(LOSS) != plots.draw(other)
+
+
+def test_drawing_leaves_the_settings_of_the_process_alone():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    plots.draw(LOSS)
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize(
+    ("x", "lines", "shape"),
+    [
+        ([], {"a": []}, "lines"),
+        ([1], {"a": [2]}, "lines"),
+        ([1, 2], {"a": ["nan", "inf"]}, "lines"),
+        ([1, 2], {"a": ["nan", 3.0]}, "lines"),
+        ([0, 0.5, 1], {"kept": [3, 4], "dropped": [1, 0]}, "bars"),
+        ([1, 2, 4], {"a": [3, 4, 5]}, "bars"),
+        ([1], {"a": [3]}, "bars"),
+        ([1, 2], {}, "lines"),
+        ([-1, 0, 1], {"a": [0, 0, 0]}, "lines"),
+        ([1, 2], {"$x_$ <b>": [1, 2], "Grüße": [2, 3]}, "lines"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_odd_series_are_drawn_without_complaint(x, lines, shape):
+    ET.fromstring(plots.draw(series(x, lines, shape)))
+
+
+def test_a_line_of_another_length_than_x_is_refused_by_name():
+    with pytest.raises(UserError, match=r"^series 's': line 'a' has 1 points for 2 of x$"):
+        plots.draw(series([1, 2], {"a": [1]}))
+
+
+@pytest.mark.parametrize(
+    ("x", "geometric"),
+    [
+        (np.arange(1, 100), False),
+        (np.geomspace(10, 1e5, 20), True),
+        ([64, 128, 256, 512, 1024], True),
+        ([0, 10, 100], False),
+        ([1, 2], False),
+    ],
+)
+def test_x_is_on_a_log_axis_where_it_grows_by_factors(x, geometric):
+    assert plots._geometric(np.asarray(x, dtype=float)) is geometric

@@ -1,0 +1,42 @@
+"""Numbers on a page: short for a reader, exact behind it."""
+
+import pytest
+
+from provenlm.reporting.numbers import exact, shown
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "words"),
+    [
+        (222994944, "parameters", "222,994,944 parameters"),
+        (0, "records", "0 records"),
+        (-3, "", "-3"),
+        (1.9123456, "bits/byte", "1.912 bits/byte"),
+        (2.8, "bits/byte", "2.8 bits/byte"),
+        (3.0, "nats", "3 nats"),
+        (12345.678, "tokens/s", "12,346 tokens/s"),
+        (1.23456e-9, "", "1.235e-09"),
+        (0.00012345, "", "0.0001234"),
+        (6.02214076e23, "", "6.022e+23"),
+        (0.0, "s", "0 s"),
+        (512, "bytes", "512 bytes"),
+        (6345123, "bytes", "6.345 MB"),
+        (1000, "bytes", "1 kB"),
+        (141_000_000_000, "bytes", "141 GB"),
+        (12.5, "s", "12.5 s"),
+        (119.99, "s", "120.0 s"),
+        (257.4, "s", "4.29 min"),
+        (7300, "s", "2.028 h"),
+        (0.9294871794871795, "share", "92.95 %"),
+        ("RuntimeError: no", "", "RuntimeError: no"),
+        ("nan", "nats", "nan"),
+        (True, "", "yes"),
+    ],
+)
+def test_a_value_is_shown_for_a_reader(value, unit, words):
+    assert shown(value, unit) == words
+
+
+@pytest.mark.parametrize("value", [0.1, 1e-300, 123456789.123456, 9760195584, -0.0])
+def test_the_exact_value_reads_back_without_loss(value):
+    assert float(exact(value)) == value

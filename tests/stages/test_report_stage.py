@@ -1,0 +1,225 @@
+"""The report stage and its verification as a user runs them: audits and params.yaml in a folder, files and exit codes out."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from provenlm.core import audit, digest, params
+from provenlm.core.layout import Layout
+from stages import stage, verify
+
+ROOT = Path(__file__).resolve().parents[2]
+PARAMS = """
+corpora:
+  words: {domain: strings, scrape: {pages: 3}, filter: {}, dedupe: {}, tokenize: {}}
+recipes:
+  toy: {corpus: words, domain: strings, net: {}, train: {steps: 7}, validate: {}}
+reports:
+  proof:
+    title: A proof for Grüße
+    recipes: [toy]
+    corpora: [words]
+    bounds:
+      toy/validate.loss: {bound: "< toy/validate.bigram", else: train longer}
+      words/scrape.records: {bound: 3..5, else: look at the site}
+"""
+
+
+def put(folder: Path, subject: str, stage: str, sections: dict, reads: str, writes: str, **figures: float) -> None:
+    """An audit as stages.stage signs it, by a stage that copied one file."""
+    (folder / writes).parent.mkdir(parents=True, exist_ok=True)
+    (folder / writes).write_text(f"made by {stage}")
+    provenance = {
+        "command": f"python -m stages.{stage} {subject}",
+        "params": sections,
+        "params_digest": digest.of_json(sections),
+        "inputs": [[reads, digest.of_path(folder / reads)]] if reads else [],
+        "outputs": [[writes, digest.of_path(folder / writes)]],
+        "code": [],
+        "code_digest": digest.of_files([], folder),
+        "seed": 1,
+    }
+    curve = audit.Series("curve", "lines", "loss by step", "step", "nats", [1, 2, 3], {"training": [3.0, 2.0, 1.5]})
+    curves = [curve] if stage in ("scrape", "train") else []
+    described = {name: audit.Figure(value, "nats", "a figure", "measured") for name, value in figures.items()}
+    audit.write(
+        folder / "reports" / "audits" / subject / f"{stage}.json", audit.Audit(subject, stage, described, curves, [], provenance)
+    )
+
+
+def project(tmp_path: Path) -> Path:
+    """A project whose six stages have run."""
+    (tmp_path / "params.yaml").write_text(PARAMS, encoding="utf-8")
+    put(tmp_path, "words", "scrape", {"corpora.words.scrape": {"pages": 3}}, "", "data/words/scraped", records=4)
+    steps = ["scraped", "filtered", "deduped", "tokens"]
+    for step, reads, writes in zip(("filter", "dedupe", "tokenize"), steps, steps[1:], strict=False):
+        put(tmp_path, "words", step, {f"corpora.words.{step}": {}}, f"data/words/{reads}", f"data/words/{writes}", records=4)
+    put(tmp_path, "toy", "train", {"recipes.toy.train": {"steps": 7}}, "data/words/tokens", "models/toy", loss=1.5)
+    put(tmp_path, "toy", "validate", {"recipes.toy.validate": {}}, "models/toy", "reports/samples/toy", loss=1.9123456, bigram=2.8)
+    return tmp_path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return project(tmp_path)
+
+
+def run(folder: Path, module: str, name: str = "proof") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"stages.{module}", name], cwd=folder, capture_output=True, text=True, check=False, encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GIT_DIR": os.devnull},
+    )  # fmt: skip
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted((folder / "reports").glob("proof*")) if p.is_file()} | {
+        p.name: p.read_bytes() for p in sorted((folder / "reports" / "proof_files").iterdir())
+    }
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """The project after its report, made once by the command that a user gives."""
+    folder = project(tmp_path_factory.mktemp("project"))
+    done = run(folder, "report")
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.fixture
+def reported(once, tmp_path):
+    """A copy of it to tamper with."""
+    return shutil.copytree(once[0], tmp_path / "copy")
+
+
+def test_it_prints_the_verdict_and_where_the_page_is(once):
+    folder, output = once
+    assert "proof: PASS: 2 total, 2 pass, 0 fail, 0 not_run, 0 estimated, 0 not_applicable\n" in output
+    assert f"{folder / 'reports' / 'proof.md'}\n" in output
+
+
+def test_it_writes_page_html_summary_and_a_plot_for_each_curve(reported):
+    written = files(reported)
+    assert {"proof.md", "proof.html", "proof.json"} <= set(written)
+    assert [name for name in written if name.endswith(".svg")] == [
+        "toy-train.curve.svg", "words-scrape.curve.svg",
+    ]  # fmt: skip
+    assert "# A proof for Grüße" in written["proof.md"].decode("utf-8")
+
+
+def test_its_own_audit_counts_the_checks_and_signs_what_it_read(reported):
+    made = audit.read(reported / "reports" / "audits" / "proof" / "report.json")
+    assert (made.figures["verdict"].value, made.figures["checks.pass"].value) == ("PASS", 2)
+    assert [path for path, _ in made.provenance["inputs"]] == [
+        f"reports/audits/{name}.json"
+        for name in ("words/scrape", "words/filter", "words/dedupe", "words/tokenize", "toy/train", "toy/validate")
+    ]
+
+
+def test_again_it_writes_the_same_bytes(reported):
+    before = files(reported)
+    assert run(reported, "report").returncode == 0
+    assert files(reported) == before
+
+
+def test_a_fail_is_a_result_and_not_a_crash(folder):
+    (folder / "params.yaml").write_text(PARAMS.replace("3..5", "5..9"), encoding="utf-8")
+    done = run(folder, "report")
+    assert done.returncode == 0 and "proof: FAIL: 2 total, 1 pass, 1 fail" in done.stdout
+    assert json.loads((folder / "reports" / "proof.json").read_text())["status"] == "FAIL"
+    assert "- `words/scrape.records`: look at the site" in (folder / "reports" / "proof.md").read_text()
+
+
+def test_a_stage_that_was_not_run_keeps_the_verdict_from_pass(folder):
+    (folder / "reports" / "audits" / "words" / "scrape.json").unlink()
+    done = run(folder, "report")
+    assert done.returncode == 0 and "proof: NOT RUN: 2 total, 1 pass, 0 fail, 1 not_run" in done.stdout
+
+
+def test_a_plot_that_no_audit_holds_any_more_goes(reported):
+    (reported / "reports" / "audits" / "words" / "scrape.json").unlink()
+    assert run(reported, "report").returncode == 0
+    assert "words-scrape.curve.svg" not in files(reported)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "3..5",
+            "about 4",
+            "report@proof: params.yaml: reports.proof.bounds.words/scrape.records.bound: 'about 4' is no bound; write",
+        ),
+        ("3..5", "5", "report@proof: params.yaml: reports.proof.bounds.words/scrape.records.bound: expected text, got 5"),
+        (
+            "else: look",
+            "otherwise: look",
+            "report@proof: params.yaml: reports.proof.bounds.words/scrape.records: unknown key 'otherwise'",
+        ),
+        (
+            "words/scrape.records",
+            "words/scrape.record",
+            "report@proof: params.yaml: reports.proof.bounds.words/scrape.record: nobody measured 'record': "
+            "the audit of words/scrape has no such figure (did you mean 'records'?)",
+        ),
+    ],
+)
+def test_a_wrong_bound_stops_the_stage_on_its_first_line(folder, old, new, message):
+    (folder / "params.yaml").write_text(PARAMS.replace(old, new), encoding="utf-8")
+    done = run(folder, "report")
+    assert done.returncode == 1 and done.stderr.startswith(message), done.stderr
+    assert not (folder / "reports" / "proof.md").exists()
+
+
+def test_a_report_that_fits_verifies(reported):
+    done = run(reported, "verify")
+    assert (done.returncode, done.stdout) == (0, "verify proof: everything fits\n"), done.stdout + done.stderr
+
+
+def faults(folder: Path) -> list[str]:
+    """What `python -m stages.verify proof` would print, one line each."""
+    layout = Layout(folder)
+    return verify.faults_of(stage.Run("report", "reports", "proof", layout, params.load(layout.params)))
+
+
+def changed(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "fault"),
+    [
+        ("reports/proof.md", "[1.912 nats]", "[1.812 nats]", "proof.md: line 11 says "),
+        ("reports/proof.md", "= 1.9123456 nats", "= 1.9123457 nats", "proof.md: line 11 says "),
+        ("reports/proof.html", "**".strip("*") + "PASS</strong>", "FAIL</strong>", "proof.html: line "),
+        ("reports/proof.json", '"status": "PASS"', '"status": "FAIL"', "proof.json: line 3 says "),
+        ("reports/proof_files/toy-train.curve.svg", "<path", "<path ", "proof_files/toy-train.curve.svg: line "),
+        ("reports/audits/toy/validate.json", '"loss": 1.9123456', '"loss": 1.8123456', "proof.md: line "),
+        ("reports/audits/proof/report.json", '"checks.fail": 0', '"checks.fail": 1', "proof/report.checks.fail: not 0"),
+        ("models/toy", "made", "Made", "toy/train: models/toy has changed since it was among its outputs"),
+        ("data/words/tokens", "made", "Made", "toy/train: data/words/tokens has changed since it was among its inputs"),
+        ("params.yaml", "steps: 7", "steps: 8", "toy/train: recipes.toy.train in params.yaml is not what it was run with"),
+        ("params.yaml", "3..5", "3..6", "proof/report: reports.proof.bounds in params.yaml is not what it was run with"),
+    ],
+)
+def test_verification_finds_one_planted_change(reported, file, old, new, fault):
+    changed(reported / file, old, new)
+    assert [found for found in faults(reported) if found.startswith(fault)]
+
+
+def test_verification_finds_an_audit_of_another_run(reported):
+    (reported / "reports" / "audits" / "toy" / "train.json").write_bytes(
+        (reported / "reports" / "audits" / "toy" / "validate.json").read_bytes()
+    )
+    done = run(reported, "verify")
+    assert done.returncode == 1
+    assert "audits/toy/train.json: is an audit of toy/validate\n" in done.stdout
+    assert re.search(r"^verify proof: \d+ things do not fit$", done.stdout, re.MULTILINE)
