@@ -78,13 +78,14 @@ def _checks(report: Report) -> Iterator[Markdown]:
 
 def _check(report: Report, check: Check) -> list[Markdown]:
     source, name = split(check.id)
+    section = slug(source) if report.evidence.source(check.id, report.title).audit else slug("Not run")
     measured = _cited(report, check.id, check.figure) if check.figure else NOTHING
     bound = code(check.bound.text) if check.bound else Markdown("no exception")
     limits = [_cited(report, identity, figure) for identity, figure in check.limits.items()]
     meaning = [text(words) for words in (check.figure.meaning if check.figure else "", check.reason) if words]
     return [
         strong(Markdown(check.status)),
-        Markdown(f"{link(code(source), f'#{slug(source)}', '')} {code(name)}"),
+        Markdown(f"{link(code(source), f'#{section}', '')} {code(name)}"),
         measured,
         Markdown(f"{bound} ({', '.join(limits)})" if limits else bound),
         Markdown("; ".join(meaning)),
@@ -114,6 +115,7 @@ def _not_run(report: Report) -> Iterator[Markdown]:
 def _stage(report: Report, source: Source) -> Iterator[Markdown]:
     audit = source.present()
     yield heading(3, text(source.name))
+    yield Markdown(f"Signed under {link(Markdown('Sources'), f'#{slug(_source_title(source))}', '')}.")
     columns = [Markdown(word) for word in ("Figure", "Value", "Kind", "Meaning")]
     rows = [[code(name), cite(source, name, f), text(f.kind), text(f.meaning)] for name, f in audit.figures.items()]
     yield table(columns, rows, [False, True, False, False])
@@ -161,7 +163,7 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 def _source(source: Source) -> Iterator[Markdown]:
     """Who measured, when, with what: the audit's provenance, line by line."""
-    yield heading(3, Markdown(f"Source: {text(source.name)}"))
+    yield heading(3, text(_source_title(source)))
     rows = [[Markdown("audit"), Markdown(f"{link(code(source.path), source.path, source.name)} {_digest(source, source.digest)}")]]
     facts = dict(source.present().provenance)
     for key in ("inputs", "outputs"):
@@ -173,6 +175,10 @@ def _source(source: Source) -> Iterator[Markdown]:
     run = [f"{text(key)} {text(value)}" for key, value in _leaves({k: v for k, v in facts.items() if k not in BULKY})]
     rows.append([Markdown("run"), Markdown(" · ".join(run))])
     yield table([Markdown("fact"), Markdown("value")], rows, [False, False])
+
+
+def _source_title(source: Source) -> str:
+    return f"Source: {source.name}"
 
 
 def _digest(source: Source, digest: str) -> Markdown:

@@ -103,6 +103,13 @@ def test_what_was_not_run_is_named_with_the_command_that_runs_it(sources, own):
     assert absent == "- `words/dedupe`: no audit; `dvc repro dedupe@words` writes it"
 
 
+def test_every_link_into_the_page_finds_its_heading(sources, own):
+    result = made(sources, own).files["proof.html"].decode()
+    targets = re.findall(r'href="#([^"]*)"', result)
+    assert set(targets) <= set(re.findall(r'id="([^"]*)"', result))
+    assert {"toyvalidate", "not-run", "source-toytrain"} <= set(targets)
+
+
 def cited(text: str) -> list[tuple[str, str, str]]:
     """(shown, id, exact value with unit) of every citation of a number."""
     found = [(words, html.unescape(title)) for words, _, title in CITATION.findall(text)]
