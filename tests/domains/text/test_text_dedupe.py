@@ -1,0 +1,74 @@
+import random
+import unicodedata
+
+import pytest
+
+from provenlm.core import params
+from provenlm.core.errors import UserError
+from provenlm.core.record import Record
+from provenlm.corpus import duplicates
+from provenlm.domains.text.dedupe import FACE, Settings, canonical
+
+SETTINGS = Settings(near=0.7, words=5, characters=5)
+
+
+def record(body: str | bytes, score: float = 1.0) -> Record:
+    return Record.of(body if isinstance(body, bytes) else body.encode(), "text/plain", "here", score=score)
+
+
+def found(*bodies: str) -> duplicates.Found:
+    items = [record(body) for body in bodies]
+    return duplicates.find(lambda: items, FACE.canonical, FACE.shingles(SETTINGS), FACE.threshold(SETTINGS))
+
+
+def test_texts_that_differ_in_whitespace_alone_are_equal():
+    assert canonical(record(" a\tb\r\n\r\nc ")) == canonical(record("a b c")) == b"a b c"
+
+
+def test_texts_that_differ_in_normal_form_alone_are_equal():
+    text = "Ångström café 한국어"
+    assert canonical(record(unicodedata.normalize("NFD", text))) == canonical(record(unicodedata.normalize("NFC", text)))
+
+
+def test_texts_that_differ_in_case_are_not_equal():
+    assert canonical(record("A b")) != canonical(record("a b"))
+
+
+def test_bytes_that_are_no_utf8_do_not_crash_and_stay_as_they_are():
+    assert canonical(record(b"caf\xe9  x")) == b"caf\xe9 x"
+    assert len(FACE.shingles(SETTINGS)(record(b"\xff\xfe"))) == 1
+
+
+def test_shingles_are_runs_of_five_words():
+    shingles = FACE.shingles(SETTINGS)
+    assert len(shingles(record("a b c d e f g"))) == 3
+    one, other = (set(shingles(record(text)).tolist()) for text in ("a b c d e f", "x a b c d e"))
+    assert len(one & other) == 1
+
+
+def test_shingles_are_runs_of_five_characters_where_words_are_not_spaced():
+    text = "今日はとても良い天気ですから公園を散歩しましょう"
+    assert len(FACE.shingles(SETTINGS)(record(text))) == len(text) - 4
+
+
+def test_near_twins_are_found_in_writing_without_spaces():
+    signs = [chr(code) for code in range(0x4E00, 0x4F00)]
+    text = random.Random(1).choices(signs, k=400)
+    near, other = list(text), random.Random(2).choices(signs, k=400)
+    near[100] = near[300] = "新"
+    assert found("".join(text), "".join(near), "".join(other)).kept.sum() == 2
+
+
+def test_texts_that_share_a_header_alone_are_no_twins():
+    words = [f"w{i}" for i in range(500)]
+    header = " ".join(words[:60])
+    bodies = [" ".join([header, *random.Random(seed).choices(words, k=200)]) for seed in range(5)]
+    assert found(*bodies).kept.all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"near": 0}, "near: above 0"), ({"words": 0}, "words and characters: 1 or more")]
+)
+def test_wrong_settings_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        params.parse(Settings, {"near": 0.7, "words": 5, "characters": 5} | changes, "x")
