@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
+from typing import Any
 from urllib.parse import urlsplit
 
 import pandas as pd
@@ -18,7 +19,7 @@ EDGES = [0, *(1 << power for power in range(6, 23))]  # bytes of text: 0, 64, 12
 
 def body(run: stage.Run) -> None:
     face = plugin.load("domains", run.row["domain"], "scrape", plugin.Scraping)
-    settings = run.settings("scrape", face.settings)
+    settings: Any = run.settings("scrape", face.settings)
     out = run.writes(run.layout.corpus(run.subject, "scraped"))
     fetches: list[Fetch] = []
     sizes: list[tuple[str, int]] = []  # of each record: its source, bytes of its body
@@ -75,7 +76,7 @@ def _measure(said: audit.Recorder, fetches: Sequence[Fetch], sizes: Sequence[tup
         )
     )
     by_site = pd.DataFrame(sizes, columns=["source", "bytes"]).groupby("source", sort=True)["bytes"].agg(["count", "sum"])
-    rows = [[str(site), int(row["count"]), int(row["sum"])] for site, row in by_site.iterrows()]
+    rows: list[list[audit.Value]] = [[str(site), int(row["count"]), int(row["sum"])] for site, row in by_site.iterrows()]
     said.tables.append(audit.Table("sources", "where the records come from", ["source", "records", "bytes"], rows))
 
 

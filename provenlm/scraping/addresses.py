@@ -32,7 +32,7 @@ class Reach:
 
     allow_private: Sequence[str]
     routes: Mapping[str, tuple[str, int]]
-    open: weakref.WeakSet[HTTPConnection] = field(default_factory=weakref.WeakSet)
+    open: weakref.WeakSet[socket.socket] = field(default_factory=weakref.WeakSet)
 
     def addresses(self, host: str, port: int) -> list[tuple[str, int]]:
         """Where to connect for `host`. PrivateAddressError, or socket.gaierror if the name is not known."""
@@ -49,9 +49,9 @@ class Reach:
 
     def shut(self) -> None:
         """Break off whatever is being sent or received now."""
-        for connection in list(self.open):
-            with suppress(OSError, AttributeError):
-                connection.sock.shutdown(socket.SHUT_RDWR)
+        for connected in list(self.open):
+            with suppress(OSError):
+                connected.shutdown(socket.SHUT_RDWR)
 
 
 def public(address: str) -> bool:
@@ -112,8 +112,11 @@ def _through(kind: Any, reach: Reach) -> Any:
     """A connection class that asks `reach` where to connect. TLS still verifies the host's own name."""
 
     class Connection(kind):  # type: ignore[misc]
+        def connect(self) -> None:
+            super().connect()
+            reach.open.add(self.sock)  # with TLS another object than the one that connected
+
         def _new_conn(self) -> socket.socket:
-            reach.open.add(self)
             try:
                 targets = reach.addresses(self.host, self.port)
             except socket.gaierror as error:

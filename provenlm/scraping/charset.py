@@ -10,6 +10,7 @@ MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs
 META = re.compile(rb"""<meta[^>]{0,500}?charset\s*=\s*["']?\s*([a-zA-Z0-9_:.-]+)""", re.IGNORECASE)
 XML = re.compile(rb"""^\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([a-zA-Z0-9_:.-]+)""")
 HEADER = re.compile(r"""charset\s*=\s*["']?([^"';\s]+)""", re.IGNORECASE)
+LEGIBLE = bytes(range(32, 127))  # a guess under which markup is no markup is wrong, whatever the statistics say
 DECLARED_WITHIN = 4096  # bytes searched for a declaration; browsers search 1024
 DETECTED_WITHIN = 1 << 16
 # What browsers take the Latin labels to mean (Encoding standard, section 4.2).
@@ -50,7 +51,8 @@ def _candidates(body: bytes, content_type: str) -> Iterator[str]:
         "utf-8" if name.startswith("utf-16") else name for name in named
     )  # a page whose declaration is legible is not UTF-16
     yield "utf-8"
-    yield from _known(UnicodeDammit(body[:DETECTED_WITHIN]).original_encoding or "")
+    guessed = _known(UnicodeDammit(body[:DETECTED_WITHIN]).original_encoding or "")
+    yield from (name for name in guessed if LEGIBLE.decode(name, "replace") == LEGIBLE.decode("ascii"))
     yield "cp1252"
 
 

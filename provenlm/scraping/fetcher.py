@@ -18,6 +18,7 @@ REDIRECTS = (301, 302, 303, 307, 308)
 AGAIN = (429, 500, 502, 503, 504)
 BODIES = (200, 304)
 CHUNK = 1 << 16
+PATIENCE = 4  # a whole page may take this many times as long as a host may be silent
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,13 @@ class Fetcher:
         self.ready[origin(url)] = time.monotonic() + delay
 
     def _once(self, url: str, headers: Mapping[str, str], accepts: Collection[str], limit: int, cut: bool) -> Answer:
-        with addresses.limited(self.reach, self.manners.timeout_seconds) as late:
+        with addresses.limited(self.reach, PATIENCE * self.manners.timeout_seconds) as late:
             try:
                 with self.session.get(
                     url, headers=dict(headers), stream=True, allow_redirects=False, timeout=self.manners.timeout_seconds
                 ) as response:
-                    return self._read(response, accepts, limit, cut)
+                    answer = self._read(response, accepts, limit, cut)
+                    return _no_answer("too-slow", "it takes too long") if late.is_set() else answer
             except addresses.PrivateAddressError as error:
                 return _no_answer("private-address", str(error))
             except (requests.RequestException, OSError) as error:

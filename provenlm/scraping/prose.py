@@ -47,9 +47,8 @@ class Layout:
         self._break(self.breaks + 1)
 
     def cell(self) -> None:
-        """What follows is another cell of the same row, if the row has begun."""
-        if not self.breaks and self.parts:
-            self.blank, self.soft = " | ", True
+        """What follows is another cell of the same row, if the row has begun; an empty cell before it was for the eye."""
+        self.blank, self.soft = "" if self.breaks or not self.parts else " | ", True
 
     def _break(self, breaks: int) -> None:
         self.breaks = min(2, max(self.breaks, breaks)) if self.parts else 0

@@ -163,7 +163,10 @@ class State:
         row = self.db.execute(
             "select etag, modified, content_type, digest, facts, body from pages where url = ?", (url,)
         ).fetchone()
-        return Stored(*row[:4], json.loads(row[4]), zlib.decompress(row[5])) if row else None
+        if row is None:
+            return None
+        etag, modified, content_type, digest, facts, body = row
+        return Stored(etag, modified, content_type, digest, json.loads(facts), zlib.decompress(body))
 
     def finish(self) -> None:
         """The crawl is over: the next begins anew. Pages that are no more are forgotten."""

@@ -161,6 +161,7 @@ def _end_with(parent: int) -> None:
 
 def main(packages: list[str]) -> None:
     """Serve until standard input ends. The first line on standard output is JSON: a port, or an error."""
+    os.environ.pop("PYTHONPATH", None)  # pages show the environment, and this alone of it is a path
     parent, report = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):  # what an imported module reads or prints, below Python too, goes nowhere

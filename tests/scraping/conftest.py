@@ -1,0 +1,112 @@
+"""A web site on loopback that answers exactly as a test says, and remembers what it was asked."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from provenlm.core.progress import Progress
+from provenlm.core.record import Fetch
+from provenlm.scraping.crawl import crawl
+from provenlm.scraping.fetcher import Manners
+from provenlm.scraping.reading import TEXT
+from provenlm.scraping.urls import Bounds, Site
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+class Web:
+    """`pages[path]` is an answer, a list of answers (one a request, the last again and again) or a function of the handler."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, object] = {}
+        self.asked: list[str] = []
+        self.headers: dict[str, list[dict[str, str]]] = defaultdict(list)
+        web = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_GET(self) -> None:
+                web.asked.append(self.path)
+                web.headers[self.path].append(dict(self.headers.items()))
+                page = web.pages.get(self.path, (404, {}, b""))
+                if callable(page):
+                    page(self)
+                    return
+                if isinstance(page, list):
+                    page = page.pop(0) if len(page) > 1 else page[0]
+                status, headers, body = page
+                self.send_response(status)
+                for name, value in {"Content-Type": "text/html", "Content-Length": str(len(body)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.server.handle_error = lambda *arguments: None  # a client that hangs up is no news here
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
+        self.thread.start()
+
+    def html(self, path: str, text: str = "", links: tuple[str, ...] = (), **headers: str) -> None:
+        anchors = "".join(f'<a href="{link}">.</a>' for link in links)
+        body = f"<html><body><p>{text or path}</p>{anchors}</body></html>".encode()
+        self.pages[path] = (200, {name.replace("_", "-"): value for name, value in headers.items()}, body)
+
+    def robots(self, text: str) -> None:
+        self.pages["/robots.txt"] = (200, {"Content-Type": "text/plain"}, text.encode())
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    made = Web()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def other_web() -> Iterator[Web]:
+    made = Web()
+    yield made
+    made.stop()
+
+
+Crawl = Callable[..., dict[str, Fetch]]
+
+
+@pytest.fixture
+def crawling(web: Web, tmp_path: Path) -> Crawl:
+    """Crawl `web` from `/`; the fates by path. Named arguments replace a bound or a manner."""
+
+    def run(start: str = "/", **changed: object) -> dict[str, Fetch]:
+        bounds = {"scope": "host", "include": (), "exclude": (), "max_pages": 100, "max_bytes": 1 << 24}
+        manners = {
+            "contact": "", "delay_seconds": 0.0, "timeout_seconds": 5.0, "tries": 3, "max_wait_seconds": 2.0,
+            "max_page_bytes": 1 << 20, "allow_private": ("127.0.0.1",),
+        }  # fmt: skip
+        bounds |= {name: value for name, value in changed.items() if name in bounds}
+        manners |= {name: value for name, value in changed.items() if name in manners}
+        sites = [Site(f"{web.url}{start}", f"{web.url}{start}")]
+        found = crawl(sites, Bounds(**bounds), Manners(**manners), TEXT, tmp_path / "state", Progress("crawl", "pages", None), {})
+        fates: dict[str, Fetch] = {}
+        for fetch in found:
+            path = fetch.url.removeprefix(web.url)
+            assert path not in fates, f"{path} ended twice"
+            fates[path] = fetch
+        return fates
+
+    return run

@@ -1,0 +1,84 @@
+import pytest
+
+from provenlm.scraping.urls import Bounds, Site, belongs, canonical
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("HTTP://Example.ORG", "http://example.org/"),
+        ("http://example.org:80/a", "http://example.org/a"),
+        ("https://example.org:443/a", "https://example.org/a"),
+        ("https://example.org:80/a", "https://example.org:80/a"),
+        ("http://example.org/a/./b/../c#part", "http://example.org/a/c"),
+        ("http://example.org/../../a", "http://example.org/a"),
+        ("http://example.org/a/..", "http://example.org/"),
+        ("http://example.org/a/b/.", "http://example.org/a/b/"),
+        ("http://example.org/%7euser/%c3%a9", "http://example.org/~user/%C3%A9"),
+        ("http://example.org/é b", "http://example.org/%C3%A9%20b"),
+        ("http://example.org/?b=2&a=1", "http://example.org/?b=2&a=1"),
+        ("http://exämple.org/", "http://xn--exmple-cua.org/"),
+        ("http://[::1]:8080/x", "http://[::1]:8080/x"),
+        ("http://example.org./x", "http://example.org/x"),
+    ],
+)
+def test_an_address_has_one_spelling(url: str, expected: str) -> None:
+    assert canonical(url) == expected
+    assert canonical(expected) == expected
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://example.org/",
+        "javascript:void(0)",
+        "mailto:a@b.c",
+        "http://",
+        "http://user:word@example.org/",
+        "http://[::1",
+        "http://a:99999/",
+    ],
+)
+def test_what_a_crawler_does_not_follow_has_no_spelling(url: str) -> None:
+    assert canonical(url) is None
+
+
+def test_a_relative_address_is_read_on_its_page() -> None:
+    assert canonical("../c?x#y", "http://example.org/a/b/d.html") == "http://example.org/a/c?x"
+
+
+def _bounds(**changed: object) -> Bounds:
+    return Bounds(**({"scope": "folder", "include": (), "exclude": (), "max_pages": 1, "max_bytes": 1} | changed))
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://h/docs/a", ""),
+        ("http://h/docs/", ""),
+        ("http://h/blog/", "out-of-scope"),
+        ("https://h/docs/a", "off-site"),
+        ("http://h:81/docs/a", "off-site"),
+        ("http://other/docs/a", "off-site"),
+        ("http://h/docs/" + "a" * 3000, "url-length"),
+        ("http://h/docs/old/a", "excluded"),
+    ],
+)
+def test_what_is_not_for_this_crawl_has_a_reason(url: str, reason: str) -> None:
+    assert belongs(url, [Site("s", "http://h/docs/index.html")], _bounds(exclude=("/old/",)))[1] == reason
+
+
+def test_an_include_pattern_leaves_out_the_rest_but_not_the_start() -> None:
+    site = Site("s", "http://h/")
+    assert belongs("http://h/", [site], _bounds(include=(r"\.md$",))) == ("s", "")
+    assert belongs("http://h/a.md", [site], _bounds(include=(r"\.md$",))) == ("s", "")
+    assert belongs("http://h/a.html", [site], _bounds(include=(r"\.md$",))) == ("s", "not-included")
+
+
+def test_the_host_scope_reaches_beside_the_start() -> None:
+    assert belongs("http://h/blog/", [Site("s", "http://h/docs/")], _bounds(scope="host")) == ("s", "")
+
+
+def test_a_pattern_that_is_no_regular_expression_is_refused() -> None:
+    with pytest.raises(ValueError, match="not a regular expression"):
+        _bounds(exclude=("(",))
