@@ -42,21 +42,22 @@ def brackets(settings: Settings, subject: Subject, figures: Recorder) -> None:
     As many cases of each kind, so that always naming the commonest is no better than chance (minimal pairs as in Warstadt et al.
     2020, arXiv 1912.00582).
     """
-    found: dict[str, list[str]] = {close: [] for close in CLOSES.values()}
+    found: dict[str, list[list[list[int]]]] = {close: [] for close in CLOSES.values()}
     for text in _texts(subject):
         for before, close in closings(text, settings.bracket_characters):
-            found[close].append(before)
+            rows = [subject.codec.prompt(before + choice) for choice in found]
+            if max(map(len, rows)) <= subject.length + 1:
+                found[close].append(rows)
     many = min(settings.bracket_cases, *map(len, found.values()))
     figures.counted("each", many, "cases", "cases of each kind of bracket in held-out text")
     if not many:
         return
     draw = rng.generator(subject.seed, "brackets")
-    cases = [(befores[int(n)], close) for close, befores in found.items() for n in draw.permutation(len(befores))[:many]]
-    rows = [subject.codec.prompt(before + close)[-subject.length :] for before, _ in cases for close in found]
+    rows = [row for cases in found.values() for n in draw.permutation(len(cases))[:many] for row in cases[int(n)]]
     losses = of_rows(subject, rows, settings.batch_tokens, "brackets")
-    nats = losses.by_document(losses.nats, len(rows)).reshape(len(cases), len(found))
-    right = sum(close == list(found)[int(choice)] for (_, close), choice in zip(cases, nats.argmin(1), strict=True))
-    record_share(figures, "right", right, len(cases), 1.0, 1 / len(found), "closing brackets of the kind that was opened last")
+    nats = losses.by_document(losses.nats, len(rows)).reshape(-1, len(found))
+    right = int((nats.argmin(1) == np.arange(len(nats)) // many).sum())
+    record_share(figures, "right", right, len(nats), 1.0, 1 / len(found), "closing brackets of the kind that was opened last")
 
 
 def closings(text: str, characters: int) -> Iterator[tuple[str, str]]:
@@ -74,7 +75,7 @@ def closings(text: str, characters: int) -> Iterator[tuple[str, str]]:
 def context(settings: Settings, subject: Subject, figures: Recorder) -> None:
     """Two passages of two held-out documents: each one's own continuation must suit it better than the other's does.
 
-    Summed over both, so how probable a continuation is by itself cancels, and a net that ignores its context is at chance.
+    Summed over both, so how probable a continuation is by itself cancels, and a net that ignores its context does not win.
     """
     passages = _passages(settings, subject)
     figures.counted(
@@ -104,7 +105,7 @@ def _passages(settings: Settings, subject: Subject) -> list[NDArray[np.int64]]:
     if len(long) < 2:
         return []
     draw = rng.generator(subject.seed, "context")
-    documents = np.concatenate([draw.permutation(long) for _ in range(2 * settings.pairs // len(long) + 1)])
+    documents = np.concatenate([draw.permutation(long) for _ in range(4 * settings.pairs // len(long) + 2)])
     found: list[NDArray[np.int64]] = []
     for one, two in zip(documents[::2], documents[1::2], strict=False):
         if one == two or len(found) >= 2 * settings.pairs:

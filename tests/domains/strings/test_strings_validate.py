@@ -1,0 +1,129 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from provenlm.core.audit import Recorder
+from provenlm.core.record import Record
+from provenlm.domains.strings.validate import FACE, Settings, attainable
+from provenlm.nets.moe.net import FACE as MOE
+from provenlm.nets.moe.settings import Settings as Shape
+from provenlm.tokens import character_codec
+from provenlm.tokens.shards import Split, Tokens
+from provenlm.validation.probe import Subject
+
+STRINGS = ["ABCDE", "FGHIJ", "KLMNO", "PQRST", "UVWXY", "12345", "67890", "AAAAA", "BBBBB", "CCCCC", "A1B2C", "X9Y8Z"]
+SHAPE = Shape(32, 1, 2, 1, 2, 1, 32, 8, True, 10_000.0, 1e-5, 0.0, "layerwise", 0.0, 0.0)
+
+
+def split_of(rows):
+    starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+    names = [str(n) for n in range(len(rows))]
+    return Split(np.array([t for row in rows for t in row], np.uint16), starts, names, np.array([len(r) for r in rows]), names)
+
+
+def subject_after(steps):
+    """The net after so many full-batch steps on the twelve strings."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    codec = character_codec.learn(Record.of(s.encode(), "text/plain", "test") for s in STRINGS)
+    rows = [codec.prompt(s) for s in STRINGS]
+    model = MOE.build(SHAPE, codec.vocabulary)
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-2, betas=(0.9, 0.99), weight_decay=0)
+    ids_BT = torch.tensor(rows)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(model(ids_BT[:, :-1]).flatten(0, 1), ids_BT[:, 1:].flatten()).backward()
+        optimizer.step()
+    tokens = Tokens(split_of(rows), split_of([]), codec.vocabulary, codec.special)
+    closed_form = MOE.count(SHAPE, codec.vocabulary)
+    return Subject(model.eval(), MOE.logits, lambda: model, closed_form, codec, tokens, 8, 0)
+
+
+@pytest.fixture(scope="module")
+def learned():
+    return subject_after(120)
+
+
+def recall(subject, characters=(1, 2)):
+    recorder = Recorder()
+    FACE.probes(Settings(characters, 64))["recall"](subject, recorder)
+    return {name: figure.value for name, figure in recorder.figures.items()}, recorder
+
+
+def test_from_one_character_ten_of_twelve_can_be_right_and_are(learned):
+    figures, _ = recall(learned)
+    assert figures["from_1.right"] == figures["from_1.right.ceiling"] == 10
+    assert figures["from_1.missed"] == 0
+
+
+def test_from_two_characters_all_twelve_can_be_right_and_are(learned):
+    figures, _ = recall(learned)
+    assert figures["from_2.right"] == figures["from_2.right.ceiling"] == figures["strings"] == 12
+
+
+def test_completions_agree_with_what_the_net_says_when_told_each_token(learned):
+    figures, _ = recall(learned)
+    assert [figures[f"from_{k}.teacher_forced"] for k in (1, 2)] == [10, 12]
+
+
+def test_the_ceiling_of_single_tokens_is_46_of_48_after_one_character(learned):
+    figures, _ = recall(learned)
+    assert figures["from_1.accuracy.ceiling"] == pytest.approx(46 / 48)
+    assert figures["from_1.accuracy"] == pytest.approx(46 / 48)
+    assert figures["from_2.accuracy.ceiling"] == 1
+
+
+def test_the_loss_comes_close_to_its_floor_and_not_below(learned):
+    figures, _ = recall(learned)
+    assert round(figures["from_1.floor"], 4) == 0.0687
+    assert figures["from_1.floor"] < figures["from_1.nats"] < figures["from_1.floor"] + 0.05
+
+
+def test_an_untrained_net_with_a_tied_head_repeats_itself_and_completes_only_the_three_strings_of_one_letter():
+    figures, recorder = recall(subject_after(0))
+    table = next(t for t in recorder.tables if t.name == "from_2.strings")
+    assert [row[2] for row in table.rows if row[3] == "yes"] == ["AAA", "BBB", "CCC"]
+    assert (figures["from_1.missed"], figures["from_2.missed"]) == (7, 9)
+
+
+def test_chance_is_that_of_drawing_four_characters(learned):
+    figures, _ = recall(learned)
+    assert figures["from_1.right.chance"] == pytest.approx(12 / learned.tokens.vocabulary**4)
+
+
+def test_every_string_is_shown_with_what_became_of_it(learned):
+    _, recorder = recall(learned)
+    table = next(t for t in recorder.tables if t.name == "from_1.strings")
+    assert len(table.rows) == 12
+    assert sum(row[3] == "yes" for row in table.rows) == 10
+    assert ("F", "GHIJ", "GHIJ", "yes") in table.rows
+
+
+def test_a_prompt_that_is_the_whole_string_is_refused(learned):
+    with pytest.raises(ValueError, match="first 5 characters"):
+        recall(learned, (5,))
+
+
+def test_a_net_that_forgot_one_string_misses_it(learned):
+    """Its answer to the prompt F, and to nothing else, is another one."""
+    wrong = learned.codec.prompt("F")[0]
+
+    def forgetful(model, tokens_BT):
+        logits_BTV = model(tokens_BT)
+        return torch.where((tokens_BT[:, :1] == wrong)[..., None], -logits_BTV, logits_BTV)
+
+    figures, _ = recall(replace(learned, logits=forgetful))
+    assert (figures["from_1.missed"], figures["from_2.missed"]) == (1, 1)
+
+
+def test_equal_prompts_have_one_completion_unless_the_strings_are_equal():
+    assert attainable([[1], [1], [2]], [[5], [6], [7]]) == 2
+    assert attainable([[1], [1], [2]], [[5], [5], [7]]) == 3
+
+
+def test_no_prompt_is_refused():
+    with pytest.raises(ValueError, match="none below 1"):
+        Settings((0,), 64)
