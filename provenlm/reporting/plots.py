@@ -69,8 +69,8 @@ def _bars(axes: Axes, x: Floats, lines: dict[str, Floats]) -> None:
     for name, counts in lines.items():
         edges = x if len(x) > len(counts) else np.append(x, x[-1] + (x[-1] - x[-2] if len(x) > 1 else 1))
         colour = axes.plot([], [], label=name)[0].get_color()
-        axes.stairs(counts, edges, fill=True, facecolor=colour, alpha=0.3 if len(lines) > 1 else 0.75)
-        axes.stairs(counts, edges, edgecolor=colour, linewidth=1.2)
+        axes.stairs(counts, edges, fill=True, color=colour, linewidth=0, alpha=0.3 if len(lines) > 1 else 0.75)
+        axes.stairs(counts, edges, color=colour, linewidth=1.2)
     axes.set_ylim(bottom=0)
 
 
@@ -79,12 +79,23 @@ def _scale(axes: Axes, series: Series, x: Floats, lines: dict[str, Floats]) -> N
     values = np.concatenate([*lines.values(), np.empty(0)])
     if _geometric(x):
         axes.set_xscale("log")
+    elif len(x) and x[0] == 0 and _geometric(x[1:]):
+        axes.set_xscale("symlog", linthresh=x[1], linscale=0.5)  # bins that begin at zero and then grow by factors
     middle = np.nanpercentile(values, MIDDLE) if np.isfinite(values).any() else values
     if series.shape == "lines" and _spread(values) >= FACTOR <= _spread(middle):
         axes.set_yscale("log")
     _ticks(axes.xaxis, x)
     _ticks(axes.yaxis, values)
     axes.margins(x=0.02)
+    if series.shape == "bars" and axes.get_xscale() != "linear":
+        _trim(axes, x, lines)
+
+
+def _trim(axes: Axes, x: Floats, lines: dict[str, Floats]) -> None:
+    """Leave out the empty bins at both ends: bins that grow by factors are often more than the values need."""
+    filled = np.flatnonzero(np.any([*lines.values()], axis=0)) if lines else np.empty(0, dtype=np.intp)
+    if len(filled):
+        axes.set_xlim(x[filled[0]], x[min(filled[-1] + 1, len(x) - 1)])
 
 
 def _spread(values: Floats) -> float:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from provenlm.core.audit import Series
 from provenlm.core.errors import UserError
@@ -53,6 +54,9 @@ def test_drawing_leaves_the_settings_of_the_process_alone():
         ([1, 2, 4], {"a": [3, 4, 5]}, "bars"),
         ([1], {"a": [3]}, "bars"),
         ([1, 2], {}, "lines"),
+        ([0, 64, 128, 256, 512, 1024], {"records": [0, 0, 3, 1, 0]}, "bars"),
+        ([1, 2, 4, 8, 16, 32], {"before": [0, 0, 0, 0, 0], "after": [0, 0, 0, 0, 0]}, "bars"),
+        ([1, 2, 4, 8, 16, 32], {}, "bars"),
         ([-1, 0, 1], {"a": [0, 0, 0]}, "lines"),
         ([1, 2], {"$x_$ <b>": [1, 2], "Grüße": [2, 3]}, "lines"),
     ],
@@ -65,6 +69,15 @@ def test_odd_series_are_drawn_without_complaint(x, lines, shape):
 def test_a_line_of_another_length_than_x_is_refused_by_name():
     with pytest.raises(UserError, match=r"^series 's': line 'a' has 1 points for 2 of x$"):
         plots.draw(series([1, 2], {"a": [1]}))
+
+
+def test_bins_that_begin_at_zero_and_grow_by_factors_are_drawn_as_wide_as_each_other():
+    edges = [0, 64, 128, 256, 512, 1024, 1 << 20]
+    axes = Figure().add_subplot()
+    bars = series(edges, {"records": [0, 2, 3, 1, 0, 0]}, "bars")
+    lines = {"records": np.array(bars.lines["records"], dtype=float)}
+    plots._scale(axes, bars, np.array(edges, dtype=float), lines)
+    assert axes.get_xscale() == "symlog" and axes.get_xlim() == (64, 512)  # the empty bins at both ends are left out
 
 
 @pytest.mark.parametrize(
