@@ -6,6 +6,7 @@ A first few steps are left out of times: they allocate memory and choose kernels
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean, median
+from typing import get_args
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from provenlm.core.audit import Recorder, Series, Table
 from provenlm.training.monitors.history import History
+from provenlm.training.objective import Role
 from provenlm.training.settings import Settings
 
 WARMING = 3  # steps
@@ -56,8 +58,8 @@ def course(audit: Recorder, history: History, judge: str, settings: Settings) ->
     audit.measured("gradient_norm.median", median(norms), "1", "global gradient norm before clipping, median over steps")
     audit.measured("gradient_norm.max", max(norms), "1", "the largest")
     peak = max(value for _, value in history.column("share"))
-    for role in ("embedding", "matrix", "rest"):
-        rate = getattr(settings.optimizer, role).rate * peak
+    for role in get_args(Role):
+        rate = settings.optimizer.of(role).rate * peak
         audit.counted(f"rate_peak.{role}", rate, "1", f"largest learning rate that was used, {role} parameters")
     audit.series.extend(curves(history, judge))
 

@@ -15,7 +15,7 @@ def optimizers_for(objective: Objective, settings: Optimizer) -> list[torch.opti
     made = []
     for role, parameters in objective.parameters.items():
         if trainable := [p for p in parameters if p.requires_grad]:
-            made.append(_optimizer(trainable, getattr(settings, role)))
+            made.append(_optimizer(trainable, settings.of(role)))
     if not made:
         raise ValueError(f"objective {objective.name!r} has no trainable parameters")
     return made

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from provenlm.training.objective import Role
+
 
 @dataclass(frozen=True)
 class Group:
@@ -31,11 +33,14 @@ class Optimizer:
     clip: float | None
 
     def __post_init__(self) -> None:
-        for name in ("embedding", "rest"):
-            if getattr(self, name).kind == "muon":
+        for name, group in (("embedding", self.embedding), ("rest", self.rest)):
+            if group.kind == "muon":
                 raise ValueError(f"{name}: muon turns matrices into rotations; for {name} adamw would be right")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip is {self.clip}; above 0 or null would be right")
+
+    def of(self, role: Role) -> Group:
+        return {"embedding": self.embedding, "matrix": self.matrix, "rest": self.rest}[role]
 
 
 @dataclass(frozen=True)

@@ -30,5 +30,7 @@ class Step:
 
 
 class Monitor(Protocol):
+    """Sees every step; may only ask to stop."""
+
     def observe(self, step: Step) -> str | None:
         """Look at a step; a text asks to stop and says why."""

@@ -5,8 +5,8 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from provenlm.layers.cross_entropy import cross_entropy
 from provenlm.layers.router import Routing, balance_loss, joint_balance_loss, z_loss
 from provenlm.nets.moe.model import Decoder
 from provenlm.training.objective import Batch, Objective, Role
@@ -35,12 +35,11 @@ def loss(model: Decoder, ignore: int, batch: Batch) -> Mapping[str, Tensor]:
     """`loss` = cross_entropy + weighted balance + weighted z; cross-entropy in nats per target that counts."""
     settings = model.settings
     states_BTD, routings = model.states(batch.inputs_BT)
-    logits_NV = F.linear(states_BTD, model.head).flatten(0, 1).float()
-    cross_entropy = F.cross_entropy(logits_NV, batch.targets_BT.flatten(), ignore_index=ignore)
+    nats = cross_entropy(states_BTD.flatten(0, 1), model.head, batch.targets_BT.flatten(), ignore)
     balance = balance_of(settings.balance, routings)
     z = torch.stack([z_loss(routing) for routing in routings]).mean()
-    total = cross_entropy + settings.balance_weight * balance + settings.z_weight * z
-    return {"loss": total, "cross_entropy": cross_entropy, "balance": balance, "router_z": z}
+    total = nats + settings.balance_weight * balance + settings.z_weight * z
+    return {"loss": total, "cross_entropy": nats, "balance": balance, "router_z": z}
 
 
 def balance_of(form: str, routings: list[Routing]) -> Tensor:
