@@ -1,0 +1,175 @@
+"""The validate stage as DVC runs it: a process, on a net that has learned nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from ruamel.yaml import YAML
+
+from provenlm.core import audit as audits
+from provenlm.core.record import Record
+from provenlm.nets.moe.net import FACE
+from provenlm.tokens import character_codec, shards
+from provenlm.training import checkpoint
+from provenlm.training.net import fresh
+from stages import stage, validate
+
+STRINGS = ["ABCDE", "FGHIJ", "KLMNO", "PQRST", "UVWXY", "12345", "67890", "AAAAA", "BBBBB", "CCCCC", "A1B2C", "X9Y8Z"]
+NET = """
+hidden: 16
+layers: 1
+heads: 2
+kv_heads: 1
+experts: 4
+experts_per_token: 2
+expert_hidden: 16
+context: 8
+tied: true
+rope_theta: 10000.0
+norm_eps: 1e-5
+dropout: 0.0
+balance: layerwise
+balance_weight: 0.0
+z_weight: 0.0
+"""
+VALIDATE = """
+threads: 1
+loss: {batch_tokens: 256, training_tokens: 100}
+leakage: {positions: 3, tokens: 64}
+generation:
+  prompts: [AB]
+  heldout_prompts: 2
+  prompt_tokens: 2
+  tokens: 6
+  samplings:
+    greedy: {temperature: 0, top_k: 0, top_p: 1.0}
+    warm: {temperature: 1.0, top_k: 5, top_p: 0.9}
+speed: {lengths: [2, 4], repeats: 5}
+also_count: {}
+probes: {prompt_characters: [1, 2], batch_tokens: 64}
+"""
+
+
+@pytest.fixture(scope="module")
+def params():
+    yaml = YAML(typ="safe", pure=True)
+    net, validate = yaml.load(NET), yaml.load(VALIDATE)
+    large = {**net, "hidden": 512, "layers": 8, "heads": 8, "kv_heads": 2, "experts": 8, "expert_hidden": 2048, "context": 2048}
+    validate["also_count"] = {"seed": {"vocabulary": 32_000, "net": large}}
+    corpus = {"domain": "strings", "scrape": {}, "filter": {}, "dedupe": {}, "tokenize": {}}
+    recipe = {"corpus": "toy", "domain": "strings", "net": {"kind": "moe", **net}, "train": {"seed": 5}, "validate": validate}
+    return {"corpora": {"toy": corpus}, "recipes": {"tiny": recipe}, "reports": {}}
+
+
+def project(root: Path, params, length: int = 4) -> Path:
+    """A folder as tokenize and train leave it, after no step of training."""
+    codec = character_codec.learn(Record.of(s.encode(), "text/plain", "test") for s in STRINGS)
+    tokens = root / "data" / "toy" / "tokens"
+    tokens.mkdir(parents=True)
+    documents = [shards.Document(s, s, len(s), codec.encode([Record.of(s.encode(), "", "")])[0]) for s in STRINGS]
+    shards.write(tokens, documents, codec.vocabulary, codec.special, 0.0)
+    codec.save(tokens / "codec")
+    raw = {name: value for name, value in params["recipes"]["tiny"]["net"].items() if name != "kind"}
+    model = fresh(FACE, FACE.settings(**raw), codec.vocabulary, 5)
+    described = checkpoint.Described("moe", raw, codec.vocabulary, length)
+    state = checkpoint.Checkpoint({"model": model.state_dict()}, {})
+    checkpoint.write(root / "models" / "tiny", state, {"net.json": described.to_json()})
+    with (root / "params.yaml").open("w") as file:
+        YAML().dump(params, file)
+    return root
+
+
+def run(root: Path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "stages.validate", "tiny"]
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def run_here(root: Path, monkeypatch):
+    """The same without a process of its own."""
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "argv", ["validate", "tiny"])
+    stage.main("validate", "recipes", validate.body, validate.__doc__)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, params):
+    root = project(tmp_path_factory.mktemp("validated"), params)
+    process = run(root)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return root
+
+
+@pytest.fixture(scope="module")
+def audit(done):
+    return audits.read(done / "reports" / "audits" / "tiny" / "validate.json")
+
+
+def test_every_probe_was_asked_and_none_raised(audit):
+    assert audit.figures["errors"].value == 0, [n for n in audit.figures if n.endswith(".error")]
+    assert audit.figures["probes"].value == 14
+    table = next(t for t in audit.tables if t.name == "probes")
+    assert [row[0] for row in table.rows][-1] == "recall"
+
+
+def test_a_net_without_a_step_is_seen_not_to_have_moved(audit):
+    assert audit.figures["learned.moved"].value == 0
+    assert audit.figures["learned.fallen"].value == 0
+
+
+def test_nothing_is_said_about_held_out_text_where_there_is_none(audit):
+    assert [name for name in audit.figures if name.startswith("heldout")] == ["heldout.documents"]
+    assert audit.figures["training.targets"].value == 48
+
+
+def test_further_shapes_are_counted(audit):
+    assert audit.figures["parameters.also.seed.total"].value == 222_994_944
+
+
+def test_samples_lie_where_they_were_promised_and_in_the_provenance(done, audit):
+    assert pq.read_table(done / "reports" / "samples" / "tiny.parquet").num_rows == 2
+    assert [path for path, _ in audit.provenance["outputs"]] == ["reports/samples/tiny.parquet"]
+    assert [path for path, _ in audit.provenance["inputs"]] == ["data/toy/tokens", "models/tiny"]
+    assert (audit.provenance["seed"], audit.provenance["threads"]) == (5, 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (("validate", "probs"), {}, "recipes.tiny.validate: unknown key 'probs' (did you mean 'probes'?)"),
+        (("validate", "probes"), {"prompt_characters": [1]}, "recipes.tiny.validate.probes: missing key 'batch_tokens'"),
+        (
+            ("validate", "also_count"),
+            {"x": {"vocabulary": 9, "net": {"width": 1}}},
+            "recipes.tiny.validate.also_count.x.net: unknown key 'width'",
+        ),
+    ],
+)
+def test_a_mistake_in_the_parameters_is_named_on_the_first_line(tmp_path, params, monkeypatch, path, value, said):
+    wrong = json.loads(json.dumps(params))
+    wrong["recipes"]["tiny"][path[0]][path[1]] = value
+    with pytest.raises(SystemExit) as ended:
+        run_here(project(tmp_path, wrong), monkeypatch)
+    assert said in str(ended.value)
+
+
+def test_a_probe_that_cannot_be_asked_is_an_error_in_the_audit_and_the_stage_goes_on(tmp_path, params, monkeypatch):
+    wrong = json.loads(json.dumps(params))
+    wrong["recipes"]["tiny"]["validate"]["speed"]["lengths"] = [8]
+    run_here(project(tmp_path, wrong), monkeypatch)
+    figures = audits.read(tmp_path / "reports" / "audits" / "tiny" / "validate.json").figures
+    assert figures["speed.error"].value.startswith("ValueError: speed.lengths goes to 8")
+    assert figures["errors"].value == 1
+    assert figures["recall.strings"].value == 12
+
+
+def test_a_net_of_another_vocabulary_is_refused(tmp_path, params, monkeypatch):
+    root = project(tmp_path, params)
+    manifest = root / "data" / "toy" / "tokens" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"vocabulary": 37', '"vocabulary": 38'))
+    with pytest.raises(SystemExit, match="a vocabulary of 37, the corpus has 38"):
+        run_here(root, monkeypatch)
