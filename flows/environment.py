@@ -2,6 +2,9 @@
 
 Prefect would start a temporary server itself, but in our process group (Ctrl-C kills it before the flow, which then retries a dead
 port for minutes), two first starts at once migrate one database, and a failed start is noticed only after its time-out.
+
+Importing this makes Prefect and DVC local and silent; it comes before Prefect, which reads its settings once, at import. What is
+already in the environment wins.
 """
 
 import atexit
@@ -18,6 +21,21 @@ from flows import groups
 
 HOST = "127.0.0.1"
 START_SECONDS = 120.0  # a first start migrates an empty database: 9 s of CPU
+
+LOCAL = {
+    "PREFECT_HOME": str(Path.cwd() / ".prefect"),  # history by project, and no profile of the user's that points elsewhere
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_SERVER_UI_V2_ENABLED": "false",  # V2 fetches its configuration from a tracker, whatever one says about tracking
+}
+
+for _name, _value in LOCAL.items():
+    os.environ.setdefault(_name, _value)
+for _name in ("no_proxy", "NO_PROXY"):  # our own server is on this machine, whatever proxy leads off it
+    if "127.0.0.1" not in (_known := os.environ.get(_name, "")):
+        os.environ[_name] = f"{_known},127.0.0.1,localhost".lstrip(",")
 
 
 class Server:

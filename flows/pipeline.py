@@ -11,10 +11,10 @@ import re
 import subprocess
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -24,7 +24,6 @@ from provenlm.core.layout import Layout
 
 DVC = [sys.executable, "-m", "dvc", "--wait-for-lock"]  # without waiting, two runs side by side fail now and then
 BUSY_SECONDS = 2.0
-TAIL = 200  # lines kept for the reason of a failure; the log has all
 
 How = Literal["ran", "cached"]
 Listener = Callable[[str], None]
@@ -34,9 +33,9 @@ _CHATTER = re.compile(
     r"Running stage '|> python |(Updating|Generating) lock file|Use `dvc push`|To track the changes|To enable auto staging"
     r"|\s+(git add|dvc config core\.autostage)|Data and pipelines are up to date"
 )
-_ERROR = re.compile(r"ERROR: (failed to reproduce '[^']*': )?")
+_FAILED = re.compile(r"ERROR: failed to reproduce '[^']*': ")
 _BUSY = re.compile(r"is busy|Unable to acquire lock")
-_COMMAND_FAILED = re.compile(r"failed to run: .*, exited with (-?\d+)")
+_EXITED = re.compile(r"failed to run: .*, exited with (-?\d+)")
 
 
 @dataclass(frozen=True)
@@ -80,15 +79,19 @@ def repro(step: Step, root: Path, listen: Listener) -> How:
     with ExitStack() as stack:
         for lock in (step.subject, "train") if step.kind == "train" else (step.subject,):
             stack.enter_context(alone(layout.lock(lock), lambda: listen("waiting for another run of the same kind")))
+        waiting = False
         while True:
-            with _logged(layout.log(step.stage)) as log:
-                code, tail = _run([*DVC, "repro", "--single-item", step.stage], root, listen, log)
+            spoken = _Spoken(listen)
+            with _log(layout.log(step.stage)) as log:
+                code = _run([*DVC, "repro", "--single-item", step.stage], root, spoken, log)
             if code == 0:
-                return "cached" if any(_CACHED.match(line) for line in tail) else "ran"
-            reason = _reason(tail)
+                return "cached" if spoken.cached else "ran"
+            reason = spoken.reason().removeprefix(f"{step.stage}: ")
             if not _BUSY.search(reason):
                 raise StageError(f"{step.stage}: {reason}; log: {layout.log(step.stage).relative_to(root)}")
-            listen(f"waiting for another DVC: {reason}")
+            if not waiting:
+                listen(f"waiting for another DVC: {reason}")
+            waiting = True
             time.sleep(BUSY_SECONDS)
 
 
@@ -106,22 +109,45 @@ def alone(path: Path, wait: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _logged(path: Path) -> Iterator[IO[str]]:
+def _log(path: Path) -> Iterator[IO[str]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         yield file
 
 
-def _run(command: list[str], root: Path, listen: Listener, log: IO[str]) -> tuple[int, Sequence[str]]:
-    """Run `command`; its exit status and last lines. What a stage says while it is being stopped is heard too."""
-    tail: deque[str] = deque(maxlen=TAIL)
+@dataclass
+class _Spoken:
+    """What came out of `dvc repro`, told apart: the stage's lines, DVC's chatter, DVC's word at the end on why it failed."""
 
-    def hear(lines: IO[str]) -> None:
+    listen: Listener
+    last: str = ""
+    refusal: str = ""
+    cached: bool = False
+
+    def hear(self, line: str) -> None:
+        if self.refusal or _FAILED.match(line):
+            self.refusal = f"{self.refusal} {_FAILED.sub('', line).strip()}".lstrip()
+        elif _CACHED.match(line):
+            self.cached = True
+        elif not _CHATTER.match(line):
+            self.last = line
+            self.listen(line)
+
+    def reason(self) -> str:
+        """Why it failed, in one line: the last that the stage said if it was the stage that failed, else what DVC said."""
+        exited = _EXITED.search(self.refusal)
+        if exited and exited[1] in ("-9", "137"):
+            return "killed by signal 9; was there enough memory?"
+        return self.last if self.last and (exited or not self.refusal) else self.refusal or "DVC ended without a word"
+
+
+def _run(command: list[str], root: Path, spoken: _Spoken, log: IO[str]) -> int:
+    """Run `command` to its exit status. What a stage says while it is being stopped is heard too, but for a stack trace."""
+
+    def hear(lines: Iterable[str]) -> None:
         for line in filter(None, (line.rstrip() for line in lines)):
             log.write(line + "\n")
-            tail.append(line)
-            if not (_CHATTER.match(line) or _CACHED.match(line) or _ERROR.match(line)):
-                listen(line)
+            spoken.hear(line)
 
     # `python` in a stage's command must be this one, and its lines must come as they are said
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
@@ -130,23 +156,11 @@ def _run(command: list[str], root: Path, listen: Listener, log: IO[str]) -> tupl
         with groups.running(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
             assert process.stdout is not None
             hear(process.stdout)
-            return process.wait(), tail
+            return process.wait()
     except BaseException:
         if process is not None and process.stdout is not None:
-            hear(process.stdout)
+            hear(takewhile(lambda line: not line.startswith("Traceback"), process.stdout))
         raise
-
-
-def _reason(tail: Sequence[str]) -> str:
-    """Why it failed, in one line: the last that the stage said if it was the stage that failed, else what DVC said."""
-    errors = [line for line in tail if _ERROR.match(line)]
-    said = [line for line in tail if not (_CHATTER.match(line) or _CACHED.match(line) or _ERROR.match(line))]
-    failed = _COMMAND_FAILED.search(errors[-1]) if errors else None
-    if failed and failed[1] in ("-9", "137"):
-        return "killed by signal 9; was there enough memory?"
-    if said and (failed or not errors):
-        return said[-1]
-    return _ERROR.sub("", errors[-1]) if errors else "DVC ended without a word"
 
 
 def _plan(targets: Sequence[str]) -> list[dict[str, Any]]:

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
+from flows import environment  # noqa: F401  before Prefect, which reads its settings at import
+
+# isort: split
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.client.schemas import State

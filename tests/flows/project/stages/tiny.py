@@ -22,12 +22,16 @@ WRITES = {"scrape": "scraped", "filter": "filtered", "dedupe": "deduped", "token
 def main(stage: str, table: str, subject: str) -> None:
     row = YAML(typ="safe").load(Path("params.yaml"))[table][subject]
     section = row.get(stage, {})
+    asked: list[int] = []
+    if "steps" in section:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: asked.append(number))
     say(f"{stage} begins")
     if "fail" in section:
         sys.exit(f"{stage}@{subject}: {section['fail']}")
     if "signal" in section:
         os.kill(os.getpid(), section["signal"])
-    steps = walk(subject, section.get("steps", 0), section.get("pause", 0))
+    steps = walk(subject, section.get("steps", 0), section.get("pause", 0), asked)
     write(Path("reports/audits") / subject / f"{stage}.json", audit(stage, subject, steps))
     if stage in WRITES:
         write(Path("data") / subject / WRITES[stage] / "all.json", section)
@@ -43,11 +47,8 @@ def main(stage: str, table: str, subject: str) -> None:
         Path(f"reports/{subject}.md").write_text(f"# {status}\n\n![loss]({subject}_files/loss.svg)\n")
 
 
-def walk(subject: str, steps: int, pause: float) -> int:
-    """Count to `steps`; on a signal keep the count where the next run finds it."""
-    asked: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: asked.append(number))
+def walk(subject: str, steps: int, pause: float, asked: list[int]) -> int:
+    """Count to `steps`; once a signal was `asked`, keep the count where the next run finds it."""
     kept = Path("models/.resume") / f"{subject}.json"
     begun = json.loads(kept.read_text()) if kept.exists() else 0
     if begun:

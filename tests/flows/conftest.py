@@ -1,0 +1,99 @@
+"""A pipeline of seven tiny stages in a folder of its own, as a project that one has cloned."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+HERE = Path(__file__).parent
+
+
+class Project:
+    """The folder, and what a person does in it."""
+
+    def __init__(self, root: Path, copied: Path) -> None:
+        self.root = root
+        shutil.copytree(copied, root, ignore=shutil.ignore_patterns("__pycache__"))
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        self.environment["PREFECT_SERVER_API_PORT"] = "9"  # nothing listens there, whatever this machine runs
+
+    def set(self, table: str, name: str, **sections: object) -> None:
+        """Change sections of a row of params.yaml."""
+        yaml = YAML()
+        params = yaml.load(self.root / "params.yaml")
+        params[table][name].update(sections)
+        yaml.dump(params, self.root / "params.yaml")
+
+    def start(self, *words: str, wrapper: Sequence[str] = (), **environment: str) -> "subprocess.Popen[str]":
+        """`python -m flows.build` with `words`."""
+        return subprocess.Popen(
+            [*wrapper, sys.executable, "-m", "flows.build", *words],
+            cwd=self.root,
+            env={**self.environment, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def build(self, *words: str, **environment: str) -> tuple[int, str, str]:
+        process = self.start(*words, **environment)
+        out, err = process.communicate()
+        return process.returncode, out, err
+
+    def dvc(self, *words: str) -> None:
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        subprocess.run(
+            [sys.executable, "-m", "dvc", *words, "--quiet"], cwd=self.root, env={**os.environ, "PATH": path}, check=True
+        )
+
+    def processes(self) -> list[int]:
+        """Those that work in the folder."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if (entry / "cwd").readlink().is_relative_to(self.root) and (entry / "stat").read_text().split()[2] != "Z":
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+        return found
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """Nothing is built yet."""
+    project = Project(tmp_path / "project", HERE / "project")
+    project.dvc("init", "--no-scm")
+    return project
+
+
+@pytest.fixture(scope="session")
+def once_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    project = Project(tmp_path_factory.mktemp("built") / "project", HERE / "project")
+    project.dvc("init", "--no-scm")
+    project.dvc("repro")
+    return project.root
+
+
+@pytest.fixture
+def built(tmp_path: Path, once_built: Path) -> Project:
+    """`dvc repro` was done."""
+    return Project(tmp_path / "project", once_built)
+
+
+def eventually(holds: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait until `holds()`; fail if it never does."""
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until, f"still not so after {seconds} s"
+        time.sleep(0.05)
+
+
+@pytest.fixture(name="eventually")
+def _eventually() -> Callable[..., None]:
+    return eventually

@@ -1,0 +1,129 @@
+"""DVC's order, and one stage at a time done by it. No Prefect here."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from flows import pipeline
+from provenlm.core.errors import UserError
+
+ORDER = ["scrape@words", "filter@words", "dedupe@words", "tokenize@words", "train@small", "validate@small", "report@proof"]
+
+
+def step(stage):
+    return pipeline.Step(stage, (), True)
+
+
+def test_the_plan_is_in_dvcs_order_and_says_who_reads_from_whom(project):
+    steps = pipeline.plan(["report@proof"], project.root)
+    assert [step.stage for step in steps] == ORDER
+    assert all(step.changed for step in steps)
+    assert steps[0].needs == () and steps[1].needs == ("scrape@words",)
+    assert set(steps[5].needs) == {"tokenize@words", "train@small"}
+
+
+def test_what_was_built_is_cached_and_a_changed_section_changes_its_stage_alone(built):
+    assert not any(step.changed for step in pipeline.plan(["report@proof"], built.root))
+    assert pipeline.repro(step("filter@words"), built.root, print) == "cached"
+    built.set("corpora", "words", filter={"steps": 2})
+    assert [step.stage for step in pipeline.plan(["report@proof"], built.root) if step.changed] == ["filter@words"]
+    assert pipeline.repro(step("filter@words"), built.root, print) == "ran"
+
+
+def test_what_was_made_once_and_deleted_is_cached_and_comes_back(built):
+    filtered = built.root / "data/words/filtered/all.json"
+    filtered.unlink()
+    heard = []
+    assert pipeline.repro(step("filter@words"), built.root, heard.append) == "cached"
+    assert filtered.read_text() == "{}"
+    assert not heard
+
+
+def test_a_failure_is_one_line_of_stage_reason_and_log(project):
+    project.set("corpora", "words", scrape={"fail": "params.yaml: corpora.words.scrape: no such site"})
+    heard = []
+    with pytest.raises(pipeline.StageError) as failure:
+        pipeline.repro(step("scrape@words"), project.root, heard.append)
+    log = project.root / ".prefect/logs/scrape@words.log"
+    assert str(failure.value) == (
+        "scrape@words: params.yaml: corpora.words.scrape: no such site; log: .prefect/logs/scrape@words.log"
+    )
+    assert heard[0] == "scrape begins" and not [line for line in heard if "dvc" in line.lower()]
+    assert "failed to reproduce" in log.read_text()
+
+
+def test_a_stage_killed_for_memory_is_said_to_be_killed(project):
+    project.set("corpora", "words", scrape={"signal": signal.SIGKILL.value})
+    with pytest.raises(pipeline.StageError, match=r"^scrape@words: killed by signal 9"):
+        pipeline.repro(step("scrape@words"), project.root, print)
+
+
+def test_a_stage_that_dvc_refuses_gives_dvcs_reason(project):
+    with pytest.raises(pipeline.StageError, match=r"^filter@words: .*No such file or directory: .*data/words/scraped"):
+        pipeline.repro(step("filter@words"), project.root, print)
+
+
+def test_a_dvc_yaml_that_cannot_be_resolved_is_the_users_in_dvcs_words(project):
+    path = project.root / "dvc.yaml"
+    path.write_text(path.read_text().replace("item.corpus", "item.corpse"))
+    with pytest.raises(UserError, match=r"dvc.yaml: .*item.corpse"):
+        pipeline.plan(["report@proof"], project.root)
+
+
+def test_an_interrupted_stage_saves_is_heard_and_goes_on(project):
+    project.set("corpora", "words", scrape={"steps": 60, "pause": 0.1})
+    heard = []
+
+    def listen(line):
+        heard.append(line)
+        if line.startswith("::progress"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.repro(step("scrape@words"), project.root, listen)
+    assert heard[-1].startswith("stopped at ")
+    count = int(heard[-1].removeprefix("stopped at "))
+    heard.clear()
+    project.set("corpora", "words", scrape={"steps": count + 1, "pause": 0})
+    assert pipeline.repro(step("scrape@words"), project.root, heard.append) == "ran"
+    assert f"goes on at {count}" in heard
+
+
+def test_a_lock_that_another_holds_is_waited_for_and_said(tmp_path):
+    said, order = threading.Event(), []
+
+    def second():
+        with pipeline.alone(tmp_path / "lock", said.set):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with pipeline.alone(tmp_path / "lock", lambda: pytest.fail("nobody else was there")):
+        thread.start()
+        assert said.wait(30)
+        order.append("first")
+    thread.join(30)
+    assert order == ["first", "second"]
+
+
+def test_a_stage_that_someone_runs_by_hand_is_waited_for(project, monkeypatch):
+    monkeypatch.setattr(pipeline, "BUSY_SECONDS", 0.2)
+    project.set("corpora", "words", scrape={"steps": 20, "pause": 0.1})
+    by_hand = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", "--single-item", "scrape@words"],
+        cwd=project.root,
+        stdout=subprocess.PIPE,
+        env={**project.environment, "PYTHONUNBUFFERED": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        text=True,
+    )
+    while "scrape begins" not in by_hand.stdout.readline():
+        assert by_hand.poll() is None
+    heard = []
+    assert pipeline.repro(step("scrape@words"), project.root, heard.append) == "cached"
+    assert len(heard) == 1 and re.match(r"waiting for another DVC: '.*/words/.*' is busy", heard[0])
+    by_hand.communicate()
