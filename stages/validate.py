@@ -32,6 +32,8 @@ class AlsoCount:
 
 @dataclass(frozen=True)
 class Settings:
+    """The `validate` section of a recipe, typed."""
+
     threads: int
     loss: heldout.Settings
     leakage: leakage.Settings

@@ -22,6 +22,8 @@ BINS = 32  # points of the curve over a window: enough to see where context stop
 
 @dataclass(frozen=True)
 class Settings:
+    """The `loss` section of validate, typed."""
+
     batch_tokens: int  # tokens that go forward at once
     training_tokens: int  # least number of training targets whose loss is measured beside the held-out one
 

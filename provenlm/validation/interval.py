@@ -12,6 +12,8 @@ Z_95 = 1.959964  # two-sided 95 % quantile of the normal distribution
 
 @dataclass(frozen=True)
 class Interval:
+    """A value with the ends of its 95 % confidence interval."""
+
     value: float
     low: float
     high: float

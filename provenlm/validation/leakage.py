@@ -20,6 +20,8 @@ SHIFTS = (-1, 0, 1, 2, 3)
 
 @dataclass(frozen=True)
 class Settings:
+    """The `leakage` section of validate, typed."""
+
     positions: int  # positions of a window at which past and future are parted
     tokens: int  # random tokens, and tokens of documents, that are looked at
 

@@ -21,6 +21,8 @@ REPEATS = 4  # n of the n-grams that a text may say twice (Welleck et al. 2020, 
 
 @dataclass(frozen=True)
 class Settings:
+    """The `generation` section of validate, typed."""
+
     prompts: tuple[str, ...]  # begun by us
     heldout_prompts: int  # begun by a held-out document each
     prompt_tokens: int  # how much of that document is given
@@ -70,6 +72,8 @@ def write(path: Path, samples: Sequence[Sample]) -> None:
 
 @dataclass(frozen=True)
 class Prompt:
+    """What a continuation begins with. `record` is the held-out document that it is taken from, "" for one of our own."""
+
     ids: list[int]
     record: str
     truth: list[int]  # how the held-out document goes on

@@ -16,6 +16,8 @@ WARM = 3  # passes that are not timed: allocators and kernels settle
 
 @dataclass(frozen=True)
 class Settings:
+    """The `speed` section of validate, typed."""
+
     lengths: tuple[int, ...]
     repeats: int
 

@@ -15,6 +15,8 @@ from provenlm.validation.probe import Probe, Subject, Validating
 
 @dataclass(frozen=True)
 class Settings:
+    """The `probes` section of a recipe on strings, typed."""
+
     prompt_characters: tuple[int, ...]  # of each training string; each is measured for itself
     batch_tokens: int
 

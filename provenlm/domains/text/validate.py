@@ -17,6 +17,8 @@ CLOSES = {"(": ")", "[": "]", "{": "}"}
 
 @dataclass(frozen=True)
 class Settings:
+    """The `probes` section of a recipe on text, typed."""
+
     bracket_cases: int  # of each kind of bracket
     bracket_characters: int  # of text before the bracket
     pairs: int  # of passages whose continuations are swapped
