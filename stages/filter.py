@@ -104,7 +104,7 @@ def histogram_of_scores(scores: NDArray[np.float64], kept: NDArray[np.bool_]) ->
 
 
 def histogram_of_sizes(sizes: NDArray[np.int64], kept: NDArray[np.bool_]) -> Series:
-    edges = 2.0 ** np.arange(0, np.ceil(np.log2(sizes.max() + 2)) + 1)
+    edges = np.array([0.0, *2.0 ** np.arange(np.ceil(np.log2(sizes.max() + 2)) + 1)])
     lines = {name: np.histogram(of, edges)[0].tolist() for name, of in (("before", sizes), ("after", sizes[kept]))}
     return Series("lengths", "bars", "records by length, before and after", "bytes of the body", "records", edges.tolist(), lines)
 

@@ -1,0 +1,84 @@
+"""A project folder for stages of a corpus to run in: params in, records in, an audit out."""
+
+import importlib
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provenlm.core import audit, record
+from provenlm.core.layout import Layout
+from provenlm.core.record import Record
+from stages import stage
+
+CORPUS = {
+    "domain": "text",
+    "scrape": {},
+    "filter": {
+        "least": 0.5,
+        "words": [3, 6, 2000, 4000],
+        "word_length": [1, 2, 12, 24],
+        "letter_words": [0.2, 0.5],
+        "stop_words": [-1, 0],
+        "symbol_words": [0.1, 0.5],
+        "digits": [0.3, 0.6],
+        "control": [0.0005, 0.01],
+        "long_words": [0.3, 0.6],
+        "short_lines": [1, 2],
+        "repeated_lines": [0.5, 0.9],
+        "top_bigram": [0.6, 0.9],
+        "repeated_ngrams": [0.5, 0.9],
+    },
+    "dedupe": {"near": 0.7, "words": 3, "characters": 5},
+    "tokenize": {"vocabulary": 512, "sample_bytes": 1_000_000, "character_coverage": 0.9995, "held_out": 0.2},
+}
+
+
+class Project:
+    """One corpus named `c` below `root`."""
+
+    def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
+        self.layout = Layout(root)
+        self.patch = patch
+        patch.chdir(root)
+        self.params()
+
+    def params(self, **sections: Any) -> None:
+        """Write params.yaml; `sections` replace those of CORPUS."""
+        text = json.dumps({"corpora": {"c": CORPUS | sections}, "recipes": {}, "reports": {}})
+        self.layout.params.write_text(text)
+
+    def put(self, step: str, records: Iterable[Record]) -> None:
+        record.write(records, self.layout.corpus("c", step))
+
+    def records(self, step: str) -> list[Record]:
+        return list(record.read(self.layout.corpus("c", step)))
+
+    def run(self, name: str) -> audit.Audit:
+        """The stage `name` on the corpus, as its command line runs it. SystemExit with the message on a user's mistake."""
+        module = importlib.import_module(f"stages.{name}")
+        self.patch.setattr(sys, "argv", [name, "c"])
+        stage.main(name, "corpora", module.body, module.__doc__)
+        return self.audit(name)
+
+    def audit(self, name: str) -> audit.Audit:
+        return audit.read(self.layout.audit("c", name))
+
+    def values(self, name: str) -> dict[str, Any]:
+        return {key: figure.value for key, figure in self.audit(name).figures.items()}
+
+    def scraped(self, records: list[Record]) -> None:
+        """What the scrape stage leaves: the records, and their number and bytes in its audit."""
+        self.put("scraped", records)
+        said = audit.Recorder()
+        said.counted("records", len(records), "records", "records")
+        said.counted("bytes", sum(len(item.body) for item in records), "bytes", "bodies")
+        audit.write(self.layout.audit("c", "scrape"), audit.Audit("c", "scrape", said.figures, [], [], {}))
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    return Project(tmp_path, monkeypatch)

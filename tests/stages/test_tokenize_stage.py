@@ -1,0 +1,153 @@
+import random
+
+import pytest
+
+from provenlm.core.record import Record
+from provenlm.domains.text import tokenize as text_tokenize
+from provenlm.tokens import sentencepiece_codec, shards
+
+WORDS = [f"{a}{b}{c}e" for a in "abcdefgh" for b in "klmnopqr" for c in "stuvwxyz"]
+
+
+def record(seed: int) -> Record:
+    words = random.Random(seed).choices(WORDS, k=60)
+    return Record.of((" ".join(words[:30]) + "\n\t" + "  ".join(words[30:])).encode(), "text/plain", f"s/{seed}")
+
+
+@pytest.fixture
+def deduped(project):
+    """Forty records that went through filter and dedupe."""
+    project.scraped([record(seed) for seed in range(40)])
+    project.run("filter")
+    project.run("dedupe")
+    return project
+
+
+def test_every_record_lies_on_one_side_with_all_its_bytes(deduped):
+    deduped.run("tokenize")
+    values = deduped.values("tokenize")
+    tokens = shards.read(deduped.layout.corpus("c", "tokens"))
+    assert values["records.in"] == 40 == values["documents.train"] + values["documents.val"]
+    assert values["documents.val"] == len(tokens.val.record_ids) > 0
+    assert (values["tokens.train"], values["tokens.val"]) == (len(tokens.train.ids), len(tokens.val.ids))
+    assert values["bytes.train"] + values["bytes.val"] == sum(len(item.body) for item in deduped.records("deduped"))
+    assert (values["balance"], values["clusters.overlap"]) == (0, 0)
+
+
+def test_the_tokens_decode_to_the_bodies(deduped):
+    deduped.run("tokenize")
+    folder = deduped.layout.corpus("c", "tokens")
+    codec, tokens = sentencepiece_codec.load(folder / "codec"), shards.read(folder)
+    bodies = {item.id: item.body for item in deduped.records("deduped")}
+    for split in (tokens.train, tokens.val):
+        for place, identity in enumerate(split.record_ids):
+            ids = split.ids[split.starts[place] : split.starts[place + 1]].tolist()
+            assert (ids[0], ids[-1]) == (2, 3)
+            assert codec.decode(ids) == bodies[identity]
+    assert deduped.values("tokenize")["round_trip_failures"] == 0
+
+
+def test_the_codec_learns_from_the_training_side_alone(deduped, monkeypatch):
+    learned: list[str] = []
+
+    def learn(settings, read):
+        learned.extend(item.id for item in read())
+        return text_tokenize.learn(settings, read)
+
+    face = text_tokenize.FACE
+    monkeypatch.setattr(text_tokenize, "FACE", type(face)(face.settings, learn, face.load, face.held_out))
+    deduped.run("tokenize")
+    assert learned == shards.read(deduped.layout.corpus("c", "tokens")).train.record_ids
+
+
+def test_a_codec_that_loses_a_byte_is_counted_and_its_records_named(deduped, monkeypatch):
+    monkeypatch.setattr(
+        sentencepiece_codec.SentencePieceCodec, "decode", lambda codec, ids: b"".join(codec._bytes[i] for i in ids[1:])
+    )
+    made = deduped.run("tokenize")
+    assert made.figures["round_trip_failures"].value == 40
+    (table,) = (table for table in made.tables if table.name == "round_trip")
+    assert [row[0] for row in table.rows] == [item.id for item in deduped.records("deduped")[:20]]
+
+
+def test_near_twins_of_a_cluster_lie_on_one_side(deduped):
+    items = [item.with_facts(cluster=f"cluster {place % 8}") for place, item in enumerate(deduped.records("deduped"))]
+    deduped.put("deduped", items)
+    deduped.run("tokenize")
+    cluster = {item.id: item.facts["cluster"] for item in items}
+    tokens = shards.read(deduped.layout.corpus("c", "tokens"))
+    train, val = ({cluster[name] for name in split.record_ids} for split in (tokens.train, tokens.val))
+    assert not train & val
+    assert len(train) + len(val) == 8
+
+
+def test_the_yield_leads_from_scraped_bytes_to_training_tokens(deduped):
+    made = deduped.run("tokenize")
+    values = deduped.values("tokenize")
+    size = sum(len(record(seed).body) for seed in range(40))
+    (table,) = (table for table in made.tables if table.name == "yield")
+    assert [row[:3] for row in table.rows[:3]] == [["scraped", 40, size], ["kept by the filter", 40, size], ["unique", 40, size]]
+    assert table.rows[3] == [
+        "trained on",
+        values["documents.train"],
+        values["bytes.train"],
+        values["yield"],
+        values["tokens.train"],
+    ]
+    assert values["yield"] == pytest.approx(values["bytes.train"] / size, abs=1e-6)
+
+
+def test_a_corpus_that_changed_between_two_stages_breaks_the_chain(deduped):
+    deduped.scraped([record(seed) for seed in range(41)])
+    with pytest.raises(
+        SystemExit, match=r"scrape says records = 41, but filter says records\.in = 40; run `dvc repro` from scrape on"
+    ):
+        deduped.run("tokenize")
+
+
+def test_records_that_dedupe_never_saw_break_the_chain(deduped):
+    deduped.put("deduped", deduped.records("deduped")[1:])
+    with pytest.raises(SystemExit, match=r"dedupe says records\.unique = 40, but tokenize says records in = 39"):
+        deduped.run("tokenize")
+
+
+def test_a_missing_audit_is_an_error_that_names_it(deduped):
+    deduped.layout.audit("c", "filter").unlink()
+    with pytest.raises(SystemExit, match=r"reports/audits/c/filter\.json: not there"):
+        deduped.run("tokenize")
+
+
+def test_records_without_a_cluster_are_refused(deduped):
+    deduped.put("deduped", [record(seed) for seed in range(40)])
+    with pytest.raises(SystemExit, match="no duplicate cluster; run dedupe again"):
+        deduped.run("tokenize")
+
+
+def test_holding_out_every_record_is_an_error(deduped):
+    tokenize = {"vocabulary": 512, "sample_bytes": 1000, "character_coverage": 1.0, "held_out": 0.9999}
+    deduped.params(tokenize=tokenize)
+    with pytest.raises(SystemExit, match=r"corpora\.c\.tokenize: held_out 0\.9999 leaves no record of 40 to train on; lower it"):
+        deduped.run("tokenize")
+
+
+def test_a_second_run_leaves_the_same_files(deduped):
+    def contents() -> dict[str, bytes]:
+        folder = deduped.layout.corpus("c", "tokens")
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    deduped.run("tokenize")
+    first = contents()
+    deduped.run("tokenize")
+    assert contents() == first
+    assert set(first) == {"train.bin", "val.bin", "index.parquet", "manifest.json", "codec/tokenizer.model", "codec/codec.json"}
+
+
+def test_strings_go_through_all_stages_with_nothing_held_out(project):
+    strings = ["ABCDE", "FGHIJ", "ABCDE", "12345"]
+    project.params(domain="strings", scrape={"strings": strings}, filter={}, dedupe={}, tokenize={"held_out": 0})
+    for name in ("scrape", "filter", "dedupe", "tokenize"):
+        project.run(name)
+    values = project.values("tokenize")
+    assert (values["vocabulary"], values["tokens.train"], values["tokens.val"]) == (16, 15, 0)
+    assert project.values("dedupe")["twins.exact"] == 1
+    assert "oracle.recall" not in project.values("dedupe")
