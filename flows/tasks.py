@@ -1,5 +1,6 @@
 """One DVC stage as one Prefect task, and the flow that runs those of a plan in DVC's order: what the UI shows and the terminal prints."""
 
+import base64
 import contextvars
 import json
 import logging
@@ -56,7 +57,8 @@ def build(reports: list[str]) -> State[list[Outcome]]:
     except (UserError, pipeline.StageError) as error:
         return Failed(message=str(error))
     for name in reports:
-        create_markdown_artifact(markdown=Layout(root).report(name, "md").read_text(encoding="utf-8"), key=_key(f"report-{name}"))
+        page = Layout(root).report(name, "md")
+        create_markdown_artifact(with_pictures(page.read_text(encoding="utf-8"), page.parent), _key(f"report-{name}"))
     ran = sum(outcome.how == "ran" for outcome in outcomes)
     return Completed(message=f"{ran} ran, {len(outcomes) - ran} cached", data=outcomes)
 
@@ -110,6 +112,15 @@ def _publish_figures(step: pipeline.Step, layout: Layout) -> None:
 def _key(name: str) -> str:
     """Prefect's artifact keys know lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower())
+
+
+def with_pictures(markdown: str, folder: Path) -> str:
+    """`markdown` with its SVG pictures, named relative to `folder`, inside: an artifact has no files beside it."""
+
+    def picture(found: re.Match[str]) -> str:
+        return f"](data:image/svg+xml;base64,{base64.b64encode((folder / found[1]).read_bytes()).decode()})"
+
+    return re.sub(r"\]\(([^():]+\.svg)\)", picture, markdown)
 
 
 @contextmanager

@@ -1,0 +1,54 @@
+"""What a flow makes of a stage's lines and of a report, without running any."""
+
+import base64
+import io
+
+import pytest
+
+from flows import tasks
+
+FIELDS = {"label": "train", "done": 40, "total": 100, "unit": "steps", "note": "loss 3.1"}
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """Lines that a meter without a terminal says; every progress line is due."""
+    monkeypatch.setattr(tasks, "LINE_SECONDS", 0.0)
+    return []
+
+
+def test_progress_without_a_terminal_is_a_line(said):
+    tasks.Meter(said.append, terminal=False).show(FIELDS)
+    assert said == ["train: 40 of 100 steps loss 3.1"]
+
+
+def test_progress_towards_an_unknown_end_names_no_end(said):
+    tasks.Meter(said.append, terminal=False).show({**FIELDS, "total": None, "note": ""})
+    assert said == ["train: 40 steps"]
+
+
+def test_progress_that_comes_often_is_said_seldom():
+    said = []
+    meter = tasks.Meter(said.append, terminal=False)
+    for done in range(1000):
+        meter.show({**FIELDS, "done": done})
+    assert said == []
+
+
+def test_progress_on_a_terminal_is_a_bar_and_no_line(monkeypatch):
+    said, terminal = [], io.StringIO()
+    monkeypatch.setattr("sys.stderr", terminal)
+    meter = tasks.Meter(said.append, terminal=True)
+    meter.show(FIELDS)
+    meter.show({**FIELDS, "done": 60, "total": 120})
+    meter.close()
+    assert said == []
+    assert "train:  40%" in terminal.getvalue() and "60/120" in terminal.getvalue() and "loss 3.1" in terminal.getvalue()
+
+
+def test_pictures_of_a_page_are_put_into_it(tmp_path):
+    (tmp_path / "proof_files").mkdir()
+    (tmp_path / "proof_files" / "loss.svg").write_bytes(b"<svg/>")
+    text = "![the loss](proof_files/loss.svg) [audit](audits/train.json) ![far](https://example.org/a.svg)"
+    inside = base64.b64encode(b"<svg/>").decode()
+    assert tasks.with_pictures(text, tmp_path) == text.replace("proof_files/loss.svg", f"data:image/svg+xml;base64,{inside}")
