@@ -42,7 +42,7 @@ setattr(pydoc, "classify_class_attrs", own_members)  # noqa: B010 the one place 
 def page(module: ModuleType, urls: dict[str, str]) -> str:
     """The page of `module`. `urls` are the pages there are, by module: a link to any other becomes its text."""
     renderer = Pages()
-    raw = renderer.page(pydoc.describe(module), renderer.document(module))
+    raw = renderer.page(pydoc.describe(module), renderer.document(module)).replace("-&amp;gt;", "-&gt;")  # pydoc escapes it twice
     return without_machine(LINK.sub(lambda link: _link(link, urls), EXTRA.sub("", raw)))
 
 
@@ -60,11 +60,12 @@ def without_machine(text: str) -> str:
 
 
 def _machine() -> list[tuple[str, str]]:
+    """Folders of this interpreter, each with the name that pages give it, a folder before the one that holds it."""
     paths = sysconfig.get_paths()
-    folders = [(folder, "site-packages") for folder in [paths["purelib"], paths["platlib"], *site.getsitepackages()]]
-    folders += [(paths["stdlib"], "lib/python"), (paths["platstdlib"], "lib/python"), (site.getuserbase(), "user")]
-    folders += [(folder, "python") for folder in (sys.executable, sys.prefix, sys.base_prefix, sys.exec_prefix) if len(folder) > 4]
-    return sorted(set(folders), key=lambda pair: (-len(pair[0]), pair))  # a folder before the one that holds it
+    names = dict.fromkeys([*sys.path, *site.getsitepackages(), paths["purelib"], paths["platlib"]], "site-packages")
+    names |= {paths["stdlib"]: "lib/python", paths["platstdlib"]: "lib/python", site.getuserbase(): "user"}
+    names |= {folder: "python" for folder in (sys.prefix, sys.base_prefix) if folder not in ("/usr", "/usr/local")}
+    return sorted(((folder, name) for folder, name in names.items() if len(folder) > 1), key=lambda pair: -len(pair[0]))
 
 
 MACHINE = _machine()

@@ -1,0 +1,103 @@
+"""The scrape stage as DVC runs it, on the embedded site and on one that is not there."""
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from provenlm.core import audit, record
+
+ROOT = Path(__file__).resolve().parents[2]
+PARAMS = """
+corpora:
+  docs:
+    domain: text
+    scrape:
+      start: [START]
+      bounds: {scope: folder, include: [], exclude: [], max_pages: 100, max_bytes: 100000000}
+      manners:
+        contact: "mailto:tests@example.org"
+        delay_seconds: 0.0
+        timeout_seconds: 10.0
+        tries: 1
+        max_wait_seconds: 1.0
+        max_page_bytes: 2000000
+        allow_private: ["127.0.0.1"]
+    filter: {}
+    dedupe: {}
+    tokenize: {}
+recipes: {}
+reports: {}
+"""
+
+
+def scrape(folder: Path, start: str) -> subprocess.CompletedProcess[str]:
+    (folder / "params.yaml").write_text(PARAMS.replace("START", start), encoding="utf-8")
+    command = [sys.executable, "-m", "stages.scrape", "docs"]
+    return subprocess.run(
+        command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    done = scrape(folder, "pydoc:requests, pydoc:urllib3")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_every_address_is_in_the_balance(project: Path) -> None:
+    figures = {name: figure.value for name, figure in audit.read(project / "reports/audits/docs/scrape.json").figures.items()}
+    fetches = pd.read_parquet(project / "data/docs/scraped/fetches.parquet")
+    assert figures["addresses"] == len(fetches) == figures["records"] + figures["refused"] + figures["failed"]
+    assert figures["balance"] == 0
+    assert figures["records"] == record.count(project / "data/docs/scraped") == (fetches.state == "record").sum()
+    assert figures["failed.http-404"] == (fetches.reason == "http-404").sum() > 0
+    assert fetches.url.is_unique
+    assert list(fetches.columns) == ["url", "state", "reason", "status", "bytes", "tries", "seconds"]
+
+
+def test_the_figures_are_those_of_the_records(project: Path) -> None:
+    found = audit.read(project / "reports/audits/docs/scrape.json")
+    sizes = [len(item.body) for item in record.read(project / "data/docs/scraped")]
+    assert found.figures["bytes"].value == sum(sizes)
+    assert sum(found.series[0].lines["records"]) == len(sizes)
+    assert {row[0]: row[1] for row in found.tables[0].rows}.keys() == {"pydoc:requests", "pydoc:urllib3"}
+    assert sum(row[2] for row in found.tables[0].rows) == sum(sizes)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("[0-9]*.parquet"))}
+
+
+def test_scraping_again_writes_the_same_shards_from_pages_not_sent_again(project: Path) -> None:
+    before = digests(project / "data/docs/scraped")
+    assert scrape(project, "pydoc:requests, pydoc:urllib3").returncode == 0
+    assert digests(project / "data/docs/scraped") == before
+    figures = json.loads((project / "reports/audits/docs/scrape.json").read_text())["figures"]
+    assert figures["unchanged"] == figures["records"]
+
+
+def test_a_site_that_is_not_there_leaves_the_last_scrape_as_it_was(project: Path) -> None:
+    before = digests(project / "data/docs/scraped")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        done = scrape(project, f"http://127.0.0.1:{closed.getsockname()[1]}/")
+    assert done.returncode == 1
+    assert done.stderr.startswith("scrape@docs: params.yaml: corpora.docs.scrape: start: http://127.0.0.1:")
+    assert "Traceback" not in done.stderr
+    assert digests(project / "data/docs/scraped") == before
+    assert sorted(path.name for path in (project / "data/docs").iterdir()) == ["scraped"]
+
+
+def test_an_unknown_key_stops_the_stage_at_once(tmp_path: Path) -> None:
+    done = scrape(tmp_path, "pydoc:requests]\n      strat: [x")
+    assert done.returncode == 1
+    assert "unknown key 'strat' (did you mean 'start'?)" in done.stderr
