@@ -170,7 +170,10 @@ def choose(pairs: Rows, similarities: NDArray[np.float64], ranks: Rows) -> list[
 
 
 def clusters(ids: Sequence[str], groups: Rows, pairs: Rows) -> list[str]:
-    """For each row the smallest id of the connected component that its group belongs to."""
+    """For each row the smallest id of the connected component that its group belongs to.
+
+    Records without twins keep their cluster whatever else comes or goes; one is renamed when a twin with a smaller id joins it.
+    """
     parent = list(range(int(groups.max()) + 1)) if len(groups) else []
 
     def root(group: int) -> int:
