@@ -1,4 +1,4 @@
-"""`python -m flows.build [NAME …]`: names of reports in, everything they rest on built, their verdicts and pages out."""
+"""Names of reports in; everything they rest on built, their verdicts and pages out: `python -m flows.build [NAME …]`."""
 
 import argparse
 import json
@@ -47,7 +47,11 @@ def main() -> int:
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m flows.build", description=__doc__, epilog=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.build",
+        description="Build reports and everything they rest on, and print their verdicts. Without a name: the first report of params.yaml.",
+        epilog=main.__doc__,
+    )
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="a report of params.yaml, or a recipe, which stands for its reports"
     )
@@ -71,7 +75,8 @@ def targets(names: Sequence[str], params: parameters.Params) -> list[str]:
 
 
 def _build(reports: list[str]) -> "list[Outcome]":
-    server = environment.connect()
+    if (server := environment.connect()) is not None:
+        print(f"starting Prefect for this run; its history is in {server.log.parent}")
     from flows import tasks  # Prefect reads its settings at import, and takes a second: that of the server's start
 
     if server is not None:

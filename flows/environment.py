@@ -12,8 +12,10 @@ import fcntl
 import http.client
 import os
 import socket
+import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -63,6 +65,9 @@ class Server:
         self._lock.close()
 
     def _stop(self) -> None:
+        self._process.terminate()  # to this server SIGINT is the slow way out: it takes itself apart for a second
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
         groups.end(self._process.pid, self._process.poll)
         groups.release(self._process)
 

@@ -167,13 +167,12 @@ class Meter:
             self._say(f"{fields['label']}: {fields['done']}{share} {fields['unit']} {fields['note']}".rstrip())
 
     def _draw(self, fields: Mapping[str, Any]) -> None:
+        done, total = fields["done"], fields["total"]
         if (bar := self._bar) is None:
-            bar = tqdm(desc=fields["label"], unit=f" {fields['unit']}", leave=False, dynamic_ncols=True, initial=fields["done"])
-            self._bar = bar
-        bar.total = fields["total"]
-        bar.set_postfix_str(fields["note"], refresh=False)
-        bar.update(fields["done"] - bar.n)
-        bar.refresh()
+            unit = f" {fields['unit']}"
+            self._bar = bar = tqdm(desc=fields["label"], total=total, unit=unit, leave=False, dynamic_ncols=True, initial=done)
+        bar.n, bar.total = done, total
+        bar.set_postfix_str(fields["note"])
 
     def close(self) -> None:
         if self._bar is not None:
