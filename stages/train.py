@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
-from provenlm.core import digest, params, plugin, rng
+from provenlm.core import digest, params, plugin
 from provenlm.core.errors import UserError
 from provenlm.core.progress import Progress, progress, say
 from provenlm.tokens import shards
-from provenlm.training import checkpoint, figures, randomness
+from provenlm.training import checkpoint, figures
 from provenlm.training.batches import batches_for
 from provenlm.training.fit import fit
 from provenlm.training.monitors.finite import Finite
 from provenlm.training.monitors.history import History
-from provenlm.training.net import Net
+from provenlm.training.net import Net, fresh
 from provenlm.training.objective import IGNORE
 from provenlm.training.settings import Settings
 from provenlm.training.step import Step
@@ -41,37 +40,35 @@ class Earlier(NamedTuple):
 def body(run: stage.Run) -> None:
     settings = run.settings("train", Settings)
     kind, net, shape = net_of(run)
+    if settings.length > net.context(shape):
+        raise UserError(f"train.length: {settings.length}; this net has a context of {net.context(shape)} positions")
     folder = run.reads(run.layout.corpus(run.row["corpus"], "tokens"))
     shards.verify(folder)
     tokens = shards.read(folder)
     torch.set_num_threads(settings.threads)
-    model = fresh(net, shape, tokens.vocabulary, settings).to(device := device_of(settings.device))
-    objectives = net.objectives(model, IGNORE)
-    batches = batches_for(tokens, settings)
+    device = device_of(settings.device)
+    model = fresh(net, shape, tokens.vocabulary, settings.seed).to(device)
+    objectives, batches = net.objectives(model, IGNORE), batches_for(tokens, settings)
     root = resume_root(run.layout.resume(run.subject), key_of(run, folder))
     earlier = left_behind(root)
     raw = {name: value for name, value in run.row["net"].items() if name != "kind"}
     described = checkpoint.Described(kind, raw, tokens.vocabulary, settings.length)
 
-    steps = fit(model, objectives, batches, [Finite(), earlier.history], settings, earlier.state)
-    with progress(run.stage + "@" + run.subject, "step", settings.steps) as bar:
-        bar.advance(earlier.begun[-1], "", settings.steps)
-        last = follow(
-            steps, bar, settings, objectives[0].judge, lambda step: keep(root, step, files_of(described, earlier)), stage.Stop()
-        )
-    checkpoint.write(run.writes(run.layout.model(run.subject)), last.snapshot(), files_of(described, earlier))
-    shutil.rmtree(run.layout.resume(run.subject), ignore_errors=True)
+    def save(target: Path, step: Step) -> None:
+        checkpoint.write(target, step.snapshot(), files_of(described, earlier))
 
-    begun = fresh(net, shape, tokens.vocabulary, settings).state_dict()
+    steps = fit(model, objectives, batches, [Finite(), earlier.history], settings, earlier.state)
+    with progress(f"train@{run.subject}", "step", settings.steps) as bar:
+        bar.advance(earlier.begun[-1])
+        last = follow(steps, bar, settings, objectives[0].judge, lambda step: keep(root, step, save), stage.Stop())
+    save(run.writes(run.layout.model(run.subject)), last)
+
+    begun = fresh(net, shape, tokens.vocabulary, settings.seed).state_dict()
     figures.parameters(run.audit, model, begun, net.count(shape, tokens.vocabulary))
     figures.course(run.audit, earlier.history, objectives[0].judge, settings)
-    run.audit.counted(
-        "resumed", len(earlier.begun) - 1, "times", "that training went on from a checkpoint, on the way to these weights"
-    )
-    run.audit.measured("stopped", last.stop or "", "text", "why training ended")
-    if device.type == "cuda":
-        run.audit.measured("device_peak_memory", torch.cuda.max_memory_allocated(), "bytes", "largest allocation, by the allocator")
+    figures.ending(run.audit, last, len(earlier.begun) - 1, device)
     run.facts |= {"device": device.type, "threads": torch.get_num_threads(), "seed": settings.seed, "precision": settings.precision}
+    shutil.rmtree(run.layout.resume(run.subject), ignore_errors=True)  # last: until here a kill costs little
 
 
 def net_of(run: stage.Run) -> tuple[str, Net, Any]:
@@ -84,12 +81,6 @@ def net_of(run: stage.Run) -> tuple[str, Net, Any]:
     kind = section.pop("kind")
     net = plugin.load("nets", kind, "net", Net)
     return kind, net, params.parse(net.settings, section, where)
-
-
-def fresh(net: Net, shape: Any, vocabulary: int, settings: Settings) -> nn.Module:
-    """The net as it is before the first step: a function of the seed."""
-    randomness.seed_all(rng.seed_of(settings.seed, "weights"))
-    return net.build(shape, vocabulary)
 
 
 def device_of(wanted: str) -> torch.device:
@@ -137,9 +128,9 @@ def files_of(described: checkpoint.Described, earlier: Earlier) -> dict[str, byt
     return {"net.json": described.to_json(), "history.parquet": earlier.history.to_parquet(), "runs.json": runs}
 
 
-def keep(root: Path, step: Step, extra: dict[str, bytes]) -> None:
-    """Write the state after `step` below `root`."""
-    checkpoint.write(checkpoint.step_folder(root, step.number), step.snapshot(), extra)
+def keep(root: Path, step: Step, save: Callable[[Path, Step], None]) -> None:
+    """Save the state after `step` below `root` and let the oldest go."""
+    save(checkpoint.step_folder(root, step.number), step)
     checkpoint.prune(root)
 
 

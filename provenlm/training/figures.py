@@ -16,6 +16,7 @@ from provenlm.core.audit import Recorder, Series, Table
 from provenlm.training.monitors.history import History
 from provenlm.training.objective import Role
 from provenlm.training.settings import Settings
+from provenlm.training.step import Step
 
 WARMING = 3  # steps
 POINTS = 400  # of a curve, so that an audit stays small
@@ -62,6 +63,14 @@ def course(audit: Recorder, history: History, judge: str, settings: Settings) ->
         rate = settings.optimizer.of(role).rate * peak
         audit.counted(f"rate_peak.{role}", rate, "1", f"largest learning rate that was used, {role} parameters")
     audit.series.extend(curves(history, judge))
+
+
+def ending(audit: Recorder, last: Step, resumed: int, device: torch.device) -> None:
+    """Why training ended, how often it was taken up again, and what a GPU held at most."""
+    audit.measured("stopped", last.stop or "", "text", "why training ended")
+    audit.counted("resumed", resumed, "times", "that training went on from a checkpoint, on the way to these weights")
+    if device.type == "cuda":
+        audit.measured("device_peak_memory", torch.cuda.max_memory_allocated(), "bytes", "largest allocation, by the allocator")
 
 
 def _speed(audit: Recorder, history: History) -> None:

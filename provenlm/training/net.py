@@ -20,6 +20,7 @@ class Net:
     `logits(model, tokens_BT)` gives logits_BTV of the next token at every position, causal.
     `count(settings, vocabulary)` is the closed form: parameters by part, and `total` and `active` (per token), without building.
     `probe(model, tokens_BT)` gives figures particular to the net: name -> (value, unit, meaning), such as expert load.
+    `context(settings)` is the most positions that `logits` takes.
     """
 
     settings: type
@@ -28,6 +29,7 @@ class Net:
     logits: Callable[[nn.Module, Tensor], Tensor]
     count: Callable[[Any, int], Mapping[str, int]]
     probe: Callable[[nn.Module, Tensor], Mapping[str, tuple[float, str, str]]]
+    context: Callable[[Any], int]
 
 
 def fresh(net: Net, settings: Any, vocabulary: int, seed: int) -> nn.Module:

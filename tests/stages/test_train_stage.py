@@ -216,6 +216,8 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(project: Callab
         ("kind: moe", "kind: mow", "no net 'mow'; known: moe"),
         ("layers: 2", "layer: 2", "recipes.tiny.net: unknown key 'layer' (did you mean 'layers'?)"),
         ("length: 12", "length: 4", "need a length of 11"),
+        ("length: 12", "length: 33", "this net has a context of 32 positions"),
+        ("device: cpu", "device: cuda", "cuda is not there"),
     ],
 )
 def test_a_mistake_in_the_recipe_is_one_line(project: Callable[[str, int], Path], old: str, new: str, message: str) -> None:

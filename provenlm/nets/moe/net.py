@@ -6,4 +6,4 @@ from provenlm.nets.moe.probes import probe
 from provenlm.nets.moe.settings import Settings
 from provenlm.training.net import Net
 
-FACE = Net(Settings, build, objectives, logits, count, probe)
+FACE = Net(Settings, build, objectives, logits, count, probe, lambda settings: settings.context)
