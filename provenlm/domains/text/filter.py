@@ -7,29 +7,14 @@ away, so bands for such texts have to be wider than those.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
 
 from provenlm.core.plugin import Filtering
 from provenlm.core.record import Record, Rule
 from provenlm.corpus.filtering import trapezoid
-from provenlm.corpus.statistics import Statistics, measure
-
-Limits = tuple[float, float, float, float]  # dropped up to, good from, good to, dropped from
-
-BOTH = {"words": ("too_short", "too_long"), "word_length": ("words_too_short", "words_too_long")}
-AT_LEAST = {"letter_words": "few_words_with_letters", "stop_words": "few_stop_words"}
-AT_MOST = {
-    "symbol_words": "many_symbols",
-    "digits": "many_digits",
-    "control": "control_characters",
-    "long_words": "unbroken_strings",
-    "short_lines": "only_short_lines",
-    "repeated_lines": "repeated_lines",
-    "top_bigram": "one_pair_of_words",
-    "repeated_ngrams": "repeated_passages",
-}
+from provenlm.corpus.statistics import measure
 
 
 @dataclass(frozen=True)
@@ -57,33 +42,64 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 <= self.least <= 1:
             raise ValueError(f"least: a score from 0 to 1, got {self.least}")
-        for field in fields(self):
-            band = getattr(self, field.name)
-            size = 4 if field.name in BOTH else 2
-            if field.name != "least" and (len(band) != size or any(low >= high for low, high in pairwise(band))):
-                raise ValueError(f"{field.name}: {size} rising limits, got {list(band)}")
+        for band in bands(self):
+            size = 4 if band.low and band.high else 2
+            if len(band.given) != size or any(low >= high for low, high in pairwise(band.given)):
+                raise ValueError(f"{band.statistic}: {size} rising limits, got {list(band.given)}")
 
 
-def limits(settings: Settings) -> dict[str, Limits]:
-    """The four limits of every statistic; infinite where its band has no such side."""
-    found: dict[str, Limits] = {}
-    for field in fields(settings):
-        if field.name in BOTH:
-            lowest, good_from, good_to, highest = getattr(settings, field.name)
-            found[field.name] = (lowest, good_from, good_to, highest)
-        elif field.name in AT_LEAST:
-            found[field.name] = (*getattr(settings, field.name), inf, inf)
-        elif field.name in AT_MOST:
-            found[field.name] = (-inf, -inf, *getattr(settings, field.name))
-    return found
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Where a statistic should lie: its limits as given, and the reason to drop a record below and above, if there is one."""
+
+    statistic: str
+    given: tuple[float, ...]
+    low: str | None = None
+    high: str | None = None
+
+    @property
+    def limits(self) -> tuple[float, float, float, float]:
+        """Dropped up to, good from, good to, dropped from; infinite on a side that the band does not have."""
+        lowest, good_from = self.given[:2] if self.low else (-inf, -inf)
+        good_to, highest = self.given[-2:] if self.high else (inf, inf)
+        return lowest, good_from, good_to, highest
+
+    def rule(self, record: Record) -> str | None:
+        """The reason to drop `record`, or None if the statistic lies inside the band."""
+        value = getattr(measure(record.body), self.statistic)
+        lowest, _, _, highest = self.limits
+        return self.low if value <= lowest else self.high if value >= highest else None
+
+    def part(self, record: Record) -> float:
+        """How well the statistic lies in the band, from 0 to 1."""
+        return trapezoid(getattr(measure(record.body), self.statistic), *self.limits)
+
+
+def bands(settings: Settings) -> Sequence[Band]:
+    """The bands in the order in which they are asked."""
+    return (
+        Band("words", settings.words, low="too_short", high="too_long"),
+        Band("word_length", settings.word_length, low="words_too_short", high="words_too_long"),
+        Band("letter_words", settings.letter_words, low="few_words_with_letters"),
+        Band("stop_words", settings.stop_words, low="few_stop_words"),
+        Band("symbol_words", settings.symbol_words, high="many_symbols"),
+        Band("digits", settings.digits, high="many_digits"),
+        Band("control", settings.control, high="control_characters"),
+        Band("long_words", settings.long_words, high="unbroken_strings"),
+        Band("short_lines", settings.short_lines, high="only_short_lines"),
+        Band("repeated_lines", settings.repeated_lines, high="repeated_lines"),
+        Band("top_bigram", settings.top_bigram, high="one_pair_of_words"),
+        Band("repeated_ngrams", settings.repeated_ngrams, high="repeated_passages"),
+    )
 
 
 def rules(settings: Settings) -> Sequence[Rule]:
-    """One rule for undecodable bodies, then one a statistic in the order of the settings."""
-    return [undecodable, *(_rule(name, band) for name, band in limits(settings).items())]
+    """One rule for undecodable bodies, then one a band."""
+    return [undecodable, *(band.rule for band in bands(settings))]
 
 
 def undecodable(record: Record) -> str | None:
+    """The reason to drop a body that is no UTF-8."""
     try:
         record.body.decode("utf-8")
     except UnicodeDecodeError:
@@ -91,28 +107,14 @@ def undecodable(record: Record) -> str | None:
     return None
 
 
-def _rule(name: str, band: Limits) -> Rule:
-    low, high = BOTH.get(name) or (AT_LEAST.get(name), AT_MOST.get(name))
-
-    def rule(record: Record) -> str | None:
-        value = getattr(measure(record.body), name)
-        return low if value <= band[0] else high if value >= band[3] else None
-
-    return rule
-
-
 def parts(settings: Settings) -> Callable[[Record], Mapping[str, float]]:
     """For each statistic, how well a record lies in its band."""
-    bands = limits(settings)
-
-    def graded(record: Record) -> Mapping[str, float]:
-        statistics: Statistics = measure(record.body)
-        return {name: trapezoid(getattr(statistics, name), *band) for name, band in bands.items()}
-
-    return graded
+    asked = bands(settings)
+    return lambda record: {band.statistic: band.part(record) for band in asked}
 
 
 def least(settings: Settings) -> float:
+    """The score below which a record is dropped."""
     return settings.least
 
 

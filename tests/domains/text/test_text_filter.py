@@ -10,7 +10,7 @@ from provenlm.core import params
 from provenlm.core.errors import UserError
 from provenlm.core.record import Record
 from provenlm.corpus.filtering import judge, score_of
-from provenlm.domains.text.filter import FACE, Settings
+from provenlm.domains.text.filter import FACE, Settings, bands
 
 BANDS = {
     "least": 0.5,
@@ -126,10 +126,7 @@ def test_there_is_one_named_part_for_each_band():
 
 
 def test_every_reason_of_the_rules_has_a_planted_text():
-    from provenlm.domains.text import filter as text_filter
-
-    reasons = {reason for pair in text_filter.BOTH.values() for reason in pair}
-    reasons |= {*text_filter.AT_LEAST.values(), *text_filter.AT_MOST.values()}
+    reasons = {reason for band in bands(settings()) for reason in (band.low, band.high) if reason}
     assert reasons == {*PLANTED, "few_stop_words"}
 
 
