@@ -43,7 +43,7 @@ LINES = {
 }
 PREFORMATTED = {"pre", "listing", "xmp", "plaintext"}
 CODE = {"code", "tt", "kbd", "samp", "var"}
-MAIN = ("main", "[role=main]", "article", "div.body", "#content", "#main-content", "#main")
+MAIN_IDS = ("content", "main-content", "main")
 MAX_LINKS = 5000  # of one page; more is a trap
 SPACED = re.compile(r"white-space\s*:\s*(pre|break-spaces)", re.IGNORECASE)
 
@@ -75,11 +75,28 @@ def read(markup: str, url: str) -> Html:
 
 def main_text(soup: BeautifulSoup) -> str:
     """The text of the page's main element; of the whole body where none is marked as such or it is empty."""
-    for selector in MAIN:
-        found = soup.select(selector, limit=2)
-        if len(found) == 1 and (text := _text(found[0], inside=True)):
+    marked: dict[str, list[Tag]] = {"main": [], "role": [], "article": [], "body": [], **{name: [] for name in MAIN_IDS}}
+    for tag in soup.find_all(True):
+        if isinstance(tag, Tag) and (mark := _mark(tag)):
+            marked[mark].append(tag)
+    for tags in marked.values():
+        if len(tags) == 1 and (text := _text(tags[0], inside=True)):
             return text
     return _text(soup.body or soup, inside=False)
+
+
+def _mark(tag: Tag) -> str:
+    """What marks `tag` as the page's main content; "" if nothing does."""
+    if tag.name in ("main", "article"):
+        return str(tag.name)
+    if not tag.attrs:
+        return ""
+    if tag.get("role") == "main":
+        return "role"
+    if tag.name == "div" and "body" in (tag.get("class") or ()):
+        return "body"
+    name = tag.get("id")
+    return str(name) if name in MAIN_IDS else ""
 
 
 def _text(root: Tag, inside: bool) -> str:
