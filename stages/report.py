@@ -28,7 +28,7 @@ def body(run: stage.Run) -> None:
         run.audit.add(name, figure)
     counts = {name.removeprefix("checks."): figure.value for name, figure in made.counts.figures.items() if name != "verdict"}
     say(f"{run.subject}: {made.status}: {', '.join(f'{count} {name}' for name, count in counts.items())}")
-    say(f"{layout.report(run.subject, 'md')}")
+    say(layout.report(run.subject, "md").relative_to(layout.root).as_posix())
 
 
 def rendered(run: stage.Run) -> Rendering:
