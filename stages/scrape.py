@@ -1,20 +1,18 @@
 """The world in, records out, and what became of every address: asks the domain's `fetch` and counts what it yields."""
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 import pandas as pd
 
-from provenlm.core import audit, files, plugin, record
+from provenlm.core import files, plugin, record
 from provenlm.core.errors import UserError
 from provenlm.core.progress import progress
 from provenlm.core.record import Fetch, Record
+from provenlm.scraping import figures
 from stages import stage
-
-EDGES = [0, *(1 << power for power in range(6, 23))]  # bytes of text: 0, 64, 128 … 4 MiB
 
 
 def body(run: stage.Run) -> None:
@@ -33,7 +31,7 @@ def body(run: stage.Run) -> None:
             table.astype({"status": "Int32"}).to_parquet(folder / "fetches.parquet", index=False)
     except UserError as error:
         raise UserError(f"{run.params.where('corpora', run.subject, 'scrape')}: {error}") from None
-    _measure(run.audit, fetches, sizes)
+    figures.record(run.audit, fetches, sizes)
 
 
 def _records(found: Iterator[Fetch], fetches: list[Fetch], sizes: list[tuple[str, int]]) -> Iterator[Record]:
@@ -44,40 +42,6 @@ def _records(found: Iterator[Fetch], fetches: list[Fetch], sizes: list[tuple[str
             site = fetch.record.facts.get("site") or urlsplit(fetch.record.source).netloc or fetch.record.source
             sizes.append((site, len(fetch.record.body)))
             yield fetch.record
-
-
-def _measure(said: audit.Recorder, fetches: Sequence[Fetch], sizes: Sequence[tuple[str, int]]) -> None:
-    states = Counter(fetch.state for fetch in fetches)
-    text = [size for _, size in sizes]
-    said.counted("addresses", len(fetches), "addresses", "addresses seen; each ended in exactly one state")
-    said.counted("records", len(sizes), "records", "addresses that became a record")
-    said.counted("refused", states["refused"], "addresses", "addresses that were not asked for, or whose answer was not wanted")
-    said.counted("failed", states["failed"], "addresses", "addresses that were asked for and not had")
-    balance = len(fetches) - len(sizes) - states["refused"] - states["failed"]
-    said.counted("balance", balance, "addresses", "addresses - records - refused - failed: anything but 0 is a loss")
-    for (state, reason), count in sorted(Counter((fetch.state, fetch.reason) for fetch in fetches if fetch.reason).items()):
-        said.counted(f"{state}.{reason}", count, "addresses", f"addresses {state} because of: {reason}")
-    tries = sum(fetch.tries for fetch in fetches)
-    said.counted("requests", tries, "requests", "requests sent for pages (robots.txt and sitemaps not included)")
-    said.counted("retries", sum(max(0, fetch.tries - 1) for fetch in fetches), "requests", "requests that repeated one before")
-    said.counted(
-        "unchanged", sum(fetch.status == 304 for fetch in fetches), "records", "pages that had not changed since the last crawl"
-    )
-    said.counted("bytes_received", sum(fetch.bytes for fetch in fetches), "bytes", "bodies received, decompressed")
-    said.counted("bytes", sum(text), "bytes", "bodies of all records")
-    said.counted("bytes_per_record", round(sum(text) / len(text), 1), "bytes", "mean size of a record's body")
-    said.measured(
-        "waiting_seconds", round(sum(fetch.seconds for fetch in fetches), 3), "s", "time spent on requests, pauses included"
-    )
-    bars = pd.cut(pd.Series(text), [*EDGES, float("inf")], right=False).value_counts(sort=False).tolist()
-    said.series.append(
-        audit.Series(
-            "lengths", "bars", "sizes of the records' bodies", "bytes", "records", [*EDGES, EDGES[-1] * 2], {"records": bars}
-        )
-    )
-    by_site = pd.DataFrame(sizes, columns=["source", "bytes"]).groupby("source", sort=True)["bytes"].agg(["count", "sum"])
-    rows: list[list[audit.Value]] = [[str(site), int(row["count"]), int(row["sum"])] for site, row in by_site.iterrows()]
-    said.tables.append(audit.Table("sources", "where the records come from", ["source", "records", "bytes"], rows))
 
 
 if __name__ == "__main__":

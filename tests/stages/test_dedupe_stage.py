@@ -5,8 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from provenlm.core.record import Record
-from provenlm.corpus import duplicates, minhash
-from stages import dedupe as stage_dedupe
+from provenlm.corpus import dedupe_figures, duplicates, minhash
 
 WORDS = [f"w{i}" for i in range(900)]
 
@@ -105,7 +104,7 @@ def test_without_pairs_recall_is_a_word_that_no_bound_admits(project):
 
 def test_the_least_similar_near_twins_are_shown(planted, monkeypatch):
     records = planted.records("filtered")
-    monkeypatch.setattr(stage_dedupe, "SHOWN", 2)
+    monkeypatch.setattr(dedupe_figures, "SHOWN", 2)
     further = record([*prose(20)[:90], *prose(60)[:10], *prose(20)[100:]], "further", 0.5)  # ten words of 200 differ
     planted.put("filtered", [*records, further])
     (table,) = planted.run("dedupe").tables

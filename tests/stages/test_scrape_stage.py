@@ -101,3 +101,11 @@ def test_an_unknown_key_stops_the_stage_at_once(tmp_path: Path) -> None:
     done = scrape(tmp_path, "pydoc:requests]\n      strat: [x")
     assert done.returncode == 1
     assert "unknown key 'strat' (did you mean 'start'?)" in done.stderr
+
+
+def test_a_domain_that_fetches_nothing_is_scraped_by_the_same_stage(tmp_path: Path) -> None:
+    strings = "corpora: {s: {domain: strings, scrape: {strings: [ABC, DEF]}, filter: {}, dedupe: {}, tokenize: {}}}\nrecipes: {}\nreports: {}\n"
+    (tmp_path / "params.yaml").write_text(strings, encoding="utf-8")
+    command = [sys.executable, "-m", "stages.scrape", "s"]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    assert [item.text for item in record.read(tmp_path / "data/s/scraped")] == ["ABC", "DEF"]
