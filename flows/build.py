@@ -7,9 +7,10 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tqdm import tqdm
 
@@ -28,9 +29,8 @@ def main() -> int:
     """Exit status 0: built; 1: a stage or a setting is wrong, said in one line; 2: see --require-pass; 130, 143: interrupted."""
     options = _arguments().parse_args()
     layout = Layout(Path.cwd())
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell starts background jobs with SIGINT ignored, and so would the stages
+    # a shell starts a job in the background with SIGINT ignored, and so would the stages be
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminated)
     try:
         reports = targets(options.names, parameters.load(layout.params))
@@ -38,7 +38,7 @@ def main() -> int:
             return _show_plan(pipeline.plan([f"report@{name}" for name in reports], layout.root))
         _show_outcomes(_build(reports))
         passed = [_show_verdict(name, layout) for name in reports]
-    except UserError as error:
+    except (UserError, pipeline.StageError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
@@ -82,13 +82,7 @@ def _build(reports: list[str]) -> "list[Outcome]":
     if server is not None:
         server.ready()
     _listen_here()
-    state = tasks.build(reports, return_state=True)
-    result = state.result(raise_on_failure=False)
-    if state.is_completed() and isinstance(result, list):
-        return result
-    if isinstance(result, BaseException) and not state.message:
-        raise result
-    raise UserError(state.message)
+    return cast("list[Outcome]", tasks.build(reports, return_state=True).result())
 
 
 class _Terminal(logging.Handler):
@@ -98,15 +92,13 @@ class _Terminal(logging.Handler):
         ours = Path(record.pathname).parent == Path(__file__).parent
         if ours or (record.levelno >= logging.WARNING and not record.name.endswith("_runs")):
             clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-            tqdm.write(f"{clock} {getattr(record, 'task_run_name', record.name):<24} {record.getMessage()}")
-            sys.stdout.flush()
+            with suppress(BrokenPipeError):  # `| head` has read enough; the build goes on
+                tqdm.write(f"{clock} {getattr(record, 'task_run_name', record.name):<24} {record.getMessage()}")
+                sys.stdout.flush()
 
 
 def _listen_here() -> None:
-    root = logging.getLogger()
-    for handler in root.handlers:
-        root.removeHandler(handler)
-    root.addHandler(_Terminal())
+    logging.getLogger().handlers = [_Terminal()]  # in place of Prefect's
 
 
 def _show_plan(steps: Sequence[pipeline.Step]) -> int:

@@ -21,6 +21,7 @@ from typing import IO, Any, Literal
 from flows import groups
 from provenlm.core.errors import UserError
 from provenlm.core.layout import Layout
+from provenlm.core.progress import MARK
 
 DVC = [sys.executable, "-m", "dvc", "--wait-for-lock"]  # without waiting, two runs side by side fail now and then
 BUSY_SECONDS = 2.0
@@ -130,7 +131,7 @@ class _Spoken:
         elif _CACHED.match(line):
             self.cached = True
         elif not _CHATTER.match(line):
-            self.last = line
+            self.last = self.last if line.startswith(MARK) else line
             self.listen(line)
 
     def reason(self) -> str:

@@ -20,6 +20,7 @@ from flows import environment  # noqa: F401  before Prefect, which reads its set
 # isort: split
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
@@ -55,7 +56,7 @@ def build(reports: list[str]) -> State[list[Outcome]]:
     try:
         outcomes = run(pipeline.plan([f"report@{name}" for name in reports], root))
     except (UserError, pipeline.StageError) as error:
-        return Failed(message=str(error))
+        return Failed(message=str(error), data=error)  # no stack trace: it is told in one line
     for name in reports:
         page = Layout(root).report(name, "md")
         create_markdown_artifact(with_pictures(page.read_text(encoding="utf-8"), page.parent), _key(f"report-{name}"))
@@ -71,14 +72,13 @@ def run(steps: Iterable[pipeline.Step]) -> list[Outcome]:
         fresh = not step.changed and all(states[need].name == "Cached" for need in step.needs)
         started = time.monotonic()
         state = stage.with_options(name=step.kind)(step, fresh, return_state=True, wait_for=[states[need] for need in step.needs])
-        if not state.is_completed():
-            raise pipeline.StageError(state.message)
+        state.result()  # raises what made it fail
         states[step.stage] = state
         outcomes.append(Outcome(step.stage, "cached" if state.name == "Cached" else "ran", time.monotonic() - started))
     return outcomes
 
 
-@task(name="stage", task_run_name="{step.stage}")
+@task(name="stage", task_run_name="{step.stage}", cache_policy=NO_CACHE)  # what is cached is for DVC alone to say
 def stage(step: pipeline.Step, fresh: bool) -> State[None]:
     """Reproduce one stage. `fresh`: nothing it rests on changed, so DVC need not even be started."""
     log = get_run_logger()
@@ -90,14 +90,16 @@ def stage(step: pipeline.Step, fresh: bool) -> State[None]:
     try:
         with _listening(step.stage, log.info) as listen:
             how = pipeline.repro(step, root, listen)
-    except pipeline.StageError as error:
-        return Failed(message=str(error))
+        if how == "ran":
+            _publish_figures(step, Layout(root))
+    except (UserError, pipeline.StageError) as error:
+        return Failed(message=str(error), data=error)
     if how == "cached":
         log.info("cached")
         return Completed(name="Cached", message="DVC: unchanged, or made before and kept")
-    log.info("done in %.1f s", time.monotonic() - started)
-    _publish_figures(step, Layout(root))
-    return Completed(message=f"ran for {time.monotonic() - started:.1f} s")
+    done = f"done in {time.monotonic() - started:.1f} s"
+    log.info(done)
+    return Completed(message=done)
 
 
 def _publish_figures(step: pipeline.Step, layout: Layout) -> None:

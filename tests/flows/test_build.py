@@ -152,3 +152,14 @@ def test_a_port_where_something_else_answers_is_not_taken_for_prefect():
         threading.Thread(target=other.serve_forever, daemon=True).start()
         assert not environment.answers("127.0.0.1", other.server_port)
         other.shutdown()
+
+
+def test_a_fault_in_a_flow_itself_is_not_taken_for_the_users(built, server):
+    (built.root / "reports/proof.md").unlink()
+    (built.root / "dvc.yaml").write_text(
+        (built.root / "dvc.yaml").read_text().replace("        - reports/${key}.md: {cache: false}\n", "")
+    )
+    stage = built.root / "stages/tiny.py"
+    stage.write_text(stage.read_text().replace('Path(f"reports/{subject}.md").write_text', "str"))
+    code, _, err = built.build(**server)
+    assert code == 1 and "Traceback" in err and "FileNotFoundError" in err

@@ -127,3 +127,11 @@ def test_a_stage_that_someone_runs_by_hand_is_waited_for(project, monkeypatch):
     assert pipeline.repro(step("scrape@words"), project.root, heard.append) == "cached"
     assert len(heard) == 1 and re.match(r"waiting for another DVC: '.*/words/.*' is busy", heard[0])
     by_hand.communicate()
+
+
+def test_a_stage_that_dies_after_a_progress_line_gives_its_last_words_and_not_that_line(project):
+    project.set("corpora", "words", scrape={"signal": signal.SIGTERM.value})
+    stage = project.root / "stages/tiny.py"
+    stage.write_text(stage.read_text().replace('    if "signal"', "    print('::progress {}', flush=True)\n    if \"signal\""))
+    with pytest.raises(pipeline.StageError, match=r"^scrape@words: scrape begins; log"):
+        pipeline.repro(pipeline.Step("scrape@words", (), True), project.root, print)
