@@ -82,7 +82,7 @@ class _Visitor:
         """The starts, then what the sitemaps of their hosts list."""
         hosts = {origin(site.url): site.url for site in self.sites}
         listed = [url for start in hosts.values() for url in sitemap.listed(start, self.robots, self.fetcher, self._delay(start))]
-        return [*(Seen(site.url, site.name, "") for site in self.sites), *map(self._seen, listed)]
+        return [*(Seen(site.url, site.name, "") for site in self.sites), *(self._seen(url, 0) for url in listed)]
 
     def settle(self, address: Address) -> _Visit:
         """The fate of `address`, written down before it is told. UserError if it is a start and cannot be had."""
@@ -141,7 +141,7 @@ class _Visitor:
     def _kept(self, address: Address, stored: Stored, known: Stored | None) -> _Visit:
         """Read the response. Facts about its content keep the date on which that content was first seen."""
         page = self.reader.read(stored.body, stored.content_type, address.url)
-        found = [self._seen(url) for url in page.links]
+        found = [self._seen(url, address.depth + 1) for url in page.links]
         if not page.index or not page.body.strip():
             return _Visit(replace(address, state="refused", reason="empty" if page.index else "noindex"), found=found)
         content = digest.of_bytes(page.body)
@@ -155,7 +155,7 @@ class _Visitor:
         target = canonical(location, address.url)
         if target is None:
             return _refused(address, "redirect-nowhere", f"it redirects to {location!r}")
-        seen = replace(self._seen(target), hops=address.hops + 1)
+        seen = replace(self._seen(target, address.depth), hops=address.hops + 1)
         if seen.reason or target == address.url or seen.hops > MAX_HOPS:
             reason = seen.reason or ("loop" if target == address.url else "limit")
             return replace(
@@ -163,9 +163,9 @@ class _Visitor:
             )
         return replace(_refused(address, "redirected"), found=[seen])
 
-    def _seen(self, url: str) -> Seen:
+    def _seen(self, url: str, depth: int) -> Seen:
         site, reason = belongs(url, self.sites, self.bounds)
-        return Seen(url, site, reason)
+        return Seen(url, site, reason or ("depth" if depth > self.bounds.max_depth else ""), depth=depth)
 
     def _spent(self) -> str:
         if self.pages >= self.bounds.max_pages:

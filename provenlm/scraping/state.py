@@ -19,7 +19,7 @@ from provenlm.core.errors import UserError
 SCHEMA = """
 create table if not exists crawls (id integer primary key, identity text not null, finished integer not null default 0);
 create table if not exists addresses (
-  crawl integer not null, seq integer not null, url text not null, site text not null, hops integer not null,
+  crawl integer not null, seq integer not null, url text not null, site text not null, hops integer not null, depth integer not null,
   state text not null, reason text not null, status integer, received integer not null default 0, size integer not null default 0,
   tries integer not null default 0, seconds real not null default 0,
   primary key (crawl, seq), unique (crawl, url)) without rowid;
@@ -27,8 +27,9 @@ create table if not exists pages (
   url text primary key, etag text not null, modified text not null, content_type text not null, digest text not null,
   facts text not null, body blob not null);
 """
-COLUMNS = "seq, url, site, hops, state, reason, status, received, size, tries, seconds"
+COLUMNS = "seq, url, site, hops, depth, state, reason, status, received, size, tries, seconds"
 QUEUED = "queued"
+VERSION = 1  # of the schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Address:
     url: str
     site: str
     hops: int  # redirects that led here, one after the other
+    depth: int  # links that led here from a start or a sitemap
     state: str
     reason: str
     status: int | None = None
@@ -68,6 +70,7 @@ class Seen:
     site: str
     reason: str
     hops: int = 0
+    depth: int = 0
 
 
 class State:
@@ -80,7 +83,9 @@ class State:
             self.db = sqlite3.connect(self.path, isolation_level=None)
             self.db.execute("pragma journal_mode = wal")
             self.db.execute("pragma synchronous = normal")
-            self.db.executescript(SCHEMA)
+            if self.db.execute("pragma user_version").fetchone()[0] not in (0, VERSION):
+                raise UserError(f"{self.path.as_posix()}: written by another version; delete the file to crawl afresh")
+            self.db.executescript(f"{SCHEMA} pragma user_version = {VERSION};")
             self.crawl = self._begin(identity)
         except sqlite3.DatabaseError as error:
             raise UserError(f"{self.path.as_posix()}: {error}; delete the file to crawl afresh") from None
@@ -137,8 +142,9 @@ class State:
         seq = self.seen()
         for item in found:
             added = self.db.execute(
-                "insert or ignore into addresses (crawl, seq, url, site, hops, state, reason) values (?, ?, ?, ?, ?, ?, ?)",
-                (self.crawl, seq, item.url, item.site, item.hops, "refused" if item.reason else QUEUED, item.reason),
+                "insert or ignore into addresses (crawl, seq, url, site, hops, depth, state, reason) "
+                "values (?, ?, ?, ?, ?, ?, ?, ?)",
+                (self.crawl, seq, item.url, item.site, item.hops, item.depth, "refused" if item.reason else QUEUED, item.reason),
             ).rowcount
             seq += added
 

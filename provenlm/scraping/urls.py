@@ -59,6 +59,7 @@ class Bounds:
     exclude: tuple[str, ...]
     max_pages: int
     max_bytes: int
+    max_depth: int  # links followed one after the other from a start, or from an address that a sitemap lists
 
     def __post_init__(self) -> None:
         for pattern in (*self.include, *self.exclude):
@@ -68,6 +69,8 @@ class Bounds:
                 raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
         if self.max_pages < 1 or self.max_bytes < 1:
             raise ValueError("max_pages and max_bytes must be at least 1")
+        if self.max_depth < 0:
+            raise ValueError("max_depth must not be negative; 0 follows no link")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +90,11 @@ def belongs(url: str, sites: Sequence[Site], bounds: Bounds) -> tuple[str, str]:
     """The name of the site that holds `url`, and "" or the reason why it is not for this crawl."""
     if len(url) > MAX_LENGTH:
         return "", "url-length"
-    site = next((site for site in sites if site.holds(url, bounds.scope)), None)
+    held = [site for scope in ("folder", bounds.scope) for site in sites if site.holds(url, scope)]
+    site = held[0] if held else None
     if site is None:
         return "", "out-of-scope" if origin(url) in {origin(other.url) for other in sites} else "off-site"
-    if url == site.url:
+    if url in {other.url for other in sites}:
         return site.name, ""
     if bounds.include and not any(re.search(pattern, url) for pattern in bounds.include):
         return site.name, "not-included"

@@ -93,7 +93,7 @@ def crawling(web: Web, tmp_path: Path) -> Crawl:
     """Crawl `web` from `/`; the fates by path. Named arguments replace a bound or a manner."""
 
     def run(start: str = "/", **changed: object) -> dict[str, Fetch]:
-        bounds = {"scope": "host", "include": (), "exclude": (), "max_pages": 100, "max_bytes": 1 << 24}
+        bounds = {"scope": "host", "include": (), "exclude": (), "max_pages": 100, "max_bytes": 1 << 24, "max_depth": 9}
         manners = {
             "contact": "", "delay_seconds": 0.0, "timeout_seconds": 5.0, "tries": 3, "max_wait_seconds": 2.0,
             "max_page_bytes": 1 << 20, "allow_private": ("127.0.0.1",),

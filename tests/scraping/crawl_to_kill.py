@@ -13,7 +13,7 @@ from provenlm.scraping.urls import Bounds, Site
 url, state = sys.argv[1:]
 found = crawl(
     [Site("test", url)],
-    Bounds("host", (), (), 1000, 1 << 30),
+    Bounds("host", (), (), 1000, 1 << 30, 99),
     Manners("", 0.0, 5.0, 2, 1.0, 1 << 20, ("127.0.0.1",)),
     TEXT,
     Path(state),

@@ -1,5 +1,6 @@
 import gzip
 import json
+import sqlite3
 from email.utils import formatdate
 
 import pytest
@@ -190,6 +191,18 @@ def test_patterns_and_the_folder_of_the_start_bound_a_crawl(web, crawling) -> No
     }  # fmt: skip
 
 
+def test_links_are_followed_to_a_depth_and_a_sitemap_begins_anew(web, crawling) -> None:
+    web.robots(f"Sitemap: {web.url}/map.xml")
+    web.pages["/map.xml"] = (200, {}, b"<urlset><url><loc>/listed</loc></url></urlset>")
+    web.html("/", "start", ("/1",))
+    web.html("/1", "one", ("/2",))
+    web.html("/listed", "listed", ("/3",))
+    web.html("/3", "three", ("/4",))
+    assert fates(crawling(max_depth=1)) == {
+        "/": RECORD, "/listed": RECORD, "/1": RECORD, "/3": RECORD, "/2": ("refused", "depth"), "/4": ("refused", "depth"),
+    }  # fmt: skip
+
+
 def test_a_second_crawl_asks_only_for_what_changed(web, crawling) -> None:
     date = formatdate(1_700_000_000, usegmt=True)
     web.html("/", "start", ("/a", "/b"), ETag='"s"')
@@ -240,6 +253,15 @@ def test_a_damaged_state_is_named_with_the_way_out(web, crawling, tmp_path) -> N
     (tmp_path / "state" / "crawl.sqlite").write_bytes(b"not a database, by far" * 100)
     web.html("/")
     with pytest.raises(UserError, match=r"crawl\.sqlite: .*delete the file"):
+        crawling()
+
+
+def test_a_state_of_another_version_is_named_with_the_way_out(web, crawling, tmp_path) -> None:
+    web.html("/")
+    crawling()
+    with sqlite3.connect(tmp_path / "state" / "crawl.sqlite") as state:
+        state.execute("pragma user_version = 99")
+    with pytest.raises(UserError, match=r"crawl\.sqlite: written by another version"):
         crawling()
 
 

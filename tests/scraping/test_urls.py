@@ -48,7 +48,7 @@ def test_a_relative_address_is_read_on_its_page() -> None:
 
 
 def _bounds(**changed: object) -> Bounds:
-    return Bounds(**({"scope": "folder", "include": (), "exclude": (), "max_pages": 1, "max_bytes": 1} | changed))
+    return Bounds(**({"scope": "folder", "include": (), "exclude": (), "max_pages": 1, "max_bytes": 1, "max_depth": 9} | changed))
 
 
 @pytest.mark.parametrize(
@@ -82,3 +82,8 @@ def test_the_host_scope_reaches_beside_the_start() -> None:
 def test_a_pattern_that_is_no_regular_expression_is_refused() -> None:
     with pytest.raises(ValueError, match="not a regular expression"):
         _bounds(exclude=("(",))
+
+
+def test_on_a_shared_host_an_address_belongs_to_the_start_whose_folder_holds_it() -> None:
+    sites = [Site("a", "http://h/a/"), Site("b", "http://h/b/")]
+    assert [belongs(f"http://h/{path}", sites, _bounds(scope="host"))[0] for path in ("a/x", "b/x", "c")] == ["a", "b", "a"]

@@ -20,7 +20,7 @@ corpora:
     domain: text
     scrape:
       start: [START]
-      bounds: {scope: folder, include: [], exclude: [], max_pages: 100, max_bytes: 100000000}
+      bounds: {scope: folder, include: [], exclude: [], max_pages: 100, max_bytes: 100000000, max_depth: 9}
       manners:
         contact: "mailto:tests@example.org"
         delay_seconds: 0.0

@@ -12,7 +12,7 @@ MANNERS = {
     "contact": "", "delay_seconds": 1.0, "timeout_seconds": 10.0, "tries": 2, "max_wait_seconds": 5.0, "max_page_bytes": 1 << 20,
     "allow_private": [],
 }  # fmt: skip
-BOUNDS = {"scope": "folder", "include": [], "exclude": [], "max_pages": 1000, "max_bytes": 1 << 28}
+BOUNDS = {"scope": "folder", "include": [], "exclude": [], "max_pages": 1000, "max_bytes": 1 << 28, "max_depth": 9}
 
 
 def settings(*start: str, contact: str = "") -> Settings:
