@@ -16,6 +16,7 @@ from provenlm.validation.attainable import Attainable, by_prefix
 from provenlm.validation.interval import ratio
 from provenlm.validation.loss import Floats, Losses, Windows, measure, some_documents, windows
 from provenlm.validation.probe import Probe, Subject
+from provenlm.validation.spans import VERBATIM, covered
 
 BINS = 32  # points of the curve over a window: enough to see where context stops helping
 
@@ -45,7 +46,7 @@ def probes(settings: Settings) -> Mapping[str, Probe]:
         losses = measure(subject, split, rows, settings.batch_tokens, "held-out loss")
         measured["heldout"] = float(losses.nats.mean())
         _sizes(figures, split, losses, subject.tokens.special)
-        _loss(figures, "", losses, losses.nats, split, "the net")
+        _loss(figures, losses, split)
         _accuracy(figures, losses, attainable(split, rows), subject.tokens.vocabulary)
         _beside_baselines(figures, subject, losses)
 
@@ -83,20 +84,19 @@ def _sizes(figures: Recorder, split: Split, losses: Losses, special: Mapping[str
     figures.counted("unasked", silent, "documents", meaning)
 
 
-def _loss(figures: Recorder, prefix: str, losses: Losses, nats_M: Floats, split: Split, of: str) -> None:
-    """Loss with its interval over documents, in nats per token and bits per byte; and perplexity."""
+def _loss(figures: Recorder, losses: Losses, split: Split) -> None:
+    """The net's loss with its interval over documents, in nats per token and bits per byte; and perplexity."""
     documents = len(split.record_ids)
-    nats_D, targets_D = losses.by_document(nats_M, documents), losses.by_document(np.ones(len(nats_M)), documents)
-    of = f"of {of} over all held-out targets"
+    nats_D, targets_D = losses.by_document(losses.nats, documents), losses.by_document(np.ones(len(losses.nats)), documents)
     for name, unit, found in (
         ("nats", "nats/token", ratio(nats_D, targets_D)),
         ("bits_per_byte", "bits/byte", ratio(nats_D / math.log(2), split.bytes.astype(np.float64))),
     ):
-        figures.measured(f"{prefix}{name}", found.value, unit, f"mean loss {of}")
+        figures.measured(name, found.value, unit, "mean loss of the net over all held-out targets")
         if documents > 1:
-            figures.measured(f"{prefix}{name}.low", found.low, unit, f"lower end of the 95 % interval over documents {of}")
-            figures.measured(f"{prefix}{name}.high", found.high, unit, f"upper end of the 95 % interval over documents {of}")
-    figures.measured(f"{prefix}perplexity", math.exp(float(nats_M.mean())), "tokens", f"exp of the mean loss {of}")
+            figures.measured(f"{name}.low", found.low, unit, "lower end of its 95 % interval, documents as the independent draws")
+            figures.measured(f"{name}.high", found.high, unit, "upper end of its 95 % interval, documents as the independent draws")
+    figures.measured("perplexity", math.exp(float(losses.nats.mean())), "tokens", "exp of the mean loss in nats per token")
 
 
 def _accuracy(figures: Recorder, losses: Losses, best: Attainable, vocabulary: int) -> None:
@@ -116,8 +116,11 @@ def _beside_baselines(figures: Recorder, subject: Subject, losses: Losses) -> No
         "bigram": bigram.nats(previous, following),
     }
     for name, nats_M in nats.items():
-        _loss(figures, f"{name}.", losses, nats_M, split, f"the {name} baseline, fitted on the training tokens")
-        _margin(figures, name, losses, nats_M - losses.nats, len(split.record_ids))
+        meaning = f"mean loss of the {name} baseline, fitted on the training tokens, over the same held-out targets"
+        figures.measured(f"{name}.nats", float(nats_M.mean()), "nats/token", meaning)
+        figures.measured(f"{name}.bits_per_byte", _bits(nats_M, split), "bits/byte", meaning)
+        _margin(figures, f"margin.{name}", losses, nats_M - losses.nats, len(split.record_ids))
+    _novel(figures, subject, losses, nats["bigram"])
     accuracy = float((bigram.best()[previous] == following).mean())
     figures.measured("bigram.accuracy", accuracy, "share", "targets that were the bigram baseline's most probable next token")
     figures.series.append(_by_place({"net": losses.nats, "bigram": nats["bigram"]}, losses))
@@ -125,14 +128,30 @@ def _beside_baselines(figures: Recorder, subject: Subject, losses: Losses) -> No
     figures.tables.append(_table({**nats, "the net": losses.nats}, split))
 
 
+def _novel(figures: Recorder, subject: Subject, losses: Losses, bigram_M: Floats) -> None:
+    """The same where the text is new: what stands verbatim in training too can be had by heart."""
+    train, val = subject.tokens.train, subject.tokens.val
+    novel_M = ~covered(np.asarray(val.ids), np.asarray(train.ids), VERBATIM)[losses.index]
+    where = f"that stand in no stretch of {VERBATIM} tokens that the training split holds verbatim"
+    figures.counted("novel.targets", int(novel_M.sum()), "tokens", f"held-out targets {where}")
+    if not novel_M.any():
+        return
+    there = losses.only(novel_M)
+    figures.measured("novel.nats", float(there.nats.mean()), "nats/token", f"mean loss of the net over held-out targets {where}")
+    _margin(figures, "novel.margin.bigram", there, bigram_M[novel_M] - there.nats, len(val.record_ids))
+
+
 def _margin(figures: Recorder, name: str, losses: Losses, won_M: Floats, documents: int) -> None:
     won = ratio(losses.by_document(won_M, documents), losses.by_document(np.ones(len(won_M)), documents))
-    meaning = f"{name} baseline's loss minus the net's, target by target: above nought, the net is better"
-    figures.measured(f"margin.{name}", won.value, "nats/token", meaning)
+    meaning = "baseline's loss minus the net's, target by target: above nought, the net is better"
+    figures.measured(name, won.value, "nats/token", meaning)
     if documents > 1:
-        figures.measured(
-            f"margin.{name}.low", won.low, "nats/token", f"lower end of the 95 % interval over documents of the {meaning}"
-        )
+        figures.measured(f"{name}.low", won.low, "nats/token", "lower end of its 95 % interval, documents as the independent draws")
+
+
+def _bits(nats_M: Floats, split: Split) -> float:
+    """Bits per byte of the held-out bodies."""
+    return float(nats_M.sum()) / math.log(2) / float(split.bytes.sum())
 
 
 def _by_place(nats: Mapping[str, Floats], losses: Losses) -> Series:
@@ -154,15 +173,7 @@ def _by_document(nats: Mapping[str, Floats], losses: Losses, documents: int) -> 
 
 
 def _table(nats: Mapping[str, Floats], split: Split) -> Table:
-    total = float(split.bytes.sum())
-    rows = [
-        (
-            name,
-            round(float(v.mean()), 4),
-            round(math.exp(float(v.mean())), 2),
-            round(float(v.sum()) / math.log(2) / total, 4),
-        )
-        for name, v in nats.items()
-    ]
+    means = {name: float(nats_M.mean()) for name, nats_M in nats.items()}
+    rows = [(name, round(m, 4), round(math.exp(m), 2), round(_bits(nats[name], split), 4)) for name, m in means.items()]
     meaning = "what each predictor loses on the same held-out targets"
     return Table("predictors", meaning, ("predictor", "nats/token", "perplexity", "bits/byte"), rows)

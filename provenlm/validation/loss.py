@@ -46,6 +46,12 @@ class Losses:
     place: Ints
     document: Ints
 
+    def only(self, chosen_M: NDArray[np.bool_]) -> "Losses":
+        """The chosen targets alone."""
+        return Losses(
+            self.nats[chosen_M], self.right[chosen_M], self.index[chosen_M], self.place[chosen_M], self.document[chosen_M]
+        )
+
     def by_document(self, values: NDArray[Any], documents: int) -> Floats:
         """Sums of `values_M` for each of `documents`."""
         return np.bincount(self.document, weights=values, minlength=documents).astype(np.float64)

@@ -2,9 +2,8 @@
 
 from provenlm.core.audit import Recorder, Table
 from provenlm.validation.probe import Subject
-from provenlm.validation.spans import repeated_share
+from provenlm.validation.spans import VERBATIM, repeated_windows
 
-SPAN = 32  # tokens; shorter stretches are phrases that two authors may write, GPT-3's own check used 13 words
 SHOWN = 10
 
 
@@ -20,17 +19,19 @@ def separation(subject: Subject, figures: Recorder) -> None:
     figures.counted("shared_clusters", len(clusters), "clusters", "clusters of near duplicates on both sides of the split")
     if not val.record_ids:
         return
-    seen = repeated_share(val.ids, train.ids, SPAN)
+    seen = repeated_windows(val.ids, train.ids, VERBATIM)
     share = float(seen.mean()) if len(seen) else 0.0
-    figures.counted("shared_spans", share, "share", f"held-out windows of {SPAN} tokens that stand verbatim in the training split")
+    figures.counted(
+        "shared_spans", share, "share", f"held-out windows of {VERBATIM} tokens that stand verbatim in the training split"
+    )
     rows = []
     for n, record in enumerate(val.record_ids):
-        inside = seen[val.starts[n] : max(int(val.starts[n]), int(val.starts[n + 1]) - SPAN + 1)]
+        inside = seen[val.starts[n] : max(int(val.starts[n]), int(val.starts[n + 1]) - VERBATIM + 1)]
         rows.append((record, len(inside), round(float(inside.mean()), 4) if len(inside) else 0.0))
     rows.sort(key=lambda row: (-row[2], row[0]))
     meaning = "largest share, over held-out documents, of its windows that stand verbatim in the training split"
     figures.counted("shared_spans.worst", rows[0][2], "share", meaning)
-    meaning = f"held-out documents with the largest share of windows of {SPAN} tokens that stand in training"
+    meaning = f"held-out documents with the largest share of windows of {VERBATIM} tokens that stand in training"
     figures.tables.append(Table("repeated", meaning, ("record", "windows", "share repeated"), rows[:SHOWN]))
     figures.counted(
         "shared_spans.documents", sum(row[2] > 0.5 for row in rows), "documents", "held-out documents of which more than half does"

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
+VERBATIM = 32  # tokens; shorter stretches are phrases that two authors may write: GPT-3's own check used 13 words
 
 
 def ranks(ids: NDArray[Any], length: int) -> Ints:
@@ -30,7 +31,7 @@ def ranks(ids: NDArray[Any], length: int) -> Ints:
     return rank
 
 
-def repeated_share(ids: NDArray[Any], others: NDArray[Any], length: int) -> NDArray[np.bool_]:
+def repeated_windows(ids: NDArray[Any], others: NDArray[Any], length: int) -> NDArray[np.bool_]:
     """For each window of `length` tokens of `ids`: whether it occurs in `others`. Shorter than a window: an empty array."""
     count = len(ids) - length + 1
     if count < 1:
@@ -39,6 +40,15 @@ def repeated_share(ids: NDArray[Any], others: NDArray[Any], length: int) -> NDAr
     rank = ranks(np.concatenate([others, [apart], ids]).astype(np.int64), length)
     there = rank[: max(0, len(others) - length + 1)]
     return np.isin(rank[len(others) + 1 :][:count], there)
+
+
+def covered(ids: NDArray[Any], others: NDArray[Any], length: int) -> NDArray[np.bool_]:
+    """For each token of `ids`: whether a window of `length` tokens around it occurs in `others`."""
+    seen = repeated_windows(ids, others, length).astype(np.int64)
+    begun = np.concatenate([np.zeros(1, np.int64), np.cumsum(seen), np.full(len(ids) - len(seen), seen.sum())])
+    places = np.arange(len(ids))
+    inside: NDArray[np.bool_] = begun[places + 1] > begun[np.maximum(places - length + 1, 0)]
+    return inside
 
 
 @dataclass(frozen=True)

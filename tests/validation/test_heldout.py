@@ -111,3 +111,31 @@ def test_curves_end_at_the_mean_loss(good):
     assert len(by_document.x) == recorder.figures["documents"].value
     by_place = next(s for s in recorder.series if s.name == "by_place")
     assert len(by_place.x) == len(by_place.lines["net"]) == 16
+
+
+def test_what_stands_verbatim_in_training_is_left_out_of_the_novel_loss(made, ask):
+    """Of two held-out documents one stands in training: its letters cost next to nothing, the other's cost ln 29 each."""
+    alphabet = [*range(3, 29), *range(3, 29)]
+    other = [1, *[3, 5, 9, 4, 20, 3, 3, 28, 7, 6] * 3, 2]
+    tokens = made.tokens([[1, *alphabet, 2], *made.words(5, 1)], [[1, *alphabet, 2], other])
+
+    class Reciter(Fixed):
+        def forward(self, tokens_BT):
+            logits_BTV = torch.zeros(*tokens_BT.shape, 29)
+            following_BT = torch.where(tokens_BT == 28, 3, tokens_BT + 1)
+            reciting_B1 = tokens_BT[:, 2:3] == 4
+            return torch.where(reciting_B1[..., None], 10.0 * nn.functional.one_hot(following_BT.clamp(max=28), 29), logits_BTV)
+
+    subject = made.subject(Reciter([1 / 29] * 29), tokens, 64)
+    figures = ask(heldout.probes(SETTINGS)["heldout"], subject)
+    assert figures["novel.targets"] == 31
+    assert figures["novel.nats"] == pytest.approx(math.log(29), rel=1e-5)
+    assert figures["nats"] < 0.6 * figures["novel.nats"]
+
+
+def test_where_nothing_is_novel_no_novel_loss_is_claimed(made, ask):
+    document = [1, *range(3, 29), *range(3, 29), 2]
+    subject = made.subject(made.untrained(), made.tokens([document], [document]))
+    figures = ask(heldout.probes(SETTINGS)["heldout"], subject)
+    assert figures["novel.targets"] == 0
+    assert "novel.nats" not in figures

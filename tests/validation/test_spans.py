@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from provenlm.validation.spans import Suffixes, ranks, repeated_share
+from provenlm.validation.spans import Suffixes, covered, ranks, repeated_windows
 
 DRAW = np.random.default_rng(5)
 TEXT = DRAW.integers(0, 4, 300)
@@ -57,14 +57,24 @@ def test_nothing_in_common_is_nought():
 
 def test_windows_that_stand_in_the_other_text_are_marked():
     ids = np.concatenate([[8, 8, 8], TEXT[50:60], [8, 8]])
-    assert np.flatnonzero(repeated_share(ids, TEXT, 8)).tolist() == [3, 4, 5]
+    assert np.flatnonzero(repeated_windows(ids, TEXT, 8)).tolist() == [3, 4, 5]
 
 
 def test_a_window_across_the_end_of_the_other_text_is_not_there():
     ids = np.array([1, 2, 3, 4, 5])
-    assert repeated_share(ids, np.array([1, 2, 3]), 4).tolist() == [False, False]
-    assert repeated_share(np.array([4, 1]), np.array([9, 4]), 2).tolist() == [False]
+    assert repeated_windows(ids, np.array([1, 2, 3]), 4).tolist() == [False, False]
+    assert repeated_windows(np.array([4, 1]), np.array([9, 4]), 2).tolist() == [False]
 
 
 def test_a_text_shorter_than_a_window_has_none():
-    assert len(repeated_share(np.array([1, 2]), TEXT, 4)) == 0
+    assert len(repeated_windows(np.array([1, 2]), TEXT, 4)) == 0
+
+
+def test_every_token_of_a_repeated_window_is_covered_and_no_other():
+    ids = np.concatenate([[8, 8, 8], TEXT[50:60], [8, 8], TEXT[7:15], [8]])
+    expected = [False] * 3 + [True] * 10 + [False] * 2 + [True] * 8 + [False]
+    assert covered(ids, TEXT, 8).tolist() == expected
+
+
+def test_nothing_is_covered_by_windows_longer_than_the_text():
+    assert covered(np.array([1, 2]), TEXT, 4).tolist() == [False, False]
