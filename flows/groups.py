@@ -85,12 +85,15 @@ def _tell(line: str) -> None:
 
 
 def keep(lines: IO[str]) -> None:
-    """Read which groups live until the writer is gone; end those that are left."""
-    groups: set[int] = set()
-    for line in lines:
-        (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
-    for group in groups:
-        end(group)
+    """Read which groups live until the writer is gone; end those that are left, the last started first."""
+    living: dict[str, None] = {}
+    for sign, group in ((line[0], line[1:]) for line in lines):
+        if sign == "+":
+            living[group] = None
+        else:
+            living.pop(group)
+    for group in reversed(living):
+        end(int(group))
 
 
 if __name__ == "__main__":

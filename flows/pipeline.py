@@ -112,7 +112,7 @@ def alone(path: Path, wait: Callable[[], None]) -> Iterator[None]:
 @contextmanager
 def _log(path: Path) -> Iterator[IO[str]]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8", buffering=1) as file:
         yield file
 
 

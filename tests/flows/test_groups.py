@@ -1,5 +1,6 @@
 """Process groups end in order, however we end."""
 
+import io
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from flows import groups
 
 SAVES = "import sys, time, signal, pathlib\ntry:\n    print('up', flush=True)\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    pathlib.Path(sys.argv[1]).touch()"
 DEAF = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(60)"
+BLOCKED = "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
 OWNER = """
 import subprocess, sys, time
 from flows import groups
@@ -48,6 +50,20 @@ def test_a_group_is_interrupted_when_an_exception_leaves_its_block(tmp_path):
         process.stdout.readline()
         raise KeyError
     assert (tmp_path / "saved").exists() and process.returncode == 0
+
+
+def test_what_was_started_last_is_ended_first(tmp_path, monkeypatch):
+    """A stage before the server that it reports to."""
+    monkeypatch.setattr(groups, "GENTLY", ((signal.SIGINT, 1.0),))
+    order = tmp_path / "order"
+    tells = f"import signal, sys\nprint('up', flush=True)\nsignal.sigwait([signal.SIGINT])\nopen({str(order)!r}, 'a').write(sys.argv[1])"
+    started = []
+    for name in ("server ", "stage "):
+        started.append(groups.start([sys.executable, "-c", BLOCKED + tells, name], stdout=subprocess.PIPE))
+        started[-1].stdout.readline()
+    groups.keep(io.StringIO("".join(f"+{process.pid}\n" for process in started)))
+    assert order.read_text() == "stage server "
+    assert [process.wait() for process in started] == [0, 0]
 
 
 def test_a_group_that_ignores_the_interrupt_is_terminated(monkeypatch):
