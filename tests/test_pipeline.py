@@ -94,7 +94,7 @@ def test_dvc_metrics_shows_the_figures(built):
 def test_a_change_of_a_bound_judges_again_and_trains_nothing(built):
     folder, _ = built
     text = (folder / "params.yaml").read_text()
-    changed = text.replace("twelve_strings/scrape.records: {bound: == 12", "twelve_strings/scrape.records: {bound: == 13")
+    changed = text.replace('twelve_strings/scrape.records: {bound: "== 12"', 'twelve_strings/scrape.records: {bound: "== 13"')
     assert changed != text
     (folder / "params.yaml").write_text(changed)
     output = dvc(folder, "repro", "report@tiny").stdout
