@@ -33,7 +33,7 @@ def test_seeds_with_other_names_are_independent_and_equal_ones_are_equal():
 
 def test_shares_are_spread_evenly_over_zero_to_one():
     shares = [rng.share_of(str(i), "split") for i in range(4000)]
-    assert 0 <= min(shares) and max(shares) < 1
+    assert min(shares) >= 0 and max(shares) < 1
     assert sum(share < 0.1 for share in shares) == pytest.approx(400, abs=60)
 
 
