@@ -99,7 +99,7 @@ def reported(once, tmp_path):
 
 
 def test_it_prints_the_verdict_and_where_the_page_is(once):
-    folder, output = once
+    _, output = once
     assert "proof: PASS: 2 total, 2 pass, 0 fail, 0 not_run, 0 estimated, 0 not_applicable\n" in output
     assert "reports/proof.md\n" in output
 
