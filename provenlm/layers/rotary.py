@@ -3,22 +3,31 @@
 Component i of a head turns together with component i + H/2, as in Hugging Face's Llama and Mixtral, so that weights move
 between them and us without a permutation.
 
-Shapes: B batch, N heads, T positions, H components of a head.
+Shapes: B batch, N heads, T positions, H components of a head; … any leading axes.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-def angles(length: int, head: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos_TH and sin_TH of positions 0 … length - 1, in float32: pair i turns by position · theta^(-2i/head)."""
-    frequencies = theta ** -(torch.arange(0, head, 2, device=device, dtype=torch.float32) / head)
-    angles_TH = torch.outer(torch.arange(length, device=device, dtype=torch.float32), frequencies).repeat(1, 2)
-    return angles_TH.cos(), angles_TH.sin()
+class Angles(NamedTuple):
+    """Cosine and sine by position, (…, T, H), in float32."""
+
+    cos: Tensor
+    sin: Tensor
 
 
-def rotate(heads_BNTH: Tensor, cos_TH: Tensor, sin_TH: Tensor) -> Tensor:
+def angles(places: Tensor, head: int, theta: float) -> Angles:
+    """Of the positions `places` (…, T), int64: pair i turns by position · theta^(-2i/head)."""
+    frequencies = theta ** -(torch.arange(0, head, 2, device=places.device, dtype=torch.float32) / head)
+    turns = (places.to(torch.float32)[..., None] * frequencies).repeat(*[1] * places.ndim, 2)
+    return Angles(turns.cos(), turns.sin())
+
+
+def rotate(heads_BNTH: Tensor, angles: Angles) -> Tensor:
     """Turn every pair of components by its angle; lengths and the dtype stay."""
     first, second = heads_BNTH.chunk(2, -1)
     turned_BNTH = torch.cat((-second, first), -1)
-    return (heads_BNTH * cos_TH + turned_BNTH * sin_TH).to(heads_BNTH.dtype)
+    return (heads_BNTH * angles.cos + turned_BNTH * angles.sin).to(heads_BNTH.dtype)

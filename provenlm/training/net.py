@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from provenlm.core import rng
+from provenlm.layers.cache import Cache
+from provenlm.layers.published import Published
 from provenlm.training import randomness
 from provenlm.training.objective import Objective
 
@@ -18,18 +20,24 @@ class Net:
     `build(settings, vocabulary)` works on torch's meta device too and initialises from torch's current generator.
     `objectives(model, ignore)` are what training minimises (one for a decoder, two for a GAN).
     `logits(model, tokens_BT)` gives logits_BTV of the next token at every position, causal.
+    `continued(model, tokens_BT, cache)` gives the same of tokens that stand behind those that the cache was shown before.
     `count(settings, vocabulary)` is the closed form: parameters by part, and `total` and `active` (per token), without building.
+    `flops(settings, vocabulary, length)` are those of training, forward and backward, by token of a row of `length`, in closed form.
     `probe(model, tokens_BT)` gives figures particular to the net: name -> (value, unit, meaning), such as expert load.
     `context(settings)` is the most positions that `logits` takes.
+    `published(settings, vocabulary, weights)` are a model's weights in the names and layout of Hugging Face's transformers.
     """
 
     settings: type
     build: Callable[[Any, int], nn.Module]
     objectives: Callable[[nn.Module, int], Sequence[Objective]]
     logits: Callable[[nn.Module, Tensor], Tensor]
+    continued: Callable[[nn.Module, Tensor, Cache], Tensor]
     count: Callable[[Any, int], Mapping[str, int]]
+    flops: Callable[[Any, int, int], int]
     probe: Callable[[nn.Module, Tensor], Mapping[str, tuple[float, str, str]]]
     context: Callable[[Any], int]
+    published: Callable[[Any, int, Mapping[str, Tensor]], Published]
 
 
 def fresh(net: Net, settings: Any, vocabulary: int, seed: int) -> nn.Module:

@@ -1,15 +1,13 @@
-"""The decoder: token ids in, logits of the next token at every position out.
+"""The decoder whose feed-forward halves are mixtures of experts: token ids in, logits of the next token at every position out.
 
-Module and parameter names are those of Hugging Face's Mixtral below its `model.`, so that an export renames and never reshapes.
-
-Shapes: B batch, T positions, N = B·T tokens, D hidden, V vocabulary, H components of a head.
+Shapes: B batch, T positions, N = B·T tokens, D hidden.
 """
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from provenlm.layers import attention, experts, rotary
+from provenlm.layers import attention, decoder, experts
 from provenlm.layers.attention import Attention
+from provenlm.layers.decoder import Block
 from provenlm.layers.experts import Experts
 from provenlm.layers.norm import RMSNorm
 from provenlm.layers.router import Router, Routing
@@ -30,80 +28,27 @@ class Mixture(nn.Module):
         return self.experts(states_ND, routing.chosen_NK, routing.weights_NK).view_as(hidden_BTD), routing
 
 
-class Block(nn.Module):
-    """One layer: what attention says is added to the state, then what the experts say."""
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__()
-        self.input_layernorm = RMSNorm(settings.hidden, settings.norm_eps)
-        self.self_attn = Attention(settings.hidden, settings.heads, settings.kv_heads, settings.dropout)
-        self.post_attention_layernorm = RMSNorm(settings.hidden, settings.norm_eps)
-        self.mlp = Mixture(settings)
-        self.dropout = settings.dropout
-
-    def forward(self, hidden_BTD: Tensor, cos_TH: Tensor, sin_TH: Tensor) -> tuple[Tensor, Routing]:
-        hidden_BTD = hidden_BTD + self._dropped(self.self_attn(self.input_layernorm(hidden_BTD), cos_TH, sin_TH))
-        said_BTD, routing = self.mlp(self.post_attention_layernorm(hidden_BTD))
-        return hidden_BTD + self._dropped(said_BTD), routing
-
-    def _dropped(self, said_BTD: Tensor) -> Tensor:
-        return F.dropout(said_BTD, self.dropout, self.training) if self.dropout else said_BTD
-
-
-class Decoder(nn.Module):
-    """Embedding, blocks, norm and head."""
+class Decoder(decoder.Decoder):
+    """Llama's frame around mixtures, which is Mixtral."""
 
     def __init__(self, settings: Settings, vocabulary: int) -> None:
-        super().__init__()
+        s = settings
+        blocks = (block(s) for _ in range(s.layers))
+        super().__init__(vocabulary, s.hidden, s.context, blocks, RMSNorm(s.hidden, s.norm_eps), s.tied, s.rope_theta)
         self.settings = settings
-        self.embed_tokens = nn.Embedding(vocabulary, settings.hidden)
-        self.layers = nn.ModuleList(Block(settings) for _ in range(settings.layers))
-        self.norm = RMSNorm(settings.hidden, settings.norm_eps)
-        self.lm_head = None if settings.tied else nn.Linear(settings.hidden, vocabulary, bias=False)
 
-    @property
-    def head(self) -> Tensor:
-        """The matrix (V, D) that turns states into logits: the embedding itself where the two are tied."""
-        return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
-    def states(self, tokens_BT: Tensor) -> tuple[Tensor, list[Routing]]:
-        """The normed states before the head, and each layer's dispatch. ValueError for more positions than `context`."""
-        length = tokens_BT.shape[1]
-        if length > self.settings.context:
-            raise ValueError(f"{length} positions asked of a net with a context of {self.settings.context}")
-        head = self.settings.hidden // self.settings.heads
-        cos_TH, sin_TH = rotary.angles(length, head, self.settings.rope_theta, tokens_BT.device)
-        hidden_BTD = self.embed_tokens(tokens_BT)
-        routings = []
-        for block in self.layers:
-            hidden_BTD, routing = block(hidden_BTD, cos_TH, sin_TH)
-            routings.append(routing)
-        return self.norm(hidden_BTD), routings
-
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        return F.linear(self.states(tokens_BT)[0], self.head)
+def block(settings: Settings) -> Block:
+    s = settings
+    attend = Attention(s.hidden, s.heads, s.kv_heads, s.dropout, bias=False)
+    return Block(RMSNorm(s.hidden, s.norm_eps), attend, RMSNorm(s.hidden, s.norm_eps), Mixture(s), s.dropout)
 
 
 def build(settings: Settings, vocabulary: int) -> Decoder:
-    """A decoder, initialised from torch's current generator: the embedding with deviation 0.02, matrices with 1/√(fan-in).
-
-    What writes into the residual stream begins at zero (as in nanochat): every block is the identity at the first step.
-    """
+    """A decoder, initialised from torch's current generator."""
     model = Decoder(settings, vocabulary)
-    for name, parameter in model.named_parameters():
-        if name.endswith(("o_proj.weight", "down_proj")):
-            nn.init.zeros_(parameter)
-        elif name in ("embed_tokens.weight", "lm_head.weight"):
-            nn.init.normal_(parameter, 0.0, 0.02)
-        elif parameter.ndim > 1:
-            nn.init.normal_(parameter, 0.0, parameter.shape[-1] ** -0.5)
+    decoder.initialise(model)
     return model
-
-
-def logits(model: nn.Module, tokens_BT: Tensor) -> Tensor:
-    """logits_BTV of the token after each position."""
-    logits_BTV: Tensor = model(tokens_BT)
-    return logits_BTV
 
 
 def count(settings: Settings, vocabulary: int) -> dict[str, int]:
@@ -111,7 +56,7 @@ def count(settings: Settings, vocabulary: int) -> dict[str, int]:
     s = settings
     parts = {
         "embedding": vocabulary * s.hidden,
-        "attention": s.layers * attention.parameters(s.hidden, s.heads, s.kv_heads),
+        "attention": s.layers * attention.parameters(s.hidden, s.heads, s.kv_heads, bias=False),
         "experts": s.layers * experts.parameters(s.experts, s.hidden, s.expert_hidden),
         "router": s.layers * s.experts * s.hidden,
         "norms": (2 * s.layers + 1) * s.hidden,
@@ -120,3 +65,12 @@ def count(settings: Settings, vocabulary: int) -> dict[str, int]:
     total = sum(parts.values())
     idle = s.layers * experts.parameters(s.experts - s.experts_per_token, s.hidden, s.expert_hidden)
     return {**parts, "total": total, "active": total - idle}
+
+
+def flops(settings: Settings, vocabulary: int, length: int) -> int:
+    """Of a forward and a backward pass, by token: 6 for each matrix element that a token meets, and attention over `length` positions."""
+    s = settings
+    parts = count(settings, vocabulary)
+    chosen = s.layers * experts.parameters(s.experts_per_token, s.hidden, s.expert_hidden)
+    matrices = vocabulary * s.hidden + parts["attention"] + parts["router"] + chosen
+    return 6 * matrices + 3 * s.layers * attention.products(s.hidden, length)

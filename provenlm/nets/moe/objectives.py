@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from provenlm.layers.cross_entropy import cross_entropy
+from provenlm.layers.decoder import role_of
 from provenlm.layers.router import Routing, balance_loss, joint_balance_loss, z_loss
 from provenlm.nets.moe.model import Decoder
 from provenlm.training.objective import Batch, Objective, Role
@@ -19,15 +20,10 @@ def objectives(model: nn.Module, ignore: int) -> list[Objective]:
 
 
 def roles(model: Decoder) -> dict[Role, list[nn.Parameter]]:
-    """Embedding and head; the matrices of attention and experts; and the rest, which are the router and the norms."""
+    """Every parameter of the net by what it is."""
     by_role: dict[Role, list[nn.Parameter]] = {"embedding": [], "matrix": [], "rest": []}
     for name, parameter in model.named_parameters():
-        if name in ("embed_tokens.weight", "lm_head.weight"):
-            by_role["embedding"].append(parameter)
-        elif name.endswith("_proj.weight") or name.endswith("_proj"):
-            by_role["matrix"].append(parameter)
-        else:
-            by_role["rest"].append(parameter)
+        by_role[role_of(name)].append(parameter)
     return by_role
 
 

@@ -1,0 +1,20 @@
+"""Our weights in; out, the same under the names by which Hugging Face's transformers knows them, with the configuration it needs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Published:
+    """`config`: what config.json says of the net, without its special tokens; `tensors`: what model.safetensors holds."""
+
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+def below_model(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The names of Llama and Mixtral: ours below `model.`, the head beside it."""
+    return {name if name.startswith("lm_head") else f"model.{name}": tensor for name, tensor in weights.items()}

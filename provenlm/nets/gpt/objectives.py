@@ -1,0 +1,27 @@
+"""What training makes small: cross-entropy of the next token."""
+
+from collections.abc import Mapping
+from functools import partial
+
+from torch import Tensor, nn
+
+from provenlm.layers.cross_entropy import cross_entropy
+from provenlm.layers.decoder import role_of
+from provenlm.nets.gpt.model import Decoder
+from provenlm.training.objective import Batch, Objective, Role
+
+
+def objectives(model: nn.Module, ignore: int) -> list[Objective]:
+    """One: the next token. Targets equal to `ignore` carry no loss."""
+    assert isinstance(model, Decoder)
+    by_role: dict[Role, list[nn.Parameter]] = {"embedding": [], "matrix": [], "rest": []}
+    for name, parameter in model.named_parameters():
+        by_role[role_of(name)].append(parameter)
+    return [Objective("next_token", by_role, partial(loss, model, ignore), "cross_entropy")]
+
+
+def loss(model: Decoder, ignore: int, batch: Batch) -> Mapping[str, Tensor]:
+    """`loss` is `cross_entropy`, in nats per target that counts: nothing is added to it."""
+    states_BTD, _ = model.states(batch.inputs_BT)
+    nats = cross_entropy(states_BTD.flatten(0, 1), model.head, batch.targets_BT.flatten(), ignore)
+    return {"loss": nats, "cross_entropy": nats}
