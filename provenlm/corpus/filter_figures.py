@@ -74,12 +74,12 @@ def histogram_of_sizes(sizes: NDArray[np.int64], kept: NDArray[np.bool_]) -> Ser
 
 def examples(tally: Tally) -> Table:
     rows = [
-        (item.record.id, item.record.source, reason, round(item.score, 4), beginning(item.record))
+        (item.record.source, reason, round(item.score, 4), beginning(item.record))
         for reason, items in sorted(tally.examples.items())
         for item in items
     ]
     meaning = f"the first {EXAMPLES} records dropped for each reason, with the first {SHOWN} characters"
-    return Table("dropped", meaning, ("id", "source", "reason", "score", "text"), rows)
+    return Table("dropped", meaning, ("source", "reason", "score", "text"), rows)
 
 
 def beginning(item: Record) -> str:

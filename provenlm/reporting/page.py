@@ -17,6 +17,7 @@ from provenlm.reporting.numbers import exact, plain, shown
 SHORT = 16  # letters of a digest that a page shows; the rest is under the pointer
 BULKY = ("params", "code")  # the audit holds them; the page shows their digests
 NOTHING = Markdown("–")
+ABSENT = "none"  # an empty list or text in the settings
 RULES = Markdown(
     "The verdict is the worst status among the checks: PASS needs every bound to hold on a figure that was measured or counted. "
     "This page is a function of the audits under Sources and of the bounds in params.yaml; every number links to its audit, "
@@ -156,9 +157,9 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         for key, item in value.items():
             yield from _leaves(item, f"{prefix}.{key}" if prefix else str(key))
     elif isinstance(value, list):
-        yield prefix, ", ".join(str(item) for item in value)
+        yield prefix, ", ".join(str(item) for item in value) or ABSENT
     else:
-        yield prefix, str(value)
+        yield prefix, str(value) or ABSENT
 
 
 def _source(source: Source) -> Iterator[Markdown]:
