@@ -72,5 +72,9 @@ def _by_shape(parameters: Iterable[Tensor]) -> dict[torch.Size, list[Tensor]]:
 
 
 def _working(matrices_XMN: Tensor) -> Tensor:
-    """bfloat16 is enough for the iteration and fast on a GPU; a CPU need not have it."""
-    return matrices_XMN.bfloat16() if matrices_XMN.device.type == "cuda" else matrices_XMN
+    """In bfloat16, which is enough for the iteration (Jordan et al. 2024), where the device multiplies it in hardware.
+
+    A CPU does with AMX: there the iteration takes a third to a fifth of the time that it takes in float32.
+    """
+    kind = matrices_XMN.device.type
+    return matrices_XMN.bfloat16() if kind == "cuda" or (kind == "cpu" and torch.cpu._is_amx_tile_supported()) else matrices_XMN

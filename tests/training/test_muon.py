@@ -11,9 +11,10 @@ def drawn(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(2))
 
 
-@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 24, 8), (3, 8, 24)])
-def test_all_singular_values_of_a_step_are_near_one(shape: tuple[int, ...]) -> None:
-    values = torch.linalg.svdvals(orthogonalise(drawn(*shape)))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 24, 8), (3, 8, 24), (2, 192, 96)])
+def test_all_singular_values_of_a_step_are_near_one(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    values = torch.linalg.svdvals(orthogonalise(drawn(*shape).to(dtype)).float())
     assert values.min() > 0.7
     assert values.max() < 1.3
 
@@ -22,6 +23,13 @@ def test_a_step_keeps_the_directions_of_the_gradient() -> None:
     gradient = drawn(1, 12, 8)
     left, _, right = torch.linalg.svd(gradient, full_matrices=False)
     assert torch.allclose(orthogonalise(gradient), left @ right, atol=0.3)
+
+
+def test_the_narrow_type_steps_nearly_where_the_wide_one_does() -> None:
+    gradient = drawn(2, 96, 192)
+    narrow, wide = orthogonalise(gradient.bfloat16()).float(), orthogonalise(gradient)
+    cosine = (narrow * wide).sum((-2, -1)) / (narrow.norm(dim=(-2, -1)) * wide.norm(dim=(-2, -1)))
+    assert cosine.min() > 0.999
 
 
 def test_every_expert_is_orthogonalised_alone() -> None:
@@ -43,7 +51,7 @@ def test_parameters_of_one_shape_move_as_they_would_alone() -> None:
     for parameter in alone:
         Muon([parameter], 0.1, 0.9, 0.01).step()
     for ours, theirs in zip(together, alone, strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-6)
+        assert torch.allclose(ours, theirs, atol=1e-3)  # the iteration may be in bfloat16
 
 
 def test_a_tall_matrix_steps_further_by_the_root_of_its_aspect() -> None:
