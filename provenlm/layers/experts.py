@@ -96,16 +96,60 @@ def by_loop(states_ND: Tensor, chosen_NK: Tensor, weights_NK: Tensor, gate_up_E2
 
 
 def by_split(states_ND: Tensor, chosen_NK: Tensor, weights_NK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor) -> Tensor:
-    """Sorted rows, one product an expert. `unbind` writes all experts' gradients in one stack, where indexing would add E zero-filled ones."""
+    """Sorted rows, one product an expert, each written where it belongs: nothing is gathered or added up afterwards."""
     planned = plan(chosen_NK, gate_up_E2FD.shape[0])
     rows_RD = permute(states_ND, planned, chosen_NK.shape[1])
-    runs = torch.split(rows_RD, planned.counts_E.tolist())
-    said_RD = torch.cat([swiglu(*each) for each in zip(runs, gate_up_E2FD.unbind(0), down_EDF.unbind(0), strict=True)])
+    said_RD: Tensor = _Runs.apply(rows_RD, gate_up_E2FD, down_EDF, planned.counts_E.tolist())  # type: ignore[no-untyped-call]
     return _combine(said_RD, planned, weights_NK)
+
+
+class _Runs(torch.autograd.Function):
+    """Each expert's SwiGLU on its own run of rows. Indexing the stacks would add up E zero-filled gradients of their whole size.
+
+    The matrices may be wider than the rows: each is rounded for its product, and its gradient widened, one expert at a time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows_RD: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor, counts: list[int]) -> Tensor:
+        said_RD, inners = torch.empty_like(rows_RD), []
+        for e, (rows, said) in enumerate(zip(torch.split(rows_RD, counts), torch.split(said_RD, counts), strict=True)):
+            inners.append(rows @ gate_up_E2FD[e].to(rows.dtype).T)
+            gate, up = inners[-1].chunk(2, -1)
+            torch.mm(F.silu(gate).mul_(up), down_EDF[e].to(rows.dtype).T, out=said)
+        ctx.save_for_backward(rows_RD, gate_up_E2FD, down_EDF, *inners)
+        ctx.counts = counts
+        return said_RD
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        rows_RD, gate_up_E2FD, down_EDF, *inners = ctx.saved_tensors
+        to_rows_RD, to_gate_up_E2FD, to_down_EDF = map(torch.empty_like, (rows_RD, gate_up_E2FD, down_EDF))
+        runs = zip(*(torch.split(each, ctx.counts) for each in (rows_RD, gradients[0], to_rows_RD)), inners, strict=True)
+        for e, (rows, slope, to_rows, inner) in enumerate(runs):
+            gate, up = inner.chunk(2, -1)
+            to_inner = torch.empty_like(inner)
+            to_gate, to_up = to_inner.chunk(2, -1)
+            to_product, silu = slope @ down_EDF[e].to(rows.dtype), F.silu(gate)
+            torch.mul(to_product, silu, out=to_up)
+            torch.ops.aten.silu_backward.grad_input(to_product.mul_(up), gate, grad_input=to_gate)
+            _product(slope.T, silu.mul_(up), to_down_EDF[e])
+            _product(to_inner.T, rows, to_gate_up_E2FD[e])
+            torch.mm(to_inner, gate_up_E2FD[e].to(rows.dtype), out=to_rows)
+        return to_rows_RD, to_gate_up_E2FD, to_down_EDF, None
+
+
+def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
+    """left · right into `out`, which may be of a wider type."""
+    if out.dtype == left.dtype:
+        torch.mm(left, right, out=out)
+    else:
+        out.copy_(left @ right)
 
 
 def by_grouped(states_ND: Tensor, chosen_NK: Tensor, weights_NK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor) -> Tensor:
     """Sorted rows, one grouped product for all experts. D and F must be multiples of 16 bytes (see `grouped_fits`)."""
+    gate_up_E2FD, down_EDF = gate_up_E2FD.to(states_ND.dtype), down_EDF.to(states_ND.dtype)
     planned = plan(chosen_NK, gate_up_E2FD.shape[0])
     ends_E = planned.counts_E.cumsum(0).to(torch.int32)
     rows_RD = permute(states_ND, planned, chosen_NK.shape[1])
@@ -143,8 +187,8 @@ class Experts(nn.Module):
         if torch.is_autocast_enabled(states_ND.device.type):  # the grouped product does not follow autocast by itself
             dtype = torch.get_autocast_dtype(states_ND.device.type)
         way = way_for(states_ND.device, dtype, states_ND.shape[-1], self.down_proj.shape[-1])
-        gate_up_E2FD, down_EDF = self.gate_up_proj.to(dtype), self.down_proj.to(dtype)
-        return way(states_ND.to(dtype), chosen_NK, weights_NK.to(dtype), gate_up_E2FD, down_EDF)
+        with torch.autocast(states_ND.device.type, enabled=False):
+            return way(states_ND.to(dtype), chosen_NK, weights_NK.to(dtype), self.gate_up_proj, self.down_proj)
 
 
 def parameters(experts: int, hidden: int, inner: int) -> int:

@@ -129,3 +129,23 @@ def test_under_autocast_the_experts_multiply_in_the_narrow_type() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(states, chosen, weights).dtype == torch.bfloat16
     assert layer(states, chosen, weights).dtype == torch.float32
+
+
+def test_matrices_wider_than_the_states_get_the_gradient_of_rounded_ones_in_their_own_type() -> None:
+    states, chosen, weights, gate_up, down = case(torch.float32)
+    narrow = [
+        t.detach().bfloat16().requires_grad_() if t.is_floating_point() else t for t in (states, chosen, weights, gate_up, down)
+    ]
+    mixed = values_and_gradients(experts.by_split, (*narrow[:3], gate_up, down))
+    rounded = values_and_gradients(experts.by_split, tuple(narrow))
+    assert [t.dtype for t in mixed] == [torch.bfloat16] * 3 + [torch.float32] * 2
+    for ours, theirs in zip(mixed, rounded, strict=True):
+        assert torch.equal(ours.float(), theirs.float())
+
+
+def test_a_recomputed_backward_gives_the_bits_of_a_kept_one() -> None:
+    tensors = case(torch.float64)
+    out = experts.by_split(*tensors)
+    wanted = [t for t in tensors if t.requires_grad]
+    first = torch.autograd.grad(out.sum(), wanted, retain_graph=True)
+    assert all(map(torch.equal, first, torch.autograd.grad(out.sum(), wanted)))
