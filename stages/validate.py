@@ -77,6 +77,7 @@ def subject_of(run: stage.Run) -> tuple[Subject, Loaded]:
     subject = Subject(
         model=trained.model,
         logits=net.logits,
+        continued=net.continued,
         untrained=lambda: fresh(net, shape, described.vocabulary, seed),
         closed_form=net.count(shape, described.vocabulary),
         codec=codec,

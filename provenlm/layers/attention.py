@@ -1,7 +1,7 @@
 """Causal self-attention with grouped queries: hidden states in, for each position a mixture of the values up to it out.
 
-Shapes: B batch, T positions, D hidden, N query heads, G key/value heads (G divides N), H components of a head (D = N·H), S positions
-that are looked at: T, or those of a cache.
+Shapes: B batch, T positions, D hidden, N query heads, G key/value heads (G divides N), H components of a head (D = N·H),
+S positions that are looked at: T, or those of a cache.
 """
 
 from torch import Tensor, nn
@@ -57,8 +57,8 @@ def parameters(hidden: int, heads: int, kv_heads: int, bias: bool) -> int:
 
 
 def products(hidden: int, length: int) -> int:
-    """Multiplications and additions, a token and a forward pass, of queries with keys and of weights with values at `length` positions.
+    """Multiplications and additions of queries with keys and of weights with values, a token of a row of `length` and a forward pass.
 
-    Every position is counted as if it looked at all, as the field does (PaLM, arXiv 2204.02311, appendix B), and as kernels that mask do.
+    Every position is counted as if it looked at all (as PaLM has it, arXiv 2204.02311, appendix B): kernels that mask do.
     """
     return 4 * hidden * length

@@ -1,4 +1,4 @@
-"""Our weights in; out, the same under the names by which Hugging Face's transformers knows them, with the configuration it needs."""
+"""Our weights in; out, the same in the names of Hugging Face's transformers, with the configuration it needs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from provenlm.core.audit import Recorder
 from provenlm.core.plugin import Codec
+from provenlm.layers.cache import Cache
 from provenlm.tokens.shards import Split, Tokens
 
 
@@ -17,12 +18,14 @@ class Subject:
     """What a probe may look at.
 
     `logits(model, tokens_BT)` gives logits_BTV of the next token; `length` is the longest T the model was trained on.
+    `continued(model, tokens_BT, cache)` gives the same of tokens behind those that the cache was shown; None where a net keeps none.
     `untrained()` builds the net as it was before its first step; `closed_form` is its count of parameters without building:
     by part, and `total` and `active` (per token).
     """
 
     model: nn.Module
     logits: Callable[[nn.Module, Tensor], Tensor]
+    continued: Callable[[nn.Module, Tensor, Cache], Tensor] | None
     untrained: Callable[[], nn.Module]
     closed_form: Mapping[str, int]
     codec: Codec

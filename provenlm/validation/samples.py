@@ -12,7 +12,8 @@ import torch
 from provenlm.core import rng
 from provenlm.core.audit import Recorder, Table
 from provenlm.core.progress import progress
-from provenlm.validation.generation import Sampling, generate
+from provenlm.layers.sampling import Sampling
+from provenlm.validation.generation import generate
 from provenlm.validation.probe import Probe, Subject
 from provenlm.validation.spans import Suffixes
 

@@ -46,8 +46,8 @@ generation:
   prompt_tokens: 2
   tokens: 6
   samplings:
-    greedy: {temperature: 0, top_k: 0, top_p: 1.0}
-    warm: {temperature: 1.0, top_k: 5, top_p: 0.9}
+    greedy: {temperature: 0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0}
+    warm: {temperature: 1.0, top_k: 5, top_p: 0.9, repetition_penalty: 1.3}
 speed: {lengths: [2, 4], repeats: 5}
 also_count: {}
 probes: {prompt_characters: [1, 2], batch_tokens: 64}

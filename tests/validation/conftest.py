@@ -123,6 +123,7 @@ def subject_of(model: nn.Module, tokens: Tokens, length: int = 16, **changed: An
     facts: dict[str, Any] = {
         "model": model,
         "logits": lambda net, tokens_BT: net(tokens_BT),
+        "continued": None,
         "untrained": lambda: untrained(tokens.vocabulary),
         "closed_form": {"all of it": size, "total": size, "active": size},
         "codec": Letters(),

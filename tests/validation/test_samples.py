@@ -5,10 +5,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from provenlm.core.audit import Recorder
+from provenlm.layers.sampling import GREEDY, Sampling
 from provenlm.validation import samples
-from provenlm.validation.generation import GREEDY, Sampling
 
-SETTINGS = samples.Settings(("ABC", "XYZ"), 3, 6, 20, {"greedy": GREEDY, "warm": Sampling(1.0, 0, 1.0)})
+SETTINGS = samples.Settings(("ABC", "XYZ"), 3, 6, 20, {"greedy": GREEDY, "warm": Sampling(1.0, 0, 1.0, 1.0)})
 
 
 def run(subject, settings=SETTINGS):

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from provenlm.core.audit import Recorder, Table
+from provenlm.layers.sampling import GREEDY
 from provenlm.validation.attainable import by_prefix
-from provenlm.validation.generation import GREEDY, generate
+from provenlm.validation.generation import generate
 from provenlm.validation.loss import Losses, of_rows
 from provenlm.validation.probe import Probe, Subject, Validating
 

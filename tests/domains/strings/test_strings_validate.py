@@ -39,7 +39,7 @@ def subject_after(steps):
         optimizer.step()
     tokens = Tokens(split_of(rows), split_of([]), codec.vocabulary, codec.special)
     closed_form = MOE.count(SHAPE, codec.vocabulary)
-    return Subject(model.eval(), MOE.logits, lambda: model, closed_form, codec, tokens, 8, 0)
+    return Subject(model.eval(), MOE.logits, MOE.continued, lambda: model, closed_form, codec, tokens, 8, 0)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_a_net_that_forgot_one_string_misses_it(learned):
         logits_BTV = model(tokens_BT)
         return torch.where((tokens_BT[:, :1] == wrong)[..., None], -logits_BTV, logits_BTV)
 
-    figures, _ = recall(replace(learned, logits=forgetful))
+    figures, _ = recall(replace(learned, logits=forgetful, continued=None))
     assert (figures["from_1.missed"], figures["from_2.missed"]) == (1, 1)
 
 

@@ -67,7 +67,7 @@ def subject_of(model, texts):
     names = [str(n) for n in range(len(rows))]
     ids = np.array([t for row in rows for t in row], np.uint16)
     val = Split(ids, starts, names, np.array([len(t) for t in texts]), names)
-    return Subject(model, lambda net, rows_BT: net(rows_BT), lambda: model, {}, Ascii(), Tokens(val, val, 131, {}), 64, 0)
+    return Subject(model, lambda net, rows_BT: net(rows_BT), None, lambda: model, {}, Ascii(), Tokens(val, val, 131, {}), 64, 0)
 
 
 def asked(name, model, texts):
