@@ -4,37 +4,27 @@ A run that is stopped or killed leaves checkpoints outside the outs; the next ru
 the newest whole one and ends with the same weights, bit for bit.
 """
 
-import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from provenlm.core import digest, params, plugin
 from provenlm.core.errors import UserError
-from provenlm.core.progress import Progress, progress, say
+from provenlm.core.progress import progress
 from provenlm.tokens import shards
-from provenlm.training import checkpoint, figures
+from provenlm.training import figures
 from provenlm.training.batches import batches_for
+from provenlm.training.checkpoint import Described
+from provenlm.training.device import device_of
 from provenlm.training.fit import fit
-from provenlm.training.monitors.finite import Finite
-from provenlm.training.monitors.history import History
 from provenlm.training.net import Net, fresh
 from provenlm.training.objective import IGNORE
+from provenlm.training.session import monitors_for, session
 from provenlm.training.settings import Settings
-from provenlm.training.step import Step
 from stages import stage
-
-
-class Earlier(NamedTuple):
-    """What an unfinished run left: its state, its history, and the steps at which its processes began."""
-
-    state: checkpoint.Checkpoint | None
-    history: History
-    begun: list[int]
 
 
 def body(run: stage.Run) -> None:
@@ -49,24 +39,22 @@ def body(run: stage.Run) -> None:
     device = device_of(settings.device)
     model = fresh(net, shape, tokens.vocabulary, settings.seed).to(device)
     objectives, batches = net.objectives(model, IGNORE), batches_for(tokens, settings)
-    root = resume_root(run.layout.resume(run.subject), key_of(run, folder))
-    earlier = left_behind(root)
     raw = {name: value for name, value in run.row["net"].items() if name != "kind"}
-    described = checkpoint.Described(kind, raw, tokens.vocabulary, settings.length)
+    described = Described(kind, raw, tokens.vocabulary, settings.length)
+    ours = session(resume_root(run.layout.resume(run.subject), key_of(run, folder)), described, settings, objectives[0].judge)
 
-    def save(target: Path, step: Step) -> None:
-        checkpoint.write(target, step.snapshot(), files_of(described, earlier))
-
-    steps = fit(model, objectives, batches, [Finite(), earlier.history], settings, earlier.state)
+    asked = stage.Stop()
+    steps = fit(model, objectives, batches, monitors_for(settings), settings, ours.state, ours.store.recall)
     with progress(f"train@{run.subject}", "step", settings.steps) as bar:
-        bar.advance(earlier.begun[-1])
-        last = follow(steps, bar, settings, objectives[0].judge, lambda step: keep(root, step, save), stage.Stop())
-    save(run.writes(run.layout.model(run.subject)), last)
+        last = ours.follow(steps, bar, asked.__bool__)
+    if last is None:
+        sys.exit(128 + asked.signal)  # as if by that signal: DVC sees an unfinished stage
+    ours.deliver(run.writes(run.layout.model(run.subject)), last)
 
     begun = fresh(net, shape, tokens.vocabulary, settings.seed).state_dict()
     figures.parameters(run.audit, model, begun, net.count(shape, tokens.vocabulary))
-    figures.course(run.audit, earlier.history, objectives[0].judge, settings)
-    figures.ending(run.audit, last, len(earlier.begun) - 1, device)
+    figures.course(run.audit, ours.history, objectives[0].judge, settings)
+    figures.ending(run.audit, last, len(ours.begun) - 1, device)
     run.facts |= {"device": device.type, "threads": torch.get_num_threads(), "seed": settings.seed, "precision": settings.precision}
     shutil.rmtree(run.layout.resume(run.subject), ignore_errors=True)  # last: until here a kill costs little
 
@@ -83,18 +71,6 @@ def net_of(run: stage.Run) -> tuple[str, Net, Any]:
     return kind, net, params.parse(net.settings, section, where)
 
 
-def device_of(wanted: str) -> torch.device:
-    """The device that `wanted` names; auto takes cuda, then mps, then the CPU. UserError if it is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wanted == "auto":
-        return torch.device(next(name for name, usable in there.items() if usable))
-    if not there[wanted]:
-        raise UserError(
-            f"train.device: {wanted} is not there; on this machine: {', '.join(n for n, usable in there.items() if usable)}"
-        )
-    return torch.device(wanted)
-
-
 def key_of(run: stage.Run, tokens: Path) -> str:
     """A digest of all that decides the weights: parameters, tokens, our code that is loaded, and torch itself."""
     root = run.layout.root.resolve()
@@ -109,48 +85,6 @@ def resume_root(folder: Path, key: str) -> Path:
         if other != root:
             shutil.rmtree(other)
     return root
-
-
-def left_behind(root: Path) -> Earlier:
-    """What to go on from: the newest whole checkpoint below `root`, or nothing."""
-    newest = checkpoint.newest(root, say)
-    if newest is None:
-        return Earlier(None, History(), [0])
-    state = checkpoint.read(newest)
-    say(f"going on after step {state.facts['step']}")
-    history = History.from_parquet((newest / "history.parquet").read_bytes())
-    return Earlier(state, history, [*json.loads((newest / "runs.json").read_text(encoding="utf-8")), state.facts["step"]])
-
-
-def files_of(described: checkpoint.Described, earlier: Earlier) -> dict[str, bytes]:
-    """What lies beside the tensors of a checkpoint."""
-    runs = json.dumps(earlier.begun).encode()
-    return {"net.json": described.to_json(), "history.parquet": earlier.history.to_parquet(), "runs.json": runs}
-
-
-def keep(root: Path, step: Step, save: Callable[[Path, Step], None]) -> None:
-    """Save the state after `step` below `root` and let the oldest go."""
-    save(checkpoint.step_folder(root, step.number), step)
-    checkpoint.prune(root)
-
-
-def follow(
-    steps: Iterator[Step], bar: Progress, settings: Settings, judge: str, save: Callable[[Step], None], asked: stage.Stop
-) -> Step:
-    """Take steps to the last, saving when it is time. Asked to end, save and exit as if by that signal: DVC sees an unfinished stage."""
-    for step in steps:
-        seconds = (settings.steps - step.number) * step.seconds
-        speed = step.targets / step.seconds
-        bar.advance(1, f"loss {step.terms[judge]:.3f}, {speed:,.0f} tokens/s, {seconds:.0f} s left")
-        if step.stop:
-            say(f"stopped: {step.stop}")
-            return step
-        if asked or step.number % settings.checkpoint_every == 0:
-            save(step)
-        if asked:
-            say(f"asked to end: saved after step {step.number}; the next run goes on from there")
-            sys.exit(128 + asked.signal)
-    raise AssertionError("a training ends with a step that says why")
 
 
 if __name__ == "__main__":

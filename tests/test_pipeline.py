@@ -129,7 +129,7 @@ def lengthened(folder: Path) -> None:
     """Make the tiny training long enough to be hit in the middle, with a checkpoint every few steps."""
     before, tiny = (folder / "params.yaml").read_text().split("  tiny_strings:\n")
     longer = tiny.replace("steps: 100\n", "steps: 400\n", 1)
-    assert longer != tiny and "checkpoint_every: 20\n" in tiny
+    assert longer != tiny and "checkpoints: {every: 20," in tiny
     (folder / "params.yaml").write_text(f"{before}  tiny_strings:\n{longer}")
 
 

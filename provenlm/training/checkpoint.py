@@ -2,8 +2,7 @@
 
 import json
 import os
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ from provenlm.core import digest, files, params, plugin
 from provenlm.core.errors import UserError
 from provenlm.training.net import Net
 
-KEPT = 2  # one more than needed, in case the newest is damaged
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -29,17 +26,23 @@ class Checkpoint:
 
 def write(folder: Path, checkpoint: Checkpoint, extra: Mapping[str, bytes]) -> None:
     """Fill `folder` in one rename: `<name>.safetensors`, state.json, the `extra` files, and a manifest of all. Old content goes."""
-    contents = {f"{name}.safetensors": save(_plain(tensors)) for name, tensors in checkpoint.tensors.items()}
-    contents["state.json"] = json.dumps(checkpoint.facts, allow_nan=False).encode()
-    contents.update(extra)
-    manifest = {name: {"bytes": len(data), "sha256": digest.of_bytes(data)} for name, data in contents.items()}
+    manifest = {}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with files.new_folder(folder) as new:
-        for name, data in contents.items():
+        for name, data in _contents(checkpoint, extra):
             files.write_bytes(new / name, data)
+            manifest[name] = {"bytes": len(data), "sha256": digest.of_bytes(data)}
         files.write_json(new / "manifest.json", {"files": manifest})
         _sync(new)
     _sync(folder.parent)
+
+
+def _contents(checkpoint: Checkpoint, extra: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of each file, one at a time: together they would be a second copy of the whole state."""
+    for name, tensors in checkpoint.tensors.items():
+        yield f"{name}.safetensors", save(_plain(tensors))
+    yield "state.json", json.dumps(checkpoint.facts, allow_nan=False).encode()
+    yield from extra.items()
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -73,26 +76,6 @@ def read(folder: Path) -> Checkpoint:
         raise UserError(f"{folder.as_posix()}: not a whole checkpoint: {wrong}")
     tensors = {path.stem: load(path.read_bytes()) for path in sorted(folder.glob("*.safetensors"))}
     return Checkpoint(tensors, json.loads((folder / "state.json").read_text(encoding="utf-8")))
-
-
-def step_folder(root: Path, step: int) -> Path:
-    return root / f"step-{step:08}"
-
-
-def newest(root: Path, say: Callable[[str], None]) -> Path | None:
-    """The newest whole checkpoint below `root`, or None; `say` is told of each damaged one that was passed over."""
-    for folder in sorted(root.glob("step-*"), reverse=True):
-        wrong = damage(folder)
-        if wrong is None:
-            return folder
-        say(f"checkpoint {folder.name} is damaged ({wrong}); looking for an older one")
-    return None
-
-
-def prune(root: Path) -> None:
-    """Keep the newest few below `root`."""
-    for folder in sorted(root.glob("step-*"), reverse=True)[KEPT:]:
-        shutil.rmtree(folder)
 
 
 @dataclass(frozen=True)

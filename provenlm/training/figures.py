@@ -43,10 +43,14 @@ def moved(model: nn.Module, begun: Mapping[str, Tensor]) -> float:
 
 def course(audit: Recorder, history: History, judge: str, settings: Settings) -> None:
     """How the loss went, how fast, and how the gradients behaved. `judge` names the term that is the loss without regularisers."""
-    rows = history.rows
+    rows, kept = history.rows, history.lasting()
     losses = [value for _, value in history.column(judge)]
-    audit.counted("steps", len(rows), "steps", "taken, skipped ones too")
-    audit.counted("steps.skipped", sum(not row["applied"] for row in rows), "steps", "not applied because something was not finite")
+    audit.counted("steps", len(kept), "steps", "that led to these weights, skipped ones too")
+    audit.counted(
+        "steps.skipped", sum("skipped" in row for row in rows), "steps", "not applied: not finite, or far above what was usual"
+    )
+    audit.counted("steps.undone", len(rows) - len(kept), "steps", "given up by going back to a checkpoint")
+    audit.counted("went_back", sum("back" in row for row in rows), "times", "that the run went back to a checkpoint")
     audit.counted("tokens", int(sum(v for _, v in history.column("targets"))), "tokens", "targets trained on, repetitions counted")
     audit.counted("epochs", history.column("epochs")[-1][1], "epochs", "rows drawn over rows of the training split")
     audit.measured("loss.first", losses[0], "nats/token", f"{judge} of the first step's batch, before any update")
@@ -88,7 +92,7 @@ def _speed(audit: Recorder, history: History) -> None:
 def curves(history: History, judge: str) -> list[Series]:
     """The loss by step, the loss beside the held-out loss where that was measured, and the throughput."""
     trained = history.column(judge)
-    speeds = [(int(row["step"] or 0), float(row["targets"] or 0) / float(row["seconds"] or 1)) for row in history.rows]
+    speeds = [(int(row["step"] or 0), float(row["targets"] or 0) / float(row["seconds"] or 1)) for row in history.lasting()]
     made = [
         _lines("loss_by_step", "Training loss of each step's batch", "nats/token", ("training",), thinned(trained)),
         _lines("throughput", "Targets a second, by step", "tokens/s", ("tokens/s",), thinned(speeds)),

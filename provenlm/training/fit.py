@@ -6,65 +6,23 @@ The loop owns no disk, no bar and no schedule of checkpoints: whoever asks for t
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from provenlm.core import digest, rng
-from provenlm.core.errors import UserError
+from provenlm.core import rng
+from provenlm.training import gradients, randomness
 from provenlm.training import optimizers as optim
-from provenlm.training import randomness, schedules
 from provenlm.training.batches import Batches
 from provenlm.training.checkpoint import Checkpoint
-from provenlm.training.objective import IGNORE, Batch, Objective
+from provenlm.training.objective import Batch, Objective
 from provenlm.training.settings import Settings
-from provenlm.training.step import Monitor, Step
+from provenlm.training.state import State, evidence
+from provenlm.training.step import GoBack, Monitor, Step, Stop, Update
 
-
-@dataclass
-class Trained:
-    """What lives through a run: the net, an optimizer list for each objective, and how far we are."""
-
-    model: nn.Module
-    objectives: Sequence[Objective]
-    optimizers: list[list[torch.optim.Optimizer]]
-    settings: Settings
-    step: int = 0
-    position: int = 0  # rows drawn
-
-    @property
-    def names(self) -> dict[nn.Parameter, str]:
-        return {parameter: name for name, parameter in self.model.named_parameters()}
-
-    def snapshot(self) -> Checkpoint:
-        """Everything that decides what comes next. Tensors are not copied: write them before the next step."""
-        remembered = {
-            f"{objective.name}/{name}": tensor
-            for objective, own in zip(self.objectives, self.optimizers, strict=True)
-            for name, tensor in optim.state(own, self.names).items()
-        }
-        torch_random, random_facts = randomness.take()
-        facts = {"step": self.step, "position": self.position, "random": random_facts, **_fixed(self.settings)}
-        return Checkpoint({"model": self.model.state_dict(), "optimizer": remembered, "random": torch_random}, facts)
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Become what `snapshot` saw. UserError if that was under other settings or another number of threads."""
-        for key, value in _fixed(self.settings).items():
-            if checkpoint.facts[key] != value:
-                raise UserError(f"the checkpoint was made with {key} {checkpoint.facts[key]}, this run has {value}; start anew")
-        self.model.load_state_dict(dict(checkpoint.tensors["model"]))
-        for objective, own in zip(self.objectives, self.optimizers, strict=True):
-            prefix = f"{objective.name}/"
-            mine = {k.removeprefix(prefix): v for k, v in checkpoint.tensors["optimizer"].items() if k.startswith(prefix)}
-            optim.restore(own, self.names, mine)
-        self.step, self.position = checkpoint.facts["step"], checkpoint.facts["position"]
-        randomness.give_back(dict(checkpoint.tensors["random"]), checkpoint.facts["random"])  # last: what came before may draw
-
-
-def _fixed(settings: Settings) -> dict[str, object]:
-    """What must be the same for a resumed run to give the same bits."""
-    return {"threads": torch.get_num_threads(), "settings": digest.of_json(asdict(settings))}
+Recall = Callable[[], Checkpoint | None]  # gives the last good checkpoint
 
 
 def fit(
@@ -74,41 +32,58 @@ def fit(
     monitors: Sequence[Monitor],
     settings: Settings,
     resume: Checkpoint | None,
+    recall: Recall,
 ) -> Iterator[Step]:
     """Train `model` where it lies (its device) and yield after every step; the last has a reason in `stop`.
 
     Each step draws one batch and every objective descends on it in turn. With `resume` the run continues after the step
-    that the checkpoint was taken at and gives the bits that it would have given had it never stopped.
+    that the checkpoint was taken at and gives the bits that it would have given had it never stopped. A monitor may ask to go back:
+    then the run continues from what `recall` gives, with data that it has not seen.
     """
-    run = Trained(model, objectives, [optim.optimizers_for(objective, settings.optimizer) for objective in objectives], settings)
+    optimizers = [optim.optimizers_for(objective, settings.optimizer) for objective in objectives]
+    run = State(model, objectives, optimizers, monitors, settings)
     randomness.seed_all(rng.seed_of(settings.seed, "steps"))
     if resume is not None:
         run.restore(resume)
-    while run.step < settings.steps:
-        step = _step(run, batches)
-        reasons = [reason for monitor in monitors if (reason := monitor.observe(step))]
-        if not reasons and run.step == settings.steps:
-            reasons = [f"all {settings.steps} steps done"]
-        yield replace(step, stop="; ".join(reasons)) if reasons else step
-        if reasons:
-            return
+    stopped = False
+    while not stopped and run.step < settings.steps:
+        step = _answered(run, _step(run, batches), recall)
+        yield step
+        stopped = step.stop is not None
 
 
-def _step(run: Trained, batches: Batches) -> Step:
+def _answered(run: State, step: Step, recall: Recall) -> Step:
+    """The step with what its monitors asked for done: stopping comes before going back, and both before being through."""
+    asked = [wish for monitor in run.monitors if (wish := monitor.observe(step))]
+    stops = [wish.why for wish in asked if isinstance(wish, Stop)]
+    back = next((wish for wish in asked if isinstance(wish, GoBack)), None)
+    if back is not None and not stops:
+        good = recall()
+        if good is not None:
+            return replace(step, back=run.go_back(good, back))
+        stops = [f"{back.why}; there is no checkpoint to go back to"]
+    if not stops and run.step == run.settings.steps:
+        stops = [f"all {run.settings.steps} steps done"]
+    return replace(step, stop="; ".join(stops)) if stops else step
+
+
+def _step(run: State, batches: Batches) -> Step:
     """Draw a batch, let every objective descend on it, and look at held-out data when it is time."""
     settings, begin = run.settings, time.perf_counter()
-    device = next(run.model.parameters()).device
     batch = batches.take(run.position, settings.batch)
     drawn = time.perf_counter()
-    share = schedules.share(settings.schedule, run.step, settings.steps)
+    random, share = randomness.take(), run.share()
     run.model.train()
     terms: dict[str, float] = {}
-    norms = []
+    norms: list[float] = []
+    refusals: list[str] = []
     for objective, own in zip(run.objectives, run.optimizers, strict=True):
         optim.set_rates(own, share)
-        descended, norm = _descend(objective, own, batch, settings, device)
-        terms |= descended if len(run.objectives) == 1 else {f"{objective.name}.{k}": v for k, v in descended.items()}
-        norms.append(norm)
+        update = _descend(run, objective, own, batch, refusals)
+        alone = len(run.objectives) == 1
+        terms |= update.terms if alone else {f"{objective.name}.{k}": v for k, v in update.terms.items()}
+        norms.append(update.grad_norm)
+    facts = {"step": run.step + 1, "position": run.position, "micro_batch": settings.micro_batch, "precision": settings.precision}
     run.step += 1
     run.position += settings.batch
     ended = time.perf_counter()
@@ -118,66 +93,38 @@ def _step(run: Trained, batches: Batches) -> Step:
         held_out=_held_out(run, batches) if _due(settings, run.step) else None,
         share=share,
         grad_norm=math.hypot(*norms),
-        targets=_targets(batch),
+        targets=gradients.targets(batch),
         positions=batch.inputs_BT.numel(),
         epochs=run.position / len(batches.rows),
         seconds=ended - begin,
         data_seconds=drawn - begin,
-        applied=_finite(terms, norms),
+        skipped="; ".join(refusals) or None,
+        back=None,
         stop=None,
         snapshot=run.snapshot,
+        evidence=partial(evidence, run.model, batch, random, facts),
     )
 
 
-def _descend(
-    objective: Objective, own: Sequence[torch.optim.Optimizer], batch: Batch, settings: Settings, device: torch.device
-) -> tuple[dict[str, float], float]:
-    """One update of one objective's parameters; (its terms, its gradient norm). What is not finite is not applied.
-
-    Each pass counts by its share of the whole batch's targets, so the gradient does not depend on how the batch is cut.
-    """
-    parameters = [p for group in objective.parameters.values() for p in group if p.requires_grad]
-    for parameter in parameters:
-        parameter.grad = None
-    sums: dict[str, Tensor] = {}
-    for part, share in _parts(batch, settings.micro_batch):
-        terms = _terms(objective, _to(part, device), settings)
-        (terms["loss"] * share).backward()  # type: ignore[no-untyped-call]
-        for name, value in terms.items():
-            sums[name] = sums.get(name, 0) + value.detach() * share
-    clip = settings.optimizer.clip
-    norm = nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip).item()
-    found = {name: value.item() for name, value in sums.items()}
-    if _finite(found, [norm]):
+def _descend(run: State, objective: Objective, own: Sequence[torch.optim.Optimizer], batch: Batch, refusals: list[str]) -> Update:
+    """One update of one objective's parameters, unless it is not finite or a monitor refuses it; why goes to `refusals`."""
+    settings = run.settings
+    found = gradients.gather(objective, batch, settings.micro_batch, settings.precision, settings.optimizer.clip, run.device)
+    update = Update(objective.name, run.step + 1, *found)
+    refused = _not_finite(update) or next((why for monitor in run.monitors if (why := monitor.weigh(update))), None)
+    if refused:
+        refusals.append(refused)
+    else:
         for optimizer in own:
             optimizer.step()
-    return found, norm
+    return update
 
 
-def _terms(objective: Objective, batch: Batch, settings: Settings) -> Mapping[str, Tensor]:
-    with torch.autocast(batch.inputs_BT.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        return objective.loss(batch)
-
-
-def _parts(batch: Batch, rows: int) -> Iterator[tuple[Batch, float]]:
-    """The batch in parts of `rows` rows, each with its share of the targets; a part without any is left out."""
-    whole = _targets(batch)
-    for first in range(0, len(batch.inputs_BT), rows):
-        part = Batch(batch.inputs_BT[first : first + rows], batch.targets_BT[first : first + rows])
-        if count := _targets(part):
-            yield part, count / whole
-
-
-def _targets(batch: Batch) -> int:
-    return int((batch.targets_BT != IGNORE).sum())
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    return Batch(batch.inputs_BT.to(device), batch.targets_BT.to(device))
-
-
-def _finite(terms: Mapping[str, float], norms: Sequence[float]) -> bool:
-    return all(math.isfinite(value) for value in (*terms.values(), *norms))
+def _not_finite(update: Update) -> str | None:
+    wrong = [f"{name} is {value}" for name, value in update.terms.items() if not math.isfinite(value)]
+    if not math.isfinite(update.grad_norm):
+        wrong.append(f"the gradient norm is {update.grad_norm}")
+    return f"not finite: {', '.join(wrong)}" if wrong else None
 
 
 def _due(settings: Settings, step: int) -> bool:
@@ -186,19 +133,11 @@ def _due(settings: Settings, step: int) -> bool:
 
 
 @torch.no_grad()
-def _held_out(run: Trained, batches: Batches) -> dict[str, float]:
+def _held_out(run: State, batches: Batches) -> Mapping[str, float]:
     """Terms of the first objective on the held-out batches, by target, without dropout; random states are as before afterwards."""
-    device = next(run.model.parameters()).device
     run.model.eval()
     with torch.random.fork_rng(enabled=True):
-        return mean_terms(lambda batch: _terms(run.objectives[0], _to(batch, device), run.settings), batches.held_out)
-
-
-def mean_terms(loss: Callable[[Batch], Mapping[str, Tensor]], batches: Sequence[Batch]) -> dict[str, float]:
-    """Each term's mean over all targets of `batches`."""
-    whole = sum(map(_targets, batches))
-    sums: dict[str, float] = {}
-    for batch in batches:
-        for name, value in loss(batch).items():
-            sums[name] = sums.get(name, 0.0) + value.item() * _targets(batch) / whole
-    return sums
+        return gradients.mean_terms(
+            lambda batch: gradients.terms(run.objectives[0], gradients.to(batch, run.device), run.settings.precision),
+            batches.held_out,
+        )

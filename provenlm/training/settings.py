@@ -75,6 +75,60 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
+class Checkpoints:
+    """Save every `every` steps and keep the newest `last` of these, one more than needed in case the newest is damaged.
+
+    What stays beside the net when training is done: those at multiples of `spaced` (null: none) and, with `best`, the one with the
+    smallest held-out loss, for which also a step between the intervals is saved.
+    """
+
+    every: int
+    last: int
+    spaced: int | None
+    best: bool
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.last < 1:
+            raise ValueError(f"every and last are {self.every}, {self.last}; at least 1 would be right")
+        if self.spaced is not None and (self.spaced < 1 or self.spaced % self.every):
+            raise ValueError(f"spaced is {self.spaced}; a multiple of every, {self.every}, or null would be right")
+
+
+@dataclass(frozen=True)
+class Stability:
+    """What is done about updates that are not finite or whose loss or gradient norm stands out (null: the first not finite one stops).
+
+    A step is skipped if a score is above `limit`; scores are against the last `window` accepted steps, once there are `least`. After
+    `skips` of them `within` so many steps the run goes back to the last checkpoint, past the data seen since, at `slower` times the
+    rates for `slower_steps`; at most `returns` times, then it stops.
+    """
+
+    window: int
+    least: int
+    limit: float
+    skips: int
+    within: int
+    returns: int
+    slower: float
+    slower_steps: int
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.least <= self.window:
+            raise ValueError(
+                f"least and window are {self.least}, {self.window}; at least 2, and no more than the window would be right"
+            )
+        if not 1 <= self.skips <= self.within:
+            raise ValueError(
+                f"skips and within are {self.skips}, {self.within}; at least 1, and no more than within would be right"
+            )
+        if self.limit <= 0 or self.returns < 0 or not 0 < self.slower <= 1 or self.slower_steps < 0:
+            raise ValueError(
+                f"limit, returns, slower, slower_steps are {self.limit}, {self.returns}, {self.slower}, {self.slower_steps}; "
+                "above 0, at least 0, above 0 to 1, and at least 0 would be right"
+            )
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that decides what a training run computes, and so its result bit for bit on one machine."""
 
@@ -90,13 +144,16 @@ class Settings:
     optimizer: Optimizer
     schedule: Schedule
     held_out: HeldOut | None
-    checkpoint_every: int  # steps
+    checkpoints: Checkpoints
+    stability: Stability | None
 
     def __post_init__(self) -> None:
-        for name in ("threads", "length", "batch", "micro_batch", "steps", "checkpoint_every"):
+        for name in ("threads", "length", "batch", "micro_batch", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.batch % self.micro_batch:
             raise ValueError(f"micro_batch is {self.micro_batch}; it must divide batch, {self.batch}")
+        if self.checkpoints.best and self.held_out is None:
+            raise ValueError("checkpoints.best needs held_out, by whose loss checkpoints are told apart")
         if self.schedule.warmup + self.schedule.hold > self.steps:
             raise ValueError(f"schedule: warmup and hold take more than the {self.steps} steps that there are")

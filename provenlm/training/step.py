@@ -1,17 +1,28 @@
-"""A step: what one update did, frozen; and what may look at it."""
+"""A step: what one update did, frozen; and who may judge it: monitors, which look and ask but never change anything themselves."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from provenlm.training.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one objective found, before its optimizers move anything: means over the batch, and the norm before clipping."""
+
+    objective: str
+    step: int  # the number that this step will have
+    terms: Mapping[str, float]
+    grad_norm: float
 
 
 @dataclass(frozen=True)
 class Step:
     """`terms` are means over the step's targets; `held_out` is None where it was not measured.
 
-    `snapshot()` is the whole state after this step, valid until the next one is asked for.
+    `snapshot()` is the whole state after this step and `evidence()` what `dump.replay` needs to repeat its loss; both are valid
+    until the next step is asked for.
     """
 
     number: int  # of steps taken, this one included
@@ -24,13 +35,46 @@ class Step:
     epochs: float  # drawn since the beginning
     seconds: float  # without the held-out loss
     data_seconds: float  # of these, waiting for the batch
-    applied: bool  # False: not finite, so the parameters were left alone
+    skipped: str | None  # why an objective's parameters were left alone
+    back: (
+        str | None
+    )  # why, where to and how the run went back after this step; `snapshot` is then of the state that it went back to
     stop: str | None  # why this step is the last
     snapshot: Callable[[], Checkpoint] = field(repr=False, compare=False)
+    evidence: Callable[[], Checkpoint] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Asks for this step to be the last."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class GoBack:
+    """Asks to go back to the last good checkpoint, to draw on past all data seen so far, at `slower` times the rates for `steps`."""
+
+    why: str
+    slower: float
+    steps: int
 
 
 class Monitor(Protocol):
-    """Sees every step; may only ask to stop."""
+    """Sees every update and every step. Those that only look at some of it inherit the rest from here."""
 
-    def observe(self, step: Step) -> str | None:
-        """Look at a step; a text asks to stop and says why."""
+    def weigh(self, update: Update) -> str | None:
+        """Look at an update that is finite, before it is applied; a text asks to skip it and says why."""
+        return None
+
+    def observe(self, step: Step) -> Stop | GoBack | None:
+        """Look at a step when it is done."""
+        return None
+
+    def state(self) -> Any:
+        """JSON of all that the answers depend on; part of every checkpoint."""
+        return None
+
+    def restore(self, state: Any) -> None:
+        """Become what `state` saw: when a run is resumed, and when it goes back."""
+        return

@@ -1,5 +1,6 @@
 """The train stage as DVC runs it: a process that may be asked to end, killed, and started again."""
 
+import math
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from safetensors.numpy import load_file
 from provenlm.core import audit as audits
 from provenlm.tokens import shards
 from provenlm.training import checkpoint
+from provenlm.training.dump import replay
 
 ADAMW = "{kind: adamw, rate: 0.01, betas: [0.9, 0.95], weight_decay: 0.0}"
 PARAMS = f"""
@@ -60,7 +62,8 @@ recipes:
         clip: 1.0
       schedule: {{warmup: 2, hold: 0, decay: linear, final: 0.0}}
       held_out: {{every: 10, rows: 4}}
-      checkpoint_every: 5
+      checkpoints: {{every: 5, last: 2, spaced: null, best: false}}
+      stability: null
     validate: {{}}
 reports: {{}}
 """
@@ -210,10 +213,43 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(project: Callab
     assert same(weights(whole), weights(root))
 
 
+def changed(root: Path, old: str, new: str) -> None:
+    file = root / "params.yaml"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new, 1))
+
+
+def test_spaced_checkpoints_and_the_best_stay_beside_the_net(project: Callable[[str, int], Path]) -> None:
+    root = project("kept", 30)
+    changed(root, "last: 2, spaced: null, best: false", "last: 1, spaced: 10, best: true")
+    changed(root, "every: 10, rows: 4", "every: 3, rows: 4")
+    code, said = finish(root)
+    assert code == 0, said
+    rows = pq.read_table(root / "models/tiny/history.parquet").to_pylist()[:-1]  # the last state is the net itself
+    best = min((row["held_out.cross_entropy"], row["step"]) for row in rows if row["held_out.cross_entropy"] is not None)[1]
+    kept = sorted(path.name for path in (root / "models/tiny/checkpoints").iterdir())
+    assert kept == [f"step-{step:08}" for step in sorted({10, 20, best})]
+    assert checkpoint.load_net(root / "models/tiny/checkpoints" / f"step-{best:08}").described.length == 12
+
+
+def test_stopped_over_a_step_it_leaves_a_dump_that_repeats_it(project: Callable[[str, int], Path]) -> None:
+    root = project("diverged", 30)
+    changed(root, "rate: 0.01, betas: [0.9, 0.95]", "rate: 1.0e30, betas: [0.9, 0.95]")
+    code, said = finish(root)
+    assert code == 0, said
+    step = int(next(line for line in said.splitlines() if " stopped: " in line).split()[1])
+    (last,) = [row for row in pq.read_table(root / "models/tiny/history.parquet").to_pylist() if row["step"] == step]
+    again = replay(root / "models/tiny/dump")
+    assert again.facts["step"] == step
+    assert math.isfinite(last["loss"]) == math.isfinite(again.terms["next_token"]["loss"])
+    assert "not finite" in last["skipped"]
+    assert not all(math.isfinite(x) for x in (*again.terms["next_token"].values(), *again.grad_norms.values()))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("kind: moe", "kind: mow", "no net 'mow'; known: moe"),
+        ("kind: moe", "kind: mow", "no net 'mow'; known: "),
         ("layers: 2", "layer: 2", "recipes.tiny.net: unknown key 'layer' (did you mean 'layers'?)"),
         ("length: 12", "length: 4", "need a length of 11"),
         ("length: 12", "length: 33", "this net has a context of 32 positions"),

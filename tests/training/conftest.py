@@ -9,7 +9,7 @@ import pytest
 
 from provenlm.nets.moe.settings import Settings as Shape
 from provenlm.tokens.shards import Split, Tokens
-from provenlm.training.settings import Group, HeldOut, Optimizer, Schedule, Settings
+from provenlm.training.settings import Checkpoints, Group, HeldOut, Optimizer, Schedule, Settings
 
 
 def split_of(documents: Sequence[Sequence[int]]) -> Split:
@@ -40,7 +40,22 @@ def shape() -> Shape:
 def settings() -> Callable[..., Settings]:
     adamw = Group("adamw", 0.01, (0.9, 0.95), 0.0)
     optimizer = Optimizer(adamw, Group("muon", 0.02, (0.95,), 0.01), adamw, 1.0)
-    usual = Settings(1, "cpu", 1, "fp32", "windows", 8, 8, 4, 12, optimizer, Schedule(2, 0, "linear", 0.0), HeldOut(5, 4), 100)
+    usual = Settings(
+        1,
+        "cpu",
+        1,
+        "fp32",
+        "windows",
+        8,
+        8,
+        4,
+        12,
+        optimizer,
+        Schedule(2, 0, "linear", 0.0),
+        HeldOut(5, 4),
+        Checkpoints(5, 2, None, False),
+        None,
+    )
 
     def changed(**changes: Any) -> Settings:
         return replace(usual, **changes)

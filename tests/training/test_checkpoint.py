@@ -12,6 +12,10 @@ from provenlm.core.errors import UserError
 from provenlm.nets.moe.net import FACE
 from provenlm.training import checkpoint, randomness
 from provenlm.training.checkpoint import Checkpoint, Described
+from provenlm.training.settings import Checkpoints
+from provenlm.training.store import Store, step_folder
+
+KEEP = Checkpoints(5, 2, None, False)
 
 
 def some(value: float) -> Checkpoint:
@@ -20,7 +24,7 @@ def some(value: float) -> Checkpoint:
 
 def saved(root: Path, *steps: int) -> None:
     for step in steps:
-        checkpoint.write(checkpoint.step_folder(root, step), some(step), {"note.txt": b"beside"})
+        checkpoint.write(step_folder(root, step), some(step), {"note.txt": b"beside"})
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
@@ -29,11 +33,6 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert back.facts == {"step": 4}
     assert back.tensors["model"]["w"].tolist() == [4, 4, 4]
     assert (tmp_path / "step-00000004" / "note.txt").read_bytes() == b"beside"
-
-
-def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
-    saved(tmp_path, 5, 10)
-    assert checkpoint.newest(tmp_path, print) == tmp_path / "step-00000010"
 
 
 @pytest.mark.parametrize("fault", ["flipped", "shortened", "gone", "manifest"])
@@ -50,7 +49,7 @@ def test_a_damaged_newest_one_gives_way_to_an_older_one_and_says_so(tmp_path: Pa
     else:
         (tmp_path / "step-00000010" / "manifest.json").write_text("{")
     said: list[str] = []
-    assert checkpoint.newest(tmp_path, said.append) == tmp_path / "step-00000005"
+    assert Store(tmp_path, KEEP, said.append).newest() == tmp_path / "step-00000005"
     assert len(said) == 1
     assert "step-00000010 is damaged" in said[0]
     with pytest.raises(UserError, match="not a whole checkpoint"):
@@ -60,13 +59,8 @@ def test_a_damaged_newest_one_gives_way_to_an_older_one_and_says_so(tmp_path: Pa
 def test_a_half_written_one_is_not_seen(tmp_path: Path) -> None:
     saved(tmp_path, 5)
     (tmp_path / ".tmp-step-00000010").mkdir()
-    assert checkpoint.newest(tmp_path, print) == tmp_path / "step-00000005"
-
-
-def test_only_the_newest_two_are_kept(tmp_path: Path) -> None:
-    saved(tmp_path, 1, 2, 3)
-    checkpoint.prune(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
+    assert Store(tmp_path, KEEP, print).newest() == tmp_path / "step-00000005"
+    assert not (tmp_path / ".tmp-step-00000010").exists()
 
 
 def test_the_random_states_survive_json() -> None:

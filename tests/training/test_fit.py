@@ -17,10 +17,11 @@ from provenlm.nets.moe.net import FACE
 from provenlm.training import checkpoint, randomness
 from provenlm.training.batches import batches_for
 from provenlm.training.fit import fit
+from provenlm.training.gradients import gather
 from provenlm.training.monitors.finite import Finite
 from provenlm.training.monitors.history import History
 from provenlm.training.objective import IGNORE, Batch, Objective
-from provenlm.training.settings import Group, Optimizer, Settings
+from provenlm.training.settings import Settings
 from provenlm.training.step import Step
 
 
@@ -37,7 +38,9 @@ def begin(
 ) -> tuple[nn.Module, Iterator[Step]]:
     randomness.seed_all(3)
     model = FACE.build(shape, tokens.vocabulary)
-    return model, fit(model, FACE.objectives(model, IGNORE), batches_for(tokens, settings), monitors, settings, resume)
+    return model, fit(
+        model, FACE.objectives(model, IGNORE), batches_for(tokens, settings), monitors, settings, resume, lambda: None
+    )
 
 
 def weights(model: nn.Module) -> dict[str, Any]:
@@ -83,12 +86,8 @@ def test_parts_of_a_batch_weigh_by_their_targets() -> None:
         mean = (batch.targets_BT * kept).sum() / kept.sum()
         return {"loss": mean * parameter.sum(), "value": mean}
 
-    from provenlm.training.fit import _descend
-
     batch = Batch(torch.zeros(2, 3, dtype=torch.int64), torch.tensor([[8, IGNORE, IGNORE], [0, 0, 0]]))
-    adamw = Group("adamw", 0.01, (0.9, 0.95), 0.0)
-    settings: Any = type("Parts", (), {"micro_batch": 1, "precision": "fp32", "optimizer": Optimizer(adamw, adamw, adamw, None)})
-    terms, norm = _descend(Objective("o", {"rest": [parameter]}, loss, "value"), [], batch, settings, torch.device("cpu"))
+    terms, norm = gather(Objective("o", {"rest": [parameter]}, loss, "value"), batch, 1, "fp32", None, torch.device("cpu"))
     assert terms["value"] == pytest.approx(2.0)
     assert norm == pytest.approx(2.0)
 
@@ -179,6 +178,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_weights(
         [Finite()],
         settings(held_out=None),
         None,
+        lambda: None,
     )
     seen = []
     for step in steps:
@@ -186,8 +186,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_weights(
         if step.number == 3:
             before = weights(model)
     assert seen[-1].number == 4  # two passes a step
-    assert not seen[-1].applied
-    assert (seen[-1].stop or "").startswith("not finite at step 4: loss is nan")
+    assert (seen[-1].stop or "").startswith("at step 4: not finite: loss is nan")
     assert same(weights(model), before)
     assert wanted.steps == 12
 
@@ -205,7 +204,7 @@ def test_two_objectives_descend_in_turn_on_their_own_parameters(tokens: Any, set
         return Objective(name, {"rest": [own]}, loss, "loss")
 
     wanted = settings(steps=400, held_out=None)
-    *_, last = fit(model, [pull("left", 1.0), pull("right", -1.0)], batches_for(tokens, wanted), [], wanted, None)
+    *_, last = fit(model, [pull("left", 1.0), pull("right", -1.0)], batches_for(tokens, wanted), [], wanted, None, lambda: None)
     assert set(last.terms) == {"left.loss", "right.loss"}
     assert model["left"].weight.flatten().tolist() == pytest.approx([1.0, 1.0], abs=0.05)
     assert model["right"].weight.flatten().tolist() == pytest.approx([-1.0, -1.0], abs=0.05)
@@ -213,7 +212,7 @@ def test_two_objectives_descend_in_turn_on_their_own_parameters(tokens: Any, set
 
 def test_the_history_keeps_a_row_a_step_through_parquet(tokens: Any, shape: Any, settings: Callable[..., Any]) -> None:
     history = History()
-    list(begin(tokens, shape, settings(), None, [history])[1])
+    list(history.following(begin(tokens, shape, settings())[1]))
     back = History.from_parquet(history.to_parquet())
     assert back.rows == history.rows
     assert [step for step, _ in back.column("held_out.cross_entropy")] == [1, 5, 10, 12]

@@ -1,32 +1,43 @@
 """Steps in, a table with a row a step out."""
 
 import io
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from provenlm.training.step import Step
 
-Row = dict[str, float | int | bool | None]
+Row = dict[str, float | int | str | None]
+FIELDS = ("share", "grad_norm", "targets", "positions", "epochs", "seconds", "data_seconds", "skipped", "back")
 
 
 class History:
-    """Every step so far, also those before a resume (`rows` of the earlier run)."""
+    """Every step so far, also those before a resume (`rows` of the earlier run) and those that were given up by going back."""
 
     def __init__(self, rows: list[Row] | None = None) -> None:
         self.rows: list[Row] = list(rows or [])
 
-    def observe(self, step: Step) -> None:
-        """Never asks to stop."""
-        held_out = {f"held_out.{name}": value for name, value in (step.held_out or {}).items()}
-        row: Row = {"step": step.number, **step.terms, **held_out}
-        for name in ("share", "grad_norm", "targets", "positions", "epochs", "seconds", "data_seconds", "applied"):
-            row[name] = getattr(step, name)
-        self.rows.append(row)
+    def following(self, steps: Iterable[Step]) -> Iterator[Step]:
+        """The same steps, each with its row written before whoever asked sees it."""
+        for step in steps:
+            held_out = {f"held_out.{name}": value for name, value in (step.held_out or {}).items()}
+            row = {"step": step.number, **step.terms, **held_out, **{name: getattr(step, name) for name in FIELDS}}
+            self.rows.append({name: value for name, value in row.items() if value is not None})
+            yield step
+
+    def lasting(self) -> list[Row]:
+        """The rows that led to the weights as they are: without those that a return to an earlier step undid."""
+        kept: list[Row] = []
+        for row in self.rows:
+            while kept and int(kept[-1]["step"] or 0) >= int(row["step"] or 0):
+                kept.pop()
+            kept.append(row)
+        return kept
 
     def column(self, name: str) -> list[tuple[int, float]]:
-        """(step, value) of every row that has `name`."""
-        return [(int(row["step"] or 0), float(value)) for row in self.rows if (value := row.get(name)) is not None]
+        """(step, value) of every lasting row that has `name`."""
+        return [(int(row["step"] or 0), float(value)) for row in self.lasting() if (value := row.get(name)) is not None]
 
     def to_parquet(self) -> bytes:
         """One column a figure; null where a step has none."""

@@ -1,0 +1,63 @@
+"""An objective and a batch in, the gradients of its parameters and the means of its terms out; no optimizer is touched.
+
+Each pass counts by its share of the whole batch's targets, so the gradient does not depend on how the batch is cut.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from provenlm.training.objective import IGNORE, Batch, Objective
+
+
+def gather(
+    objective: Objective, batch: Batch, micro_batch: int, precision: str, clip: float | None, device: torch.device
+) -> tuple[dict[str, float], float]:
+    """Leave the clipped gradient of the whole batch in `.grad`; (the objective's terms, the gradient norm before clipping)."""
+    parameters = [p for group in objective.parameters.values() for p in group if p.requires_grad]
+    for parameter in parameters:
+        parameter.grad = None
+    sums: dict[str, Tensor] = {}
+    for part, share in parts(batch, micro_batch):
+        found = terms(objective, to(part, device), precision)
+        (found["loss"] * share).backward()  # type: ignore[no-untyped-call]
+        for name, value in found.items():
+            sums[name] = sums.get(name, 0) + value.detach() * share
+    norm = nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip).item()
+    return {name: value.item() for name, value in sums.items()}, norm
+
+
+def terms(objective: Objective, batch: Batch, precision: str) -> Mapping[str, Tensor]:
+    """The objective's terms in the wanted precision."""
+    with torch.autocast(batch.inputs_BT.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        return objective.loss(batch)
+
+
+def mean_terms(loss: Callable[[Batch], Mapping[str, Tensor]], batches: Sequence[Batch]) -> dict[str, float]:
+    """Each term's mean over all targets of `batches`."""
+    whole = sum(map(targets, batches))
+    sums: dict[str, float] = {}
+    for batch in batches:
+        for name, value in loss(batch).items():
+            sums[name] = sums.get(name, 0.0) + value.item() * targets(batch) / whole
+    return sums
+
+
+def parts(batch: Batch, rows: int) -> Iterator[tuple[Batch, float]]:
+    """The batch in parts of `rows` rows, each with its share of the targets; a part without any is left out."""
+    whole = targets(batch)
+    for first in range(0, len(batch.inputs_BT), rows):
+        part = Batch(batch.inputs_BT[first : first + rows], batch.targets_BT[first : first + rows])
+        if count := targets(part):
+            yield part, count / whole
+
+
+def targets(batch: Batch) -> int:
+    """How many targets carry loss."""
+    return int((batch.targets_BT != IGNORE).sum())
+
+
+def to(batch: Batch, device: torch.device) -> Batch:
+    return Batch(batch.inputs_BT.to(device), batch.targets_BT.to(device))

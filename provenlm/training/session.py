@@ -1,0 +1,99 @@
+"""Steps in, checkpoints and lines of progress out, until the last step or until somebody asks to end."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from provenlm.core.progress import Progress, say
+from provenlm.training import checkpoint
+from provenlm.training.checkpoint import Checkpoint, Described
+from provenlm.training.monitors.finite import Finite
+from provenlm.training.monitors.history import History
+from provenlm.training.monitors.stability import Stability
+from provenlm.training.settings import Settings
+from provenlm.training.step import Monitor, Step
+from provenlm.training.store import Store
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run with all that it leaves on disk. `begun`: the steps after which its processes began; `judge`: see Objective."""
+
+    store: Store
+    described: Described
+    settings: Settings
+    judge: str
+    state: Checkpoint | None  # what an earlier process left
+    history: History
+    begun: Sequence[int]
+
+    @property
+    def extra(self) -> dict[str, bytes]:
+        """What lies beside the tensors of a checkpoint."""
+        runs = json.dumps(self.begun).encode()
+        return {"net.json": self.described.to_json(), "history.parquet": self.history.to_parquet(), "runs.json": runs}
+
+    def follow(self, steps: Iterator[Step], bar: Progress, asked: Callable[[], bool]) -> Step | None:
+        """Take steps to the last, saving when it is time, and give that; None if `asked` to end before it, with all saved."""
+        bar.advance(self.begun[-1])
+        try:
+            for step in self.history.following(steps):
+                self._show(step, bar)
+                if step.stop:
+                    return step
+                if step.back:
+                    continue  # its state is one that lies on disk
+                if asked():
+                    self._save(step)
+                    say(f"asked to end: saved after step {step.number}; the next run goes on from there")
+                    return None
+                if step.number % self.settings.checkpoints.every == 0 or (self.settings.checkpoints.best and self._is_best(step)):
+                    self._save(step)
+        finally:
+            self.store.close()
+        raise AssertionError("a training ends with a step that says why")
+
+    def _save(self, step: Step) -> None:
+        self.store.save(step.snapshot(), self.extra, (step.held_out or {}).get(self.judge))
+
+    def _is_best(self, step: Step) -> bool:
+        held = [value for _, value in self.history.column(f"held_out.{self.judge}")]
+        return step.held_out is not None and step.held_out[self.judge] <= min(held)
+
+    def _show(self, step: Step, bar: Progress) -> None:
+        seconds = (self.settings.steps - step.number) * step.seconds
+        speed = step.targets / step.seconds
+        bar.advance(step.number - bar.done, f"loss {step.terms[self.judge]:.3f}, {speed:,.0f} tokens/s, {seconds:.0f} s left")
+        for what, said in (("skipped", step.skipped), ("went back", step.back), ("stopped", step.stop)):
+            if said:
+                say(f"step {step.number} {what}: {said}")
+
+    def deliver(self, folder: Path, last: Step) -> None:
+        """Leave in `folder` the last state, the checkpoints that are to be kept, and, if it stopped over a step, a dump of that."""
+        checkpoint.write(folder, last.snapshot(), self.extra)
+        for kept in self.store.lasting():
+            shutil.copytree(kept, folder / "checkpoints" / kept.name)
+        if last.skipped:
+            checkpoint.write(folder / "dump", last.evidence(), {"net.json": self.described.to_json()})
+            say(f"the step it stopped over is in {folder.name}/dump; provenlm.training.dump.replay computes it again")
+
+
+def session(root: Path, described: Described, settings: Settings, judge: str) -> Session:
+    """A session with checkpoints below `root`; it goes on from the newest whole one there, or begins."""
+    store = Store(root, settings.checkpoints, say)
+    newest = store.newest()
+    if newest is None:
+        return Session(store, described, settings, judge, None, History(), [0])
+    state = checkpoint.read(newest)
+    step = state.facts["step"]
+    say(f"going on after step {step}")
+    history = History.from_parquet((newest / "history.parquet").read_bytes())
+    begun = [*json.loads((newest / "runs.json").read_text(encoding="utf-8")), step]
+    return Session(store, described, settings, judge, state, history, begun)
+
+
+def monitors_for(settings: Settings) -> list[Monitor]:
+    """Those that `settings` ask for."""
+    return [Finite() if settings.stability is None else Stability(settings.stability)]

@@ -1,0 +1,105 @@
+"""What lives through a run: the net, its optimizers, its monitors and how far it is; a checkpoint of all that, and back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from provenlm.core import digest
+from provenlm.core.errors import UserError
+from provenlm.training import optimizers as optim
+from provenlm.training import randomness, schedules
+from provenlm.training.checkpoint import Checkpoint
+from provenlm.training.objective import Batch, Objective
+from provenlm.training.settings import Settings
+from provenlm.training.step import GoBack, Monitor
+
+
+@dataclass
+class State:
+    """`slower`: factors on the rates, each with the step up to which it holds."""
+
+    model: nn.Module
+    objectives: Sequence[Objective]
+    optimizers: list[list[torch.optim.Optimizer]]
+    monitors: Sequence[Monitor]
+    settings: Settings
+    step: int = 0
+    position: int = 0  # rows drawn or passed over
+    slower: list[tuple[float, int]] = field(default_factory=list)
+
+    @property
+    def names(self) -> dict[nn.Parameter, str]:
+        return {parameter: name for name, parameter in self.model.named_parameters()}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def share(self) -> float:
+        """The next step's share of the peak rates: what the schedule says, and less for a while after going back."""
+        share = schedules.share(self.settings.schedule, self.step, self.settings.steps)
+        for factor, until in self.slower:
+            share *= factor if self.step < until else 1.0
+        return share
+
+    def snapshot(self) -> Checkpoint:
+        """Everything that decides what comes next. Tensors are not copied: copy or write them before the next step."""
+        remembered = {
+            f"{objective.name}/{name}": tensor
+            for objective, own in zip(self.objectives, self.optimizers, strict=True)
+            for name, tensor in optim.state(own, self.names).items()
+        }
+        torch_random, random_facts = randomness.take()
+        facts = {
+            "step": self.step,
+            "position": self.position,
+            "slower": self.slower,
+            "monitors": {type(monitor).__name__: monitor.state() for monitor in self.monitors},
+            "random": random_facts,
+            **_fixed(self.settings),
+        }
+        return Checkpoint({"model": self.model.state_dict(), "optimizer": remembered, "random": torch_random}, facts)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Become what `snapshot` saw. UserError if that was under other settings or another number of threads."""
+        facts = checkpoint.facts
+        for key, value in _fixed(self.settings).items():
+            if facts[key] != value:
+                raise UserError(f"the checkpoint was made with {key} {facts[key]}, this run has {value}; start anew")
+        self.model.load_state_dict(dict(checkpoint.tensors["model"]))
+        for objective, own in zip(self.objectives, self.optimizers, strict=True):
+            prefix = f"{objective.name}/"
+            mine = {k.removeprefix(prefix): v for k, v in checkpoint.tensors["optimizer"].items() if k.startswith(prefix)}
+            optim.restore(own, self.names, mine)
+        for monitor in self.monitors:
+            monitor.restore(facts["monitors"][type(monitor).__name__])
+        self.step, self.position = facts["step"], facts["position"]
+        self.slower = [(factor, until) for factor, until in facts["slower"]]
+        randomness.give_back(dict(checkpoint.tensors["random"]), facts["random"])  # last: what came before may draw
+
+    def go_back(self, good: Checkpoint, asked: GoBack) -> str:
+        """Become `good`, but stay where we are in the data and go on more slowly; in words what was done."""
+        before, position, slower = self.step, self.position, self.slower
+        self.restore(good)
+        passed = position - self.position
+        self.position = position
+        self.slower = [*slower, (asked.slower, self.step + asked.steps)]
+        return (
+            f"{asked.why}; went back from step {before} to {self.step}, past {passed} rows, "
+            f"rates × {asked.slower:g} for {asked.steps} steps"
+        )
+
+
+def evidence(model: nn.Module, batch: Batch, random: tuple[Mapping[str, Tensor], Any], facts: Mapping[str, Any]) -> Checkpoint:
+    """The weights, a batch, and the random states before it was computed: all that a step's losses and gradients depend on."""
+    tensors, random_facts = random
+    rows = {"inputs": batch.inputs_BT, "targets": batch.targets_BT}
+    return Checkpoint({"model": model.state_dict(), "batch": rows, "random": tensors}, {**facts, "random": random_facts})
+
+
+def _fixed(settings: Settings) -> dict[str, object]:
+    """What must be the same for a resumed run to give the same bits."""
+    return {"threads": torch.get_num_threads(), "settings": digest.of_json(asdict(settings))}
