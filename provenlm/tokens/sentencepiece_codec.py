@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import sentencepiece
@@ -25,6 +26,14 @@ SPACE = "▁"  # in a piece it stands for a space
 PAST = re.compile(f"([{SPACE}\udc80-\udcff]+)")  # the latter: bytes that are no UTF-8, as `surrogateescape` decodes them
 LINE = 4096  # characters; SentencePiece leaves longer lines out of its training without a word
 KIND = "sentencepiece"
+
+
+class Pieces(NamedTuple):
+    """A learned model as other programs need it: ids by piece, bytes as `<0x0A>`; those of `learned` in the order of learning."""
+
+    ids: Mapping[str, int]
+    learned: Sequence[str]
+    whole: Sequence[str]  # taken before all others
 
 
 class SentencePieceCodec:
@@ -68,6 +77,14 @@ class SentencePieceCodec:
     def unlearned(self, ids: NDArray[np.uint32]) -> int:
         """How many of `ids` stand for a single byte that no learned piece covers."""
         return int(np.isin(ids, self._byte_ids).sum())
+
+    def pieces(self) -> Pieces:
+        """What was learned, spaces written as spaces. No piece holds the sign that stands for one: it is never learned."""
+        ordinary = [i for i in range(self.vocabulary) if i not in SPECIAL.values()]
+        text = {i: self._pieces.id_to_piece(i).replace(SPACE, " ") for i in ordinary}
+        learned = [i for i in ordinary if not self._pieces.is_byte(i) and text[i] not in SYMBOLS]
+        learned.sort(key=self._pieces.get_score, reverse=True)
+        return Pieces({text[i]: i for i in ordinary}, [text[i] for i in learned], SYMBOLS)
 
     def save(self, folder: Path) -> None:
         """`tokenizer.model`, SentencePiece's own format, and `codec.json`, which holds its digest."""
