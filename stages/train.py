@@ -44,7 +44,7 @@ def body(run: stage.Run) -> None:
     ours = session(resume_root(run.layout.resume(run.subject), key_of(run, folder)), described, settings, objectives[0].judge)
 
     asked = stage.Stop()
-    steps = fit(model, objectives, batches, monitors_for(settings), settings, ours.state, ours.store.recall)
+    steps = fit(model, objectives, batches, monitors_for(settings, objectives[0].judge), settings, ours.state, ours.store.recall)
     with progress(f"train@{run.subject}", "step", settings.steps) as bar:
         last = ours.follow(steps, bar, asked.__bool__)
     if last is None:

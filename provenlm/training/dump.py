@@ -29,7 +29,7 @@ def replay(folder: str | Path) -> Replayed:
     terms, norms = {}, {}
     for objective in loaded.net.objectives(loaded.model, IGNORE):
         micro_batch, precision = state.facts["micro_batch"], state.facts["precision"]
-        terms[objective.name], norms[objective.name] = gradients.gather(
+        terms[objective.name], norms[objective.name], _ = gradients.gather(
             objective, batch, micro_batch, precision, None, batch.inputs_BT.device
         )
     return Replayed(terms, norms, {name: value for name, value in state.facts.items() if name != "random"})

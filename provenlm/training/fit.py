@@ -20,7 +20,7 @@ from provenlm.training.checkpoint import Checkpoint
 from provenlm.training.objective import Batch, Objective
 from provenlm.training.settings import Settings
 from provenlm.training.state import State, evidence
-from provenlm.training.step import GoBack, Monitor, Step, Stop, Update
+from provenlm.training.step import GoBack, Monitor, Slow, Step, Stop, Update
 
 Recall = Callable[[], Checkpoint | None]  # gives the last good checkpoint
 
@@ -62,6 +62,10 @@ def _answered(run: State, step: Step, recall: Recall) -> Step:
         if good is not None:
             return replace(step, back=run.go_back(good, back))
         stops = [f"{back.why}; there is no checkpoint to go back to"]
+    for wish in asked:
+        if isinstance(wish, Slow):
+            run.slower.append((wish.factor, run.settings.steps))
+            step = replace(step, slowed=f"{wish.why}; rates × {wish.factor:g}")
     if not stops and run.step == run.settings.steps:
         stops = [f"all {run.settings.steps} steps done"]
     return replace(step, stop="; ".join(stops)) if stops else step
@@ -75,14 +79,16 @@ def _step(run: State, batches: Batches) -> Step:
     random, share = randomness.take(), run.share()
     run.model.train()
     terms: dict[str, float] = {}
-    norms: list[float] = []
+    norms: dict[str, float] = {}
+    whole: list[float] = []
     refusals: list[str] = []
     for objective, own in zip(run.objectives, run.optimizers, strict=True):
         optim.set_rates(own, share)
         update = _descend(run, objective, own, batch, refusals)
-        alone = len(run.objectives) == 1
-        terms |= update.terms if alone else {f"{objective.name}.{k}": v for k, v in update.terms.items()}
-        norms.append(update.grad_norm)
+        prefix = "" if len(run.objectives) == 1 else f"{objective.name}."
+        terms |= {f"{prefix}{name}": value for name, value in update.terms.items()}
+        norms |= {f"{prefix}{role}": norm for role, norm in update.grad_norms.items()}
+        whole.append(update.grad_norm)
     facts = {"step": run.step + 1, "position": run.position, "micro_batch": settings.micro_batch, "precision": settings.precision}
     run.step += 1
     run.position += settings.batch
@@ -92,13 +98,15 @@ def _step(run: State, batches: Batches) -> Step:
         terms=terms,
         held_out=_held_out(run, batches) if _due(settings, run.step) else None,
         share=share,
-        grad_norm=math.hypot(*norms),
+        grad_norm=math.hypot(*whole),
+        grad_norms=norms,
         targets=gradients.targets(batch),
         positions=batch.inputs_BT.numel(),
         epochs=run.position / len(batches.rows),
         seconds=ended - begin,
         data_seconds=drawn - begin,
         skipped="; ".join(refusals) or None,
+        slowed=None,
         back=None,
         stop=None,
         snapshot=run.snapshot,

@@ -14,8 +14,9 @@ from provenlm.training.objective import IGNORE, Batch, Objective
 
 def gather(
     objective: Objective, batch: Batch, micro_batch: int, precision: str, clip: float | None, device: torch.device
-) -> tuple[dict[str, float], float]:
-    """Leave the clipped gradient of the whole batch in `.grad`; (the objective's terms, the gradient norm before clipping)."""
+) -> tuple[dict[str, float], float, dict[str, float]]:
+    """Leave the clipped gradient of the whole batch in `.grad`; (the objective's terms, the gradient norm before clipping, and the
+    same by role)."""
     parameters = [p for group in objective.parameters.values() for p in group if p.requires_grad]
     for parameter in parameters:
         parameter.grad = None
@@ -25,8 +26,14 @@ def gather(
         (found["loss"] * share).backward()  # type: ignore[no-untyped-call]
         for name, value in found.items():
             sums[name] = sums.get(name, 0) + value.detach() * share
-    norm = nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip).item()
-    return {name: value.item() for name, value in sums.items()}, norm
+    norms = {
+        role: nn.utils.get_total_norm([p.grad for p in own if p.grad is not None])
+        for role, own in objective.parameters.items()
+        if any(p.grad is not None for p in own)
+    }
+    norm = torch.stack([*norms.values()]).norm()
+    nn.utils.clip_grads_with_norm_(parameters, math.inf if clip is None else clip, norm)
+    return {name: value.item() for name, value in sums.items()}, norm.item(), {role: each.item() for role, each in norms.items()}
 
 
 def terms(objective: Objective, batch: Batch, precision: str) -> Mapping[str, Tensor]:

@@ -5,9 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from provenlm.training.lion import Lion
 from provenlm.training.muon import Muon
 from provenlm.training.objective import Objective
 from provenlm.training.settings import Group, Optimizer
+from provenlm.training.sgd import SGD
 
 
 def optimizers_for(objective: Objective, settings: Optimizer) -> list[torch.optim.Optimizer]:
@@ -25,6 +27,10 @@ def _optimizer(parameters: list[nn.Parameter], group: Group) -> torch.optim.Opti
     made: torch.optim.Optimizer
     if group.kind == "muon":
         made = Muon(parameters, group.rate, group.betas[0], group.weight_decay)
+    elif group.kind == "lion":
+        made = Lion(parameters, group.rate, (group.betas[0], group.betas[1]), group.weight_decay)
+    elif group.kind == "sgd":
+        made = SGD(parameters, group.rate, group.betas[0], group.weight_decay)
     else:
         betas = (group.betas[0], group.betas[1])
         made = torch.optim.AdamW(parameters, group.rate, betas, eps=1e-10, weight_decay=group.weight_decay, fused=True)

@@ -11,6 +11,7 @@ from provenlm.training import checkpoint
 from provenlm.training.checkpoint import Checkpoint, Described
 from provenlm.training.monitors.finite import Finite
 from provenlm.training.monitors.history import History
+from provenlm.training.monitors.patience import Patience
 from provenlm.training.monitors.stability import Stability
 from provenlm.training.settings import Settings
 from provenlm.training.step import Monitor, Step
@@ -66,7 +67,12 @@ class Session:
         seconds = (self.settings.steps - step.number) * step.seconds
         speed = step.targets / step.seconds
         bar.advance(step.number - bar.done, f"loss {step.terms[self.judge]:.3f}, {speed:,.0f} tokens/s, {seconds:.0f} s left")
-        for what, said in (("skipped", step.skipped), ("went back", step.back), ("stopped", step.stop)):
+        for what, said in (
+            ("skipped", step.skipped),
+            ("slows down", step.slowed),
+            ("went back", step.back),
+            ("stopped", step.stop),
+        ):
             if said:
                 say(f"step {step.number} {what}: {said}")
 
@@ -94,6 +100,7 @@ def session(root: Path, described: Described, settings: Settings, judge: str) ->
     return Session(store, described, settings, judge, state, history, begun)
 
 
-def monitors_for(settings: Settings) -> list[Monitor]:
-    """Those that `settings` ask for."""
-    return [Finite() if settings.stability is None else Stability(settings.stability)]
+def monitors_for(settings: Settings, judge: str) -> list[Monitor]:
+    """Those that `settings` ask for; `judge` is the term of the held-out loss that some of them look at."""
+    made: list[Monitor] = [Finite() if settings.stability is None else Stability(settings.stability)]
+    return made + [Patience(wanted, judge) for wanted in (settings.plateau, settings.early_stop) if wanted is not None]

@@ -8,15 +8,15 @@ from provenlm.training.objective import Role
 
 @dataclass(frozen=True)
 class Group:
-    """How the parameters of one role are moved. `betas`: adamw has two, muon one (its momentum)."""
+    """How the parameters of one role are moved. `betas`: adamw and lion have two, muon and sgd one (their momentum)."""
 
-    kind: Literal["adamw", "muon"]
+    kind: Literal["adamw", "muon", "lion", "sgd"]
     rate: float  # at the peak of the schedule
     betas: tuple[float, ...]
     weight_decay: float  # decoupled: each step shrinks by rate · weight_decay
 
     def __post_init__(self) -> None:
-        wanted = {"adamw": 2, "muon": 1}[self.kind]
+        wanted = {"adamw": 2, "lion": 2, "muon": 1, "sgd": 1}[self.kind]
         if len(self.betas) != wanted or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas is {list(self.betas)}; {self.kind} takes {wanted}, each from 0 to below 1")
         if self.rate <= 0 or self.weight_decay < 0:
@@ -47,12 +47,13 @@ class Optimizer:
 class Schedule:
     """Rates as a share of their peak: `warmup` steps up, `hold` steps at 1, then down to `final` at the last step.
 
-    `hold: 0` is the plain linear or cosine schedule; a long `hold` with a linear decay is warmup-stable-decay.
+    `hold: 0` is the plain linear or cosine schedule; a long `hold` with a linear decay is warmup-stable-decay. inverse_sqrt falls
+    with 1/√step from where it begins, and never below `final`.
     """
 
     warmup: int
     hold: int
-    decay: Literal["linear", "cosine"]
+    decay: Literal["linear", "cosine", "inverse_sqrt"]
     final: float
 
     def __post_init__(self) -> None:
@@ -92,6 +93,36 @@ class Checkpoints:
             raise ValueError(f"every and last are {self.every}, {self.last}; at least 1 would be right")
         if self.spaced is not None and (self.spaced < 1 or self.spaced % self.every):
             raise ValueError(f"spaced is {self.spaced}; a multiple of every, {self.every}, or null would be right")
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """After `measurements` of the held-out loss without one that is smaller by `least`, all rates are multiplied by `factor`."""
+
+    measurements: int
+    least: float
+    factor: float
+
+    def __post_init__(self) -> None:
+        _patient(self.measurements, self.least)
+        if not 0 < self.factor < 1:
+            raise ValueError(f"factor is {self.factor}; between 0 and 1 would be right")
+
+
+@dataclass(frozen=True)
+class EarlyStop:
+    """After `measurements` of the held-out loss without one that is smaller by `least`, training ends."""
+
+    measurements: int
+    least: float
+
+    def __post_init__(self) -> None:
+        _patient(self.measurements, self.least)
+
+
+def _patient(measurements: int, least: float) -> None:
+    if measurements < 1 or least < 0:
+        raise ValueError(f"measurements and least are {measurements}, {least}; at least 1 and not below 0 would be right")
 
 
 @dataclass(frozen=True)
@@ -146,6 +177,8 @@ class Settings:
     held_out: HeldOut | None
     checkpoints: Checkpoints
     stability: Stability | None
+    plateau: Plateau | None
+    early_stop: EarlyStop | None
 
     def __post_init__(self) -> None:
         for name in ("threads", "length", "batch", "micro_batch", "steps"):
@@ -153,7 +186,12 @@ class Settings:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.batch % self.micro_batch:
             raise ValueError(f"micro_batch is {self.micro_batch}; it must divide batch, {self.batch}")
-        if self.checkpoints.best and self.held_out is None:
-            raise ValueError("checkpoints.best needs held_out, by whose loss checkpoints are told apart")
+        for name, wanted in (
+            ("checkpoints.best", self.checkpoints.best),
+            ("plateau", self.plateau),
+            ("early_stop", self.early_stop),
+        ):
+            if wanted and self.held_out is None:
+                raise ValueError(f"{name} needs held_out, whose loss it looks at")
         if self.schedule.warmup + self.schedule.hold > self.steps:
             raise ValueError(f"schedule: warmup and hold take more than the {self.steps} steps that there are")

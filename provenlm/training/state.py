@@ -57,7 +57,7 @@ class State:
             "step": self.step,
             "position": self.position,
             "slower": self.slower,
-            "monitors": {type(monitor).__name__: monitor.state() for monitor in self.monitors},
+            "monitors": [monitor.state() for monitor in self.monitors],
             "random": random_facts,
             **_fixed(self.settings),
         }
@@ -74,8 +74,8 @@ class State:
             prefix = f"{objective.name}/"
             mine = {k.removeprefix(prefix): v for k, v in checkpoint.tensors["optimizer"].items() if k.startswith(prefix)}
             optim.restore(own, self.names, mine)
-        for monitor in self.monitors:
-            monitor.restore(facts["monitors"][type(monitor).__name__])
+        for monitor, state in zip(self.monitors, facts["monitors"], strict=True):
+            monitor.restore(state)
         self.step, self.position = facts["step"], facts["position"]
         self.slower = [(factor, until) for factor, until in facts["slower"]]
         randomness.give_back(dict(checkpoint.tensors["random"]), facts["random"])  # last: what came before may draw

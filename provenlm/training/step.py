@@ -15,6 +15,7 @@ class Update:
     step: int  # the number that this step will have
     terms: Mapping[str, float]
     grad_norm: float
+    grad_norms: Mapping[str, float]  # by role
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,15 @@ class Step:
     held_out: Mapping[str, float] | None
     share: float  # of the peak learning rates
     grad_norm: float  # before clipping
+    grad_norms: Mapping[str, float]  # the same by role of the parameters
     targets: int  # that carried loss
     positions: int  # that were computed, padding too
     epochs: float  # drawn since the beginning
     seconds: float  # without the held-out loss
     data_seconds: float  # of these, waiting for the batch
     skipped: str | None  # why an objective's parameters were left alone
-    back: (
-        str | None
-    )  # why, where to and how the run went back after this step; `snapshot` is then of the state that it went back to
+    slowed: str | None  # why the rates are lower from here on
+    back: str | None  # why and where to the run went back after this step; `snapshot` is then of the state it went back to
     stop: str | None  # why this step is the last
     snapshot: Callable[[], Checkpoint] = field(repr=False, compare=False)
     evidence: Callable[[], Checkpoint] = field(repr=False, compare=False)
@@ -60,6 +61,14 @@ class GoBack:
     steps: int
 
 
+@dataclass(frozen=True)
+class Slow:
+    """Asks to multiply all rates by `factor`, from the next step to the last."""
+
+    why: str
+    factor: float
+
+
 class Monitor(Protocol):
     """Sees every update and every step. Those that only look at some of it inherit the rest from here."""
 
@@ -67,7 +76,7 @@ class Monitor(Protocol):
         """Look at an update that is finite, before it is applied; a text asks to skip it and says why."""
         return None
 
-    def observe(self, step: Step) -> Stop | GoBack | None:
+    def observe(self, step: Step) -> Stop | GoBack | Slow | None:
         """Look at a step when it is done."""
         return None
 

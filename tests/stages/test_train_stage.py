@@ -64,6 +64,8 @@ recipes:
       held_out: {{every: 10, rows: 4}}
       checkpoints: {{every: 5, last: 2, spaced: null, best: false}}
       stability: null
+      plateau: null
+      early_stop: null
     validate: {{}}
 reports: {{}}
 """

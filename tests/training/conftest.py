@@ -55,6 +55,8 @@ def settings() -> Callable[..., Settings]:
         HeldOut(5, 4),
         Checkpoints(5, 2, None, False),
         None,
+        None,
+        None,
     )
 
     def changed(**changes: Any) -> Settings:

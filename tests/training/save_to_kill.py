@@ -27,7 +27,22 @@ WATCHED = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmt
 ADAMW = Group("adamw", 0.01, (0.9, 0.95), 0.0)
 KEEP = Checkpoints(2, 1, None, False)
 SETTINGS = Settings(
-    1, "cpu", 1, "fp32", "windows", 4, 2, 2, 4, Optimizer(ADAMW, ADAMW, ADAMW, 1.0), Schedule(1, 0, "linear", 0.0), None, KEEP, None
+    1,
+    "cpu",
+    1,
+    "fp32",
+    "windows",
+    4,
+    2,
+    2,
+    4,
+    Optimizer(ADAMW, ADAMW, ADAMW, 1.0),
+    Schedule(1, 0, "linear", 0.0),
+    None,
+    KEEP,
+    None,
+    None,
+    None,
 )
 
 

@@ -87,9 +87,9 @@ def test_parts_of_a_batch_weigh_by_their_targets() -> None:
         return {"loss": mean * parameter.sum(), "value": mean}
 
     batch = Batch(torch.zeros(2, 3, dtype=torch.int64), torch.tensor([[8, IGNORE, IGNORE], [0, 0, 0]]))
-    terms, norm = gather(Objective("o", {"rest": [parameter]}, loss, "value"), batch, 1, "fp32", None, torch.device("cpu"))
+    terms, norm, by_role = gather(Objective("o", {"rest": [parameter]}, loss, "value"), batch, 1, "fp32", None, torch.device("cpu"))
     assert terms["value"] == pytest.approx(2.0)
-    assert norm == pytest.approx(2.0)
+    assert norm == by_role["rest"] == pytest.approx(2.0)
 
 
 def test_looking_at_held_out_data_does_not_change_the_training(tokens: Any, shape: Any, settings: Callable[..., Any]) -> None:

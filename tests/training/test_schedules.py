@@ -29,3 +29,12 @@ def test_holding_before_a_linear_decay_is_warmup_stable_decay() -> None:
 
 def test_holding_to_the_end_never_decays() -> None:
     assert at(Schedule(2, 2, "linear", 0.0), 4) == pytest.approx([0.5, 1, 1, 1])
+
+
+def test_inverse_square_root_falls_from_the_end_of_the_warm_up() -> None:
+    # sqrt(4 / n) for the n-th step
+    assert at(Schedule(4, 0, "inverse_sqrt", 0.0), 16)[3:] == pytest.approx([(4 / n) ** 0.5 for n in range(4, 17)])
+
+
+def test_inverse_square_root_stays_above_its_final_share() -> None:
+    assert at(Schedule(1, 0, "inverse_sqrt", 0.4), 9)[-1] == 0.4

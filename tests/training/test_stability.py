@@ -115,7 +115,7 @@ def test_where_values_hardly_differ_a_small_rise_is_no_spike() -> None:
 
 
 def update(loss: float, grad_norm: float = 1.0) -> Update:
-    return Update("o", 1, {"loss": loss}, grad_norm)
+    return Update("o", 1, {"loss": loss}, grad_norm, {})
 
 
 def test_nothing_is_refused_before_the_window_holds_enough() -> None:
@@ -242,7 +242,7 @@ def test_without_a_part_of_the_state_the_resumed_run_differs(case: Callable[...,
     state = one.run(14 if forgotten in ("position", "slower") else 12)[-1].snapshot()
     facts: dict[str, Any] = dict(state.facts)
     if forgotten in ("windows", "skipped"):
-        facts["monitors"] = {"Stability": {**facts["monitors"]["Stability"], forgotten: type(one.monitor.state()[forgotten])()}}
+        facts["monitors"] = [{**facts["monitors"][0], forgotten: type(one.monitor.state()[forgotten])()}]
     else:
         facts[forgotten] = {"position": facts["position"] - 4, "slower": []}[forgotten]
     one.store.save(replace(state, facts=facts), {}, None)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from provenlm.training.step import Step
 
 Row = dict[str, float | int | str | None]
-FIELDS = ("share", "grad_norm", "targets", "positions", "epochs", "seconds", "data_seconds", "skipped", "back")
+FIELDS = ("share", "grad_norm", "targets", "positions", "epochs", "seconds", "data_seconds", "skipped", "slowed", "back")
 
 
 class History:
@@ -22,7 +22,8 @@ class History:
         """The same steps, each with its row written before whoever asked sees it."""
         for step in steps:
             held_out = {f"held_out.{name}": value for name, value in (step.held_out or {}).items()}
-            row = {"step": step.number, **step.terms, **held_out, **{name: getattr(step, name) for name in FIELDS}}
+            norms = {f"grad_norm.{role}": norm for role, norm in step.grad_norms.items()}
+            row = {"step": step.number, **step.terms, **held_out, **norms, **{name: getattr(step, name) for name in FIELDS}}
             self.rows.append({name: value for name, value in row.items() if value is not None})
             yield step
 
