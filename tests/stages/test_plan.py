@@ -1,0 +1,43 @@
+"""The planner on the command line: a table, a section that params takes, and one line for a mistake."""
+
+import re
+import sys
+
+import pytest
+from ruamel.yaml import YAML
+
+from provenlm.core import params, plugin
+from provenlm.training.net import Net
+from stages import plan
+
+
+def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["plan", *words])
+    plan.main()
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["moe", "gpt"])
+def test_the_printed_section_is_the_net_of_the_printed_size(
+    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = printed(monkeypatch, capsys, "40e6..50e6", "--net", kind, "--vocabulary", "8192", "--pick", "2")
+    section = YAML(typ="safe").load(said[said.index("    net:") :])["net"]
+    net = plugin.load("nets", section.pop("kind"), "net", Net)
+    total = net.count(params.parse(net.settings, section, "net"), 8192)["total"]
+    assert 40e6 <= total <= 50e6
+    assert f"{total:,}" in re.search(r"^ *2 .*$", said, re.MULTILINE)[0]
+
+
+def test_a_depth_gives_one_row(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    said = printed(monkeypatch, capsys, "3", "--vocabulary", "4096")
+    assert "hidden: 192" in said and not re.search(r"^ *2 ", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"), [(["eight"], "neither a depth"), (["9..8"], "no range"), (["3", "--pick", "2"], "rows 1 to 1")]
+)
+def test_a_mistake_ends_in_one_line(words: list[str], line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["plan", *words])
+    with pytest.raises(SystemExit, match=line):
+        plan.main()
