@@ -13,6 +13,7 @@ from provenlm.training import optimizers as optim
 from provenlm.training import randomness, schedules
 from provenlm.training.checkpoint import Checkpoint
 from provenlm.training.objective import Batch, Objective
+from provenlm.training.room import Room
 from provenlm.training.settings import Settings
 from provenlm.training.step import GoBack, Monitor
 
@@ -29,6 +30,11 @@ class State:
     step: int = 0
     position: int = 0  # rows drawn or passed over
     slower: list[tuple[float, int]] = field(default_factory=list)
+    room: Room = field(init=False)
+    held_out_room: Room = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.room, self.held_out_room = Room(self.settings.micro_batch), Room(self.settings.micro_batch)
 
     @property
     def names(self) -> dict[nn.Parameter, str]:
@@ -57,6 +63,7 @@ class State:
             "step": self.step,
             "position": self.position,
             "slower": self.slower,
+            "room": [self.room.rows, self.held_out_room.rows],
             "monitors": [monitor.state() for monitor in self.monitors],
             "random": random_facts,
             **_fixed(self.settings),
@@ -78,12 +85,14 @@ class State:
             monitor.restore(state)
         self.step, self.position = facts["step"], facts["position"]
         self.slower = [(factor, until) for factor, until in facts["slower"]]
+        self.room, self.held_out_room = (Room(rows) for rows in facts["room"])
         randomness.give_back(dict(checkpoint.tensors["random"]), facts["random"])  # last: what came before may draw
 
     def go_back(self, good: Checkpoint, asked: GoBack) -> str:
         """Become `good`, but stay where we are in the data and go on more slowly; in words what was done."""
-        before, position, slower = self.step, self.position, self.slower
+        before, position, slower, rooms = self.step, self.position, self.slower, (self.room, self.held_out_room)
         self.restore(good)
+        self.room, self.held_out_room = rooms
         passed = position - self.position
         self.position = position
         self.slower = [*slower, (asked.slower, self.step + asked.steps)]
