@@ -1,0 +1,72 @@
+"""A net of ours in; out, Hugging Face's model of the same configuration with the same weights, and a training step of either."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.mixtral.modeling_mixtral import MixtralExperts
+
+from provenlm.training.net import Net
+from provenlm.training.objective import IGNORE, Batch
+
+
+def built(net: Net, settings: Any, vocabulary: int) -> nn.Module:
+    """A net of ours with every matrix drawn, so that no product is with zeros."""
+    torch.manual_seed(0)
+    model = net.build(settings, vocabulary)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, 0.0, 0.02)
+    return model.train()
+
+
+def peer(net: Net, settings: Any, ours: nn.Module, vocabulary: int, **more: Any) -> nn.Module:
+    """Hugging Face's model with the weights of `ours`; `more` are keys of its configuration, `experts_implementation` among them."""
+    published = net.published(settings, vocabulary, ours.state_dict())
+    experts = more.pop("experts_implementation", None)
+    made = AutoModelForCausalLM.from_config(AutoConfig.for_model(**{**published.config, "use_cache": False, **more}))
+    if experts is not None:
+        made.set_experts_implementation(experts)
+    made.load_state_dict(dict(published.tensors), strict=False)
+    made.tie_weights()
+    return made.train()
+
+
+def mixtral_experts(way: str, gate_up_E2FD: nn.Parameter, down_EDF: nn.Parameter, chosen: int) -> Callable[..., Tensor]:
+    """The expert layer of Mixtral in one of its ways, on matrices of ours."""
+    n_experts, hidden, inner = down_EDF.shape
+    config = AutoConfig.for_model(
+        "mixtral", hidden_size=hidden, intermediate_size=inner, num_local_experts=n_experts, num_experts_per_tok=chosen
+    )
+    config._experts_implementation = way
+    with torch.device("meta"):
+        layer = MixtralExperts(config)
+    layer.gate_up_proj, layer.down_proj = gate_up_E2FD, down_EDF
+    return lambda states_ND, chosen_NK, weights_NK, *_: layer(states_ND, chosen_NK, weights_NK)
+
+
+def loss_of_ours(net: Net, model: nn.Module, batch: Batch) -> Callable[[], Tensor]:
+    objective = net.objectives(model, IGNORE)[0]
+    return lambda: objective.loss(batch)["loss"]
+
+
+def loss_of_peer(model: nn.Module, batch: Batch) -> Callable[[], Tensor]:
+    return lambda: model(input_ids=batch.inputs_BT, labels=batch.inputs_BT, shift_labels=batch.targets_BT).loss
+
+
+def step(model: nn.Module, loss: Callable[[], Tensor], autocast: bool) -> Callable[[], float]:
+    """A whole training step: forward, backward, clipping, fused AdamW; the same for everyone. It gives the loss."""
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
+
+    def once() -> float:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            value = loss()
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return value.item()
+
+    return once
