@@ -6,6 +6,7 @@ the newest whole one and ends with the same weights, bit for bit.
 
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from provenlm.training.batches import batches_for
 from provenlm.training.checkpoint import Described
 from provenlm.training.device import device_of
 from provenlm.training.fit import fit
+from provenlm.training.memory import Profile
 from provenlm.training.net import Net, fresh
 from provenlm.training.objective import IGNORE
 from provenlm.training.session import monitors_for, session
 from provenlm.training.settings import Settings
+from provenlm.training.watch import watch
 from stages import stage
 
 
@@ -37,24 +40,34 @@ def body(run: stage.Run) -> None:
     tokens = shards.read(folder)
     torch.set_num_threads(settings.threads)
     device = device_of(settings.device)
+    memory = Profile(device)
+    memory.at("begun")
     model = fresh(net, shape, tokens.vocabulary, settings.seed).to(device)
+    memory.at("net")
     objectives, batches = net.objectives(model, IGNORE), batches_for(tokens, settings)
     raw = {name: value for name, value in run.row["net"].items() if name != "kind"}
     described = Described(kind, raw, tokens.vocabulary, settings.length)
     ours = session(resume_root(run.layout.resume(run.subject), key_of(run, folder)), described, settings, objectives[0].judge)
 
+    flops = partial(net.flops, shape, tokens.vocabulary)
+    curves = run.writes(run.layout.curves(run.subject))
+    watching = watch(ours.history, objectives[0].judge, settings, flops, memory, curves, run.layout.watched(run.subject))
+
     asked = stage.Stop()
     steps = fit(model, objectives, batches, monitors_for(settings, objectives[0].judge), settings, ours.state, ours.store.recall)
     with progress(f"train@{run.subject}", "step", settings.steps) as bar:
-        last = ours.follow(steps, bar, asked.__bool__)
+        last = ours.follow(steps, bar, asked.__bool__, watching.look)
     if last is None:
         sys.exit(128 + asked.signal)  # as if by that signal: DVC sees an unfinished stage
+    watching.live.close()
     ours.deliver(run.writes(run.layout.model(run.subject)), last)
+    memory.at("delivered")
 
     begun = fresh(net, shape, tokens.vocabulary, settings.seed).state_dict()
     figures.parameters(run.audit, model, begun, net.count(shape, tokens.vocabulary))
-    figures.course(run.audit, ours.history, objectives[0].judge, settings)
-    figures.ending(run.audit, last, len(ours.begun) - 1, device)
+    figures.course(run.audit, ours.history, objectives[0].judge, settings, ours.begun)
+    figures.ending(run.audit, last, len(ours.begun) - 1)
+    watching.record(run.audit, settings.length, ours.begun)
     run.facts |= {"device": device.type, "threads": torch.get_num_threads(), "seed": settings.seed, "precision": settings.precision}
     shutil.rmtree(run.layout.resume(run.subject), ignore_errors=True)  # last: until here a kill costs little
 

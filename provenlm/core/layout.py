@@ -29,6 +29,13 @@ class Layout:
         """Checkpoints of an unfinished training: outside the outs, which DVC deletes before a stage runs."""
         return self.root / "models" / ".resume" / recipe
 
+    def watched(self, recipe: str) -> Path:
+        """Files for TensorBoard and dvclive, which are read while training runs; no out, so DVC does not delete them before."""
+        return self.root / "models" / ".watch" / recipe
+
+    def curves(self, recipe: str) -> Path:
+        return self.root / "reports" / "curves" / f"{recipe}.csv"
+
     def samples(self, recipe: str) -> Path:
         return self.root / "reports" / "samples" / f"{recipe}.parquet"
 

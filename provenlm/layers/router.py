@@ -23,20 +23,51 @@ class Routing(NamedTuple):
 
 
 class Router(nn.Module):
-    """Softmax over all experts, the K largest, renormalised to add up to 1 (Mixtral, arXiv 2401.04088); in float32 or wider."""
+    """Softmax over all experts, the K largest, renormalised to add up to 1 (Mixtral, arXiv 2401.04088); in float32 or wider.
 
-    def __init__(self, hidden: int, experts: int, chosen: int) -> None:
+    `biased`: an expert's bias is added where the K are chosen, and there alone (Wang et al. 2024, arXiv 2408.15664). It is no
+    parameter but a buffer of the checkpoint: no gradient reaches it, `rebalance` moves it.
+    """
+
+    bias_E: Tensor | None
+    load_E: Tensor | None
+
+    def __init__(self, hidden: int, experts: int, chosen: int, biased: bool) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(experts, hidden))
         self.chosen = chosen
+        self.register_buffer("bias_E", torch.zeros(experts) if biased else None)
+        self.register_buffer("load_E", torch.zeros(experts) if biased else None, persistent=False)  # since the bias was moved
 
     def forward(self, states_ND: Tensor) -> Routing:
         wide = torch.promote_types(states_ND.dtype, torch.float32)
         with torch.autocast(states_ND.device.type, enabled=False):
             logits_NE = F.linear(states_ND.to(wide), self.weight.to(wide))
         probabilities_NE = logits_NE.softmax(-1)
-        weights_NK, chosen_NK = probabilities_NE.topk(self.chosen, -1)
+        if self.bias_E is None:
+            weights_NK, chosen_NK = probabilities_NE.topk(self.chosen, -1)
+        else:
+            chosen_NK = (probabilities_NE + self.bias_E).topk(self.chosen, -1).indices
+            weights_NK = probabilities_NE.gather(-1, chosen_NK)
         return Routing(chosen_NK, weights_NK / weights_NK.sum(-1, keepdim=True), probabilities_NE, logits_NE)
+
+    @torch.no_grad()
+    def note(self, routing: Routing) -> None:
+        """Remember how many rows each expert got."""
+        assert self.load_E is not None
+        self.load_E += experts.counts(routing.chosen_NK, self.load_E.numel())
+
+    @torch.no_grad()
+    def rebalance(self, rate: float) -> None:
+        """Move the bias of each expert by `rate` towards an even load: up where it got fewer rows than the mean. Forget the rows.
+
+        Where there are several processes, the load is that of all.
+        """
+        assert self.bias_E is not None and self.load_E is not None
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(self.load_E)
+        self.bias_E += rate * torch.sign(self.load_E.mean() - self.load_E)
+        self.load_E.zero_()
 
 
 def balance_loss(routing: Routing) -> Tensor:

@@ -1,7 +1,4 @@
-"""A finished training in, its figures, curves and tables out.
-
-A first few steps are left out of times: they allocate memory and choose kernels.
-"""
+"""A finished training in, its figures, curves and tables out."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -13,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from provenlm.core.audit import Recorder, Series, Table
-from provenlm.training.monitors.history import History
+from provenlm.training.monitors.history import History, Row
 from provenlm.training.objective import Role
 from provenlm.training.settings import Settings
 from provenlm.training.step import Step
+from provenlm.training.utilisation import real
 
-WARMING = 3  # steps
 POINTS = 400  # of a curve, so that an audit stays small
 
 
@@ -41,8 +38,11 @@ def moved(model: nn.Module, begun: Mapping[str, Tensor]) -> float:
     return sum(not torch.equal(p.detach().cpu(), begun[name].cpu()) for name, p in named.items()) / len(named)
 
 
-def course(audit: Recorder, history: History, judge: str, settings: Settings) -> None:
-    """How the loss went, how fast, and how the gradients behaved. `judge` names the term that is the loss without regularisers."""
+def course(audit: Recorder, history: History, judge: str, settings: Settings, begun: Sequence[int]) -> None:
+    """How the loss went, how fast, and how the gradients behaved.
+
+    `judge` names the term that is the loss without regularisers; `begun` are the steps after which processes began.
+    """
     rows, kept = history.rows, history.lasting()
     losses = [value for _, value in history.column(judge)]
     audit.counted("steps", len(kept), "steps", "that led to these weights, skipped ones too")
@@ -58,7 +58,7 @@ def course(audit: Recorder, history: History, judge: str, settings: Settings) ->
     if held := [value for _, value in history.column(f"held_out.{judge}")]:
         audit.measured("held_out.best", min(held), "nats/token", f"{judge} on held-out rows, smallest during training")
         audit.measured("held_out.last", held[-1], "nats/token", f"{judge} on held-out rows after the last step")
-    _speed(audit, history)
+    _speed(audit, real(history, begun))
     norms = [value for _, value in history.column("grad_norm")]
     audit.measured("gradient_norm.median", median(norms), "1", "global gradient norm before clipping, median over steps")
     audit.measured("gradient_norm.max", max(norms), "1", "the largest")
@@ -69,20 +69,17 @@ def course(audit: Recorder, history: History, judge: str, settings: Settings) ->
     audit.series.extend(curves(history, judge))
 
 
-def ending(audit: Recorder, last: Step, resumed: int, device: torch.device) -> None:
-    """Why training ended, how often it was taken up again, and what a GPU held at most."""
+def ending(audit: Recorder, last: Step, resumed: int) -> None:
+    """Why training ended, and how often it was taken up again."""
     audit.measured("stopped", last.stop or "", "text", "why training ended")
     audit.counted("resumed", resumed, "times", "that training went on from a checkpoint, on the way to these weights")
-    if device.type == "cuda":
-        audit.measured("device_peak_memory", torch.cuda.max_memory_allocated(), "bytes", "largest allocation, by the allocator")
 
 
-def _speed(audit: Recorder, history: History) -> None:
-    rows = history.rows[WARMING:] or history.rows
+def _speed(audit: Recorder, rows: Sequence[Row]) -> None:
     seconds = np.array([row["seconds"] for row in rows], np.float64)
     rates = [float(row["targets"] or 0) / float(row["seconds"] or 1) for row in rows]
     waits = sum(float(row["data_seconds"] or 0) for row in rows)
-    without = "real optimizer steps, the first few left out"
+    without = "updates that were applied, the first few of each process left out"
     audit.measured("tokens_per_second", median(rates), "tokens/s", f"targets over wall time, median over {without}")
     audit.measured("step_seconds.median", float(np.median(seconds)), "s", f"wall time a step, median over {without}")
     audit.measured("step_seconds.p95", float(np.quantile(seconds, 0.95)), "s", f"wall time a step, 95th percentile over {without}")

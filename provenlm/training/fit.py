@@ -129,6 +129,7 @@ def _descend(run: State, objective: Objective, own: Sequence[torch.optim.Optimiz
     else:
         for optimizer in own:
             optimizer.step()
+    objective.after(not refused)
     return update
 
 

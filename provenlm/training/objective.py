@@ -19,15 +19,20 @@ class Batch:
     targets_BT: Tensor
 
 
+def leave(applied: bool) -> None:
+    """After a step nothing is left to do."""
+
+
 @dataclass(frozen=True)
 class Objective:
     """`loss(batch)` names its terms; `loss["loss"]` is minimised over `parameters`: a mean over the targets that count.
 
     `parameters` come by role, because optimizers treat roles differently. `judge` names the term by which held-out data are
-    judged: the one without regularisers.
+    judged: the one without regularisers. `after(applied)` is called after every step, applied or not: what a net moves by itself.
     """
 
     name: str
     parameters: Mapping[Role, Sequence[nn.Parameter]]
     loss: Callable[[Batch], Mapping[str, Tensor]]
     judge: str
+    after: Callable[[bool], None] = leave

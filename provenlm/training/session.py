@@ -36,12 +36,15 @@ class Session:
         runs = json.dumps(self.begun).encode()
         return {"net.json": self.described.to_json(), "history.parquet": self.history.to_parquet(), "runs.json": runs}
 
-    def follow(self, steps: Iterator[Step], bar: Progress, asked: Callable[[], bool]) -> Step | None:
-        """Take steps to the last, saving when it is time, and give that; None if `asked` to end before it, with all saved."""
+    def follow(self, steps: Iterator[Step], bar: Progress, asked: Callable[[], bool], look: Callable[[], str]) -> Step | None:
+        """Take steps to the last and give that, saving when it is time; None if `asked` to end before it, with all saved.
+
+        `look` is called after each step, when its row is in the history; its words stand beside the bar.
+        """
         bar.advance(self.begun[-1])
         try:
             for step in self.history.following(steps):
-                self._show(step, bar)
+                self._show(step, bar, look())
                 if step.stop:
                     return step
                 if step.back:
@@ -63,10 +66,8 @@ class Session:
         held = [value for _, value in self.history.column(f"held_out.{self.judge}")]
         return step.held_out is not None and step.held_out[self.judge] <= min(held)
 
-    def _show(self, step: Step, bar: Progress) -> None:
-        seconds = (self.settings.steps - step.number) * step.seconds
-        speed = step.targets / step.seconds
-        bar.advance(step.number - bar.done, f"loss {step.terms[self.judge]:.3f}, {speed:,.0f} tokens/s, {seconds:.0f} s left")
+    def _show(self, step: Step, bar: Progress, words: str) -> None:
+        bar.advance(step.number - bar.done, words)
         for what, said in (
             ("skipped", step.skipped),
             ("slows down", step.slowed),

@@ -51,6 +51,10 @@ def test_the_closed_form_counts_what_is_built(beside, kv_heads, n_experts, tied,
     assert FACE.count(settings, 61)["total"] == beside.counted(FACE, settings, 61)
 
 
+def test_a_bias_of_the_router_is_no_parameter(beside):
+    assert beside.counted(FACE, replace(SMALL, balance="bias"), 61) == FACE.count(SMALL, 61)["total"]
+
+
 def test_the_parts_of_the_count_are_those_of_the_built_net():
     parts = {
         "embedding": "embed_tokens",

@@ -66,6 +66,8 @@ recipes:
       stability: null
       plateau: null
       early_stop: null
+      curriculum: null
+      watch: []
     validate: {{}}
 reports: {{}}
 """
@@ -146,6 +148,11 @@ def test_a_run_leaves_a_net_its_history_and_an_audit_and_no_resume_folder(projec
     assert figures["loss.last"] < figures["loss.first"]
     assert figures["rate_peak.matrix"] == 0.02
     assert pq.read_metadata(root / "models/tiny/history.parquet").num_rows == 20
+    assert len((root / "reports/curves/tiny.csv").read_text().splitlines()) == 1 + 20
+    # a token of 12: the head 320, attention 2·768, router 2·64, two experts 2·1536, 6 each; and 12·16·12 in each of 2 layers
+    assert figures["flops_per_token"] == 6 * (320 + 2 * (768 + 64 + 1536)) + 2 * 12 * 16 * 12
+    assert 0 < figures["mfu"] < 1
+    assert figures["memory_peak.cpu"] > 50 * 2**20
     assert checkpoint.load_net(root / "models" / "tiny").described.length == 12
 
 
@@ -175,7 +182,7 @@ def test_asked_to_end_it_saves_and_the_next_run_goes_on(project: Callable[[str, 
     said = process.communicate(timeout=60)[0]
     assert process.returncode == expected, said
     assert not (root / "models" / "tiny").exists()
-    assert not (root / "reports").exists()
+    assert not (root / "reports" / "audits").exists()
     (saved,) = [line for line in said.splitlines() if line.startswith("asked to end: saved after step ")]
     step = int(saved.split("step ")[1].split(";")[0])
     process = start(root)

@@ -57,6 +57,8 @@ def settings() -> Callable[..., Settings]:
         None,
         None,
         None,
+        None,
+        (),
     )
 
     def changed(**changes: Any) -> Settings:

@@ -43,6 +43,8 @@ SETTINGS = Settings(
     None,
     None,
     None,
+    None,
+    (),
 )
 
 

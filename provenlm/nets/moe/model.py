@@ -19,7 +19,7 @@ class Mixture(nn.Module):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
-        self.gate = Router(settings.hidden, settings.experts, settings.experts_per_token)
+        self.gate = Router(settings.hidden, settings.experts, settings.experts_per_token, biased=settings.balance == "bias")
         self.experts = Experts(settings.experts, settings.hidden, settings.expert_hidden)
 
     def forward(self, hidden_BTD: Tensor) -> tuple[Tensor, Routing]:
@@ -36,6 +36,11 @@ class Decoder(decoder.Decoder):
         blocks = (block(s) for _ in range(s.layers))
         super().__init__(vocabulary, s.hidden, s.context, blocks, RMSNorm(s.hidden, s.norm_eps), s.tied, s.rope_theta)
         self.settings = settings
+
+    @property
+    def routers(self) -> list[Router]:
+        """Of each layer."""
+        return [block.mlp.gate for block in self.layers]  # type: ignore[union-attr,misc]
 
 
 def block(settings: Settings) -> Block:

@@ -10,13 +10,14 @@ from provenlm.layers.cross_entropy import cross_entropy
 from provenlm.layers.decoder import role_of
 from provenlm.layers.router import Routing, balance_loss, joint_balance_loss, z_loss
 from provenlm.nets.moe.model import Decoder
-from provenlm.training.objective import Batch, Objective, Role
+from provenlm.training.objective import Batch, Objective, Role, leave
 
 
 def objectives(model: nn.Module, ignore: int) -> list[Objective]:
     """One: the next token. Targets equal to `ignore` carry no loss."""
     assert isinstance(model, Decoder)
-    return [Objective("next_token", roles(model), partial(loss, model, ignore), "cross_entropy")]
+    after = partial(rebalance, model) if model.settings.balance == "bias" else leave
+    return [Objective("next_token", roles(model), partial(loss, model, ignore), "cross_entropy", after)]
 
 
 def roles(model: Decoder) -> dict[Role, list[nn.Parameter]]:
@@ -28,14 +29,28 @@ def roles(model: Decoder) -> dict[Role, list[nn.Parameter]]:
 
 
 def loss(model: Decoder, ignore: int, batch: Batch) -> Mapping[str, Tensor]:
-    """`loss` = cross_entropy + weighted balance + weighted z; cross-entropy in nats per target that counts."""
+    """`loss` = cross_entropy + weighted balance + weighted z; cross-entropy in nats per target that counts.
+
+    With a bias the balance is measured layer by layer and not minimised; in training the routers note where they sent tokens.
+    """
     settings = model.settings
     states_BTD, routings = model.states(batch.inputs_BT)
     nats = cross_entropy(states_BTD.flatten(0, 1), model.head, batch.targets_BT.flatten(), ignore)
     balance = balance_of(settings.balance, routings)
     z = torch.stack([z_loss(routing) for routing in routings]).mean()
-    total = nats + settings.balance_weight * balance + settings.z_weight * z
+    total = nats + settings.z_weight * z
+    if settings.balance != "bias":
+        total = total + settings.balance_weight * balance
+    elif model.training:
+        for router, routing in zip(model.routers, routings, strict=True):
+            router.note(routing)
     return {"loss": total, "cross_entropy": nats, "balance": balance, "router_z": z}
+
+
+def rebalance(model: Decoder, applied: bool) -> None:
+    """Move every router's bias after a step; a step that was not applied moves none, and its tokens are forgotten."""
+    for router in model.routers:
+        router.rebalance(model.settings.balance_weight if applied else 0.0)
 
 
 def balance_of(form: str, routings: list[Routing]) -> Tensor:

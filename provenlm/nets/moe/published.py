@@ -4,13 +4,16 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from provenlm.core.errors import UserError
 from provenlm.layers.published import Published, below_model
 from provenlm.nets.moe.settings import Settings
 
 
 def published(settings: Settings, vocabulary: int, weights: Mapping[str, Tensor]) -> Published:
-    """`weights` are the state of a Decoder of these settings."""
+    """`weights` are the state of a Decoder of these settings. UserError if its routers have a bias, which Mixtral's do not."""
     s = settings
+    if s.balance == "bias":
+        raise UserError("Mixtral's routers have no bias, so a net with balance: bias has no counterpart in transformers")
     config = {
         "architectures": ["MixtralForCausalLM"],
         "model_type": "mixtral",

@@ -20,8 +20,9 @@ class Settings:
     rope_theta: float
     norm_eps: float
     dropout: float  # of attention weights and of what each half of a block adds
-    balance: Literal["layerwise", "joint"]  # Switch: a loss a layer, averaged; Mixtral: loads averaged over layers, one loss
-    balance_weight: float
+    # layerwise: Switch's loss of each layer, averaged; joint: Mixtral's, of loads averaged over layers; bias: no loss, a bias that moves
+    balance: Literal["layerwise", "joint", "bias"]
+    balance_weight: float  # of the loss in what is minimised; of a bias: how far it moves a step
     z_weight: float
 
     def __post_init__(self) -> None:

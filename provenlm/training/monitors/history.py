@@ -14,6 +14,7 @@ FIELDS = (
     "grad_norm",
     "micro_batch",
     "targets",
+    "rows",
     "positions",
     "epochs",
     "seconds",

@@ -1,0 +1,48 @@
+"""The plots of dvc.yaml, read by the real DVC from a curve as training writes it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provenlm.core.layout import Layout
+from provenlm.training.monitors.curves import Curves
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def dvc(root: Path, *words: str) -> str:
+    return subprocess.run([sys.executable, "-m", "dvc", *words], cwd=root, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def half_trained(tmp_path: Path) -> Path:
+    """The project's own dvc.yaml and params.yaml, and the curve of a training that is at its third step."""
+    for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    dvc(tmp_path, "init", "-q")
+    curves = Curves(Layout(tmp_path).curves("docs_moe"), "cross_entropy", True)
+    curves.begin()
+    for step, held in ((1, 8.5), (2, None), (3, 7.0)):
+        values = {"cross_entropy": 9.0 - step, "tokens_per_second": 5000.0, "mfu": 0.3, "grad_norm": 1.0, "share": 1.0}
+        curves.write(step, values | ({"held_out.cross_entropy": held} if held else {}))
+    return tmp_path
+
+
+def test_dvc_draws_the_losses_and_the_throughput_of_a_training_that_runs(half_trained: Path) -> None:
+    shown: dict[str, Any] = json.loads(dvc(half_trained, "plots", "show", "--json"))
+    assert not [error for error in shown.get("errors", []) if "docs_moe" in str(error)]
+    curve = "reports/curves/docs_moe.csv"
+    (losses,), (speed,) = shown["data"][f"dvc.yaml::{curve}"], shown["data"][curve]
+    drawn = {(point["field"], int(point["step"]), float(point[point["field"]])) for point in losses["content"]["data"]["values"]}
+    assert drawn == {("loss", 1, 8.0), ("loss", 2, 7.0), ("loss", 3, 6.0)} | {
+        ("held_out", 1, 8.5),
+        ("held_out", 2, 8.5),
+        ("held_out", 3, 7.0),
+    }
+    assert {point["tokens_per_second"] for point in speed["content"]["data"]["values"]} == {"5000.0"}

@@ -1,0 +1,119 @@
+"""Experts balanced by a bias, without a loss: moved after each step, kept in the checkpoint, left alone where a step is not applied."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from provenlm.core.errors import UserError
+from provenlm.nets.moe.net import FACE
+from provenlm.training import checkpoint, randomness
+from provenlm.training.batches import batches_for
+from provenlm.training.fit import fit
+from provenlm.training.objective import IGNORE, Batch
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def begin(tokens, shape, settings):
+    def begun(resume=None, rate=0.01, **changes):
+        wanted = settings(**changes)
+        randomness.seed_all(3)
+        model = FACE.build(replace(shape, balance="bias", balance_weight=rate, dropout=0.0), tokens.vocabulary)
+        objectives = FACE.objectives(model, IGNORE)
+        return model, objectives[0], fit(model, objectives, batches_for(tokens, wanted), [], wanted, resume, lambda: None)
+
+    return begun
+
+
+def biases(model):
+    return [router.bias_E.clone() for router in model.routers]
+
+
+def test_each_step_moves_every_bias_by_the_rate_or_not_at_all(begin):
+    model, _, steps = begin()
+    for number in (1, 2, 3):
+        before = biases(model)
+        assert next(steps).number == number
+        moves = [(now - then) / 0.01 for now, then in zip(biases(model), before, strict=True)]
+        assert all(abs(move - move.round()).max() < 1e-4 and move.abs().max() < 1.001 for move in moves)
+        assert all(move.abs().max() > 0.99 for move in moves)
+
+
+def test_cutting_a_batch_into_passes_moves_the_bias_as_the_whole_does(begin):
+    moved = []
+    for micro_batch in (8, 2):
+        model, _, steps = begin(micro_batch=micro_batch)
+        next(steps)
+        moved.append(biases(model))
+    assert all(torch.equal(one, other) for one, other in zip(*moved, strict=True))
+
+
+def test_the_balance_is_measured_and_not_minimised(begin):
+    _, objective, _ = begin(rate=100.0)
+    ids = torch.arange(4, 20).repeat(2, 1)
+    terms = objective.loss(Batch(ids, ids))
+    expected = terms["cross_entropy"] + 0.001 * terms["router_z"]
+    assert terms["loss"].item() == pytest.approx(expected.item())
+    assert terms["balance"].item() > 0
+
+
+def test_looking_at_held_out_text_does_not_count(begin):
+    model, objective, _ = begin()
+    ids = torch.arange(4, 20).repeat(2, 1)
+    objective.loss(Batch(ids, ids))
+    assert [router.load_E.sum() for router in model.routers] == [64, 64]  # two experts for each of 32 tokens
+    model.eval()
+    objective.loss(Batch(ids, ids))
+    assert [router.load_E.sum() for router in model.routers] == [64, 64]
+
+
+def test_a_step_that_is_not_applied_moves_no_bias_and_its_tokens_are_forgotten(begin):
+    model, _, steps = begin()
+    next(steps)
+    before = biases(model)
+    with torch.no_grad():
+        model.norm.weight[0] = float("nan")
+    assert next(steps).skipped
+    assert all(torch.equal(now, then) for now, then in zip(biases(model), before, strict=True))
+    assert all(router.load_E.sum() == 0 for router in model.routers)
+
+
+def test_going_on_from_a_checkpoint_gives_the_bits_of_never_stopping(begin, tmp_path):
+    model, _, steps = begin(steps=8)
+    for step in steps:
+        if step.number == 4:
+            checkpoint.write(tmp_path / "four", step.snapshot(), {})
+    again, _, rest = begin(checkpoint.read(tmp_path / "four"), steps=8)
+    assert [step.number for step in rest] == [5, 6, 7, 8]
+    assert all(torch.equal(one, other) for one, other in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    assert any(bias.abs().max() > 0 for bias in biases(again))
+
+
+def test_a_collapsed_router_is_brought_back_by_its_bias_alone(begin):
+    """The planted fault: a bias that sends every token to the same two of four experts. Where it does not move, it stays so."""
+
+    def dead(rate):
+        model, objective, _ = begin(rate=rate)
+        with torch.no_grad():
+            for router in model.routers:
+                router.bias_E[:2] = 1.0
+        model.train()
+        ids = torch.randint(4, 20, (8, 16), generator=torch.Generator().manual_seed(1))
+        for _ in range(60):
+            objective.loss(Batch(ids, ids))
+            objective.after(True)
+        return FACE.probe(model.eval(), ids)["dead_experts"][0]
+
+    assert dead(0.0) > 0
+    assert dead(0.05) == 0
+
+
+def test_such_a_net_has_no_counterpart_among_those_of_others(begin):
+    model, _, _ = begin()
+    with pytest.raises(UserError, match="Mixtral's routers have no bias"):
+        FACE.published(model.settings, 20, model.state_dict())
