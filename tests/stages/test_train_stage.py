@@ -66,7 +66,6 @@ recipes:
       stability: null
       plateau: null
       early_stop: null
-      curriculum: null
       watch: []
     validate: {{}}
 reports: {{}}

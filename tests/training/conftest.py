@@ -57,7 +57,6 @@ def settings() -> Callable[..., Settings]:
         None,
         None,
         None,
-        None,
         (),
     )
 

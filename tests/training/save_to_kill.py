@@ -43,7 +43,6 @@ SETTINGS = Settings(
     None,
     None,
     None,
-    None,
     (),
 )
 
