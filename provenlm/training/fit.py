@@ -89,7 +89,7 @@ def _step(run: State, batches: Batches) -> Step:
         terms |= {f"{prefix}{name}": value for name, value in update.terms.items()}
         norms |= {f"{prefix}{role}": norm for role, norm in update.grad_norms.items()}
         whole.append(update.grad_norm)
-    facts = {"step": run.step + 1, "position": run.position, "micro_batch": settings.micro_batch, "precision": settings.precision}
+    facts = {"step": run.step + 1, "position": run.position, "micro_batch": run.room.rows, "precision": settings.precision}
     run.step += 1
     run.position += settings.batch
     ended = time.perf_counter()
@@ -100,6 +100,7 @@ def _step(run: State, batches: Batches) -> Step:
         share=share,
         grad_norm=math.hypot(*whole),
         grad_norms=norms,
+        micro_batch=run.room.rows,
         targets=gradients.targets(batch),
         rows=len(batch.inputs_BT),
         positions=batch.inputs_BT.numel(),
@@ -118,7 +119,10 @@ def _step(run: State, batches: Batches) -> Step:
 def _descend(run: State, objective: Objective, own: Sequence[torch.optim.Optimizer], batch: Batch, refusals: list[str]) -> Update:
     """One update of one objective's parameters, unless it is not finite or a monitor refuses it; why goes to `refusals`."""
     settings = run.settings
-    found = gradients.gather(objective, batch, settings.micro_batch, settings.precision, settings.optimizer.clip, run.device)
+    found = run.room.fit(
+        lambda rows: gradients.gather(objective, batch, rows, settings.precision, settings.optimizer.clip, run.device),
+        partial(randomness.give_back, *randomness.take()),
+    )
     update = Update(objective.name, run.step + 1, *found)
     refused = _not_finite(update) or next((why for monitor in run.monitors if (why := monitor.weigh(update))), None)
     if refused:
@@ -126,6 +130,7 @@ def _descend(run: State, objective: Objective, own: Sequence[torch.optim.Optimiz
     else:
         for optimizer in own:
             optimizer.step()
+    objective.after(not refused)
     return update
 
 
@@ -145,8 +150,12 @@ def _due(settings: Settings, step: int) -> bool:
 def _held_out(run: State, batches: Batches) -> Mapping[str, float]:
     """Terms of the first objective on the held-out batches, by target, without dropout; random states are as before afterwards."""
     run.model.eval()
-    with torch.random.fork_rng(enabled=True):
+
+    def measured(rows: int) -> Mapping[str, float]:
+        cut = [part for batch in batches.held_out for part, _ in gradients.parts(batch, rows)]
         return gradients.mean_terms(
-            lambda batch: gradients.terms(run.objectives[0], gradients.to(batch, run.device), run.settings.precision),
-            batches.held_out,
+            lambda batch: gradients.terms(run.objectives[0], gradients.to(batch, run.device), run.settings.precision), cut
         )
+
+    with torch.random.fork_rng(enabled=True):
+        return run.held_out_room.fit(measured, lambda: None)

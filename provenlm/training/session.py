@@ -76,6 +76,11 @@ class Session:
         ):
             if said:
                 say(f"step {step.number} {what}: {said}")
+        before = self.history.rows[-2]["micro_batch"] if len(self.history.rows) > 1 else self.settings.micro_batch
+        if step.micro_batch != before:
+            say(
+                f"step {step.number} ran out of memory with {before} rows at a time: {step.micro_batch} from here on, the same batch"
+            )
 
     def deliver(self, folder: Path, last: Step) -> None:
         """Leave in `folder` the last state, the checkpoints that are to be kept, and, if it stopped over a step, a dump of that."""

@@ -96,6 +96,19 @@ class Checkpoints:
 
 
 @dataclass(frozen=True)
+class Curriculum:
+    """Rows begin `begin` positions long and reach the full length after `steps`; each step has the same tokens all the while."""
+
+    begin: int
+    steps: int
+    growth: Literal["linear", "exponential", "cosine"]
+
+    def __post_init__(self) -> None:
+        if self.begin < 1 or self.steps < 1:
+            raise ValueError(f"begin and steps are {self.begin}, {self.steps}; at least 1 would be right")
+
+
+@dataclass(frozen=True)
 class Plateau:
     """After `measurements` of the held-out loss without one that is smaller by `least`, all rates are multiplied by `factor`."""
 
@@ -179,6 +192,7 @@ class Settings:
     stability: Stability | None
     plateau: Plateau | None
     early_stop: EarlyStop | None
+    curriculum: Curriculum | None
     watch: tuple[Literal["tensorboard", "dvclive"], ...]  # who else is told of each step; they come with the extra `watch`
 
     def __post_init__(self) -> None:
@@ -194,5 +208,9 @@ class Settings:
         ):
             if wanted and self.held_out is None:
                 raise ValueError(f"{name} needs held_out, whose loss it looks at")
+        if self.curriculum is not None and self.batches != "windows":
+            raise ValueError(f"curriculum cuts windows shorter; batches is {self.batches}, so null would be right")
+        if self.curriculum is not None and self.length % self.curriculum.begin:
+            raise ValueError(f"curriculum.begin is {self.curriculum.begin}; a divisor of length, {self.length}, would be right")
         if self.schedule.warmup + self.schedule.hold > self.steps:
             raise ValueError(f"schedule: warmup and hold take more than the {self.steps} steps that there are")

@@ -32,8 +32,10 @@ class Step:
     share: float  # of the peak learning rates
     grad_norm: float  # before clipping
     grad_norms: Mapping[str, float]  # the same by role of the parameters
+    micro_batch: int  # rows at a time: as set, or fewer where memory did not hold so many
     targets: int  # that carried loss
     rows: int  # of the batch
+    length: int  # positions a row
     positions: int  # that were computed, padding too
     epochs: float  # drawn since the beginning
     seconds: float  # without the held-out loss

@@ -66,6 +66,7 @@ recipes:
       stability: null
       plateau: null
       early_stop: null
+      curriculum: null
       watch: []
     validate: {{}}
 reports: {{}}

@@ -57,6 +57,7 @@ def settings() -> Callable[..., Settings]:
         None,
         None,
         None,
+        None,
         (),
     )
 

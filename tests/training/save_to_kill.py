@@ -43,6 +43,7 @@ SETTINGS = Settings(
     None,
     None,
     None,
+    None,
     (),
 )
 

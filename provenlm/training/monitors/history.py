@@ -9,7 +9,20 @@ import pyarrow.parquet as pq
 from provenlm.training.step import Step
 
 Row = dict[str, float | int | str | None]
-FIELDS = ("share", "grad_norm", "targets", "rows", "positions", "epochs", "seconds", "data_seconds", "skipped", "slowed", "back")
+FIELDS = (
+    "share",
+    "grad_norm",
+    "micro_batch",
+    "targets",
+    "rows",
+    "positions",
+    "epochs",
+    "seconds",
+    "data_seconds",
+    "skipped",
+    "slowed",
+    "back",
+)
 
 
 class History:
