@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from provenlm.core import rng
-from provenlm.training import gradients, randomness
+from provenlm.training import curriculum, gradients, randomness
 from provenlm.training import optimizers as optim
 from provenlm.training.batches import Batches
 from provenlm.training.checkpoint import Checkpoint
@@ -74,7 +74,9 @@ def _answered(run: State, step: Step, recall: Recall) -> Step:
 def _step(run: State, batches: Batches) -> Step:
     """Draw a batch, let every objective descend on it, and look at held-out data when it is time."""
     settings, begin = run.settings, time.perf_counter()
+    length = curriculum.length_at(settings.curriculum, run.step, settings.length)
     batch = batches.take(run.position, settings.batch)
+    batch = batch if settings.curriculum is None else curriculum.shortened(batch, length)
     drawn = time.perf_counter()
     random, share = randomness.take(), run.share()
     run.model.train()
@@ -89,7 +91,12 @@ def _step(run: State, batches: Batches) -> Step:
         terms |= {f"{prefix}{name}": value for name, value in update.terms.items()}
         norms |= {f"{prefix}{role}": norm for role, norm in update.grad_norms.items()}
         whole.append(update.grad_norm)
-    facts = {"step": run.step + 1, "position": run.position, "micro_batch": run.room.rows, "precision": settings.precision}
+    facts = {
+        "step": run.step + 1,
+        "position": run.position,
+        "micro_batch": run.room.rows * _pieces(settings, batch),
+        "precision": settings.precision,
+    }
     run.step += 1
     run.position += settings.batch
     ended = time.perf_counter()
@@ -103,6 +110,7 @@ def _step(run: State, batches: Batches) -> Step:
         micro_batch=run.room.rows,
         targets=gradients.targets(batch),
         rows=len(batch.inputs_BT),
+        length=batch.inputs_BT.shape[1],
         positions=batch.inputs_BT.numel(),
         epochs=run.position / len(batches.rows),
         seconds=ended - begin,
@@ -119,8 +127,9 @@ def _step(run: State, batches: Batches) -> Step:
 def _descend(run: State, objective: Objective, own: Sequence[torch.optim.Optimizer], batch: Batch, refusals: list[str]) -> Update:
     """One update of one objective's parameters, unless it is not finite or a monitor refuses it; why goes to `refusals`."""
     settings = run.settings
+    pieces = _pieces(settings, batch)
     found = run.room.fit(
-        lambda rows: gradients.gather(objective, batch, rows, settings.precision, settings.optimizer.clip, run.device),
+        lambda rows: gradients.gather(objective, batch, rows * pieces, settings.precision, settings.optimizer.clip, run.device),
         partial(randomness.give_back, *randomness.take()),
     )
     update = Update(objective.name, run.step + 1, *found)
@@ -132,6 +141,11 @@ def _descend(run: State, objective: Objective, own: Sequence[torch.optim.Optimiz
             optimizer.step()
     objective.after(not refused)
     return update
+
+
+def _pieces(settings: Settings, batch: Batch) -> int:
+    """Into how many the curriculum cut each row: so many more of them take the place of one."""
+    return len(batch.inputs_BT) // settings.batch
 
 
 def _not_finite(update: Update) -> str | None:

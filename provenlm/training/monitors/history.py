@@ -15,6 +15,7 @@ FIELDS = (
     "micro_batch",
     "targets",
     "rows",
+    "length",
     "positions",
     "epochs",
     "seconds",
