@@ -61,11 +61,11 @@ class DVCLive:
         self._live = self._package.Live(str(self.folder), save_dvc_exp=False, dvcyaml=None, report=None)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """What is not finite is left out: its metrics.json would be no JSON."""
+        """What is not finite is left out: its metrics.json would be no JSON. No folders: grad_norm would be a number and one at once."""
         self._live.step = step
         for name, value in values.items():
             if math.isfinite(value):
-                self._live.log_metric(name.replace(".", "/"), value)
+                self._live.log_metric(name.replace(".", "_"), value)
         self._live.make_summary()
 
     def close(self) -> None:

@@ -134,12 +134,13 @@ def test_dvclive_holds_the_rows_and_the_newest_of_each(tmp_path: Path, monkeypat
     history = History()
     live = Live(history, METER, events.sinks(["dvclive"], tmp_path))
     for n in (1, 2):
-        history.rows.append(row(n, 2.0 / n, grad_norm=math.inf))
+        history.rows.append(row(n, 2.0 / n, grad_norm=0.5, data_seconds=math.inf, **{"grad_norm.matrix": 0.25}))
         live.show()
     live.close()
     newest = json.loads((tmp_path / "dvclive" / "metrics.json").read_text())
     assert (newest["step"], newest["loss"]) == (2, 1.0)
-    assert "grad_norm" not in newest
+    assert (newest["grad_norm"], newest["grad_norm_matrix"]) == (0.5, 0.25)
+    assert "data_seconds" not in newest
     with (tmp_path / "dvclive" / "plots" / "metrics" / "loss.tsv").open() as file:
         assert list(csv.reader(file, delimiter="\t")) == [["step", "loss"], ["1", "2.0"], ["2", "1.0"]]
     assert not (tmp_path / "dvc.yaml").exists()
