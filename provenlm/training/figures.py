@@ -26,7 +26,7 @@ def parameters(audit: Recorder, model: nn.Module, begun: Mapping[str, Tensor], f
     audit.counted("parameters.trainable", sum(p.numel() for p in own if p.requires_grad), "parameters", "of these, trained")
     audit.counted("parameters.formula", formula["total"], "parameters", "the same by the closed form, without building")
     audit.counted("parameters.active", formula["active"], "parameters", "that one token meets, by the closed form")
-    audit.measured("parameters.moved", moved(model, begun), "1", "share of tensors that training changed")
+    audit.measured("parameters.moved", moved(model, begun), "share", "share of tensors that training changed")
     parts = [(part, count) for part, count in formula.items() if part not in ("total", "active")]
     rows = [(part, count, round(count / formula["total"], 6)) for part, count in parts]
     audit.tables.append(Table("parameters", "Where the parameters are", ("part", "parameters", "share"), rows))
@@ -60,12 +60,12 @@ def course(audit: Recorder, history: History, judge: str, settings: Settings, be
         audit.measured("held_out.last", held[-1], "nats/token", f"{judge} on held-out rows after the last step")
     _speed(audit, real(history, begun))
     norms = [value for _, value in history.column("grad_norm")]
-    audit.measured("gradient_norm.median", median(norms), "1", "global gradient norm before clipping, median over steps")
-    audit.measured("gradient_norm.max", max(norms), "1", "the largest")
+    audit.measured("gradient_norm.median", median(norms), "", "global gradient norm before clipping, median over steps")
+    audit.measured("gradient_norm.max", max(norms), "", "the largest")
     peak = max(value for _, value in history.column("share"))
     for role in get_args(Role):
         rate = settings.optimizer.of(role).rate * peak
-        audit.counted(f"rate_peak.{role}", rate, "1", f"largest learning rate that was used, {role} parameters")
+        audit.counted(f"rate_peak.{role}", rate, "", f"largest learning rate that was used, {role} parameters")
     audit.series.extend(curves(history, judge))
 
 
@@ -83,7 +83,7 @@ def _speed(audit: Recorder, rows: Sequence[Row]) -> None:
     audit.measured("tokens_per_second", median(rates), "tokens/s", f"targets over wall time, median over {without}")
     audit.measured("step_seconds.median", float(np.median(seconds)), "s", f"wall time a step, median over {without}")
     audit.measured("step_seconds.p95", float(np.quantile(seconds, 0.95)), "s", f"wall time a step, 95th percentile over {without}")
-    audit.measured("data_share", waits / float(seconds.sum()), "1", "share of the steps' time spent on drawing batches")
+    audit.measured("data_share", waits / float(seconds.sum()), "share", "share of the steps' time spent on drawing batches")
 
 
 def curves(history: History, judge: str) -> list[Series]:

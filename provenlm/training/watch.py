@@ -40,7 +40,7 @@ class Watch:
             "matmul_peak", self.meter.peak, "FLOP/s", "a large matrix product at this precision, best of a few, before step 1"
         )
         audit.measured(
-            "mfu", mfu, "1", "closed-form FLOP/s over matmul_peak, median over real optimizer steps, the first few left out"
+            "mfu", mfu, "share", "closed-form FLOP/s over matmul_peak, median over real optimizer steps, the first few left out"
         )
         self.memory.record(audit)
 

@@ -20,18 +20,18 @@ def probe(model: nn.Module, tokens_BT: Tensor) -> Figures:
     worst = {
         "load_max": (
             max(f["load_max"] for f in by_layer),
-            "1",
+            "",
             "largest share of a layer's rows at one expert, over the mean share",
         ),
         "load_min": (
             min(f["load_min"] for f in by_layer),
-            "1",
+            "",
             "smallest share of a layer's rows at one expert, over the mean share",
         ),
         "dead_experts": (sum(f["dead_experts"] for f in by_layer), "experts", "experts that no token was sent to, in all layers"),
         "router_entropy": (
             sum(f["router_entropy"] for f in by_layer) / len(by_layer),
-            "1",
+            "share",
             "mean entropy of a token's router probabilities over that of an even choice",
         ),
     }
