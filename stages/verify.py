@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,11 @@ def code_digest(root: Path, paths: Any) -> str | None:
 
 
 def section(params: parameters.Params, key: str) -> Any:
-    """The value of `table.name.section` in params.yaml; None if there is none now."""
-    table, _, rest = key.partition(".")
-    name, _, words = rest.rpartition(".")
-    return params.tables.get(table, {}).get(name, {}).get(words)
+    """The value of the dotted `key` in params.yaml; None if there is none now."""
+    value: Any = params.tables
+    for word in key.split("."):
+        value = value.get(word) if isinstance(value, Mapping) else None
+    return value
 
 
 if __name__ == "__main__":

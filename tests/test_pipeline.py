@@ -84,6 +84,27 @@ def test_the_report_is_there_and_its_verdict_was_computed(built):
     assert "PASS" in (folder / "reports" / "tiny.md").read_text()
 
 
+def verify(folder: Path) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "stages.verify", "tiny"]
+    return subprocess.run(words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+
+def test_the_report_fits_its_audits_and_files(built):
+    folder, _ = built
+    done = verify(folder)
+    assert (done.returncode, done.stdout) == (0, "verify tiny: everything fits\n"), done.stderr
+
+
+def test_a_seed_changed_after_the_run_does_not_fit(built):
+    folder, _ = built
+    before, tiny = (folder / "params.yaml").read_text().split("  tiny_strings:\n")
+    (folder / "params.yaml").write_text(f"{before}  tiny_strings:\n{tiny.replace('seed: 1', 'seed: 2', 1)}")
+    done = verify(folder)
+    (folder / "params.yaml").write_text(f"{before}  tiny_strings:\n{tiny}")
+    assert done.returncode == 1
+    assert "tiny_strings/validate: recipes.tiny_strings.train.seed in params.yaml is not what it was run with" in done.stdout
+
+
 def test_dvc_metrics_shows_the_figures(built):
     folder, _ = built
     shown = json.loads(dvc(folder, "metrics", "show", "--json").stdout)
