@@ -8,11 +8,10 @@ import shutil
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from provenlm.core import digest, params, plugin
+from provenlm.core import digest
 from provenlm.core.errors import UserError
 from provenlm.core.progress import progress
 from provenlm.tokens import shards
@@ -22,9 +21,9 @@ from provenlm.training.checkpoint import Described
 from provenlm.training.device import device_of
 from provenlm.training.fit import fit
 from provenlm.training.memory import Profile
-from provenlm.training.net import Net, fresh
+from provenlm.training.net import chosen, fresh
 from provenlm.training.objective import IGNORE
-from provenlm.training.session import monitors_for, session
+from provenlm.training.session import monitors_for, only, session
 from provenlm.training.settings import Settings
 from provenlm.training.watch import watch
 from stages import stage
@@ -32,7 +31,8 @@ from stages import stage
 
 def body(run: stage.Run) -> None:
     settings = run.settings("train", Settings)
-    kind, net, shape = net_of(run)
+    kind, net, shape = chosen(run.row["net"], run.params.where(run.table, run.subject, "net"))
+    run.slices |= {f"{run.table}.{run.subject}.{section}": run.row[section] for section in ("net", "corpus")}
     if settings.length > net.context(shape):
         raise UserError(f"train.length: {settings.length}; this net has a context of {net.context(shape)} positions")
     folder = run.reads(run.layout.corpus(run.row["corpus"], "tokens"))
@@ -47,7 +47,7 @@ def body(run: stage.Run) -> None:
     objectives, batches = net.objectives(model, IGNORE), batches_for(tokens, settings)
     raw = {name: value for name, value in run.row["net"].items() if name != "kind"}
     described = Described(kind, raw, tokens.vocabulary, settings.length)
-    ours = session(resume_root(run.layout.resume(run.subject), key_of(run, folder)), described, settings, objectives[0].judge)
+    ours = session(only(run.layout.resume(run.subject), key_of(run, folder)), described, settings, objectives[0].judge)
 
     flops = partial(net.flops, shape, tokens.vocabulary)
     curves = run.writes(run.layout.curves(run.subject))
@@ -72,32 +72,11 @@ def body(run: stage.Run) -> None:
     shutil.rmtree(run.layout.resume(run.subject), ignore_errors=True)  # last: until here a kill costs little
 
 
-def net_of(run: stage.Run) -> tuple[str, Net, Any]:
-    """The kind, the architecture and its typed settings from the recipe's `net` section. UserError if it names none that is there."""
-    section, where = dict(run.row["net"]), run.params.where(run.table, run.subject, "net")
-    if "kind" not in section:
-        raise UserError(f"{where}: missing key 'kind'; known: {', '.join(plugin.names('nets'))}")
-    run.slices[f"{run.table}.{run.subject}.net"] = dict(section)
-    run.slices[f"{run.table}.{run.subject}.corpus"] = run.row["corpus"]
-    kind = section.pop("kind")
-    net = plugin.load("nets", kind, "net", Net)
-    return kind, net, params.parse(net.settings, section, where)
-
-
 def key_of(run: stage.Run, tokens: Path) -> str:
     """A digest of all that decides the weights: parameters, tokens, our code that is loaded, and torch itself."""
     root = run.layout.root.resolve()
     code = digest.of_files(stage.loaded_code(root), root)
     return digest.of_json([run.slices, digest.of_path(tokens), code, torch.__version__])
-
-
-def resume_root(folder: Path, key: str) -> Path:
-    """Where checkpoints of this very training lie; those of any other are removed."""
-    root = folder / key[:32]
-    for other in folder.glob("*"):
-        if other != root:
-            shutil.rmtree(other)
-    return root
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from provenlm.core import rng
+from provenlm.core import params, plugin, rng
+from provenlm.core.errors import UserError
 from provenlm.layers.cache import Cache
 from provenlm.layers.published import Published
 from provenlm.training import randomness
@@ -44,3 +45,20 @@ def fresh(net: Net, settings: Any, vocabulary: int, seed: int) -> nn.Module:
     """The net as it is before the first step of a training with `seed`."""
     randomness.seed_all(rng.seed_of(seed, "weights"))
     return net.build(settings, vocabulary)
+
+
+class Chosen(NamedTuple):
+    """The architecture that a recipe names, and its typed settings."""
+
+    kind: str
+    net: Net
+    settings: Any
+
+
+def chosen(section: Mapping[str, Any], where: str) -> Chosen:
+    """What a recipe's `net` section asks for. UserError if it names no architecture that is there; `where` says where it stands."""
+    if "kind" not in section:
+        raise UserError(f"{where}: missing key 'kind'; known: {', '.join(plugin.names('nets'))}")
+    net = plugin.load("nets", section["kind"], "net", Net)
+    rest = {name: value for name, value in section.items() if name != "kind"}
+    return Chosen(section["kind"], net, params.parse(net.settings, rest, where))

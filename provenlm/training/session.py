@@ -106,6 +106,15 @@ def session(root: Path, described: Described, settings: Settings, judge: str) ->
     return Session(store, described, settings, judge, state, history, begun)
 
 
+def only(folder: Path, key: str) -> Path:
+    """Where below `folder` the checkpoints of the training named `key` lie; those of any other are removed."""
+    root = folder / key[:32]
+    for other in folder.glob("*"):
+        if other != root:
+            shutil.rmtree(other)
+    return root
+
+
 def monitors_for(settings: Settings, judge: str) -> list[Monitor]:
     """Those that `settings` ask for; `judge` is the term of the held-out loss that some of them look at."""
     made: list[Monitor] = [Finite() if settings.stability is None else Stability(settings.stability)]
