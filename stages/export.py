@@ -41,12 +41,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("recipe", help="a name below `recipes` in params.yaml; its net must have been trained")
     made.add_argument("folder", type=Path, help="where to write; it must not be there yet")
-    made.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="FOLDER",
-        help="default: the finished net, or the newest checkpoint of an unfinished training",
-    )
+    trained.add_checkpoint(made)
     return made
 
 

@@ -58,12 +58,7 @@ def parser() -> argparse.ArgumentParser:
         "--repetition-penalty", type=float, default=1.0, metavar="X", help="above 1: write less of what stands there (default: 1)"
     )
     made.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed writes the same text (default: 0)")
-    made.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="FOLDER",
-        help="default: the finished net, or the newest checkpoint of an unfinished training",
-    )
+    trained.add_checkpoint(made)
     return made
 
 

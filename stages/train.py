@@ -31,8 +31,8 @@ from stages import stage
 
 def body(run: stage.Run) -> None:
     settings = run.settings("train", Settings)
-    kind, net, shape = chosen(run.row["net"], run.params.where(run.table, run.subject, "net"))
-    run.slices |= {f"{run.table}.{run.subject}.{section}": run.row[section] for section in ("net", "corpus")}
+    kind, net, shape, section = chosen(run.row["net"], run.params.where(run.table, run.subject, "net"))
+    run.slices |= {f"{run.table}.{run.subject}.{name}": run.row[name] for name in ("net", "corpus")}
     if settings.length > net.context(shape):
         raise UserError(f"train.length: {settings.length}; this net has a context of {net.context(shape)} positions")
     folder = run.reads(run.layout.corpus(run.row["corpus"], "tokens"))
@@ -45,8 +45,7 @@ def body(run: stage.Run) -> None:
     model = fresh(net, shape, tokens.vocabulary, settings.seed).to(device)
     memory.at("net")
     objectives, batches = net.objectives(model, IGNORE), batches_for(tokens, settings)
-    raw = {name: value for name, value in run.row["net"].items() if name != "kind"}
-    described = Described(kind, raw, tokens.vocabulary, settings.length)
+    described = Described(kind, section, tokens.vocabulary, settings.length)
     ours = session(only(run.layout.resume(run.subject), key_of(run, folder)), described, settings, objectives[0].judge)
 
     flops = partial(net.flops, shape, tokens.vocabulary)

@@ -1,5 +1,6 @@
 """A recipe and perhaps a checkpoint's folder in, the trained net and the codec of its corpus out: what generate and export begin with."""
 
+import argparse
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,16 @@ class Trained(NamedTuple):
     net: Loaded
     codec: Codec
     folder: Path
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """The option that `read` takes as its `checkpoint`."""
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FOLDER",
+        help="default: the finished net, or the newest checkpoint of an unfinished training",
+    )
 
 
 def read(layout: Layout, recipe: str, checkpoint: Path | None) -> Trained:

@@ -48,11 +48,12 @@ def fresh(net: Net, settings: Any, vocabulary: int, seed: int) -> nn.Module:
 
 
 class Chosen(NamedTuple):
-    """The architecture that a recipe names, and its typed settings."""
+    """The architecture that a recipe names, and its settings: typed, and as they stand in the recipe."""
 
     kind: str
     net: Net
     settings: Any
+    section: Mapping[str, Any]
 
 
 def chosen(section: Mapping[str, Any], where: str) -> Chosen:
@@ -61,4 +62,4 @@ def chosen(section: Mapping[str, Any], where: str) -> Chosen:
         raise UserError(f"{where}: missing key 'kind'; known: {', '.join(plugin.names('nets'))}")
     net = plugin.load("nets", section["kind"], "net", Net)
     rest = {name: value for name, value in section.items() if name != "kind"}
-    return Chosen(section["kind"], net, params.parse(net.settings, rest, where))
+    return Chosen(section["kind"], net, params.parse(net.settings, rest, where), rest)

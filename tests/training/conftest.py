@@ -1,15 +1,25 @@
 """Small token arrays and settings to train with."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from provenlm.nets.moe.settings import Settings as Shape
 from provenlm.tokens.shards import Split, Tokens
 from provenlm.training.settings import Checkpoints, Group, HeldOut, Optimizer, Schedule, Settings
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Bits are compared here, and another number of threads sums in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def split_of(documents: Sequence[Sequence[int]]) -> Split:

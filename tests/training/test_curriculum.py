@@ -1,6 +1,6 @@
 """Rows that grow: by the curve that was asked for, at the same tokens a step, and really in the batches that the net sees."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,14 +14,6 @@ from provenlm.training.curriculum import length_at, shortened
 from provenlm.training.fit import fit
 from provenlm.training.objective import IGNORE, Batch
 from provenlm.training.settings import Curriculum
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

@@ -25,14 +25,6 @@ from provenlm.training.settings import Settings
 from provenlm.training.step import Step
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def begin(
     tokens: Any, shape: Any, settings: Settings, resume: Any = None, monitors: Sequence[Any] = ()
 ) -> tuple[nn.Module, Iterator[Step]]:

@@ -1,10 +1,9 @@
 """Held-out losses that stay: rates fall, or training ends."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 
 from provenlm.nets.moe.net import FACE
 from provenlm.training import randomness
@@ -15,14 +14,6 @@ from provenlm.training.objective import IGNORE
 from provenlm.training.session import monitors_for
 from provenlm.training.settings import EarlyStop, HeldOut, Plateau
 from provenlm.training.step import Slow, Step, Stop
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def answers(monitor: Patience, losses: list[float | None]) -> list[Any]:

@@ -1,6 +1,6 @@
 """Memory that runs out: fewer rows at a time, the same batch, the same weights as if the rows had been so few from the start."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,14 +16,6 @@ from provenlm.training.fit import fit
 from provenlm.training.objective import IGNORE, Batch
 from provenlm.training.room import Room, out_of_memory
 from provenlm.training.step import Step
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def trained(

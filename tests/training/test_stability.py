@@ -1,7 +1,7 @@
 """The ladder: a step that stands out is skipped, many send the run back past the data, and at last it stops with its evidence."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,6 @@ from provenlm.training.step import Step, Update
 from provenlm.training.store import Store
 
 WANTED = Wanted(window=8, least=4, limit=6.0, skips=2, within=4, returns=2, slower=0.5, slower_steps=3)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Poisoned:
