@@ -33,6 +33,7 @@ _CACHED = re.compile(r"Stage '.+' (didn't change, skipping|is cached - skipping 
 _CHATTER = re.compile(
     r"Running stage '|> python |(Updating|Generating) lock file|Use `dvc push`|To track the changes|To enable auto staging"
     r"|\s+(git add|dvc config core\.autostage)|Data and pipelines are up to date"
+    r"|(.+: line \d+:\s+\d+ )?(Terminated|Killed)(\s|$)"  # what some shells say of a command that a signal ended
 )
 _FAILED = re.compile(r"ERROR: failed to reproduce '[^']*': ")
 _BUSY = re.compile(r"is busy|Unable to acquire lock")

@@ -129,7 +129,15 @@ def test_a_stage_that_someone_runs_by_hand_is_waited_for(project, monkeypatch):
     by_hand.communicate()
 
 
-def test_a_stage_that_dies_after_a_progress_line_gives_its_last_words_and_not_that_line(project):
+@pytest.mark.parametrize("shell", [None, "/bin/sh", "/bin/bash"])
+def test_a_stage_that_dies_after_a_progress_line_gives_its_last_words_and_not_that_line_nor_its_shell_s(
+    project, tmp_path, monkeypatch, shell
+):
+    if shell is not None:  # one that stays beside its command, and tells of the signal that ended it
+        staying = tmp_path / "staying"
+        staying.write_text(f'#!{shell}\neval "$2"\nexit $?\n')
+        staying.chmod(0o755)
+        monkeypatch.setenv("SHELL", str(staying))
     project.set("corpora", "words", scrape={"signal": signal.SIGTERM.value})
     stage = project.root / "stages/tiny.py"
     stage.write_text(stage.read_text().replace('    if "signal"', "    print('::progress {}', flush=True)\n    if \"signal\""))
