@@ -15,7 +15,7 @@ class Layout:
         return self.root / "params.yaml"
 
     def corpus(self, name: str, step: str) -> Path:
-        """A corpus at one step of its life: scraped, filtered, deduped or tokens."""
+        """A corpus at one step of its life: scraped (beside it `fetches`, what became of each address), filtered, deduped or tokens."""
         return self.root / "data" / name / step
 
     def crawl_state(self, corpus: str) -> Path:

@@ -56,6 +56,7 @@ class Fetch:
     tries: int  # requests sent
     seconds: float
     record: Record | None
+    fetched_at: str = ""  # ISO 8601, UTC: when its content first came; no fact of the record, which must not change with the clock
 
 
 def write(records: Iterable[Record], folder: Path) -> int:
@@ -104,6 +105,18 @@ def read(folder: Path) -> Iterator[Record]:
 def count(folder: Path) -> int:
     """How many records `folder` holds, from the shards' footers alone."""
     return sum(pq.read_metadata(shard).num_rows for shard in sorted(folder.glob("[0-9]*.parquet")))
+
+
+def ids(folder: Path) -> dict[str, str]:
+    """The id of each record below `folder` by its source, from those two columns alone. UserError names a damaged shard."""
+    found: dict[str, str] = {}
+    for shard in sorted(folder.glob("[0-9]*.parquet")):
+        try:
+            table = pq.read_table(shard, columns=["source", "id"])
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{shard.as_posix()}: damaged or not a shard of records: {error}") from None
+        found.update(zip(table["source"].to_pylist(), table["id"].to_pylist(), strict=True))
+    return found
 
 
 def _table(rows: list[Record]) -> pa.Table:

@@ -145,7 +145,7 @@ class _Visitor:
         if not page.index or not page.body.strip():
             return _Visit(replace(address, state="refused", reason="empty" if page.index else "noindex"), found=found)
         content = digest.of_bytes(page.body)
-        facts = {"fetched_at": datetime.now(UTC).isoformat(timespec="seconds"), **({"etag": stored.etag} if stored.etag else {})}
+        facts = {"fetched_at": datetime.now(UTC).isoformat(timespec="seconds")}
         stored = replace(stored, digest=content, facts=known.facts if known and known.digest == content else facts)
         return _Visit(replace(address, state="record", size=len(stored.body)), page, stored, found)
 
@@ -194,8 +194,9 @@ def _measured(answer: Answer) -> dict[str, Any]:
 
 def _fetch(visit: _Visit) -> Fetch:
     address, page, stored = visit.address, visit.page, visit.stored
-    record = None
+    record, came = None, ""
     if page is not None and stored is not None:
-        record = Record.of(page.body, page.media_type, address.url, site=address.site, **page.facts, **stored.facts)
+        record = Record.of(page.body, page.media_type, address.url, site=address.site, **page.facts)
+        came = stored.facts.get("fetched_at", "")
     state = cast(Literal["record", "refused", "failed"], address.state)
-    return Fetch(address.url, state, address.reason, address.status, address.received, address.tries, address.seconds, record)
+    return Fetch(address.url, state, address.reason, address.status, address.received, address.tries, address.seconds, record, came)

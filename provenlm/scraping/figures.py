@@ -1,7 +1,8 @@
-"""What became of every address in; counts by state and reason, sizes and sources out."""
+"""What became of every address in; counts by state and reason, sizes, sources, and what changed since the last scrape out."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -11,7 +12,18 @@ from provenlm.core.record import Fetch
 EDGES = [0, *(1 << power for power in range(6, 23))]  # bytes of text: 0, 64, 128 … 4 MiB
 
 
-def record(said: audit.Recorder, fetches: Sequence[Fetch], sizes: Sequence[tuple[str, int]]) -> None:
+@dataclass
+class Seen:
+    """What a scrape notes on the way, without the bodies."""
+
+    fetches: list[Fetch] = field(default_factory=list)
+    sizes: list[tuple[str, int]] = field(default_factory=list)  # of each record: its site, bytes of its body
+    ids: dict[str, str] = field(default_factory=dict)  # source: id
+
+
+def record(said: audit.Recorder, seen: Seen, before: Mapping[str, str]) -> None:
+    """`before`: the id of each record of the last scrape by its source."""
+    fetches, sizes = seen.fetches, seen.sizes
     states = Counter(fetch.state for fetch in fetches)
     text = [size for _, size in sizes]
     said.counted("addresses", len(fetches), "addresses", "addresses seen; each ended in exactly one state")
@@ -20,6 +32,7 @@ def record(said: audit.Recorder, fetches: Sequence[Fetch], sizes: Sequence[tuple
     said.counted("failed", states["failed"], "addresses", "addresses that were asked for and not had")
     balance = len(fetches) - len(sizes) - states["refused"] - states["failed"]
     said.counted("balance", balance, "addresses", "addresses - records - refused - failed: anything but 0 is a loss")
+    _compared(said, seen.ids, before)
     for (state, reason), count in sorted(Counter((fetch.state, fetch.reason) for fetch in fetches if fetch.reason).items()):
         said.counted(f"{state}.{reason}", count, "addresses", f"addresses {state} because of: {reason}")
     tries = sum(fetch.tries for fetch in fetches)
@@ -43,3 +56,15 @@ def record(said: audit.Recorder, fetches: Sequence[Fetch], sizes: Sequence[tuple
     by_site = pd.DataFrame(sizes, columns=["source", "bytes"]).groupby("source", sort=True)["bytes"].agg(["count", "sum"])
     rows: list[list[audit.Value]] = [[str(site), int(row["count"]), int(row["sum"])] for site, row in by_site.iterrows()]
     said.tables.append(audit.Table("sources", "where the records come from", ["source", "records", "bytes"], rows))
+
+
+def _compared(said: audit.Recorder, ids: Mapping[str, str], before: Mapping[str, str]) -> None:
+    """Two scrapes by the sources of their records: same source and another id is a change."""
+    common = ids.keys() & before.keys()
+    changed = sum(ids[source] != before[source] for source in common)
+    said.counted("records.added", len(ids) - len(common), "records", "records whose source the last scrape here did not have")
+    said.counted("records.changed", changed, "records", "records whose body is another than at the last scrape here")
+    said.counted("records.same", len(common) - changed, "records", "records as they were at the last scrape here")
+    said.counted(
+        "records.gone", len(before) - len(common), "records", "records of the last scrape here that this one does not have"
+    )

@@ -55,13 +55,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_address_is_in_the_balance(project: Path) -> None:
     figures = {name: figure.value for name, figure in audit.read(project / "reports/audits/docs/scrape.json").figures.items()}
-    fetches = pd.read_parquet(project / "data/docs/scraped/fetches.parquet")
+    fetches = pd.read_parquet(project / "data/docs/fetches/fetches.parquet")
     assert figures["addresses"] == len(fetches) == figures["records"] + figures["refused"] + figures["failed"]
     assert figures["balance"] == 0
     assert figures["records"] == record.count(project / "data/docs/scraped") == (fetches.state == "record").sum()
     assert figures["failed.http-404"] == (fetches.reason == "http-404").sum() > 0
     assert fetches.url.is_unique
-    assert list(fetches.columns) == ["url", "state", "reason", "status", "bytes", "tries", "seconds"]
+    assert list(fetches.columns) == ["url", "state", "reason", "status", "bytes", "tries", "seconds", "fetched_at"]
 
 
 def test_the_figures_are_those_of_the_records(project: Path) -> None:
@@ -82,7 +82,23 @@ def test_scraping_again_writes_the_same_shards_from_pages_not_sent_again(project
     assert scrape(project, "pydoc:requests, pydoc:urllib3").returncode == 0
     assert digests(project / "data/docs/scraped") == before
     figures = json.loads((project / "reports/audits/docs/scrape.json").read_text())["figures"]
-    assert figures["unchanged"] == figures["records"]
+    assert figures["unchanged"] == figures["records"] == figures["records.same"]
+
+
+def test_two_scrapes_from_nothing_write_the_same_shards_because_no_clock_stands_in_them(project: Path, tmp_path: Path) -> None:
+    assert scrape(tmp_path, "pydoc:requests, pydoc:urllib3").returncode == 0
+    assert digests(tmp_path / "data/docs/scraped") == digests(project / "data/docs/scraped")
+    fetches = pd.read_parquet(tmp_path / "data/docs/fetches/fetches.parquet")
+    assert (fetches.fetched_at.str.len() == len("2026-01-01T00:00:00+00:00"))[fetches.state == "record"].all()
+
+
+def test_a_damaged_last_scrape_is_mended_by_scraping_again(tmp_path: Path) -> None:
+    shard = tmp_path / "data/docs/scraped/00000.parquet"
+    shard.parent.mkdir(parents=True)
+    shard.write_bytes(b"cut in half")
+    done = scrape(tmp_path, "pydoc:requests")
+    assert (done.returncode, "damaged or not a shard" in done.stdout) == (0, True)
+    assert record.count(shard.parent) > 0
 
 
 def test_a_site_that_is_not_there_leaves_the_last_scrape_as_it_was(project: Path) -> None:
@@ -94,7 +110,7 @@ def test_a_site_that_is_not_there_leaves_the_last_scrape_as_it_was(project: Path
     assert done.stderr.startswith("scrape@docs: params.yaml: corpora.docs.scrape: start: http://127.0.0.1:")
     assert "Traceback" not in done.stderr
     assert digests(project / "data/docs/scraped") == before
-    assert sorted(path.name for path in (project / "data/docs").iterdir()) == ["scraped"]
+    assert sorted(path.name for path in (project / "data/docs").iterdir()) == ["fetches", "scraped"]
 
 
 def test_an_unknown_key_stops_the_stage_at_once(tmp_path: Path) -> None:
