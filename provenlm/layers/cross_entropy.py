@@ -6,7 +6,7 @@ Shapes: N tokens, D hidden, V vocabulary, C tokens of one piece.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,16 +20,29 @@ def cross_entropy(states_ND: Tensor, head_VD: Tensor, targets_N: Tensor, ignore:
 
     Products are taken in autocast's type where autocast is on, sums and the softmax never below float32.
     """
+    return smoothed_cross_entropy(states_ND, head_VD, targets_N, ignore, 0.0)[0]
+
+
+def smoothed_cross_entropy(
+    states_ND: Tensor, head_VD: Tensor, targets_N: Tensor, ignore: int, smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """(what to make small, the plain cross-entropy, which no gradient reaches); both are means as `cross_entropy` gives them.
+
+    Of each target `smoothing` is spread evenly over the vocabulary (Szegedy et al. 2015, arXiv 1512.00567); with 0 the two are one.
+    """
     kind = states_ND.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states_ND.dtype
     rows = max(1, PIECE.get(kind, PIECE["cpu"]) // head_VD.shape[0])
     with torch.autocast(kind, enabled=False):
         states_ND, head_VD = states_ND.to(dtype), head_VD.to(dtype)
         if torch.is_grad_enabled():
-            mean: Tensor = _InPieces.apply(states_ND, head_VD, targets_N, ignore, rows)  # type: ignore[no-untyped-call]
-            return mean
-        losses = [_piece(logits_CV, targets_N[piece], ignore)[0] for piece, logits_CV in _logits(states_ND, head_VD, rows)]
-        return torch.stack(losses).sum() / (targets_N != ignore).sum()
+            both: tuple[Tensor, Tensor] = _InPieces.apply(states_ND, head_VD, targets_N, ignore, smoothing, rows)  # type: ignore[no-untyped-call]
+            return both
+        pieces = [_piece(logits_CV, targets_N[piece], ignore, smoothing) for piece, logits_CV in _logits(states_ND, head_VD, rows)]
+        count = (targets_N != ignore).sum()
+        return torch.stack([piece.loss for piece in pieces]).sum() / count, torch.stack(
+            [piece.nats for piece in pieces]
+        ).sum() / count
 
 
 def _logits(states_ND: Tensor, head_VD: Tensor, rows: int) -> Iterator[tuple[slice, Tensor]]:
@@ -39,26 +52,43 @@ def _logits(states_ND: Tensor, head_VD: Tensor, rows: int) -> Iterator[tuple[sli
         yield piece, F.linear(states_ND[piece], head_VD).to(wide)
 
 
-def _piece(logits_CV: Tensor, targets_C: Tensor, ignore: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(sum of losses, log Σ exp as a column, targets as a column with 0 for those that are ignored)."""
-    column_C1 = targets_C.masked_fill(targets_C == ignore, 0)[:, None]
+class _Piece(NamedTuple):
+    """Sums over one piece; log Σ exp and targets as columns, with 0 for targets that are ignored."""
+
+    loss: Tensor
+    nats: Tensor
+    partition_C1: Tensor
+    column_C1: Tensor
+
+
+def _piece(logits_CV: Tensor, targets_C: Tensor, ignore: int, smoothing: float) -> _Piece:
+    ignored_C1 = (targets_C == ignore)[:, None]
+    column_C1 = targets_C[:, None].masked_fill(ignored_C1, 0)
     partition_C1 = logits_CV.logsumexp(-1, keepdim=True)
-    loss_C1 = (partition_C1 - logits_CV.gather(1, column_C1)).masked_fill((targets_C == ignore)[:, None], 0.0)
-    return loss_C1.sum(), partition_C1, column_C1
+    nats = loss = (partition_C1 - logits_CV.gather(1, column_C1)).masked_fill(ignored_C1, 0.0).sum()
+    if smoothing:
+        even = (partition_C1 - logits_CV.mean(-1, keepdim=True)).masked_fill(ignored_C1, 0.0).sum()
+        loss = (1 - smoothing) * nats + smoothing * even
+    return _Piece(loss, nats, partition_C1, column_C1)
 
 
 class _InPieces(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, states_ND: Tensor, head_VD: Tensor, targets_N: Tensor, ignore: int, rows: int) -> Tensor:
+    def forward(
+        ctx: Any, states_ND: Tensor, head_VD: Tensor, targets_N: Tensor, ignore: int, smoothing: float, rows: int
+    ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(states_ND.dtype, torch.float32)
         to_states_ND, to_head_VD = torch.empty_like(states_ND), torch.zeros_like(head_VD, dtype=wide)
         count = (targets_N != ignore).sum()
-        total = torch.zeros((), dtype=wide, device=states_ND.device)
+        total, plain = (torch.zeros((), dtype=wide, device=states_ND.device) for _ in range(2))
         for piece, logits_CV in _logits(states_ND, head_VD, rows):
-            loss, partition_C1, column_C1 = _piece(logits_CV, targets_N[piece], ignore)
-            total += loss
-            slope_CV = logits_CV.sub_(partition_C1).exp_()
-            slope_CV.scatter_add_(1, column_C1, torch.full_like(partition_C1, -1.0))
+            found = _piece(logits_CV, targets_N[piece], ignore, smoothing)
+            total += found.loss
+            plain += found.nats
+            slope_CV = logits_CV.sub_(found.partition_C1).exp_()
+            if smoothing:
+                slope_CV.sub_(smoothing / head_VD.shape[0])
+            slope_CV.scatter_add_(1, found.column_C1, torch.full_like(found.partition_C1, smoothing - 1.0))
             slope_CV.masked_fill_((targets_N[piece] == ignore)[:, None], 0.0)
             narrow_CV = slope_CV.to(states_ND.dtype)
             to_states_ND[piece] = narrow_CV @ head_VD
@@ -67,11 +97,13 @@ class _InPieces(torch.autograd.Function):
             else:
                 to_head_VD += narrow_CV.T @ states_ND[piece]
         ctx.save_for_backward(to_states_ND, to_head_VD, count)
-        return total / count
+        mean, plain = total / count, plain / count
+        ctx.mark_non_differentiable(plain)
+        return mean, plain
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         to_states_ND, to_head_VD, count = ctx.saved_tensors
         scale = gradients[0] / count
-        return (to_states_ND * scale).to(to_states_ND.dtype), (to_head_VD * scale).to(to_states_ND.dtype), None, None, None
+        return (to_states_ND * scale).to(to_states_ND.dtype), (to_head_VD * scale).to(to_states_ND.dtype), None, None, None, None

@@ -75,7 +75,7 @@ def _step(run: State, batches: Batches) -> Step:
     """Draw a batch, let every objective descend on it, and look at held-out data when it is time."""
     settings, begin = run.settings, time.perf_counter()
     length = curriculum.length_at(settings.curriculum, run.step, settings.length)
-    batch = batches.take(run.position, settings.batch)
+    batch = replace(batches.take(run.position, settings.batch), smoothing=settings.label_smoothing)
     batch = batch if settings.curriculum is None else curriculum.shortened(batch, length)
     drawn = time.perf_counter()
     random, share = randomness.take(), run.share()
@@ -96,6 +96,7 @@ def _step(run: State, batches: Batches) -> Step:
         "position": run.position,
         "micro_batch": run.room.rows * _pieces(settings, batch),
         "precision": settings.precision,
+        "smoothing": batch.smoothing,
     }
     run.step += 1
     run.position += settings.batch

@@ -5,6 +5,7 @@ Each pass counts by its share of the whole batch's targets, so the gradient does
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,8 @@ def parts(batch: Batch, rows: int) -> Iterator[tuple[Batch, float]]:
     """The batch in parts of `rows` rows, each with its share of the targets; a part without any is left out."""
     whole = targets(batch)
     for first in range(0, len(batch.inputs_BT), rows):
-        part = Batch(batch.inputs_BT[first : first + rows], batch.targets_BT[first : first + rows])
+        cut = slice(first, first + rows)
+        part = replace(batch, inputs_BT=batch.inputs_BT[cut], targets_BT=batch.targets_BT[cut])
         if count := targets(part):
             yield part, count / whole
 
@@ -67,4 +69,4 @@ def targets(batch: Batch) -> int:
 
 
 def to(batch: Batch, device: torch.device) -> Batch:
-    return Batch(batch.inputs_BT.to(device), batch.targets_BT.to(device))
+    return replace(batch, inputs_BT=batch.inputs_BT.to(device), targets_BT=batch.targets_BT.to(device))

@@ -13,10 +13,14 @@ Role = Literal["embedding", "matrix", "rest"]  # embeddings and heads; matrices 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`inputs_BT`, `targets_BT`: int64. `targets_BT[b, t]` is the token after `inputs_BT[b, t]`, or IGNORE."""
+    """`inputs_BT`, `targets_BT`: int64. `targets_BT[b, t]` is the token after `inputs_BT[b, t]`, or IGNORE.
+
+    `smoothing` of each target is spread evenly over the vocabulary in what is made small, never in the term that judges.
+    """
 
     inputs_BT: Tensor
     targets_BT: Tensor
+    smoothing: float = 0.0
 
 
 def leave(applied: bool) -> None:

@@ -185,6 +185,7 @@ class Settings:
     batch: int  # rows a step
     micro_batch: int  # rows at a time; `batch` is gathered over batch / micro_batch passes
     steps: int
+    label_smoothing: float  # share of each training target that is spread over the vocabulary; held-out loss is without
     optimizer: Optimizer
     schedule: Schedule
     held_out: HeldOut | None
@@ -201,6 +202,8 @@ class Settings:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.batch % self.micro_batch:
             raise ValueError(f"micro_batch is {self.micro_batch}; it must divide batch, {self.batch}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing is {self.label_smoothing}; from 0 to below 1 would be right")
         for name, wanted in (
             ("checkpoints.best", self.checkpoints.best),
             ("plateau", self.plateau),

@@ -6,7 +6,7 @@ from torch.autograd import gradcheck
 from torch.nn import functional as F
 
 from provenlm.layers import cross_entropy as room
-from provenlm.layers.cross_entropy import cross_entropy
+from provenlm.layers.cross_entropy import cross_entropy, smoothed_cross_entropy
 
 IGNORE = -100
 
@@ -58,3 +58,20 @@ def test_under_autocast_the_loss_stays_wide_and_near() -> None:
     assert loss.item() == pytest.approx(F.cross_entropy(states @ head.T, targets, ignore_index=IGNORE).item(), rel=0.02)
     assert states.grad is not None
     assert states.grad.dtype == torch.float32
+
+
+def test_smoothed_value_and_gradients_are_torchs_and_the_plain_value_stands_beside_them() -> None:
+    states, head, targets = case(torch.float64)
+    ours, plain = smoothed_cross_entropy(states, head, targets, IGNORE, 0.1)
+    whole = F.cross_entropy(states @ head.T, targets, ignore_index=IGNORE, label_smoothing=0.1)
+    assert ours.item() == pytest.approx(whole.item(), rel=1e-12)
+    assert plain.item() == pytest.approx(F.cross_entropy(states @ head.T, targets, ignore_index=IGNORE).item(), rel=1e-12)
+    assert not plain.requires_grad
+    for mine, theirs in zip(
+        torch.autograd.grad(3 * ours, (states, head)), torch.autograd.grad(3 * whole, (states, head)), strict=True
+    ):
+        assert torch.allclose(mine, theirs, rtol=1e-12, atol=1e-14)
+    with torch.no_grad():
+        assert [each.item() for each in smoothed_cross_entropy(states, head, targets, IGNORE, 0.1)] == pytest.approx(
+            [ours.item(), plain.item()], rel=1e-12
+        )

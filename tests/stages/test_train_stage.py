@@ -55,6 +55,7 @@ recipes:
       batch: 8
       micro_batch: 8
       steps: STEPS
+      label_smoothing: 0.0
       optimizer:
         embedding: {ADAMW}
         matrix: {{kind: muon, rate: 0.02, betas: [0.95], weight_decay: 0.01}}

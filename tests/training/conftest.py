@@ -60,6 +60,7 @@ def settings() -> Callable[..., Settings]:
         batch=8,
         micro_batch=4,
         steps=12,
+        label_smoothing=0.0,
         optimizer=optimizer,
         schedule=Schedule(2, 0, "linear", 0.0),
         held_out=HeldOut(5, 4),

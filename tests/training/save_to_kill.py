@@ -36,6 +36,7 @@ SETTINGS = Settings(
     batch=2,
     micro_batch=2,
     steps=4,
+    label_smoothing=0.0,
     optimizer=Optimizer(ADAMW, ADAMW, ADAMW, 1.0),
     schedule=Schedule(1, 0, "linear", 0.0),
     held_out=None,

@@ -21,7 +21,7 @@ from provenlm.training.gradients import gather
 from provenlm.training.monitors.finite import Finite
 from provenlm.training.monitors.history import History
 from provenlm.training.objective import IGNORE, Batch, Objective
-from provenlm.training.settings import Settings
+from provenlm.training.settings import Curriculum, Settings
 from provenlm.training.step import Step
 
 
@@ -215,3 +215,20 @@ def test_bf16_keeps_the_weights_wide_and_learns(tokens: Any, shape: Any, setting
     losses = [step.terms["cross_entropy"] for step in steps]
     assert losses[-1] < losses[0]
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("curriculum", [None, Curriculum(4, 12, "linear")])
+def test_smoothed_labels_are_trained_on_and_judged_without(
+    tokens: Any, shape: Any, settings: Callable[..., Any], curriculum: Any
+) -> None:
+    """The first batch and the first weights are the same with and without: so is what judges, and what is made small is not."""
+    plain = replace(shape, dropout=0.0)
+    (one, other) = (next(begin(tokens, plain, settings(label_smoothing=e, curriculum=curriculum))[1]) for e in (0.0, 0.2))
+    assert one.terms["cross_entropy"] == other.terms["cross_entropy"]
+    assert one.terms["loss"] != pytest.approx(other.terms["loss"], abs=1e-4)
+    model, steps = begin(tokens, plain, settings(label_smoothing=0.2))
+    held_out = [step.held_out for step in steps][-1]
+    assert held_out is not None
+    (objective,) = FACE.objectives(model.eval(), IGNORE)
+    (batch,) = batches_for(tokens, settings()).held_out
+    assert held_out == pytest.approx({name: value.item() for name, value in objective.loss(batch).items()}, rel=1e-6)

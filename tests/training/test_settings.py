@@ -27,6 +27,11 @@ def test_a_micro_batch_must_divide_the_batch(settings: Callable[..., Any]) -> No
         settings(micro_batch=3)
 
 
+def test_a_label_that_is_all_smoothed_away_is_refused(settings: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match="from 0 to below 1"):
+        settings(label_smoothing=1.0)
+
+
 def test_a_warm_up_longer_than_the_run_is_refused(settings: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match="more than the 12 steps"):
         settings(schedule=Schedule(10, 3, "linear", 0.0))

@@ -79,7 +79,9 @@ def case(tokens: Any, shape: Any, settings: Callable[..., Any], tmp_path: Path) 
     """24 steps of 4 rows, a checkpoint every 5; positions are 0, 4, 8 …"""
 
     def made(name: str, places: set[int], resume: bool = False, **changes: Any) -> Case:
-        wanted = settings(steps=24, batch=4, micro_batch=2, held_out=None, stability=replace(WANTED, **changes))
+        wanted = settings(
+            steps=24, batch=4, micro_batch=2, held_out=None, label_smoothing=0.05, stability=replace(WANTED, **changes)
+        )
         return Case(tokens, shape, wanted, tmp_path / name, places, resume)
 
     return made

@@ -5,7 +5,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from provenlm.layers.cross_entropy import cross_entropy
+from provenlm.layers.cross_entropy import smoothed_cross_entropy
 from provenlm.layers.decoder import role_of
 from provenlm.nets.gpt.model import Decoder
 from provenlm.training.objective import Batch, Objective, Role
@@ -21,7 +21,8 @@ def objectives(model: nn.Module, ignore: int) -> list[Objective]:
 
 
 def loss(model: Decoder, ignore: int, batch: Batch) -> Mapping[str, Tensor]:
-    """`loss` is `cross_entropy`, in nats per target that counts: nothing is added to it."""
+    """`loss` is `cross_entropy`, in nats per target that counts, but for the smoothing that the batch asks for."""
     states_BTD, _ = model.states(batch.inputs_BT)
-    nats = cross_entropy(states_BTD.flatten(0, 1), model.head, batch.targets_BT.flatten(), ignore)
-    return {"loss": nats, "cross_entropy": nats}
+    states_ND, targets_N = states_BTD.flatten(0, 1), batch.targets_BT.flatten()
+    smoothed, nats = smoothed_cross_entropy(states_ND, model.head, targets_N, ignore, batch.smoothing)
+    return {"loss": smoothed, "cross_entropy": nats}

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from provenlm.layers.cross_entropy import cross_entropy
+from provenlm.layers.cross_entropy import smoothed_cross_entropy
 from provenlm.layers.decoder import role_of
 from provenlm.layers.router import Routing, balance_loss, joint_balance_loss, z_loss
 from provenlm.nets.moe.model import Decoder
@@ -29,16 +29,17 @@ def roles(model: Decoder) -> dict[Role, list[nn.Parameter]]:
 
 
 def loss(model: Decoder, ignore: int, batch: Batch) -> Mapping[str, Tensor]:
-    """`loss` = cross_entropy + weighted balance + weighted z; cross-entropy in nats per target that counts.
+    """`loss` = cross_entropy (smoothed where the batch asks for it) + weighted balance + weighted z; in nats per target that counts.
 
     With a bias the balance is measured layer by layer and not minimised; in training the routers note where they sent tokens.
     """
     settings = model.settings
     states_BTD, routings = model.states(batch.inputs_BT)
-    nats = cross_entropy(states_BTD.flatten(0, 1), model.head, batch.targets_BT.flatten(), ignore)
+    states_ND, targets_N = states_BTD.flatten(0, 1), batch.targets_BT.flatten()
+    smoothed, nats = smoothed_cross_entropy(states_ND, model.head, targets_N, ignore, batch.smoothing)
     balance = balance_of(settings.balance, routings)
     z = torch.stack([z_loss(routing) for routing in routings]).mean()
-    total = nats + settings.z_weight * z
+    total = smoothed + settings.z_weight * z
     if settings.balance != "bias":
         total = total + settings.balance_weight * balance
     elif model.training:
