@@ -33,6 +33,7 @@ def body(run: stage.Run) -> None:
 def subject_of(run: stage.Run) -> tuple[Subject, Loaded]:
     """The trained net with the tokens and codec of its corpus. UserError if they do not belong together."""
     folder = run.reads(run.layout.corpus(run.row["corpus"], "tokens"))
+    shards.verify(folder)
     tokens = shards.read(folder)
     trained = load_net(run.reads(run.layout.model(run.subject)))
     net, shape, described = trained.net, trained.settings, trained.described

@@ -68,7 +68,7 @@ def write(records: Iterable[Record], folder: Path) -> int:
     count = shard = 0
     rows: list[Record] = []
     held = in_shard = 0
-    writer = pq.ParquetWriter(folder / f"{shard:05}.parquet", SCHEMA, compression="zstd")
+    writer = _writer(folder, shard)
     for record in records:
         rows.append(record)
         held += len(record.body) + 512
@@ -80,7 +80,7 @@ def write(records: Iterable[Record], folder: Path) -> int:
             if in_shard >= SHARD_BYTES:
                 writer.close()
                 shard, in_shard = shard + 1, 0
-                writer = pq.ParquetWriter(folder / f"{shard:05}.parquet", SCHEMA, compression="zstd")
+                writer = _writer(folder, shard)
     if rows:
         writer.write_table(_table(rows))
     writer.close()
@@ -94,7 +94,7 @@ def read(folder: Path) -> Iterator[Record]:
         raise UserError(f"{folder.as_posix()}: no records here; run the stage that writes them")
     for shard in shards:
         try:
-            with pq.ParquetFile(shard) as file:
+            with pq.ParquetFile(shard, page_checksum_verification=True) as file:
                 for batch in file.iter_batches(batch_size=512):
                     for row in batch.to_pylist():
                         yield Record(row["id"], row["media_type"], row["source"], row["body"], json.loads(row["facts"]))
@@ -117,6 +117,11 @@ def ids(folder: Path) -> dict[str, str]:
             raise UserError(f"{shard.as_posix()}: damaged or not a shard of records: {error}") from None
         found.update(zip(table["source"].to_pylist(), table["id"].to_pylist(), strict=True))
     return found
+
+
+def _writer(folder: Path, shard: int) -> pq.ParquetWriter:
+    """A checksum a page, so that a flipped bit is an error and no other text."""
+    return pq.ParquetWriter(folder / f"{shard:05}.parquet", SCHEMA, compression="zstd", write_page_checksum=True)
 
 
 def _table(rows: list[Record]) -> pa.Table:

@@ -22,6 +22,7 @@ def record(audit: Recorder, found: Found, sizes: list[int]) -> None:
     audit.counted("balance", balance, "records", "records in, less unique, less twins: 0 if none was lost")
     audit.counted("bytes.in", sum(sizes), "bytes", "bodies of the filtered records")
     audit.counted("bytes.unique", int(np.array(sizes)[found.kept].sum()), "bytes", "bodies of the unique records")
+    audit.counted("bytes.removed", int(np.array(sizes)[~found.kept].sum()), "bytes", "bodies of the twins")
     audit.counted("clusters", len(members), "clusters", "sets of records connected by twins, single records included")
     audit.counted("clusters.largest", max(members.values()), "records", "records in the largest cluster")
     audit.counted("pairs.candidates", found.candidates, "pairs", "pairs of records that share a band of their signatures")

@@ -50,6 +50,7 @@ def record(audit: Recorder, tally: Tally) -> None:
     audit.counted("balance", balance, "records", "records in, less kept, less the sum of dropped by reason: 0 if none was lost")
     audit.counted("bytes.in", int(sizes.sum()), "bytes", "bodies of the scraped records")
     audit.counted("bytes.kept", int(sizes[kept].sum()), "bytes", "bodies of the kept records")
+    audit.counted("bytes.dropped", int(sizes[~kept].sum()), "bytes", "bodies of the dropped records")
     for when, chosen in (("before", scores), ("after", scores[kept])):
         with audit.under(f"score.{when}") as side:
             meaning = f"of the scores of all records {when} the selection"

@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 from provenlm.core.audit import Audit, Recorder, Series, Table
 from provenlm.core.errors import UserError
 from provenlm.core.plugin import Codec
-from provenlm.core.record import Record
 from provenlm.tokens.shards import SIDES
 
-SHOWN = 20  # records shown that do not come back as they went in
 LINKS = (  # a count that a stage wrote and the same count as the next one read it
     ("scrape", "records", "filter", "records.in"),
     ("scrape", "bytes", "filter", "bytes.in"),
@@ -28,8 +26,8 @@ class Tally:
     clusters: dict[str, set[str]] = field(default_factory=lambda: {side: set() for side in SIDES})
     lengths: list[int] = field(default_factory=list)  # tokens of each document
     body_tokens: int = 0  # without special ones
+    body_words: int = 0
     unlearned: int = 0
-    failures: list[Record] = field(default_factory=list)
 
 
 def check_chain(history: Mapping[str, Audit], deduped: int) -> None:
@@ -61,15 +59,13 @@ def record(audit: Recorder, codec: Codec, tally: Tally) -> None:
     audit.counted("balance", balance, "records", "records in, less documents of both sides: 0 if none was lost")
     overlap = len(tally.clusters["train"] & tally.clusters["val"])
     audit.counted("clusters.overlap", overlap, "clusters", "duplicate clusters with records on both sides: 0 if none straddles")
-    meaning = "records that differ when decoded again; every record is tried"
-    audit.counted("round_trip_failures", len(tally.failures), "records", meaning)
     per_token = sum(tally.bytes.values()) / max(1, tally.body_tokens)
     audit.measured("bytes_per_token", round(per_token, 4), "bytes", "bytes of all bodies by their tokens, special ones left out")
+    meaning = "tokens by words, which are runs without ASCII whitespace: the fertility of the codec"
+    audit.measured("tokens_per_word", round(tally.body_tokens / max(1, tally.body_words), 4), "tokens", meaning)
     meaning = "tokens that stand for a single byte or an unknown piece, because no learned token covers it"
     audit.counted("unlearned", tally.unlearned, "tokens", meaning)
     audit.series.append(lengths(tally))
-    rows = [(item.id, item.source) for item in tally.failures[:SHOWN]]
-    audit.tables.append(Table("round_trip", f"the first {SHOWN} records that differ when decoded again", ("id", "source"), rows))
 
 
 def lengths(tally: Tally) -> Series:
@@ -83,15 +79,34 @@ def lengths(tally: Tally) -> Series:
 
 
 def yields(history: Mapping[str, Audit], tally: Tally) -> Table:
-    """From what was scraped to what the trainer will see."""
-    steps: list[tuple[str, int, int]] = [
-        ("scraped", figure(history, "scrape", "records"), figure(history, "scrape", "bytes")),
-        ("kept by the filter", figure(history, "filter", "records.kept"), figure(history, "filter", "bytes.kept")),
-        ("unique", figure(history, "dedupe", "records.unique"), figure(history, "dedupe", "bytes.unique")),
-        ("trained on", tally.documents["train"], tally.bytes["train"]),
+    """From what was fetched to what the trainer will see."""
+    scraped = figure(history, "scrape", "bytes")
+    steps: list[tuple[str, int, int, int | str]] = [
+        ("fetched", figure(history, "scrape", "addresses"), figure(history, "scrape", "bytes_received"), ""),
+        ("scraped", figure(history, "scrape", "records"), scraped, ""),
+        ("kept by the filter", figure(history, "filter", "records.kept"), figure(history, "filter", "bytes.kept"), ""),
+        ("unique", figure(history, "dedupe", "records.unique"), figure(history, "dedupe", "bytes.unique"), ""),
+        ("trained on", tally.documents["train"], tally.bytes["train"], tally.tokens["train"]),
     ]
-    rows = [(name, count, size, round(size / max(1, steps[0][2]), 6), "") for name, count, size in steps[:-1]]
-    name, count, size = steps[-1]
-    last = (name, count, size, round(size / max(1, steps[0][2]), 6), tally.tokens["train"])
+    rows = [(name, count, size, round(size / max(1, scraped), 6), tokens) for name, count, size, tokens in steps]
     columns = ("step", "records", "bytes", "share of the scraped bytes", "tokens")
-    return Table("yield", "what is left at each step, from the scraped bytes to the tokens of the trainer", columns, [*rows, last])
+    return Table("yield", "what is left at each step, from the fetched bytes to the tokens of the trainer", columns, rows)
+
+
+def balance(audit: Recorder, history: Mapping[str, Audit], tally: Tally, held: int) -> None:
+    """Whether everything that went into a step came out of it or was dropped for a reason; `held`: tokens in the arrays."""
+    unique, kept = figure(history, "dedupe", "bytes.unique"), figure(history, "filter", "bytes.kept")
+    said = figure(history, "scrape", "records") + sum(figure(history, "scrape", name) for name in ("refused", "failed"))
+    steps = (
+        ("scrape", "addresses", figure(history, "scrape", "addresses"), said, "records, refused, failed"),
+        ("filter", "bytes", figure(history, "scrape", "bytes"), kept + figure(history, "filter", "bytes.dropped"), "kept, dropped"),
+        ("dedupe", "bytes", kept, unique + figure(history, "dedupe", "bytes.removed"), "unique, removed"),
+        ("tokenize", "bytes", unique, sum(tally.bytes.values()), "trained on, held out"),
+        ("tokenize", "tokens", sum(tally.tokens.values()), held, "tokens in the arrays on disk"),
+    )
+    rows = [(step, what, went, out, as_, went - out) for step, what, went, out, as_ in steps]
+    audit.counted("chain", sum(abs(row[-1]) for row in rows), "differences", "sum of the column `lost` of the table `balance`: 0")
+    columns = ("step", "what", "in", "out", "out as", "lost")
+    audit.tables.append(
+        Table("balance", "what went into each step and what came out of it, from addresses to tokens", columns, rows)
+    )

@@ -51,3 +51,14 @@ def test_a_shard_cut_in_half_is_named_and_refused(tmp_path):
 def test_a_folder_without_shards_is_an_error_not_an_empty_corpus(tmp_path):
     with pytest.raises(UserError, match="no records here"):
         list(record.read(tmp_path))
+
+
+def test_a_flipped_bit_of_a_body_is_refused_and_the_shard_named(tmp_path):
+    body = bytes(range(256)) * 400
+    record.write([Record.of(body + bytes([i]), "text/plain", f"s/{i}") for i in range(20)], tmp_path)
+    (shard,) = tmp_path.glob("*.parquet")
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 3] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(UserError, match=r"00000\.parquet: damaged"):
+        list(record.read(tmp_path))

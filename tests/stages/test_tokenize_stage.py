@@ -1,3 +1,4 @@
+import json
 import random
 
 import pytest
@@ -62,7 +63,7 @@ def test_the_codec_learns_from_the_training_side_alone(deduped, monkeypatch):
 
 def test_a_codec_that_loses_a_byte_is_counted_and_its_records_named(deduped, monkeypatch):
     monkeypatch.setattr(
-        sentencepiece_codec.SentencePieceCodec, "decode", lambda codec, ids: b"".join(codec._bytes[i] for i in ids[1:])
+        sentencepiece_codec.SentencePieceCodec, "decode", lambda codec, ids: b"".join(codec._bytes[i] for i in ids[2:])
     )
     made = deduped.run("tokenize")
     assert made.figures["round_trip_failures"].value == 40
@@ -86,8 +87,13 @@ def test_the_yield_leads_from_scraped_bytes_to_training_tokens(deduped):
     values = deduped.values("tokenize")
     size = sum(len(record(seed).body) for seed in range(40))
     (table,) = (table for table in made.tables if table.name == "yield")
-    assert [row[:3] for row in table.rows[:3]] == [["scraped", 40, size], ["kept by the filter", 40, size], ["unique", 40, size]]
-    assert table.rows[3] == [
+    assert [row[:3] for row in table.rows[:4]] == [
+        ["fetched", 40, 10**6],
+        ["scraped", 40, size],
+        ["kept by the filter", 40, size],
+        ["unique", 40, size],
+    ]
+    assert table.rows[4] == [
         "trained on",
         values["documents.train"],
         values["bytes.train"],
@@ -95,6 +101,47 @@ def test_the_yield_leads_from_scraped_bytes_to_training_tokens(deduped):
         values["tokens.train"],
     ]
     assert values["yield"] == pytest.approx(values["bytes.train"] / size, abs=1e-6)
+
+
+def test_every_record_is_found_by_its_digest_and_nothing_is_lost_on_the_way(deduped):
+    deduped.run("tokenize")
+    values = deduped.values("tokenize")
+    assert (values["found"], values["missing"], values["strange"], values["chain"]) == (40, 0, 0, 0)
+
+
+def test_a_record_that_never_reaches_the_arrays_is_missed(deduped, monkeypatch):
+    write = shards.write
+    monkeypatch.setattr(shards, "write", lambda folder, documents, *rest: write(folder, list(documents)[1:], *rest))
+    made = deduped.run("tokenize")
+    first = deduped.records("deduped")[0]
+    (table,) = (table for table in made.tables if table.name == "missing")
+    assert (made.figures["missing"].value, table.rows) == (1, [[first.id, first.source]])
+    assert made.figures["chain"].value > 0
+
+
+def test_a_step_that_loses_bytes_unbalances_the_chain(deduped):
+    path = deduped.layout.audit("c", "dedupe")
+    said = json.loads(path.read_text())
+    said["figures"]["bytes.unique"] -= 7
+    path.write_text(json.dumps(said))
+    made = deduped.run("tokenize")
+    (table,) = (table for table in made.tables if table.name == "balance")
+    assert [row[-1] for row in table.rows] == [0, 0, 7, -7, 0]
+    assert made.figures["chain"].value == 14
+
+
+def test_the_corpus_is_broken_down_by_the_facts_of_its_records(project):
+    licences = {seed: {"licence": "PSF" if seed < 10 else "MIT", "domain": "words"} for seed in range(40)}
+    project.scraped([record(seed).with_facts(**licences[seed]) for seed in range(40)])
+    for name in ("filter", "dedupe"):
+        project.run(name)
+    made = project.run("tokenize")
+    tables = {table.name: table for table in made.tables}
+    assert [row[:2] for row in tables["by_licence"].rows] == [["MIT", 30], ["PSF", 10]]
+    assert sum(row[2] for row in tables["by_licence"].rows) == sum(len(record(seed).body) for seed in range(40))
+    assert [row[0] for row in tables["by_domain"].rows] == ["words"]
+    assert tables["by_domain"].rows[0][-1] == 1.0
+    assert "by_language" not in tables
 
 
 def test_a_corpus_that_changed_between_two_stages_breaks_the_chain(deduped):
