@@ -22,7 +22,7 @@ def body(run: stage.Run) -> None:
     face = plugin.load("domains", run.row["domain"], "validate", Validating)
     own = face.probes(params.parse(face.settings, settings.probes, f"{where}.probes"))
     torch.set_num_threads(settings.threads)
-    subject, trained = subject_of(run)
+    subject, trained = subject_of(run, settings)
     shapes = {name: shape_of(trained.net, also, f"{where}.also_count.{name}.net") for name, also in settings.also_count.items()}
     written: list[samples.Sample] = []
     ask(subject, {**general.probes(settings, trained.net.probe, shapes, written), **own}, run.audit)
@@ -30,7 +30,7 @@ def body(run: stage.Run) -> None:
     run.facts |= {"device": subject.device.type, "threads": torch.get_num_threads(), "seed": subject.seed}
 
 
-def subject_of(run: stage.Run) -> tuple[Subject, Loaded]:
+def subject_of(run: stage.Run, settings: Settings) -> tuple[Subject, Loaded]:
     """The trained net with the tokens and codec of its corpus. UserError if they do not belong together."""
     folder = run.reads(run.layout.corpus(run.row["corpus"], "tokens"))
     shards.verify(folder)
@@ -44,12 +44,16 @@ def subject_of(run: stage.Run) -> tuple[Subject, Loaded]:
         )
     seed = run.row["train"]["seed"]
     run.slices[f"{run.table}.{run.subject}.train.seed"] = seed
+    where = f"{run.params.where(run.table, run.subject, 'validate')}.small"
+    smaller: Any = params.parse(net.settings, {**described.settings, **settings.small}, where)
     codec = plugin.load("domains", run.row["domain"], "tokenize", plugin.Tokenizing).load(folder / "codec")
     subject = Subject(
         model=trained.model,
         logits=net.logits,
         continued=net.continued,
         untrained=lambda: fresh(net, shape, described.vocabulary, seed),
+        small=lambda vocabulary: net.build(smaller, vocabulary),
+        losses=net.losses,
         closed_form=net.count(shape, described.vocabulary),
         codec=codec,
         tokens=tokens,

@@ -11,7 +11,7 @@ from provenlm.core.errors import UserError
 from provenlm.layers.cache import Cache
 from provenlm.layers.published import Published
 from provenlm.training import randomness
-from provenlm.training.objective import Objective
+from provenlm.training.objective import IGNORE, Batch, Objective
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class Net:
     probe: Callable[[nn.Module, Tensor], Mapping[str, tuple[float, str, str]]]
     context: Callable[[Any], int]
     published: Callable[[Any, int, Mapping[str, Tensor]], Published]
+
+    def losses(self, model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> dict[str, Tensor]:
+        """What training minimises on a batch, by objective."""
+        batch = Batch(inputs_BT, targets_BT)
+        return {objective.name: objective.loss(batch)["loss"] for objective in self.objectives(model, IGNORE)}
 
 
 def fresh(net: Net, settings: Any, vocabulary: int, seed: int) -> nn.Module:

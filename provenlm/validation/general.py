@@ -6,9 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from provenlm.validation import heldout, leakage, samples, speed
+from provenlm.validation import heldout, leakage, memorised, samples, speed
 from provenlm.validation.capacity import capacity
+from provenlm.validation.gradients import gradients
 from provenlm.validation.learned import learned
+from provenlm.validation.operations import operations
 from provenlm.validation.parameters import Shape, parameters
 from provenlm.validation.particular import particular
 from provenlm.validation.probe import Probe
@@ -28,6 +30,8 @@ class Settings:
     """The `validate` section of a recipe, typed."""
 
     threads: int
+    small: dict[str, Any]  # what of the net's section is another in a small net of its kind, for what would be dear at full size
+    memorise: memorised.Settings
     loss: heldout.Settings
     leakage: leakage.Settings
     generation: samples.Settings
@@ -48,6 +52,9 @@ def probes(
 ) -> dict[str, Probe]:
     """Probes by name. `own` gives what the net says of itself; `written` receives the samples."""
     return {
+        "operations": operations,
+        "gradients": gradients(),
+        "memorised": memorised.memorised(settings.memorise),
         **heldout.probes(settings.loss),
         "learned": learned(settings.loss.batch_tokens, settings.leakage.tokens),
         "parameters": parameters(shapes),

@@ -96,7 +96,7 @@ def measure(subject: Subject, split: Split, rows: Windows, batch_tokens: int, la
     nats, right = np.zeros(offsets[-1]), np.zeros(offsets[-1], dtype=np.bool_)
     with progress(label, "tokens", int(offsets[-1])) as bar, torch.inference_mode():
         for chosen in _batches(rows.lengths, batch_tokens):
-            inputs_BT, targets_BT = _batch(subject, split, rows, chosen)
+            inputs_BT, targets_BT = batch(subject, split, rows, chosen)
             logits_BTV = subject.logits(subject.model, inputs_BT).float()
             nats_BT = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE, reduction="none")
             asked = (targets_BT != IGNORE).flatten()
@@ -119,7 +119,7 @@ def of_rows(subject: Subject, rows: Sequence[Sequence[int]], batch_tokens: int, 
     return measure(subject, split, windows(split, subject.length, np.arange(len(rows))), batch_tokens, label)
 
 
-def _batch(subject: Subject, split: Split, rows: Windows, chosen: Ints) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(subject: Subject, split: Split, rows: Windows, chosen: Ints) -> tuple[torch.Tensor, torch.Tensor]:
     """Windows `chosen` as inputs_BT and targets_BT, padded on the right to the longest of them."""
     span = np.arange(int(rows.lengths[chosen].max()))
     inside = span < rows.lengths[chosen][:, None]

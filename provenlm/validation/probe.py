@@ -19,14 +19,17 @@ class Subject:
 
     `logits(model, tokens_BT)` gives logits_BTV of the next token; `length` is the longest T the model was trained on.
     `continued(model, tokens_BT, cache)` gives the same of tokens behind those that the cache was shown; None where a net keeps none.
-    `untrained()` builds the net as it was before its first step; `closed_form` is its count of parameters without building:
-    by part, and `total` and `active` (per token).
+    `untrained()` builds the net as it was before its first step; `small(vocabulary)` one of its kind in a smaller shape, from torch's
+    current generator. `losses(model, inputs_BT, targets_BT)` are what training minimises, by objective.
+    `closed_form` counts its parameters without building: by part, and `total` and `active` (per token).
     """
 
     model: nn.Module
     logits: Callable[[nn.Module, Tensor], Tensor]
     continued: Callable[[nn.Module, Tensor, Cache], Tensor] | None
     untrained: Callable[[], nn.Module]
+    small: Callable[[int], nn.Module]
+    losses: Callable[[nn.Module, Tensor, Tensor], Mapping[str, Tensor]]
     closed_form: Mapping[str, int]
     codec: Codec
     tokens: Tokens

@@ -38,6 +38,8 @@ z_weight: 0.0
 """
 VALIDATE = """
 threads: 1
+small: {hidden: 8}
+memorise: {rows: 12, tokens: 4, steps: 30, rate: 0.02}
 loss: {batch_tokens: 256, training_tokens: 100}
 leakage: {positions: 3, tokens: 64}
 generation:
@@ -111,7 +113,7 @@ def audit(done):
 
 def test_every_probe_was_asked_and_none_raised(audit):
     assert audit.figures["errors"].value == 0, [n for n in audit.figures if n.endswith(".error")]
-    assert audit.figures["probes"].value == 14
+    assert audit.figures["probes"].value == 17
     table = next(t for t in audit.tables if t.name == "probes")
     assert [row[0] for row in table.rows][-1] == "recall"
 

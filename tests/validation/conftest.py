@@ -125,6 +125,10 @@ def subject_of(model: nn.Module, tokens: Tokens, length: int = 16, **changed: An
         "logits": lambda net, tokens_BT: net(tokens_BT),
         "continued": None,
         "untrained": lambda: untrained(tokens.vocabulary),
+        "small": lambda vocabulary: Tiny(vocabulary, width=12),
+        "losses": lambda net, inputs_BT, targets_BT: {
+            "next_token": F.cross_entropy(net(inputs_BT).flatten(0, 1), targets_BT.flatten())
+        },
         "closed_form": {"all of it": size, "total": size, "active": size},
         "codec": Letters(),
         "tokens": tokens,
