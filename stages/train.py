@@ -16,7 +16,7 @@ from provenlm.core.errors import UserError
 from provenlm.core.progress import progress
 from provenlm.tokens import shards
 from provenlm.training import figures
-from provenlm.training.batches import batches_for
+from provenlm.training.batches import batches_for, in_steps
 from provenlm.training.checkpoint import Described
 from provenlm.training.device import device_of
 from provenlm.training.fit import fit
@@ -30,14 +30,15 @@ from stages import stage
 
 
 def body(run: stage.Run) -> None:
-    settings = run.settings("train", Settings)
+    asked_for = run.settings("train", Settings)
     kind, net, shape, section = chosen(run.row["net"], run.params.where(run.table, run.subject, "net"))
     run.slices |= {f"{run.table}.{run.subject}.{name}": run.row[name] for name in ("net", "corpus")}
-    if settings.length > net.context(shape):
-        raise UserError(f"train.length: {settings.length}; this net has a context of {net.context(shape)} positions")
+    if asked_for.length > net.context(shape):
+        raise UserError(f"train.length: {asked_for.length}; this net has a context of {net.context(shape)} positions")
     folder = run.reads(run.layout.corpus(run.row["corpus"], "tokens"))
     shards.verify(folder)
     tokens = shards.read(folder)
+    settings = in_steps(asked_for, tokens)
     torch.set_num_threads(settings.threads)
     device = device_of(settings.device)
     memory = Profile(device)
@@ -46,7 +47,7 @@ def body(run: stage.Run) -> None:
     memory.at("net")
     objectives, batches = net.objectives(model, IGNORE), batches_for(tokens, settings)
     described = Described(kind, section, tokens.vocabulary, settings.length)
-    ours = session(only(run.layout.resume(run.subject), key_of(run, folder)), described, settings, objectives[0].judge)
+    ours = session(only(run.layout.resume(run.subject), key_of(run, settings, folder)), described, settings, objectives[0].judge)
 
     flops = partial(net.flops, shape, tokens.vocabulary)
     curves = run.writes(run.layout.curves(run.subject))
@@ -54,7 +55,7 @@ def body(run: stage.Run) -> None:
 
     asked = stage.Stop()
     steps = fit(model, objectives, batches, monitors_for(settings, objectives[0].judge), settings, ours.state, ours.store.recall)
-    with progress(f"train@{run.subject}", "step", settings.steps) as bar:
+    with progress(f"train@{run.subject}", "step", settings.total_steps) as bar:
         last = ours.follow(steps, bar, asked.__bool__, watching.look)
     if last is None:
         sys.exit(128 + asked.signal)  # as if by that signal: DVC sees an unfinished stage
@@ -64,6 +65,7 @@ def body(run: stage.Run) -> None:
 
     begun = fresh(net, shape, tokens.vocabulary, settings.seed).state_dict()
     figures.parameters(run.audit, model, begun, net.count(shape, tokens.vocabulary))
+    figures.planned(run.audit, asked_for, settings)
     figures.course(run.audit, ours.history, objectives[0].judge, settings, ours.begun)
     figures.ending(run.audit, last, len(ours.begun) - 1)
     watching.record(run.audit, settings.length, ours.begun)
@@ -71,11 +73,11 @@ def body(run: stage.Run) -> None:
     shutil.rmtree(run.layout.resume(run.subject), ignore_errors=True)  # last: until here a kill costs little
 
 
-def key_of(run: stage.Run, tokens: Path) -> str:
-    """A digest of all that decides the weights: parameters, tokens, our code that is loaded, and torch itself."""
+def key_of(run: stage.Run, settings: Settings, tokens: Path) -> str:
+    """A digest of all that decides the weights: settings, tokens, our code that is loaded, and torch itself."""
     root = run.layout.root.resolve()
     code = digest.of_files(stage.loaded_code(root), root)
-    return digest.of_json([run.slices, digest.of_path(tokens), code, torch.__version__])
+    return digest.of_json([run.row["net"], settings.deciding, digest.of_path(tokens), code, torch.__version__])
 
 
 if __name__ == "__main__":

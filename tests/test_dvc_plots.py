@@ -26,7 +26,7 @@ def half_trained(tmp_path: Path) -> Path:
         shutil.copy(ROOT / name, tmp_path / name)
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     dvc(tmp_path, "init", "-q")
-    curves = Curves(Layout(tmp_path).curves("docs_moe"), "cross_entropy", True)
+    curves = Curves(Layout(tmp_path).curves("docs_moe"), "cross_entropy")
     curves.begin()
     for step, held in ((1, 8.5), (2, None), (3, 7.0)):
         values = {"cross_entropy": 9.0 - step, "tokens_per_second": 5000.0, "mfu": 0.3, "grad_norm": 1.0, "share": 1.0}
@@ -46,3 +46,18 @@ def test_dvc_draws_the_losses_and_the_throughput_of_a_training_that_runs(half_tr
         ("held_out", 3, 7.0),
     }
     assert {point["tokens_per_second"] for point in speed["content"]["data"]["values"]} == {"5000.0"}
+
+
+def test_a_training_that_holds_nothing_out_is_drawn_without_a_word_of_warning(half_trained: Path) -> None:
+    curves = Curves(Layout(half_trained).curves("docs_moe"), "cross_entropy")
+    curves.begin()
+    for step in (1, 2):
+        curves.write(step, {"cross_entropy": 9.0 - step, "tokens_per_second": 5000.0, "mfu": 0.3, "grad_norm": 1.0, "share": 1.0})
+    shown = subprocess.run(
+        [sys.executable, "-m", "dvc", "plots", "show", "reports/curves", "--json"], cwd=half_trained, capture_output=True, text=True
+    )
+    assert "held_out" not in shown.stderr, shown.stderr
+    (losses,) = json.loads(shown.stdout)["data"]["dvc.yaml::reports/curves/docs_moe.csv"]
+    points = losses["content"]["data"]["values"]
+    assert {float(point["loss"]) for point in points if point["field"] == "loss"} == {8.0, 7.0}
+    assert {point["held_out"] for point in points} == {""}

@@ -3,8 +3,9 @@
 Shapes: B rows, T positions.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -101,6 +102,23 @@ def batches_for(tokens: Tokens, settings: Settings) -> Batches:
     if not len(rows):
         raise UserError("the training split holds no rows; the corpus needs at least one document of two tokens")
     return Batches(rows, settings.seed, _held_out(tokens, settings))
+
+
+def in_steps(settings: Settings, tokens: Tokens) -> Settings:
+    """The same with a duration in steps: the fewest that reach the epochs or, on average, the targets that are asked for.
+
+    UserError if the schedule does not fit into them.
+    """
+    if settings.steps is not None:
+        return settings
+    rows, targets = len(_rows(tokens.train, tokens.special, settings)), len(tokens.train.ids) - (len(tokens.train.starts) - 1)
+    epochs = settings.epochs if settings.tokens is None else settings.tokens / max(targets, 1)
+    assert epochs is not None, "one of the three is given"
+    steps = max(1, math.ceil(round(epochs * rows / settings.batch, 6)))
+    try:
+        return replace(settings, steps=steps, epochs=None, tokens=None)
+    except ValueError as error:
+        raise UserError(f"train: {error}") from None
 
 
 def _rows(split: Split, special: Any, settings: Settings) -> Rows:

@@ -51,7 +51,11 @@ def course(audit: Recorder, history: History, judge: str, settings: Settings, be
     )
     audit.counted("steps.undone", len(rows) - len(kept), "steps", "given up by going back to a checkpoint")
     audit.counted("went_back", sum("back" in row for row in rows), "times", "that the run went back to a checkpoint")
-    audit.counted("tokens", int(sum(v for _, v in history.column("targets"))), "tokens", "targets trained on, repetitions counted")
+    targets, positions = (sum(value for _, value in history.column(name)) for name in ("targets", "positions"))
+    audit.counted("tokens", int(targets), "tokens", "targets trained on, repetitions counted")
+    audit.counted(
+        "tokens.share", targets / positions, "share", "of the positions that were computed; padding and first tokens carry no loss"
+    )
     audit.counted("epochs", history.column("epochs")[-1][1], "epochs", "rows drawn over rows of the training split")
     audit.measured("loss.first", losses[0], "nats/token", f"{judge} of the first step's batch, before any update")
     audit.measured("loss.last", fmean(losses[-20:]), "nats/token", f"{judge}, mean of the last (up to 20) steps' batches")
@@ -67,6 +71,11 @@ def course(audit: Recorder, history: History, judge: str, settings: Settings, be
         rate = settings.optimizer.of(role).rate * peak
         audit.counted(f"rate_peak.{role}", rate, "", f"largest learning rate that was used, {role} parameters")
     audit.series.extend(curves(history, judge))
+
+
+def planned(audit: Recorder, asked: Settings, settings: Settings) -> None:
+    """How long training was to be, in `settings` by steps."""
+    audit.counted("steps.planned", settings.total_steps, "steps", f"that `{asked.duration}` came to before training began")
 
 
 def ending(audit: Recorder, last: Step, resumed: int) -> None:

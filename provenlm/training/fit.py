@@ -46,7 +46,7 @@ def fit(
     if resume is not None:
         run.restore(resume)
     stopped = False
-    while not stopped and run.step < settings.steps:
+    while not stopped and run.step < settings.total_steps:
         step = _answered(run, _step(run, batches), recall)
         yield step
         stopped = step.stop is not None
@@ -64,10 +64,10 @@ def _answered(run: State, step: Step, recall: Recall) -> Step:
         stops = [f"{back.why}; there is no checkpoint to go back to"]
     for wish in asked:
         if isinstance(wish, Slow):
-            run.slower.append((wish.factor, run.settings.steps))
+            run.slower.append((wish.factor, run.settings.total_steps))
             step = replace(step, slowed=f"{wish.why}; rates × {wish.factor:g}")
-    if not stops and run.step == run.settings.steps:
-        stops = [f"all {run.settings.steps} steps done"]
+    if not stops and run.step == run.settings.total_steps:
+        stops = [f"all {run.settings.total_steps} steps done"]
     return replace(step, stop="; ".join(stops)) if stops else step
 
 
@@ -158,7 +158,7 @@ def _not_finite(update: Update) -> str | None:
 
 def _due(settings: Settings, step: int) -> bool:
     wanted = settings.held_out
-    return wanted is not None and (step % wanted.every == 0 or step == 1 or step == settings.steps)
+    return wanted is not None and (step % wanted.every == 0 or step == 1 or step == settings.total_steps)
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """The `train` section of a recipe, typed."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from provenlm.training.objective import Role
@@ -184,7 +184,6 @@ class Settings:
     length: int  # positions a row
     batch: int  # rows a step
     micro_batch: int  # rows at a time; `batch` is gathered over batch / micro_batch passes
-    steps: int
     label_smoothing: float  # share of each training target that is spread over the vocabulary; held-out loss is without
     optimizer: Optimizer
     schedule: Schedule
@@ -195,11 +194,16 @@ class Settings:
     early_stop: EarlyStop | None
     curriculum: Curriculum | None
     watch: tuple[Literal["tensorboard", "dvclive"], ...]  # who else is told of each step; they come with the extra `watch`
+    # How long: one of these three. Epochs and tokens (targets that carry loss) become steps once the training split is known.
+    steps: int | None = None
+    epochs: float | None = None
+    tokens: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("threads", "length", "batch", "micro_batch", "steps"):
+        for name in ("threads", "length", "batch", "micro_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        self._check_duration()
         if self.batch % self.micro_batch:
             raise ValueError(f"micro_batch is {self.micro_batch}; it must divide batch, {self.batch}")
         if not 0 <= self.label_smoothing < 1:
@@ -215,5 +219,30 @@ class Settings:
             raise ValueError(f"curriculum cuts windows shorter; batches is {self.batches}, so null would be right")
         if self.curriculum is not None and self.length % self.curriculum.begin:
             raise ValueError(f"curriculum.begin is {self.curriculum.begin}; a divisor of length, {self.length}, would be right")
-        if self.schedule.warmup + self.schedule.hold > self.steps:
+
+    def _check_duration(self) -> None:
+        given = [value for value in (self.steps, self.epochs, self.tokens) if value is not None]
+        if len(given) != 1:
+            said = f"{self.duration} are" if given else "none of them is"
+            raise ValueError(f"a training lasts for steps, epochs or tokens; {said} given, exactly one would be right")
+        if given[0] <= 0:
+            raise ValueError(f"{self.duration}; above 0 would be right")
+        if self.steps is not None and self.schedule.warmup + self.schedule.hold > self.steps:
             raise ValueError(f"schedule: warmup and hold take more than the {self.steps} steps that there are")
+
+    @property
+    def duration(self) -> str:
+        """As it was asked for, in words."""
+        return " and ".join(f"{name}: {v:g}" for name in ("steps", "epochs", "tokens") if (v := getattr(self, name)) is not None)
+
+    @property
+    def total_steps(self) -> int:
+        """Of the whole training. ValueError as long as it is to last for epochs or tokens: see `batches.in_steps`."""
+        if self.steps is None:
+            raise ValueError("a duration in epochs or tokens is not yet one in steps")
+        return self.steps
+
+    @property
+    def deciding(self) -> dict[str, object]:
+        """What decides the weights; who looks on does not."""
+        return {name: value for name, value in asdict(self).items() if name != "watch"}

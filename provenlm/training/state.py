@@ -1,7 +1,7 @@
 """What lives through a run: the net, its optimizers, its monitors and how far it is; a checkpoint of all that, and back."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ class State:
 
     def share(self) -> float:
         """The next step's share of the peak rates: what the schedule says, and less for a while after going back."""
-        share = schedules.share(self.settings.schedule, self.step, self.settings.steps)
+        share = schedules.share(self.settings.schedule, self.step, self.settings.total_steps)
         for factor, until in self.slower:
             share *= factor if self.step < until else 1.0
         return share
@@ -111,4 +111,4 @@ def evidence(model: nn.Module, batch: Batch, random: tuple[Mapping[str, Tensor],
 
 def _fixed(settings: Settings) -> dict[str, object]:
     """What must be the same for a resumed run to give the same bits."""
-    return {"threads": torch.get_num_threads(), "settings": digest.of_json(asdict(settings))}
+    return {"threads": torch.get_num_threads(), "settings": digest.of_json(settings.deciding)}

@@ -50,6 +50,6 @@ def watch(
 ) -> Watch:
     """Begin to watch: measures the device's peak, and brings `curves` (a CSV) and the sinks below `folder` up to `history`."""
     meter = Meter(flops, matmul_peak(memory.device, settings.precision))
-    sinks = [Curves(curves, judge, settings.held_out is not None), *events.sinks(settings.watch, folder)]
-    line = Line(history, judge, meter, settings.steps, lambda: held(memory.device))
+    sinks = [Curves(curves, judge), *events.sinks(settings.watch, folder)]
+    line = Line(history, judge, meter, settings.total_steps, lambda: held(memory.device))
     return Watch(memory, meter, Live(history, meter, sinks), line)

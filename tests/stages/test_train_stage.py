@@ -142,7 +142,11 @@ def test_a_run_leaves_a_net_its_history_and_an_audit_and_no_resume_folder(projec
     assert figures["parameters.total"] == figures["parameters.formula"] == 320 + 2 * (768 + 3072 + 64 + 32) + 16
     assert figures["parameters.active"] == figures["parameters.total"] - 2 * 2 * 768
     assert figures["parameters.moved"] == 1.0
-    assert figures["steps"] == 20
+    assert figures["steps"] == figures["steps.planned"] == 20
+    positions = pq.read_table(root / "models/tiny/history.parquet")["positions"].to_pylist()
+    assert 0.5 < figures["tokens.share"] < 0.9
+    # 29 documents of 3 to 12 tokens, all but the first of each a target, padded to the longest of 8
+    assert figures["tokens.share"] == pytest.approx(figures["tokens"] / sum(positions))
     documents = len(shards.read(root / "data/toy/tokens").train.record_ids)
     assert figures["epochs"] == pytest.approx(20 * 8 / documents)
     assert figures["stopped"] == "all 20 steps done"
@@ -174,8 +178,12 @@ def test_killed_and_started_again_it_ends_with_the_weights_of_never_stopping(pro
     assert audits.read(killed / "reports/audits/tiny/train.json").figures["resumed"].value == 1
 
 
-@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_asked_to_end_it_saves_and_the_next_run_goes_on(project: Callable[[str, int], Path], number: int, expected: int) -> None:
+@pytest.mark.parametrize(("number", "expected", "watch"), [(signal.SIGTERM, 143, "[]"), (signal.SIGINT, 130, "[dvclive]")])
+def test_asked_to_end_it_saves_and_the_next_run_goes_on_whoever_looks_on(
+    project: Callable[[str, int], Path], number: int, expected: int, watch: str
+) -> None:
+    if watch != "[]":
+        pytest.importorskip("dvclive", reason="the extra `watch` is not installed")
     root = project("asked", 400)
     process = start(root)
     when_saved(root, process)
@@ -186,6 +194,7 @@ def test_asked_to_end_it_saves_and_the_next_run_goes_on(project: Callable[[str, 
     assert not (root / "reports" / "audits").exists()
     (saved,) = [line for line in said.splitlines() if line.startswith("asked to end: saved after step ")]
     step = int(saved.split("step ")[1].split(";")[0])
+    changed(root, "watch: []", f"watch: {watch}")
     process = start(root)
     assert process.stdout is not None
     first = next(line for line in process.stdout if not line.startswith("::"))
@@ -231,12 +240,16 @@ def changed(root: Path, old: str, new: str) -> None:
 
 def test_spaced_checkpoints_and_the_best_stay_beside_the_net(project: Callable[[str, int], Path]) -> None:
     root = project("kept", 30)
+    changed(root, "steps: 30", "epochs: 8.2")  # of 29 documents, 8 a step: 29.7 steps
     changed(root, "last: 2, spaced: null, best: false", "last: 1, spaced: 10, best: true")
     changed(root, "every: 10, rows: 4", "every: 3, rows: 4")
     code, said = finish(root)
     assert code == 0, said
     rows = pq.read_table(root / "models/tiny/history.parquet").to_pylist()[:-1]  # the last state is the net itself
     best = min((row["held_out.cross_entropy"], row["step"]) for row in rows if row["held_out.cross_entropy"] is not None)[1]
+    planned = audits.read(root / "reports/audits/tiny/train.json").figures["steps.planned"]
+    assert (planned.value, len(rows)) == (30, 29)
+    assert "`epochs: 8.2`" in planned.meaning
     kept = sorted(path.name for path in (root / "models/tiny/checkpoints").iterdir())
     assert kept == [f"step-{step:08}" for step in sorted({10, 20, best})]
     assert checkpoint.load_net(root / "models/tiny/checkpoints" / f"step-{best:08}").described.length == 12

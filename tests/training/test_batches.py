@@ -3,14 +3,16 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 
 from provenlm.core.errors import UserError
-from provenlm.training.batches import Documents, Windows, batches_for, indices, order
+from provenlm.training.batches import Documents, Windows, batches_for, in_steps, indices, order
 from provenlm.training.objective import IGNORE
+from provenlm.training.settings import Schedule
 
 
 def test_windows_cut_the_stream_and_ignore_the_first_token_of_a_document(split: Callable[..., Any]) -> None:
@@ -76,3 +78,33 @@ def test_an_empty_validation_split_is_refused_where_it_is_asked_for(tokens: Any,
     with pytest.raises(UserError, match="validation split is empty"):
         batches_for(empty, settings())
     assert batches_for(empty, settings(held_out=None)).held_out == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "steps"),
+    [
+        ({"epochs": 2.0}, 2 * 3),  # 24 documents a row each, 8 a step
+        ({"epochs": 0.5}, 2),  # 1.5 steps
+        ({"tokens": 144.0}, 3),  # one epoch: the documents have 3 to 12 tokens, all but the first of each are targets
+        ({"tokens": 145.0}, 4),
+        ({"tokens": 1.0}, 1),
+    ],
+)
+def test_epochs_and_tokens_become_steps_of_the_training_split(
+    tokens: Any, settings: Callable[..., Any], asked: dict[str, float], steps: int
+) -> None:
+    assert sum(len(tokens.train.ids[a + 1 : b]) for a, b in pairwise(tokens.train.starts)) == 144
+    wanted = settings(steps=None, batches="documents", length=12, schedule=Schedule(1, 0, "linear", 0.0), **asked)
+    assert in_steps(wanted, tokens).total_steps == steps
+
+
+def test_the_targets_asked_for_are_really_trained_on(tokens: Any, settings: Callable[..., Any]) -> None:
+    wanted = in_steps(settings(steps=None, tokens=1000.0), tokens)
+    batches = batches_for(tokens, wanted)
+    seen = [int((batches.take(8 * n, 8).targets_BT != IGNORE).sum()) for n in range(wanted.total_steps)]
+    assert sum(seen[:-2]) < 1000 < sum(seen) + max(seen)
+
+
+def test_a_schedule_longer_than_the_epochs_come_to_is_refused(tokens: Any, settings: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match="train: schedule: warmup and hold take more than the 1 steps"):
+        in_steps(settings(steps=None, epochs=0.1), tokens)

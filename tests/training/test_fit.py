@@ -147,6 +147,7 @@ def test_other_settings_are_refused(tokens: Any, shape: Any, settings: Callable[
     state = next(begin(tokens, shape, settings())[1]).snapshot()
     with pytest.raises(UserError, match="made with settings"):
         next(begin(tokens, shape, settings(batch=4), state)[1])
+    assert next(begin(tokens, shape, settings(watch=("dvclive",)), state)[1]).number == 2
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_weights(

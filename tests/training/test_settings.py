@@ -27,6 +27,25 @@ def test_a_micro_batch_must_divide_the_batch(settings: Callable[..., Any]) -> No
         settings(micro_batch=3)
 
 
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"steps": 12, "epochs": 3.0}, "steps: 12 and epochs: 3 are given, exactly one would be right"),
+        ({"epochs": 3.0, "tokens": 5e6, "steps": None}, "epochs: 3 and tokens: 5e[+]06 are given"),
+        ({"steps": None}, "steps, epochs or tokens; none of them is given"),
+        ({"steps": 0}, "steps: 0; above 0"),
+        ({"steps": None, "epochs": -1.0}, "epochs: -1; above 0"),
+    ],
+)
+def test_a_training_lasts_for_exactly_one_duration(settings: Callable[..., Any], asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        settings(**asked)
+
+
+def test_who_looks_on_does_not_decide_the_weights(settings: Callable[..., Any]) -> None:
+    assert settings(watch=("tensorboard",)).deciding == settings().deciding != settings(seed=2).deciding
+
+
 def test_a_label_that_is_all_smoothed_away_is_refused(settings: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match="from 0 to below 1"):
         settings(label_smoothing=1.0)
