@@ -1,7 +1,6 @@
 """Names of reports in; everything they rest on built, their verdicts and pages out: `python -m flows.build [NAME …]`."""
 
 import argparse
-import json
 import logging
 import signal
 import sys
@@ -20,7 +19,7 @@ from provenlm.core.errors import UserError
 from provenlm.core.layout import Layout
 
 if TYPE_CHECKING:
-    from flows.tasks import Outcome
+    from flows.deployed import Built
 
 NOT_PASSED = 2
 
@@ -33,17 +32,18 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        reports = targets(options.names, parameters.load(layout.params))
+        options.names = targets(options.names, parameters.load(layout.params))
         if options.dry_run:
-            return _show_plan(pipeline.plan([f"report@{name}" for name in reports], layout.root))
-        _show_outcomes(_build(reports))
-        passed = [_show_verdict(name, layout) for name in reports]
+            return _show_plan(options)
+        built = _build(options)
     except (UserError, pipeline.StageError) as error:
-        return _fail(str(error))
+        print(error, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 128 + signal.SIGINT
-    return NOT_PASSED if options.require_pass and not all(passed) else 0
+    passed = _show(built, options.names, layout)
+    return NOT_PASSED if options.require_pass and not passed else 0
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -54,6 +54,24 @@ def _arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="a report of params.yaml, or a recipe, which stands for its reports"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="a value of params.yaml for this run alone, such as recipes.docs_moe.train.steps=200; it runs in a checkout of its own, "
+        "and `dvc exp show` lists the result",
+    )
+    parser.add_argument(
+        "--from", choices=pipeline.KINDS, default=pipeline.KINDS[0], dest="begin", help="leave as it is what stands before"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="stages side by side; speeds measured so depend on their neighbours"
+    )
+    parser.add_argument(
+        "--trainings", type=int, default=1, metavar="N", help="trainings at once on this machine, if --jobs allows it"
     )
     parser.add_argument("--dry-run", action="store_true", help="only say which stages would run")
     parser.add_argument("--require-pass", action="store_true", help=f"exit with {NOT_PASSED} unless every verdict is PASS")
@@ -74,15 +92,16 @@ def targets(names: Sequence[str], params: parameters.Params) -> list[str]:
     return list(found)
 
 
-def _build(reports: list[str]) -> "list[Outcome]":
+def _build(options: argparse.Namespace) -> "Built":
     if (server := environment.connect()) is not None:
         print(f"starting Prefect for this run; its history is in {server.log.parent}")
-    from flows import tasks  # Prefect reads its settings at import, and takes a second: that of the server's start
+    from flows import deployed  # Prefect reads its settings at import, and takes a second: that of the server's start
 
     if server is not None:
         server.ready()
-    _listen_here()
-    return cast("list[Outcome]", tasks.build(reports, return_state=True).result())
+    logging.getLogger().handlers = [_Terminal()]  # in place of Prefect's
+    state = deployed.build(options.names, options.overrides, options.begin, options.jobs, options.trainings, return_state=True)
+    return cast("Built", state.result())
 
 
 class _Terminal(logging.Handler):
@@ -97,14 +116,13 @@ class _Terminal(logging.Handler):
                 sys.stdout.flush()
 
 
-def _listen_here() -> None:
-    logging.getLogger().handlers = [_Terminal()]  # in place of Prefect's
-
-
-def _show_plan(steps: Sequence[pipeline.Step]) -> int:
+def _show_plan(options: argparse.Namespace) -> int:
     """A stage runs if it changed; one behind it may turn out to be unchanged when its turn comes."""
+    from flows import trees
+
+    root = trees.prepared(Path.cwd(), options.overrides)
     behind: set[str] = set()
-    for step in steps:
+    for step in pipeline.plan([f"report@{name}" for name in options.names], root, options.begin):
         later = behind.intersection(step.needs)
         if step.changed or later:
             behind.add(step.stage)
@@ -112,23 +130,20 @@ def _show_plan(steps: Sequence[pipeline.Step]) -> int:
     return 0
 
 
-def _show_outcomes(outcomes: "Sequence[Outcome]") -> None:
+def _show(built: "Built", reports: Sequence[str], layout: Layout) -> bool:
+    """Print what was done, the verdicts as their stages computed them, and where their pages are; whether all are PASS."""
     print()
-    for outcome in outcomes:
+    for outcome in built.outcomes:
         print(f"{outcome.stage:<28} {outcome.how:<8} {outcome.seconds:8.1f} s")
-
-
-def _show_verdict(report: str, layout: Layout) -> bool:
-    """Print the verdict of `report` as its stage computed it, and where its pages are; whether it is PASS."""
-    status = str(json.loads(layout.report(report, "json").read_text(encoding="utf-8"))["status"])
-    pages = " ".join(str(layout.report(report, ending).relative_to(layout.root)) for ending in ("md", "html"))
-    print(f"\n{report}: {status}\n{pages}")
-    return status == "PASS"
-
-
-def _fail(message: str) -> int:
-    print(message, file=sys.stderr)
-    return 1
+    here = Layout(built.root)
+    found = {name: pipeline.verdict(name, built.root) for name in reports}
+    for name, status in found.items():
+        pages = " ".join(str(here.report(name, ending).relative_to(layout.root)) for ending in ("md", "html"))
+        print(f"\n{name}: {status}\n{pages}")
+    if built.root != layout.root:
+        tree = built.root.relative_to(layout.root)
+        print(f"\n`dvc exp apply {tree.name}` brings it here; `git worktree remove --force {tree}` frees its room")
+    return set(found.values()) == {"PASS"}
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

@@ -68,7 +68,7 @@ class Server:
         self._process.terminate()  # to this server SIGINT is the slow way out: it takes itself apart for a second
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(5)
-        groups.end(self._process.pid, self._process.poll)
+        groups.end([self._process.pid], self._process.poll)
         groups.release(self._process)
 
 

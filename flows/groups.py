@@ -9,30 +9,30 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, Any
 
 # DVC ignores SIGINT while a stage runs and releases its locks when the stage is done; SIGTERM would kill DVC and orphan the stage.
 GENTLY = ((signal.SIGINT, 20.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 
 
-def end(group: int, reap: Callable[[], object] = lambda: None) -> None:
-    """Ask `group` to stop (SIGINT, and time for a checkpoint), then insist (SIGTERM), then kill. An interrupt of ours skips a wait.
+def end(groups: Iterable[int], reap: Callable[[], object] = lambda: None) -> None:
+    """Ask `groups` to stop (SIGINT, and time for a checkpoint), then insist (SIGTERM), then kill. An interrupt of ours skips a wait.
 
-    `reap` collects the exit status of a child of ours, without which it would count as alive.
+    `reap` collects the exit status of children of ours, without which they would count as alive.
     """
+    living = list(groups)
     for number, seconds in GENTLY:
-        if not _signal(group, number):
-            return
+        living = [group for group in living if _signal(group, number)]
         until = time.monotonic() + seconds
         with suppress(KeyboardInterrupt):
-            while time.monotonic() < until:
+            while living and time.monotonic() < until:
                 reap()
-                if not _signal(group, 0):
-                    return
-                time.sleep(0.05)
+                if living := [group for group in living if _signal(group, 0)]:
+                    time.sleep(0.05)
 
 
 def _signal(group: int, number: int) -> bool:
@@ -65,10 +65,38 @@ def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen
     try:
         yield process
     except BaseException:
-        end(process.pid, process.poll)
+        end([process.pid], process.poll)
         raise
     finally:
         release(process)
+
+
+class Crew:
+    """Commands that worker threads wait for, and that the main thread ends all at once when it is interrupted."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self._lock = threading.Lock()
+        self._members: dict[int, subprocess.Popen[str]] = {}
+
+    @contextmanager
+    def running(self, command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+        """`running(command)` as a member. InterruptedError once the crew was ended: nothing new begins then."""
+        with ExitStack() as stack:
+            with self._lock:
+                if self.ended.is_set():
+                    raise InterruptedError
+                process = stack.enter_context(running(command, **options))
+                self._members[process.pid] = process
+            stack.callback(self._members.pop, process.pid)
+            yield process
+
+    def end(self) -> None:
+        """Ask all members to stop, wait, insist; return when none is left."""
+        with self._lock:
+            self.ended.set()
+            members = dict(self._members)
+        end(members, lambda: [process.poll() for process in members.values()])
 
 
 @functools.cache
@@ -93,7 +121,7 @@ def keep(lines: IO[str]) -> None:
         else:
             living.pop(group)
     for group in reversed(living):
-        end(int(group))
+        end([int(group)])
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ import fcntl
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from itertools import takewhile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -24,7 +24,9 @@ from provenlm.core.layout import Layout
 from provenlm.core.progress import MARK
 
 DVC = [sys.executable, "-m", "dvc", "--wait-for-lock"]  # without waiting, two runs side by side fail now and then
+KINDS = ("scrape", "filter", "dedupe", "tokenize", "train", "validate", "report")  # in the order in which they build on each other
 BUSY_SECONDS = 2.0
+LOCK_SECONDS = 0.2
 
 How = Literal["ran", "cached"]
 Listener = Callable[[str], None]
@@ -61,53 +63,87 @@ class StageError(Exception):
     """A stage that did not get done; the message is one line: stage, reason, log."""
 
 
-def plan(targets: Sequence[str], root: Path) -> list[Step]:
-    """The stages that `targets` rest on, in DVC's order. UserError in DVC's words if dvc.yaml or params.yaml cannot be resolved."""
+class StoppedError(StageError):
+    """A stage that was asked to stop, or was not begun because others were."""
+
+
+def environment() -> dict[str, str]:
+    """That of a DVC process: `python` in a stage's command must be this one, and its lines must come as they are said."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
+
+
+def plan(targets: Sequence[str], root: Path, begin: str = KINDS[0]) -> list[Step]:
+    """The stages that `targets` rest on, from those of the kind `begin` on, in DVC's order.
+
+    UserError in DVC's words if dvc.yaml or params.yaml cannot be resolved.
+    """
     command = [sys.executable, "-m", "flows.pipeline", *targets]
     with groups.running(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         out, err = process.communicate()
     if process.returncode:
         raise UserError(f"dvc.yaml: {' '.join(err.strip().splitlines()[-1:]) or 'DVC could not read it'}")
-    return [Step(row["stage"], tuple(row["needs"]), row["changed"]) for row in json.loads(out)]
+    steps = [Step(row["stage"], tuple(row["needs"]), row["changed"]) for row in json.loads(out)]
+    chosen = {step.stage: step for step in steps if KINDS.index(step.kind) >= KINDS.index(begin)}
+    return [replace(step, needs=tuple(need for need in step.needs if need in chosen)) for step in chosen.values()]
 
 
-def repro(step: Step, root: Path, listen: Listener) -> How:
+def verdict(report: str, root: Path) -> str:
+    """The verdict of `report` as its stage computed it."""
+    return str(json.loads(Layout(root).report(report, "json").read_text(encoding="utf-8"))["status"])
+
+
+def repro(step: Step, root: Path, listen: Listener, crew: groups.Crew | None = None, slots: Sequence[Path] = ()) -> How:
     """Let DVC reproduce one stage, telling `listen` each line that the stage says. StageError names stage, reason and log.
 
-    Two runs of one subject wait for each other, and one training runs at a time. Whatever exception leaves this (an interrupt, a
-    cancellation), the stage was asked to stop and has had its time for a checkpoint.
+    Two runs of one subject wait for each other, and a training takes one of `slots`, which several checkouts may share. If `crew` is
+    ended meanwhile, the stage was asked to stop and has had its time for a checkpoint; then this raises StoppedError.
     """
-    layout = Layout(root)
+    layout, crew = Layout(root), crew or groups.Crew()
+    waiting = False
     with ExitStack() as stack:
-        for lock in (step.subject, "train") if step.kind == "train" else (step.subject,):
-            stack.enter_context(alone(layout.lock(lock), lambda: listen("waiting for another run of the same kind")))
-        waiting = False
-        while True:
+        for files in ([layout.lock(step.subject)], slots if step.kind == "train" else []):
+            stack.enter_context(alone(files, lambda: listen("waiting for another run of the same kind"), crew.ended))
+        while not crew.ended.is_set():
             spoken = _Spoken(listen)
             with _log(layout.log(step.stage)) as log:
-                code = _run([*DVC, "repro", "--single-item", step.stage], root, spoken, log)
+                code = _run([*DVC, "repro", "--single-item", step.stage], root, spoken, log, crew)
             if code == 0:
                 return "cached" if spoken.cached else "ran"
+            if crew.ended.is_set():
+                break
             reason = spoken.reason().removeprefix(f"{step.stage}: ")
             if not _BUSY.search(reason):
                 raise StageError(f"{step.stage}: {reason}; log: {layout.log(step.stage).relative_to(root)}")
             if not waiting:
                 listen(f"waiting for another DVC: {reason}")
             waiting = True
-            time.sleep(BUSY_SECONDS)
+            crew.ended.wait(BUSY_SECONDS)
+    raise StoppedError(f"{step.stage}: stopped; the next run goes on from here")
 
 
 @contextmanager
-def alone(path: Path, wait: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock file `path`; `wait` is called once if another process has it. The kernel frees it however we die."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+def alone(files: Sequence[Path], wait: Callable[[], None], ended: threading.Event | None = None) -> Iterator[None]:
+    """Hold one of the lock files `files`, if there are any; `wait` is called once if other processes have them all.
+
+    The kernel frees it however we die. StoppedError if `ended` is set before one is free.
+    """
+    ended, told = ended or threading.Event(), False
+    while files:
+        for path in files:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("w") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                yield
+                return
+        if not told:
             wait()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        told = True
+        if ended.wait(LOCK_SECONDS):
+            raise StoppedError("stopped while waiting for another run")
+    yield
 
 
 @contextmanager
@@ -143,26 +179,20 @@ class _Spoken:
         return self.last if self.last and (exited or not self.refusal) else self.refusal or "DVC ended without a word"
 
 
-def _run(command: list[str], root: Path, spoken: _Spoken, log: IO[str]) -> int:
+def _run(command: list[str], root: Path, spoken: _Spoken, log: IO[str], crew: groups.Crew) -> int:
     """Run `command` to its exit status. What a stage says while it is being stopped is heard too, but for a stack trace."""
-
-    def hear(lines: Iterable[str]) -> None:
-        for line in filter(None, (line.rstrip() for line in lines)):
-            log.write(line + "\n")
-            spoken.hear(line)
-
-    # `python` in a stage's command must be this one, and its lines must come as they are said
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
-    process = None
     try:
-        with groups.running(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        with crew.running(command, cwd=root, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
             assert process.stdout is not None
-            hear(process.stdout)
+            tracing = False
+            for line in filter(None, (line.rstrip() for line in process.stdout)):
+                log.write(line + "\n")
+                tracing = tracing or (crew.ended.is_set() and line.startswith("Traceback"))
+                if not tracing:
+                    spoken.hear(line)
             return process.wait()
-    except BaseException:
-        if process is not None and process.stdout is not None:
-            hear(takewhile(lambda line: not line.startswith("Traceback"), process.stdout))
-        raise
+    except InterruptedError:
+        return -signal.SIGINT
 
 
 def _plan(targets: Sequence[str]) -> list[dict[str, Any]]:

@@ -1,39 +1,28 @@
-"""One DVC stage as one Prefect task, and the flow that runs those of a plan in DVC's order: what the UI shows and the terminal prints."""
+"""One DVC stage as one Prefect task, and the stages of a plan in DVC's order: what the UI shows and the terminal prints."""
 
 import base64
 import contextvars
-import json
-import logging
 import re
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
-from uuid import UUID
+from typing import Any
 
 from flows import environment  # noqa: F401  before Prefect, which reads its settings at import
 
 # isort: split
-from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect import get_run_logger, task
+from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
-from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
-from tqdm import tqdm
+from prefect.states import Cancelled, Completed, Failed
 
-from flows import pipeline
+from flows import groups, meter, pipeline
 from provenlm.core import audit as audits
 from provenlm.core.errors import UserError
 from provenlm.core.layout import Layout
-from provenlm.core.progress import MARK
-
-LINE_SECONDS = 10.0
-ARTIFACT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -45,55 +34,79 @@ class Outcome:
     seconds: float
 
 
-@flow(name="build", flow_run_name=lambda: ", ".join(flow_run.parameters["reports"]))
-def build(reports: list[str]) -> State[list[Outcome]]:
-    """From the world to the verdict: every stage that the reports rest on, those that changed and no others.
+@dataclass(frozen=True)
+class Place:
+    """Where stages run: `root`, a checkout; how many at once; and the locks of which a training takes one."""
 
-    Args:
-        reports: names below `reports` in params.yaml
+    root: Path
+    jobs: int
+    slots: Sequence[Path]
+
+
+def run(steps: Sequence[pipeline.Step], place: Place) -> list[Outcome]:
+    """Run `steps`, each as a task when those that it reads from are done, up to `place.jobs` side by side.
+
+    After a failure nothing new is begun, what runs is let finish, and StageError says the first. An exception in this thread (an
+    interrupt, a cancellation) stops all of them, and they have had their time for a checkpoint when it goes on its way.
     """
-    root = Path.cwd()
-    try:
-        outcomes = run(pipeline.plan([f"report@{name}" for name in reports], root))
-    except (UserError, pipeline.StageError) as error:
-        return Failed(message=str(error), data=error)  # no stack trace: it is told in one line
-    for name in reports:
-        page = Layout(root).report(name, "md")
-        create_markdown_artifact(with_pictures(page.read_text(encoding="utf-8"), page.parent), _key(f"report-{name}"))
-    ran = sum(outcome.how == "ran" for outcome in outcomes)
-    return Completed(message=f"{ran} ran, {len(outcomes) - ran} cached", data=outcomes)
-
-
-def run(steps: Iterable[pipeline.Step]) -> list[Outcome]:
-    """Run `steps` one after another, each as a task that waits for those it reads from. StageError at the first that fails."""
+    waiting = {step.stage: step for step in steps}
     states: dict[str, State[Any]] = {}
-    outcomes = []
-    for step in steps:
-        fresh = not step.changed and all(states[need].name == "Cached" for need in step.needs)
-        started = time.monotonic()
-        state = stage.with_options(name=step.kind)(step, fresh, return_state=True, wait_for=[states[need] for need in step.needs])
+    running: dict[Future[tuple[State[Any], float]], pipeline.Step] = {}
+    outcomes: dict[str, Outcome] = {}
+    failed: list[State[Any]] = []
+    crew = groups.Crew()
+    with ThreadPoolExecutor(place.jobs) as pool:
+        try:
+            while running or (waiting and not failed):
+                for step in [] if failed else _ready(waiting, states)[: place.jobs - len(running)]:
+                    del waiting[step.stage]
+                    needed = [states[need] for need in step.needs if need in states]
+                    running[pool.submit(contextvars.copy_context().run, _one, step, needed, place, crew)] = step
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    step, (state, seconds) = running.pop(future), future.result()
+                    states[step.stage] = state
+                    if state.is_completed():
+                        outcomes[step.stage] = Outcome(step.stage, "cached" if state.name == "Cached" else "ran", seconds)
+                    else:
+                        failed.append(state)
+        except BaseException:
+            crew.end()
+            raise
+    for state in failed:
         state.result()  # raises what made it fail
-        states[step.stage] = state
-        outcomes.append(Outcome(step.stage, "cached" if state.name == "Cached" else "ran", time.monotonic() - started))
-    return outcomes
+    return [outcomes[step.stage] for step in steps]
+
+
+def _ready(waiting: dict[str, pipeline.Step], states: dict[str, State[Any]]) -> list[pipeline.Step]:
+    """Those that read from nothing that is still to come, in DVC's order."""
+    return [step for step in waiting.values() if not any(need in waiting or need not in states for need in step.needs)]
+
+
+def _one(step: pipeline.Step, needed: list[State[Any]], place: Place, crew: groups.Crew) -> tuple[State[Any], float]:
+    started = time.monotonic()
+    fresh = not step.changed and all(state.name == "Cached" for state in needed)
+    state = stage.with_options(name=step.kind)(step, fresh, place, crew, return_state=True, wait_for=needed)
+    return state, time.monotonic() - started
 
 
 @task(name="stage", task_run_name="{step.stage}", cache_policy=NO_CACHE)  # what is cached is for DVC alone to say
-def stage(step: pipeline.Step, fresh: bool) -> State[None]:
+def stage(step: pipeline.Step, fresh: bool, place: Place, crew: groups.Crew) -> State[None]:
     """Reproduce one stage. `fresh`: nothing it rests on changed, so DVC need not even be started."""
     log = get_run_logger()
     if fresh:
         log.info("cached")
         return Completed(name="Cached", message="DVC: unchanged")
     log.info("started")
-    started, root = time.monotonic(), Path.cwd()
+    started = time.monotonic()
     try:
-        with _listening(step.stage, log.info) as listen:
-            how = pipeline.repro(step, root, listen)
+        with meter.listening(step.stage, key(f"progress-{step.stage}"), log.info) as listen:
+            how = pipeline.repro(step, place.root, listen, crew, place.slots)
         if how == "ran":
-            _publish_figures(step, Layout(root))
+            _publish_figures(step, Layout(place.root))
+    except pipeline.StoppedError as error:
+        return Cancelled(message=str(error), data=error)
     except (UserError, pipeline.StageError) as error:
-        return Failed(message=str(error), data=error)
+        return Failed(message=str(error), data=error)  # no stack trace: it is told in one line
     if how == "cached":
         log.info("cached")
         return Completed(name="Cached", message="DVC: unchanged, or made before and kept")
@@ -108,10 +121,10 @@ def _publish_figures(step: pipeline.Step, layout: Layout) -> None:
         {"figure": name, "value": figure.value, "unit": figure.unit, "kind": figure.kind, "meaning": figure.meaning}
         for name, figure in audit.figures.items()
     ]
-    create_table_artifact(table=rows, key=_key(step.stage), description=f"figures of {step.stage}")
+    create_table_artifact(table=rows, key=key(step.stage), description=f"figures of {step.stage}")
 
 
-def _key(name: str) -> str:
+def key(name: str) -> str:
     """Prefect's artifact keys know lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower())
 
@@ -123,92 +136,3 @@ def with_pictures(markdown: str, folder: Path) -> str:
         return f"](data:image/svg+xml;base64,{base64.b64encode((folder / found[1]).read_bytes()).decode()})"
 
     return re.sub(r"\]\(([^():]+\.svg)\)", picture, markdown)
-
-
-@contextmanager
-def _listening(stage: str, say: Callable[[str], None]) -> Iterator[pipeline.Listener]:
-    """A listener to a stage's lines: progress becomes a bar or a line now and then, and an artifact; the rest is said as it is."""
-    meter = Meter(say, sys.stderr.isatty())
-    artifact = ProgressArtifact(_key(f"progress-{stage}"), stage)
-
-    def listen(line: str) -> None:
-        if not line.startswith(MARK):
-            say(line)
-            return
-        with suppress(ValueError, KeyError):  # a line cut short by a dying stage
-            fields = json.loads(line.removeprefix(MARK))
-            meter.show(fields)
-            if fields["total"]:
-                artifact.percent = 100.0 * fields["done"] / fields["total"]
-
-    try:
-        yield listen
-    finally:
-        meter.close()
-        artifact.close()
-
-
-class Meter:
-    """Progress of a stage for a person: one bar on a terminal, elsewhere a line every ten seconds."""
-
-    def __init__(self, say: Callable[[str], None], terminal: bool) -> None:
-        self._say, self._terminal = say, terminal
-        self._bar: tqdm[Any] | None = None
-        self._label, self._said = "", time.monotonic()
-
-    def show(self, fields: Mapping[str, Any]) -> None:
-        """`fields` of a progress line: label, done, total (or null), unit, note."""
-        if fields["label"] != self._label:
-            self.close()
-            self._label = fields["label"]
-        if self._terminal:
-            self._draw(fields)
-        elif time.monotonic() - self._said >= LINE_SECONDS:
-            self._said = time.monotonic()
-            share = f" of {fields['total']}" if fields["total"] else ""
-            self._say(f"{fields['label']}: {fields['done']}{share} {fields['unit']} {fields['note']}".rstrip())
-
-    def _draw(self, fields: Mapping[str, Any]) -> None:
-        done, total = fields["done"], fields["total"]
-        if (bar := self._bar) is None:
-            unit = f" {fields['unit']}"
-            self._bar = bar = tqdm(desc=fields["label"], total=total, unit=unit, leave=False, dynamic_ncols=True, initial=done)
-        bar.n, bar.total = done, total
-        bar.set_postfix_str(fields["note"])
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-
-class ProgressArtifact:
-    """Tells Prefect of `percent` at most once a second, from a thread of its own: a slow API must not delay a line or a signal."""
-
-    def __init__(self, key: str, description: str) -> None:
-        self.percent: float | None = None
-        self._key, self._description = key, description
-        self._ended = threading.Event()
-        context = contextvars.copy_context()  # so that the artifact belongs to this task run
-        self._thread = threading.Thread(target=context.run, args=(self._tell,), daemon=True)
-        self._thread.start()
-
-    def _tell(self) -> None:
-        artifact: UUID | None = None
-        told = None
-        while not self._ended.wait(ARTIFACT_SECONDS):
-            if (percent := self.percent) is None or percent == told:
-                continue
-            try:
-                if artifact is None:
-                    artifact = cast(UUID, create_progress_artifact(percent, self._key, self._description))
-                else:
-                    update_progress_artifact(artifact, percent)
-            except Exception as error:  # nobody should lose a training to the picture of a bar
-                logging.getLogger(__name__).warning("progress is no longer shown in Prefect: %s", error)
-                return
-            told = percent
-
-    def close(self) -> None:
-        self._ended.set()
-        self._thread.join(2 * ARTIFACT_SECONDS)

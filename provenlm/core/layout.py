@@ -48,6 +48,10 @@ class Layout:
     def plots(self, report: str) -> Path:
         return self.root / "reports" / f"{report}_files"
 
+    def tree(self, name: str) -> Path:
+        """A further checkout of the project, beside the first: for overrides, for a refresh."""
+        return self.root / ".worktrees" / name
+
     def log(self, stage: str) -> Path:
         """All that the last run of a stage (`train@docs_moe`) said, when a flow ran it."""
         return self.root / ".prefect" / "logs" / f"{stage}.log"

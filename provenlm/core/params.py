@@ -2,15 +2,17 @@
 
 import dataclasses
 import difflib
+import io
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from provenlm.core import files
 from provenlm.core.errors import UserError
 
 T = TypeVar("T")
@@ -85,6 +87,35 @@ def _check_report(params: Params, name: str) -> None:
         raise UserError(f"{params.where('reports', name, 'corpora')}: must be those of its recipes: [{', '.join(corpora)}]")
     if name in params.tables["corpora"] or name in params.tables["recipes"]:
         raise UserError(f"{params.file}: reports.{name}: a corpus or recipe has that name; a report needs its own, for its audit")
+
+
+def override(path: Path, words: Sequence[str]) -> None:
+    """Set values in the file `path`: each of `words` is `table.name.section.key=value`, the value in YAML 1.2; comments stay.
+
+    UserError for a key that is not there: what a misspelt one should have set would silently stay as it was.
+    """
+    yaml = YAML()
+    yaml.preserve_quotes, yaml.width = True, 1000
+    content: Any = yaml.load(path.read_text(encoding="utf-8"))
+    for word in words:
+        address, equals, text = word.partition("=")
+        *folders, last = address.strip().split(".")
+        inner: Any = content
+        target, where = inner, path.name
+        for key in (*folders, last):
+            if not isinstance(inner, Mapping) or key not in inner:
+                known = [str(name) for name in inner] if isinstance(inner, Mapping) else []
+                raise UserError(f"{word}: {where}: no {key!r}{_hint(key, known)}; known: {', '.join(known) or 'none'}")
+            target, inner, where = inner, inner[key], f"{where}: {key}" if inner is content else f"{where}.{key}"
+        if not equals or not folders:
+            raise UserError(f"{word}: an override is written like recipes.NAME.train.steps=200")
+        try:
+            target[last] = YAML(typ="safe", pure=True).load(text)
+        except YAMLError as error:
+            raise UserError(f"{word}: not readable as YAML: {' '.join(str(error).split())}") from None
+    out = io.StringIO()
+    yaml.dump(content, out)
+    files.write_text(path, out.getvalue())
 
 
 def parse(kind: type[T], value: object, where: str) -> T:

@@ -128,3 +128,37 @@ def test_a_missing_file_says_where_to_run(tmp_path):
 def test_an_unknown_subject_names_the_known_ones(tmp_path):
     with pytest.raises(UserError, match="params.yaml: corpora: no 'cc' \\(did you mean 'c'\\?\\); known: c"):
         loaded(tmp_path, FILE).row("corpora", "cc")
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("recipes: # who\n  small:\n    train: {steps: 3, rate: 0.1, plateau: null} # how long\n")
+    return path
+
+
+def test_overrides_set_values_as_yaml_1_2_and_keep_what_people_wrote(file):
+    params.override(
+        file, ["recipes.small.train.steps=200", "recipes.small.train.rate=1e-3", "recipes.small.train.plateau={least: 2}"]
+    )
+    assert file.read_text() == ("recipes: # who\n  small:\n    train: {steps: 200, rate: 0.001, plateau: {least: 2}} # how long\n")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        (
+            "recipes.smal.train.steps=1",
+            "recipes.smal.train.steps=1: params.yaml: recipes: no 'smal' (did you mean 'small'?); known: small",
+        ),
+        ("recipes.small.train.steps.most=1", "params.yaml: recipes.small.train.steps: no 'most'; known: none"),
+        ("recipes.small.train.steps", "an override is written like recipes.NAME.train.steps=200"),
+        ("recipes.small.train.steps={", "not readable as YAML"),
+    ],
+)
+def test_an_override_that_cannot_be_meant_is_refused_and_nothing_is_written(file, word, message):
+    before = file.read_bytes()
+    with pytest.raises(UserError) as refusal:
+        params.override(file, ["recipes.small.train.steps=1", word])
+    assert message in str(refusal.value)
+    assert file.read_bytes() == before

@@ -12,6 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 HERE = Path(__file__).parent
+os.environ["PYTHONPATH"] = str(HERE.parents[1])  # processes that work in another folder take the code that stands here
 
 
 class Project:
@@ -30,6 +31,19 @@ class Project:
         params[table][name].update(sections)
         yaml.dump(params, self.root / "params.yaml")
 
+    def git(self, *words: str) -> str:
+        """What `git WORDS` prints, by somebody with a name."""
+        who = ("-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main")
+        return subprocess.run(["git", *who, *words], cwd=self.root, check=True, capture_output=True, text=True).stdout.strip()
+
+    def commit(self) -> None:
+        """All that git does not ignore, in a repository that is made if there is none."""
+        if not (self.root / ".git").exists():
+            self.dvc("config", "core.no_scm", "false")
+            self.git("init", "--quiet")
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", "as it stands")
+
     def start(self, *words: str, wrapper: Sequence[str] = (), **environment: str) -> "subprocess.Popen[str]":
         """`python -m flows.build` with `words`."""
         return subprocess.Popen(
@@ -46,11 +60,14 @@ class Project:
         out, err = process.communicate()
         return process.returncode, out, err
 
-    def dvc(self, *words: str) -> None:
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        subprocess.run(
-            [sys.executable, "-m", "dvc", *words, "--quiet"], cwd=self.root, env={**os.environ, "PATH": path}, check=True
+    def dvc(self, *words: str) -> str:
+        """What `dvc WORDS` prints."""
+        environment = {**self.environment, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", *words], cwd=self.root, env=environment, check=False, capture_output=True, text=True
         )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def processes(self) -> list[int]:
         """Those that work in the folder."""

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
 
 import pytest
+from ruamel.yaml import YAML
 
 from flows import environment, pipeline
 from flows.build import targets
@@ -15,6 +17,9 @@ from provenlm.core import params as parameters
 from provenlm.core.errors import UserError
 
 ORDER = ["scrape@words", "filter@words", "dedupe@words", "tokenize@words", "train@small", "validate@small", "report@proof"]
+
+
+CORPUS, RECIPE = ("scrape", "filter", "dedupe", "tokenize"), ("train", "validate")
 
 
 def table(out: str) -> list[tuple[str, str]]:
@@ -142,6 +147,80 @@ def test_a_dry_run_says_what_would_run_and_runs_nothing(project):
     assert code == 0
     assert [tuple(line.split()[:2]) for line in out.splitlines()] == [(stage, "runs") for stage in ORDER]
     assert not (project.root / "data").exists()
+
+
+def test_with_an_override_params_and_workspace_stay_and_the_result_is_an_experiment(built, server):
+    built.commit()
+    before = (built.root / "params.yaml").read_bytes(), (built.root / "dvc.lock").read_bytes()
+    (built.root / "notes.txt").write_text("not committed")
+    words = ("--set", "recipes.small.train.steps=5")
+    code, out, err = built.build(*words, **server)
+    assert (code, err) == (0, "")
+    assert table(out) == [*((stage, "cached") for stage in ORDER[:4]), *((stage, "ran") for stage in ORDER[4:])]
+    assert ((built.root / "params.yaml").read_bytes(), (built.root / "dvc.lock").read_bytes()) == before
+    tree = built.root / ".worktrees" / (name := re.search(r"dvc exp apply (\S+)`", out)[1])
+    assert json.loads((tree / "models/small/model.json").read_text()) == 5
+    assert json.loads((built.root / "models/small/model.json").read_text()) == 3
+    assert (tree / "notes.txt").exists()
+    assert built.git("status", "--porcelain") == "?? notes.txt"
+
+    code, out, _ = built.build(*words, **server)
+    assert code == 0 and {how for _, how in table(out)} == {"cached"}
+    shown = json.loads(built.dvc("exp", "show", "--json"))
+    assert name in json.dumps(shown)
+    (built.root / "notes.txt").unlink()
+    built.dvc("exp", "apply", name)
+    assert json.loads((built.root / "models/small/model.json").read_text()) == 5
+
+
+def test_overrides_are_checked_by_the_stages_parsers_before_anything_starts(built):
+    built.commit()
+    for word, answer in (
+        (
+            "recipes.small.train.stops=5",
+            "recipes.small.train.stops=5: params.yaml: recipes.small.train: no 'stops' (did you mean 'steps'?)",
+        ),
+        ("recipes.small.train.steps=many", "params.yaml: recipes.small.train.steps: expected a whole number, got 'many'"),
+    ):
+        code, out, err = built.build("--dry-run", "--set", word)
+        assert (code, out) == (1, "") and err.startswith(answer)
+
+
+def test_overrides_need_a_commit(built):
+    code, _, err = built.build("--dry-run", "--set", "recipes.small.train.steps=5")
+    assert code == 1 and err.startswith("git rev-list: ")
+
+
+def test_an_interrupted_override_goes_on_where_it_was(built, server):
+    built.set("recipes", "small", train={"steps": 3, "pause": 0.1})
+    built.commit()
+    words = ("--set", "recipes.small.train.steps=40")
+    process = built.start(*words, **server)
+    until("train begins", process)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate()
+    assert process.returncode == 130 and (stopped := re.search(r"stopped at (\d+)", out))
+    code, out, _ = built.build(*words, **server)
+    assert code == 0 and f"goes on at {stopped[1]}" in out
+
+
+def test_stages_of_different_subjects_run_side_by_side_and_trainings_one_by_one(project, server):
+    params = YAML(typ="safe").load(project.root / "params.yaml")
+    params["corpora"]["other"] = {**params["corpora"]["words"], "scrape": {"meet": "words"}}
+    params["corpora"]["words"]["scrape"] = {"meet": "other"}
+    for name, corpus in (("small", "words"), ("second", "other")):
+        params["recipes"][name] = {**params["recipes"]["small"], "corpus": corpus, "train": {"alone": True, "steps": 2}}
+    params["reports"]["proof"] |= {"recipes": ["small", "second"], "corpora": ["words", "other"]}
+    YAML().dump(params, project.root / "params.yaml")
+    path = project.root / "dvc.yaml"
+    path.write_text(path.read_text().replace('${item.recipes[0]}"]', '${item.recipes[0]}", "reports/audits/${item.recipes[-1]}"]'))
+    code, out, err = project.build("--jobs", "2", **server)
+    assert (code, err) == (0, "")
+    assert {stage for stage, how in table(out) if how == "ran"} == {
+        *ORDER,
+        *(f"{kind}@other" for kind in CORPUS),
+        *(f"{kind}@second" for kind in RECIPE),
+    }
 
 
 def test_a_port_where_something_else_answers_is_not_taken_for_prefect():

@@ -70,7 +70,7 @@ def test_a_group_that_ignores_the_interrupt_is_terminated(monkeypatch):
     monkeypatch.setattr(groups, "GENTLY", ((signal.SIGINT, 0.3), (signal.SIGTERM, 5.0)))
     process = groups.start([sys.executable, "-c", DEAF], stdout=subprocess.PIPE)
     process.stdout.readline()
-    groups.end(process.pid, process.poll)
+    groups.end([process.pid], process.poll)
     assert process.returncode == -signal.SIGTERM
 
 
@@ -84,5 +84,5 @@ def test_a_second_interrupt_cuts_the_wait_short():
         if next(impatience, "waited") is None:
             raise KeyboardInterrupt
 
-    groups.end(process.pid, reap)
+    groups.end([process.pid], reap)
     assert process.wait() == -signal.SIGTERM or process.returncode == -signal.SIGKILL

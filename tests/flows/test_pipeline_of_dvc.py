@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import pipeline
+from flows import groups, pipeline
 from provenlm.core.errors import UserError
 
 ORDER = ["scrape@words", "filter@words", "dedupe@words", "tokenize@words", "train@small", "validate@small", "report@proof"]
@@ -78,15 +78,15 @@ def test_a_dvc_yaml_that_cannot_be_resolved_is_the_users_in_dvcs_words(project):
 
 def test_an_interrupted_stage_saves_is_heard_and_goes_on(project):
     project.set("corpora", "words", scrape={"steps": 60, "pause": 0.1})
-    heard = []
+    heard, crew = [], groups.Crew()
 
     def listen(line):
         heard.append(line)
-        if line.startswith("::progress"):
-            raise KeyboardInterrupt
+        if line.startswith("::progress") and not crew.ended.is_set():
+            crew.end()
 
-    with pytest.raises(KeyboardInterrupt):
-        pipeline.repro(step("scrape@words"), project.root, listen)
+    with pytest.raises(pipeline.StoppedError, match="scrape@words: stopped"):
+        pipeline.repro(step("scrape@words"), project.root, listen, crew)
     assert heard[-1].startswith("stopped at ")
     count = int(heard[-1].removeprefix("stopped at "))
     heard.clear()
@@ -99,16 +99,38 @@ def test_a_lock_that_another_holds_is_waited_for_and_said(tmp_path):
     said, order = threading.Event(), []
 
     def second():
-        with pipeline.alone(tmp_path / "lock", said.set):
+        with pipeline.alone([tmp_path / "lock"], said.set):
             order.append("second")
 
     thread = threading.Thread(target=second)
-    with pipeline.alone(tmp_path / "lock", lambda: pytest.fail("nobody else was there")):
+    with pipeline.alone([tmp_path / "lock"], lambda: pytest.fail("nobody else was there")):
         thread.start()
         assert said.wait(30)
         order.append("first")
     thread.join(30)
     assert order == ["first", "second"]
+
+
+def test_of_two_slots_the_second_is_taken_without_waiting(tmp_path):
+    slots, never = [tmp_path / "a", tmp_path / "b"], lambda: pytest.fail("one was free")
+    with pipeline.alone(slots, never), pipeline.alone(slots, never):
+        ended = threading.Event()
+        with pytest.raises(pipeline.StoppedError), pipeline.alone(slots, ended.set, ended):
+            pass
+
+
+def test_an_ended_crew_begins_nothing(tmp_path):
+    crew = groups.Crew()
+    crew.end()
+    with pytest.raises(InterruptedError), crew.running(["touch", str(tmp_path / "made")]):
+        pass
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_plan_from_a_stage_on_leaves_out_what_stands_before(project):
+    steps = pipeline.plan(["report@proof"], project.root, "train")
+    assert [step.stage for step in steps] == ORDER[4:]
+    assert steps[0].needs == () and steps[1].needs == ("train@small",)
 
 
 def test_a_stage_that_someone_runs_by_hand_is_waited_for(project, monkeypatch):

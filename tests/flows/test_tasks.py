@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from flows import tasks
+from flows import meter, tasks
 
 FIELDS = {"label": "train", "done": 40, "total": 100, "unit": "steps", "note": "loss 3.1"}
 
@@ -13,35 +13,35 @@ FIELDS = {"label": "train", "done": 40, "total": 100, "unit": "steps", "note": "
 @pytest.fixture
 def said(monkeypatch):
     """Lines that a meter without a terminal says; every progress line is due."""
-    monkeypatch.setattr(tasks, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(meter, "LINE_SECONDS", 0.0)
     return []
 
 
 def test_progress_without_a_terminal_is_a_line(said):
-    tasks.Meter(said.append, terminal=False).show(FIELDS)
+    meter.Meter(said.append, terminal=False).show(FIELDS)
     assert said == ["train: 40 of 100 steps loss 3.1"]
 
 
 def test_progress_towards_an_unknown_end_names_no_end(said):
-    tasks.Meter(said.append, terminal=False).show({**FIELDS, "total": None, "note": ""})
+    meter.Meter(said.append, terminal=False).show({**FIELDS, "total": None, "note": ""})
     assert said == ["train: 40 steps"]
 
 
 def test_progress_that_comes_often_is_said_seldom():
     said = []
-    meter = tasks.Meter(said.append, terminal=False)
+    shown = meter.Meter(said.append, terminal=False)
     for done in range(1000):
-        meter.show({**FIELDS, "done": done})
+        shown.show({**FIELDS, "done": done})
     assert said == []
 
 
 def test_progress_on_a_terminal_is_a_bar_and_no_line(monkeypatch):
     said, terminal = [], io.StringIO()
     monkeypatch.setattr("sys.stderr", terminal)
-    meter = tasks.Meter(said.append, terminal=True)
-    meter.show(FIELDS)
-    meter.show({**FIELDS, "done": 60, "total": 120})
-    meter.close()
+    shown = meter.Meter(said.append, terminal=True)
+    shown.show(FIELDS)
+    shown.show({**FIELDS, "done": 60, "total": 120})
+    shown.close()
     assert said == []
     assert "train:  40%" in terminal.getvalue() and "60/120" in terminal.getvalue() and "loss 3.1" in terminal.getvalue()
 

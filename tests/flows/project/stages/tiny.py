@@ -1,7 +1,7 @@
 """Every stage of a pipeline so small that it takes no time: reads params.yaml and one file, writes one file and an audit.
 
 A section's `fail` is said on the way out with status 1, `signal` kills the process, `steps` of `pause` seconds make it long; an
-interrupted one keeps its count.
+interrupted one keeps its count. With `meet` it waits for the same stage of another subject, with `alone` it bears none of any.
 """
 
 import json
@@ -27,6 +27,12 @@ def main(stage: str, table: str, subject: str) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, frame: asked.append(number))
     say(f"{stage} begins")
+    if "meet" in section:
+        meet(subject, section["meet"])
+    if section.get("alone"):
+        Path("models/.alone").mkdir(parents=True)  # fails if another is at it
+        time.sleep(0.5)
+        Path("models/.alone").rmdir()
     if "fail" in section:
         sys.exit(f"{stage}@{subject}: {section['fail']}")
     if "signal" in section:
@@ -45,6 +51,17 @@ def main(stage: str, table: str, subject: str) -> None:
         write(Path("reports") / f"{subject}.html", status)
         write(Path("reports") / f"{subject}_files" / "loss.svg", "")
         Path(f"reports/{subject}.md").write_text(f"# {status}\n\n![loss]({subject}_files/loss.svg)\n")
+
+
+def meet(subject: str, other: str) -> None:
+    """Return when the same stage of `other` runs too."""
+    Path("data").mkdir(exist_ok=True)
+    Path(f"data/.met-{subject}").touch()
+    until = time.monotonic() + 60
+    while not Path(f"data/.met-{other}").exists():
+        if time.monotonic() > until:
+            sys.exit(f"{other} does not come")
+        time.sleep(0.05)
 
 
 def walk(subject: str, steps: int, pause: float, asked: list[int]) -> int:

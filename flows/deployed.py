@@ -1,0 +1,102 @@
+"""The flows that a person starts, from the terminal or from a form: their parameters are typed by what params.yaml names."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from flows import environment  # noqa: F401  before Prefect, which reads its settings at import
+
+# isort: split
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas import State
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed
+from pydantic import Field
+
+from flows import pipeline, tasks, trees
+from provenlm.core import params as parameters
+from provenlm.core.errors import UserError
+from provenlm.core.layout import Layout
+
+REPORTS = parameters.load(Layout(Path.cwd()).params).names("reports")
+
+if TYPE_CHECKING:
+    Report: TypeAlias = str
+    Kind: TypeAlias = str
+else:
+    Kind = Literal[pipeline.KINDS]
+    Report = Literal[tuple(REPORTS)]  # a choice in the form, and a wrong name is refused before a run is made
+Override = Annotated[str, Field(pattern=r"^(corpora|recipes|reports)\.[^=]+=.*$", examples=["recipes.tiny_strings.train.steps=50"])]
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build did, and the checkout in which it did it."""
+
+    outcomes: Sequence[tasks.Outcome]
+    root: Path
+
+
+def _names() -> str:
+    given: Any = flow_run.parameters
+    return ", ".join([*(given["reports"] if "reports" in given else [given["report"]]), *given.get("overrides", [])])
+
+
+@flow(name="build", flow_run_name=_names)
+def build(
+    reports: list[Report] = REPORTS[:1],
+    overrides: list[Override] = [],  # noqa: B006
+    begin: Kind = "scrape",
+    jobs: Count = 1,
+    trainings: Count = 1,
+) -> State[Built]:
+    """From the world to the verdict: every stage that the reports rest on, those that changed and no others.
+
+    Args:
+        reports: what to build; everything that these rest on is built before
+        overrides: values of params.yaml for this run alone, such as recipes.docs_moe.train.steps=200; params.yaml stays as it is
+        begin: the first stage to look at; what stands before it stays as it is, changed or not
+        jobs: stages side by side; more than 1 makes speeds that they measure depend on their neighbours
+        trainings: trainings at once on this machine, if jobs allows it
+    """
+    home = Path.cwd()
+    try:
+        root = trees.prepared(home, overrides)
+        outcomes = tasks.run(pipeline.plan([f"report@{name}" for name in reports], root, begin), place(home, root, jobs, trainings))
+        if overrides:
+            trees.save(root, [outcome.stage for outcome in outcomes])
+    except pipeline.StoppedError as error:
+        return Cancelled(message=str(error), data=error)
+    except (UserError, pipeline.StageError) as error:
+        return Failed(message=str(error), data=error)  # no stack trace: it is told in one line
+    for name in reports:
+        show(name, root)
+    ran = sum(outcome.how == "ran" for outcome in outcomes)
+    return Completed(message=f"{ran} ran, {len(outcomes) - ran} cached", data=Built(outcomes, root))
+
+
+@flow(name="report", flow_run_name=_names)
+def report(report: Report = REPORTS[0]) -> State[Built]:
+    """Judge anew what was measured: the report alone, from the audits that lie there, with the bounds as they now are.
+
+    Args:
+        report: which
+    """
+    state: State[Built] = build.fn([report], begin="report")
+    return state
+
+
+def place(home: Path, root: Path, jobs: int, trainings: int) -> tasks.Place:
+    """Trainings of all checkouts of `home` share its locks."""
+    return tasks.Place(root, jobs, [Layout(home).lock(f"train-{slot}") for slot in range(trainings)])
+
+
+def show(name: str, root: Path) -> None:
+    """The page of report `name` as an artifact, and its verdict in the log."""
+    page = Layout(root).report(name, "md")
+    text, status = tasks.with_pictures(page.read_text(encoding="utf-8"), page.parent), pipeline.verdict(name, root)
+    create_markdown_artifact(text, tasks.key(f"report-{name}"), f"{name}: {status}")
+    get_run_logger().info("%s: %s", name, status)

@@ -1,0 +1,50 @@
+"""params.yaml as it stands is right, and one planted mistake a section is named."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from provenlm.core import params as parameters
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def checked(folder, *overrides):
+    shutil.copy(ROOT / "params.yaml", folder)
+    parameters.override(folder / "params.yaml", overrides)
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.check"], cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_params_yaml_as_it_stands_is_right_and_nothing_is_said(tmp_path):
+    assert checked(tmp_path) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("override", "answer"),
+    [
+        (
+            "corpora.python_docs.scrape.bounds.max_pages=many",
+            "corpora.python_docs.scrape.bounds.max_pages: expected a whole number",
+        ),
+        ("corpora.python_docs.filter.least=high", "corpora.python_docs.filter.least: expected a number"),
+        ("corpora.twelve_strings.tokenize={}", "corpora.twelve_strings.tokenize: missing key 'held_out'"),
+        ("recipes.tiny_strings.train.checkpoints.every=0", "recipes.tiny_strings.train.checkpoints: every and last are 0, 2"),
+        ("recipes.tiny_strings.net.kind=mo", "no net 'mo'"),
+        ("recipes.tiny_strings.validate.probes={}", "recipes.tiny_strings.validate.probes: missing key"),
+        (
+            "recipes.docs_moe.validate.also_count.claimed_200m.net={}",
+            "recipes.docs_moe.validate.also_count.claimed_200m.net: missing key",
+        ),
+        ("reports.tiny.bounds={a: {bound: many, else: b}}", "reports.tiny.bounds"),
+        ("reports.tiny.recipes=[docs_moe]", "reports.tiny.corpora: must be those of its recipes: [python_docs]"),
+    ],
+)
+def test_a_planted_mistake_is_said_in_one_line(tmp_path, override, answer):
+    code, said = checked(tmp_path, override)
+    assert code == 1 and answer in said and said.count("\n") == 1
