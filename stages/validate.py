@@ -1,19 +1,31 @@
 """A trained net and held-out ids in; out, figures that could have been bad, and samples of what the net writes."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from provenlm.core import params, plugin
+from provenlm.core.audit import Recorder
 from provenlm.core.errors import UserError
 from provenlm.tokens import shards
+from provenlm.training import checkpoint, rehearsal
+from provenlm.training.batches import batches_for
 from provenlm.training.checkpoint import Loaded, load_net
+from provenlm.training.figures import beside
+from provenlm.training.monitors.history import History
 from provenlm.training.net import Net, fresh
+from provenlm.training.objective import IGNORE
+from provenlm.training.rehearsal import Trial
+from provenlm.training.settings import Settings as Training
 from provenlm.validation import general, samples
+from provenlm.validation.curve import curve
 from provenlm.validation.general import AlsoCount, Settings
 from provenlm.validation.parameters import Shape
-from provenlm.validation.probe import Subject, Validating
+from provenlm.validation.probe import Probe, Subject, Validating
 from provenlm.validation.run import run as ask
+from provenlm.validation.trained import trained as say_if_trained
 from stages import stage
 
 
@@ -22,15 +34,32 @@ def body(run: stage.Run) -> None:
     face = plugin.load("domains", run.row["domain"], "validate", Validating)
     own = face.probes(params.parse(face.settings, settings.probes, f"{where}.probes"))
     torch.set_num_threads(settings.threads)
-    subject, trained = subject_of(run, settings)
+    train = run.settings("train", Training)
+    subject, trained = subject_of(run, settings, train.seed)
+    history = History.from_parquet((run.layout.model(run.subject) / "history.parquet").read_bytes())
     shapes = {name: shape_of(trained.net, also, f"{where}.also_count.{name}.net") for name, also in settings.also_count.items()}
     written: list[samples.Sample] = []
-    ask(subject, {**general.probes(settings, trained.net.probe, shapes, written), **own}, run.audit)
+    asked = {**general.probes(settings, trained.net.probe, shapes, written), **of_training(subject, trained, train, history), **own}
+    ask(subject, asked, run.audit)
+    say_if_trained(run.audit, sum("skipped" not in row for row in history.lasting()))
     samples.write(run.writes(run.layout.samples(run.subject)), written)
     run.facts |= {"device": subject.device.type, "threads": torch.get_num_threads(), "seed": subject.seed}
 
 
-def subject_of(run: stage.Run, settings: Settings) -> tuple[Subject, Loaded]:
+def of_training(subject: Subject, trained: Loaded, train: Training, history: History) -> dict[str, Probe]:
+    """Probes of how the net was trained, and of whether that can be stopped and taken up."""
+    net, size = trained.net, subject.tokens.vocabulary
+    trial = Trial(net, lambda: subject.small(size), batches_for(subject.tokens, train), train)
+
+    def resume(subject: Subject, figures: Recorder) -> None:
+        with TemporaryDirectory() as folder:
+            rehearsal.record(figures, trial, Path(folder) / "checkpoint", checkpoint.read)
+
+    judge = net.objectives(trained.model, IGNORE)[0].judge
+    return {"curve": curve(beside(history, judge)), "resume": resume}
+
+
+def subject_of(run: stage.Run, settings: Settings, seed: int) -> tuple[Subject, Loaded]:
     """The trained net with the tokens and codec of its corpus. UserError if they do not belong together."""
     folder = run.reads(run.layout.corpus(run.row["corpus"], "tokens"))
     shards.verify(folder)
@@ -42,8 +71,6 @@ def subject_of(run: stage.Run, settings: Settings) -> tuple[Subject, Loaded]:
             f"the net was trained on a vocabulary of {described.vocabulary}, the corpus has {tokens.vocabulary}; "
             f"`dvc repro train@{run.subject}` trains it anew"
         )
-    seed = run.row["train"]["seed"]
-    run.slices[f"{run.table}.{run.subject}.train.seed"] = seed
     where = f"{run.params.where(run.table, run.subject, 'validate')}.small"
     smaller: Any = params.parse(net.settings, {**described.settings, **settings.small}, where)
     codec = plugin.load("domains", run.row["domain"], "tokenize", plugin.Tokenizing).load(folder / "codec")

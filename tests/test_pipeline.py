@@ -102,7 +102,7 @@ def test_a_seed_changed_after_the_run_does_not_fit(built):
     done = verify(folder)
     (folder / "params.yaml").write_text(f"{before}  tiny_strings:\n{tiny}")
     assert done.returncode == 1
-    assert "tiny_strings/validate: recipes.tiny_strings.train.seed in params.yaml is not what it was run with" in done.stdout
+    assert "tiny_strings/validate: recipes.tiny_strings.train in params.yaml is not what it was run with" in done.stdout
 
 
 def test_dvc_metrics_shows_the_figures(built):

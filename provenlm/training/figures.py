@@ -103,13 +103,18 @@ def curves(history: History, judge: str) -> list[Series]:
         _lines("loss_by_step", "Training loss of each step's batch", "nats/token", ("training",), thinned(trained)),
         _lines("throughput", "Targets a second, by step", "tokens/s", ("tokens/s",), thinned(speeds)),
     ]
-    if held := history.column(f"held_out.{judge}"):
-        begins = [0, *(step for step, _ in held)]
-        means = [fmean(value for step, value in trained if begin < step <= end) for begin, end in pairwise(begins)]
-        both = [(step, mean, value) for (step, value), mean in zip(held, means, strict=True)]
+    if both := beside(history, judge):
         meaning = "Training loss (mean since the point before) and held-out loss"
         made.insert(0, _lines("loss", meaning, "nats/token", ("training", "held-out"), both))
     return made
+
+
+def beside(history: History, judge: str) -> list[tuple[float, float, float]]:
+    """(step, mean training loss since the point before, held-out loss) wherever the held-out loss was measured."""
+    trained, held = history.column(judge), history.column(f"held_out.{judge}")
+    begins = [0, *(step for step, _ in held)]
+    means = [fmean(value for step, value in trained if begin < step <= end) for begin, end in pairwise(begins)]
+    return [(step, mean, value) for (step, value), mean in zip(held, means, strict=True)]
 
 
 def _lines(name: str, meaning: str, unit: str, names: Sequence[str], points: Sequence[tuple[float, ...]]) -> Series:

@@ -61,6 +61,9 @@ def probes(settings: Settings) -> Mapping[str, Probe]:
             "floor", best.nats, "nats/token", "least loss any causal predictor could have on them, by enumerating prefixes"
         )
         _accuracy(figures, losses, best, subject.tokens.vocabulary)
+        unigram = ngrams.fit(split, subject.tokens.vocabulary)[0].nats(np.asarray(split.ids[losses.index]))
+        meaning = "mean loss of the unigram baseline, fitted on the whole training split, over the same targets"
+        figures.measured("unigram.nats", float(unigram.mean()), "nats/token", meaning)
         if "heldout" in measured:
             gap = measured["heldout"] - float(losses.nats.mean())
             figures.measured("gap", gap, "nats/token", "held-out loss minus training loss: how much was learned by heart")

@@ -15,6 +15,7 @@ from provenlm.core.record import Record
 from provenlm.nets.moe.net import FACE
 from provenlm.tokens import character_codec, shards
 from provenlm.training import checkpoint
+from provenlm.training.monitors.history import History
 from provenlm.training.net import fresh
 from stages import stage, validate
 
@@ -35,6 +36,28 @@ dropout: 0.0
 balance: layerwise
 balance_weight: 0.0
 z_weight: 0.0
+"""
+ADAMW = "{kind: adamw, rate: 0.01, betas: [0.9, 0.95], weight_decay: 0.0}"
+TRAIN = f"""
+seed: 5
+device: cpu
+threads: 1
+precision: fp32
+batches: documents
+length: 4
+batch: 12
+micro_batch: 12
+steps: 9
+label_smoothing: 0.0
+optimizer: {{embedding: {ADAMW}, matrix: {ADAMW}, rest: {ADAMW}, clip: 1.0}}
+schedule: {{warmup: 1, hold: 0, decay: linear, final: 0.1}}
+held_out: null
+checkpoints: {{every: 5, last: 2, spaced: null, best: false}}
+stability: null
+plateau: null
+early_stop: null
+curriculum: null
+watch: []
 """
 VALIDATE = """
 threads: 1
@@ -59,11 +82,11 @@ probes: {prompt_characters: [1, 2], batch_tokens: 64}
 @pytest.fixture(scope="module")
 def params():
     yaml = YAML(typ="safe", pure=True)
-    net, validate = yaml.load(NET), yaml.load(VALIDATE)
+    net, train, validate = (yaml.load(text) for text in (NET, TRAIN, VALIDATE))
     large = {**net, "hidden": 512, "layers": 8, "heads": 8, "kv_heads": 2, "experts": 8, "expert_hidden": 2048, "context": 2048}
     validate["also_count"] = {"seed": {"vocabulary": 32_000, "net": large}}
     corpus = {"domain": "strings", "scrape": {}, "filter": {}, "dedupe": {}, "tokenize": {}}
-    recipe = {"corpus": "toy", "domain": "strings", "net": {"kind": "moe", **net}, "train": {"seed": 5}, "validate": validate}
+    recipe = {"corpus": "toy", "domain": "strings", "net": {"kind": "moe", **net}, "train": train, "validate": validate}
     return {"corpora": {"toy": corpus}, "recipes": {"tiny": recipe}, "reports": {}}
 
 
@@ -79,7 +102,7 @@ def project(root: Path, params, length: int = 4) -> Path:
     model = fresh(FACE, FACE.settings(**raw), codec.vocabulary, 5)
     described = checkpoint.Described("moe", raw, codec.vocabulary, length)
     state = checkpoint.Checkpoint({"model": model.state_dict()}, {})
-    checkpoint.write(root / "models" / "tiny", state, {"net.json": described.to_json()})
+    checkpoint.write(root / "models" / "tiny", state, {"net.json": described.to_json(), "history.parquet": History().to_parquet()})
     with (root / "params.yaml").open("w") as file:
         YAML().dump(params, file)
     return root
@@ -113,7 +136,7 @@ def audit(done):
 
 def test_every_probe_was_asked_and_none_raised(audit):
     assert audit.figures["errors"].value == 0, [n for n in audit.figures if n.endswith(".error")]
-    assert audit.figures["probes"].value == 17
+    assert audit.figures["probes"].value == 19
     table = next(t for t in audit.tables if t.name == "probes")
     assert [row[0] for row in table.rows][-1] == "recall"
 
@@ -121,6 +144,15 @@ def test_every_probe_was_asked_and_none_raised(audit):
 def test_a_net_without_a_step_is_seen_not_to_have_moved(audit):
     assert audit.figures["learned.moved"].value == 0
     assert audit.figures["learned.fallen"].value == 0
+
+
+def test_a_net_without_a_step_is_not_called_trained_and_the_page_can_say_why(audit):
+    assert audit.figures["trained"].value == 0
+    assert "0 updates were applied" in audit.figures["trained"].meaning
+
+
+def test_a_training_that_is_stopped_and_taken_up_ends_in_the_same_bits(audit):
+    assert audit.figures["resume.differing"].value == 0
 
 
 def test_nothing_is_said_about_held_out_text_where_there_is_none(audit):
