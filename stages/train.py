@@ -21,7 +21,7 @@ from provenlm.training.checkpoint import Described
 from provenlm.training.device import device_of
 from provenlm.training.fit import fit
 from provenlm.training.memory import Profile
-from provenlm.training.net import chosen, fresh
+from provenlm.training.net import arrange, chosen, fresh
 from provenlm.training.objective import IGNORE
 from provenlm.training.session import monitors_for, only, session
 from provenlm.training.settings import Settings
@@ -44,6 +44,7 @@ def body(run: stage.Run) -> None:
     memory = Profile(device)
     memory.at("begun")
     model = fresh(net, shape, tokens.vocabulary, settings.seed).to(device)
+    arrange(model, settings)
     memory.at("net")
     objectives, batches = net.objectives(model, IGNORE), batches_for(tokens, settings)
     described = Described(kind, section, tokens.vocabulary, settings.length)

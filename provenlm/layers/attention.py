@@ -24,12 +24,16 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(hidden, kv_heads * self.head, bias=bias)
         self.o_proj = nn.Linear(heads * self.head, hidden, bias=bias)
 
-    def forward(self, hidden_BTD: Tensor, angles: Angles | None, past: tuple[Cache, int] | None) -> Tensor:
-        """`angles` turn queries and keys (None: positions were added to the states); `past` is a cache and our layer's number."""
+    def forward(
+        self, hidden_BTD: Tensor, angles: Angles | None, seen_B1TS: Tensor | None, past: tuple[Cache, int] | None
+    ) -> Tensor:
+        """`angles` turn queries and keys (None: positions were added to the states).
+
+        `seen_B1TS` says who may look at whom (None: all that came before); `past` is a cache, which knows that itself, and our layer.
+        """
         query_BNTH, key_BGSH, value_BGSH = (self._heads(p(hidden_BTD)) for p in (self.q_proj, self.k_proj, self.v_proj))
         if angles is not None:
             query_BNTH, key_BGSH = rotary.rotate(query_BNTH, angles), rotary.rotate(key_BGSH, angles)
-        seen_B1TS = None
         if past is not None:
             cache, layer = past
             key_BGSH, value_BGSH, seen_B1TS = cache.extend(layer, key_BGSH, value_BGSH)

@@ -6,11 +6,13 @@ Shapes: B batch, T positions, D hidden, V vocabulary.
 """
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from provenlm.layers import rotary
 from provenlm.layers.attention import Attention
@@ -36,8 +38,10 @@ class Block(nn.Module):
         self.mlp = mlp
         self.dropout = dropout
 
-    def forward(self, hidden_BTD: Tensor, angles: Angles | None, past: tuple[Cache, int] | None) -> tuple[Tensor, Routing | None]:
-        hidden_BTD = hidden_BTD + self._dropped(self.self_attn(self.input_layernorm(hidden_BTD), angles, past))
+    def forward(
+        self, hidden_BTD: Tensor, angles: Angles | None, seen_B1TS: Tensor | None, past: tuple[Cache, int] | None
+    ) -> tuple[Tensor, Routing | None]:
+        hidden_BTD = hidden_BTD + self._dropped(self.self_attn(self.input_layernorm(hidden_BTD), angles, seen_B1TS, past))
         said_BTD, routing = self.mlp(self.post_attention_layernorm(hidden_BTD))
         return hidden_BTD + self._dropped(said_BTD), routing
 
@@ -58,28 +62,46 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(blocks)
         self.norm = norm
         self.lm_head = None if tied else nn.Linear(hidden, vocabulary, bias=False)
+        self.recompute: int | None = None  # so many blocks keep only their input, and are computed again in the backward pass
 
     @property
     def head(self) -> Tensor:
         """The matrix (V, D) that turns states into logits: the embedding itself where the two are tied."""
         return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
-    def states(self, tokens_BT: Tensor, cache: Cache | None = None) -> tuple[Tensor, list[Routing]]:
+    def states(
+        self, tokens_BT: Tensor, cache: Cache | None = None, documents_BT: Tensor | None = None
+    ) -> tuple[Tensor, list[Routing]]:
         """The normed states before the head, and the dispatch of each layer that has experts.
 
-        With `cache` the tokens stand at the positions that it was told of, and look at what it holds. ValueError beyond `context`.
+        With `cache` the tokens stand at the positions that it was told of, and look at what it holds. With `documents_BT` (their
+        numbers) a token looks at those of its document alone. ValueError beyond `context`.
         """
         places = torch.arange(tokens_BT.shape[1], device=tokens_BT.device) if cache is None else cache.places_BT
         length = tokens_BT.shape[1] if cache is None else cache.seen_B1TS.shape[-1]
         if length > self.context:
             raise ValueError(f"{length} positions asked of a net with a context of {self.context}")
         hidden_BTD, angles = self._placed(self.embed_tokens(tokens_BT), places)
+        seen_B1TS = None if documents_BT is None else _within(documents_BT)
+        routings: list[Routing] = []
+        again = self.recompute if torch.is_grad_enabled() else None
+        size = again or len(self.layers)
+        for first in range(0, len(self.layers), size):
+            segment = partial(self._through, range(first, min(first + size, len(self.layers))), angles, seen_B1TS, cache)
+            found = checkpoint(segment, hidden_BTD, use_reentrant=False) if again else segment(hidden_BTD)
+            hidden_BTD, routings = found[0], routings + found[1]
+        return self.norm(hidden_BTD), routings
+
+    def _through(
+        self, layers: range, angles: Angles | None, seen_B1TS: Tensor | None, cache: Cache | None, hidden_BTD: Tensor
+    ) -> tuple[Tensor, list[Routing]]:
         routings = []
-        for layer, block in enumerate(self.layers):
-            hidden_BTD, routing = block(hidden_BTD, angles, None if cache is None else (cache, layer))
+        for layer in layers:
+            past = None if cache is None else (cache, layer)
+            hidden_BTD, routing = self.layers[layer](hidden_BTD, angles, seen_B1TS, past)
             if routing is not None:
                 routings.append(routing)
-        return self.norm(hidden_BTD), routings
+        return hidden_BTD, routings
 
     def _placed(self, hidden_BTD: Tensor, places: Tensor) -> tuple[Tensor, Angles | None]:
         """`places` are T positions of every row, or B × T: angles then have an axis for the heads."""
@@ -91,6 +113,12 @@ class Decoder(nn.Module):
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         return F.linear(self.states(tokens_BT)[0], self.head)
+
+
+def _within(documents_BT: Tensor) -> Tensor:
+    """seen_B1TT: what came before in the same document."""
+    same_BTT = documents_BT[:, :, None] == documents_BT[:, None, :]
+    return same_BTT.tril()[:, None]
 
 
 def initialise(model: Decoder) -> None:

@@ -30,10 +30,14 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Windows:
-    """The flat stream, cut every `length` tokens: every token is an input once. The first token of a document is no target."""
+    """The flat stream, cut every `length` tokens: every token is an input once. The first token of a document is no target.
+
+    `bordered`: what stands in one row but in another document is not to be looked at.
+    """
 
     split: Split
     length: int
+    bordered: bool
 
     def __len__(self) -> int:
         return max(0, -(-(len(self.split.ids) - 1) // self.length))
@@ -47,7 +51,15 @@ class Windows:
         begins_BT = self.split.starts[np.searchsorted(self.split.starts, places_BT + 1).clip(max=len(self.split.starts) - 1)]
         targets_BT[(places_BT >= last) | (begins_BT == places_BT + 1)] = IGNORE
         inputs_BT[places_BT >= last] = 0
-        return Batch(torch.from_numpy(inputs_BT), torch.from_numpy(targets_BT))
+        return Batch(torch.from_numpy(inputs_BT), torch.from_numpy(targets_BT), self._documents(places_BT))
+
+    def _documents(self, places_BT: NDArray[np.int64]) -> torch.Tensor | None:
+        """None where no row holds more than one: attention that only looks back takes a faster way."""
+        if not self.bordered:
+            return None
+        documents_BT = np.searchsorted(self.split.starts, places_BT, side="right")
+        several = (documents_BT[:, 0] != documents_BT[:, -1]).any()
+        return torch.from_numpy(documents_BT) if several else None
 
 
 @dataclass(frozen=True)
@@ -122,8 +134,8 @@ def in_steps(settings: Settings, tokens: Tokens) -> Settings:
 
 
 def _rows(split: Split, special: Any, settings: Settings) -> Rows:
-    if settings.batches == "windows":
-        return Windows(split, settings.length)
+    if settings.batches != "documents":
+        return Windows(split, settings.length, settings.batches == "packed")
     if "pad" not in special:
         raise UserError("train.batches: documents need a codec with a 'pad' token; for this corpus windows would be right")
     lengths = np.diff(split.starts)

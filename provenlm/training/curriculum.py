@@ -5,7 +5,6 @@ the run, do not depend on the length.
 """
 
 import math
-from dataclasses import replace
 
 from provenlm.training.objective import Batch
 from provenlm.training.settings import Curriculum
@@ -26,4 +25,4 @@ def length_at(curriculum: Curriculum | None, step: int, full: int) -> int:
 
 def shortened(batch: Batch, length: int) -> Batch:
     """Every row cut into rows of `length`, which divides theirs. No target is lost: the last one of a piece begins the next."""
-    return replace(batch, inputs_BT=batch.inputs_BT.reshape(-1, length), targets_BT=batch.targets_BT.reshape(-1, length))
+    return batch.each(lambda each_BT: each_BT.reshape(-1, length))

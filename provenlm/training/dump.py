@@ -23,7 +23,7 @@ class Replayed:
 def replay(folder: str | Path) -> Replayed:
     """Compute the step of a dump again. UserError if the folder is damaged."""
     loaded, state = checkpoint.load_net(Path(folder)), checkpoint.read(Path(folder))
-    batch = Batch(state.tensors["batch"]["inputs"], state.tensors["batch"]["targets"], state.facts["smoothing"])
+    batch = Batch(**state.tensors["batch"], smoothing=state.facts["smoothing"])
     loaded.model.train()
     randomness.give_back(dict(state.tensors["random"]), state.facts["random"])
     terms, norms = {}, {}

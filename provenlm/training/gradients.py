@@ -4,8 +4,8 @@ Each pass counts by its share of the whole batch's targets, so the gradient does
 """
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -57,8 +57,7 @@ def parts(batch: Batch, rows: int) -> Iterator[tuple[Batch, float]]:
     """The batch in parts of `rows` rows, each with its share of the targets; a part without any is left out."""
     whole = targets(batch)
     for first in range(0, len(batch.inputs_BT), rows):
-        cut = slice(first, first + rows)
-        part = replace(batch, inputs_BT=batch.inputs_BT[cut], targets_BT=batch.targets_BT[cut])
+        part = batch.each(operator.itemgetter(slice(first, first + rows)))
         if count := targets(part):
             yield part, count / whole
 
@@ -69,4 +68,4 @@ def targets(batch: Batch) -> int:
 
 
 def to(batch: Batch, device: torch.device) -> Batch:
-    return replace(batch, inputs_BT=batch.inputs_BT.to(device), targets_BT=batch.targets_BT.to(device))
+    return batch.each(lambda each_BT: each_BT.to(device))

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from provenlm.core import params, plugin, rng
 from provenlm.core.errors import UserError
 from provenlm.layers.cache import Cache
+from provenlm.layers.decoder import Decoder
 from provenlm.layers.published import Published
 from provenlm.training import randomness
 from provenlm.training.objective import IGNORE, Batch, Objective
+from provenlm.training.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,18 @@ def fresh(net: Net, settings: Any, vocabulary: int, seed: int) -> nn.Module:
     """The net as it is before the first step of a training with `seed`."""
     randomness.seed_all(rng.seed_of(seed, "weights"))
     return net.build(settings, vocabulary)
+
+
+def arrange(model: nn.Module, settings: Settings) -> None:
+    """What `settings` say of how passes are computed, not what: recompute and compile. UserError for a net without blocks."""
+    if settings.recompute is None and not settings.compile:
+        return
+    if not isinstance(model, Decoder):
+        raise UserError("train: recompute and compile are for nets of blocks; null and false would be right for this one")
+    model.recompute = settings.recompute
+    if settings.compile:
+        for block in model.layers:
+            block.compile()
 
 
 class Chosen(NamedTuple):

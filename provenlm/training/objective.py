@@ -1,7 +1,7 @@
 """Batches and objectives: what a training step is asked to make small."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor, nn
@@ -16,11 +16,19 @@ class Batch:
     """`inputs_BT`, `targets_BT`: int64. `targets_BT[b, t]` is the token after `inputs_BT[b, t]`, or IGNORE.
 
     `smoothing` of each target is spread evenly over the vocabulary in what is made small, never in the term that judges.
+
+    `documents_BT`: the number of the document that an input stands in, where a net may look only at that (None: at all of its row).
     """
 
     inputs_BT: Tensor
     targets_BT: Tensor
+    documents_BT: Tensor | None = None
     smoothing: float = 0.0
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The batch with `change` made to each of its tensors."""
+        documents_BT = None if self.documents_BT is None else change(self.documents_BT)
+        return replace(self, inputs_BT=change(self.inputs_BT), targets_BT=change(self.targets_BT), documents_BT=documents_BT)
 
 
 def leave(applied: bool) -> None:

@@ -180,10 +180,12 @@ class Settings:
     device: Literal["auto", "cpu", "cuda", "mps"]
     threads: int  # of torch on the CPU; another number gives sums in another order
     precision: Literal["fp32", "bf16"]
-    batches: Literal["windows", "documents"]  # cut the stream every `length` tokens, or one document a row
+    batches: Literal["windows", "packed", "documents"]  # the stream cut every `length`; so, but each document by itself; one a row
     length: int  # positions a row
     batch: int  # rows a step
     micro_batch: int  # rows at a time; `batch` is gathered over batch / micro_batch passes
+    recompute: int | None  # so many blocks together keep only their input, and are computed again in the backward pass; less memory
+    compile: bool  # each block, by torch.compile; needs a C++ compiler on a CPU
     label_smoothing: float  # share of each training target that is spread over the vocabulary; held-out loss is without
     optimizer: Optimizer
     schedule: Schedule
@@ -200,9 +202,9 @@ class Settings:
     tokens: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("threads", "length", "batch", "micro_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("threads", "length", "batch", "micro_batch", "recompute"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
         self._check_duration()
         if self.batch % self.micro_batch:
             raise ValueError(f"micro_batch is {self.micro_batch}; it must divide batch, {self.batch}")
@@ -215,7 +217,7 @@ class Settings:
         ):
             if wanted and self.held_out is None:
                 raise ValueError(f"{name} needs held_out, whose loss it looks at")
-        if self.curriculum is not None and self.batches != "windows":
+        if self.curriculum is not None and self.batches == "documents":
             raise ValueError(f"curriculum cuts windows shorter; batches is {self.batches}, so null would be right")
         if self.curriculum is not None and self.length % self.curriculum.begin:
             raise ValueError(f"curriculum.begin is {self.curriculum.begin}; a divisor of length, {self.length}, would be right")

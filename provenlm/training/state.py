@@ -1,7 +1,7 @@
 """What lives through a run: the net, its optimizers, its monitors and how far it is; a checkpoint of all that, and back."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -105,7 +105,7 @@ class State:
 def evidence(model: nn.Module, batch: Batch, random: tuple[Mapping[str, Tensor], Any], facts: Mapping[str, Any]) -> Checkpoint:
     """The weights, a batch, and the random states before it was computed: all that a step's losses and gradients depend on."""
     tensors, random_facts = random
-    rows = {"inputs": batch.inputs_BT, "targets": batch.targets_BT}
+    rows = {each.name: value for each in fields(batch) if isinstance(value := getattr(batch, each.name), Tensor)}
     return Checkpoint({"model": model.state_dict(), "batch": rows, "random": tensors}, {**facts, "random": random_facts})
 
 

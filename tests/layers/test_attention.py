@@ -21,7 +21,7 @@ def test_grouped_queries_attend_as_the_definition_says(heads: int, kv_heads: int
         scores = query[head] @ key[group].T / (16 // heads) ** 0.5
         scores = scores.masked_fill(torch.ones(5, 5).triu(1).bool(), float("-inf"))
         expected.append(scores.softmax(-1) @ value[group])
-    assert torch.allclose(layer(hidden, angles, None)[0], layer.o_proj(torch.cat(expected, -1)), atol=1e-6)
+    assert torch.allclose(layer(hidden, angles, None, None)[0], layer.o_proj(torch.cat(expected, -1)), atol=1e-6)
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -1,6 +1,9 @@
 """A net beside its counterpart of Hugging Face's transformers: the same weights, the same tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from provenlm.core import params
 from provenlm.training.net import Net
 from provenlm.training.objective import IGNORE, Batch
+from provenlm.training.settings import Settings
 
 VOCABULARY = 61
 
@@ -80,3 +85,10 @@ class Beside:
 @pytest.fixture
 def beside() -> type[Beside]:
     return Beside
+
+
+@pytest.fixture
+def settings_of() -> Callable[..., Settings]:
+    """The `train` section of tiny_strings with changes."""
+    table = params.load(Path(__file__).parents[2] / "params.yaml")
+    return partial(replace, table.settings("recipes", "tiny_strings", "train", Settings))

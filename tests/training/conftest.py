@@ -59,6 +59,8 @@ def settings() -> Callable[..., Settings]:
         length=8,
         batch=8,
         micro_batch=4,
+        recompute=None,
+        compile=False,
         steps=12,
         label_smoothing=0.0,
         optimizer=optimizer,

@@ -16,23 +16,37 @@ from provenlm.training.settings import Schedule
 
 
 def test_windows_cut_the_stream_and_ignore_the_first_token_of_a_document(split: Callable[..., Any]) -> None:
-    windows = Windows(split([[2, 10, 11, 3], [2, 12, 3]]), 4)
+    windows = Windows(split([[2, 10, 11, 3], [2, 12, 3]]), 4, bordered=False)
     batch = windows.take(np.arange(len(windows)))
     assert batch.inputs_BT.tolist() == [[2, 10, 11, 3], [2, 12, 0, 0]]
     assert batch.targets_BT.tolist() == [[10, 11, 3, IGNORE], [12, 3, IGNORE, IGNORE]]
 
 
 def test_a_window_that_ends_with_the_stream_needs_no_padding(split: Callable[..., Any]) -> None:
-    windows = Windows(split([[2, 10, 11, 12, 3]]), 2)
+    windows = Windows(split([[2, 10, 11, 12, 3]]), 2, bordered=False)
     assert windows.take(np.arange(len(windows))).targets_BT.tolist() == [[10, 11], [12, 3]]
 
 
 def test_every_token_is_a_target_once_an_epoch_but_the_first_of_each_document(split: Callable[..., Any]) -> None:
     documents = [list(range(100 * i, 100 * i + 3 + i)) for i in range(1, 8)]
-    windows = Windows(split(documents), 5)
+    windows = Windows(split(documents), 5, bordered=False)
     drawn = [windows.take(indices(at, 3, len(windows), 4)) for at in range(0, 3 * len(windows), 3)]  # three epochs
     seen = Counter(t for batch in drawn for t in batch.targets_BT.flatten().tolist() if t != IGNORE)
     assert seen == {token: 3 for document in documents for token in document[1:]}
+
+
+def test_packed_windows_number_the_document_of_each_input(split: Callable[..., Any]) -> None:
+    windows = Windows(split([[2, 10, 11, 3], [2, 12, 3]]), 5, bordered=True)
+    batch = windows.take(np.arange(len(windows)))
+    assert batch.inputs_BT.tolist() == [[2, 10, 11, 3, 2], [12, 0, 0, 0, 0]]
+    assert batch.documents_BT is not None
+    first, second = batch.documents_BT
+    assert first.tolist() == [1, 1, 1, 1, 2] and second[0] == 2
+
+
+def test_rows_of_one_document_each_need_no_numbers(split: Callable[..., Any]) -> None:
+    windows = Windows(split([[2, 10, 11, 3], [2, 12, 13, 3]]), 4, bordered=True)
+    assert windows.take(np.array([0])).documents_BT is None
 
 
 def test_documents_are_padded_and_their_padding_carries_no_loss(split: Callable[..., Any]) -> None:

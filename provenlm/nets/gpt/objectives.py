@@ -22,7 +22,7 @@ def objectives(model: nn.Module, ignore: int) -> list[Objective]:
 
 def loss(model: Decoder, ignore: int, batch: Batch) -> Mapping[str, Tensor]:
     """`loss` is `cross_entropy`, in nats per target that counts, but for the smoothing that the batch asks for."""
-    states_BTD, _ = model.states(batch.inputs_BT)
+    states_BTD, _ = model.states(batch.inputs_BT, documents_BT=batch.documents_BT)
     states_ND, targets_N = states_BTD.flatten(0, 1), batch.targets_BT.flatten()
     smoothed, nats = smoothed_cross_entropy(states_ND, model.head, targets_N, ignore, batch.smoothing)
     return {"loss": smoothed, "cross_entropy": nats}

@@ -34,7 +34,7 @@ def loss(model: Decoder, ignore: int, batch: Batch) -> Mapping[str, Tensor]:
     With a bias the balance is measured layer by layer and not minimised; in training the routers note where they sent tokens.
     """
     settings = model.settings
-    states_BTD, routings = model.states(batch.inputs_BT)
+    states_BTD, routings = model.states(batch.inputs_BT, documents_BT=batch.documents_BT)
     states_ND, targets_N = states_BTD.flatten(0, 1), batch.targets_BT.flatten()
     smoothed, nats = smoothed_cross_entropy(states_ND, model.head, targets_N, ignore, batch.smoothing)
     balance = balance_of(settings.balance, routings)
