@@ -54,6 +54,8 @@ recipes:
       length: 12
       batch: 8
       micro_batch: 8
+      recompute: null
+      compile: false
       steps: STEPS
       label_smoothing: 0.0
       optimizer:
