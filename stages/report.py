@@ -7,6 +7,7 @@ from provenlm.core import audit as audits
 from provenlm.core import digest, files
 from provenlm.core.layout import Layout
 from provenlm.core.progress import say
+from provenlm.reporting import versions
 from provenlm.reporting.evidence import Source
 from provenlm.reporting.rendering import Rendering, rendering
 from stages import stage
@@ -22,8 +23,8 @@ def body(run: stage.Run) -> None:
         pass  # the plots of an earlier run go
     for address, data in made.files.items():
         files.write_bytes(folder / address, data)
-    for ending in ("md", "html", "json"):
-        run.writes(layout.report(run.subject, ending))
+    for path in layout.pages(run.subject):
+        run.writes(path)
     for name, figure in made.counts.figures.items():
         run.audit.add(name, figure)
     counts = {name.removeprefix("checks."): figure.value for name, figure in made.counts.figures.items() if name != "verdict"}
@@ -39,7 +40,13 @@ def rendered(run: stage.Run) -> Rendering:
     named = [(c, s) for c in corpora for s in CORPUS_STAGES] + [(r, s) for r in recipes for s in RECIPE_STAGES]
     sources = [source(run, subject, name) for subject, name in named]
     own = Source(run.subject, run.stage, address(run.layout, run.layout.audit(run.subject, run.stage)), "", None)
-    return rendering(run.subject, title, sources, own, rows, run.params.where("reports", run.subject, "bounds"))
+    place = run.params.where("reports", run.subject, "bounds")
+    return rendering(run.subject, title, sources, own, rows, place, known(run.layout.versions(run.subject)))
+
+
+def known(path: Path) -> versions.Versions | None:
+    """What the report said when it was made last; None if it never was."""
+    return versions.read(path.read_bytes(), path.as_posix()) if path.exists() else None
 
 
 def source(run: stage.Run, subject: str, name: str) -> Source:

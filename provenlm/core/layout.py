@@ -45,6 +45,14 @@ class Layout:
     def report(self, name: str, ending: str) -> Path:
         return self.root / "reports" / f"{name}.{ending}"
 
+    def versions(self, report: str) -> Path:
+        """What a report says now and said before."""
+        return self.root / "reports" / f"{report}_versions.json"
+
+    def pages(self, report: str) -> list[Path]:
+        """The files of a report but for its plots."""
+        return [*(self.report(report, ending) for ending in ("md", "html", "json")), self.versions(report)]
+
     def plots(self, report: str) -> Path:
         return self.root / "reports" / f"{report}_files"
 

@@ -10,6 +10,8 @@ LARGEST = 1e15
 SMALLEST = 1e-4
 SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 SECONDS = ((86400, "days"), (3600, "h"), (60, "min"))
+FEWER = 1  # decimals of a percentage that only says how large a change is
+MINUS = "\N{MINUS SIGN}"
 LONG = 2  # how many minutes are minutes, hours hours: below that, the smaller unit says more
 
 
@@ -26,6 +28,16 @@ def shown(value: Value, unit: str) -> str:
     if unit == "share":
         return f"{plain(value * 100)} %"
     return f"{plain(value)} {unit}".rstrip()
+
+
+def moved(before: Value, now: Value, unit: str) -> str:
+    """By how much a number moved, with its sign, and in percent of what it was; nothing for words. Shares move by points."""
+    if isinstance(before, str) or isinstance(now, str):
+        return ""
+    step = now - before
+    size = f"{plain(abs(step) * 100)} points" if unit == "share" else shown(abs(step), unit)
+    part = f" ({step / abs(before):+.{FEWER}%})" if before and unit != "share" else ""
+    return f"{'+' if step > 0 else MINUS if step < 0 else ''}{size}{part}".replace("-", MINUS)
 
 
 def exact(value: Value) -> str:

@@ -1,4 +1,4 @@
-"""Evidence and checks in, the Markdown of a report out: verdict, checks, advice, what was not run, stages, sources.
+"""Evidence and checks in, the Markdown of a report out: verdict, checks, advice, what was not run, stages, what moved, sources.
 
 A number gets onto the page through `cite` alone, or as text that an audit or params.yaml wrote; the names that link to a
 heading, an audit or a plot are built from ids. The same evidence and checks give the same page.
@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from provenlm.core.audit import Figure, Series, Table
+from provenlm.reporting.cite import cite
+from provenlm.reporting.comparison import compared
 from provenlm.reporting.evidence import Evidence, Source, split
 from provenlm.reporting.judge import Check, Status, counted, verdict
 from provenlm.reporting.markdown import Markdown, bullets, code, heading, image, link, slug, strong, table, text
-from provenlm.reporting.numbers import exact, plain, shown
+from provenlm.reporting.numbers import plain
+from provenlm.reporting.versions import Versions
 
 SHORT = 16  # letters of a digest that a page shows; the rest is under the pointer
 BULKY = ("params", "code")  # the audit holds them; the page shows their digests
@@ -20,8 +23,8 @@ NOTHING = Markdown("–")
 ABSENT = "none"  # an empty list or text in the settings
 RULES = Markdown(
     "The verdict is the worst status among the checks: PASS needs every bound to hold on a figure that was measured or counted. "
-    "This page is a function of the audits under Sources and of the bounds in params.yaml; every number links to its audit, "
-    "and shows its id and its exact value under the pointer. The mark ≈ stands before an estimate."
+    "This page is a function of the audits under Sources, of the bounds in params.yaml and of what it said before; every number "
+    "links to its audit, and shows its id and its exact value under the pointer. The mark ≈ stands before an estimate."
 )
 
 
@@ -34,6 +37,8 @@ class Report:
     own: Source
     checks: Sequence[Check]
     plots: Mapping[str, str]
+    versions: Versions
+    memory: str  # the file of versions
 
 
 def render(report: Report) -> str:
@@ -45,17 +50,10 @@ def render(report: Report) -> str:
             blocks += [heading(2, text(source.subject))] if source.subject != subject else []
             blocks += _stage(report, source)
             subject = source.subject
+    blocks += compared(report.versions, report.evidence, report.memory)
     blocks += [heading(2, Markdown("Sources"))]
     blocks += [block for source in report.evidence.sources if source.audit is not None for block in _source(source)]
     return "\n\n".join(blocks) + "\n"
-
-
-def cite(source: Source, name: str, figure: Figure) -> Markdown:
-    """The figure as a reader wants it, linked to its audit; its id and its exact value are the link's title."""
-    mark = "≈ " if figure.kind == "estimated" else ""
-    value = "" if isinstance(figure.value, str) else f" = {exact(figure.value)} {figure.unit}".rstrip()
-    words = shown(figure.value, figure.unit) or "(empty)"
-    return link(text(mark + words), source.path, f"{source.name}.{name}{value}")
 
 
 def _cited(report: Report, identity: str, figure: Figure) -> Markdown:

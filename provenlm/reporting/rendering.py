@@ -8,7 +8,7 @@ from typing import Any
 
 from provenlm.core.audit import Audit, Recorder
 from provenlm.core.errors import UserError
-from provenlm.reporting import bounds, judge, plots, web
+from provenlm.reporting import bounds, judge, plots, versions, web
 from provenlm.reporting.evidence import Evidence, Source
 from provenlm.reporting.page import BULKY, Report, render
 
@@ -26,9 +26,18 @@ class Rendering:
 
 
 def rendering(
-    name: str, title: str, sources: Sequence[Source], own: Source, rows: Mapping[str, Mapping[str, str]], where: str
+    name: str,
+    title: str,
+    sources: Sequence[Source],
+    own: Source,
+    rows: Mapping[str, Mapping[str, str]],
+    where: str,
+    known: versions.Versions | None,
 ) -> Rendering:
-    """The report `name`. `own`: where its own audit will lie; `rows`: its bounds, which `where` names in a UserError's message."""
+    """The report `name`. `own`: where its own audit will lie; `rows`: its bounds, which `where` names in a UserError's message.
+
+    `known`: what the file of its versions says, before this one is added.
+    """
     evidence = Evidence(tuple(sources))
     checks = judge.judge(evidence, bounds.wanted(rows, where), where)
     counts = Recorder()
@@ -38,12 +47,15 @@ def rendering(
     places = {identity: f"{name}_files/{UNFIT.sub('-', identity)}.svg" for identity in drawn}
     if len(set(places.values())) < len(places):
         raise UserError(f"{where}: two series would be drawn into one file: {sorted(places)}")
-    report = Report(title, evidence, Source(own.subject, own.stage, own.path, "", audit), checks, places)
+    told = versions.advanced(known, versions.version(evidence, checks))
+    memory = f"{name}_versions.json"
+    report = Report(title, evidence, Source(own.subject, own.stage, own.path, "", audit), checks, places, told, memory)
     page = render(report)
     pictures = {places[identity]: drawn[identity] for identity in drawn}
     written = {
         f"{name}.md": page.encode(),
         f"{name}.html": web.page(page, title, pictures).encode(),
+        memory: told.file(),
         f"{name}.json": (json.dumps(summary(name, report), indent=2, ensure_ascii=False) + "\n").encode(),
     }
     return Rendering(sources, {**written, **pictures}, judge.verdict(checks), counts)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from provenlm.reporting.numbers import exact, shown
+from provenlm.reporting.numbers import exact, moved, shown
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,20 @@ def test_a_value_is_shown_for_a_reader(value, unit, words):
 @pytest.mark.parametrize("value", [0.1, 1e-300, 123456789.123456, 9760195584, -0.0])
 def test_the_exact_value_reads_back_without_loss(value):
     assert float(exact(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "unit", "words"),
+    [
+        (2.0, 1.5, "nats", "\N{MINUS SIGN}0.5 nats (\N{MINUS SIGN}25.0%)"),
+        (1000, 1500, "records", "+500 records (+50.0%)"),
+        (0, 3, "records", "+3 records"),
+        (0.25, 0.75, "share", "+50 points"),
+        (-2.0, -1.0, "nats", "+1 nats (+50.0%)"),
+        (4, 4, "records", "0 records (+0.0%)"),
+        ("nan", 4.0, "nats", ""),
+        ("steps", "a signal", "", ""),
+    ],
+)
+def test_a_move_has_its_sign_its_unit_and_its_part_of_what_was(before, now, unit, words):
+    assert moved(before, now, unit) == words

@@ -60,18 +60,18 @@ def own(absent):
 
 
 def made(sources, own, rows=ROWS):
-    return rendering("proof", "A proof", sources, own, rows, "params.yaml: reports.proof.bounds")
+    return rendering("proof", "A proof", sources, own, rows, "params.yaml: reports.proof.bounds", None)
 
 
 def page(sources, own, rows=ROWS) -> str:
     return made(sources, own, rows).files["proof.md"].decode()
 
 
-def test_sections_come_in_the_order_verdict_checks_advice_not_run_stages_sources(sources, own):
+def test_sections_come_in_the_order_verdict_checks_advice_not_run_stages_what_moved_sources(sources, own):
     headings = re.findall(r"^#+ (.*)$", page(sources, own), re.MULTILINE)
     assert headings == [
         "A proof", "Checks", "Advice", "Not run", "words", "words/filter", "toy", "toy/train", "toy/validate",
-        "Sources", "Source: words/filter", "Source: toy/train", "Source: toy/validate",
+        "Since the version before", "Sources", "Source: words/filter", "Source: toy/train", "Source: toy/validate",
     ]  # fmt: skip
 
 
@@ -198,7 +198,7 @@ def test_every_plot_is_a_file_that_the_page_shows(sources, own):
 def test_two_series_that_would_share_a_file_are_refused(source, own):
     twins = [Series(name, "lines", "m", "x", "y", [1], {"a": [1]}) for name in ("a b", "a-b")]
     with pytest.raises(UserError, match="two series would be drawn into one file"):
-        rendering("proof", "t", [source("toy", "train", twins)], own, {}, "w")
+        rendering("proof", "t", [source("toy", "train", twins)], own, {}, "w", None)
 
 
 def test_the_summary_for_programs_says_the_same(sources, own):

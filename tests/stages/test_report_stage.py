@@ -201,6 +201,12 @@ def changed(path: Path, old: str, new: str) -> None:
         ("reports/proof.md", "= 1.9123456 nats", "= 1.9123457 nats", "proof.md: line 11 says "),
         ("reports/proof.html", "**".strip("*") + "PASS</strong>", "FAIL</strong>", "proof.html: line "),
         ("reports/proof.json", '"status": "PASS"', '"status": "FAIL"', "proof.json: line 3 says "),
+        (
+            "reports/proof_versions.json",
+            '"toy/validate.loss": 1.9123456',
+            '"toy/validate.loss": 1.9123457',
+            "proof_versions.json: line ",
+        ),
         ("reports/proof_files/toy-train.curve.svg", "<path", "<path ", "proof_files/toy-train.curve.svg: line "),
         ("reports/audits/toy/validate.json", '"loss": 1.9123456', '"loss": 1.8123456', "proof.md: line "),
         ("reports/audits/proof/report.json", '"checks.fail": 0', '"checks.fail": 1', "proof/report.checks.fail: not 0"),
@@ -223,3 +229,23 @@ def test_verification_finds_an_audit_of_another_run(reported):
     assert done.returncode == 1
     assert "audits/toy/train.json: is an audit of toy/validate\n" in done.stdout
     assert re.search(r"^verify proof: \d+ things do not fit$", done.stdout, re.MULTILINE)
+
+
+def test_what_moved_since_the_version_before_is_told_and_verifies(reported):
+    put(reported, "toy", "validate", {"recipes.toy.validate": {}}, "models/toy", "reports/samples/toy", loss=1.5, bigram=2.8)
+    assert [fault for fault in faults(reported) if fault.startswith("proof_versions.json: line ")]
+    assert run(reported, "report").returncode == 0
+    made = files(reported)
+    told = made["proof.md"].decode().split("## Since the version before")[1]
+    assert "= 1.9123456, then 1.5" in told
+    assert faults(reported) == []
+    assert run(reported, "report").returncode == 0 and files(reported) == made
+
+
+def test_a_version_before_that_was_edited_is_found(reported):
+    put(reported, "toy", "validate", {"recipes.toy.validate": {}}, "models/toy", "reports/samples/toy", loss=1.5, bigram=2.8)
+    assert run(reported, "report").returncode == 0
+    changed(reported / "reports" / "proof_versions.json", "1.9123456", "2.9123456")
+    found = faults(reported)
+    assert [fault for fault in found if fault.startswith("proof.md: line ")]
+    assert "proof/report: reports/proof_versions.json has changed since it was among its outputs" in found
