@@ -61,3 +61,21 @@ def test_a_training_that_holds_nothing_out_is_drawn_without_a_word_of_warning(ha
     points = losses["content"]["data"]["values"]
     assert {float(point["loss"]) for point in points if point["field"] == "loss"} == {8.0, 7.0}
     assert {point["held_out"] for point in points} == {""}
+
+
+def test_dvc_shows_the_pictures_of_the_page(half_trained: Path) -> None:
+    page = ROOT / "reports" / "docs_verification_files"
+    shutil.copytree(page, half_trained / "reports" / page.name)
+    shown: dict[str, Any] = json.loads(dvc(half_trained, "plots", "show", "--json"))
+    assert {f"reports/{page.name}/{picture.name}" for picture in page.iterdir()} <= set(shown["data"])
+
+
+def test_dvc_metrics_are_the_figures_of_the_audits_and_the_counts_of_the_page(half_trained: Path) -> None:
+    shutil.copytree(ROOT / "reports" / "audits", half_trained / "reports" / "audits")
+    shutil.copy(ROOT / "reports" / "docs_verification.json", half_trained / "reports")
+    shown: dict[str, Any] = json.loads(dvc(half_trained, "metrics", "show", "--json"))[""]["data"]
+    for path in sorted((half_trained / "reports" / "audits" / "docs_moe").iterdir()):
+        assert shown[f"reports/audits/docs_moe/{path.name}"]["data"]["figures"] == json.loads(path.read_text())["figures"]
+    counts = {name: count for name, count in shown["reports/docs_verification.json"]["data"].items() if name.startswith("checks.")}
+    page = (ROOT / "reports" / "docs_verification.md").read_text(encoding="utf-8")
+    assert len(counts) == 6 and all(f"docs_verification/report.{name} = {count}" in page for name, count in counts.items())

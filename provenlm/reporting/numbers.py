@@ -34,7 +34,7 @@ def moved(before: Value, now: Value, unit: str) -> str:
     """By how much a number moved, with its sign, and in percent of what it was; nothing for words. Shares move by points."""
     if isinstance(before, str) or isinstance(now, str):
         return ""
-    step = now - before
+    step = float(f"{now - before:.{DIGITS}g}") if isinstance(now - before, float) else now - before
     size = f"{plain(abs(step) * 100)} points" if unit == "share" else shown(abs(step), unit)
     part = f" ({step / abs(before):+.{FEWER}%})" if before and unit != "share" else ""
     return f"{'+' if step > 0 else MINUS if step < 0 else ''}{size}{part}".replace("-", MINUS)

@@ -48,6 +48,7 @@ def test_the_exact_value_reads_back_without_loss(value):
         (2.0, 1.5, "nats", "\N{MINUS SIGN}0.5 nats (\N{MINUS SIGN}25.0%)"),
         (1000, 1500, "records", "+500 records (+50.0%)"),
         (0, 3, "records", "+3 records"),
+        (0.137, 0.173, "s", "+0.036 s (+26.3%)"),
         (0.25, 0.75, "share", "+50 points"),
         (-2.0, -1.0, "nats", "+1 nats (+50.0%)"),
         (4, 4, "records", "0 records (+0.0%)"),
