@@ -33,6 +33,7 @@ class Reach:
     allow_private: Sequence[str]
     routes: Mapping[str, tuple[str, int]]
     open: weakref.WeakSet[socket.socket] = field(default_factory=weakref.WeakSet)
+    over: threading.Event = field(default_factory=threading.Event)
 
     def addresses(self, host: str, port: int) -> list[tuple[str, int]]:
         """Where to connect for `host`. PrivateAddressError, or socket.gaierror if the name is not known."""
@@ -52,6 +53,11 @@ class Reach:
         for connected in list(self.open):
             with suppress(OSError):
                 connected.shutdown(socket.SHUT_RDWR)
+
+    def end(self) -> None:
+        """Break off, and let nobody connect any more."""
+        self.over.set()
+        self.shut()
 
 
 def public(address: str) -> bool:
@@ -117,6 +123,8 @@ def _through(kind: Any, reach: Reach) -> Any:
             reach.open.add(self.sock)  # with TLS another object than the one that connected
 
         def _new_conn(self) -> socket.socket:
+            if reach.over.is_set():
+                raise NewConnectionError(self, "the crawl is over")
             try:
                 targets = reach.addresses(self.host, self.port)
             except socket.gaierror as error:

@@ -1,4 +1,4 @@
-"""An HTML page in; its main text, title, language and links out. Code keeps every blank, navigation goes."""
+"""An HTML page in; its main text, what it says about itself, and its links out. Code keeps every blank, navigation goes."""
 
 import re
 from collections.abc import Iterator
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from bs4 import BeautifulSoup
 from bs4.element import NavigableString, PreformattedString, Tag
 
+from provenlm.scraping import about
+from provenlm.scraping.about import About
 from provenlm.scraping.prose import Layout
 from provenlm.scraping.urls import canonical
 
@@ -53,8 +55,7 @@ class Html:
     """What one HTML page says."""
 
     text: str
-    title: str
-    language: str
+    about: About
     links: tuple[str, ...]  # canonical, in page order, each once
     index: bool  # may its content be kept, and
     follow: bool  # may its links be followed, by its robots meta element
@@ -63,14 +64,10 @@ class Html:
 def read(markup: str, url: str) -> Html:
     """Read the page `markup`, found at the canonical address `url`."""
     soup = BeautifulSoup(markup, "lxml")
-    said = _robots(soup)
-    title = soup.find("title")
-    root = soup.find("html")
-    language = str(root.get("lang") or "").strip() if isinstance(root, Tag) else ""
-    follow = not said & {"nofollow", "none"}
+    said = about.read(soup, url)
+    follow = not said.robots & {"nofollow", "none"}
     links = tuple(dict.fromkeys(_links(soup, url))) if follow else ()
-    name = " ".join(title.get_text().split()) if title else ""
-    return Html(main_text(soup), name, language, links, not said & {"noindex", "none"}, follow)
+    return Html(main_text(soup), said, links, not said.robots & {"noindex", "none"}, follow)
 
 
 def main_text(soup: BeautifulSoup) -> str:
@@ -163,11 +160,6 @@ def _close(tag: Tag, layout: Layout) -> None:
         layout.paragraph()
     elif tag.name in LINES:
         layout.line()
-
-
-def _robots(soup: BeautifulSoup) -> set[str]:
-    tags = soup.find_all("meta", attrs={"name": re.compile(r"^(robots|provenlm)$", re.IGNORECASE)})
-    return {word.strip().lower() for tag in tags for word in str(tag.get("content") or "").split(",")}
 
 
 def _links(soup: BeautifulSoup, url: str) -> Iterator[str]:

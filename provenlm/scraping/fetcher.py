@@ -11,7 +11,7 @@ from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import NameResolutionError
 
 from provenlm.scraping import addresses
-from provenlm.scraping.urls import origin
+from provenlm.scraping.urls import host
 
 PRODUCT = "provenlm"  # our product token (RFC 9309, section 2.2.1)
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -66,8 +66,8 @@ class Fetcher:
 
     manners: Manners
     reach: addresses.Reach
-    sleep: Callable[[float], None] = time.sleep
-    ready: dict[str, float] = field(default_factory=dict)  # origin: not before this time of the monotonic clock
+    sleep: Callable[[float], object] = time.sleep
+    ready: dict[str, float] = field(default_factory=dict)  # host: not before this time of the monotonic clock
 
     def __post_init__(self) -> None:
         self.session = addresses.session(self.reach)
@@ -89,15 +89,15 @@ class Fetcher:
             wait = _wait(answer, attempt)
             if wait is None or wait > self.manners.max_wait_seconds or attempt == self.manners.tries:
                 break
-            self.ready[origin(url)] = time.monotonic() + wait
+            self.ready[host(url)] = time.monotonic() + wait
         seconds = time.monotonic() - began
         return Answer(answer.status, answer.reason, answer.headers, answer.body, received, attempt, seconds, answer.detail)
 
     def _pace(self, url: str, delay: float) -> None:
-        pause = self.ready.get(origin(url), 0.0) - time.monotonic()
+        pause = self.ready.get(host(url), 0.0) - time.monotonic()
         if pause > 0:
             self.sleep(pause)
-        self.ready[origin(url)] = time.monotonic() + delay
+        self.ready[host(url)] = time.monotonic() + delay
 
     def _once(self, url: str, headers: Mapping[str, str], accepts: Collection[str], limit: int, cut: bool) -> Answer:
         with addresses.limited(self.reach, PATIENCE * self.manners.timeout_seconds) as late:

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
-from provenlm.scraping import charset, extract
+from provenlm.core import digest
+from provenlm.scraping import about, charset, extract, feed, prose, urls
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,25 +19,43 @@ class Page:
     facts: Mapping[str, Any]
     links: tuple[str, ...]
     index: bool = True
+    listing: bool = False  # it says nothing itself, but where to look: a feed
+    canonical: str = ""  # the address that it gives itself, if it gives one
 
 
 @dataclass(frozen=True)
 class Reader:
-    """How a domain reads responses: the media types it asks for, and `read(body, content type, address)`."""
+    """How a domain reads responses: the media types it asks for, and `read(body, content type, address)`.
+
+    What another `version` read is read again from the archive.
+    """
 
     accepts: tuple[str, ...]
     read: Callable[[bytes, str, str], Page]
+    version: str
 
 
 def read_text(body: bytes, content_type: str, url: str) -> Page:
-    """HTML becomes its main text; plain text and Markdown stay as they are. UTF-8, in the page's own normal form."""
-    text, _ = charset.decoded(body, content_type)
+    """HTML becomes its main text; plain text and Markdown stay as they are; a feed is links alone. UTF-8, in the page's own normal form."""
     media_type = content_type.partition(";")[0].strip().lower()
-    if media_type not in ("text/html", "application/xhtml+xml"):
+    if media_type in feed.MEDIA_TYPES:
+        return Page(b"", media_type, {}, tuple(dict.fromkeys(feed.entries(body, url))), listing=True)
+    text, _ = charset.decoded(body, content_type)
+    if media_type not in HTML:
         return Page(text.encode("utf-8", "replace"), media_type, {}, ())
     page = extract.read(text, url)
-    facts = {key: value for key, value in (("title", page.title), ("lang", page.language)) if value}
-    return Page(page.text.encode("utf-8", "replace"), "text/plain", facts, page.links, page.index)
+    said = page.about
+    known = (("title", said.title), ("lang", said.language), ("date", said.date), ("licence", said.licence))
+    facts = {key: value for key, value in known if value}
+    return Page(page.text.encode("utf-8", "replace"), "text/plain", facts, page.links, page.index, canonical=said.canonical)
 
 
-TEXT = Reader(("text/html", "application/xhtml+xml", "text/plain", "text/markdown"), read_text)
+def _version() -> str:
+    """Of all that decides what becomes of a response: our code and the parsers below it."""
+    rooms = [Path(module.__file__ or "") for module in (about, charset, extract, feed, prose, urls)]
+    ours = digest.of_files([*rooms, Path(__file__)], Path(__file__).parent)
+    return digest.of_json([ours, *(metadata.version(name) for name in ("beautifulsoup4", "lxml"))])
+
+
+HTML = ("text/html", "application/xhtml+xml")
+TEXT = Reader((*HTML, "text/plain", "text/markdown", *feed.MEDIA_TYPES), read_text, _version())

@@ -21,7 +21,7 @@ Answer = tuple[int, dict[str, str], bytes]
 class Web:
     """`pages[path]` is an answer, a list of answers (one a request, the last again and again) or a function of the handler."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         self.pages: dict[str, object] = {}
         self.asked: list[str] = []
         self.headers: dict[str, list[dict[str, str]]] = defaultdict(list)
@@ -50,10 +50,10 @@ class Web:
             def log_message(self, *arguments: object) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer((host, 0), Handler)
         self.server.daemon_threads = True
         self.server.handle_error = lambda *arguments: None  # a client that hangs up is no news here
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.url = f"http://{host}:{self.server.server_address[1]}"
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
         self.thread.start()
 
@@ -79,6 +79,15 @@ def web() -> Iterator[Web]:
 
 
 @pytest.fixture
+def webs() -> Iterator[list[Web]]:
+    """Three hosts."""
+    made = [Web(f"127.0.0.{number}") for number in (1, 2, 3)]
+    yield made
+    for web in made:
+        web.stop()
+
+
+@pytest.fixture
 def other_web() -> Iterator[Web]:
     made = Web()
     yield made
@@ -92,16 +101,24 @@ Crawl = Callable[..., dict[str, Fetch]]
 def crawling(web: Web, tmp_path: Path) -> Crawl:
     """Crawl `web` from `/`; the fates by path. Named arguments replace a bound or a manner."""
 
-    def run(start: str = "/", **changed: object) -> dict[str, Fetch]:
-        bounds = {"scope": "host", "include": (), "exclude": (), "max_pages": 100, "max_bytes": 1 << 24, "max_depth": 9}
+    def run(start: str = "/", offline: bool = False, **changed: object) -> dict[str, Fetch]:
+        bounds = {
+            "scope": "host",
+            "include": (),
+            "exclude": (),
+            "max_pages": 100,
+            "max_bytes": 1 << 24,
+            "max_depth": 9,
+            "max_variants": 99,
+        }
         manners = {
             "contact": "", "delay_seconds": 0.0, "timeout_seconds": 5.0, "tries": 3, "max_wait_seconds": 2.0,
             "max_page_bytes": 1 << 20, "allow_private": ("127.0.0.1",),
         }  # fmt: skip
         bounds |= {name: value for name, value in changed.items() if name in bounds}
         manners |= {name: value for name, value in changed.items() if name in manners}
-        sites = [Site(f"{web.url}{start}", f"{web.url}{start}")]
-        found = crawl(sites, Bounds(**bounds), Manners(**manners), TEXT, tmp_path / "state", Progress("crawl", "pages", None), {})
+        sites = [Site(f"{web.url}{start}", f"{web.url}{start}", Bounds(**bounds))]
+        found = crawl(sites, Manners(**manners), TEXT, tmp_path / "state", Progress("crawl", "pages", None), {}, offline)
         fates: dict[str, Fetch] = {}
         for fetch in found:
             path = fetch.url.removeprefix(web.url)

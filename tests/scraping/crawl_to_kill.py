@@ -1,4 +1,4 @@
-"""Run as a process that a test kills: crawl argv[1] with its state in argv[2], one line of JSON a fate."""
+"""Run as a process that a test kills: crawl argv[2:] with its state in argv[1], one line of JSON a fate."""
 
 import json
 import sys
@@ -10,15 +10,9 @@ from provenlm.scraping.fetcher import Manners
 from provenlm.scraping.reading import TEXT
 from provenlm.scraping.urls import Bounds, Site
 
-url, state = sys.argv[1:]
-found = crawl(
-    [Site("test", url)],
-    Bounds("host", (), (), 1000, 1 << 30, 99),
-    Manners("", 0.0, 5.0, 2, 1.0, 1 << 20, ("127.0.0.1",)),
-    TEXT,
-    Path(state),
-    Progress("crawl", "pages", None),
-    {},
-)
-for fetch in found:
+state, *starts = sys.argv[1:]
+bounds = Bounds("host", (), (), 100_000, 1 << 30, 9999, 9999)
+manners = Manners("", 0.0, 30.0, 2, 1.0, 1 << 20, ("127.0.0.1", "127.0.0.2", "127.0.0.3"))
+sites = [Site(start, start, bounds, group) for group, start in enumerate(starts)]
+for fetch in crawl(sites, manners, TEXT, Path(state), Progress("crawl", "pages", None), {}, False):
     print(json.dumps([fetch.url, fetch.state, fetch.reason, fetch.record.id if fetch.record else None]), flush=True)

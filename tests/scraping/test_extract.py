@@ -76,7 +76,7 @@ def test_many_articles_are_a_list_and_not_the_page() -> None:
 
 def test_a_page_tells_its_title_and_language() -> None:
     page = read('<html lang="de"><head><title> Ein\n Titel </title></head><body>x</body></html>', "http://h/")
-    assert (page.title, page.language, page.text) == ("Ein Titel", "de", "x")
+    assert (page.about.title, page.about.language, page.text) == ("Ein Titel", "de", "x")
 
 
 def test_links_are_canonical_and_each_is_there_once() -> None:

@@ -48,7 +48,12 @@ def test_a_relative_address_is_read_on_its_page() -> None:
 
 
 def _bounds(**changed: object) -> Bounds:
-    return Bounds(**({"scope": "folder", "include": (), "exclude": (), "max_pages": 1, "max_bytes": 1, "max_depth": 9} | changed))
+    return Bounds(
+        **(
+            {"scope": "folder", "include": (), "exclude": (), "max_pages": 1, "max_bytes": 1, "max_depth": 9, "max_variants": 9}
+            | changed
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,18 +70,18 @@ def _bounds(**changed: object) -> Bounds:
     ],
 )
 def test_what_is_not_for_this_crawl_has_a_reason(url: str, reason: str) -> None:
-    assert belongs(url, [Site("s", "http://h/docs/index.html")], _bounds(exclude=("/old/",)))[1] == reason
+    assert belongs(url, [Site("s", "http://h/docs/index.html", _bounds(exclude=("/old/",)))])[1] == reason
 
 
 def test_an_include_pattern_leaves_out_the_rest_but_not_the_start() -> None:
-    site = Site("s", "http://h/")
-    assert belongs("http://h/", [site], _bounds(include=(r"\.md$",))) == ("s", "")
-    assert belongs("http://h/a.md", [site], _bounds(include=(r"\.md$",))) == ("s", "")
-    assert belongs("http://h/a.html", [site], _bounds(include=(r"\.md$",))) == ("s", "not-included")
+    site = Site("s", "http://h/", _bounds(include=(r"\.md$",)))
+    assert belongs("http://h/", [site]) == ("s", "")
+    assert belongs("http://h/a.md", [site]) == ("s", "")
+    assert belongs("http://h/a.html", [site]) == ("s", "not-included")
 
 
 def test_the_host_scope_reaches_beside_the_start() -> None:
-    assert belongs("http://h/blog/", [Site("s", "http://h/docs/")], _bounds(scope="host")) == ("s", "")
+    assert belongs("http://h/blog/", [Site("s", "http://h/docs/", _bounds(scope="host"))]) == ("s", "")
 
 
 def test_a_pattern_that_is_no_regular_expression_is_refused() -> None:
@@ -85,5 +90,5 @@ def test_a_pattern_that_is_no_regular_expression_is_refused() -> None:
 
 
 def test_on_a_shared_host_an_address_belongs_to_the_start_whose_folder_holds_it() -> None:
-    sites = [Site("a", "http://h/a/"), Site("b", "http://h/b/")]
-    assert [belongs(f"http://h/{path}", sites, _bounds(scope="host"))[0] for path in ("a/x", "b/x", "c")] == ["a", "b", "a"]
+    sites = [Site(name, f"http://h/{name}/", _bounds(scope="host")) for name in "ab"]
+    assert [belongs(f"http://h/{path}", sites)[0] for path in ("a/x", "b/x", "c")] == ["a", "b", "a"]

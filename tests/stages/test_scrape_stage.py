@@ -20,7 +20,7 @@ corpora:
     domain: text
     scrape:
       start: [START]
-      bounds: {scope: folder, include: [], exclude: [], max_pages: 100, max_bytes: 100000000, max_depth: 9}
+      bounds: {scope: folder, include: [], exclude: [], max_pages: 100, max_bytes: 100000000, max_depth: 9, max_variants: 99}
       manners:
         contact: "mailto:tests@example.org"
         delay_seconds: 0.0
@@ -29,6 +29,7 @@ corpora:
         max_wait_seconds: 1.0
         max_page_bytes: 2000000
         allow_private: ["127.0.0.1"]
+      offline: false
     filter: {}
     dedupe: {}
     tokenize: {}

@@ -22,6 +22,7 @@ class Settings:
     start: tuple[str, ...]
     bounds: Bounds
     manners: Manners
+    offline: bool  # ask nobody: read again what the last crawl kept, as when extraction was improved
 
     def __post_init__(self) -> None:
         if not self.start:
@@ -35,11 +36,11 @@ class Settings:
 
 def fetch(settings: Settings, state: Path, progress: Progress) -> Iterator[Fetch]:
     """What became of every address of the sites, and of the pages that they link to."""
-    sites = [Site(start, canonical(_url(start)) or "") for start in settings.start]
+    sites = [Site(start, canonical(_url(start)) or "", settings.bounds) for start in settings.start]
     packages = [start.removeprefix(pydoc_site.SCHEME) for start in settings.start if _embedded(start)]
     with ExitStack() as stack:
         routes = {pydoc_site.HOST: stack.enter_context(pydoc_site.serve(packages))} if packages else {}
-        yield from crawl(sites, settings.bounds, settings.manners, TEXT, state, progress, routes)
+        yield from crawl(sites, settings.manners, TEXT, state, progress, routes, settings.offline)
 
 
 def _embedded(start: str) -> bool:

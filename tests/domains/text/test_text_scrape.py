@@ -12,11 +12,19 @@ MANNERS = {
     "contact": "", "delay_seconds": 1.0, "timeout_seconds": 10.0, "tries": 2, "max_wait_seconds": 5.0, "max_page_bytes": 1 << 20,
     "allow_private": [],
 }  # fmt: skip
-BOUNDS = {"scope": "folder", "include": [], "exclude": [], "max_pages": 1000, "max_bytes": 1 << 28, "max_depth": 9}
+BOUNDS = {
+    "scope": "folder",
+    "include": [],
+    "exclude": [],
+    "max_pages": 1000,
+    "max_bytes": 1 << 28,
+    "max_depth": 9,
+    "max_variants": 99,
+}
 
 
 def settings(*start: str, contact: str = "") -> Settings:
-    section = {"start": list(start), "bounds": BOUNDS, "manners": {**MANNERS, "contact": contact}}
+    section = {"start": list(start), "bounds": BOUNDS, "manners": {**MANNERS, "contact": contact}, "offline": False}
     return params.parse(Settings, section, "params.yaml: corpora.docs.scrape")
 
 
@@ -76,7 +84,12 @@ def test_a_module_that_acts_is_refused_by_the_site_itself(tmp_path) -> None:
     for fetch in plugin.load("domains", "text", "scrape", plugin.Scraping).fetch(
         params.parse(
             Settings,
-            {"start": ["pydoc:stdlib"], "bounds": {**BOUNDS, "include": ["/(this|antigravity|abc).html"]}, "manners": MANNERS},
+            {
+                "start": ["pydoc:stdlib"],
+                "bounds": {**BOUNDS, "include": ["/(this|antigravity|abc).html"]},
+                "manners": MANNERS,
+                "offline": False,
+            },
             "x",
         ),
         tmp_path,

@@ -1,0 +1,116 @@
+"""Responses in, WARC files out that hold them for good, and back: so that extraction can be improved without asking anybody again.
+
+WARC 1.1 (ISO 28500), one gzip member a record, as every reader of Common Crawl takes it. A body is kept decoded; the headers that spoke
+of its encoding are renamed, as Common Crawl does.
+"""
+
+import io
+import threading
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from warcio.archiveiterator import ArchiveIterator
+from warcio.exceptions import ArchiveLoadFailed
+from warcio.statusandheaders import StatusAndHeaders
+from warcio.warcwriter import WARCWriter
+
+from provenlm.core.errors import UserError
+
+FILE_BYTES = 1 << 30  # a new file is begun above this
+TRANSFER = {"content-encoding", "transfer-encoding", "content-length"}  # headers that no longer say what is kept
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a response lies."""
+
+    file: str
+    offset: int
+    length: int
+
+
+class Archive:
+    """The WARC files of one folder. Safe for threads."""
+
+    def __init__(self, folder: Path, ends: Mapping[str, int]) -> None:
+        """`ends`: up to where each file holds what somebody knows of; what a killed process wrote behind that is cut off."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.lock = folder, threading.Lock()
+        for path in folder.glob("*.warc.gz"):
+            if path.name not in ends:
+                path.unlink()
+            elif path.stat().st_size > ends[path.name]:
+                with path.open("r+b") as file:
+                    file.truncate(ends[path.name])
+
+    def append(self, url: str, headers: Mapping[str, str], body: bytes, date: str) -> Place:
+        """Keep the answer 200 of `url`, which came at `date` (ISO 8601, UTC)."""
+        member = io.BytesIO()
+        writer = WARCWriter(member, gzip=True, warc_version="1.1")
+        said = [(f"X-Crawl-{name}" if name.lower() in TRANSFER else name, _line(value)) for name, value in headers.items()]
+        http = StatusAndHeaders("200 OK", [*said, ("Content-Length", str(len(body)))], protocol="HTTP/1.1")
+        named = {"WARC-Date": date.replace("+00:00", "Z")}
+        writer.write_record(
+            writer.create_warc_record(url, "response", io.BytesIO(body), len(body), http_headers=http, warc_headers_dict=named)
+        )
+        return self.put(member.getvalue())
+
+    def put(self, member: bytes) -> Place:
+        """Add one gzip member to the newest file."""
+        with self.lock:
+            path = self._newest()
+            with path.open("ab") as file:
+                offset = file.tell()
+                file.write(member)
+        return Place(path.name, offset, len(member))
+
+    def _newest(self) -> Path:
+        names = sorted(path.name for path in self.folder.glob("*.warc.gz"))
+        number = int(names[-1].split(".")[0]) if names else 0
+        path = self.folder / f"{number:05}.warc.gz"
+        return self.folder / f"{number + 1:05}.warc.gz" if path.exists() and path.stat().st_size > FILE_BYTES else path
+
+    def member(self, place: Place) -> bytes:
+        """The gzip member at `place`, as it lies there. UserError where the file is gone."""
+        try:
+            with (self.folder / place.file).open("rb") as file:
+                file.seek(place.offset)
+                return file.read(place.length)
+        except OSError as error:
+            raise UserError(
+                f"{(self.folder / place.file).as_posix()}: {error.strerror}; delete the state to crawl afresh"
+            ) from None
+
+    def body(self, place: Place) -> bytes:
+        """The body kept at `place`. UserError where the archive is damaged."""
+        try:
+            for record in ArchiveIterator(io.BytesIO(self.member(place))):
+                return bytes(record.content_stream().read())
+        except (ArchiveLoadFailed, zlib.error, EOFError, ValueError):
+            pass
+        raise UserError(
+            f"{(self.folder / place.file).as_posix()}: damaged at byte {place.offset}; delete the state to crawl afresh"
+        )
+
+    def compacted(self, places: Iterable[Place]) -> dict[Place, Place]:
+        """Copy what lies at `places` into new files, where less than half of the archive is still wanted; the old files stay."""
+        wanted = list(places)
+        size = sum(path.stat().st_size for path in self.folder.glob("*.warc.gz"))
+        if 2 * sum(place.length for place in wanted) >= size:
+            return {}
+        names = sorted(path.name for path in self.folder.glob("*.warc.gz"))
+        (self.folder / f"{int(names[-1].split('.')[0]) + 1:05}.warc.gz").touch()
+        return {place: self.put(self.member(place)) for place in wanted}
+
+    def forget(self, but: Iterable[str]) -> None:
+        """Delete every file but those."""
+        kept = set(but)
+        for path in self.folder.glob("*.warc.gz"):
+            if path.name not in kept:
+                path.unlink()
+
+
+def _line(value: str) -> str:
+    return " ".join(value.split())

@@ -1,0 +1,138 @@
+"""Several hosts on loopback, asked at once."""
+
+import threading
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from provenlm.core.errors import UserError
+from provenlm.core.progress import Progress
+from provenlm.core.record import Fetch
+from provenlm.scraping.crawl import crawl
+from provenlm.scraping.fetcher import Manners
+from provenlm.scraping.reading import TEXT
+from provenlm.scraping.urls import Bounds, Site
+
+LOOPBACK = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+
+
+def crawled(webs: list, state: Path, delay: float = 0.0, **changed: object) -> list[Fetch]:
+    bounds = {
+        "scope": "host",
+        "include": (),
+        "exclude": (),
+        "max_pages": 100,
+        "max_bytes": 1 << 24,
+        "max_depth": 9,
+        "max_variants": 99,
+    }
+    sites = [Site(f"{web.url}/", f"{web.url}/", Bounds(**(bounds | changed)), group) for group, web in enumerate(webs)]
+    manners = Manners("", delay, 60.0, 1, 1.0, 1 << 20, LOOPBACK)
+    return list(crawl(sites, manners, TEXT, state, Progress("crawl", "pages", None), {}, False))
+
+
+def fill(web, pages: int = 5, links: tuple[str, ...] = ()) -> None:
+    web.html("/", "start", (*(f"/{number}" for number in range(pages)), *links))
+    for number in range(pages):
+        web.html(f"/{number}", f"page {number}")
+
+
+def test_hosts_are_asked_at_once(webs, tmp_path) -> None:
+    meeting = threading.Barrier(3)
+    for web in webs:
+        fill(web)
+
+        def waits(handler, page=web.pages["/3"]) -> None:
+            meeting.wait(60)  # nobody is answered before all three hosts have been asked
+            handler.send_response(200)
+            handler.send_header("Content-Type", "text/html")
+            handler.send_header("Content-Length", str(len(page[2])))
+            handler.end_headers()
+            handler.wfile.write(page[2])
+
+        web.pages["/3"] = waits
+    assert sum(fetch.state == "record" for fetch in crawled(webs, tmp_path)) == 18
+
+
+def test_each_host_is_asked_one_thing_at_a_time_with_its_own_pause(webs, tmp_path) -> None:
+    times: dict[str, list[tuple[float, float]]] = {web.url: [] for web in webs}
+    for web in webs:
+        fill(web, 4)
+        for path in ("/", "/0", "/1", "/2", "/3"):
+
+            def noted(handler, body=web.pages[path][2], seen=times[web.url]) -> None:
+                began = time.monotonic()
+                time.sleep(0.02)
+                handler.send_response(200)
+                handler.send_header("Content-Type", "text/html")
+                handler.send_header("Content-Length", str(len(body)))
+                handler.end_headers()
+                seen.append((began, time.monotonic()))
+                handler.wfile.write(body)
+
+            web.pages[path] = noted
+    crawled(webs, tmp_path, delay=0.1)
+    for seen in times.values():
+        assert len(seen) == 5
+        assert all(after[0] - before[0] > 0.09 and after[0] >= before[1] for before, after in pairwise(seen))
+
+
+def test_what_comes_out_does_not_depend_on_which_host_is_fast(webs, tmp_path) -> None:
+    told = []
+    for slow in (0, 2):
+        for place, web in enumerate(webs):
+            neighbour = webs[(place + 1) % 3].url
+            fill(web, 5, (f"{neighbour}/hidden", "http://elsewhere.invalid/"))
+            web.html("/hidden", f"named by a neighbour {place}", ("/deeper",))
+            web.html("/deeper", f"deeper {place}")
+            if place == slow:
+                page = web.pages["/"]
+
+                def late(handler, page=page) -> None:
+                    time.sleep(0.5)
+                    handler.send_response(200)
+                    handler.send_header("Content-Type", "text/html")
+                    handler.send_header("Content-Length", str(len(page[2])))
+                    handler.end_headers()
+                    handler.wfile.write(page[2])
+
+                web.pages["/"] = late
+        told.append(
+            [
+                (fetch.url, fetch.state, fetch.reason, fetch.record and fetch.record.id)
+                for fetch in crawled(webs, tmp_path / str(slow))
+            ]
+        )
+    assert told[0] == told[1]
+    assert len(told[0]) == 3 * 8 + 1
+    assert [fate[:3] for fate in told[0]].count(("http://elsewhere.invalid/", "refused", "off-site")) == 1
+
+
+def test_a_budget_is_that_of_each_host(webs, tmp_path) -> None:
+    for web in webs:
+        fill(web)
+    found = crawled(webs, tmp_path, max_pages=2)
+    assert [sum(fetch.state == "record" and fetch.url.startswith(web.url) for fetch in found) for web in webs] == [2, 2, 2]
+
+
+def test_a_host_that_dies_half_way_holds_up_no_other(webs, tmp_path) -> None:
+    for web in webs:
+        fill(web, 12)
+
+    def dies(handler) -> None:
+        handler.close_connection = True
+
+    for number in range(3, 12):
+        webs[1].pages[f"/{number}"] = dies
+    found = crawled(webs, tmp_path)
+    assert [sum(fetch.state == "record" and fetch.url.startswith(web.url) for fetch in found) for web in webs] == [13, 4, 13]
+    assert {fetch.reason for fetch in found if fetch.state == "failed"} == {"connection", "host-silent"}
+
+
+def test_a_start_that_cannot_be_had_ends_the_crawl_of_all_hosts(webs, tmp_path) -> None:
+    fill(webs[0])
+    fill(webs[1])
+    with pytest.raises(UserError, match="start: http://127.0.0.3:.*http-404"):
+        crawled(webs, tmp_path)
