@@ -66,6 +66,7 @@ def body(run: stage.Run) -> None:
 
     begun = fresh(net, shape, tokens.vocabulary, settings.seed).state_dict()
     figures.parameters(run.audit, model, begun, net.count(shape, tokens.vocabulary))
+    figures.weights(run.audit, settings)
     figures.planned(run.audit, asked_for, settings)
     figures.course(run.audit, ours.history, objectives[0].judge, settings, ours.begun)
     figures.ending(run.audit, last, len(ours.begun) - 1)

@@ -28,8 +28,8 @@ def replay(folder: str | Path) -> Replayed:
     randomness.give_back(dict(state.tensors["random"]), state.facts["random"])
     terms, norms = {}, {}
     for objective in loaded.net.objectives(loaded.model, IGNORE):
-        micro_batch, precision = state.facts["micro_batch"], state.facts["precision"]
+        micro_batch, precision, scale = (state.facts[name] for name in ("micro_batch", "precision", "scale"))
         terms[objective.name], norms[objective.name], _ = gradients.gather(
-            objective, batch, micro_batch, precision, None, batch.inputs_BT.device
+            objective, batch, micro_batch, precision, scale, None, batch.inputs_BT.device
         )
     return Replayed(terms, norms, {name: value for name, value in state.facts.items() if name != "random"})

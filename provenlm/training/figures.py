@@ -1,5 +1,6 @@
 """A finished training in, its figures, curves and tables out."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean, median
@@ -49,6 +50,7 @@ def course(audit: Recorder, history: History, judge: str, settings: Settings, be
     audit.counted(
         "steps.skipped", sum("skipped" in row for row in rows), "steps", "not applied: not finite, or far above what was usual"
     )
+    audit.counted("steps.overflowed", sum("overflow" in row for row in rows), "steps", "not applied: beyond the range of fp16")
     audit.counted("steps.undone", len(rows) - len(kept), "steps", "given up by going back to a checkpoint")
     audit.counted("went_back", sum("back" in row for row in rows), "times", "that the run went back to a checkpoint")
     targets, positions = (sum(value for _, value in history.column(name)) for name in ("targets", "positions"))
@@ -63,14 +65,22 @@ def course(audit: Recorder, history: History, judge: str, settings: Settings, be
         audit.measured("held_out.best", min(held), "nats/token", f"{judge} on held-out rows, smallest during training")
         audit.measured("held_out.last", held[-1], "nats/token", f"{judge} on held-out rows after the last step")
     _speed(audit, real(history, begun))
-    norms = [value for _, value in history.column("grad_norm")]
-    audit.measured("gradient_norm.median", median(norms), "", "global gradient norm before clipping, median over steps")
+    norms = [value for _, value in history.column("grad_norm") if math.isfinite(value)] or [math.nan]
+    audit.measured(
+        "gradient_norm.median", median(norms), "", "global gradient norm before clipping, median over steps where it is finite"
+    )
     audit.measured("gradient_norm.max", max(norms), "", "the largest")
     peak = max(value for _, value in history.column("share"))
     for role in get_args(Role):
         rate = settings.optimizer.of(role).rate * peak
         audit.counted(f"rate_peak.{role}", rate, "", f"largest learning rate that was used, {role} parameters")
     audit.series.extend(curves(history, judge))
+
+
+def weights(audit: Recorder, settings: Settings) -> None:
+    """Which weights were judged during training and are published."""
+    which = "those of the last update" if settings.ema is None else f"their moving average, decay {settings.ema:g}"
+    audit.counted("weights", which, "text", "held-out loss is of these, and these are in model.safetensors of every checkpoint")
 
 
 def planned(audit: Recorder, asked: Settings, settings: Settings) -> None:

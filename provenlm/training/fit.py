@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -82,31 +83,34 @@ def _step(run: State, batches: Batches) -> Step:
     run.model.train()
     terms: dict[str, float] = {}
     norms: dict[str, float] = {}
-    whole: list[float] = []
-    refusals: list[str] = []
+    descents: list[Descent] = []
     for objective, own in zip(run.objectives, run.optimizers, strict=True):
         optim.set_rates(own, share)
-        update = _descend(run, objective, own, batch, refusals)
-        prefix = "" if len(run.objectives) == 1 else f"{objective.name}."
+        descents.append(_descend(run, objective, own, batch))
+        prefix, update = "" if len(run.objectives) == 1 else f"{objective.name}.", descents[-1].update
         terms |= {f"{prefix}{name}": value for name, value in update.terms.items()}
         norms |= {f"{prefix}{role}": norm for role, norm in update.grad_norms.items()}
-        whole.append(update.grad_norm)
-    facts = {
+    facts: dict[str, Any] = {
         "step": run.step + 1,
         "position": run.position,
         "micro_batch": run.room.rows * _pieces(settings, batch),
         "precision": settings.precision,
         "smoothing": batch.smoothing,
+        "scale": run.scaler.scale,
     }
+    overflow, skipped = (_together(whys) for whys in ([d.overflow for d in descents], [d.refused for d in descents]))
+    run.scaler.settle(overflow is not None)
     run.step += 1
     run.position += settings.batch
+    if run.average is not None and not (overflow or skipped):
+        run.average.follow(run.step)
     ended = time.perf_counter()
     return Step(
         number=run.step,
         terms=terms,
         held_out=_held_out(run, batches) if _due(settings, run.step) else None,
         share=share,
-        grad_norm=math.hypot(*whole),
+        grad_norm=math.hypot(*(each.update.grad_norm for each in descents)),
         grad_norms=norms,
         micro_batch=run.room.rows,
         targets=gradients.targets(batch),
@@ -116,7 +120,9 @@ def _step(run: State, batches: Batches) -> Step:
         epochs=run.position / len(batches.rows),
         seconds=ended - begin,
         data_seconds=drawn - begin,
-        skipped="; ".join(refusals) or None,
+        scale=facts["scale"],
+        overflow=overflow,
+        skipped=skipped,
         slowed=None,
         back=None,
         stop=None,
@@ -125,23 +131,38 @@ def _step(run: State, batches: Batches) -> Step:
     )
 
 
-def _descend(run: State, objective: Objective, own: Sequence[torch.optim.Optimizer], batch: Batch, refusals: list[str]) -> Update:
-    """One update of one objective's parameters, unless it is not finite or a monitor refuses it; why goes to `refusals`."""
+def _together(whys: Sequence[str | None]) -> str | None:
+    return "; ".join(why for why in whys if why) or None
+
+
+class Descent(NamedTuple):
+    """One objective's update, and why it was not applied: too large for fp16's scale, of which no monitor is told, or refused."""
+
+    update: Update
+    overflow: str | None
+    refused: str | None
+
+
+def _descend(run: State, objective: Objective, own: Sequence[torch.optim.Optimizer], batch: Batch) -> Descent:
+    """One update of one objective's parameters, unless it overflowed, is not finite, or a monitor refuses it."""
     settings = run.settings
     pieces = _pieces(settings, batch)
     found = run.room.fit(
-        lambda rows: gradients.gather(objective, batch, rows * pieces, settings.precision, settings.optimizer.clip, run.device),
+        lambda rows: gradients.gather(
+            objective, batch, rows * pieces, settings.precision, run.scaler.scale, settings.optimizer.clip, run.device
+        ),
         partial(randomness.give_back, *randomness.take()),
     )
     update = Update(objective.name, run.step + 1, *found)
-    refused = _not_finite(update) or next((why for monitor in run.monitors if (why := monitor.weigh(update))), None)
-    if refused:
-        refusals.append(refused)
-    else:
+    overflow, refused = run.scaler.overflow(update), None
+    if not overflow:
+        refused = _not_finite(update) or next((why for monitor in run.monitors if (why := monitor.weigh(update))), None)
+    applied = not (overflow or refused)
+    if applied:
         for optimizer in own:
             optimizer.step()
-    objective.after(not refused)
-    return update
+    objective.after(applied)
+    return Descent(update, overflow, refused)
 
 
 def _pieces(settings: Settings, batch: Batch) -> int:
@@ -172,5 +193,5 @@ def _held_out(run: State, batches: Batches) -> Mapping[str, float]:
             lambda batch: gradients.terms(run.objectives[0], gradients.to(batch, run.device), run.settings.precision), cut
         )
 
-    with torch.random.fork_rng(enabled=True):
+    with torch.random.fork_rng(enabled=True), run.judged():
         return run.held_out_room.fit(measured, lambda: None)

@@ -12,21 +12,25 @@ from torch import Tensor, nn
 
 from provenlm.training.objective import IGNORE, Batch, Objective
 
+NARROW = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def gather(
-    objective: Objective, batch: Batch, micro_batch: int, precision: str, clip: float | None, device: torch.device
+    objective: Objective, batch: Batch, micro_batch: int, precision: str, scale: float, clip: float | None, device: torch.device
 ) -> tuple[dict[str, float], float, dict[str, float]]:
     """Leave the clipped gradient of the whole batch in `.grad`; (the objective's terms, the gradient norm before clipping, and the
-    same by role)."""
+    same by role). On the way back through the net gradients are `scale` times as large."""
     parameters = [p for group in objective.parameters.values() for p in group if p.requires_grad]
     for parameter in parameters:
         parameter.grad = None
     sums: dict[str, Tensor] = {}
     for part, share in parts(batch, micro_batch):
         found = terms(objective, to(part, device), precision)
-        (found["loss"] * share).backward()  # type: ignore[no-untyped-call]
+        (found["loss"] * (share * scale)).backward()  # type: ignore[no-untyped-call]
         for name, value in found.items():
             sums[name] = sums.get(name, 0) + value.detach() * share
+    if scale != 1:
+        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], 1 / scale)
     norms = {
         role: nn.utils.get_total_norm([p.grad for p in own if p.grad is not None])
         for role, own in objective.parameters.items()
@@ -39,7 +43,7 @@ def gather(
 
 def terms(objective: Objective, batch: Batch, precision: str) -> Mapping[str, Tensor]:
     """The objective's terms in the wanted precision."""
-    with torch.autocast(batch.inputs_BT.device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with torch.autocast(batch.inputs_BT.device.type, NARROW.get(precision), enabled=precision in NARROW):
         return objective.loss(batch)
 
 

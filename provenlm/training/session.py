@@ -69,6 +69,7 @@ class Session:
     def _show(self, step: Step, bar: Progress, words: str) -> None:
         bar.advance(step.number - bar.done, words)
         for what, said in (
+            ("overflowed", step.overflow),
             ("skipped", step.skipped),
             ("slows down", step.slowed),
             ("went back", step.back),

@@ -179,7 +179,7 @@ class Settings:
     seed: int
     device: Literal["auto", "cpu", "cuda", "mps"]
     threads: int  # of torch on the CPU; another number gives sums in another order
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "bf16", "fp16"]  # of products; weights stay fp32. fp16 scales the loss (see scaler.py)
     batches: Literal["windows", "packed", "documents"]  # the stream cut every `length`; so, but each document by itself; one a row
     length: int  # positions a row
     batch: int  # rows a step
@@ -189,6 +189,7 @@ class Settings:
     label_smoothing: float  # share of each training target that is spread over the vocabulary; held-out loss is without
     optimizer: Optimizer
     schedule: Schedule
+    ema: float | None  # decay of the average of the weights that is published and judged in their place
     held_out: HeldOut | None
     checkpoints: Checkpoints
     stability: Stability | None
@@ -210,6 +211,8 @@ class Settings:
             raise ValueError(f"micro_batch is {self.micro_batch}; it must divide batch, {self.batch}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing is {self.label_smoothing}; from 0 to below 1 would be right")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema is {self.ema}; between 0 and 1, or null, would be right")
         for name, wanted in (
             ("checkpoints.best", self.checkpoints.best),
             ("plateau", self.plateau),

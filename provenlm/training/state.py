@@ -1,6 +1,7 @@
 """What lives through a run: the net, its optimizers, its monitors and how far it is; a checkpoint of all that, and back."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -11,9 +12,11 @@ from provenlm.core import digest
 from provenlm.core.errors import UserError
 from provenlm.training import optimizers as optim
 from provenlm.training import randomness, schedules
+from provenlm.training.average import Average
 from provenlm.training.checkpoint import Checkpoint
 from provenlm.training.objective import Batch, Objective
 from provenlm.training.room import Room
+from provenlm.training.scaler import Scaler
 from provenlm.training.settings import Settings
 from provenlm.training.step import GoBack, Monitor
 
@@ -32,8 +35,12 @@ class State:
     slower: list[tuple[float, int]] = field(default_factory=list)
     room: Room = field(init=False)
     held_out_room: Room = field(init=False)
+    scaler: Scaler = field(init=False)
+    average: Average | None = field(init=False)
 
     def __post_init__(self) -> None:
+        self.scaler = Scaler(self.settings.precision)
+        self.average = None if self.settings.ema is None else Average(self.model, self.settings.ema)
         self.room, self.held_out_room = Room(self.settings.micro_batch), Room(self.settings.micro_batch)
 
     @property
@@ -51,8 +58,15 @@ class State:
             share *= factor if self.step < until else 1.0
         return share
 
+    def judged(self) -> AbstractContextManager[None]:
+        """Within the block the net has the weights that are published."""
+        return nullcontext() if self.average is None else self.average.shown()
+
     def snapshot(self) -> Checkpoint:
-        """Everything that decides what comes next. Tensors are not copied: copy or write them before the next step."""
+        """Everything that decides what comes next. Tensors are not copied: copy or write them before the next step.
+
+        `model` is what is published; where that is an average, `trained` is what training goes on from.
+        """
         remembered = {
             f"{objective.name}/{name}": tensor
             for objective, own in zip(self.objectives, self.optimizers, strict=True)
@@ -64,11 +78,15 @@ class State:
             "position": self.position,
             "slower": self.slower,
             "room": [self.room.rows, self.held_out_room.rows],
+            "scaler": [self.scaler.scale, self.scaler.since],
             "monitors": [monitor.state() for monitor in self.monitors],
             "random": random_facts,
             **_fixed(self.settings),
         }
-        return Checkpoint({"model": self.model.state_dict(), "optimizer": remembered, "random": torch_random}, facts)
+        weights = {"model": self.model.state_dict()}
+        if self.average is not None:
+            weights = {"model": self.average.state(), "trained": weights["model"]}
+        return Checkpoint({**weights, "optimizer": remembered, "random": torch_random}, facts)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Become what `snapshot` saw. UserError if that was under other settings or another number of threads."""
@@ -76,7 +94,9 @@ class State:
         for key, value in _fixed(self.settings).items():
             if facts[key] != value:
                 raise UserError(f"the checkpoint was made with {key} {facts[key]}, this run has {value}; start anew")
-        self.model.load_state_dict(dict(checkpoint.tensors["model"]))
+        self.model.load_state_dict(dict(checkpoint.tensors.get("trained", checkpoint.tensors["model"])))
+        if self.average is not None:
+            self.average.restore(checkpoint.tensors["model"])
         for objective, own in zip(self.objectives, self.optimizers, strict=True):
             prefix = f"{objective.name}/"
             mine = {k.removeprefix(prefix): v for k, v in checkpoint.tensors["optimizer"].items() if k.startswith(prefix)}
@@ -84,6 +104,7 @@ class State:
         for monitor, state in zip(self.monitors, facts["monitors"], strict=True):
             monitor.restore(state)
         self.step, self.position = facts["step"], facts["position"]
+        self.scaler.scale, self.scaler.since = facts["scaler"]
         self.slower = [(factor, until) for factor, until in facts["slower"]]
         self.room, self.held_out_room = (Room(rows) for rows in facts["room"])
         randomness.give_back(dict(checkpoint.tensors["random"]), facts["random"])  # last: what came before may draw

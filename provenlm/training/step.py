@@ -40,6 +40,8 @@ class Step:
     epochs: float  # drawn since the beginning
     seconds: float  # without the held-out loss
     data_seconds: float  # of these, waiting for the batch
+    scale: float  # of the loss on its way back: 1 but for fp16
+    overflow: str | None  # why fp16's gradients were not applied: no fault of data or weights
     skipped: str | None  # why an objective's parameters were left alone
     slowed: str | None  # why the rates are lower from here on
     back: str | None  # why and where to the run went back after this step; `snapshot` is then of the state it went back to

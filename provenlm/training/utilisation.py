@@ -64,6 +64,6 @@ def real(history: History, begun: Sequence[int]) -> list[Row]:
     `begun`: the steps after which the processes began. Those first steps allocate memory and choose kernels. Where nothing else is
     there, they are taken.
     """
-    applied = [row for row in history.lasting() if not row.get("skipped")] or history.lasting()
+    applied = [row for row in history.lasting() if not (row.get("skipped") or row.get("overflow"))] or history.lasting()
     warm = [row for row in applied if not any(begin < int(row["step"] or 0) <= begin + WARMING for begin in begun)]
     return warm or applied

@@ -64,6 +64,7 @@ recipes:
         rest: {ADAMW}
         clip: 1.0
       schedule: {{warmup: 2, hold: 0, decay: linear, final: 0.0}}
+      ema: null
       held_out: {{every: 10, rows: 4}}
       checkpoints: {{every: 5, last: 2, spaced: null, best: false}}
       stability: null
@@ -165,6 +166,10 @@ def test_a_run_leaves_a_net_its_history_and_an_audit_and_no_resume_folder(projec
 
 def test_killed_and_started_again_it_ends_with_the_weights_of_never_stopping(project: Callable[[str, int], Path]) -> None:
     whole, killed = project("whole", 120), project("killed", 120)
+    for root in (whole, killed):
+        changed(root, "precision: fp32", "precision: fp16")
+        changed(root, "ema: null", "ema: 0.9")
+        changed(root, "label_smoothing: 0.0", "label_smoothing: 0.1")
     assert finish(whole)[0] == 0
     process = start(killed)
     when_saved(killed, process)

@@ -65,6 +65,7 @@ def settings() -> Callable[..., Settings]:
         label_smoothing=0.0,
         optimizer=optimizer,
         schedule=Schedule(2, 0, "linear", 0.0),
+        ema=None,
         held_out=HeldOut(5, 4),
         checkpoints=Checkpoints(5, 2, None, False),
         stability=None,

@@ -41,6 +41,7 @@ SETTINGS = Settings(
     label_smoothing=0.0,
     optimizer=Optimizer(ADAMW, ADAMW, ADAMW, 1.0),
     schedule=Schedule(1, 0, "linear", 0.0),
+    ema=None,
     held_out=None,
     checkpoints=KEEP,
     stability=None,

@@ -14,7 +14,7 @@ from torch import nn
 
 from provenlm.core.errors import UserError
 from provenlm.nets.moe.net import FACE
-from provenlm.training import checkpoint, randomness
+from provenlm.training import checkpoint, randomness, scaler
 from provenlm.training.batches import batches_for
 from provenlm.training.fit import fit
 from provenlm.training.gradients import gather
@@ -79,7 +79,9 @@ def test_parts_of_a_batch_weigh_by_their_targets() -> None:
         return {"loss": mean * parameter.sum(), "value": mean}
 
     batch = Batch(torch.zeros(2, 3, dtype=torch.int64), torch.tensor([[8, IGNORE, IGNORE], [0, 0, 0]]))
-    terms, norm, by_role = gather(Objective("o", {"rest": [parameter]}, loss, "value"), batch, 1, "fp32", None, torch.device("cpu"))
+    terms, norm, by_role = gather(
+        Objective("o", {"rest": [parameter]}, loss, "value"), batch, 1, "fp32", 1.0, None, torch.device("cpu")
+    )
     assert terms["value"] == pytest.approx(2.0)
     assert norm == by_role["rest"] == pytest.approx(2.0)
 
@@ -93,44 +95,66 @@ def test_looking_at_held_out_data_does_not_change_the_training(tokens: Any, shap
     assert same(weights(looking), weights(blind))
 
 
-@pytest.mark.parametrize("kind", ["muon", "adamw"])
+@pytest.mark.parametrize("kind", ["muon", "adamw", "average", "fp16"])
 def test_going_on_from_a_checkpoint_equals_never_stopping(
-    tokens: Any, shape: Any, settings: Callable[..., Any], tmp_path: Path, kind: str
+    tokens: Any, shape: Any, settings: Callable[..., Any], tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     optimizer = settings().optimizer
-    wanted = settings(optimizer=optimizer if kind == "muon" else replace(optimizer, matrix=optimizer.rest))
+    monkeypatch.setattr(scaler, "FIRST", 2.0**26)  # overflows at first; the scale grows after the cut, counted from before it
+    monkeypatch.setattr(scaler, "PATIENCE", 5)
+    changes = {
+        "muon": {},
+        "adamw": {"optimizer": replace(optimizer, matrix=optimizer.rest)},
+        "average": {"ema": 0.9},
+        "fp16": {"precision": "fp16", "ema": 0.9, "steps": 24, "label_smoothing": 0.1},
+    }
+    wanted, cut = settings(**changes[kind]), 15 if kind == "fp16" else 7
     whole, steps = begin(tokens, shape, wanted)
-    history = [(step.terms, step.held_out, step.grad_norm) for step in steps]
+    seen = list(steps)
+    history = [(step.terms, step.held_out, step.grad_norm, step.scale, step.overflow) for step in seen]
+    published = seen[-1].snapshot().tensors["model"]
 
     _, steps = begin(tokens, shape, wanted)
     for step in steps:
-        if step.number == 7:
+        if step.number == cut:
             checkpoint.write(tmp_path / "c", step.snapshot(), {})
             break
     randomness.seed_all(99), random.random(), np.random.rand()  # another process would be elsewhere
     resumed, steps = begin(tokens, shape, wanted, checkpoint.read(tmp_path / "c"))
-    rest = [(step.terms, step.held_out, step.grad_norm) for step in steps]
-    assert rest == history[7:]
+    again = list(steps)
+    rest = [(step.terms, step.held_out, step.grad_norm, step.scale, step.overflow) for step in again]
+    assert repr(rest) == repr(history[cut:])  # nan, the norm of what overflowed, is the same nan
     assert same(weights(resumed), weights(whole))
+    assert same(dict(again[-1].snapshot().tensors["model"]), dict(published))
+    if kind == "fp16":
+        assert {over is None for *_, over in history[:cut]} == {True, False}
+        assert max(scale for *_, scale, _ in history[cut:]) > history[cut - 1][3]
 
 
-@pytest.mark.parametrize("part", ["random", "optimizer"])
+@pytest.mark.parametrize("part", ["random", "optimizer", "trained", "scaler"])
 def test_without_a_part_of_the_state_the_resumed_run_differs(
     tokens: Any, shape: Any, settings: Callable[..., Any], part: str
 ) -> None:
     """The comparison above can fail: each part of the state matters."""
-    whole, steps = begin(tokens, shape, settings())
-    list(steps)
-    _, steps = begin(tokens, shape, settings())
+    wanted = settings(precision="fp16", ema=0.9)
+    whole, steps = begin(tokens, shape, wanted)
+    scales = [step.scale for step in steps]
+    _, steps = begin(tokens, shape, wanted)
     state = next(step for step in steps if step.number == 7).snapshot()
     tensors = {name: {key: tensor.clone() for key, tensor in group.items()} for name, group in state.tensors.items()}
     if part == "random":
         tensors["random"]["cpu"] = torch.Generator().manual_seed(5).get_state()
-    else:
+    elif part == "trained":
+        tensors["trained"] = tensors["model"]
+    elif part == "optimizer":
         tensors["optimizer"] = {}
-    resumed, steps = begin(tokens, shape, settings(), checkpoint.Checkpoint(tensors, state.facts))
-    list(steps)
-    assert not same(weights(resumed), weights(whole))
+    facts = {**state.facts, "scaler": [2.0**15, 0]} if part == "scaler" else state.facts
+    resumed, steps = begin(tokens, shape, wanted, checkpoint.Checkpoint(tensors, facts))
+    if part == "scaler":
+        assert [step.scale for step in steps] != scales[7:]
+    else:
+        list(steps)
+        assert not same(weights(resumed), weights(whole))
 
 
 def test_another_number_of_threads_is_refused_rather_than_nearly_the_same(

@@ -20,6 +20,8 @@ FIELDS = (
     "epochs",
     "seconds",
     "data_seconds",
+    "scale",
+    "overflow",
     "skipped",
     "slowed",
     "back",
