@@ -69,6 +69,7 @@ def body(run: stage.Run) -> None:
     figures.weights(run.audit, settings)
     figures.planned(run.audit, asked_for, settings)
     figures.course(run.audit, ours.history, objectives[0].judge, settings, ours.begun)
+    figures.inside(run.audit, ours.history, last)
     figures.ending(run.audit, last, len(ours.begun) - 1)
     watching.record(run.audit, settings.length, ours.begun)
     run.facts |= {"device": device.type, "threads": torch.get_num_threads(), "seed": settings.seed, "precision": settings.precision}

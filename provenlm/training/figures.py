@@ -77,6 +77,20 @@ def course(audit: Recorder, history: History, judge: str, settings: Settings, be
     audit.series.extend(curves(history, judge))
 
 
+def inside(audit: Recorder, history: History, last: Step) -> None:
+    """What the nets told of every step: the least and the most of it as figures, and curves of what ever changed, by unit."""
+    drawn: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for name, (_, unit, meaning) in last.inside.items():
+        points = history.column(name)
+        values = [value for _, value in points]
+        audit.measured(f"{name}.least", min(values), unit, f"{meaning}; least of all steps")
+        audit.measured(f"{name}.most", max(values), unit, f"{meaning}; most of all steps")
+        if min(values) < max(values):
+            drawn.setdefault(unit, {})[name] = points
+    for unit, lines in drawn.items():
+        audit.series += _together("_and_".join(lines), "; ".join(last.inside[name][2] for name in lines), unit, lines)
+
+
 def weights(audit: Recorder, settings: Settings) -> None:
     """Which weights were judged during training and are published."""
     which = "those of the last update" if settings.ema is None else f"their moving average, decay {settings.ema:g}"
@@ -113,6 +127,9 @@ def curves(history: History, judge: str) -> list[Series]:
         _lines("loss_by_step", "Training loss of each step's batch", "nats/token", ("training",), thinned(trained)),
         _lines("throughput", "Targets a second, by step", "tokens/s", ("tokens/s",), thinned(speeds)),
     ]
+    roles = dict.fromkeys(name for row in history.lasting() for name in row if name.startswith("grad_norm."))
+    norms = {name.removeprefix("grad_norm."): history.column(name) for name in roles}
+    made += _together("gradient_norm", "Gradient norm before clipping, by part of the net", "", norms)
     if both := beside(history, judge):
         meaning = "Training loss (mean since the point before) and held-out loss"
         made.insert(0, _lines("loss", meaning, "nats/token", ("training", "held-out"), both))
@@ -130,6 +147,17 @@ def beside(history: History, judge: str) -> list[tuple[float, float, float]]:
 def _lines(name: str, meaning: str, unit: str, names: Sequence[str], points: Sequence[tuple[float, ...]]) -> Series:
     x, *lines = zip(*points, strict=True)
     return Series(name, "lines", meaning, "step", unit, x, dict(zip(names, lines, strict=True)))
+
+
+def _together(name: str, meaning: str, unit: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> list[Series]:
+    """Lines over the steps at which all of them are there and finite; none where there is no such step."""
+    by_step = [dict(line) for line in lines.values()]
+    shared = [n for n in dict(next(iter(lines.values()), ())) if all(math.isfinite(line.get(n, math.nan)) for line in by_step)]
+    if not shared:
+        return []
+    thin = [thinned([(step, line[step]) for step in shared]) for line in by_step]
+    points = [(column[0][0], *(value for _, value in column)) for column in zip(*thin, strict=True)]
+    return [_lines(name, meaning, unit, list(lines), points)]
 
 
 def thinned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:

@@ -18,7 +18,7 @@ from provenlm.training import curriculum, gradients, randomness
 from provenlm.training import optimizers as optim
 from provenlm.training.batches import Batches
 from provenlm.training.checkpoint import Checkpoint
-from provenlm.training.objective import Batch, Objective
+from provenlm.training.objective import Batch, Objective, Told
 from provenlm.training.settings import Settings
 from provenlm.training.state import State, evidence
 from provenlm.training.step import GoBack, Monitor, Slow, Step, Stop, Update
@@ -83,6 +83,7 @@ def _step(run: State, batches: Batches) -> Step:
     run.model.train()
     terms: dict[str, float] = {}
     norms: dict[str, float] = {}
+    inside: dict[str, tuple[float, str, str]] = {}
     descents: list[Descent] = []
     for objective, own in zip(run.objectives, run.optimizers, strict=True):
         optim.set_rates(own, share)
@@ -90,6 +91,7 @@ def _step(run: State, batches: Batches) -> Step:
         prefix, update = "" if len(run.objectives) == 1 else f"{objective.name}.", descents[-1].update
         terms |= {f"{prefix}{name}": value for name, value in update.terms.items()}
         norms |= {f"{prefix}{role}": norm for role, norm in update.grad_norms.items()}
+        inside |= {f"{prefix}{name}": told for name, told in descents[-1].inside.items()}
     facts: dict[str, Any] = {
         "step": run.step + 1,
         "position": run.position,
@@ -112,6 +114,7 @@ def _step(run: State, batches: Batches) -> Step:
         share=share,
         grad_norm=math.hypot(*(each.update.grad_norm for each in descents)),
         grad_norms=norms,
+        inside=inside,
         micro_batch=run.room.rows,
         targets=gradients.targets(batch),
         rows=len(batch.inputs_BT),
@@ -141,17 +144,23 @@ class Descent(NamedTuple):
     update: Update
     overflow: str | None
     refused: str | None
+    inside: Told
 
 
 def _descend(run: State, objective: Objective, own: Sequence[torch.optim.Optimizer], batch: Batch) -> Descent:
     """One update of one objective's parameters, unless it overflowed, is not finite, or a monitor refuses it."""
     settings = run.settings
-    pieces = _pieces(settings, batch)
+    pieces, random = _pieces(settings, batch), randomness.take()
+
+    def again() -> None:
+        randomness.give_back(*random)
+        objective.after(False)  # what half a batch told is told once more
+
     found = run.room.fit(
         lambda rows: gradients.gather(
             objective, batch, rows * pieces, settings.precision, run.scaler.scale, settings.optimizer.clip, run.device
         ),
-        partial(randomness.give_back, *randomness.take()),
+        again,
     )
     update = Update(objective.name, run.step + 1, *found)
     overflow, refused = run.scaler.overflow(update), None
@@ -161,8 +170,7 @@ def _descend(run: State, objective: Objective, own: Sequence[torch.optim.Optimiz
     if applied:
         for optimizer in own:
             optimizer.step()
-    objective.after(applied)
-    return Descent(update, overflow, refused)
+    return Descent(update, overflow, refused, objective.after(applied))
 
 
 def _pieces(settings: Settings, batch: Batch) -> int:

@@ -31,8 +31,12 @@ class Batch:
         return replace(self, inputs_BT=change(self.inputs_BT), targets_BT=change(self.targets_BT), documents_BT=documents_BT)
 
 
-def leave(applied: bool) -> None:
-    """After a step nothing is left to do."""
+Told = Mapping[str, tuple[float, str, str]]  # name -> (value, unit, meaning)
+
+
+def leave(applied: bool) -> Told:
+    """After a step nothing is left to do or to say."""
+    return {}
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,12 @@ class Objective:
     """`loss(batch)` names its terms; `loss["loss"]` is minimised over `parameters`: a mean over the targets that count.
 
     `parameters` come by role, because optimizers treat roles differently. `judge` names the term by which held-out data are
-    judged: the one without regularisers. `after(applied)` is called after every step, applied or not: what a net moves by itself.
+    judged: the one without regularisers. `after(applied)` is called after every step, applied or not: a net moves there what it moves
+    by itself, and tells what went on inside it since the last call.
     """
 
     name: str
     parameters: Mapping[Role, Sequence[nn.Parameter]]
     loss: Callable[[Batch], Mapping[str, Tensor]]
     judge: str
-    after: Callable[[bool], None] = leave
+    after: Callable[[bool], Told] = leave

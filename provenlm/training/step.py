@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from provenlm.training.checkpoint import Checkpoint
+from provenlm.training.objective import Told
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Step:
     share: float  # of the peak learning rates
     grad_norm: float  # before clipping
     grad_norms: Mapping[str, float]  # the same by role of the parameters
+    inside: Told  # what the nets told of the step
     micro_batch: int  # rows at a time: as set, or fewer where memory did not hold so many
     targets: int  # that carried loss
     rows: int  # of the batch

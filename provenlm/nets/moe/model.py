@@ -12,6 +12,7 @@ from provenlm.layers.experts import Experts
 from provenlm.layers.norm import RMSNorm
 from provenlm.layers.router import Router, Routing
 from provenlm.nets.moe.settings import Settings
+from provenlm.nets.moe.traffic import Traffic
 
 
 class Mixture(nn.Module):
@@ -36,6 +37,7 @@ class Decoder(decoder.Decoder):
         blocks = (block(s) for _ in range(s.layers))
         super().__init__(vocabulary, s.hidden, s.context, blocks, RMSNorm(s.hidden, s.norm_eps), s.tied, s.rope_theta)
         self.settings = settings
+        self.traffic = Traffic()
 
     @property
     def routers(self) -> list[Router]:

@@ -10,14 +10,13 @@ from provenlm.layers.cross_entropy import smoothed_cross_entropy
 from provenlm.layers.decoder import role_of
 from provenlm.layers.router import Routing, balance_loss, joint_balance_loss, z_loss
 from provenlm.nets.moe.model import Decoder
-from provenlm.training.objective import Batch, Objective, Role, leave
+from provenlm.training.objective import Batch, Objective, Role, Told
 
 
 def objectives(model: nn.Module, ignore: int) -> list[Objective]:
     """One: the next token. Targets equal to `ignore` carry no loss."""
     assert isinstance(model, Decoder)
-    after = partial(rebalance, model) if model.settings.balance == "bias" else leave
-    return [Objective("next_token", roles(model), partial(loss, model, ignore), "cross_entropy", after)]
+    return [Objective("next_token", roles(model), partial(loss, model, ignore), "cross_entropy", partial(after, model))]
 
 
 def roles(model: Decoder) -> dict[Role, list[nn.Parameter]]:
@@ -31,7 +30,7 @@ def roles(model: Decoder) -> dict[Role, list[nn.Parameter]]:
 def loss(model: Decoder, ignore: int, batch: Batch) -> Mapping[str, Tensor]:
     """`loss` = cross_entropy (smoothed where the batch asks for it) + weighted balance + weighted z; in nats per target that counts.
 
-    With a bias the balance is measured layer by layer and not minimised; in training the routers note where they sent tokens.
+    With a bias the balance is measured layer by layer and not minimised; in training it is noted where tokens were sent.
     """
     settings = model.settings
     states_BTD, routings = model.states(batch.inputs_BT, documents_BT=batch.documents_BT)
@@ -42,16 +41,25 @@ def loss(model: Decoder, ignore: int, batch: Batch) -> Mapping[str, Tensor]:
     total = smoothed + settings.z_weight * z
     if settings.balance != "bias":
         total = total + settings.balance_weight * balance
-    elif model.training:
-        for router, routing in zip(model.routers, routings, strict=True):
-            router.note(routing)
+    if model.training:
+        note(model, routings)
     return {"loss": total, "cross_entropy": nats, "balance": balance, "router_z": z}
 
 
-def rebalance(model: Decoder, applied: bool) -> None:
-    """Move every router's bias after a step; a step that was not applied moves none, and its tokens are forgotten."""
-    for router in model.routers:
-        router.rebalance(model.settings.balance_weight if applied else 0.0)
+def note(model: Decoder, routings: list[Routing]) -> None:
+    """Remember where tokens were sent: for the step's figures, and for the biases where there are some."""
+    model.traffic.note(routings)
+    if model.settings.balance == "bias":
+        for router, routing in zip(model.routers, routings, strict=True):
+            router.note(routing)
+
+
+def after(model: Decoder, applied: bool) -> Told:
+    """The step's figures. Where routers have biases they move; a step that was not applied moves none, and its tokens are forgotten."""
+    if model.settings.balance == "bias":
+        for router in model.routers:
+            router.rebalance(model.settings.balance_weight if applied else 0.0)
+    return model.traffic.told()
 
 
 def balance_of(form: str, routings: list[Routing]) -> Tensor:

@@ -39,7 +39,15 @@ class History:
         for step in steps:
             held_out = {f"held_out.{name}": value for name, value in (step.held_out or {}).items()}
             norms = {f"grad_norm.{role}": norm for role, norm in step.grad_norms.items()}
-            row = {"step": step.number, **step.terms, **held_out, **norms, **{name: getattr(step, name) for name in FIELDS}}
+            inside = {name: value for name, (value, _, _) in step.inside.items()}
+            row = {
+                "step": step.number,
+                **step.terms,
+                **held_out,
+                **norms,
+                **inside,
+                **{name: getattr(step, name) for name in FIELDS},
+            }
             self.rows.append({name: value for name, value in row.items() if value is not None})
             yield step
 
