@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from provenlm.validation import heldout, leakage, memorised, samples, speed
+from provenlm.validation import equivalence, heldout, leakage, memorised, samples, speed
 from provenlm.validation.capacity import capacity
 from provenlm.validation.gradients import gradients
 from provenlm.validation.learned import learned
@@ -61,6 +61,7 @@ def probes(
         "capacity": capacity,
         "leakage.split": separation,
         **leakage.probes(settings.leakage),
+        **equivalence.probes(settings.leakage.tokens),
         "net": particular(own, settings.leakage.tokens),
         "generation": samples.generation(settings.generation, written),
         "speed": speed.speed(settings.speed),

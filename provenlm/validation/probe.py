@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from provenlm.core.audit import Recorder
 from provenlm.core.plugin import Codec
 from provenlm.layers.cache import Cache
+from provenlm.layers.published import Published
 from provenlm.tokens.shards import Split, Tokens
 
 
@@ -20,7 +21,7 @@ class Subject:
     `logits(model, tokens_BT)` gives logits_BTV of the next token; `length` is the longest T the model was trained on.
     `continued(model, tokens_BT, cache)` gives the same of tokens behind those that the cache was shown; None where a net keeps none.
     `untrained()` builds the net as it was before its first step; `small(vocabulary)` one of its kind in a smaller shape, from torch's
-    current generator. `losses(model, inputs_BT, targets_BT)` are what training minimises, by objective.
+    current generator. `published(weights)` are a model's weights as Hugging Face's transformers have them. `losses(model, inputs_BT, targets_BT)` are what training minimises, by objective.
     `closed_form` counts its parameters without building: by part, and `total` and `active` (per token).
     """
 
@@ -30,6 +31,7 @@ class Subject:
     untrained: Callable[[], nn.Module]
     small: Callable[[int], nn.Module]
     losses: Callable[[nn.Module, Tensor, Tensor], Mapping[str, Tensor]]
+    published: Callable[[Mapping[str, Tensor]], Published]
     closed_form: Mapping[str, int]
     codec: Codec
     tokens: Tokens

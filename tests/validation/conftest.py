@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from provenlm.core.errors import UserError
 from provenlm.tokens.shards import Split, Tokens
 from provenlm.validation.probe import Subject
 
@@ -118,6 +119,10 @@ def untrained(vocabulary: int = 29, fault: str = "") -> nn.Module:
     return Tiny(vocabulary, fault).eval()
 
 
+def unpublished(weights: Any) -> Any:
+    raise UserError("nobody else has this net")
+
+
 def subject_of(model: nn.Module, tokens: Tokens, length: int = 16, **changed: Any) -> Subject:
     size = sum(p.numel() for p in model.parameters())
     facts: dict[str, Any] = {
@@ -129,6 +134,7 @@ def subject_of(model: nn.Module, tokens: Tokens, length: int = 16, **changed: An
         "losses": lambda net, inputs_BT, targets_BT: {
             "next_token": F.cross_entropy(net(inputs_BT).flatten(0, 1), targets_BT.flatten())
         },
+        "published": unpublished,
         "closed_form": {"all of it": size, "total": size, "active": size},
         "codec": Letters(),
         "tokens": tokens,

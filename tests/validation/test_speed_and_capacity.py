@@ -1,15 +1,18 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from provenlm.core.audit import Recorder
+from provenlm.nets.gpt.net import FACE
+from provenlm.nets.gpt.settings import Settings
 from provenlm.validation import speed
 from provenlm.validation.capacity import capacity
 
 
 def test_each_length_is_timed_and_the_slow_end_is_not_faster_than_the_median(good, ask):
     figures = ask(speed.speed(speed.Settings((4, 16), 9)), good)
-    assert set(figures) == {"length_4.median", "length_4.p95", "length_16.median", "length_16.p95"}
+    assert set(figures) == {f"length_{length}.{name}" for length in (4, 16) for name in ("median", "p95", "peak")}
     assert 0 < figures["length_16.p95"] <= figures["length_16.median"]
 
 
@@ -26,7 +29,33 @@ def test_timed_passes_are_warmed_up(good, ask):
         return model(tokens_BT)
 
     ask(speed.speed(speed.Settings((8,), 5)), replace(good, logits=counting))
-    assert len(calls) == 5 + speed.WARM
+    assert len(calls) == 5 + speed.WARM + 1  # the last one is looked at for its memory
+
+
+def test_a_longer_row_takes_more_memory_and_a_wasteful_net_more_still(good, ask):
+    def wasteful(model, tokens_BT):
+        return model(tokens_BT) + torch.zeros(1000, *tokens_BT.shape, good.tokens.vocabulary).sum(0)
+
+    probe = speed.speed(speed.Settings((4, 16), 5))
+    lean, fat = ask(probe, good), ask(probe, replace(good, logits=wasteful))
+    assert lean["length_4.peak"] < lean["length_16.peak"] < fat["length_16.peak"]
+    assert fat["length_16.peak"] > 1000 * 16 * 29 * 4
+
+
+def test_a_reference_is_timed_and_measured_in_the_same_run(made, corpus, ask):
+    shape = Settings("llama", 16, 1, 2, 1, 24, 32, True, 10_000.0, 1e-5, 0.0)
+    subject = made.subject(
+        FACE.build(shape, 29).eval(), corpus, logits=FACE.logits, published=lambda weights: FACE.published(shape, 29, weights)
+    )
+    recorder = Recorder()
+    speed.speed(speed.Settings((8,), 5))(subject, recorder)
+    figures = recorder.figures
+    assert {"length_8.reference.median", "length_8.reference.ratio", "length_8.reference.peak"} <= figures.keys()
+    assert "LlamaForCausalLM" in figures["length_8.reference.ratio"].meaning
+    assert [set(series.lines) for series in recorder.series] == [
+        {"net, median", "reference, median", "net, p95"},
+        {"net", "reference"},
+    ]
 
 
 @pytest.mark.parametrize(("lengths", "repeats", "said"), [((), 9, "at least one"), ((4, 4), 9, "once"), ((4,), 2, "median")])
