@@ -10,8 +10,8 @@ from provenlm.core import params, plugin
 from provenlm.core.audit import Recorder
 from provenlm.core.errors import UserError
 from provenlm.tokens import shards
-from provenlm.training import checkpoint, rehearsal
-from provenlm.training.batches import batches_for
+from provenlm.training import checkpoint, rehearsal, ways
+from provenlm.training.batches import batches_for, in_steps
 from provenlm.training.checkpoint import Loaded, load_net
 from provenlm.training.figures import beside
 from provenlm.training.monitors.history import History
@@ -49,14 +49,18 @@ def body(run: stage.Run) -> None:
 def of_training(subject: Subject, trained: Loaded, train: Training, history: History) -> dict[str, Probe]:
     """Probes of how the net was trained, and of whether that can be stopped and taken up."""
     net, size = trained.net, subject.tokens.vocabulary
-    trial = Trial(net, lambda: subject.small(size), batches_for(subject.tokens, train), train)
+    trial = Trial(net, lambda: subject.small(size), batches_for(subject.tokens, train), in_steps(train, subject.tokens))
 
     def resume(subject: Subject, figures: Recorder) -> None:
         with TemporaryDirectory() as folder:
             rehearsal.record(figures, trial, Path(folder) / "checkpoint", checkpoint.read)
 
     judge = net.objectives(trained.model, IGNORE)[0].judge
-    return {"curve": curve(beside(history, judge)), "resume": resume}
+    return {
+        "curve": curve(beside(history, judge)),
+        "resume": resume,
+        "equivalence": lambda subject, figures: ways.record(figures, trial),
+    }
 
 
 def subject_of(run: stage.Run, settings: Settings, seed: int) -> tuple[Subject, Loaded]:

@@ -95,7 +95,7 @@ def _halves() -> dict[str, Operation]:
         "rms_norm": _module(RMSNorm(HIDDEN, 1e-5), states),
         "gelu": _module(Perceptron(HIDDEN, 6), states),
         "swiglu": _module(SwiGLU(HIDDEN, 6), states),
-        "attention": _module(attention, states, places, None),
+        "attention": _module(attention, states, places, None, None),
     }
 
 

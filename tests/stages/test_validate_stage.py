@@ -47,6 +47,9 @@ batches: documents
 length: 4
 batch: 12
 micro_batch: 12
+recompute: null
+compile: false
+ema: null
 steps: 9
 label_smoothing: 0.0
 optimizer: {{embedding: {ADAMW}, matrix: {ADAMW}, rest: {ADAMW}, clip: 1.0}}
@@ -136,7 +139,7 @@ def audit(done):
 
 def test_every_probe_was_asked_and_none_raised(audit):
     assert audit.figures["errors"].value == 0, [n for n in audit.figures if n.endswith(".error")]
-    assert audit.figures["probes"].value == 22
+    assert audit.figures["probes"].value == 23
     table = next(t for t in audit.tables if t.name == "probes")
     assert [row[0] for row in table.rows][-1] == "recall"
 

@@ -23,8 +23,8 @@ class Faked(nn.Module):
         super().__init__()
         self.real, self.fault, self.head = real, fault, real.head
 
-    def forward(self, hidden_BTD, angles, past):
-        said_BTD = self.real(hidden_BTD, angles, past)
+    def forward(self, hidden_BTD, *rest):
+        said_BTD = self.real(hidden_BTD, *rest)
         if self.fault == "scaled":
             return said_BTD.detach() + 1e-4 * (said_BTD - said_BTD.detach())
         if self.fault == "detached":
