@@ -19,8 +19,9 @@ RECIPE_STAGES = ("train", "validate")
 def body(run: stage.Run) -> None:
     made = rendered(run)
     layout, folder = run.layout, run.layout.report(run.subject, "md").parent
-    with files.new_folder(run.writes(layout.plots(run.subject))):
-        pass  # the plots of an earlier run go
+    for old in (layout.plots(run.subject), layout.cards(run.subject)):
+        with files.new_folder(run.writes(old)):
+            pass  # what an earlier run left goes
     for address, data in made.files.items():
         files.write_bytes(folder / address, data)
     for path in layout.pages(run.subject):

@@ -46,7 +46,7 @@ def faults_of(run: stage.Run) -> list[str]:
 
 def on_disk(layout: Layout, name: str) -> dict[str, bytes]:
     """The files of a report that are there, by their address below the folder of reports."""
-    paths = [*layout.pages(name), *sorted(layout.plots(name).glob("*"))]
+    paths = [*layout.pages(name), *sorted(layout.plots(name).glob("*")), *sorted(layout.cards(name).glob("*"))]
     return {report.address(layout, path): path.read_bytes() for path in paths if path.is_file()}
 
 

@@ -95,6 +95,25 @@ def test_the_report_fits_its_audits_and_files(built):
     assert (done.returncode, done.stdout) == (0, "verify tiny: everything fits\n"), done.stderr
 
 
+def test_on_a_clone_the_report_fits_after_a_pull_and_nothing_is_built(built, tmp_path):
+    folder, _ = built
+    for words in (["add", "-A"], ["commit", "-qm", "built"]):
+        subprocess.run(["git", *words], cwd=folder, env=ENVIRONMENT, check=True)
+    (tmp_path / "remote").mkdir()
+    assert dvc(folder, "remote", "add", "-f", "-d", "--local", "there", str(tmp_path / "remote")).returncode == 0
+    assert dvc(folder, "push").returncode == 0
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", str(folder), str(clone)], env=ENVIRONMENT, check=True)
+    assert dvc(clone, "remote", "add", "-d", "--local", "there", str(tmp_path / "remote")).returncode == 0
+    pulled = dvc(clone, "pull", "--with-deps", "report@tiny")
+    assert pulled.returncode == 0, pulled.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.verify", "tiny"], cwd=clone, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "verify tiny: everything fits\n", done.stdout + done.stderr
+    assert "Running stage" not in dvc(clone, "repro", "report@tiny").stdout
+
+
 def test_a_seed_changed_after_the_run_does_not_fit(built):
     folder, _ = built
     before, tiny = (folder / "params.yaml").read_text().split("  tiny_strings:\n")

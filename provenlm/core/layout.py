@@ -60,6 +60,10 @@ class Layout:
         """A further checkout of the project, beside the first: for overrides, for a refresh."""
         return self.root / ".worktrees" / name
 
+    def cards(self, report: str) -> Path:
+        """A card for each recipe and each corpus of a report."""
+        return self.root / "reports" / f"{report}_cards"
+
     def log(self, stage: str) -> Path:
         """All that the last run of a stage (`train@docs_moe`) said, when a flow ran it."""
         return self.root / ".prefect" / "logs" / f"{stage}.log"

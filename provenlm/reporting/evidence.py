@@ -1,11 +1,14 @@
 """Audits in, figures by id out; an id that no audit can hold is a `UserError` that names the closest ones."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from provenlm.core.audit import Audit, Figure
 from provenlm.core.errors import UserError
+
+ABSENT = "none"  # an empty list or text in the settings
 
 
 @dataclass(frozen=True)
@@ -91,3 +94,14 @@ def split(figure: str) -> tuple[str, str]:
     subject, _, rest = figure.partition("/")
     stage, _, name = rest.partition(".")
     return f"{subject}/{stage}", name
+
+
+def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every leaf of a nested value with its dotted key."""
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from leaves(item, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list):
+        yield prefix, ", ".join(str(item) for item in value) or ABSENT
+    else:
+        yield prefix, str(value) or ABSENT

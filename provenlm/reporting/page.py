@@ -11,7 +11,7 @@ from typing import Any
 from provenlm.core.audit import Figure, Series, Table
 from provenlm.reporting.cite import cite
 from provenlm.reporting.comparison import compared
-from provenlm.reporting.evidence import Evidence, Source, split
+from provenlm.reporting.evidence import Evidence, Source, leaves, split
 from provenlm.reporting.judge import Check, Status, counted, verdict
 from provenlm.reporting.markdown import Markdown, bullets, code, heading, image, link, slug, strong, table, text
 from provenlm.reporting.numbers import plain
@@ -20,7 +20,6 @@ from provenlm.reporting.versions import Versions
 SHORT = 16  # letters of a digest that a page shows; the rest is under the pointer
 BULKY = ("params", "code")  # the audit holds them; the page shows their digests
 NOTHING = Markdown("–")
-ABSENT = "none"  # an empty list or text in the settings
 RULES = Markdown(
     "The verdict is the worst status among the checks: PASS needs every bound to hold on a figure that was measured or counted. "
     "This page is a function of the audits under Sources, of the bounds in params.yaml and of what it said before; every number "
@@ -145,19 +144,8 @@ def _caption(source: Source, name: str, meaning: str) -> Markdown:
 def _settings(source: Source, slices: Mapping[str, Any]) -> Iterator[Markdown]:
     """What the stage was told, from the audit's own copy of params.yaml."""
     for where, value in slices.items():
-        words = [Markdown(f"{text(key)} {strong(text(item))}") for key, item in _leaves(value)]
+        words = [Markdown(f"{text(key)} {strong(text(item))}") for key, item in leaves(value)]
         yield Markdown(f"{link(Markdown('Settings'), source.path, where)} {code(where)}: {' · '.join(words) or NOTHING}")
-
-
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every leaf of a nested value with its dotted key."""
-    if isinstance(value, Mapping) and value:
-        for key, item in value.items():
-            yield from _leaves(item, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(value, list):
-        yield prefix, ", ".join(str(item) for item in value) or ABSENT
-    else:
-        yield prefix, str(value) or ABSENT
 
 
 def _source(source: Source) -> Iterator[Markdown]:
@@ -171,7 +159,7 @@ def _source(source: Source) -> Iterator[Markdown]:
     changed = " with uncommitted changes" if facts.pop("dirty", False) else ""
     words = " · ".join(f"{key.partition('_')[0]} {_digest(source, value)}" for key, value in signed)
     rows.append([Markdown("signed"), Markdown(f"{words}{changed}")])
-    run = [f"{text(key)} {text(value)}" for key, value in _leaves({k: v for k, v in facts.items() if k not in BULKY})]
+    run = [f"{text(key)} {text(value)}" for key, value in leaves({k: v for k, v in facts.items() if k not in BULKY})]
     rows.append([Markdown("run"), Markdown(" · ".join(run))])
     yield table([Markdown("fact"), Markdown("value")], rows, [False, False])
 

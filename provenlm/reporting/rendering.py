@@ -8,8 +8,10 @@ from typing import Any
 
 from provenlm.core.audit import Audit, Recorder
 from provenlm.core.errors import UserError
-from provenlm.reporting import bounds, judge, plots, versions, web
+from provenlm.reporting import bounds, cards, judge, plots, versions, web
+from provenlm.reporting.dataset_card import dataset_card
 from provenlm.reporting.evidence import Evidence, Source
+from provenlm.reporting.model_card import model_card
 from provenlm.reporting.page import BULKY, Report, render
 
 UNFIT = re.compile(r"[^\w.-]", re.ASCII)  # in the name of a file
@@ -58,7 +60,18 @@ def rendering(
         memory: told.file(),
         f"{name}.json": (json.dumps(summary(name, report), indent=2, ensure_ascii=False) + "\n").encode(),
     }
-    return Rendering(sources, {**written, **pictures}, judge.verdict(checks), counts)
+    return Rendering(sources, {**written, **_cards(name, report), **pictures}, judge.verdict(checks), counts)
+
+
+def _cards(name: str, report: Report) -> dict[str, bytes]:
+    """A card for each recipe and each corpus that left an audit, one folder below the page."""
+    written = {}
+    for subject, sources in cards.subjects(report.evidence, "../").items():
+        if any(source.audit for source in sources.values()):
+            about = cards.Card(subject, report.title, f"../{name}.md", judge.verdict(report.checks), sources, report.checks)
+            make = model_card if "train" in sources else dataset_card
+            written[f"{name}_cards/{subject}.md"] = make(about).encode()
+    return written
 
 
 def summary(name: str, report: Report) -> dict[str, Any]:

@@ -104,9 +104,10 @@ def test_it_prints_the_verdict_and_where_the_page_is(once):
     assert "reports/proof.md\n" in output
 
 
-def test_it_writes_page_html_summary_and_a_plot_for_each_curve(reported):
+def test_it_writes_page_html_summary_cards_and_a_plot_for_each_curve(reported):
     written = files(reported)
-    assert {"proof.md", "proof.html", "proof.json"} <= set(written)
+    assert {"proof.md", "proof.html", "proof.json", "proof_versions.json"} <= set(written)
+    assert sorted(path.name for path in (reported / "reports" / "proof_cards").iterdir()) == ["toy.md", "words.md"]
     assert [name for name in written if name.endswith(".svg")] == [
         "toy-train.curve.svg", "words-scrape.curve.svg",
     ]  # fmt: skip
