@@ -4,7 +4,6 @@ import argparse
 import codecs
 import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,7 +11,8 @@ import torch
 from provenlm.core import rng
 from provenlm.core.errors import UserError
 from provenlm.core.layout import Layout
-from provenlm.layers.sampling import Cached, Sampling, Whole, generate, stream
+from provenlm.layers.sampling import Cached, Sampling, generate, stream
+from provenlm.training import writing
 from stages import trained
 from stages.trained import Trained
 
@@ -96,10 +96,7 @@ def ids_of(found: Trained, prompt: str) -> list[int]:
 
 def reader(found: Trained) -> Cached:
     loaded = found.net
-    whole = Whole(
-        partial(loaded.net.logits, loaded.model), loaded.described.length, found.codec.special.get("pad", 0), torch.device("cpu")
-    )
-    return Cached(partial(loaded.net.continued, loaded.model), whole)
+    return writing.reader(loaded.net, loaded.model, found.codec.special, loaded.described.length, torch.device("cpu"))
 
 
 def decoded(found: Trained, ids: Iterator[int]) -> Iterator[str]:

@@ -14,8 +14,8 @@ import torch
 from provenlm.core import digest
 from provenlm.core.errors import UserError
 from provenlm.core.progress import progress
-from provenlm.tokens import shards
-from provenlm.training import figures
+from provenlm.tokens import codecs, shards
+from provenlm.training import figures, writing
 from provenlm.training.batches import batches_for, in_steps
 from provenlm.training.checkpoint import Described
 from provenlm.training.device import device_of
@@ -26,6 +26,7 @@ from provenlm.training.objective import IGNORE
 from provenlm.training.session import monitors_for, only, session
 from provenlm.training.settings import Settings
 from provenlm.training.watch import watch
+from provenlm.training.writing import Writer
 from stages import stage
 
 
@@ -54,10 +55,13 @@ def body(run: stage.Run) -> None:
     curves = run.writes(run.layout.curves(run.subject))
     watching = watch(ours.history, objectives[0].judge, settings, flops, memory, curves, run.layout.watched(run.subject))
 
+    wanted = settings.samples
+    writer = None if wanted is None else Writer(net, model, codecs.load(folder / "codec"), wanted, settings)
+
     asked = stage.Stop()
     steps = fit(model, objectives, batches, monitors_for(settings, objectives[0].judge), settings, ours.state, ours.store.recall)
     with progress(f"train@{run.subject}", "step", settings.total_steps) as bar:
-        last = ours.follow(steps, bar, asked.__bool__, watching.look)
+        last = ours.follow(steps, bar, asked.__bool__, watching.look, writer)
     if last is None:
         sys.exit(128 + asked.signal)  # as if by that signal: DVC sees an unfinished stage
     watching.live.close()
@@ -70,6 +74,8 @@ def body(run: stage.Run) -> None:
     figures.planned(run.audit, asked_for, settings)
     figures.course(run.audit, ours.history, objectives[0].judge, settings, ours.begun)
     figures.inside(run.audit, ours.history, last)
+    if writer is not None:
+        writing.record(run.audit, ours.written, ours.history, objectives[0].judge)
     figures.ending(run.audit, last, len(ours.begun) - 1)
     watching.record(run.audit, settings.length, ours.begun)
     run.facts |= {"device": device.type, "threads": torch.get_num_threads(), "seed": settings.seed, "precision": settings.precision}

@@ -129,6 +129,7 @@ def _step(run: State, batches: Batches) -> Step:
         slowed=None,
         back=None,
         stop=None,
+        judged=run.judged,
         snapshot=run.snapshot,
         evidence=partial(evidence, run.model, batch, random, facts),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provenlm.core.progress import Progress, say
-from provenlm.training import checkpoint
+from provenlm.training import checkpoint, writing
 from provenlm.training.checkpoint import Checkpoint, Described
 from provenlm.training.monitors.finite import Finite
 from provenlm.training.monitors.history import History
@@ -16,6 +16,7 @@ from provenlm.training.monitors.stability import Stability
 from provenlm.training.settings import Settings
 from provenlm.training.step import Monitor, Step
 from provenlm.training.store import Store
+from provenlm.training.writing import Writer, Written
 
 
 @dataclass(frozen=True)
@@ -29,37 +30,50 @@ class Session:
     state: Checkpoint | None  # what an earlier process left
     history: History
     begun: Sequence[int]
+    written: list[Written]  # grows with the checkpoints
 
     @property
     def extra(self) -> dict[str, bytes]:
         """What lies beside the tensors of a checkpoint."""
         runs = json.dumps(self.begun).encode()
-        return {"net.json": self.described.to_json(), "history.parquet": self.history.to_parquet(), "runs.json": runs}
+        beside = {"net.json": self.described.to_json(), "history.parquet": self.history.to_parquet(), "runs.json": runs}
+        return beside | ({"samples.json": writing.to_json(self.written)} if self.written else {})
 
-    def follow(self, steps: Iterator[Step], bar: Progress, asked: Callable[[], bool], look: Callable[[], str]) -> Step | None:
+    def follow(
+        self, steps: Iterator[Step], bar: Progress, asked: Callable[[], bool], look: Callable[[], str], writer: Writer | None
+    ) -> Step | None:
         """Take steps to the last and give that, saving when it is time; None if `asked` to end before it, with all saved.
 
-        `look` is called after each step, when its row is in the history; its words stand beside the bar.
+        `look` is called after each step, when its row is in the history; its words stand beside the bar. `writer` writes a sample
+        whenever a state is saved.
         """
         bar.advance(self.begun[-1])
         try:
             for step in self.history.following(steps):
                 self._show(step, bar, look())
                 if step.stop:
+                    self._write(step, writer)
                     return step
                 if step.back:
                     continue  # its state is one that lies on disk
                 if asked():
-                    self._save(step)
+                    self._save(step, writer)
                     say(f"asked to end: saved after step {step.number}; the next run goes on from there")
                     return None
                 if step.number % self.settings.checkpoints.every == 0 or (self.settings.checkpoints.best and self._is_best(step)):
-                    self._save(step)
+                    self._save(step, writer)
         finally:
             self.store.close()
         raise AssertionError("a training ends with a step that says why")
 
-    def _save(self, step: Step) -> None:
+    def _write(self, step: Step, writer: Writer | None) -> None:
+        """What was written at steps that going back undid is forgotten."""
+        if writer is not None:
+            with step.judged():
+                self.written[:] = [*(each for each in self.written if each.step < step.number), *writer.write(step.number)]
+
+    def _save(self, step: Step, writer: Writer | None) -> None:
+        self._write(step, writer)
         self.store.save(step.snapshot(), self.extra, (step.held_out or {}).get(self.judge))
 
     def _is_best(self, step: Step) -> bool:
@@ -98,13 +112,15 @@ def session(root: Path, described: Described, settings: Settings, judge: str) ->
     store = Store(root, settings.checkpoints, say)
     newest = store.newest()
     if newest is None:
-        return Session(store, described, settings, judge, None, History(), [0])
+        return Session(store, described, settings, judge, None, History(), [0], [])
     state = checkpoint.read(newest)
     step = state.facts["step"]
     say(f"going on after step {step}")
     history = History.from_parquet((newest / "history.parquet").read_bytes())
     begun = [*json.loads((newest / "runs.json").read_text(encoding="utf-8")), step]
-    return Session(store, described, settings, judge, state, history, begun)
+    samples = newest / "samples.json"
+    written = writing.from_json(samples.read_bytes()) if samples.exists() else []
+    return Session(store, described, settings, judge, state, history, begun, written)
 
 
 def only(folder: Path, key: str) -> Path:

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from provenlm.layers.sampling import Sampling
 from provenlm.training.objective import Role
 
 
@@ -173,6 +174,19 @@ class Stability:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """At every checkpoint the net goes on from each of `prompts` with up to `tokens` tokens."""
+
+    prompts: tuple[str, ...]
+    tokens: int
+    sampling: Sampling
+
+    def __post_init__(self) -> None:
+        if not self.prompts or self.tokens < 1:
+            raise ValueError("samples needs at least one of prompts and of tokens; null writes nothing")
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that decides what a training run computes, and so its result bit for bit on one machine."""
 
@@ -196,6 +210,7 @@ class Settings:
     plateau: Plateau | None
     early_stop: EarlyStop | None
     curriculum: Curriculum | None
+    samples: Samples | None
     watch: tuple[Literal["tensorboard", "dvclive"], ...]  # who else is told of each step; they come with the extra `watch`
     # How long: one of these three. Epochs and tokens (targets that carry loss) become steps once the training split is known.
     steps: int | None = None
@@ -250,4 +265,4 @@ class Settings:
     @property
     def deciding(self) -> dict[str, object]:
         """What decides the weights; who looks on does not."""
-        return {name: value for name, value in asdict(self).items() if name != "watch"}
+        return {name: value for name, value in asdict(self).items() if name not in ("samples", "watch")}

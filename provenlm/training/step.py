@@ -1,6 +1,7 @@
 """A step: what one update did, frozen; and who may judge it: monitors, which look and ask but never change anything themselves."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ class Update:
 class Step:
     """`terms` are means over the step's targets; `held_out` is None where it was not measured.
 
-    `snapshot()` is the whole state after this step and `evidence()` what `dump.replay` needs to repeat its loss; both are valid
+    Within `judged()` the net has the weights that are published, `snapshot()` is the whole state after this step and `evidence()` what `dump.replay` needs to repeat its loss; all are valid
     until the next step is asked for.
     """
 
@@ -48,6 +49,7 @@ class Step:
     slowed: str | None  # why the rates are lower from here on
     back: str | None  # why and where to the run went back after this step; `snapshot` is then of the state it went back to
     stop: str | None  # why this step is the last
+    judged: Callable[[], AbstractContextManager[None]] = field(repr=False, compare=False)
     snapshot: Callable[[], Checkpoint] = field(repr=False, compare=False)
     evidence: Callable[[], Checkpoint] = field(repr=False, compare=False)
 

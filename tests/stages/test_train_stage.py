@@ -1,5 +1,6 @@
 """The train stage as DVC runs it: a process that may be asked to end, killed, and started again."""
 
+import json
 import math
 import os
 import signal
@@ -17,10 +18,12 @@ from safetensors.numpy import load_file
 
 from provenlm.core import audit as audits
 from provenlm.tokens import shards
+from provenlm.tokens.character_codec import CharacterCodec
 from provenlm.training import checkpoint
 from provenlm.training.dump import replay
 
 ADAMW = "{kind: adamw, rate: 0.01, betas: [0.9, 0.95], weight_decay: 0.0}"
+SAMPLES = "{prompts: [abc, d], tokens: 3, sampling: {temperature: 1.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0}}"
 PARAMS = f"""
 corpora:
   toy: {{domain: strings, scrape: {{}}, filter: {{}}, dedupe: {{}}, tokenize: {{}}}}
@@ -71,6 +74,7 @@ recipes:
       plateau: null
       early_stop: null
       curriculum: null
+      samples: null
       watch: []
     validate: {{}}
 reports: {{}}
@@ -90,6 +94,7 @@ def project(tmp_path: Path) -> Callable[[str, int], Path]:
         documents = [
             shards.Document(str(i), str(i), 1 + i % 10, draw.integers(4, 20, 1 + i % 10).astype(np.uint32)) for i in range(30)
         ]
+        CharacterCodec("abcdefghijklmnopqrs").save(folder / "codec")
         shards.write(folder, documents, 20, {"pad": 0, "unk": 1, "bos": 2, "eos": 3}, 0.2)
         return root
 
@@ -170,6 +175,7 @@ def test_killed_and_started_again_it_ends_with_the_weights_of_never_stopping(pro
         changed(root, "precision: fp32", "precision: fp16")
         changed(root, "ema: null", "ema: 0.9")
         changed(root, "label_smoothing: 0.0", "label_smoothing: 0.1")
+        changed(root, "samples: null", f"samples: {SAMPLES}")
     assert finish(whole)[0] == 0
     process = start(killed)
     when_saved(killed, process)
@@ -182,6 +188,11 @@ def test_killed_and_started_again_it_ends_with_the_weights_of_never_stopping(pro
     assert "going on after step" in said
     assert same(weights(whole), weights(killed))
     assert pq.read_metadata(killed / "models/tiny/history.parquet").num_rows == 120
+    one, other = (json.loads((root / "models/tiny/samples.json").read_text()) for root in (whole, killed))
+    assert one == other
+    assert [step for step, prompt, _ in one if prompt == "abc"] == list(range(5, 121, 5))
+    (table,) = [table for table in audits.read(killed / "reports/audits/tiny/train.json").tables if table.name == "samples"]
+    assert table.rows[-1][3:] == one[-1][1:]
     assert audits.read(killed / "reports/audits/tiny/train.json").figures["resumed"].value == 1
 
 

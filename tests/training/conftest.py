@@ -72,6 +72,7 @@ def settings() -> Callable[..., Settings]:
         plateau=None,
         early_stop=None,
         curriculum=None,
+        samples=None,
         watch=(),
     )
 

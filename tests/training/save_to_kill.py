@@ -48,6 +48,7 @@ SETTINGS = Settings(
     plateau=None,
     early_stop=None,
     curriculum=None,
+    samples=None,
     watch=(),
 )
 
