@@ -1,10 +1,13 @@
 """A report read back: its files, its audits and everything they were made from, against each other. Silence, or what does not fit."""
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from ruamel.yaml import YAML
 
 from provenlm.core import digest
 from provenlm.core import params as parameters
@@ -36,10 +39,14 @@ def faults_of(run: stage.Run) -> list[str]:
     rendered = report.rendered(run)
     own = report.source(run, run.subject, "report")
     sources = [*(source for source in rendered.sources if source.audit is not None), own]
+    recorded = outputs(run.layout.recorded)
     found = verify.differences(rendered.files, on_disk(run.layout, run.subject))
     found += verify.counts_faults(own, rendered.counts.figures)
     for source in sources:
         found += verify.audit_faults(source, lambda path: digest_of(run.layout.root, path), lambda key: section(run.params, key))
+        if source is not own:  # the report itself is made anew above
+            path = run.layout.audit(source.subject, source.stage).relative_to(run.layout.root).as_posix()
+            found += verify.record_fault(source, recorded, lambda path: md5_of(run.layout.root / path), path)
         found += verify.code_fault(source, lambda paths: code_digest(run.layout.root, paths))
     return found + verify.chain_faults(sources)
 
@@ -52,6 +59,16 @@ def on_disk(layout: Layout, name: str) -> dict[str, bytes]:
 
 def digest_of(root: Path, path: str) -> str | None:
     return digest.of_path(root / path) if (root / path).exists() else None
+
+
+def outputs(lock: Path) -> dict[str, str]:
+    """MD5 of every output that DVC recorded, by its path; nothing where DVC never ran."""
+    stages = YAML(typ="safe", pure=True).load(lock)["stages"] if lock.exists() else {}
+    return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out}
+
+
+def md5_of(path: Path) -> str | None:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() if path.is_file() else None
 
 
 def code_digest(root: Path, paths: Any) -> str | None:

@@ -14,6 +14,11 @@ class Layout:
     def params(self) -> Path:
         return self.root / "params.yaml"
 
+    @property
+    def recorded(self) -> Path:
+        """What DVC noted of every stage that it ran."""
+        return self.root / "dvc.lock"
+
     def corpus(self, name: str, step: str) -> Path:
         """A corpus at one step of its life: scraped (beside it `fetches`, what became of each address), filtered, deduped or tokens."""
         return self.root / "data" / name / step

@@ -15,6 +15,7 @@ from provenlm.reporting.model_card import model_card
 from provenlm.reporting.page import BULKY, Report, render
 
 UNFIT = re.compile(r"[^\w.-]", re.ASCII)  # in the name of a file
+SIGNED = ("command", "params_digest", "code_digest", "commit", "dirty", "seed", "device", "versions", "started")
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ def summary(name: str, report: Report) -> dict[str, Any]:
 
 
 def _claim(report: Report, check: judge.Check) -> dict[str, Any]:
-    figure = check.figure
+    """One check with all that is needed to doubt it; null for what its stage did not record (a scrape has no seed)."""
+    figure, source = check.figure, report.evidence.source(check.id, report.title)
+    facts = source.audit.provenance if source.audit else {}
     return {
         "id": check.id,
         "status": check.status.value,
@@ -98,7 +101,10 @@ def _claim(report: Report, check: judge.Check) -> dict[str, Any]:
         "kind": figure.kind if figure else None,
         "limits": [[name, limit.value] for name, limit in check.limits.items()],
         "advice": check.advice,
-        "audit": report.evidence.source(check.id, report.title).path,
+        "meaning": figure.meaning if figure else None,
+        "audit": source.path,
+        "digest": source.digest or None,
+        **{fact: facts.get(fact) for fact in SIGNED},
     }
 
 

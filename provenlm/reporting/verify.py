@@ -1,7 +1,7 @@
 """A report's files, its audits and what lies on disk in; one sentence for each thing that does not fit, out.
 
-Three questions: do the files say what the audits and bounds say now; was each audit made by the stage, with the params and the code
-that lie here; and do the audits fit each other, each having read what the one before it wrote.
+Four questions: do the files say what the audits and bounds say now; was each audit made by the stage, with the params and the code
+that lie here; is it the one that DVC recorded; and do the audits fit each other, each having read what the one before it wrote.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -66,6 +66,15 @@ def _file_fault(source: Source, role: str, path: str, known: str, now: str | Non
     if now is None:
         return f"{source.name}: {path} is not there; `dvc pull` or `dvc repro` brings it"
     return None if now == known else f"{source.name}: {path} has changed since it was among its {role}"
+
+
+def record_fault(source: Source, recorded: Mapping[str, str], md5: Digests, path: str) -> list[str]:
+    """Whether the audit at `path` is the one that DVC recorded when its stage ran; DVC may never have run it.
+
+    An edited audit is otherwise consistent with a report that was made again from it.
+    """
+    fits = path not in recorded or md5(path) == recorded[path]
+    return [] if fits else [f"{source.name}: {path} is not what DVC recorded in dvc.lock when the stage ran"]
 
 
 def chain_faults(sources: Sequence[Source]) -> list[str]:

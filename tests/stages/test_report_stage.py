@@ -1,5 +1,6 @@
 """The report stage and its verification as a user runs them: audits and params.yaml in a folder, files and exit codes out."""
 
+import hashlib
 import json
 import os
 import re
@@ -250,3 +251,28 @@ def test_a_version_before_that_was_edited_is_found(reported):
     found = faults(reported)
     assert [fault for fault in found if fault.startswith("proof.md: line ")]
     assert "proof/report: reports/proof_versions.json has changed since it was among its outputs" in found
+
+
+def test_an_audit_edited_before_the_report_was_made_again_is_found_by_what_dvc_recorded(reported):
+    audits = sorted((reported / "reports" / "audits").glob("*/*.json"))
+    recorded = {p.relative_to(reported).as_posix(): hashlib.md5(p.read_bytes()).hexdigest() for p in audits}
+    outs = "".join(f"    - path: {path}\n      hash: md5\n      md5: {md5}\n" for path, md5 in recorded.items())
+    (reported / "dvc.lock").write_text(f"schema: '2.0'\nstages:\n  all:\n    cmd: x\n    outs:\n{outs}")
+    assert faults(reported) == []
+    changed(reported / "reports" / "audits" / "toy" / "validate.json", '"loss": 1.9123456', '"loss": 0.9123456')
+    assert run(reported, "report").returncode == 0
+    assert faults(reported) == [
+        "toy/validate: reports/audits/toy/validate.json is not what DVC recorded in dvc.lock when the stage ran"
+    ]
+
+
+def test_a_claim_carries_all_that_is_needed_to_doubt_it(reported):
+    claim, _ = json.loads((reported / "reports" / "proof.json").read_text(encoding="utf-8"))["checks"]
+    audited = reported / "reports" / "audits" / "toy" / "validate.json"
+    signed = audit.read(audited).provenance
+    assert (claim["id"], claim["value"], claim["unit"], claim["kind"]) == ("toy/validate.loss", 1.9123456, "nats", "measured")
+    assert (claim["bound"], claim["audit"]) == ("< toy/validate.bigram", "audits/toy/validate.json")
+    assert claim["digest"] == digest.of_file(audited)
+    for fact in ("command", "params_digest", "code_digest", "seed"):
+        assert claim[fact] == signed[fact]
+    assert {"commit", "dirty", "device", "versions", "started"} <= set(claim)
