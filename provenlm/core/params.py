@@ -158,6 +158,12 @@ def _parse_union(kinds: tuple[Any, ...], value: object, where: str) -> Any:
     if value is None and type(None) in kinds:
         return None
     kinds = tuple(kind for kind in kinds if kind is not type(None))
+    named = {name: kind for kind in kinds for name in _named(kind)}
+    if len(kinds) > 1 and all(map(_named, kinds)):
+        mapping = _mapping(value, where)
+        if "kind" not in mapping:
+            raise UserError(f"{where}: missing key 'kind': one of {', '.join(named)}")
+        return _parse(named[_parse(Literal[tuple(named)], mapping["kind"], f"{where}.kind")], value, where)
     errors = []
     for kind in kinds:
         try:
@@ -165,6 +171,12 @@ def _parse_union(kinds: tuple[Any, ...], value: object, where: str) -> Any:
         except UserError as error:
             errors.append(error)
     raise errors[0]
+
+
+def _named(kind: Any) -> tuple[Any, ...]:
+    """What a dataclass's key `kind` may say, where it has one that tells it from others."""
+    hint = typing.get_type_hints(kind).get("kind") if dataclasses.is_dataclass(kind) else None
+    return get_args(hint) if get_origin(hint) is Literal else ()
 
 
 def _parse_dataclass(kind: type, value: object, where: str) -> Any:

@@ -19,8 +19,11 @@ corpora:
   docs:
     domain: text
     scrape:
-      start: [START]
-      bounds: {scope: folder, include: [], exclude: [], max_pages: 100, max_bytes: 100000000, max_depth: 9, max_variants: 99}
+      sources:
+        - kind: site
+          start: [START]
+          bounds: {scope: folder, include: [], exclude: [], max_pages: 100, max_bytes: 100000000, max_depth: 9, max_variants: 99}
+          licence: null
       manners:
         contact: "mailto:tests@example.org"
         delay_seconds: 0.0
@@ -29,6 +32,7 @@ corpora:
         max_wait_seconds: 1.0
         max_page_bytes: 2000000
         allow_private: ["127.0.0.1"]
+      taxonomy: []
       offline: false
     filter: {}
     dedupe: {}
@@ -115,7 +119,7 @@ def test_a_site_that_is_not_there_leaves_the_last_scrape_as_it_was(project: Path
 
 
 def test_an_unknown_key_stops_the_stage_at_once(tmp_path: Path) -> None:
-    done = scrape(tmp_path, "pydoc:requests]\n      strat: [x")
+    done = scrape(tmp_path, "pydoc:requests]\n          strat: [x")
     assert done.returncode == 1
     assert "unknown key 'strat' (did you mean 'start'?)" in done.stderr
 

@@ -23,8 +23,16 @@ BOUNDS = {
 }
 
 
+def site(*start: str, **changed: object) -> dict[str, object]:
+    return {"kind": "site", "start": list(start), "bounds": {**BOUNDS, **changed}, "licence": None}
+
+
+def section_of(sources: list, contact: str = "", taxonomy: tuple = ()) -> dict[str, object]:
+    return {"sources": sources, "manners": {**MANNERS, "contact": contact}, "taxonomy": list(taxonomy), "offline": False}
+
+
 def settings(*start: str, contact: str = "") -> Settings:
-    section = {"start": list(start), "bounds": BOUNDS, "manners": {**MANNERS, "contact": contact}, "offline": False}
+    section = section_of([site(*start)], contact)
     return params.parse(Settings, section, "params.yaml: corpora.docs.scrape")
 
 
@@ -36,7 +44,7 @@ def scraped(state, *start: str):
 def test_a_web_site_wants_a_contact() -> None:
     with pytest.raises(UserError, match=r"corpora.docs.scrape: manners.contact: name an address"):
         settings("https://example.org/")
-    assert settings("https://example.org/", contact="mailto:me@example.org").start == ("https://example.org/",)
+    assert settings("https://example.org/", contact="mailto:me@example.org").web[0].start == ("https://example.org/",)
 
 
 @pytest.mark.parametrize("start", ["ftp://example.org/", "stdlib", "http://", ""])
@@ -84,12 +92,7 @@ def test_a_module_that_acts_is_refused_by_the_site_itself(tmp_path) -> None:
     for fetch in plugin.load("domains", "text", "scrape", plugin.Scraping).fetch(
         params.parse(
             Settings,
-            {
-                "start": ["pydoc:stdlib"],
-                "bounds": {**BOUNDS, "include": ["/(this|antigravity|abc).html"]},
-                "manners": MANNERS,
-                "offline": False,
-            },
+            section_of([site("pydoc:stdlib", include=["/(this|antigravity|abc).html"])]),
             "x",
         ),
         tmp_path,

@@ -1,0 +1,52 @@
+"""A licence's text, or a file that names one, in; its SPDX identifier out."""
+
+import re
+
+NAMES = {
+    "LICENSE",
+    "LICENCE",
+    "COPYING",
+    "UNLICENSE",
+    "LICENSE.txt",
+    "LICENSE.md",
+    "LICENSE.rst",
+    "LICENCE.txt",
+    "LICENCE.md",
+    "COPYING.txt",
+}
+HEADER = re.compile(r"SPDX-License-Identifier:[ \t]*([A-Za-z0-9.+()\- ]+?)[ \t]*(?:\*/|-->|$)", re.MULTILINE)
+HEADER_WITHIN = 2000  # characters
+# What a text must say, all of it; the first that fits. Blanks and case do not count.
+TEXTS = (
+    ("Apache-2.0", ("apache license", "version 2.0")),
+    ("AGPL-3.0", ("gnu affero general public license", "version 3")),
+    ("LGPL-3.0", ("gnu lesser general public license", "version 3, 29 june 2007")),
+    ("LGPL-2.1", ("gnu lesser general public license", "version 2.1")),
+    ("GPL-3.0", ("gnu general public license", "version 3, 29 june 2007")),
+    ("GPL-2.0", ("gnu general public license", "version 2, june 1991")),
+    ("MPL-2.0", ("mozilla public license", "version 2.0")),
+    ("EPL-2.0", ("eclipse public license", "v 2.0")),
+    ("PSF-2.0", ("python software foundation license version 2",)),
+    ("CC-BY-SA-4.0", ("attribution-sharealike 4.0 international",)),
+    ("CC-BY-NC-4.0", ("attribution-noncommercial 4.0 international",)),
+    ("CC-BY-4.0", ("attribution 4.0 international",)),
+    ("CC0-1.0", ("cc0 1.0 universal",)),
+    ("Unlicense", ("this is free and unencumbered software released into the public domain",)),
+    ("BSL-1.0", ("boost software license - version 1.0",)),
+    ("ISC", ("permission to use, copy, modify, and/or distribute this software for any purpose with or without fee",)),
+    ("MIT", ("permission is hereby granted, free of charge, to any person obtaining a copy", "without restriction")),
+    ("BSD-3-Clause", ("redistribution and use in source and binary forms", "neither the name")),
+    ("BSD-2-Clause", ("redistribution and use in source and binary forms",)),
+)
+
+
+def of_text(text: str) -> str:
+    """The licence that `text` is; "" if it is none that we know."""
+    said = " ".join(text.lower().split())
+    return next((name for name, phrases in TEXTS if all(phrase in said for phrase in phrases)), "")
+
+
+def stated(text: str) -> str:
+    """The licence that a file states in its head (SPDX specification, annex E); "" if it states none."""
+    found = HEADER.search(text[:HEADER_WITHIN])
+    return found[1].strip() if found else ""
