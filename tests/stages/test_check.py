@@ -29,8 +29,8 @@ def test_params_yaml_as_it_stands_is_right_and_nothing_is_said(tmp_path):
     ("override", "answer"),
     [
         (
-            "corpora.python_docs.scrape.bounds.max_pages=many",
-            "corpora.python_docs.scrape.bounds.max_pages: expected a whole number",
+            "corpora.python_docs.scrape.manners.tries=many",
+            "corpora.python_docs.scrape.manners.tries: expected a whole number",
         ),
         ("corpora.python_docs.filter.least=high", "corpora.python_docs.filter.least: expected a number"),
         ("corpora.twelve_strings.tokenize={}", "corpora.twelve_strings.tokenize: missing key 'held_out'"),
