@@ -14,6 +14,7 @@ from pathlib import Path
 from beside.rounds import compare, keep, show
 
 from provenlm.core import params, plugin
+from provenlm.core.engine import Here
 from provenlm.core.record import Record
 from provenlm.corpus import duplicates, filtering
 
@@ -60,15 +61,14 @@ def filtered(records: list[Record]) -> int:
     """How many are kept by the filter of the default corpus."""
     face = plugin.load("domains", "text", "filter", plugin.Filtering)
     settings = params.load(ROOT / "params.yaml").settings("corpora", "python_docs", "filter", face.settings)
-    judged = filtering.judge(records, face.rules(settings), face.parts(settings), face.least(settings))
-    return sum(item.reason is None for item in judged)
+    return sum(item.reason is None for item in filtering.judging(face, settings).do(records))
 
 
 def deduped(records: list[Record]) -> int:
     """How many twins the search of the default corpus finds."""
     face = plugin.load("domains", "text", "dedupe", plugin.Deduping)
     settings = params.load(ROOT / "params.yaml").settings("corpora", "python_docs", "dedupe", face.settings)
-    found = duplicates.find(lambda: iter(records), face.canonical, face.shingles(settings), face.threshold(settings))
+    found = duplicates.find(Here(lambda: records), face.canonical, face.shingles(settings), face.threshold(settings))
     return len(found.twins)
 
 

@@ -6,17 +6,36 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from provenlm.core import files, plugin, rng
 from provenlm.core import record as records
+from provenlm.core.engine import Corpus, Here
 from provenlm.core.errors import UserError
+from provenlm.core.plugin import Blocks
 from provenlm.core.progress import Progress, progress
 from provenlm.core.record import Record
+from provenlm.corpus import blocks, duplicates, hashing, oracle
 from provenlm.corpus import dedupe_figures as figures
-from provenlm.corpus import duplicates, oracle
+from provenlm.corpus.blocks import Repeats
+from provenlm.corpus.dedupe_figures import Left
 from provenlm.corpus.duplicates import Found
+from provenlm.corpus.rows import Rows
 from stages import stage
 
+WORDS, NUMBER = pa.string(), pa.int64()
+REMOVED = pa.schema(
+    {
+        "id": WORDS,
+        "source": WORDS,
+        "start": NUMBER,
+        "end": NUMBER,
+        "of": WORDS,
+        "of_source": WORDS,
+        "of_start": NUMBER,
+        "kind": WORDS,
+    }
+)
 PIVOTS = 100  # records that are compared with all others to measure what the search misses
 
 
@@ -26,23 +45,24 @@ def body(run: stage.Run) -> None:
     source = run.reads(run.layout.corpus(run.subject, "filtered"))
     target = run.writes(run.layout.corpus(run.subject, "deduped"))
     count, threshold, shingles = records.count(source), face.threshold(settings), face.shingles(settings)
+    asked = face.blocks(settings)
     if count == 0:
         raise UserError(f"{source.relative_to(run.layout.root).as_posix()}: no records; loosen corpora.{run.subject}.filter")
-    with files.new_folder(target) as folder, progress(f"dedupe {run.subject}", "records read", 5 * count) as bar:
-
-        def read() -> Iterator[Record]:
-            return watched(records.read(source), bar)
-
-        found = duplicates.find(read, face.canonical, shingles, threshold)
-        sizes: list[int] = []
-        records.write(kept(read(), found, sizes), folder)
+    with files.new_folder(target) as folder, progress(f"dedupe {run.subject}", "records read", 6 * count) as bar:
+        corpus = Here(lambda: watched(records.read(source), bar))
+        found = duplicates.find(corpus, face.canonical, shingles, threshold)
+        left = Left(blocks.survey(rows_of(corpus, found.kept), asked) if asked else Repeats())
+        with Rows(folder / "blocks.parquet", REMOVED) as removed:
+            records.write(kept(rows_of(corpus, np.ones(count, bool)), found, asked, left, removed), folder)
         pq.write_table(twins(found), folder / "twins.parquet", compression="zstd")
-        figures.record(run.audit, found, sizes)
+        if asked:
+            figures.repeats(run.audit, found, left)
+        figures.record(run.audit, found, left)
         if threshold <= 1:
             pivots = sorted(found.firsts.tolist(), key=lambda row: rng.share_of(found.ids[row], "oracle"))[:PIVOTS]
-            sets = duplicates.sets_of(read(), shingles, np.array(pivots))
-            firsts = set(found.firsts.tolist())
-            members = ((row, np.unique(shingles(item))) for row, item in enumerate(read()) if row in firsts)
+            sets = {row: hashing.distinct(shingles(item)) for row, item in rows_of(corpus, np.isin(np.arange(count), pivots))}
+            firsts = np.isin(np.arange(count), found.firsts)
+            members = ((row, hashing.distinct(shingles(item))) for row, item in rows_of(corpus, firsts))
             figures.oracle(run.audit, found, pivots, oracle.similar(members, sets, threshold))
         bar.advance(total=bar.done)
 
@@ -53,12 +73,42 @@ def watched(source: Iterator[Record], bar: Progress) -> Iterator[Record]:
         yield item
 
 
-def kept(source: Iterator[Record], found: Found, sizes: list[int]) -> Iterator[Record]:
-    """The records to keep, each with its cluster as a fact; `sizes` receives the bytes of all."""
-    for row, item in enumerate(source):
-        sizes.append(len(item.body))
-        if found.kept[row]:
-            yield item.with_facts(cluster=found.cluster[row])
+def rows_of(corpus: Corpus, wanted: NDArray[np.bool_]) -> Iterator[tuple[int, Record]]:
+    return ((row, item) for row, item in enumerate(corpus.read()) if wanted[row])
+
+
+def kept(source: Iterator[tuple[int, Record]], found: Found, asked: Blocks | None, left: Left, removed: Rows) -> Iterator[Record]:
+    """The records to keep, less the blocks to remove, each with its cluster as a fact."""
+    ids: set[str] = set()
+    for row, item in source:
+        left.sizes.append(len(item.body))
+        if not found.kept[row]:
+            continue
+        body = less_repeats(row, item, found, asked, left, removed) if asked else item.body
+        if body != item.body:
+            left.gone += len(item.body) - len(body)
+            item = item.with_body(body)
+        if asked:
+            if item.id in ids or (left.sizes[-1] and not body.strip()):  # nothing is left, or nothing that does not stand elsewhere
+                left.emptied += 1
+                left.gone += len(body)
+                continue
+            ids.add(item.id)
+        left.written += 1
+        left.bytes_written += len(item.body)
+        left.words.add(item.body)
+        yield item.with_facts(cluster=found.cluster[row])
+
+
+def less_repeats(row: int, item: Record, found: Found, asked: Blocks, left: Left, removed: Rows) -> bytes:
+    """The body less the blocks to remove; each is written to `removed` with the place of its original, ids as they came in."""
+    those = list(blocks.repeats(row, item, left.repeated, asked))
+    for one in those:
+        left.add(one, item.body)
+        if one.removed:
+            of = {"of": found.ids[one.of], "of_source": found.sources[one.of], "of_start": one.of_start}
+            removed.put(id=item.id, source=item.source, start=one.start, end=one.end, **of, kind=one.kind)
+    return blocks.without(item.body, those)
 
 
 def twins(found: Found) -> pa.Table:

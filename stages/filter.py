@@ -5,6 +5,7 @@ from typing import Any
 
 from provenlm.core import files, plugin
 from provenlm.core import record as records
+from provenlm.core.engine import Here
 from provenlm.core.errors import UserError
 from provenlm.core.progress import progress
 from provenlm.core.record import Record
@@ -35,9 +36,8 @@ def body(run: stage.Run) -> None:
                 else:
                     dropped.add(item)
 
-        kept = records.write(
-            sift(filtering.judge(records.read(source), face.rules(settings), face.parts(settings), face.least(settings))), folder
-        )
+        corpus = Here(lambda: records.read(source))
+        kept = records.write(sift(judged for _, judged in corpus.map(filtering.judging(face, settings))), folder)
         if kept == 0:
             raise UserError(
                 f"{run.params.where('corpora', run.subject, 'filter')}: no record is left; {figures.told(tally.reasons)}"

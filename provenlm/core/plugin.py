@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 from provenlm.core.errors import UserError
 from provenlm.core.progress import Progress
@@ -30,17 +30,44 @@ class Scraping:
     fetch: Callable[[Any, Path, Progress], Iterator[Fetch]]
 
 
+class Prepared(NamedTuple):
+    """A record with what was found out about it as facts, masked where that was asked for; what was counted in it; a reason to drop it."""
+
+    record: Record
+    found: Mapping[str, int]
+    reason: str | None
+
+
+def as_it_is(settings: Any) -> Callable[[Record], Prepared]:
+    return lambda record: Prepared(record, {}, None)
+
+
 @dataclass(frozen=True)
 class Filtering:
     """`rules(settings)` by name, asked in order; `parts(settings)` gives a record's named scores, each from 0 to 1.
 
-    `least(settings)` is the score below which a record is dropped.
+    `least(settings)` is the score below which a record is dropped; `prepare(settings)` comes before all of these.
     """
 
     settings: type
     rules: Callable[[Any], Sequence[Rule]]
     parts: Callable[[Any], Callable[[Record], Mapping[str, float]]]
     least: Callable[[Any], float]
+    prepare: Callable[[Any], Callable[[Record], Prepared]] = as_it_is
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How to look for repeated blocks: `spans` cuts a body, blocks with equal `canonical` bytes are equal.
+
+    `inside`, `across`: what to do with a block that stood before in its own record, or in another one of at least `records` in all.
+    """
+
+    spans: Callable[[bytes], Sequence[tuple[int, int]]]
+    canonical: Callable[[bytes], bytes]
+    inside: Literal["keep", "remove"]
+    across: Literal["keep", "remove"]
+    records: int
 
 
 @dataclass(frozen=True)
@@ -48,12 +75,14 @@ class Deduping:
     """`canonical(record)`: equal bytes are exact twins. `shingles(settings)`: hashes of a record's overlapping pieces.
 
     `threshold(settings)` is the Jaccard similarity of two shingle sets from which records are near twins; above 1 there are none.
+    `blocks(settings)` says how to look for repeated blocks; None: not at all.
     """
 
     settings: type
     canonical: Callable[[Record], bytes]
     shingles: Callable[[Any], Callable[[Record], "NDArray[np.uint64]"]]
     threshold: Callable[[Any], float]
+    blocks: Callable[[Any], Blocks | None] = lambda settings: None
 
 
 class Codec(Protocol):

@@ -37,6 +37,10 @@ class Record:
     def text(self) -> str:
         return self.body.decode("utf-8")
 
+    def with_body(self, body: bytes) -> "Record":
+        """The same item with another body, and so with another id."""
+        return replace(self, id=digest.of_bytes(body)[:32], body=body)
+
     def with_facts(self, **facts: Any) -> "Record":
         return replace(self, facts={**self.facts, **facts})
 

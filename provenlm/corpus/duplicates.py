@@ -3,23 +3,26 @@
 Exact twins are equal in their canonical bytes. Near twins are found by MinHash (provenlm.corpus.minhash; deduplication of training
 text: Lee et al., arXiv 2107.06499) and then verified by the exact Jaccard similarity of their shingle sets. A record goes only if it
 is verified against one that stays; those that stay are chosen greedily, by score, then length, then id.
+
+In memory are a few hundred bytes a record, band keys among them, and a bounded share of the shingles (provenlm.corpus.similarity).
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from provenlm.core.progress import progress
+from provenlm.core import rng
+from provenlm.core.engine import Corpus, Work
 from provenlm.core.record import Record
-from provenlm.corpus.hashing import Hashes
+from provenlm.corpus.hashing import Hashes, distinct
 from provenlm.corpus.minhash import Sketcher, candidates
+from provenlm.corpus.similarity import Rows, Sets, compare
 
-Rows = NDArray[np.int64]
-Read = Callable[[], Iterable[Record]]
+Canonical = Callable[[Record], bytes]
 Shingles = Callable[[Record], Hashes]
 
 
@@ -38,7 +41,7 @@ class Found:
     """What is repeated in a corpus. Rows are places of records in the order of reading.
 
     `firsts`: the first row of each set of exact twins, and whether one of the set `stays`; `pairs`, (n, 2): verified near
-    twins among the firsts, with their `similarities`; `cluster` of a row: the smallest id of all records that twins connect it with.
+    twins among the firsts, with their `similarities`; `cluster` of a row: see `clusters`.
     """
 
     ids: Sequence[str]
@@ -64,7 +67,7 @@ class Survey:
     groups: list[int] = field(default_factory=list)  # of each row
     firsts: list[int] = field(default_factory=list)  # of each group
     sketched: list[int] = field(default_factory=list)  # groups that have shingles
-    keys: list[Hashes] = field(default_factory=list)  # of each sketched group
+    keys: bytearray = field(default_factory=bytearray)  # of each sketched group
 
     def ranks(self) -> Rows:
         """0 for the row to prefer over all others, and so on."""
@@ -75,12 +78,12 @@ class Survey:
         return ranks
 
 
-def find(read: Read, canonical: Callable[[Record], bytes], shingles: Shingles, threshold: float) -> Found:
-    """The twins among the records that `read` gives, the same at each of its two calls, each with a fact `score`.
+def find(corpus: Corpus, canonical: Canonical, shingles: Shingles, threshold: float) -> Found:
+    """The twins among the records of `corpus`, each with a fact `score`.
 
     `shingles` must depend on `canonical` alone. A `threshold` above 1 asks for exact twins only.
     """
-    seen = survey(read(), canonical, shingles, Sketcher(threshold) if threshold <= 1 else None)
+    seen = survey(corpus, sketching(canonical, shingles, threshold))
     ranks, groups = seen.ranks(), np.array(seen.groups, np.int64)
     best = np.full(len(seen.firsts), -1, np.int64)
     for row in np.argsort(-ranks):  # the best comes last and stays
@@ -88,10 +91,14 @@ def find(read: Read, canonical: Callable[[Record], bytes], shingles: Shingles, t
     likely = np.zeros((0, 2), np.int64)
     if seen.sketched:
         sketched = np.array(seen.sketched, np.int64)
-        likely = sketched[candidates(np.stack(seen.keys), ranks[best[sketched]])]
+        keys = np.frombuffer(seen.keys, np.uint64).reshape(len(sketched), -1)
+        likely = sketched[candidates(keys, ranks[best[sketched]])]
     firsts = np.array(seen.firsts, np.int64)
-    sets = sets_of(read(), shingles, firsts[np.unique(likely)]) if len(likely) else {}
-    similarity = compare(firsts[likely], sets)
+    similarity = np.zeros(0)
+    if len(likely):
+        wanted = set(firsts[np.unique(likely)].tolist())
+        with Sets((row, distinct(shingles(item))) for row, item in enumerate(corpus.read()) if row in wanted) as sets:
+            similarity = compare(firsts[likely], sets)
     verified = similarity >= threshold
     pairs, similarity = likely[verified], similarity[verified]
     chosen = choose(pairs, similarity, ranks[best])
@@ -108,51 +115,36 @@ def find(read: Read, canonical: Callable[[Record], bytes], shingles: Shingles, t
     return Found(seen.ids, seen.sources, kept, cluster, twins, firsts, stays, len(likely), firsts[pairs], similarity)
 
 
-def survey(
-    records: Iterable[Record], canonical: Callable[[Record], bytes], shingles: Shingles, sketcher: Sketcher | None
-) -> Survey:
-    """Group exact twins and sketch one record of each group. Without a `sketcher` nothing is sketched."""
+def sketching(canonical: Canonical, shingles: Shingles, threshold: float) -> Work[tuple[bytes, bytes]]:
+    """For each record the digest of its canonical form and its band keys; none where it has no shingles or they are not asked for."""
+    sketcher = Sketcher(threshold) if threshold <= 1 else None
+
+    def sketch(record: Record) -> tuple[bytes, bytes]:
+        keys = b""
+        if sketcher is not None and len(found := shingles(record)):
+            keys = sketcher.keys(found).tobytes()
+        return hashlib.blake2b(canonical(record), digest_size=16).digest(), keys
+
+    return Work(lambda batch: [sketch(record) for record in batch], b"".join, lambda packed: (packed[:16], packed[16:]))
+
+
+def survey(corpus: Corpus, sketching: Work[tuple[bytes, bytes]]) -> Survey:
+    """Group exact twins; keep the keys of the first of each group."""
     seen = Survey()
     group_of: dict[bytes, int] = {}
-    for row, record in enumerate(records):
+    for row, (record, (digest, keys)) in enumerate(corpus.map(sketching)):
         seen.ids.append(record.id)
         seen.sources.append(record.source)
         seen.scores.append(float(record.facts["score"]))
         seen.sizes.append(len(record.body))
-        group = group_of.setdefault(hashlib.blake2b(canonical(record), digest_size=16).digest(), len(group_of))
+        group = group_of.setdefault(digest, len(group_of))
         seen.groups.append(group)
         if group == len(seen.firsts):
             seen.firsts.append(row)
-            if sketcher is not None and len(found := shingles(record)):
+            if keys:
                 seen.sketched.append(group)
-                seen.keys.append(sketcher.keys(np.unique(found)))
+                seen.keys += keys
     return seen
-
-
-def sets_of(records: Iterable[Record], shingles: Shingles, rows: Rows) -> dict[int, Hashes]:
-    """The shingle sets, sorted, of the records in `rows`."""
-    wanted = set(rows.tolist())
-    return {row: np.unique(shingles(record)) for row, record in enumerate(records) if row in wanted}
-
-
-def compare(pairs: Rows, sets: dict[int, Hashes]) -> NDArray[np.float64]:
-    """The Jaccard similarity of each pair of rows, (n, 2) to (n,)."""
-    found = np.empty(len(pairs))
-    with progress("compare candidates", "pairs", len(pairs)) as bar:
-        for place, (one, other) in enumerate(pairs.tolist()):
-            found[place] = jaccard(sets[one], sets[other])
-            bar.advance()
-    return found
-
-
-def jaccard(one: Hashes, other: Hashes) -> float:
-    """Shared elements over all elements of two sorted sets; 0 if both are empty."""
-    small, large = (one, other) if len(one) <= len(other) else (other, one)
-    if not len(small):
-        return 0.0
-    places = np.minimum(np.searchsorted(large, small), len(large) - 1)
-    shared = int((large[places] == small).sum())
-    return shared / (len(one) + len(other) - shared)
 
 
 def choose(pairs: Rows, similarities: NDArray[np.float64], ranks: Rows) -> list[tuple[int, float]]:
@@ -170,9 +162,10 @@ def choose(pairs: Rows, similarities: NDArray[np.float64], ranks: Rows) -> list[
 
 
 def clusters(ids: Sequence[str], groups: Rows, pairs: Rows) -> list[str]:
-    """For each row the smallest id of the connected component that its group belongs to.
+    """For each row the name of the connected component that its group belongs to: the id, of all in it, that is held out first.
 
-    Records without twins keep their cluster whatever else comes or goes; one is renamed when a twin with a smaller id joins it.
+    tokenize holds out a cluster if `rng.share_of(name, SPLIT)` is below a share, so a cluster is held out when any record in it
+    would be by itself. Therefore no record that arrives, and no twins that it connects, ever move a held-out record into training.
     """
     parent = list(range(int(groups.max()) + 1)) if len(groups) else []
 
@@ -185,7 +178,8 @@ def clusters(ids: Sequence[str], groups: Rows, pairs: Rows) -> list[str]:
     for one, other in pairs.tolist():
         parent[root(one)] = root(other)
     roots = [root(group) for group in groups.tolist()]
-    smallest: dict[int, str] = {}
+    members: dict[int, set[str]] = {}
     for identity, of in zip(ids, roots, strict=True):
-        smallest[of] = min(identity, smallest.get(of, identity))
-    return [smallest[of] for of in roots]
+        members.setdefault(of, set()).add(identity)
+    names = {of: min(those, key=lambda one: (rng.share_of(one, rng.SPLIT), one)) for of, those in members.items()}
+    return [names[of] for of in roots]

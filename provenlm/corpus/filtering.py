@@ -2,15 +2,17 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from provenlm.core.record import Record, Rule
+from provenlm.core.engine import Work
+from provenlm.core.plugin import Filtering
+from provenlm.core.record import Record
+from provenlm.corpus.rows import Rows
 
 LOW_SCORE = "low_score"
 SCHEMA = pa.schema(
@@ -20,23 +22,44 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A record, why it is dropped (None: it is kept), and its score from 0 to 1 with the named parts that make it."""
+    """A record, why it is dropped (None: it is kept), and its score from 0 to 1 with the named parts that make it.
+
+    `found`: what was counted in it; `size`: bytes of its body before anything was masked.
+    """
 
     record: Record
     reason: str | None
     score: float
     parts: Mapping[str, float]
+    found: Mapping[str, int]
+    size: int
 
 
-def judge(
-    records: Iterable[Record], rules: Sequence[Rule], parts: Callable[[Record], Mapping[str, float]], least: float
-) -> Iterator[Judged]:
-    """Each record with the reason of the first rule that gives one; else with `low_score` if its score is below `least`."""
-    for record in records:
-        reason = next((reason for rule in rules if (reason := rule(record)) is not None), None)
+def judging(face: Filtering, settings: Any) -> Work[Judged]:
+    """Each record with the reason to drop it: its preparation's, else that of the first rule that gives one, else a low score."""
+    prepare, rules, parts, least = face.prepare(settings), face.rules(settings), face.parts(settings), face.least(settings)
+
+    def judged(raw: Record) -> Judged:
+        record, found, reason = prepare(raw)
+        reason = reason or next((why for rule in rules if (why := rule(record)) is not None), None)
         named = parts(record)
         score = score_of(named)
-        yield Judged(record, reason if reason is not None else LOW_SCORE if score < least else None, score, named)
+        return Judged(record, reason or (LOW_SCORE if score < least else None), score, named, found, len(raw.body))
+
+    return Work(lambda batch: [judged(record) for record in batch], pack, unpack)
+
+
+def pack(judged: Judged) -> bytes:
+    record = judged.record
+    said: list[Any] = [record.id, record.media_type, record.source, dict(record.facts)]
+    said += [judged.reason, judged.score, dict(judged.parts), dict(judged.found), judged.size]
+    return json.dumps(said).encode() + b"\n" + record.body
+
+
+def unpack(packed: bytes) -> Judged:
+    head, _, body = packed.partition(b"\n")
+    identity, media_type, source, facts, reason, score, parts, found, size = json.loads(head)
+    return Judged(Record(identity, media_type, source, body, facts), reason, score, parts, found, size)
 
 
 def score_of(parts: Mapping[str, float]) -> float:
@@ -61,34 +84,12 @@ def trapezoid(value: float, lowest: float, good_from: float, good_to: float, hig
     return 1.0
 
 
-class Dropped:
-    """The Parquet file of what was dropped and why, written a few thousand rows at a time."""
+class Dropped(Rows):
+    """The Parquet file of what was dropped and why."""
 
     def __init__(self, path: Path) -> None:
-        self._rows: list[dict[str, object]] = []
-        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+        super().__init__(path, SCHEMA)
 
     def add(self, judged: Judged) -> None:
-        record = judged.record
-        self._rows.append(
-            {
-                "id": record.id,
-                "source": record.source,
-                "reason": judged.reason,
-                "score": judged.score,
-                "parts": json.dumps(dict(judged.parts), sort_keys=True),
-            }
-        )
-        if len(self._rows) >= 4096:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._rows, SCHEMA))
-        self._rows = []
-
-    def __enter__(self) -> "Dropped":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._flush()
-        self._writer.close()
+        record, parts = judged.record, json.dumps(dict(judged.parts), sort_keys=True)
+        self.put(id=record.id, source=record.source, reason=judged.reason, score=judged.score, parts=parts)

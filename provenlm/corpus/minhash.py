@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenlm.core import rng
-from provenlm.corpus.hashing import Hashes, mix
+from provenlm.corpus.compiled import compiled
+from provenlm.corpus.hashing import BASE, Hashes, mixed
 
 MINIMA = 128  # of a signature
 SURE = 0.999  # the least chance that a pair at the threshold shares a band
 WHOLE = 48  # in a bucket of equal bands up to this size every two records are paired
-BLOCK = 1024  # shingles hashed at a time: 128 x 1024 x 8 bytes fit into a core's cache
+
+_BASE, _HALF = np.uint64(BASE), np.uint64(32)
 
 
 class Sketcher:
@@ -23,19 +25,27 @@ class Sketcher:
         self.rows = rows_for(threshold)
         self.bands = MINIMA // self.rows
         random = rng.generator(0, "minhash")
-        self._factor = random.integers(0, 1 << 63, MINIMA, dtype=np.uint64)[:, None] << np.uint64(1) | np.uint64(1)
-        self._summand = random.integers(0, 1 << 63, MINIMA, dtype=np.uint64)[:, None]
+        self._factor = random.integers(0, 1 << 63, MINIMA, dtype=np.uint64) << np.uint64(1) | np.uint64(1)
+        self._summand = random.integers(0, 1 << 63, MINIMA, dtype=np.uint64)
 
     def keys(self, shingles: Hashes) -> Hashes:
         """One key a band, uint64 (bands,), of a set that is not empty; the keys of different bands never agree by design."""
-        least = np.full(MINIMA, np.iinfo(np.uint64).max, np.uint64)
-        for start in range(0, len(shingles), BLOCK):
-            hashed = self._factor * shingles[None, start : start + BLOCK] + self._summand
-            np.minimum(least, hashed.min(axis=1), out=least)
-        keys = np.arange(self.bands, dtype=np.uint64)
-        for row in least.reshape(self.bands, self.rows).T >> np.uint64(32):
-            keys = mix(keys + row * np.uint64(0x9E3779B97F4A7C15))
-        return keys
+        return _keys(shingles, self._factor, self._summand, self.bands, self.rows)
+
+
+@compiled
+def _keys(shingles: Hashes, factor: Hashes, summand: Hashes, bands: int, rows: int) -> Hashes:
+    least = np.full(MINIMA, np.uint64(0xFFFFFFFFFFFFFFFF))
+    for shingle in shingles:
+        for place in range(MINIMA):
+            least[place] = min(least[place], factor[place] * shingle + summand[place])
+    keys = np.empty(bands, np.uint64)
+    for band in range(bands):
+        value = np.uint64(band)
+        for row in range(rows):
+            value = mixed(value + (least[band * rows + row] >> _HALF) * _BASE)
+        keys[band] = value
+    return keys
 
 
 def rows_for(threshold: float) -> int:

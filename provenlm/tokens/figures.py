@@ -97,9 +97,10 @@ def balance(audit: Recorder, history: Mapping[str, Audit], tally: Tally, held: i
     """Whether everything that went into a step came out of it or was dropped for a reason; `held`: tokens in the arrays."""
     unique, kept = figure(history, "dedupe", "bytes.unique"), figure(history, "filter", "bytes.kept")
     said = figure(history, "scrape", "records") + sum(figure(history, "scrape", name) for name in ("refused", "failed"))
+    gone = sum(figure(history, "filter", name) for name in ("bytes.dropped", "bytes.masked"))
     steps = (
         ("scrape", "addresses", figure(history, "scrape", "addresses"), said, "records, refused, failed"),
-        ("filter", "bytes", figure(history, "scrape", "bytes"), kept + figure(history, "filter", "bytes.dropped"), "kept, dropped"),
+        ("filter", "bytes", figure(history, "scrape", "bytes"), kept + gone, "kept, dropped, masked"),
         ("dedupe", "bytes", kept, unique + figure(history, "dedupe", "bytes.removed"), "unique, removed"),
         ("tokenize", "bytes", unique, sum(tally.bytes.values()), "trained on, held out"),
         ("tokenize", "tokens", sum(tally.tokens.values()), held, "tokens in the arrays on disk"),

@@ -59,7 +59,7 @@ class Document:
 
 def side(cluster: str, held_out: float) -> Side:
     """The side of every record of `cluster`, for good: it depends on the cluster's name and `held_out` (0 to 1) alone."""
-    return "val" if rng.share_of(cluster, "held out") < held_out else "train"
+    return "val" if rng.share_of(cluster, rng.SPLIT) < held_out else "train"
 
 
 def write(folder: Path, documents: Iterable[Document], vocabulary: int, special: Mapping[str, int], held_out: float) -> None:

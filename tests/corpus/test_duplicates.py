@@ -4,8 +4,11 @@ import random
 import numpy as np
 import pytest
 
+from provenlm.core import rng
+from provenlm.core.engine import Here
 from provenlm.core.record import Record
 from provenlm.corpus import duplicates
+from provenlm.corpus import similarity as similarity_of
 from provenlm.corpus.hashing import windows, words
 
 WORDS = [f"w{i}" for i in range(3000)]
@@ -24,7 +27,7 @@ def canonical(item: Record) -> bytes:
 
 
 def find(items: list[Record], threshold: float = 0.7) -> duplicates.Found:
-    return duplicates.find(lambda: items, canonical, shingles, threshold)
+    return duplicates.find(Here(lambda: items), canonical, shingles, threshold)
 
 
 def prose(seed: int, count: int = 300) -> list[str]:
@@ -119,10 +122,28 @@ def test_the_end_of_a_chain_stays_because_it_repeats_nothing_that_is_kept():
     assert [(twin.row, twin.of) for twin in found.twins] == [(1, 0)]
 
 
-def test_a_chain_is_one_cluster_named_by_its_smallest_id():
+def share(identity: str) -> float:
+    return rng.share_of(identity, "held out")
+
+
+def test_a_chain_is_one_cluster_named_by_the_id_that_is_held_out_first():
     items = [*chain(), record("unrelated words only here")]
     found = find(items)
-    assert list(found.cluster) == [min(item.id for item in items[:3])] * 3 + [items[3].id]
+    assert list(found.cluster) == [min((item.id for item in items[:3]), key=share)] * 3 + [items[3].id]
+
+
+def test_no_arrival_moves_a_held_out_record_into_training():
+    """Every order of arrival of a chain and of copies, at a share at which some of them are held out and some are not."""
+    items = [*chain(), *(record(" ".join(changed(prose(1), 5, seed))) for seed in range(3))]
+    held_out = sorted(share(item.id) for item in items)[1] * 1.0001
+    for order in itertools.permutations(items, 4):
+        before: set[str] = set()
+        for count in range(1, 5):
+            found = find(list(order[:count]))
+            now = {item.id for item, of in zip(order, found.cluster, strict=False) if share(of) < held_out}
+            assert before <= now
+            before = now
+    assert any(share(item.id) >= held_out for item in items)
 
 
 def test_an_exact_copy_of_a_near_twin_names_the_record_that_stays():
@@ -171,6 +192,15 @@ def test_the_order_of_the_records_changes_neither_what_stays_nor_the_clusters():
 
 def test_jaccard_of_sorted_sets():
     one, other = np.array([1, 2, 3], np.uint64), np.array([2, 3, 4, 5], np.uint64)
-    assert duplicates.jaccard(one, other) == pytest.approx(2 / 5)
-    assert duplicates.jaccard(one, one) == 1
-    assert duplicates.jaccard(one, np.zeros(0, np.uint64)) == 0
+    assert similarity_of.jaccard(one, other) == pytest.approx(2 / 5)
+    assert similarity_of.jaccard(one, one) == 1
+    assert similarity_of.jaccard(one, np.zeros(0, np.uint64)) == 0
+
+
+def test_sets_that_do_not_fit_into_memory_compare_the_same(monkeypatch):
+    sets = {row: np.unique(windows(words(" ".join(prose(row % 3)[row:]).encode()), 3)) for row in range(9)}
+    pairs = np.array(list(itertools.combinations(range(9), 2)))
+    expected = [len(set(a) & set(b)) / len(set(a) | set(b)) for a, b in ((sets[i].tolist(), sets[j].tolist()) for i, j in pairs)]
+    monkeypatch.setattr(similarity_of, "HELD", 1)
+    with similarity_of.Sets(sets.items()) as held:
+        assert similarity_of.compare(pairs, held).tolist() == pytest.approx(expected)

@@ -4,13 +4,20 @@ import math
 import pyarrow.parquet as pq
 import pytest
 
+from provenlm.core.engine import Here
+from provenlm.core.plugin import Filtering, Prepared
 from provenlm.core.record import Record
 from provenlm.corpus import filtering
-from provenlm.corpus.filtering import Dropped, judge, score_of, trapezoid
+from provenlm.corpus.filtering import Dropped, Judged, score_of, trapezoid
 
 
 def record(text: str) -> Record:
     return Record.of(text.encode(), "text/plain", f"from/{text}")
+
+
+def judge(items: list[Record], rules: list, parts, least: float, **more) -> list[Judged]:
+    face = Filtering(object, lambda _: rules, lambda _: parts, lambda _: least, **more)
+    return [judged for _, judged in Here(lambda: items).map(filtering.judging(face, None))]
 
 
 def short(item: Record) -> str | None:
@@ -36,7 +43,7 @@ def test_a_score_below_the_least_drops_what_no_rule_does():
 
 
 def test_a_score_equal_to_the_least_is_kept():
-    assert next(judge([record("aa")], [], lambda item: {"half": 0.25}, 0.25)).reason is None
+    assert next(iter(judge([record("aa")], [], lambda item: {"half": 0.25}, 0.25))).reason is None
 
 
 def test_a_dropped_record_keeps_its_score_and_parts():
@@ -85,3 +92,17 @@ def test_no_drop_leaves_a_table_without_rows(tmp_path):
     with Dropped(tmp_path / "dropped.parquet"):
         pass
     assert pq.read_table(tmp_path / "dropped.parquet").schema.equals(filtering.SCHEMA)
+
+
+def test_a_record_is_judged_as_it_was_prepared_and_its_first_reason_is_the_preparations():
+    def prepare(_):
+        return lambda item: Prepared(item.with_body(b"aaaa"), {"seen": 2}, "private" if item.body == b"drop" else None)
+
+    one, two = judge([record("aa"), record("drop")], [short], halves, 0.0, prepare=prepare)
+    assert (one.record.body, one.record.id, one.size, one.reason) == (b"aaaa", record("aaaa").id, 2, None)
+    assert (two.reason, two.found) == ("private", {"seen": 2})
+
+
+def test_what_is_judged_travels_and_comes_back_the_same():
+    for item in judge([record("x"), record("line\nline aä").with_facts(title="ö")], [short], halves, 0.5):
+        assert filtering.unpack(filtering.pack(item)) == item

@@ -1,12 +1,15 @@
 import pydoc
 import random
+import re
+import string
 from collections import Counter
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import pytest
 
 from provenlm.corpus import statistics
-from provenlm.corpus.statistics import LONG_WORD, SHORT_LINE, STOP_WORDS, measure
+from provenlm.corpus.counting import LONG_WORD, SHORT_LINE
+from provenlm.corpus.statistics import STOP_WORDS, measure
 
 WHITE = " \t\n\v\f\r"
 
@@ -43,18 +46,61 @@ def naive(text: str) -> dict[str, float]:
         "top_bigram": top * (len(best[0]) + len(best[1])) / solid if top > 1 else 0,
         "repeated_ngrams": sum(len(words[i]) for i in covered) / solid,
         "stop_words": sum(stop.decode() in words for stop in STOP_WORDS),
+        **naive_lines(text, lines, words),
+        **naive_ngrams(words),
     }
+
+
+def naive_lines(text: str, lines: list[str], words: list[str]) -> dict[str, float]:
+    blocks = [
+        tuple(line.strip(WHITE) for line in block)
+        for full, block in groupby(text.split("\n"), lambda x: bool(x.strip(WHITE)))
+        for block in [list(block)]
+        if full
+    ]
+    again = [block for place, block in enumerate(blocks) if block in blocks[:place]]
+    ended = [line for line in lines if re.search(r"[.?!][\"']?$", line)]
+    long = [line for line in ended if len(line.encode().split()) >= 3 and not line.endswith("...")]
+    return {
+        "bullet_lines": sum(line[0] in "-*•" for line in lines) / len(lines),
+        "ellipsis_lines": sum(line.endswith(("...", "…")) for line in lines) / len(lines),
+        "ended_lines": len(ended) / len(lines),
+        "line_breaks": text.count("\n") / len(words),
+        "lines_again": sum(line in lines[:place] for place, line in enumerate(lines)) / len(lines),
+        "paragraphs_again": len(again) / len(blocks),
+        "repeated_paragraphs": sum(len(line) for block in again for line in block) / sum(map(len, lines)),
+        "sentences": sum(len(re.findall(r"[.?!][\"']?(?=[ \t\r\v\f]|$)", line)) for line in long),
+        "braces": text.count("{") + text.count("}"),
+        "punctuation": sum(c in string.punctuation for c in text) / sum(map(len, words)),
+        "mean_line": sum(map(len, lines)) / len(lines),
+        "longest_line": max(map(len, lines)),
+    }
+
+
+def naive_ngrams(words: list[str]) -> dict[str, float]:
+    found, solid = {}, sum(map(len, words))
+    for size, name in ((3, "top_trigram"), (4, "top_4gram")):
+        grams = Counter(tuple(words[i : i + size]) for i in range(len(words) - size + 1))
+        best, times = max(grams.items(), key=lambda item: item[1], default=((), 0))
+        found[name] = times * sum(map(len, best)) / solid if times > 1 else 0
+    for size in range(5, 10):
+        grams = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
+        covered = {i + k for i, gram in enumerate(grams) if gram in grams[:i] for k in range(size)}
+        found[f"repeated_{size}grams"] = sum(len(words[i]) for i in covered) / solid
+    return found
 
 
 def noise(seed: int) -> str:
     random_ = random.Random(seed)
     vocabulary = ["the", "of", "and", "x1", "42", "#", "...", "é", "naïve", "…", "日本", "a" * 70, "\x01", "\ufffd", "cat", "sat"]
+    vocabulary += ["- x", "• y", "end.", 'said."', "what?", "wait...", "{", "a.b", "one two three."]
     return "".join(random_.choice(vocabulary) + random_.choice([" ", " ", "\n", "\t", "\n\n", "  \r\n"]) for _ in range(400))
 
 
 TEXTS = {
     "documentation": pydoc.plain(pydoc.render_doc("json", renderer=pydoc.plaintext)),
     "one word": "hello",
+    "paragraphs": "One is one. Two\nis two.\n\nThree is three!\n \nOne is one. Two\n  is two.\n\n- bullets and so on…\n" * 2,
     "a passage twice": "one two three four five six seven eight nine ten eleven\n" * 2 + "end",
     **{f"noise {seed}": noise(seed) for seed in range(8)},
 }

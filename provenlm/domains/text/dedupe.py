@@ -1,12 +1,15 @@
 """Records of text in; out, the form in which two of them are equal, and the hashed shingles in which they are similar."""
 
+import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 
-from provenlm.core.plugin import Deduping
+from provenlm.core.plugin import Blocks, Deduping
 from provenlm.core.record import Record
 from provenlm.corpus import hashing
 from provenlm.corpus.hashing import Hashes
@@ -14,13 +17,34 @@ from provenlm.corpus.hashing import Hashes
 UNSPACED = 16  # characters a word; with more the writing has no spaces between words, and characters are counted instead
 
 
+BLANK = re.compile(rb"\n[ \t\r]*\n\s*")  # between two paragraphs
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """Paragraphs of at least `bytes` that stood before in the same record (`inside`) or in others (`across`), in `records` in all."""
+
+    bytes: int
+    records: int
+    inside: Literal["keep", "remove"]
+    across: Literal["keep", "remove"]
+
+    def __post_init__(self) -> None:
+        if self.bytes < 1 or self.records < 2:
+            raise ValueError(f"bytes: 1 or more, and records: 2 or more; got {self.bytes} and {self.records}")
+
+
 @dataclass(frozen=True)
 class Settings:
-    """`near`: Jaccard similarity from which two records are twins; `words`, `characters`: the length of a shingle of each kind."""
+    """`near`: Jaccard similarity from which two records are twins; `words`, `characters`: the length of a shingle of each kind.
+
+    `blocks`: what to do with repeated paragraphs; null: they are not looked for.
+    """
 
     near: float
     words: int
     characters: int
+    blocks: Repeated | None = None
 
     def __post_init__(self) -> None:
         if not self.near > 0:
@@ -29,24 +53,24 @@ class Settings:
             raise ValueError(f"words and characters: 1 or more, got {self.words} and {self.characters}")
 
 
-def normal(record: Record) -> str:
-    """The text in normal form C (Unicode annex 15), each run of whitespace one space. Bytes that are no UTF-8 stay as they are."""
-    return " ".join(unicodedata.normalize("NFC", record.body.decode("utf-8", "surrogateescape")).split())
-
-
 def canonical(record: Record) -> bytes:
-    return normal(record).encode("utf-8", "surrogateescape")
+    """The text in normal form C (Unicode annex 15), each run of whitespace one space. Bytes that are no UTF-8 stay as they are."""
+    if record.body.isascii():
+        return hashing.collapse(record.body)
+    text = unicodedata.normalize("NFC", record.body.decode("utf-8", "surrogateescape"))
+    return " ".join(text.split()).encode("utf-8", "surrogateescape")
 
 
 def shingles(settings: Settings) -> Callable[[Record], Hashes]:
     """Hashes of each run of `words` words, or of `characters` characters where the writing has no spaces (Chinese, Thai …)."""
 
     def hashed(record: Record) -> Hashes:
-        text = normal(record)
+        form = canonical(record)
+        text = form.decode("utf-8", "surrogateescape")
         if len(text) > UNSPACED * (text.count(" ") + 1):
             characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
             return hashing.windows(characters, settings.characters)
-        return hashing.windows(hashing.words(text.encode("utf-8", "surrogateescape")), settings.words)
+        return hashing.windows(hashing.words(form), settings.words)
 
     return hashed
 
@@ -55,4 +79,17 @@ def threshold(settings: Settings) -> float:
     return settings.near
 
 
-FACE = Deduping(Settings, canonical, shingles, threshold)
+def blocks(settings: Settings) -> Blocks | None:
+    """Paragraphs: what lies between blank lines, of enough characters."""
+    asked = settings.blocks
+    if asked is None:
+        return None
+
+    def spans(body: bytes) -> list[tuple[int, int]]:
+        gaps = [(0, 0), *(match.span() for match in BLANK.finditer(body)), (len(body), len(body))]
+        return [(start, end) for (_, start), (end, _) in pairwise(gaps) if end - start >= asked.bytes]
+
+    return Blocks(spans, lambda block: b" ".join(block.split()), asked.inside, asked.across, asked.records)
+
+
+FACE = Deduping(Settings, canonical, shingles, threshold, blocks)

@@ -1,11 +1,12 @@
 import pytest
 
 from provenlm.core import params
+from provenlm.core.engine import Here
 from provenlm.core.errors import UserError
 from provenlm.core.progress import Progress
 from provenlm.core.record import Record
 from provenlm.corpus import duplicates
-from provenlm.corpus.filtering import judge
+from provenlm.corpus.filtering import judging
 from provenlm.domains.strings import dedupe, scrape, tokenize
 from provenlm.domains.strings import filter as filtering
 
@@ -31,14 +32,7 @@ def test_no_strings_and_an_empty_one_are_refused(tmp_path, strings):
 
 def test_nothing_is_filtered(tmp_path):
     settings = params.parse(filtering.Settings, {}, "x")
-    judged = list(
-        judge(
-            fetched(tmp_path, TWELVE),
-            filtering.FACE.rules(settings),
-            filtering.FACE.parts(settings),
-            filtering.FACE.least(settings),
-        )
-    )
+    judged = judging(filtering.FACE, settings).do(fetched(tmp_path, TWELVE))
     assert [(item.reason, item.score) for item in judged] == [(None, 1.0)] * 12
 
 
@@ -46,7 +40,7 @@ def test_equal_strings_are_twins_and_similar_ones_are_not(tmp_path):
     settings = params.parse(dedupe.Settings, {}, "x")
     items = [record.with_facts(score=1.0) for record in fetched(tmp_path, ["AB CD", "AB  CD", "AB CD"])]
     face = dedupe.FACE
-    found = duplicates.find(lambda: items, face.canonical, face.shingles(settings), face.threshold(settings))
+    found = duplicates.find(Here(lambda: items), face.canonical, face.shingles(settings), face.threshold(settings))
     assert found.kept.tolist() == [True, True, False]
 
 

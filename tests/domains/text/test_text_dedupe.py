@@ -4,6 +4,7 @@ import unicodedata
 import pytest
 
 from provenlm.core import params
+from provenlm.core.engine import Here
 from provenlm.core.errors import UserError
 from provenlm.core.record import Record
 from provenlm.corpus import duplicates
@@ -18,7 +19,7 @@ def record(body: str | bytes, score: float = 1.0) -> Record:
 
 def found(*bodies: str) -> duplicates.Found:
     items = [record(body) for body in bodies]
-    return duplicates.find(lambda: items, FACE.canonical, FACE.shingles(SETTINGS), FACE.threshold(SETTINGS))
+    return duplicates.find(Here(lambda: items), FACE.canonical, FACE.shingles(SETTINGS), FACE.threshold(SETTINGS))
 
 
 def test_texts_that_differ_in_whitespace_alone_are_equal():

@@ -9,7 +9,7 @@ import pytest
 from provenlm.core import params
 from provenlm.core.errors import UserError
 from provenlm.core.record import Record
-from provenlm.corpus.filtering import judge, score_of
+from provenlm.corpus.filtering import Judged, judging, score_of
 from provenlm.domains.text.filter import FACE, Settings, bands
 
 BANDS = {
@@ -36,8 +36,13 @@ def settings(**changes: object) -> Settings:
 def verdict(body: str | bytes, given: Settings | None = None) -> tuple[str | None, float]:
     given = given or settings()
     record = Record.of(body if isinstance(body, bytes) else body.encode(), "text/plain", "here")
-    (judged,) = judge([record], FACE.rules(given), FACE.parts(given), FACE.least(given))
+    judged = of(record, given)
     return judged.reason, judged.score
+
+
+def of(record: Record, given: Settings) -> Judged:
+    (judged,) = judging(FACE, given).do([record])
+    return judged
 
 
 def vocabulary(seed: int, count: int, letters: str = "abcdefghijklmnopqrstuvwxyz", longest: int = 9) -> list[str]:
@@ -143,3 +148,70 @@ def test_every_reason_of_the_rules_has_a_planted_text():
 def test_a_wrong_band_is_refused_with_what_would_be_right(changes, message):
     with pytest.raises(UserError, match=message):
         settings(**changes)
+
+
+SECTIONS = {
+    "profiles": {
+        "code_from": 0.2,
+        "prose_from": 0.6,
+        "code": {name: BANDS[name] for name in BANDS if name != "least"} | {"repeated_ngrams": [1, 2]},
+        "prose": {name: BANDS[name] for name in BANDS if name != "least"} | {"repeated_ngrams": [0.01, 0.02]},
+    },
+    "rule_sets": {"of": ["prose"], "gopher": {}, "gopher_repetition": None, "c4": {"braces": 10}, "fineweb": None},
+    "private": {"email": "mask", "ip": "keep", "phone": "keep", "secret": "drop"},
+    "languages": {"keep": ["en"], "least": 0.9},
+}
+SENTENCES = "\n".join(
+    f"The {a} of the {b} is what we have seen with our own eyes on that day." for a in WORDS[:6] for b in WORDS[9:12]
+)
+
+
+def judged(text: str, media_type: str = "text/plain", **changes: object) -> Judged:
+    return of(Record.of(text.encode(), media_type, "here"), settings(**(SECTIONS | changes)))
+
+
+def test_each_record_has_a_profile_of_its_own():
+    profiles = {
+        "code": "def f(x):\n    return {k: [v(x), (k, v)] for k, v in x.items()}\n" * 3,
+        "prose": SENTENCES,
+        "reference": PAGES["reference documentation"],
+    }
+    assert {name: judged(text).record.facts["profile"] for name, text in profiles.items()} == {name: name for name in profiles}
+    assert judged(SENTENCES, "text/x-python").record.facts["profile"] == "code"
+
+
+def test_bands_and_published_rules_are_those_of_the_profile():
+    assert judged(SENTENCES).reason == "repeated_passages"
+    assert judged(SENTENCES, "text/x-python").reason is None
+    short = "This is it. This was it."
+    assert judged(short).reason == "gopher_words"
+    asked_of_none = SECTIONS["rule_sets"] | {"of": []}
+    assert judged(short, rule_sets=asked_of_none).found == {"rules.gopher": 1, "rules.c4": 1}
+    assert judged(short, rule_sets=asked_of_none).reason == "too_short"
+
+
+def test_an_address_is_masked_and_the_record_gets_the_id_of_what_is_left():
+    text = PAGES["reference documentation"] + "\nwritten by jane.doe@mail.org\n"
+    found = judged(text)
+    assert found.reason is None
+    assert found.record.text == text.replace("jane.doe@mail.org", "<email>")
+    assert found.record.id == Record.of(found.record.body, "", "").id
+    assert (found.found["private.email"], found.size) == (1, len(text.encode()))
+
+
+def test_a_record_with_a_key_is_dropped_by_choice():
+    text = PAGES["reference documentation"] + "\nAKIAQ2W3E4R5T6Y7U7IJ\n"
+    assert judged(text).reason == "private_secret"
+    assert judged(text, private=dict.fromkeys(SECTIONS["private"], "keep")).reason is None
+
+
+def test_another_language_is_dropped_and_the_language_is_a_fact():
+    german = "Der Zug nach München fährt heute leider erst eine halbe Stunde später ab, weil es geschneit hat. " * 5
+    assert judged(german).reason == "other_language"
+    assert judged(PAGES["reference documentation"]).record.facts["language"] == "en"
+
+
+def test_what_travels_between_machines_is_what_was_judged():
+    work = judging(FACE, settings(**SECTIONS))
+    for item in work.do([Record.of(page.encode(), "text/plain", "here") for page in PAGES.values()]):
+        assert work.unpack(work.pack(item)) == item
