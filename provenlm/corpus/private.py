@@ -125,7 +125,7 @@ def _of_nobody(kind: Kind, value: bytes, before: bytes) -> bool:
     return False
 
 
-def masked(text: bytes, found: list[Find], kinds: Mapping[str, str]) -> bytes:
+def masked(text: bytes, found: list[Find], kinds: Mapping[Kind, str]) -> bytes:
     """`text` with `<kind>` in place of each find whose kind `kinds` says to mask."""
     pieces, place = [], 0
     for one in found:

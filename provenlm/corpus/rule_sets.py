@@ -5,43 +5,43 @@ paper; who counts punctuation marks as words gets other numbers. Rules that need
 pages, and C4's removal of single lines, are left out.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple
 
 from provenlm.corpus.statistics import Statistics
 
-LEAST = (
-    "letter_words",
-    "stop_words",
-    "ended_lines",
-    "sentences",
-)  # a limit to one of these is its least good value, to others the most
+
+class Limit(NamedTuple):
+    """The least and the most good value of a statistic."""
+
+    statistic: str
+    least: float
+    most: float
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Base of the sets: each field is a statistic; a pair is its least and its most good value."""
+def least(statistic: str, value: float) -> Limit:
+    return Limit(statistic, value, inf)
+
+
+def most(statistic: str, value: float) -> Limit:
+    return Limit(statistic, -inf, value)
+
+
+class RuleSet:
+    """Base of the sets. Their fields are named after statistics."""
+
+    def limits(self) -> Sequence[Limit]:
+        raise NotImplementedError
 
     def reason(self, found: Statistics) -> str | None:
-        """The statistic that lies outside its limit, the first in the order of the fields."""
-        for name, limit in self.limits().items():
-            value = getattr(found, name)
-            least, most = limit if isinstance(limit, tuple) else (limit, value) if name in LEAST else (value, limit)
-            if not least <= value <= most:
-                return name
-        return None
-
-    def limits(self) -> Mapping[str, float | tuple[float, ...]]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    def __post_init__(self) -> None:
-        for name, limit in self.limits().items():
-            if isinstance(limit, tuple) and (len(limit) != 2 or limit[0] > limit[1]):
-                raise ValueError(f"{name}: [least, most], got {list(limit)}")
+        """The first statistic that lies outside its limits."""
+        return next((name for name, low, high in self.limits() if not low <= getattr(found, name) <= high), None)
 
 
 @dataclass(frozen=True)
-class Gopher(Limits):
+class Gopher(RuleSet):
     """Quality: Rae et al., arXiv 2112.11446, appendix A.1."""
 
     words: tuple[float, ...] = (50, 100_000)
@@ -52,9 +52,25 @@ class Gopher(Limits):
     letter_words: float = 0.8
     stop_words: float = 2
 
+    def limits(self) -> Sequence[Limit]:
+        return (
+            Limit("words", *self.words),
+            Limit("word_length", *self.word_length),
+            most("symbol_words", self.symbol_words),
+            most("bullet_lines", self.bullet_lines),
+            most("ellipsis_lines", self.ellipsis_lines),
+            least("letter_words", self.letter_words),
+            least("stop_words", self.stop_words),
+        )
+
+    def __post_init__(self) -> None:
+        for name, pair in (("words", self.words), ("word_length", self.word_length)):
+            if len(pair) != 2 or pair[0] > pair[1]:
+                raise ValueError(f"{name}: [least, most], got {list(pair)}")
+
 
 @dataclass(frozen=True)
-class GopherRepetition(Limits):
+class GopherRepetition(RuleSet):
     """Repetition: Rae et al., arXiv 2112.11446, table A1."""
 
     lines_again: float = 0.30
@@ -71,20 +87,51 @@ class GopherRepetition(Limits):
     repeated_9grams: float = 0.11
     repeated_ngrams: float = 0.10
 
+    def limits(self) -> Sequence[Limit]:
+        return (
+            most("lines_again", self.lines_again),
+            most("paragraphs_again", self.paragraphs_again),
+            most("repeated_lines", self.repeated_lines),
+            most("repeated_paragraphs", self.repeated_paragraphs),
+            most("top_bigram", self.top_bigram),
+            most("top_trigram", self.top_trigram),
+            most("top_4gram", self.top_4gram),
+            most("repeated_5grams", self.repeated_5grams),
+            most("repeated_6grams", self.repeated_6grams),
+            most("repeated_7grams", self.repeated_7grams),
+            most("repeated_8grams", self.repeated_8grams),
+            most("repeated_9grams", self.repeated_9grams),
+            most("repeated_ngrams", self.repeated_ngrams),
+        )
+
 
 @dataclass(frozen=True)
-class C4(Limits):
+class C4(RuleSet):
     """Raffel et al., arXiv 1910.10683, section 2.2: no curly bracket, and five sentences in lines that end one and have three words."""
 
     braces: float = 0
     sentences: float = 5
 
+    def limits(self) -> Sequence[Limit]:
+        return (
+            most("braces", self.braces),
+            least("sentences", self.sentences),
+        )
+
 
 @dataclass(frozen=True)
-class FineWeb(Limits):
+class FineWeb(RuleSet):
     """Penedo et al., arXiv 2406.17557, section 3.6; the limit to line breaks is that of its published code."""
 
     ended_lines: float = 0.12
     repeated_lines: float = 0.10
     short_lines: float = 0.67
     line_breaks: float = 0.3
+
+    def limits(self) -> Sequence[Limit]:
+        return (
+            least("ended_lines", self.ended_lines),
+            most("repeated_lines", self.repeated_lines),
+            most("short_lines", self.short_lines),
+            most("line_breaks", self.line_breaks),
+        )

@@ -17,7 +17,7 @@ from provenlm.core.record import Record, Rule
 from provenlm.corpus import languages, private
 from provenlm.corpus.filtering import trapezoid
 from provenlm.corpus.languages import Languages
-from provenlm.corpus.rule_sets import C4, FineWeb, Gopher, GopherRepetition, Limits
+from provenlm.corpus.rule_sets import C4, FineWeb, Gopher, GopherRepetition, RuleSet
 from provenlm.corpus.statistics import measure
 
 Profile = Literal["prose", "reference", "code"]
@@ -73,7 +73,7 @@ class RuleSets:
     c4: C4 | None
     fineweb: FineWeb | None
 
-    def sets(self) -> Mapping[str, Limits]:
+    def sets(self) -> Mapping[str, RuleSet]:
         named = {"gopher": self.gopher, "gopher_repetition": self.gopher_repetition, "c4": self.c4, "fineweb": self.fineweb}
         return {name: limits for name, limits in named.items() if limits is not None}
 
@@ -86,6 +86,9 @@ class Private:
     ip: Literal["keep", "mask", "drop"]
     phone: Literal["keep", "mask", "drop"]
     secret: Literal["keep", "mask", "drop"]
+
+    def actions(self) -> Mapping[private.Kind, str]:
+        return {"email": self.email, "ip": self.ip, "phone": self.phone, "secret": self.secret}
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ def profile_of(record: Record, profiles: Profiles) -> Profile:
 
 def prepare(settings: Settings) -> Callable[[Record], Prepared]:
     """Find what is private, tell the language and the profile, and ask the published rules."""
-    kinds = {} if settings.private is None else vars(settings.private)
+    kinds = {} if settings.private is None else settings.private.actions()
     sets = settings.rule_sets.sets() if settings.rule_sets else {}
     of = settings.rule_sets.of if settings.rule_sets else ()
 
