@@ -31,10 +31,11 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Points to draw: `lines` share x; `bars` are counts of the bins that begin at x (one more x than y closes the last)."""
+    """Points to draw: `lines` share x; `bars` are counts of the bins that begin at x (one more x than y closes the last); each of `maps`
+    is a square of shares, row after row, as many rows and columns as x."""
 
     name: str
-    shape: Literal["lines", "bars"]
+    shape: Literal["lines", "bars", "maps"]
     meaning: str
     x_label: str
     y_label: str

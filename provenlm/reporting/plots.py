@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from provenlm.core.audit import Series
 from provenlm.core.errors import UserError
+from provenlm.reporting import maps
 
 STYLE = Path(__file__).with_suffix(".mplstyle")
 MARKED = 40  # up to so many points are marked: a curve through few points would hide where they are
@@ -30,18 +31,25 @@ def draw(series: Series, ending: str = "svg") -> bytes:
     """`series` as a picture in the format `ending`. UserError if a line is not as long as its x."""
     with matplotlib.rc_context(fname=str(STYLE)):
         figure = Figure()
-        axes = figure.add_subplot()
-        x, lines = _floats(series.x), {name: _floats(y) for name, y in series.lines.items()}
-        _check(series, x, lines)
-        draw_lines = _bars if series.shape == "bars" else _curves
-        draw_lines(axes, x, lines)
-        _scale(axes, series, x, lines)
-        axes.set_xlabel(series.x_label)
-        axes.set_title(series.y_label)
-        _legend(axes, lines)
+        if series.shape == "maps":
+            maps.draw(figure, series)
+        else:
+            _points(figure, series)
         file = io.BytesIO()
         figure.savefig(file, format=ending, metadata={"Date": None, "Creator": None} if ending == "svg" else None)
     return file.getvalue()
+
+
+def _points(figure: Figure, series: Series) -> None:
+    axes = figure.add_subplot()
+    x, lines = _floats(series.x), {name: _floats(y) for name, y in series.lines.items()}
+    _check(series, x, lines)
+    draw_lines = _bars if series.shape == "bars" else _curves
+    draw_lines(axes, x, lines)
+    _scale(axes, series, x, lines)
+    axes.set_xlabel(series.x_label)
+    axes.set_title(series.y_label)
+    _legend(axes, lines)
 
 
 def _floats(values: Sequence[float]) -> Floats:

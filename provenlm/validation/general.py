@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from provenlm.validation import equivalence, heldout, leakage, memorised, samples, speed
+from provenlm.validation.attention import attention
 from provenlm.validation.capacity import capacity
 from provenlm.validation.gradients import gradients
 from provenlm.validation.learned import learned
@@ -63,6 +64,7 @@ def probes(
         **leakage.probes(settings.leakage),
         **equivalence.probes(settings.leakage.tokens),
         "net": particular(own, settings.leakage.tokens),
+        "attention": attention(settings.generation.prompts),
         "generation": samples.generation(settings.generation, written),
         "speed": speed.speed(settings.speed),
     }

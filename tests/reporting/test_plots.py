@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from provenlm.core.audit import Series
 from provenlm.core.errors import UserError
-from provenlm.reporting import plots
+from provenlm.reporting import maps, plots
 
 
 def series(x: Sequence[float], lines: Mapping[str, Sequence[float]], shape: Literal["lines", "bars"] = "lines") -> Series:
@@ -92,3 +92,20 @@ def test_bins_that_begin_at_zero_and_grow_by_factors_are_drawn_as_wide_as_each_o
 )
 def test_x_is_on_a_log_axis_where_it_grows_by_factors(x, geometric):
     assert plots._geometric(np.asarray(x, dtype=float)) is geometric
+
+
+def test_maps_are_drawn_a_row_of_heads_for_each_layer():
+    heads = {f"layer {layer}, head {head}": [1, 0, 0.5, 0.5] for layer in range(3) for head in range(2)}
+    picture = Series("s", "maps", "meaning", "token looked at", "token", [0, 1], heads)
+    assert plots.draw(picture) == plots.draw(picture)
+    figure = Figure()
+    maps.draw(figure, picture)
+    shown = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title() for axes in shown] == list(heads)
+    assert len({round(axes.get_position().y0, 3) for axes in figure.axes}) == 3
+    assert shown[0].images[0].get_array().tolist() == [[1, 0], [0.5, 0.5]]
+
+
+def test_a_map_that_is_no_square_is_refused_by_name():
+    with pytest.raises(UserError, match=r"^series 's': map 'a' has 3 values, not 2 times 2$"):
+        plots.draw(Series("s", "maps", "meaning", "x", "y", [0, 1], {"a": [1, 0, 0]}))
