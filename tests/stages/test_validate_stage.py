@@ -60,6 +60,7 @@ stability: null
 plateau: null
 early_stop: null
 curriculum: null
+samples: null
 watch: []
 """
 VALIDATE = """
