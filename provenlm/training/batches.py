@@ -155,4 +155,4 @@ def _held_out(tokens: Tokens, settings: Settings) -> list[Batch]:
         raise UserError("train.held_out: the validation split is empty; null would be right, or a larger split at tokenize")
     count = min(settings.held_out.rows, len(rows))
     chosen = np.linspace(0, len(rows) - 1, count).round().astype(np.int64)
-    return [rows.take(part) for part in np.split(chosen, range(settings.micro_batch, count, settings.micro_batch))]
+    return [rows.take(part) for part in np.split(chosen, range(settings.most_rows, count, settings.most_rows))]

@@ -58,6 +58,8 @@ def course(audit: Recorder, history: History, judge: str, settings: Settings, be
     audit.counted(
         "tokens.share", targets / positions, "share", "of the positions that were computed; padding and first tokens carry no loss"
     )
+    audit.counted("batch", settings.batch, "rows", "a step, however few of them memory holds at a time")
+    audit.counted("micro_batch", rows[-1]["micro_batch"] or 0, "rows", f"at a time at the end; asked for: {settings.micro_batch}")
     audit.counted("epochs", history.column("epochs")[-1][1], "epochs", "rows drawn over rows of the training split")
     audit.measured("loss.first", losses[0], "nats/token", f"{judge} of the first step's batch, before any update")
     audit.measured("loss.last", fmean(losses[-20:]), "nats/token", f"{judge}, mean of the last (up to 20) steps' batches")

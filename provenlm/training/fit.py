@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from provenlm.core import rng
-from provenlm.training import curriculum, gradients, randomness
+from provenlm.training import curriculum, gradients, randomness, trial
 from provenlm.training import optimizers as optim
 from provenlm.training.batches import Batches
 from provenlm.training.checkpoint import Checkpoint
@@ -46,6 +46,8 @@ def fit(
     randomness.seed_all(rng.seed_of(settings.seed, "steps"))
     if resume is not None:
         run.restore(resume)
+    elif settings.micro_batch == "auto":
+        run.room.rows = run.held_out_room.rows = trial.find(run, batches)
     stopped = False
     while not stopped and run.step < settings.total_steps:
         step = _answered(run, _step(run, batches), recall)

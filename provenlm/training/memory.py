@@ -3,6 +3,7 @@
 A GPU is asked by its allocator, the CPU by the kernel (the resident set of this process).
 """
 
+import os
 import resource
 import sys
 from dataclasses import dataclass, field
@@ -27,6 +28,32 @@ def peak(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return held(device) if device.type == "mps" else most_resident()
+
+
+def free(device: torch.device) -> int:
+    """Bytes that could still be held on `device`: of the machine's memory, and of what a container may use of it."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    known = [_available(), _left_to_container()]
+    return min((each for each in known if each is not None), default=os.sysconf("SC_PHYS_PAGES") * resource.getpagesize())
+
+
+def _available() -> int | None:
+    """By Linux; others do not say."""
+    meminfo = Path("/proc/meminfo")
+    lines = meminfo.read_text().splitlines() if meminfo.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _left_to_container() -> int | None:
+    """By the control group, where there is one with a limit."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+    except (OSError, ValueError):
+        return None  # no such file, or `max`, which is no limit
 
 
 def resident() -> int:

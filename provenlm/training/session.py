@@ -91,7 +91,10 @@ class Session:
         ):
             if said:
                 say(f"step {step.number} {what}: {said}")
-        before = self.history.rows[-2]["micro_batch"] if len(self.history.rows) > 1 else self.settings.micro_batch
+        if step.number == 1 and self.settings.micro_batch == "auto":
+            say(f"memory holds {step.micro_batch} rows at a time, of {self.settings.batch} a step")
+            return
+        before = self.history.rows[-2]["micro_batch"] if len(self.history.rows) > 1 else self.settings.most_rows
         if step.micro_batch != before:
             say(
                 f"step {step.number} ran out of memory with {before} rows at a time: {step.micro_batch} from here on, the same batch"

@@ -197,7 +197,7 @@ class Settings:
     batches: Literal["windows", "packed", "documents"]  # the stream cut every `length`; so, but each document by itself; one a row
     length: int  # positions a row
     batch: int  # rows a step
-    micro_batch: int  # rows at a time; `batch` is gathered over batch / micro_batch passes
+    micro_batch: int | Literal["auto"]  # rows at a time; `batch` is gathered over several passes. auto: 4 to 64, as memory holds
     recompute: int | None  # so many blocks together keep only their input, and are computed again in the backward pass; less memory
     compile: bool  # each block, by torch.compile; needs a C++ compiler on a CPU
     label_smoothing: float  # share of each training target that is spread over the vocabulary; held-out loss is without
@@ -219,10 +219,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("threads", "length", "batch", "micro_batch", "recompute"):
-            if (value := getattr(self, name)) is not None and value < 1:
+            if (value := getattr(self, name)) not in (None, "auto") and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
         self._check_duration()
-        if self.batch % self.micro_batch:
+        if self.micro_batch != "auto" and self.batch % self.micro_batch:
             raise ValueError(f"micro_batch is {self.micro_batch}; it must divide batch, {self.batch}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing is {self.label_smoothing}; from 0 to below 1 would be right")
@@ -249,6 +249,11 @@ class Settings:
             raise ValueError(f"{self.duration}; above 0 would be right")
         if self.steps is not None and self.schedule.warmup + self.schedule.hold > self.steps:
             raise ValueError(f"schedule: warmup and hold take more than the {self.steps} steps that there are")
+
+    @property
+    def most_rows(self) -> int:
+        """At a time, as far as the settings say."""
+        return self.batch if self.micro_batch == "auto" else self.micro_batch
 
     @property
     def duration(self) -> str:

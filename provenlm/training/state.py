@@ -41,7 +41,7 @@ class State:
     def __post_init__(self) -> None:
         self.scaler = Scaler(self.settings.precision)
         self.average = None if self.settings.ema is None else Average(self.model, self.settings.ema)
-        self.room, self.held_out_room = Room(self.settings.micro_batch), Room(self.settings.micro_batch)
+        self.room, self.held_out_room = Room(self.settings.most_rows), Room(self.settings.most_rows)
 
     @property
     def names(self) -> dict[nn.Parameter, str]:

@@ -36,7 +36,7 @@ def slopes(trial: Trial, settings: Settings) -> dict[str, Tensor]:
     for parameter in model.parameters():
         nn.init.normal_(parameter, 0.0, 0.2)
     arrange(model, settings)
-    batch = trial.batches.take(0, settings.micro_batch)
+    batch = trial.batches.take(0, settings.most_rows)
     for objective in trial.net.objectives(model, IGNORE):
         gradients.terms(objective, batch, "fp32")["loss"].backward()  # type: ignore[no-untyped-call]
     return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}

@@ -174,6 +174,7 @@ def test_killed_and_started_again_it_ends_with_the_weights_of_never_stopping(pro
     for root in (whole, killed):
         changed(root, "precision: fp32", "precision: fp16")
         changed(root, "ema: null", "ema: 0.9")
+        changed(root, "micro_batch: 8", "micro_batch: auto")
         changed(root, "label_smoothing: 0.0", "label_smoothing: 0.1")
         changed(root, "samples: null", f"samples: {SAMPLES}")
     assert finish(whole)[0] == 0

@@ -1,5 +1,6 @@
 """Memory that runs out: fewer rows at a time, the same batch, the same weights as if the rows had been so few from the start."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,12 +11,13 @@ from torch import Tensor, nn
 
 from provenlm.core.errors import UserError
 from provenlm.nets.moe.net import FACE
-from provenlm.training import randomness
+from provenlm.training import memory, randomness
 from provenlm.training.batches import batches_for
 from provenlm.training.fit import fit
 from provenlm.training.objective import IGNORE, Batch
 from provenlm.training.room import Room, out_of_memory
 from provenlm.training.step import Step
+from provenlm.training.trial import measured, rows_that_fit
 
 
 def trained(
@@ -95,3 +97,64 @@ def test_the_allocator_of_the_cpu_is_understood() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**62, dtype=torch.uint8)
     assert out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("each", "free", "batch", "rows"),
+    [
+        (10, 10_000, 256, 64),  # never more than 64
+        (10, 10_000, 16, 16),  # nor than the batch
+        (10, 10_000, 12, 8),
+        (10, 10_000, 3, 3),
+        (10, 400, 256, 32),  # 320 of 400 bytes may be taken
+        (10, 399, 256, 16),
+        (200, 400, 256, 4),  # 4 are tried in any case
+    ],
+)
+def test_the_most_rows_whose_measured_memory_fits_are_taken(each: int, free: int, batch: int, rows: int) -> None:
+    tried: list[int] = []
+    assert rows_that_fit(lambda n: (tried.append(n), each * n)[1], free, batch) == rows
+    assert tried[-1] == rows
+    assert all(each * n <= 0.8 * free for n in tried[1:])
+
+
+def test_what_a_pass_holds_is_measured_and_let_go() -> None:
+    held: list[Tensor] = []
+    bytes_ = measured(
+        lambda: held.append(torch.ones(512 * 2**18)), held.clear, torch.device("cpu")
+    )  # 512 MiB, more than ever before
+    assert bytes_ is not None and 500 * 2**20 < bytes_ < 1500 * 2**20
+    assert held == []
+
+
+def test_a_container_leaves_no_more_than_the_machine_has() -> None:
+    free = memory.free(torch.device("cpu"))
+    assert 2**20 < free < 2**50
+    assert free <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("batches", ["windows", "documents"])
+def test_a_found_micro_batch_leaves_no_trace_of_the_trial(
+    tokens: Any, shape: Any, settings: Callable[..., Any], batches: str
+) -> None:
+    """Dropout drew numbers, and routers noted where tokens went: the weights are those of the same number set by hand."""
+    biased = replace(shape, balance="bias")
+    common = {"batch": 8, "batches": batches, "length": 12}
+    found, steps, _ = trained(tokens, biased, settings(micro_batch="auto", **common), most=99)
+    set_, expected, _ = trained(tokens, biased, settings(micro_batch=8, **common), most=99)
+    assert [step.micro_batch for step in steps] == [8] * 12
+    assert [(step.terms, step.inside) for step in steps] == [(step.terms, step.inside) for step in expected]
+    assert weights(found) == weights(set_)
+
+
+def test_a_found_micro_batch_is_what_fits_and_is_kept_across_a_resume(
+    tokens: Any, shape: Any, settings: Callable[..., Any]
+) -> None:
+    wanted = settings(batch=16, micro_batch="auto")
+    whole, steps, _ = trained(tokens, shape, wanted, most=5)
+    assert [step.micro_batch for step in steps] == [4] * 12
+    assert {step.rows for step in steps} == {16}
+    _, _, state = trained(tokens, shape, wanted, most=5, until=5)
+    resumed, rest, _ = trained(tokens, shape, wanted, most=99, resume=state)
+    assert [(step.micro_batch, step.terms) for step in rest] == [(step.micro_batch, step.terms) for step in steps[5:]]
+    assert weights(resumed) == weights(whole)
