@@ -72,7 +72,7 @@ def public(address: str) -> bool:
 
 def session(reach: Reach) -> requests.Session:
     """A session through `reach`: no proxies, no netrc, no cookies kept, no redirects or retries of its own."""
-    made = requests.Session()
+    made = _Session()
     made.trust_env = False
     made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     for scheme in ("http://", "https://"):
@@ -99,6 +99,12 @@ def limited(reach: Reach, seconds: float) -> Iterator[threading.Event]:
         yield late
     finally:
         timer.cancel()
+
+
+class _Session(requests.Session):
+    def resolve_redirects(self, *arguments: Any, **named: Any) -> Iterator[Any]:
+        """None, ever. Asked not to follow them, requests still reads a redirect's whole body and stumbles over a bad Location."""
+        return iter(())
 
 
 class _Door(HTTPAdapter):

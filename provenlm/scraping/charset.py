@@ -27,7 +27,8 @@ MEANT = {
 def decoded(body: bytes, content_type: str) -> tuple[str, str]:
     """`body` as text: by its byte order mark, its header, its own declaration, as UTF-8, or by what it looks like.
 
-    The first of these under which every byte has a meaning wins. If none does, the first keeps its word and U+FFFD stands for the rest.
+    The first of these under which every byte has a meaning wins, or UTF-8 if most of what is not ASCII is; strays in it are Latin. If none
+    does, the first keeps its word and U+FFFD stands for the rest.
     """
     for mark, name in MARKS:
         if body.startswith(mark):
@@ -38,8 +39,25 @@ def decoded(body: bytes, content_type: str) -> tuple[str, str]:
         try:
             return body.decode(name), name
         except UnicodeDecodeError:
-            continue
+            if name == "utf-8" and (mended := _mended(body)) is not None:
+                return mended, name
     return body.decode(first, "replace"), first
+
+
+def _mended(body: bytes) -> str | None:
+    """UTF-8 with pieces of another page's Latin in it, each byte of them as cp1252; None for what is hardly UTF-8 at all."""
+    strays = body.decode("utf-8", "replace").count("\ufffd") - body.count("\ufffd".encode())
+    text = body.decode("utf-8", "provenlm.latin")
+    letters = sum(map(len, re.findall(r"[^\x00-\x7f]+", text)))
+    return text if (letters - strays) * 2 >= strays else None
+
+
+def _latin(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return error.object[error.start : error.end].decode("cp1252", "replace"), error.end
+
+
+codecs.register_error("provenlm.latin", _latin)
 
 
 def _candidates(body: bytes, content_type: str) -> Iterator[str]:

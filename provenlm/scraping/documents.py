@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import PurePosixPath
 
 from provenlm.scraping import charset, licences
-from provenlm.scraping.reading import Page, read_text
+from provenlm.scraping.reading import TEXT, Page
 
 BINARY_WITHIN = 8192  # bytes: a zero among them is taken for a file that is no text, as git does
 HTML = {".html", ".htm", ".xhtml"}
@@ -40,7 +40,7 @@ def read(name: str, body: bytes) -> Page | str:
     if not marked and b"\0" in body[:BINARY_WITHIN]:
         return "binary"
     if ending in HTML:
-        return read_text(body, "text/html", "http://file.invalid/")
+        return TEXT.page(body, "text/html", "http://file.invalid/")
     text, _ = charset.decoded(body, "")
     media_type = PROSE.get(ending) or (f"text/x-{CODE[ending]}" if ending in CODE else "text/plain")
     licence = licences.stated(text)

@@ -162,7 +162,7 @@ def _wait(answer: Answer, attempt: int) -> float | None:
     if answer.status not in AGAIN:
         return None
     said = answer.headers.get("Retry-After", "").strip()
-    if said.isdigit():
+    if said.isascii() and said.isdigit():
         return float(said)
     try:
         date = parsedate_to_datetime(said)

@@ -47,16 +47,16 @@ def _body(path: Path, name: str, source: Folder, limit: int) -> bytes | str:
     try:
         return "too-large" if path.stat().st_size > limit else path.read_bytes()
     except OSError:
-        return "unreadable"
+        return "no-access"
 
 
 def judged(url: str, name: str, body: bytes | str, site: str, licence: str, **facts: str) -> Fetch:
     """What becomes of the file `name` with `body`, or of one that was left alone for a reason."""
     page = documents.read(name, body) if isinstance(body, bytes) else body
     size, came = (len(body), datetime.now(UTC).isoformat(timespec="seconds")) if isinstance(body, bytes) else (0, "")
-    if isinstance(page, Page) and page.index and page.body.strip():
+    if isinstance(page, Page) and not page.reason and page.body.strip():
         said = {"site": site, **({"licence": licence} if licence else {}), **facts, **page.facts}
         return Fetch(url, "record", "", None, size, 0, 0.0, Record.of(page.body, page.media_type, url, **said), came)
-    reason = page if isinstance(page, str) else "empty" if page.index else "noindex"
-    state: Literal["refused", "failed"] = "failed" if reason in ("unreadable", "pdf-damaged") else "refused"
+    reason = page if isinstance(page, str) else page.reason or "empty"
+    state: Literal["refused", "failed"] = "failed" if reason in ("unreadable", "no-access", "pdf-damaged") else "refused"
     return Fetch(url, state, reason, None, size, 0, 0.0, None)

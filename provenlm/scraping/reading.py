@@ -1,7 +1,7 @@
 """A stored response in, what a crawl wants of it out: the text that becomes a record, the facts about it, the links to follow."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,13 @@ from provenlm.scraping import about, charset, extract, feed, prose, urls
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a reader made of a response. An empty body becomes no record; nor does one that asks not to be kept."""
+    """What a reader made of a response. `reason`: why it is no record, though there was one to read."""
 
     body: bytes
     media_type: str
     facts: Mapping[str, Any]
     links: tuple[str, ...]
-    index: bool = True
-    listing: bool = False  # it says nothing itself, but where to look: a feed
+    reason: str = ""  # noindex: it asks not to be kept; listing: a feed, which only says where to look; empty; unreadable
     canonical: str = ""  # the address that it gives itself, if it gives one
 
 
@@ -34,12 +33,20 @@ class Reader:
     read: Callable[[bytes, str, str], Page]
     version: str
 
+    def page(self, body: bytes, content_type: str, url: str) -> Page:
+        """What `read` makes of it; where it cannot, whatever it raises, an unreadable page: no page may end a crawl."""
+        try:
+            page = self.read(body, content_type, url)
+        except Exception:  # a foreign page breaks a parser in ways that nobody lists
+            return Page(b"", "", {}, (), "unreadable")
+        return page if page.reason or page.body.strip() else replace(page, reason="empty")
+
 
 def read_text(body: bytes, content_type: str, url: str) -> Page:
     """HTML becomes its main text; plain text and Markdown stay as they are; a feed is links alone. UTF-8, in the page's own normal form."""
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type in feed.MEDIA_TYPES:
-        return Page(b"", media_type, {}, tuple(dict.fromkeys(feed.entries(body, url))), listing=True)
+        return Page(b"", media_type, {}, tuple(dict.fromkeys(feed.entries(body, url))), "listing")
     text, _ = charset.decoded(body, content_type)
     if media_type not in HTML:
         return Page(text.encode("utf-8", "replace"), media_type, {}, ())
@@ -47,7 +54,9 @@ def read_text(body: bytes, content_type: str, url: str) -> Page:
     said = page.about
     known = (("title", said.title), ("lang", said.language), ("date", said.date), ("licence", said.licence))
     facts = {key: value for key, value in known if value}
-    return Page(page.text.encode("utf-8", "replace"), "text/plain", facts, page.links, page.index, canonical=said.canonical)
+    return Page(
+        page.text.encode("utf-8", "replace"), "text/plain", facts, page.links, "" if page.index else "noindex", said.canonical
+    )
 
 
 def _version() -> str:

@@ -35,7 +35,12 @@ create table if not exists pages (
 """
 COLUMNS = "lane, seq, url, site, hops, depth, state, reason, status, received, size, tries, seconds"
 QUEUED = "queued"
-KEPT = ("empty", "listing", "canonical")  # refused, but their responses are kept: a better reader may find something in them
+KEPT = (
+    "empty",
+    "listing",
+    "canonical",
+    "unreadable",
+)  # no records, but their responses are kept: a better reader may find something in them
 NOWHERE = ""  # the lane of addresses that no host of this crawl has
 VERSION = 2  # of the schema
 UNFINISHED, FINISHED, ABANDONED = 0, 1, 2
@@ -255,9 +260,7 @@ class State:
 
     def _keep(self, url: str, stored: Stored) -> None:
         page, place = stored.page, stored.place
-        facts = json.dumps(
-            [page.media_type, dict(page.facts), page.links, page.index, page.listing, page.canonical], sort_keys=True
-        )
+        facts = json.dumps([page.media_type, dict(page.facts), page.links, page.reason, page.canonical], sort_keys=True)
         response = (url, stored.etag, stored.modified, stored.content_type, stored.fetched_at, stored.digest, stored.size)
         row = (*response, place.file, place.offset, place.length, stored.reader, facts, zlib.compress(page.body, 1))
         self.db.execute("insert or replace into pages values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
@@ -268,8 +271,8 @@ class State:
             row = self.db.execute("select * from pages where url = ?", (url,)).fetchone()
         if row is None:
             return None
-        media_type, facts, links, index, listing, canonical = json.loads(row[11])
-        page = Page(zlib.decompress(row[12]), media_type, facts, tuple(links), index, listing, canonical)
+        media_type, facts, links, reason, canonical = json.loads(row[11])
+        page = Page(zlib.decompress(row[12]), media_type, facts, tuple(links), reason, canonical)
         _, etag, modified, content_type, fetched_at, content, size, file, start, length, reader, *_ = row
         return Stored(etag, modified, content_type, fetched_at, content, size, Place(file, start, length), reader, page)
 

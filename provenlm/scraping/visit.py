@@ -127,8 +127,8 @@ class Lane:
         said = headers.get("ETag", ""), headers.get("Last-Modified", ""), headers.get("Content-Type", "")
         if known is not None and known.digest == content and known.content_type == said[2]:
             return self._kept(address, replace(known, etag=said[0], modified=said[1]))
-        page = self.reader.read(answer.body, said[2], address.url)
-        if not page.index:  # it asks not to be kept
+        page = self.reader.page(answer.body, said[2], address.url)
+        if page.reason == "noindex":  # it asks not to be kept
             return replace(_refused(address, "noindex"), found=self._linked(page, address))
         date = datetime.now(UTC).isoformat(timespec="seconds")
         place = self.state.archive.append(address.url, headers, answer.body, date)
@@ -182,17 +182,13 @@ def current(stored: Stored | None, url: str, reader: Reader, state: State) -> St
     """What is kept of a page, read by `reader` as it is now: from the archive, where another version read it last."""
     if stored is None or stored.reader == reader.version:
         return stored
-    page = reader.read(state.archive.body(stored.place), stored.content_type, url)
+    page = reader.page(state.archive.body(stored.place), stored.content_type, url)
     return replace(stored, reader=reader.version, page=page)
 
 
 def fate_of(page: Page) -> tuple[str, str]:
     """State and reason of a page that was had."""
-    if not page.index:
-        return "refused", "noindex"
-    if page.listing:
-        return "refused", "listing"
-    return ("record", "") if page.body.strip() else ("refused", "empty")
+    return ("failed" if page.reason == "unreadable" else "refused" if page.reason else "record"), page.reason
 
 
 def _refused(address: Address, reason: str, detail: str = "") -> Visit:

@@ -161,10 +161,10 @@ def _page(
         )
     if len(body) > limit or media_type not in reader.accepts:
         return Fetch(address, "refused", "too-large" if len(body) > limit else "content-type", status, len(body), 0, 0.0, None)
-    page = reader.read(body, content_type, address)
+    page = reader.page(body, content_type, address)
     state, reason = fate_of(page)
     if state != "record":
-        return Fetch(address, "refused", reason, status, len(body), 0, 0.0, None)
+        return Fetch(address, "failed" if state == "failed" else "refused", reason, status, len(body), 0, 0.0, None)
     said = {"site": site, **({"licence": source.licence} if source.licence else {}), **page.facts}
     came = date or datetime.now(UTC).isoformat(timespec="seconds")
     return Fetch(address, "record", "", status, len(body), 0, 0.0, Record.of(page.body, page.media_type, address, **said), came)

@@ -12,7 +12,7 @@ from provenlm.core.progress import Progress
 from provenlm.core.record import Fetch
 from provenlm.scraping.crawl import crawl
 from provenlm.scraping.fetcher import Manners
-from provenlm.scraping.reading import TEXT
+from provenlm.scraping.reading import TEXT, Reader
 from provenlm.scraping.urls import Bounds, Site
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -101,7 +101,7 @@ Crawl = Callable[..., dict[str, Fetch]]
 def crawling(web: Web, tmp_path: Path) -> Crawl:
     """Crawl `web` from `/`; the fates by path. Named arguments replace a bound or a manner."""
 
-    def run(start: str = "/", offline: bool = False, **changed: object) -> dict[str, Fetch]:
+    def run(start: str = "/", offline: bool = False, reader: Reader = TEXT, **changed: object) -> dict[str, Fetch]:
         bounds = {
             "scope": "host",
             "include": (),
@@ -118,7 +118,7 @@ def crawling(web: Web, tmp_path: Path) -> Crawl:
         bounds |= {name: value for name, value in changed.items() if name in bounds}
         manners |= {name: value for name, value in changed.items() if name in manners}
         sites = [Site(f"{web.url}{start}", f"{web.url}{start}", Bounds(**bounds))]
-        found = crawl(sites, Manners(**manners), TEXT, tmp_path / "state", Progress("crawl", "pages", None), {}, offline)
+        found = crawl(sites, Manners(**manners), reader, tmp_path / "state", Progress("crawl", "pages", None), {}, offline)
         fates: dict[str, Fetch] = {}
         for fetch in found:
             path = fetch.url.removeprefix(web.url)
