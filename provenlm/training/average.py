@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from provenlm.training.sharding import cut_like
+
 
 class Average:
     """Weights that follow those of `model` at 1 - `decay` of the distance a step, faster in the first steps.
@@ -30,7 +32,7 @@ class Average:
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
         for name, tensor in self.tensors.items():
-            tensor.copy_(state[name])
+            tensor.copy_(cut_like(state[name], tensor))
 
     @contextmanager
     def shown(self) -> Iterator[None]:

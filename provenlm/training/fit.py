@@ -11,16 +11,16 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from provenlm.core import rng
 from provenlm.training import curriculum, gradients, randomness, trial
 from provenlm.training import optimizers as optim
 from provenlm.training.batches import Batches
 from provenlm.training.checkpoint import Checkpoint
 from provenlm.training.objective import Batch, Objective, Told
+from provenlm.training.parallel import ALONE, Crew
 from provenlm.training.settings import Settings
-from provenlm.training.state import State, evidence
+from provenlm.training.state import State
 from provenlm.training.step import GoBack, Monitor, Slow, Step, Stop, Update
 
 Recall = Callable[[], Checkpoint | None]  # gives the last good checkpoint
@@ -34,16 +34,17 @@ def fit(
     settings: Settings,
     resume: Checkpoint | None,
     recall: Recall,
+    crew: Crew = ALONE,
 ) -> Iterator[Step]:
     """Train `model` where it lies (its device) and yield after every step; the last has a reason in `stop`.
 
-    Each step draws one batch and every objective descends on it in turn. With `resume` the run continues after the step
-    that the checkpoint was taken at and gives the bits that it would have given had it never stopped. A monitor may ask to go back:
-    then the run continues from what `recall` gives, with data that it has not seen.
+    Each step draws one batch and every objective descends on it in turn, each process of `crew` on its share. With `resume` the run
+    continues after the step that the checkpoint was taken at and gives the bits that it would have given had it never stopped. A
+    monitor may ask to go back: then the run continues from what `recall` gives, with data that it has not seen.
     """
     optimizers = [optim.optimizers_for(objective, settings.optimizer) for objective in objectives]
-    run = State(model, objectives, optimizers, monitors, settings)
-    randomness.seed_all(rng.seed_of(settings.seed, "steps"))
+    run = State(model, objectives, optimizers, monitors, settings, crew)
+    run.seed()
     if resume is not None:
         run.restore(resume)
     elif settings.micro_batch == "auto":
@@ -133,7 +134,7 @@ def _step(run: State, batches: Batches) -> Step:
         stop=None,
         judged=run.judged,
         snapshot=run.snapshot,
-        evidence=partial(evidence, run.model, batch, random, facts),
+        evidence=partial(run.evidence, batch, random, facts),
     )
 
 
@@ -160,12 +161,12 @@ def _descend(run: State, objective: Objective, own: Sequence[torch.optim.Optimiz
         objective.after(False)  # what half a batch told is told once more
 
     found = run.room.fit(
-        lambda rows: gradients.gather(
-            objective, batch, rows * pieces, settings.precision, run.scaler.scale, settings.optimizer.clip, run.device
-        ),
+        lambda rows: gradients.passes(objective, batch, rows * pieces, settings.precision, run.scaler.scale, run.device, run.crew),
         again,
+        run.crew,
     )
-    update = Update(objective.name, run.step + 1, *found)
+    settled = gradients.settled(objective, found, run.scaler.scale, settings.optimizer.clip, run.crew)
+    update = Update(objective.name, run.step + 1, *settled)
     overflow, refused = run.scaler.overflow(update), None
     if not overflow:
         refused = _not_finite(update) or next((why for monitor in run.monitors if (why := monitor.weigh(update))), None)
@@ -198,11 +199,10 @@ def _held_out(run: State, batches: Batches) -> Mapping[str, float]:
     """Terms of the first objective on the held-out batches, by target, without dropout; random states are as before afterwards."""
     run.model.eval()
 
-    def measured(rows: int) -> Mapping[str, float]:
-        cut = [part for batch in batches.held_out for part, _ in gradients.parts(batch, rows)]
-        return gradients.mean_terms(
-            lambda batch: gradients.terms(run.objectives[0], gradients.to(batch, run.device), run.settings.precision), cut
-        )
+    def loss(batch: Batch) -> Mapping[str, Tensor]:
+        return gradients.terms(run.objectives[0], gradients.to(batch, run.device), run.settings.precision)
 
     with torch.random.fork_rng(enabled=True), run.judged():
-        return run.held_out_room.fit(measured, lambda: None)
+        return run.held_out_room.fit(
+            lambda rows: gradients.mean_terms(loss, batches.held_out, rows, run.crew), lambda: None, run.crew
+        )

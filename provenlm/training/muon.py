@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from provenlm.training.sharding import here, wholly
+
 # Polar Express (arXiv 2505.16932, table of the degree-5 scheme): the best odd quintics, one after the other, for singular
 # values from 1e-3 to 1; each is a·x + b·x³ + c·x⁵.
 QUINTICS = (
@@ -36,7 +38,8 @@ def orthogonalise(matrices_XMN: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised (Jordan et al. 2024), for parameters of two or more axes; leading axes are separate matrices.
 
-    Nesterov momentum as a moving average; a step is rate · √max(1, M/N) times the orthogonal factor; decay is decoupled.
+    Nesterov momentum as a moving average; a step is rate · √max(1, M/N) times the orthogonal factor; decay is decoupled. Matrices
+    that processes hold parts of are brought together, each in one of them.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
@@ -53,15 +56,21 @@ class Muon(torch.optim.Optimizer):
         """One step of parameters of one shape, their matrices multiplied as one batch."""
         for parameter in alike:
             self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
-        gradients = [p.grad for p in alike if p.grad is not None]
-        averages = [self.state[p]["momentum"] for p in alike]
+        mine = [here(p) for p in alike]
+        gradients = [here(p.grad) for p in alike if p.grad is not None]
+        averages = [here(self.state[p]["momentum"]) for p in alike]
         torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
         ahead = torch.stack(torch._foreach_lerp(gradients, averages, group["momentum"]))
-        rows, columns = ahead.shape[-2:]
-        steps = orthogonalise(_working(ahead.reshape(-1, rows, columns))).to(ahead.dtype).view_as(ahead)
+        rows, columns = alike[0].shape[-2:]
+        steps = wholly(_orthogonal, ahead, alike[0])
         rate = group["lr"] * max(1.0, rows / columns) ** 0.5
-        torch._foreach_mul_(alike, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(alike, list(steps.unbind(0)), alpha=-rate)
+        torch._foreach_mul_(mine, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(mine, list(steps.unbind(0)), alpha=-rate)
+
+
+def _orthogonal(stacks: Tensor) -> Tensor:
+    """`orthogonalise` for any number of leading axes."""
+    return orthogonalise(_working(stacks.flatten(0, -3))).to(stacks.dtype).view_as(stacks)
 
 
 def _by_shape(parameters: Iterable[Tensor]) -> dict[torch.Size, list[Tensor]]:
@@ -72,9 +81,10 @@ def _by_shape(parameters: Iterable[Tensor]) -> dict[torch.Size, list[Tensor]]:
 
 
 def _working(matrices_XMN: Tensor) -> Tensor:
-    """In bfloat16, which is enough for the iteration (Jordan et al. 2024), where the device multiplies it in hardware.
+    """Single precision in bfloat16, which is enough for the iteration (Jordan et al. 2024), where the device multiplies it in hardware.
 
     A CPU does with AMX: there the iteration takes a third to a fifth of the time that it takes in float32.
     """
     kind = matrices_XMN.device.type
-    return matrices_XMN.bfloat16() if kind == "cuda" or (kind == "cpu" and torch.cpu._is_amx_tile_supported()) else matrices_XMN
+    fast = kind == "cuda" or (kind == "cpu" and torch.cpu._is_amx_tile_supported())
+    return matrices_XMN.bfloat16() if fast and matrices_XMN.dtype == torch.float32 else matrices_XMN

@@ -10,6 +10,7 @@ from provenlm.training.muon import Muon
 from provenlm.training.objective import Objective
 from provenlm.training.settings import Group, Optimizer
 from provenlm.training.sgd import SGD
+from provenlm.training.sharding import cut_like
 
 
 def optimizers_for(objective: Objective, settings: Optimizer) -> list[torch.optim.Optimizer]:
@@ -65,7 +66,7 @@ def restore(optimizers: Iterable[torch.optim.Optimizer], names: Mapping[nn.Param
             raise ValueError(f"the checkpoint has optimizer state for {parameter_name!r}, which this net has not")
         optimizer, parameter = owners[parameter_name]
         # The count of steps stays where it was; what has the parameter's shape lives where the parameter lives.
-        optimizer.state[parameter][key] = tensor.clone().to(parameter.device if tensor.ndim else tensor.device)
+        optimizer.state[parameter][key] = cut_like(tensor.clone(), parameter) if tensor.ndim else tensor.clone()
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:

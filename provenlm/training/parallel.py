@@ -2,20 +2,17 @@
 
 The gradient is the sum over all parts, whoever computed them, so that N processes give the weights of one up to the order of sums.
 The first process alone sees the disk and the outside; what the others need of it comes through here. Processes find each other
-by the variables that torchrun sets; without those the first one starts the others itself.
+by the variables that torchrun sets (see workers.py).
 """
 
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors.torch import load, save
@@ -23,81 +20,121 @@ from torch import Tensor, distributed, nn
 
 from provenlm.core.errors import UserError
 from provenlm.training.checkpoint import Checkpoint
+from provenlm.training.settings import Parallel
 
 P = TypeVar("P")
 BUCKET = 25 * 2**20  # bytes that are summed at once, as torch's DistributedDataParallel does
-SETTLING = 0.5  # seconds, after which a process that is gone is known to be
-LOOPBACK = {"linux": "lo", "darwin": "lo0"}
+PATIENCE = timedelta(minutes=30)  # that one waits for another: the first may be writing a checkpoint
 
 
 @dataclass(frozen=True)
 class Crew:
-    """`rank` of `size` processes; the first is rank 0. A crew of one does nothing."""
+    """`rank` of `size` processes; the first is rank 0. A crew of one does nothing. Whatever talks to others, all must call alike.
+
+    ddp: each holds the whole net, and gradients are summed when all are there: torch's DistributedDataParallel begins during the
+    backward pass, where a process that runs out of memory would leave the others waiting. fsdp2: see sharding.py.
+    """
 
     rank: int
     size: int
+    way: Literal["ddp", "fsdp2"]
     device: torch.device
 
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each holds a part of the net; then every pass needs all, and no process may have fewer passes."""
+        return self.size > 1 and self.way == "fsdp2"
+
     def own(self, parts: Iterable[tuple[P, float]]) -> list[tuple[P, float]]:
-        """This process's share of the parts of a batch. Where there are fewer than processes, a part again that weighs nothing."""
+        """This process's share of the parts of a batch; where it must not be so few, a part again that weighs nothing."""
         every = list(parts)
-        if self.rank < len(every) or not every:
-            return every[self.rank :: self.size]
-        return [(every[self.rank % len(every)][0], 0.0)]
+        mine = every[self.rank :: self.size]
+        least = -(-len(every) // self.size) if self.sharded else min(1, len(every))
+        return mine + [(part, 0.0) for part, _ in every[: max(0, least - len(mine))]]
 
-    def add(self, parameters: Sequence[nn.Parameter], sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Gradients become their sum over all processes, in place, and so does what is given back of `sums`.
-
-        A parameter that has a gradient nowhere keeps none.
-        """
-        if self.size == 1:
-            return dict(sums)
-        there = torch.tensor([float(p.grad is not None) for p in parameters], device=self.device)
-        facts = torch.cat([torch.stack([sums[name].float() for name in sums]), there])
-        distributed.all_reduce(facts)
-        with_gradient = [p for p, count in zip(parameters, facts[len(sums) :].tolist(), strict=True) if count]
+    def add(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Gradients become their sum over all processes, in place; a parameter that has one nowhere keeps none."""
+        if self.size == 1 or self.sharded:  # torch has summed what is sharded
+            return
+        there = self.sums([float(p.grad is not None) for p in parameters])
+        with_gradient = [p for p, count in zip(parameters, there, strict=True) if count]
         for parameter in with_gradient:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         _sum([parameter.grad for parameter in with_gradient if parameter.grad is not None])
-        return dict(zip(sums, facts[: len(sums)], strict=True))
+
+    def sums(self, values: Sequence[float]) -> list[float]:
+        """Each of the values summed over all processes, the same bits in all."""
+        if self.size == 1:
+            return list(values)
+        both = torch.tensor(values, dtype=torch.float64)
+        distributed.all_reduce(both)
+        return both.tolist()
+
+    def said(self, values: Sequence[float]) -> list[float]:
+        """The first process's values, in every process: what is decided by them is decided alike, whatever the machines."""
+        if self.size == 1:
+            return list(values)
+        told = torch.tensor(values, dtype=torch.float64)
+        distributed.broadcast(told, 0)
+        return told.tolist()
 
     def any(self, here: bool) -> bool:
-        """Whether it is so in any process; all must ask."""
-        if self.size == 1:
-            return here
-        flag = torch.tensor([int(here)], device=self.device)
-        distributed.all_reduce(flag, distributed.ReduceOp.MAX)
-        return bool(flag.item())
+        """Whether it is so in any process."""
+        return self.sums([float(here)])[0] > 0
 
     def told(self, checkpoint: Checkpoint | None) -> Checkpoint | None:
-        """What the first process has, in every process; the others' own is not looked at. All must ask."""
+        """What the first process has, in every process; the others' own is not looked at."""
         if self.size == 1:
             return checkpoint
-        names: list[str] = []
-        if self.rank == 0 and checkpoint is not None:
-            names = list(checkpoint.tensors)
-        facts = self._bytes(json.dumps([names, checkpoint.facts if checkpoint else None]).encode())
-        names, known = json.loads(facts)
-        if known is None:
+        shapes: list[tuple[str, str, list[int], str]] = []
+        if self.first and checkpoint is not None:
+            shapes = [
+                (file, name, list(t.shape), str(t.dtype)) for file, named in checkpoint.tensors.items() for name, t in named.items()
+            ]
+        shapes, facts = json.loads(self._bytes(json.dumps([shapes, checkpoint.facts if checkpoint else None]).encode()))
+        if facts is None:
             return None
-        mine = checkpoint.tensors if checkpoint is not None and self.rank == 0 else {name: {} for name in names}
-        return Checkpoint({name: load(self._bytes(save(_plain(mine[name])))) for name in names}, known)
+        tensors: dict[str, dict[str, Tensor]] = {}
+        for file, name, shape, dtype in shapes:
+            tensor = torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
+            if self.first and checkpoint is not None:
+                tensor = checkpoint.tensors[file][name].detach().cpu().contiguous()
+            distributed.broadcast(tensor.view(-1).view(torch.uint8), 0)
+            tensors.setdefault(file, {})[name] = tensor
+        return Checkpoint(tensors, facts)
 
-    def _bytes(self, data: bytes) -> bytes:
-        """The first process's `data`."""
-        length = torch.tensor([len(data)], device=self.device)
-        distributed.broadcast(length, 0)
-        whole = (
-            torch.frombuffer(bytearray(data), dtype=torch.uint8) if self.rank == 0 else torch.empty(int(length), dtype=torch.uint8)
-        )
-        whole = whole.to(self.device)
-        distributed.broadcast(whole, 0)
-        return whole.cpu().numpy().tobytes()
+    def gathered(self, tensors: Mapping[str, Tensor], facts: Any) -> tuple[dict[str, Tensor], list[Any]]:
+        """Every process's small tensors and JSON: the tensors of all but the first are named `<rank>/<name>`."""
+        if self.size == 1:
+            return dict(tensors), [facts]
+        every = [self._bytes(data, rank) for rank in range(self.size) for data in (save(dict(tensors)), json.dumps(facts).encode())]
+        named = {f"{f'{r}/' if r else ''}{name}": t for r in range(self.size) for name, t in load(every[2 * r]).items()}
+        return named, [json.loads(said) for said in every[1::2]]
+
+    def mine(self, tensors: Mapping[str, Tensor], facts: Sequence[Any]) -> tuple[dict[str, Tensor], Any] | None:
+        """This process's own part of what `gathered` gave; None if there were fewer processes."""
+        if self.rank >= len(facts):
+            return None
+        prefix = f"{self.rank}/" if self.rank else ""
+        named = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        return {name: tensor for name, tensor in named.items() if "/" not in name}, facts[self.rank]
+
+    def _bytes(self, data: bytes, source: int = 0) -> bytes:
+        """The `data` of process `source`."""
+        length = torch.tensor([len(data)])
+        distributed.broadcast(length, source)
+        mine = self.rank == source
+        whole = torch.frombuffer(bytearray(data), dtype=torch.uint8) if mine else torch.empty(int(length), dtype=torch.uint8)
+        distributed.broadcast(whole, source)
+        return whole.numpy().tobytes()
 
 
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+ALONE = Crew(0, 1, "ddp", torch.device("cpu"))
 
 
 def _sum(tensors: Sequence[Tensor]) -> None:
@@ -115,70 +152,44 @@ def _sum(tensors: Sequence[Tensor]) -> None:
 
 
 @contextmanager
-def crew(size: int, device: torch.device, command: Sequence[str]) -> Iterator[Crew]:
-    """This process's place among `size`, for as long as the block lasts.
+def crew(wanted: Parallel | None, device: torch.device) -> Iterator[Crew]:
+    """This process's place among those that torchrun started, for as long as the block lasts; alone without torchrun.
 
-    Under torchrun that is what torchrun says; UserError if it started another number. Else this process becomes the first and runs
-    `command` for each of the others, which end with it.
+    UserError if it started another number than `wanted`, or if the device knows no way to talk to others.
     """
-    started = os.environ.get("WORLD_SIZE")
-    if started is not None and int(started) != size:
-        raise UserError(f"train.processes: {size}, but torchrun started {started}; --nproc-per-node {size} would be right")
-    if size == 1:
-        yield Crew(0, 1, device)
+    size, started = wanted.processes if wanted else 1, int(os.environ.get("WORLD_SIZE", "1"))
+    if started != size:
+        said = f"{{processes: {started}, way: ddp}}" if wanted is None else f"torchrun --nproc-per-node {size}"
+        raise UserError(f"train.parallel: {size} process{'es' * (size > 1)}, but torchrun started {started}; {said} would be right")
+    if wanted is None or size == 1:
+        yield Crew(0, 1, "ddp", device)
         return
-    others = [] if started is not None else _others(size, command)
-    rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-    here = torch.device("cuda", local) if device.type == "cuda" else device
-    if rank:
-        _leave_signals_to_the_first()
+    rank, here = int(os.environ["RANK"]), _place(device, int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=10))
-        yield Crew(rank, size, here)
-        distributed.destroy_process_group()
+        yield Crew(rank, size, wanted.way, here)
     except RuntimeError as error:
+        if not _lost(error):
+            raise
         if rank:
-            sys.exit(f"process {rank} of {size} ends: {str(error).splitlines()[0]}")
-        if gone := _gone(others):
-            raise UserError(f"{gone}; the next run goes on from the last checkpoint") from error
-        raise
+            sys.exit(1)  # the first says it
+        raise UserError("another process is gone; the next run goes on from the last checkpoint") from error
     finally:
-        for other in others:
-            other.kill()
-            other.wait()
+        distributed.destroy_process_group()
 
 
-def _others(size: int, command: Sequence[str]) -> list[subprocess.Popen[bytes]]:
-    """The processes of ranks 1 to `size` - 1, told where to find this one, which is told the same."""
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK[sys.platform])
-    # Port 0: the kernel gives one that is free; the store stays open, so nobody can take it in between.
-    store = distributed.TCPStore("127.0.0.1", 0, size, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-    _kept.append(store)
-    common = {
-        "WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(store.port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-    }
-    os.environ.update({**common, "RANK": "0", "LOCAL_RANK": "0"})
-    return [
-        subprocess.Popen(command, env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank)}, start_new_session=True)
-        for rank in range(1, size)
-    ]
+def _place(device: torch.device, local_rank: int) -> torch.device:
+    """The `local_rank`-th device of the wanted kind on this machine."""
+    if device.type == "mps":
+        raise UserError("train.parallel: processes talk through cpu or cuda, not mps; null would be right")
+    if device.type != "cuda":
+        return device
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(f"train.parallel: process {local_rank} of this machine has no GPU; it has {torch.cuda.device_count()}")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
 
 
-_kept: list[object] = []  # a store lives as long as the process whose crew meets there
-
-
-def _leave_signals_to_the_first() -> None:
-    """A signal to the whole group asks the first process, which tells the others when to end; alone they would be missed."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _gone(others: Sequence[subprocess.Popen[bytes]]) -> str:
-    """Which of the other processes have ended, and how."""
-    time.sleep(SETTLING)
-    return ", ".join(
-        f"process {rank} ended with {other.poll()}" for rank, other in enumerate(others, 1) if other.poll() is not None
-    )
+def _lost(error: RuntimeError) -> bool:
+    """Whether it is what a process is told whose partner ended: it has no class of its own, only words."""
+    return any(word in str(error).lower() for word in ("gloo", "nccl", "connection"))

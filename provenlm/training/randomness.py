@@ -12,7 +12,7 @@ def take() -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(torch's states as tensors, python's and numpy's as JSON)."""
     tensors = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        tensors |= {f"cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+        tensors["cuda"] = torch.cuda.get_rng_state()  # of this process's device; others may be another process's
     if torch.backends.mps.is_available():
         tensors["mps"] = torch.mps.get_rng_state()
     version, words, gauss = random.getstate()
@@ -23,10 +23,9 @@ def take() -> tuple[dict[str, Tensor], dict[str, Any]]:
 def give_back(tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """The reverse of `take`."""
     torch.set_rng_state(tensors["cpu"])
-    for name, state in tensors.items():
-        if name.startswith("cuda."):
-            torch.cuda.set_rng_state(state, int(name.removeprefix("cuda.")))
-    if "mps" in tensors:
+    if "cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["cuda"])
+    if "mps" in tensors and torch.backends.mps.is_available():
         torch.mps.set_rng_state(tensors["mps"])
     version, words, gauss = facts["python"]
     random.setstate((version, tuple(words), gauss))

@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 
 from provenlm.core.errors import UserError
+from provenlm.training.parallel import Crew
 
 T = TypeVar("T")
 
@@ -17,14 +18,26 @@ class Room:
 
     rows: int
 
-    def fit(self, compute: Callable[[int], T], undo: Callable[[], None]) -> T:
-        """`compute(rows)`; after it ran out of memory, `undo()` and again with half the rows. UserError if one row does not fit."""
+    def fit(self, compute: Callable[[int], T], undo: Callable[[], None], crew: Crew) -> T:
+        """`compute(rows)`; after it ran out of memory in any process, `undo()` and again with half the rows in all.
+
+        UserError if one row does not fit, or if `compute` itself needs the others, who then wait in the middle of it.
+        """
         while True:
+            done: list[T] = []
             try:
-                return compute(self.rows)
+                done.append(compute(self.rows))
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
+                if crew.sharded:
+                    raise UserError(
+                        f"out of memory with {self.rows} rows at a time, which fsdp2 cannot try again with fewer; "
+                        "a smaller train.micro_batch or more processes would be right"
+                    ) from None
+            if not crew.any(not done):
+                return done[0]
+            done.clear()
             undo()  # not before the exception is gone, whose frames hold what was computed
             if self.rows == 1:
                 raise UserError("out of memory with one row at a time; a shorter train.length or a smaller net would be right")

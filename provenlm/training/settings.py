@@ -187,6 +187,19 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Parallel:
+    """`processes` share each batch; with torchrun over several machines: all of them together. fsdp2 also shares the net out, each
+    holding a part of weights and optimizer state; with ddp each holds all."""
+
+    processes: int
+    way: Literal["ddp", "fsdp2"]
+
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise ValueError(f"processes is {self.processes}; at least 1 would be right")
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that decides what a training run computes, and so its result bit for bit on one machine."""
 
@@ -211,6 +224,7 @@ class Settings:
     early_stop: EarlyStop | None
     curriculum: Curriculum | None
     samples: Samples | None
+    parallel: Parallel | None  # null: one process
     watch: tuple[Literal["tensorboard", "dvclive"], ...]  # who else is told of each step; they come with the extra `watch`
     # How long: one of these three. Epochs and tokens (targets that carry loss) become steps once the training split is known.
     steps: int | None = None
@@ -222,8 +236,7 @@ class Settings:
             if (value := getattr(self, name)) not in (None, "auto") and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
         self._check_duration()
-        if self.micro_batch != "auto" and self.batch % self.micro_batch:
-            raise ValueError(f"micro_batch is {self.micro_batch}; it must divide batch, {self.batch}")
+        self._check_rows()
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing is {self.label_smoothing}; from 0 to below 1 would be right")
         if self.ema is not None and not 0 < self.ema < 1:
@@ -239,6 +252,17 @@ class Settings:
             raise ValueError(f"curriculum cuts windows shorter; batches is {self.batches}, so null would be right")
         if self.curriculum is not None and self.length % self.curriculum.begin:
             raise ValueError(f"curriculum.begin is {self.curriculum.begin}; a divisor of length, {self.length}, would be right")
+
+    def _check_rows(self) -> None:
+        processes = self.parallel.processes if self.parallel else 1
+        if self.micro_batch == "auto":
+            if self.parallel is not None:
+                raise ValueError("micro_batch: auto asks the memory of one process; with parallel a number would be right")
+        elif self.batch % (self.micro_batch * processes):
+            times = f" times {processes} processes" if processes > 1 else ""
+            raise ValueError(f"micro_batch is {self.micro_batch}; it{times} must divide batch, {self.batch}")
+        if self.samples is not None and self.parallel is not None and self.parallel.way == "fsdp2":
+            raise ValueError("samples are written by one process, and with fsdp2 none has the whole net; null would be right")
 
     def _check_duration(self) -> None:
         given = [value for value in (self.steps, self.epochs, self.tokens) if value is not None]
@@ -269,5 +293,5 @@ class Settings:
 
     @property
     def deciding(self) -> dict[str, object]:
-        """What decides the weights; who looks on does not."""
-        return {name: value for name, value in asdict(self).items() if name not in ("samples", "watch")}
+        """What decides the weights; who looks on does not, nor, but for the order of sums, how many compute."""
+        return {name: value for name, value in asdict(self).items() if name not in ("parallel", "samples", "watch")}

@@ -8,16 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from provenlm.core import digest
+from provenlm.core import digest, rng
 from provenlm.core.errors import UserError
 from provenlm.training import optimizers as optim
 from provenlm.training import randomness, schedules
 from provenlm.training.average import Average
 from provenlm.training.checkpoint import Checkpoint
 from provenlm.training.objective import Batch, Objective
+from provenlm.training.parallel import Crew
 from provenlm.training.room import Room
 from provenlm.training.scaler import Scaler
 from provenlm.training.settings import Settings
+from provenlm.training.sharding import cut_like, whole
 from provenlm.training.step import GoBack, Monitor
 
 
@@ -30,6 +32,7 @@ class State:
     optimizers: list[list[torch.optim.Optimizer]]
     monitors: Sequence[Monitor]
     settings: Settings
+    crew: Crew
     step: int = 0
     position: int = 0  # rows drawn or passed over
     slower: list[tuple[float, int]] = field(default_factory=list)
@@ -63,7 +66,8 @@ class State:
         return nullcontext() if self.average is None else self.average.shown()
 
     def snapshot(self) -> Checkpoint:
-        """Everything that decides what comes next. Tensors are not copied: copy or write them before the next step.
+        """Everything that decides what comes next, in the first process; what the net holds in parts is brought together for it, so all
+        must ask. Tensors are not copied: copy or write them before the next step.
 
         `model` is what is published; where that is an average, `trained` is what training goes on from.
         """
@@ -72,7 +76,7 @@ class State:
             for objective, own in zip(self.objectives, self.optimizers, strict=True)
             for name, tensor in optim.state(own, self.names).items()
         }
-        torch_random, random_facts = randomness.take()
+        torch_random, random_facts = self.crew.gathered(*randomness.take())
         facts = {
             "step": self.step,
             "position": self.position,
@@ -83,10 +87,23 @@ class State:
             "random": random_facts,
             **_fixed(self.settings),
         }
-        weights = {"model": self.model.state_dict()}
+        tensors = {"model": self.model.state_dict(), "optimizer": remembered}
         if self.average is not None:
-            weights = {"model": self.average.state(), "trained": weights["model"]}
-        return Checkpoint({**weights, "optimizer": remembered, "random": torch_random}, facts)
+            tensors = {**tensors, "model": self.average.state(), "trained": tensors["model"]}
+        return Checkpoint({**{file: _whole(named, self.crew) for file, named in tensors.items()}, "random": torch_random}, facts)
+
+    def evidence(self, batch: Batch, random: tuple[Mapping[str, Tensor], Any], facts: Mapping[str, Any]) -> Checkpoint:
+        """The weights, a batch, and the random states of the first process before it was computed: all that a step's losses and
+        gradients depend on, but for the draws of dropout in other processes."""
+        tensors, random_facts = random
+        rows = {each.name: value for each in fields(batch) if isinstance(value := getattr(batch, each.name), Tensor)}
+        model = _whole(self.model.state_dict(), self.crew)
+        return Checkpoint({"model": model, "batch": rows, "random": tensors}, {**facts, "random": random_facts})
+
+    def seed(self, *names: object) -> None:
+        """Start this process's random generators anew; those of no two processes give the same."""
+        others = (self.crew.rank,) if self.crew.rank else ()
+        randomness.seed_all(rng.seed_of(self.settings.seed, "steps", *others, *names))
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Become what `snapshot` saw. UserError if that was under other settings or another number of threads."""
@@ -94,7 +111,8 @@ class State:
         for key, value in _fixed(self.settings).items():
             if facts[key] != value:
                 raise UserError(f"the checkpoint was made with {key} {facts[key]}, this run has {value}; start anew")
-        self.model.load_state_dict(dict(checkpoint.tensors.get("trained", checkpoint.tensors["model"])))
+        held, trained = self.model.state_dict(), checkpoint.tensors.get("trained", checkpoint.tensors["model"])
+        self.model.load_state_dict({name: cut_like(tensor, held[name]) for name, tensor in trained.items()})
         if self.average is not None:
             self.average.restore(checkpoint.tensors["model"])
         for objective, own in zip(self.objectives, self.optimizers, strict=True):
@@ -107,7 +125,11 @@ class State:
         self.scaler.scale, self.scaler.since = facts["scaler"]
         self.slower = [(factor, until) for factor, until in facts["slower"]]
         self.room, self.held_out_room = (Room(rows) for rows in facts["room"])
-        randomness.give_back(dict(checkpoint.tensors["random"]), facts["random"])  # last: what came before may draw
+        drawing = self.crew.mine(checkpoint.tensors["random"], facts["random"])
+        if drawing is None:
+            self.seed(self.step)  # there were fewer processes when the checkpoint was made
+        else:
+            randomness.give_back(*drawing)  # last: what came before may draw
 
     def go_back(self, good: Checkpoint, asked: GoBack) -> str:
         """Become `good`, but stay where we are in the data and go on more slowly; in words what was done."""
@@ -123,13 +145,13 @@ class State:
         )
 
 
-def evidence(model: nn.Module, batch: Batch, random: tuple[Mapping[str, Tensor], Any], facts: Mapping[str, Any]) -> Checkpoint:
-    """The weights, a batch, and the random states before it was computed: all that a step's losses and gradients depend on."""
-    tensors, random_facts = random
-    rows = {each.name: value for each in fields(batch) if isinstance(value := getattr(batch, each.name), Tensor)}
-    return Checkpoint({"model": model.state_dict(), "batch": rows, "random": tensors}, {**facts, "random": random_facts})
+def _whole(tensors: Mapping[str, Tensor], crew: Crew) -> dict[str, Tensor]:
+    """Those that are in parts leave the device one by one, because it may not hold them all whole; only the first process keeps them."""
+    if not crew.sharded:
+        return dict(tensors)
+    return {name: held.cpu() for name, tensor in tensors.items() if (held := whole(tensor)) is not None and crew.first}
 
 
 def _fixed(settings: Settings) -> dict[str, object]:
-    """What must be the same for a resumed run to give the same bits."""
+    """What must be the same for a resumed run to go on; with as many processes it gives the same bits."""
     return {"threads": torch.get_num_threads(), "settings": digest.of_json(settings.deciding)}

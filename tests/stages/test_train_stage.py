@@ -75,6 +75,7 @@ recipes:
       early_stop: null
       curriculum: null
       samples: null
+      parallel: null
       watch: []
     validate: {{}}
 reports: {{}}

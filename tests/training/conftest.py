@@ -73,6 +73,7 @@ def settings() -> Callable[..., Settings]:
         early_stop=None,
         curriculum=None,
         samples=None,
+        parallel=None,
         watch=(),
     )
 

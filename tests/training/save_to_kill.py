@@ -49,6 +49,7 @@ SETTINGS = Settings(
     early_stop=None,
     curriculum=None,
     samples=None,
+    parallel=None,
     watch=(),
 )
 

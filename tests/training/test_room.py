@@ -15,6 +15,7 @@ from provenlm.training import memory, randomness
 from provenlm.training.batches import batches_for
 from provenlm.training.fit import fit
 from provenlm.training.objective import IGNORE, Batch
+from provenlm.training.parallel import ALONE, Crew
 from provenlm.training.room import Room, out_of_memory
 from provenlm.training.step import Step
 from provenlm.training.trial import measured, rows_that_fit
@@ -90,7 +91,7 @@ def test_other_errors_are_not_taken_for_it() -> None:
         raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        Room(4).fit(broken, lambda: None)
+        Room(4).fit(broken, lambda: None, ALONE)
 
 
 def test_the_allocator_of_the_cpu_is_understood() -> None:
@@ -158,3 +159,13 @@ def test_a_found_micro_batch_is_what_fits_and_is_kept_across_a_resume(
     resumed, rest, _ = trained(tokens, shape, wanted, most=99, resume=state)
     assert [(step.micro_batch, step.terms) for step in rest] == [(step.micro_batch, step.terms) for step in steps[5:]]
     assert weights(resumed) == weights(whole)
+
+
+def test_where_the_others_wait_in_the_middle_of_it_running_out_of_memory_is_the_end() -> None:
+    def full(rows: int) -> None:
+        raise torch.OutOfMemoryError("planted")
+
+    with pytest.raises(
+        UserError, match="with 4 rows at a time, which fsdp2 cannot try again with fewer; a smaller train.micro_batch"
+    ):
+        Room(4).fit(full, lambda: None, Crew(0, 2, "fsdp2", torch.device("cpu")))

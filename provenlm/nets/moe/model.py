@@ -37,7 +37,7 @@ class Decoder(decoder.Decoder):
         blocks = (block(s) for _ in range(s.layers))
         super().__init__(vocabulary, s.hidden, s.context, blocks, RMSNorm(s.hidden, s.norm_eps), s.tied, s.rope_theta)
         self.settings = settings
-        self.traffic = Traffic()
+        self.traffic = Traffic(s.layers, s.experts)
 
     @property
     def routers(self) -> list[Router]:

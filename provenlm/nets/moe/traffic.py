@@ -17,12 +17,13 @@ from provenlm.training.objective import Told
 class Traffic:
     """Adds up passes until it is asked. Sums stay on the device, so that no pass waits for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, layers: int, experts: int) -> None:
+        self.shape = (layers, experts)
         self._forget()
 
     def _forget(self) -> None:
         self.sent, self.choices = 0, 0  # pairs of a token and one of its experts, of all layers; those choices that were made
-        self.counts_LE, self.entropy = torch.zeros(0, 0), torch.zeros(1)
+        self.counts_LE, self.entropy = torch.zeros(self.shape, device="cpu"), torch.zeros(1, device="cpu")
 
     @torch.no_grad()
     def note(self, routings: Sequence[Routing]) -> None:
@@ -35,17 +36,19 @@ class Traffic:
         self.choices += sum(len(routing.chosen_NK) for routing in routings)
 
     def told(self) -> Told:
-        """Figures of all passes since it was last asked, in all processes; then they are forgotten. Nothing if there was none."""
-        if not self.sent:
-            return {}
+        """Figures of all passes since it was last asked, in all processes, each of which must ask; then they are forgotten.
+
+        Nothing if there was none.
+        """
         host = self.counts_LE.new_tensor([self.sent, self.choices])
-        sums = torch.cat([self.counts_LE.flatten(), self.entropy, host])
+        sums = (
+            torch.cat([self.counts_LE.flatten(), self.entropy, host]).double().cpu()
+        )  # also where a pass is yet to say its type and device
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)
         *flat, entropy, sent, choices = sums.tolist()
-        shape = self.counts_LE.shape
         self._forget()
-        return _figures(torch.tensor(flat, dtype=torch.float64).view(shape), entropy / choices, sent)
+        return _figures(torch.tensor(flat, dtype=torch.float64).view(self.shape), entropy / choices, sent) if sent else {}
 
 
 def _figures(counts_LE: Tensor, entropy: float, sent: float) -> Told:
