@@ -23,6 +23,7 @@ from provenlm.training.fit import fit
 from provenlm.training.memory import Profile
 from provenlm.training.net import arrange, chosen, fresh
 from provenlm.training.objective import IGNORE
+from provenlm.training.safeguards import safeguards
 from provenlm.training.session import monitors_for, only, session
 from provenlm.training.settings import Settings
 from provenlm.training.watch import watch
@@ -77,6 +78,7 @@ def body(run: stage.Run) -> None:
     if writer is not None:
         writing.record(run.audit, ours.written, ours.history, objectives[0].judge)
     figures.ending(run.audit, last, len(ours.begun) - 1)
+    safeguards(run.audit, model, settings, ours.history, last.stop or "")
     watching.record(run.audit, settings.length, ours.begun)
     run.facts |= {"device": device.type, "threads": torch.get_num_threads(), "seed": settings.seed, "precision": settings.precision}
     shutil.rmtree(run.layout.resume(run.subject), ignore_errors=True)  # last: until here a kill costs little

@@ -6,6 +6,7 @@ heading, an audit or a plot are built from ids. The same evidence and checks giv
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from provenlm.core.audit import Figure, Series, Table
@@ -38,6 +39,7 @@ class Report:
     plots: Mapping[str, str]
     versions: Versions
     memory: str  # the file of versions
+    cards: Sequence[str]  # files, named after the subjects that they describe
 
 
 def render(report: Report) -> str:
@@ -50,7 +52,7 @@ def render(report: Report) -> str:
             blocks += _stage(report, source)
             subject = source.subject
     blocks += compared(report.versions, report.evidence, report.memory)
-    blocks += [heading(2, Markdown("Sources"))]
+    blocks += [heading(2, Markdown("Sources")), _cards(report)]
     blocks += [block for source in report.evidence.sources if source.audit is not None for block in _source(source)]
     return "\n\n".join(blocks) + "\n"
 
@@ -146,6 +148,11 @@ def _settings(source: Source, slices: Mapping[str, Any]) -> Iterator[Markdown]:
     for where, value in slices.items():
         words = [Markdown(f"{text(key)} {strong(text(item))}") for key, item in leaves(value)]
         yield Markdown(f"{link(Markdown('Settings'), source.path, where)} {code(where)}: {' · '.join(words) or NOTHING}")
+
+
+def _cards(report: Report) -> Markdown:
+    named = [link(text(PurePosixPath(place).stem), place, "") for place in report.cards]
+    return Markdown(f"The same evidence as cards for the hub of Hugging Face: {' · '.join(named) or NOTHING}")
 
 
 def _source(source: Source) -> Iterator[Markdown]:

@@ -51,8 +51,10 @@ def rendering(
     if len(set(places.values())) < len(places):
         raise UserError(f"{where}: two series would be drawn into one file: {sorted(places)}")
     told = versions.advanced(known, versions.version(evidence, checks))
-    memory = f"{name}_versions.json"
-    report = Report(title, evidence, Source(own.subject, own.stage, own.path, "", audit), checks, places, told, memory)
+    memory, described = f"{name}_versions.json", _cards(name, title, evidence, checks)
+    report = Report(
+        title, evidence, Source(own.subject, own.stage, own.path, "", audit), checks, places, told, memory, list(described)
+    )
     page = render(report)
     pictures = {places[identity]: drawn[identity] for identity in drawn}
     written = {
@@ -61,15 +63,15 @@ def rendering(
         memory: told.file(),
         f"{name}.json": (json.dumps(summary(name, report), indent=2, ensure_ascii=False) + "\n").encode(),
     }
-    return Rendering(sources, {**written, **_cards(name, report), **pictures}, judge.verdict(checks), counts)
+    return Rendering(sources, {**written, **described, **pictures}, judge.verdict(checks), counts)
 
 
-def _cards(name: str, report: Report) -> dict[str, bytes]:
+def _cards(name: str, title: str, evidence: Evidence, checks: Sequence[judge.Check]) -> dict[str, bytes]:
     """A card for each recipe and each corpus that left an audit, one folder below the page."""
     written = {}
-    for subject, sources in cards.subjects(report.evidence, "../").items():
+    for subject, sources in cards.subjects(evidence, "../").items():
         if any(source.audit for source in sources.values()):
-            about = cards.Card(subject, report.title, f"../{name}.md", judge.verdict(report.checks), sources, report.checks)
+            about = cards.Card(subject, title, f"../{name}.md", judge.verdict(checks), sources, checks)
             make = model_card if "train" in sources else dataset_card
             written[f"{name}_cards/{subject}.md"] = make(about).encode()
     return written

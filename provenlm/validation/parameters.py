@@ -30,6 +30,7 @@ def parameters(shapes: Mapping[str, Shape]) -> Probe:
         figures.counted("difference.active", active - subject.closed_form["active"], "parameters", "active minus its closed form")
         figures.tables.append(_parts(subject.closed_form))
         figures.tables.append(_tensors(subject.model))
+        figures.tables.append(_modules(subject.model))
         for name, shape in shapes.items():
             with torch.device("meta"):
                 _count(figures, f"also.{name}.", shape.build(), shape.closed_form)
@@ -88,3 +89,16 @@ def _tensors(model: nn.Module) -> Table:
         groups.setdefault(key, []).append(parameter.numel())
     rows = [(name, shape, len(sizes), sum(sizes)) for (name, shape), sizes in groups.items()]
     return Table("tensors", "parameters of the built net by tensor", ("tensor", "shape", "times", "parameters"), rows)
+
+
+def _modules(model: nn.Module) -> Table:
+    """Kinds of module of the built net with the plain values that they hold: heads, experts, dropout, as they were really built."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for module in model.modules():
+        held = {name: value for name, value in vars(module).items() if isinstance(value, int | float | str) and name[0] != "_"}
+        words = ", ".join(f"{name} {value}" for name, value in held.items() if name != "training")
+        groups.setdefault((type(module).__name__, words), []).append(sum(p.numel() for p in module.parameters(recurse=False)))
+    rows = [(kind, len(sizes), sum(sizes), words) for (kind, words), sizes in groups.items()]
+    return Table(
+        "modules", "modules of the built net, outermost first", ("module", "times", "parameters of its own", "holds"), rows
+    )

@@ -55,6 +55,11 @@ def test_there_is_a_card_for_each_recipe_and_each_corpus(cards):
     assert list(cards()) == ["words.md", "toy.md"]
 
 
+def test_the_page_links_to_the_cards(source, absent):
+    files = rendering("proof", "A proof", [source("toy", "train")], absent("proof", "report"), {}, "w", None).files
+    assert "[toy](proof_cards/toy.md)" in files["proof.md"].decode() and "proof_cards/toy.md" in files
+
+
 def test_the_hub_reads_the_results_of_a_model_with_their_source(cards):
     read = ModelCard(cards()["toy.md"]).data
     (result,) = read.eval_results

@@ -72,7 +72,7 @@ def test_a_shape_too_large_to_build_is_counted_without_memory(made, corpus, ask)
 def test_parts_add_up_and_layers_are_folded(made, corpus):
     recorder = Recorder()
     parameters({})(mixture(made, corpus, moe()), recorder)
-    parts, tensors = recorder.tables
+    parts, tensors, _ = recorder.tables
     total = recorder.figures["total"].value
     assert sum(row[1] for row in parts.rows) == sum(row[3] for row in tensors.rows) == total
     assert ("layers.*.mlp.experts.down_proj", "4 × 16 × 24", 2, 2 * 4 * 16 * 24) in tensors.rows
@@ -82,3 +82,13 @@ def test_counting_leaves_no_gradients_behind(made, corpus, ask):
     subject = mixture(made, corpus, moe())
     ask(parameters({}), subject)
     assert all(p.grad is None for p in subject.model.parameters())
+
+
+def test_the_architecture_is_read_from_the_built_net(made, corpus):
+    recorder = Recorder()
+    parameters({})(mixture(made, corpus, moe(dropout=0.25)), recorder)
+    (modules,) = [item for item in recorder.tables if item.name == "modules"]
+    found = {row[0]: row for row in modules.rows if row[0] != "Linear"}
+    assert found["RMSNorm"][1:3] == (5, 5 * 16)  # two a layer and the last
+    assert "chosen 2" in found["Router"][3] and "dropout 0.25" in found["Attention"][3]
+    assert sum(row[2] for row in modules.rows) == recorder.figures["total"].value
