@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 else:
     Kind = Literal[pipeline.KINDS]
     Report = Literal[tuple(REPORTS)]  # a choice in the form, and a wrong name is refused before a run is made
-Override = Annotated[str, Field(pattern=r"^(corpora|recipes|reports)\.[^=]+=.*$", examples=["recipes.tiny_strings.train.steps=50"])]
+Override = Annotated[
+    str, Field(pattern=r"^(corpora|recipes|reports)\.[^=]+=.*$", examples=["recipes.ladder_memorise.train.steps=50"])
+]
 Count = Annotated[int, Field(ge=1)]
 
 

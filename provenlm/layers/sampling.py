@@ -120,7 +120,7 @@ class Cached:
     def keep(self, rows: Sequence[int]) -> None:
         self.read = [self.read[n] for n in rows] if self.cache else []
         if self.cache:
-            self.cache.keep(torch.tensor(rows, device=self.whole.device))
+            self.cache.keep(torch.tensor(rows, dtype=torch.int64, device=self.whole.device))  # none, too
 
 
 def padded(rows: Rows, pad: int, device: torch.device) -> Tensor:

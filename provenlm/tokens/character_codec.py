@@ -1,4 +1,4 @@
-"""Records in, a codec with one id for each distinct character out; id 0 is padding, and there are no other special tokens."""
+"""Records in, a codec with one id for each distinct character out; id 0 is padding, and the last id may say that a text ends."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,12 +15,12 @@ KIND = "characters"
 
 
 class CharacterCodec:
-    """`characters[i]` has the id i + 1."""
+    """`characters[i]` has the id i + 1. With `end` there is an `eos`, the id after the last character's."""
 
-    def __init__(self, characters: str) -> None:
+    def __init__(self, characters: str, end: bool) -> None:
         self.characters = characters
-        self.vocabulary = len(characters) + 1
-        self.special: Mapping[str, int] = {"pad": 0}
+        self.vocabulary = len(characters) + 1 + end
+        self.special: Mapping[str, int] = {"pad": 0, "eos": self.vocabulary - 1} if end else {"pad": 0}
         self._ids = {character: place for place, character in enumerate(characters, start=1)}
 
     def encode(self, records: Sequence[Record]) -> list[NDArray[np.uint32]]:
@@ -28,7 +28,7 @@ class CharacterCodec:
         return [np.array(self.prompt(text_of(record)), np.uint32) for record in records]
 
     def decode(self, ids: Sequence[int]) -> bytes:
-        return "".join([self.characters[identity - 1] for identity in ids if identity]).encode()
+        return "".join([self.characters[identity - 1] for identity in ids if 0 < identity <= len(self.characters)]).encode()
 
     def prompt(self, text: str) -> list[int]:
         try:
@@ -40,12 +40,12 @@ class CharacterCodec:
         return 0  # an unknown character is refused
 
     def save(self, folder: Path) -> None:
-        files.write_json(folder / "codec.json", {"kind": KIND, "characters": self.characters})
+        files.write_json(folder / "codec.json", {"kind": KIND, "characters": self.characters, "end": "eos" in self.special})
 
 
-def learn(records: Iterable[Record]) -> CharacterCodec:
-    """A codec of the characters that occur, in order of their code points."""
-    return CharacterCodec("".join(sorted({character for record in records for character in text_of(record)})))
+def learn(records: Iterable[Record], end: bool) -> CharacterCodec:
+    """A codec of the characters that occur, in order of their code points; with `end`, also of a text's end."""
+    return CharacterCodec("".join(sorted({character for record in records for character in text_of(record)})), end)
 
 
 def load(folder: Path) -> CharacterCodec:
@@ -55,7 +55,9 @@ def load(folder: Path) -> CharacterCodec:
         facts = json.loads(path.read_text(encoding="utf-8"))
         if facts["kind"] != KIND or len(set(facts["characters"])) != len(facts["characters"]):
             raise ValueError("no list of distinct characters")
-        return CharacterCodec(facts["characters"])
+        if not isinstance(facts["end"], bool):
+            raise ValueError("no word on whether texts end with a token")
+        return CharacterCodec(facts["characters"], facts["end"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path.as_posix()}: not readable as a character codec: {error}; run tokenize again") from None
 

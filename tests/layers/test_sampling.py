@@ -156,6 +156,13 @@ def test_what_is_written_with_a_cache_is_what_is_written_without_past_the_contex
     assert any(len(row) == 40 for row in one)
 
 
+@NETS
+def test_rows_that_all_end_with_the_same_pass_end_the_writing(face, settings):
+    whole, cached = readers(face, settings)
+    (first,) = generate(whole, prompts(5), GREEDY, 1, None, random())
+    assert generate(cached, prompts(5) * 2, GREEDY, 9, first[0], random()) == [first, first]
+
+
 def test_a_cache_that_forgets_is_seen():
     """The planted fault: every token stands at position 0."""
 

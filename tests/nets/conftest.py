@@ -89,6 +89,6 @@ def beside() -> type[Beside]:
 
 @pytest.fixture
 def settings_of() -> Callable[..., Settings]:
-    """The `train` section of tiny_strings with changes."""
+    """The `train` section of ladder_memorise with changes."""
     table = params.load(Path(__file__).parents[2] / "params.yaml")
-    return partial(replace, table.settings("recipes", "tiny_strings", "train", Settings))
+    return partial(replace, table.settings("recipes", "ladder_memorise", "train", Settings))

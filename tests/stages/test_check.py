@@ -34,15 +34,15 @@ def test_params_yaml_as_it_stands_is_right_and_nothing_is_said(tmp_path):
         ),
         ("corpora.python_docs.filter.least=high", "corpora.python_docs.filter.least: expected a number"),
         ("corpora.twelve_strings.tokenize={}", "corpora.twelve_strings.tokenize: missing key 'held_out'"),
-        ("recipes.tiny_strings.train.checkpoints.every=0", "recipes.tiny_strings.train.checkpoints: every and last are 0, 2"),
-        ("recipes.tiny_strings.net.kind=mo", "no net 'mo'"),
-        ("recipes.tiny_strings.validate.probes={}", "recipes.tiny_strings.validate.probes: missing key"),
+        ("recipes.ladder_memorise.train.checkpoints.every=0", "recipes.ladder_memorise.train.checkpoints: every and last are 0, 2"),
+        ("recipes.ladder_memorise.net.kind=mo", "no net 'mo'"),
+        ("recipes.ladder_memorise.validate.probes={}", "recipes.ladder_memorise.validate.probes: missing key"),
         (
             "recipes.docs_moe.validate.also_count.claimed_200m.net={}",
             "recipes.docs_moe.validate.also_count.claimed_200m.net: missing key",
         ),
-        ("reports.tiny.bounds={a: {bound: many, else: b}}", "reports.tiny.bounds"),
-        ("reports.tiny.recipes=[docs_moe]", "reports.tiny.corpora: must be those of its recipes: [python_docs]"),
+        ("reports.ladder.bounds={a: {bound: many, else: b}}", "reports.ladder.bounds"),
+        ("reports.ladder.recipes=[docs_moe]", "reports.ladder.corpora: must be those of its recipes: [python_docs]"),
     ],
 )
 def test_a_planted_mistake_is_said_in_one_line(tmp_path, override, answer):

@@ -79,7 +79,7 @@ generation:
     warm: {temperature: 1.0, top_k: 5, top_p: 0.9, repetition_penalty: 1.3}
 speed: {lengths: [2, 4], repeats: 5}
 also_count: {}
-probes: {prompt_characters: [1, 2], batch_tokens: 64}
+probes: {prompt_characters: [1, 2], demos: [], batch_tokens: 64}
 """
 
 
@@ -96,7 +96,7 @@ def params():
 
 def project(root: Path, params, length: int = 4) -> Path:
     """A folder as tokenize and train leave it, after no step of training."""
-    codec = character_codec.learn(Record.of(s.encode(), "text/plain", "test") for s in STRINGS)
+    codec = character_codec.learn((Record.of(s.encode(), "text/plain", "test") for s in STRINGS), end=False)
     tokens = root / "data" / "toy" / "tokens"
     tokens.mkdir(parents=True)
     documents = [shards.Document(s, s, len(s), codec.encode([Record.of(s.encode(), "", "")])[0]) for s in STRINGS]
@@ -140,9 +140,9 @@ def audit(done):
 
 def test_every_probe_was_asked_and_none_raised(audit):
     assert audit.figures["errors"].value == 0, [n for n in audit.figures if n.endswith(".error")]
-    assert audit.figures["probes"].value == 24
+    assert audit.figures["probes"].value == 25
     table = next(t for t in audit.tables if t.name == "probes")
-    assert [row[0] for row in table.rows][-1] == "recall"
+    assert [row[0] for row in table.rows][-2:] == ["recall", "completion"]
 
 
 def test_a_net_without_a_step_is_seen_not_to_have_moved(audit):
@@ -179,7 +179,11 @@ def test_samples_lie_where_they_were_promised_and_in_the_provenance(done, audit)
     ("path", "value", "said"),
     [
         (("validate", "probs"), {}, "recipes.tiny.validate: unknown key 'probs' (did you mean 'probes'?)"),
-        (("validate", "probes"), {"prompt_characters": [1]}, "recipes.tiny.validate.probes: missing key 'batch_tokens'"),
+        (
+            ("validate", "probes"),
+            {"prompt_characters": [1], "demos": []},
+            "recipes.tiny.validate.probes: missing key 'batch_tokens'",
+        ),
         (
             ("validate", "also_count"),
             {"x": {"vocabulary": 9, "net": {"width": 1}}},

@@ -11,9 +11,13 @@ from provenlm.tokens.character_codec import CharacterCodec
 
 @dataclass(frozen=True)
 class Settings:
-    """`held_out`: share of the strings kept for validation; with 0, which is usual here, figures on held-out text are not run."""
+    """`held_out`: share of the strings kept for validation; with 0 figures on held-out text are not run.
+
+    `end`: every string is followed by a token of its own that says so, which a net then has to write too.
+    """
 
     held_out: float
+    end: bool
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
@@ -21,7 +25,7 @@ class Settings:
 
 
 def learn(settings: Settings, read: Callable[[], Iterable[Record]]) -> CharacterCodec:
-    return character_codec.learn(read())
+    return character_codec.learn(read(), settings.end)
 
 
 def held_out(settings: Settings) -> float:

@@ -45,7 +45,7 @@ def test_equal_strings_are_twins_and_similar_ones_are_not(tmp_path):
 
 
 def test_the_twelve_strings_of_the_ladder_have_a_vocabulary_of_37(tmp_path):
-    settings = params.parse(tokenize.Settings, {"held_out": 0}, "x")
+    settings = params.parse(tokenize.Settings, {"held_out": 0, "end": False}, "x")
     codec = tokenize.FACE.learn(settings, lambda: fetched(tmp_path, TWELVE))
     assert codec.vocabulary == 37
     assert tokenize.FACE.held_out(settings) == 0
@@ -53,11 +53,13 @@ def test_the_twelve_strings_of_the_ladder_have_a_vocabulary_of_37(tmp_path):
 
 def test_a_saved_codec_gives_the_strings_back(tmp_path):
     records = fetched(tmp_path, TWELVE)
-    tokenize.FACE.learn(params.parse(tokenize.Settings, {"held_out": 0}, "x"), lambda: records).save(tmp_path / "codec")
+    tokenize.FACE.learn(params.parse(tokenize.Settings, {"held_out": 0, "end": False}, "x"), lambda: records).save(
+        tmp_path / "codec"
+    )
     codec = tokenize.FACE.load(tmp_path / "codec")
     assert [codec.decode(ids.tolist()).decode() for ids in codec.encode(records)] == TWELVE
 
 
 def test_holding_everything_out_is_refused():
     with pytest.raises(UserError, match="held_out: a share from 0 to below 1"):
-        params.parse(tokenize.Settings, {"held_out": 1.0}, "x")
+        params.parse(tokenize.Settings, {"held_out": 1.0, "end": False}, "x")

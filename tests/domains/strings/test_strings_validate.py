@@ -28,7 +28,7 @@ def subject_after(steps):
     """The net after so many full-batch steps on the twelve strings."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    codec = character_codec.learn(Record.of(s.encode(), "text/plain", "test") for s in STRINGS)
+    codec = character_codec.learn((Record.of(s.encode(), "text/plain", "test") for s in STRINGS), end=False)
     rows = [codec.prompt(s) for s in STRINGS]
     model = MOE.build(SHAPE, codec.vocabulary)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-2, betas=(0.9, 0.99), weight_decay=0)
@@ -37,9 +37,20 @@ def subject_after(steps):
         optimizer.zero_grad()
         F.cross_entropy(model(ids_BT[:, :-1]).flatten(0, 1), ids_BT[:, 1:].flatten()).backward()
         optimizer.step()
-    tokens = Tokens(split_of(rows), split_of([]), codec.vocabulary, codec.special)
-    closed_form = MOE.count(SHAPE, codec.vocabulary)
-    return Subject(model.eval(), MOE.logits, MOE.continued, lambda: model, closed_form, codec, tokens, 8, 0)
+    return Subject(
+        model=model.eval(),
+        logits=MOE.logits,
+        continued=MOE.continued,
+        untrained=lambda: model,
+        small=lambda vocabulary: MOE.build(SHAPE, vocabulary),
+        losses=lambda model, inputs_BT, targets_BT: {},
+        published=lambda weights: MOE.published(SHAPE, codec.vocabulary, weights),
+        closed_form=MOE.count(SHAPE, codec.vocabulary),
+        codec=codec,
+        tokens=Tokens(split_of(rows), split_of([]), codec.vocabulary, codec.special),
+        length=8,
+        seed=0,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +60,7 @@ def learned():
 
 def recall(subject, characters=(1, 2)):
     recorder = Recorder()
-    FACE.probes(Settings(characters, 64))["recall"](subject, recorder)
+    FACE.probes(Settings(characters, (), 64))["recall"](subject, recorder)
     return {name: figure.value for name, figure in recorder.figures.items()}, recorder
 
 
@@ -126,4 +137,4 @@ def test_equal_prompts_have_one_completion_unless_the_strings_are_equal():
 
 def test_no_prompt_is_refused():
     with pytest.raises(ValueError, match="none below 1"):
-        Settings((0,), 64)
+        Settings((0,), (), 64)
