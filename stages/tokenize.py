@@ -3,9 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from provenlm.core import audit as audits
 from provenlm.core import files, plugin
 from provenlm.core import record as records
+from provenlm.core.engine import Corpus, Here, Work
 from provenlm.core.errors import UserError
 from provenlm.core.plugin import Codec
 from provenlm.core.progress import Progress, progress
@@ -34,11 +38,11 @@ def body(run: stage.Run) -> None:
     with files.new_folder(target) as folder, progress(f"tokenize {run.subject}", "records", records.count(source)) as bar:
         codec = face.learn(settings, training)
         codec.save(folder / "codec")
-        documents = encoded(records.read(source), codec, held_out, tally, bar)
+        documents = encoded(Here(lambda: records.read(source)), codec, held_out, tally, bar)
         shards.write(folder, documents, codec.vocabulary, codec.special, held_out)
     tokens = shards.read(target)
     figures.record(run.audit, codec, tally)
-    integrity.record(run.audit, integrity.check(records.read(source), tokens, codec))
+    integrity.record(run.audit, integrity.check(records.read(source), tokens, codec, face.probes(settings)))
     figures.balance(run.audit, history, tally, len(tokens.train.ids) + len(tokens.val.ids))
     run.audit.tables.append(figures.yields(history, tally))
     share = tally.bytes["train"] / max(1, figures.figure(history, "scrape", "bytes"))
@@ -53,10 +57,13 @@ def cluster_of(item: Record) -> str:
     return cluster
 
 
-def encoded(source: Iterator[Record], codec: Codec, held_out: float, tally: figures.Tally, bar: Progress) -> Iterator[Document]:
+def encoding(codec: Codec) -> Work[NDArray[np.uint32]]:
+    return Work(codec.encode, lambda ids: ids.tobytes(), lambda packed: np.frombuffer(packed, np.uint32))
+
+
+def encoded(corpus: Corpus, codec: Codec, held_out: float, tally: figures.Tally, bar: Progress) -> Iterator[Document]:
     """Each record as a document."""
-    for item in source:
-        (ids,) = codec.encode([item])
+    for item, ids in corpus.map(encoding(codec)):
         cluster = cluster_of(item)
         side = shards.side(cluster, held_out)
         around = sum(name in codec.special for name in ("bos", "eos"))

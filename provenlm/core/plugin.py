@@ -109,13 +109,15 @@ class Codec(Protocol):
 class Tokenizing:
     """`learn(settings, records)` makes a codec (records may be read more than once); `load(folder)` reads a saved one.
 
-    `held_out(settings)` is the share of duplicate clusters kept for validation.
+    `held_out(settings)` is the share of duplicate clusters kept for validation; `probes(settings)` are texts that a trained net will be
+    asked about, which are looked for in the corpus.
     """
 
     settings: type
     learn: Callable[[Any, Callable[[], Iterable[Record]]], Codec]
     load: Callable[[Path], Codec]
     held_out: Callable[[Any], float]
+    probes: Callable[[Any], Sequence[str]] = lambda settings: ()
 
 
 def load(room: str, name: str, file: str, kind: type[F]) -> F:

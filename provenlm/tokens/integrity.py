@@ -26,14 +26,15 @@ class Checked:
     differing: list[Record] = field(default_factory=list)
     missing: list[Record] = field(default_factory=list)
     strange: int = 0
+    probes: dict[str, Counter[str]] = field(default_factory=dict)  # of each probe, in how many records of each side it stands
     origins: dict[str, dict[str, Counter[str]]] = field(default_factory=lambda: {fact: {} for fact in ORIGINS})
 
 
-def check(records: Iterable[Record], tokens: Tokens, codec: Codec) -> Checked:
-    """Look for each of `records` in `tokens`. In memory: one record, and the place of each document."""
+def check(records: Iterable[Record], tokens: Tokens, codec: Codec, probes: Sequence[str]) -> Checked:
+    """Look for each of `records` in `tokens`, and for each of `probes` in the records. In memory: one record, and the place of each."""
     sides: dict[str, Split] = {"train": tokens.train, "val": tokens.val}
     places = {identity: (side, place) for side in SIDES for place, identity in enumerate(sides[side].record_ids)}
-    checked = Checked()
+    checked = Checked(probes={probe: Counter() for probe in probes})
     for record in records:
         side, place = places.pop(record.id, (None, 0))
         if side is None:
@@ -45,6 +46,8 @@ def check(records: Iterable[Record], tokens: Tokens, codec: Codec) -> Checked:
         checked.found += whole
         if not whole:
             checked.differing.append(record)
+        for probe, sides_of in checked.probes.items():
+            sides_of[side] += probe.encode() in record.body
         for fact in ORIGINS:
             tally = checked.origins[fact].setdefault(origin(record, fact), Counter())
             tally.update(records=1, bytes=len(record.body), words=words, tokens=len(ids), **{side: len(ids)})
@@ -75,6 +78,14 @@ def record(audit: Recorder, checked: Checked) -> None:
         rows = [(item.id, item.source) for item in faulty[:SHOWN]]
         if rows or name == "round_trip":
             audit.tables.append(Table(name, f"the first {SHOWN} records {meaning}", ("id", "source"), rows))
+    if checked.probes:
+        audit.counted("probes", len(checked.probes), "probes", "texts that a trained net will be asked about")
+        for side, name in (("train", "training"), ("val", "held-out")):
+            count = sum(counts[side] > 0 for counts in checked.probes.values())
+            audit.counted(f"probes.{side}", count, "probes", f"probes that stand, letter by letter, in a {name} record")
+        rows = [(repr(probe), counts["train"], counts["val"]) for probe, counts in checked.probes.items()]
+        meaning = "in how many records each probe stands: of one that stands in training, memory alone can know how it goes on"
+        audit.tables.append(Table("probes", meaning, ("probe", "training", "held out"), rows))
     for fact, values in checked.origins.items():
         if values.keys() - {"unknown"}:
             audit.counted(f"origins.{fact}", len(values.keys() - {"unknown"}), "values", f"different values of the fact `{fact}`")

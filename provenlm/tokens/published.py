@@ -20,6 +20,10 @@ def published(codec: Codec, length: int) -> dict[str, bytes]:
     """tokenizer.json and tokenizer_config.json for texts of at most `length` tokens. UserError for a codec of anything but text."""
     if isinstance(codec, SentencePieceCodec):
         pieces = codec.pieces()
+        if pieces.model != "bpe":
+            raise UserError(
+                "a unigram model has no counterpart with the same ids: of equally likely readings each program takes another"
+            )
         made = tokenizer(codec.special, pieces.ids, merges(pieces.ids, pieces.learned), pieces.whole, bytes_for_unknown=True)
     elif isinstance(codec, CharacterCodec):
         made = tokenizer(codec.special, {c: i for i, c in enumerate(codec.characters, start=1)}, [], [], bytes_for_unknown=False)

@@ -1,16 +1,21 @@
-"""Records in, a byte-pair codec learned by SentencePiece out, which gives every body back byte for byte.
+"""Records in, a codec learned by SentencePiece out (byte pairs or unigram), which gives every body back byte for byte.
 
 SentencePiece (Kudo and Richardson, arXiv 1808.06226) by default normalises text and folds whitespace; here it does neither.
 What it cannot tell apart or read, the sign U+2581 that stands for a space in its pieces and bytes that are no UTF-8, is encoded
 as single bytes, past it. Decoding joins the bytes of the pieces, which needs no rules.
+
+No byte pair goes on past the end of a word or of a line, so a text's ids are those of its words, one after another: a word is encoded
+once and then looked up. Where a model has such a pair, and by a unigram model, whose readings of a word depend on rounding of what
+stands before, texts are encoded whole.
 """
 
 import io
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import sentencepiece
@@ -24,13 +29,17 @@ SPECIAL = {"pad": 0, "unk": 1, "bos": 2, "eos": 3}
 SYMBOLS = ["\n", "\n\n", "\t"]  # always one token: lines and indentation are the shape of code
 SPACE = "▁"  # in a piece it stands for a space
 PAST = re.compile(f"([{SPACE}\udc80-\udcff]+)")  # the latter: bytes that are no UTF-8, as `surrogateescape` decodes them
+WORD = re.compile(r" *[^ \n\t]+| +|\n+|\t")  # with the spaces before it; what no piece may go beyond
+KNOWN = 1 << 19  # words whose ids are remembered, about 150 MB at most
 LINE = 4096  # characters; SentencePiece leaves longer lines out of its training without a word
 KIND = "sentencepiece"
+Model = Literal["bpe", "unigram"]
 
 
 class Pieces(NamedTuple):
     """A learned model as other programs need it: ids by piece, bytes as `<0x0A>`; those of `learned` in the order of learning."""
 
+    model: Model
     ids: Mapping[str, int]
     learned: Sequence[str]
     whole: Sequence[str]  # taken before all others
@@ -46,6 +55,12 @@ class SentencePieceCodec:
         self.special: Mapping[str, int] = dict(SPECIAL)
         self._bytes = [self._bytes_of(identity) for identity in range(self.vocabulary)]
         self._byte_ids = [self._pieces.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
+        self._known: dict[str, list[int]] = {}
+        pieces = self.pieces()
+        self._by_word = pieces.model == "bpe" and all(WORD.fullmatch(piece) for piece in pieces.learned)
+
+    def __reduce__(self) -> tuple[type["SentencePieceCodec"], tuple[bytes]]:
+        return SentencePieceCodec, (self._model,)
 
     def _bytes_of(self, identity: int) -> bytes:
         piece: str = self._pieces.id_to_piece(identity)
@@ -57,22 +72,38 @@ class SentencePieceCodec:
 
     def encode(self, records: Sequence[Record]) -> list[NDArray[np.uint32]]:
         """Ids of each body, whatever its bytes, uint32 (tokens,)."""
-        return [np.array(self._ids(record.body.decode("utf-8", "surrogateescape")), np.uint32) for record in records]
+        texts = [PAST.split(record.body.decode("utf-8", "surrogateescape")) for record in records]
+        self._learn_words(texts)
+        return [np.array(self._ids(parts), np.uint32) for parts in texts]
 
-    def _ids(self, text: str) -> list[int]:
+    def _learn_words(self, texts: Sequence[Sequence[str]]) -> None:
+        """Encode the words of `texts` that are not known yet, on all cores."""
+        if not self._by_word:
+            return
+        fresh = {word for parts in texts for part in parts[::2] for word in WORD.findall(part)} - self._known.keys()
+        if len(self._known) + len(fresh) > KNOWN:
+            self._known = {}
+        words = list(fresh)
+        self._known.update(zip(words, self._pieces.encode(words, num_threads=os.cpu_count() or 1), strict=True))
+
+    def _ids(self, parts: Sequence[str]) -> list[int]:
+        """The ids of a text that was split by PAST: its even parts are for the model, the others are bytes past it."""
         ids: list[int] = []
-        for place, part in enumerate(PAST.split(text)):
+        for place, part in enumerate(parts):
             if place % 2:
                 ids += [self._byte_ids[byte] for byte in part.encode("utf-8", "surrogateescape")]
-            elif part:
+            elif not self._by_word:
                 ids += self._pieces.encode(part)
+            else:
+                for word in WORD.findall(part):
+                    ids += self._known.get(word) or self._pieces.encode(word)
         return ids
 
     def decode(self, ids: Sequence[int]) -> bytes:
         return b"".join([self._bytes[identity] for identity in ids])
 
     def prompt(self, text: str) -> list[int]:
-        return [SPECIAL["bos"], *self._ids(text)]
+        return [SPECIAL["bos"], *self._ids(PAST.split(text))]
 
     def unlearned(self, ids: NDArray[np.uint32]) -> int:
         """How many of `ids` stand for a single byte that no learned piece covers."""
@@ -84,7 +115,8 @@ class SentencePieceCodec:
         text = {i: self._pieces.id_to_piece(i).replace(SPACE, " ") for i in ordinary}
         learned = [i for i in ordinary if not self._pieces.is_byte(i) and text[i] not in SYMBOLS]
         learned.sort(key=self._pieces.get_score, reverse=True)
-        return Pieces({text[i]: i for i in ordinary}, [text[i] for i in learned], SYMBOLS)
+        ranked = all(self._pieces.get_score(i) == int(self._pieces.get_score(i)) for i in learned)
+        return Pieces("bpe" if ranked else "unigram", {text[i]: i for i in ordinary}, [text[i] for i in learned], SYMBOLS)
 
     def save(self, folder: Path) -> None:
         """`tokenizer.model`, SentencePiece's own format, and `codec.json`, which holds its digest."""
@@ -106,9 +138,9 @@ def load(folder: Path) -> SentencePieceCodec:
 
 
 def learn(
-    read: Callable[[], Iterable[Record]], vocabulary: int, character_coverage: float, sample_bytes: int
+    read: Callable[[], Iterable[Record]], vocabulary: int, character_coverage: float, sample_bytes: int, kind: Model = "bpe"
 ) -> SentencePieceCodec:
-    """Learn `vocabulary` byte pairs from about `sample_bytes` of the records, chosen by hash of their ids.
+    """Learn `vocabulary` pieces from about `sample_bytes` of the records, chosen by hash of their ids.
 
     The same records and settings give the same model, byte for byte: one thread, as their number is written into the model.
     UserError if the sample is too small or too varied for `vocabulary`.
@@ -118,7 +150,7 @@ def learn(
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(sample(read, sample_bytes)),
             model_writer=model,
-            model_type="bpe",
+            model_type=kind,
             vocab_size=vocabulary,
             character_coverage=character_coverage,
             byte_fallback=True,

@@ -144,6 +144,23 @@ def test_the_corpus_is_broken_down_by_the_facts_of_its_records(project):
     assert "by_language" not in tables
 
 
+def test_probes_are_looked_for_on_both_sides(deduped):
+    from_training = shards_of(deduped)["train"][:25].decode()
+    asked = {"vocabulary": 512, "sample_bytes": 10**6, "character_coverage": 0.9995, "held_out": 0.2}
+    deduped.params(tokenize=asked | {"probes": [from_training, "of no record", "e"]})
+    made = deduped.run("tokenize")
+    values = deduped.values("tokenize")
+    assert (values["probes"], values["probes.train"], values["probes.val"]) == (3, 2, 1)
+    (table,) = (table for table in made.tables if table.name == "probes")
+    both = [values["documents.train"], values["documents.val"]]
+    assert table.rows == [[repr(from_training), 1, 0], ["'of no record'", 0, 0], ["'e'", *both]]
+
+
+def shards_of(project) -> dict[str, bytes]:
+    """The body of the first record of each side."""
+    return {shards.side(item.facts["cluster"], 0.2): item.body for item in reversed(project.records("deduped"))}
+
+
 def test_a_corpus_that_changed_between_two_stages_breaks_the_chain(deduped):
     deduped.scraped([record(seed) for seed in range(41)])
     with pytest.raises(

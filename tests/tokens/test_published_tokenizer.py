@@ -38,9 +38,13 @@ PARTS = [
 ]
 
 
+def learned(model):
+    return sentencepiece_codec.learn(lambda: [Record.of(TEXT.encode(), "text/plain", "test")], 900, 0.9995, 10**7, model)
+
+
 @pytest.fixture(scope="module")
 def codec():
-    return sentencepiece_codec.learn(lambda: [Record.of(TEXT.encode(), "text/plain", "test")], 900, 0.9995, 10**7)
+    return learned("bpe")
 
 
 def theirs(codec):
@@ -63,6 +67,11 @@ def test_texts_made_to_confuse_get_the_same_ids_and_come_back(codec):
         text = "".join(draw.choices(PARTS, k=draw.randint(0, 25)))
         assert other.encode(text).ids == codec.prompt(text)
         assert other.decode(codec.prompt(text), skip_special_tokens=True) == text
+
+
+def test_a_unigram_model_is_refused_because_ids_would_differ():
+    with pytest.raises(UserError, match="no counterpart with the same ids"):
+        published(learned("unigram"), 100)
 
 
 def test_without_the_order_of_learning_ids_differ(codec):

@@ -1,9 +1,11 @@
 import inspect
 import json
 import random
+import re
 import textwrap
 
 import pytest
+import sentencepiece
 
 from provenlm.core.errors import UserError
 from provenlm.core.record import Record
@@ -164,3 +166,32 @@ def test_no_line_of_the_sample_is_so_long_that_it_would_be_left_out():
     lines = sentencepiece_codec.sample(lambda: [record("é" * 10_000)], 10**6)
     assert "".join(lines) == "é" * 10_000
     assert max(len(line.encode()) for line in lines) <= 8 * sentencepiece_codec.LINE
+
+
+@pytest.mark.parametrize("model", ["bpe", "unigram"])
+def test_word_by_word_a_text_gets_the_ids_that_sentencepiece_gives_it_as_a_whole(model):
+    learned = sentencepiece_codec.learn(lambda: [Record.of(CODE.encode(), "text/plain", "s")], 800, 0.9995, 10**7, model)
+    whole, draw = sentencepiece.SentencePieceProcessor(model_proto=learned._model), random.Random(4)
+    assert learned._by_word == (model == "bpe")
+    for _ in range(300):
+        begin = draw.randrange(len(CODE))
+        text = CODE[begin : begin + draw.randint(1, 900)] + "".join(draw.choices("a  \n\n\té0 _", k=draw.randint(0, 12)))
+        (ids,) = learned.encode([Record.of(text.encode(), "text/plain", "s")])
+        assert ids.tolist() == whole.encode(text)
+        assert learned.decode(ids.tolist()) == text.encode()
+
+
+def test_words_that_are_forgotten_are_encoded_again(codec, monkeypatch):
+    records = [Record.of(CODE[i : i + 500].encode(), "text/plain", "s") for i in range(0, 5000, 500)]
+    expected = [ids.tolist() for ids in codec.encode(records)]
+    monkeypatch.setattr(sentencepiece_codec, "KNOWN", 3)
+    assert [ids.tolist() for record in records for ids in codec.encode([record])] == expected
+
+
+def test_a_model_with_pieces_beyond_a_word_encodes_texts_whole(codec, monkeypatch):
+    record = Record.of(CODE[:3000].encode(), "text/plain", "s")
+    expected = codec.encode([record])[0].tolist()
+    monkeypatch.setattr(sentencepiece_codec, "WORD", re.compile("x"))
+    other = sentencepiece_codec.SentencePieceCodec(codec._model)
+    assert not other._by_word
+    assert other.encode([record])[0].tolist() == expected

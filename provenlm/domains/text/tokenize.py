@@ -1,7 +1,8 @@
 """Records of text in, a SentencePiece codec out."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from provenlm.core.plugin import Tokenizing
 from provenlm.core.record import Record
@@ -13,12 +14,16 @@ from provenlm.tokens.sentencepiece_codec import SentencePieceCodec
 class Settings:
     """`vocabulary`: ids in all, special and single-byte ones included; `sample_bytes`: text to learn from, at most about;
     `character_coverage`: share of the text whose characters get a token of their own, the others become bytes;
-    `held_out`: share of duplicate clusters kept for validation."""
+    `held_out`: share of duplicate clusters kept for validation; `model`: byte pairs or unigram (Kudo, arXiv 1804.10959);
+    `probes`: texts that a net will be asked about; how many records hold one is counted.
+    """
 
     vocabulary: int
     sample_bytes: int
     character_coverage: float
     held_out: float
+    model: Literal["bpe", "unigram"] = "bpe"
+    probes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.vocabulary < 512:
@@ -32,11 +37,16 @@ class Settings:
 
 
 def learn(settings: Settings, read: Callable[[], Iterable[Record]]) -> SentencePieceCodec:
-    return sentencepiece_codec.learn(read, settings.vocabulary, settings.character_coverage, settings.sample_bytes)
+    given = (settings.vocabulary, settings.character_coverage, settings.sample_bytes, settings.model)
+    return sentencepiece_codec.learn(read, *given)
 
 
 def held_out(settings: Settings) -> float:
     return settings.held_out
 
 
-FACE = Tokenizing(Settings, learn, sentencepiece_codec.load, held_out)
+def probes(settings: Settings) -> Sequence[str]:
+    return settings.probes
+
+
+FACE = Tokenizing(Settings, learn, sentencepiece_codec.load, held_out, probes)
