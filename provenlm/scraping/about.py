@@ -1,12 +1,11 @@
-"""A parsed HTML page in; out, what it says about itself: title, language, date, licence, its canonical address, what robots may do."""
+"""A page's tree in; out, what it says about itself: title, language, date, licence, its canonical address, what robots may do."""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 
-from bs4 import BeautifulSoup
-from bs4.element import Tag
+from lxml import etree
 
 from provenlm.scraping.urls import canonical
 
@@ -30,47 +29,40 @@ class About:
     robots: frozenset[str]  # the words of its robots meta elements
 
 
-def read(soup: BeautifulSoup, url: str) -> About:
-    """What the page at `url` says of itself."""
-    title = soup.find("title")
-    root = soup.find("html")
-    language = str(root.get("lang") or root.get("xml:lang") or "").strip() if isinstance(root, Tag) else ""
-    name = " ".join(title.get_text().split()) if title else ""
-    metas = [tag for tag in soup.find_all("meta") if isinstance(tag, Tag)]
-    robots = (str(tag.get("content") or "") for tag in metas if str(tag.get("name") or "").lower() in ("robots", "provenlm"))
+def read(root: etree._Element, url: str) -> About:
+    """What the page at `url`, whose tree begins at `root`, says of itself."""
+    title = next(root.iter("title"), None)
+    language = (root.get("lang") or root.get("xml:lang") or "").strip()
+    name = " ".join("".join(title.itertext()).split()) if title is not None else ""
+    metas = list(root.iter("meta"))
+    robots = (tag.get("content", "") for tag in metas if tag.get("name", "").lower() in ("robots", "provenlm"))
     words = frozenset(word.strip().lower() for said in robots for word in said.split(","))
-    links = [tag for tag in soup.find_all(["link", "a"], rel=True) if isinstance(tag, Tag)]
+    links = [tag for tag in root.iter("link", "a") if tag.get("rel") and tag.get("href")]
     licence, own = _href(links, "license", {"link", "a"}, url), _href(links, "canonical", {"link"}, url)
-    return About(name, language, next(_dates(soup, metas), ""), licence, own, words)
+    return About(name, language, next(_dates(root, metas), ""), licence, own, words)
 
 
-def _href(links: list[Tag], relation: str, names: set[str], url: str) -> str:
+def _href(links: list[etree._Element], relation: str, names: set[str], url: str) -> str:
     for tag in links:
-        said = tag.get("rel") or ()
-        if (
-            tag.name in names
-            and tag.get("href")
-            and relation in ([said] if isinstance(said, str) else [word.lower() for word in said])
-        ):
-            return canonical(str(tag["href"]), url) or ""
+        if tag.tag in names and relation in tag.get("rel").lower().split():
+            return canonical(tag.get("href"), url) or ""
     return ""
 
 
-def _dates(soup: BeautifulSoup, metas: list[Tag]) -> Iterator[str]:
+def _dates(root: etree._Element, metas: list[etree._Element]) -> Iterator[str]:
     """Days that the page gives as that of its publication, the most explicit first."""
     for tag in metas:
-        name = str(tag.get("property") or tag.get("name") or tag.get("itemprop") or "").lower()
-        if name in DATED and (day := iso_day(str(tag.get("content") or ""))):
+        name = (tag.get("property") or tag.get("name") or tag.get("itemprop") or "").lower()
+        if name in DATED and (day := iso_day(tag.get("content", ""))):
             yield day
-    for script in soup.find_all("script", type="application/ld+json"):
-        found = PUBLISHED.search(script.get_text())
+    for script in root.iter("script"):
+        found = PUBLISHED.search(script.text or "") if script.get("type") == "application/ld+json" else None
         if found and (day := iso_day(found[1])):
             yield day
-    times = [tag for tag in soup.find_all("time", datetime=True) if isinstance(tag, Tag)]
+    times = [tag for tag in root.iter("time") if tag.get("datetime")]
     for tag in times:
-        if (tag.has_attr("pubdate") or tag.get("itemprop") == "datePublished" or len(times) == 1) and (
-            day := iso_day(str(tag["datetime"]))
-        ):
+        explicit = "pubdate" in tag.attrib or tag.get("itemprop") == "datePublished" or len(times) == 1
+        if explicit and (day := iso_day(tag.get("datetime"))):
             yield day
 
 

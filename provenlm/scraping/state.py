@@ -42,7 +42,7 @@ KEPT = (
     "unreadable",
 )  # no records, but their responses are kept: a better reader may find something in them
 NOWHERE = ""  # the lane of addresses that no host of this crawl has
-VERSION = 2  # of the schema
+VERSION = 3  # of the schema
 UNFINISHED, FINISHED, ABANDONED = 0, 1, 2
 
 

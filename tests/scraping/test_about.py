@@ -1,15 +1,15 @@
 import pytest
-from bs4 import BeautifulSoup
 
 from provenlm.scraping import about
+from provenlm.scraping.extract import parsed
 
 
 def said(head: str, body: str = "") -> about.About:
-    return about.read(BeautifulSoup(f"<html lang='de'><head>{head}</head><body>{body}</body></html>", "lxml"), "http://h/d/p.html")
+    return about.read(parsed(f"<html lang='de'><head>{head}</head><body>{body}</body></html>"), "http://h/d/p.html")
 
 
 def test_a_page_that_says_nothing_of_itself_is_believed() -> None:
-    assert about.read(BeautifulSoup("<p>x", "lxml"), "http://h/") == about.About("", "", "", "", "", frozenset())
+    assert about.read(parsed("<p>x"), "http://h/") == about.About("", "", "", "", "", frozenset())
 
 
 @pytest.mark.parametrize(

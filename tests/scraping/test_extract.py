@@ -100,3 +100,18 @@ def test_deep_nesting_is_no_danger() -> None:
 def test_a_page_without_markup_or_words_has_no_text() -> None:
     assert text_of("") == ""
     assert read("", "http://h/").text == ""
+
+
+def test_a_container_that_is_called_after_what_is_around_the_content_goes() -> None:
+    body = '<div id="topbar"><a href="/">Home</a></div><p>a long enough text</p><div class="site-footer">end</div><ul class="leftMenu"><li>x</ul>'
+    assert text_of(body) == "a long enough text"
+
+
+def test_a_wrapper_that_is_called_after_the_sidebar_it_holds_stays() -> None:
+    assert text_of('<div class="with-sidebar"><p>all of the text</p></div><p>x</p>') == "all of the text\n\nx"
+    assert text_of('<div class="page-sidebar-left"><p>a</p></div><p>longer than that</p>') == "a\n\nlonger than that"
+
+
+def test_text_behind_a_comment_or_a_dropped_element_stays() -> None:
+    assert text_of("<p>a<!-- x -->b<script>x</script>c<?x y?>d</p>") == "abcd"
+    assert text_of("<pre>a<!-- x -->\n  b<script>x</script>\n  c</pre>") == "a\n  b\n  c"
