@@ -18,10 +18,10 @@ LONGEST = 400  # characters of one piece of text that a page shows; the audit ho
 
 def text(words: str) -> Markdown:
     """`words` as text and nothing else: no markup, link, line break, control or direction sign survives."""
-    visible = "".join(_visible(letter) for letter in words[:LONGEST])
+    shown = visible(words[:LONGEST])
     for sign, entity in ENTITIES:
-        visible = visible.replace(sign, entity)
-    escaped = WORLD.sub("&period;", SPECIAL.sub(lambda sign: f"\\{sign[0]}", visible))
+        shown = shown.replace(sign, entity)
+    escaped = WORLD.sub("&period;", SPECIAL.sub(lambda sign: f"\\{sign[0]}", shown))
     return Markdown(f"{escaped}…" if len(words) > LONGEST else escaped)
 
 
@@ -63,6 +63,11 @@ def slug(title: str) -> str:
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
+def visible(words: str) -> str:
+    """`words` without line breaks, control and direction signs, each replaced by a sign that says that it was there."""
+    return "".join(_visible(letter) for letter in words)
+
+
 def _visible(letter: str) -> str:
     if letter == "\n":
         return "⏎"
@@ -72,8 +77,7 @@ def _visible(letter: str) -> str:
 
 
 def _title(words: str) -> str:
-    visible = "".join(_visible(letter) for letter in words)
-    return visible.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"').replace("|", "\\|").replace("<", "&lt;")
+    return visible(words).replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"').replace("|", "\\|").replace("<", "&lt;")
 
 
 def _address(target: str) -> str:

@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from provenlm.core.audit import Series
 from provenlm.core.errors import UserError
 from provenlm.reporting import maps
+from provenlm.reporting.markdown import visible
 
 STYLE = Path(__file__).with_suffix(".mplstyle")
 MARKED = 40  # up to so many points are marked: a curve through few points would hide where they are
@@ -29,6 +31,7 @@ Floats = NDArray[np.float64]
 
 def draw(series: Series, ending: str = "svg") -> bytes:
     """`series` as a picture in the format `ending`. UserError if a line is not as long as its x."""
+    series = _readable(series)
     with matplotlib.rc_context(fname=str(STYLE)):
         figure = Figure()
         if series.shape == "maps":
@@ -38,6 +41,12 @@ def draw(series: Series, ending: str = "svg") -> bytes:
         file = io.BytesIO()
         figure.savefig(file, format=ending, metadata={"Date": None, "Creator": None} if ending == "svg" else None)
     return file.getvalue()
+
+
+def _readable(series: Series) -> Series:
+    """The series with words that a drawing can hold: a control sign of a scraped name would make a file that nobody opens."""
+    lines = {visible(name): values for name, values in series.lines.items()}
+    return replace(series, lines=lines, x_label=visible(series.x_label), y_label=visible(series.y_label))
 
 
 def _points(figure: Figure, series: Series) -> None:

@@ -109,3 +109,13 @@ def test_maps_are_drawn_a_row_of_heads_for_each_layer():
 def test_a_map_that_is_no_square_is_refused_by_name():
     with pytest.raises(UserError, match=r"^series 's': map 'a' has 3 values, not 2 times 2$"):
         plots.draw(Series("s", "maps", "meaning", "x", "y", [0, 1], {"a": [1, 0, 0]}))
+
+
+@pytest.mark.parametrize(
+    "name", ["a\x00b", "\ud800x", "--><script>alert()</script>", "]]>&<b>", "two\nlines", "\u202eback", "$x^2$"]
+)
+def test_a_hostile_name_makes_a_sound_file_without_markup(name):
+    hostile = Series(name, "lines", name, name, name, [1, 2], {name: [1.0, 2.0], "b": [2.0, 3.0]})
+    drawn = plots.draw(hostile)
+    tags = {element.tag.rpartition("}")[2] for element in ET.fromstring(drawn).iter()}
+    assert "script" not in tags and b"<script" not in drawn and "path" in tags
