@@ -120,7 +120,7 @@ def _private(about: Card) -> Markdown:
     """What the filter found of it, if it looked."""
     source = about.sources.get("filter")
     figures = source.audit.figures if source and source.audit else {}
-    found = [name for name in figures if name.split(".")[0] in ("private", "secrets", "masked", "personal")]
+    found = [name for name in figures if name.startswith("private.")]
     return (
         listed((code(name), about.cited("filter", name)) for name in found)
         if found

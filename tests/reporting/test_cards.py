@@ -113,6 +113,12 @@ def test_a_breakdown_by_licence_or_language_is_told(cards, source):
     assert "- **License:** PSF-2.0, unknown" in page and "| PSF-2.0 | 5 |" in page
 
 
+def test_private_data_that_the_filter_found_is_told(cards, source):
+    assert "Unknown: nothing looked for it." in cards()["words.md"]
+    found = {"private.email": count(3, "finds"), "private.email.records": count(2, "records")}
+    assert "`private.email`:** [3 finds]" in cards(filter=source("words", "filter", **found))["words.md"]
+
+
 def test_a_recipe_that_was_not_trained_has_no_card_of_numbers(cards, absent):
     made = cards(train=absent("toy", "train"), validate=absent("toy", "validate"))
     assert list(made) == ["words.md"]
