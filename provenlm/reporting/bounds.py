@@ -46,8 +46,15 @@ class Bound:
 
     def admits(self, value: Number, known: Mapping[str, Number]) -> bool:
         """Whether `value` lies within the bound, given the values of the figures it `needs`."""
-        limits = [(relation, term.number * known[term.figure] if term.figure else term.number) for relation, term in self.tests]
-        return all(RELATIONS[relation](value, limit) for relation, limit in limits)
+        return all(RELATIONS[relation](value, limit) for relation, limit in self._limits(known))
+
+    def attainable(self, ceiling: Number, known: Mapping[str, Number]) -> bool:
+        """Whether any value up to `ceiling` is high enough for the bound."""
+        up = {">": operator.gt, ">=": operator.ge, "==": operator.ge}
+        return all(up[relation](ceiling, limit) for relation, limit in self._limits(known) if relation in up)
+
+    def _limits(self, known: Mapping[str, Number]) -> list[tuple[str, Number]]:
+        return [(relation, term.number * known[term.figure] if term.figure else term.number) for relation, term in self.tests]
 
 
 @dataclass(frozen=True)

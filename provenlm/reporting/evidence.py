@@ -69,6 +69,13 @@ class Evidence:
         own = [f"{source.name}.error", f"{source.name}.{name}.error"]
         return next((error for error in (*reversed(parents), *own) if error in errors), None)
 
+    def beside(self, figure: str, where: str) -> dict[str, Figure]:
+        """By id the ceiling and the chance level that its audit gives for `figure`, or for the figure whose interval it ends."""
+        source, (_, name) = self.source(figure, where), split(figure)
+        figures = source.audit.figures if source.audit else {}
+        whole = name.removesuffix(".low").removesuffix(".high")
+        return {f"{source.name}.{n}": figures[n] for word in ("ceiling", "chance") if (n := f"{whole}.{word}") in figures}
+
     def absent(self) -> list[Source]:
         return [source for source in self.sources if source.audit is None]
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from provenlm.core.audit import Figure, Recorder
+from provenlm.core.errors import UserError
 from provenlm.reporting.bounds import Bound, Number, Wanted
 from provenlm.reporting.evidence import Evidence, failures
 
@@ -36,7 +37,10 @@ WORST_FIRST = (Status.FAIL, Status.NOT_RUN, Status.ESTIMATED, Status.PASS, Statu
 
 @dataclass(frozen=True)
 class Check:
-    """One figure against its bound. `reason` says why it is not a plain PASS; `bound` is None for a probe that raised."""
+    """One figure against its bound. `reason` says why it is not a plain PASS; `bound` is None for a probe that raised.
+
+    `limits` are the figures that the bound names, `beside` the ceiling and the chance level of the figure, where it has them.
+    """
 
     id: str
     status: Status
@@ -44,18 +48,26 @@ class Check:
     bound: Bound | None
     figure: Figure | None
     limits: Mapping[str, Figure]
+    beside: Mapping[str, Figure]
     advice: str
 
 
 def judge(evidence: Evidence, wanted: Mapping[str, Wanted], where: str) -> list[Check]:
     """A check for each bound, in their order, then one for each probe that raised.
 
-    UserError, beginning with `where`, for a bound on a figure that its audit does not hold.
+    UserError, beginning with `where`, for a bound on a figure that its audit does not hold, and for one above its figure's ceiling.
     """
     checks = [_check(evidence, figure, row, f"{where}.{figure}") for figure, row in wanted.items()]
     return checks + [
         Check(
-            name, Status.FAIL, "the probe raised an exception", None, figure, {}, "mend what the probe complains of, or the probe"
+            name,
+            Status.FAIL,
+            "the probe raised an exception",
+            None,
+            figure,
+            {},
+            {},
+            "mend what the probe complains of, or the probe",
         )
         for source in evidence.sources
         for name, figure in failures(source).items()
@@ -90,11 +102,24 @@ def counted(status: Status) -> str:
 def _check(evidence: Evidence, name: str, row: Wanted, where: str) -> Check:
     names = [name, *row.bound.needs()]
     if error := next((failed for n in names if (failed := evidence.failure(n, where))), None):
-        return Check(name, Status.FAIL, f"the probe raised an exception: {error}", row.bound, None, {}, row.advice)
+        return Check(name, Status.FAIL, f"the probe raised an exception: {error}", row.bound, None, {}, {}, row.advice)
     found = {n: evidence.figure(n, where) for n in names}
     figures = {n: figure for n, figure in found.items() if figure is not None}
     status, reason = _status(name, row.bound, found, figures)
-    return Check(name, status, reason, row.bound, found[name], {n: f for n, f in figures.items() if n != name}, row.advice)
+    beside = evidence.beside(name, where)
+    _refuse_unattainable(row.bound, figures, beside, where)
+    limits = {n: f for n, f in figures.items() if n != name}
+    return Check(name, status, reason, row.bound, found[name], limits, beside, row.advice)
+
+
+def _refuse_unattainable(bound: Bound, figures: Mapping[str, Figure], beside: Mapping[str, Figure], where: str) -> None:
+    """UserError if the bound asks for more than the figure's ceiling: a check that nothing can pass judges the bound alone."""
+    known = {n: number for n, figure in figures.items() if (number := _number(figure)) is not None}
+    ceiling = next((_number(figure) for n, figure in beside.items() if n.endswith(".ceiling")), None)
+    if ceiling is not None and known.keys() >= set(bound.needs()) and not bound.attainable(ceiling, known):
+        raise UserError(
+            f"{where}: {bound.text!r} asks for more than can be reached, which is {ceiling}; the ceiling itself would be right"
+        )
 
 
 def _status(name: str, bound: Bound, found: Mapping[str, Figure | None], figures: Mapping[str, Figure]) -> tuple[Status, str]:

@@ -80,13 +80,14 @@ def _check(report: Report, check: Check) -> list[Markdown]:
     source, name = split(check.id)
     section = slug(source) if report.evidence.source(check.id, report.title).audit else slug("Not run")
     measured = _cited(report, check.id, check.figure) if check.figure else NOTHING
+    beside = [f"{identity.rpartition('.')[2]} {_cited(report, identity, figure)}" for identity, figure in check.beside.items()]
     bound = code(check.bound.text) if check.bound else Markdown("no exception")
     limits = [_cited(report, identity, figure) for identity, figure in check.limits.items()]
     meaning = [text(words) for words in (check.figure.meaning if check.figure else "", check.reason) if words]
     return [
         strong(Markdown(check.status)),
         Markdown(f"{link(code(source), f'#{section}', '')} {code(name)}"),
-        measured,
+        Markdown(f"{measured} ({', '.join(beside)})" if beside else measured),
         Markdown(f"{bound} ({', '.join(limits)})" if limits else bound),
         Markdown("; ".join(meaning)),
     ]

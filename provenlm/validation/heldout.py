@@ -13,7 +13,7 @@ from provenlm.core.audit import Recorder, Series, Table
 from provenlm.tokens.shards import Split
 from provenlm.validation import ngrams
 from provenlm.validation.attainable import Attainable, by_prefix
-from provenlm.validation.interval import ratio
+from provenlm.validation.interval import ratio, record_accuracy
 from provenlm.validation.loss import Floats, Losses, Windows, measure, some_documents, windows
 from provenlm.validation.probe import Probe, Subject
 from provenlm.validation.spans import VERBATIM, covered
@@ -103,10 +103,10 @@ def _loss(figures: Recorder, losses: Losses, split: Split) -> None:
 
 
 def _accuracy(figures: Recorder, losses: Losses, best: Attainable, vocabulary: int) -> None:
-    figures.measured("accuracy", float(losses.right.mean()), "share", "targets that were the most probable next token")
-    meaning = "accuracy that a causal predictor can reach at most on these targets, by enumerating their prefixes"
-    figures.counted("accuracy.ceiling", best.accuracy, "share", meaning)
-    figures.counted("accuracy.chance", 1 / vocabulary, "share", "accuracy of drawing a token at random")
+    """Documents that were not looked at count for nothing."""
+    looked = np.unique(losses.document, return_inverse=True)[1]
+    right, asked = (np.bincount(looked, weights=w).astype(np.float64) for w in (losses.right, np.ones(len(losses.right))))
+    record_accuracy(figures, right, asked, best.accuracy, vocabulary)
 
 
 def _beside_baselines(figures: Recorder, subject: Subject, losses: Losses) -> None:

@@ -54,3 +54,18 @@ def record_share(figures: Recorder, name: str, right: int, count: int, ceiling: 
     figures.measured(f"{name}.high", found.high, "share", f"upper end of the 95 % interval (Wilson) of: {meaning}")
     figures.counted(f"{name}.ceiling", ceiling, "share", f"most that can be reached of: {meaning}")
     figures.counted(f"{name}.chance", chance, "share", f"what a blind choice reaches of: {meaning}")
+
+
+def record_accuracy(
+    figures: Recorder, right: NDArray[np.float64], asked: NDArray[np.float64], ceiling: float, vocabulary: int
+) -> None:
+    """The share of targets that were the most probable next token, from sums by document, beside the most and the least to expect."""
+    found = ratio(right, asked)
+    figures.measured("accuracy", found.value, "share", "targets that were the most probable next token")
+    if len(asked) > 1:
+        for name, end in (("low", max(0.0, found.low)), ("high", min(1.0, found.high))):
+            meaning = f"{'lower' if name == 'low' else 'upper'} end of its 95 % interval, documents as the independent draws"
+            figures.measured(f"accuracy.{name}", end, "share", meaning)
+    meaning = "accuracy that a causal predictor can reach at most on these targets, by enumerating their prefixes"
+    figures.counted("accuracy.ceiling", ceiling, "share", meaning)
+    figures.counted("accuracy.chance", 1 / vocabulary, "share", "accuracy of drawing a token at random")

@@ -55,7 +55,7 @@ def memorised(settings: Settings) -> Probe:
             logits_BTV = subject.logits(model.eval(), inputs_BT).float()
         nats = float(F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE))
         asked = targets_BT != IGNORE
-        right = float((logits_BTV.argmax(-1) == targets_BT)[asked].float().mean())
+        right = int((logits_BTV.argmax(-1) == targets_BT)[asked].sum())
         best = attainable(split, rows)
         figures.counted("parameters", sum(p.numel() for p in model.parameters()), "parameters", "of the small net that learns")
         figures.counted("targets", int(asked.sum()), "tokens", f"targets of the one batch, learned in {settings.steps} steps")
@@ -65,11 +65,10 @@ def memorised(settings: Settings) -> Probe:
         figures.measured(
             "excess", nats - best.nats, "nats/token", "loss above that least: near nought if the batch was learned by heart"
         )
-        figures.measured(
-            "accuracy", right, "share", "targets of the batch that are the most probable next token, all of them counted"
-        )
-        figures.counted("accuracy.ceiling", best.accuracy, "share", "accuracy that a causal predictor can reach on it")
-        figures.counted("accuracy.chance", 1 / subject.tokens.vocabulary, "share", "accuracy of drawing a token at random")
+        figures.measured("right", right, "tokens", "targets of the batch that are the most probable next token")
+        most, blind = round(best.accuracy * best.targets), best.targets / subject.tokens.vocabulary
+        figures.counted("right.ceiling", most, "tokens", "of these, what a causal predictor can reach")
+        figures.counted("right.chance", blind, "tokens", "of these, what drawing tokens at random reaches")
         lines = {"loss": losses, "ln V": [math.log(subject.tokens.vocabulary)] * len(losses)}
         x = [float(step) for step in range(1, len(losses) + 1)]
         figures.series.append(

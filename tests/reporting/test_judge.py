@@ -120,7 +120,7 @@ def test_a_limit_that_nobody_measured_is_an_error_too(source):
 
 
 def checks_of(*statuses: Status) -> list[Check]:
-    return [Check("toy/train.loss", status, "", None, None, {}, "") for status in statuses]
+    return [Check("toy/train.loss", status, "", None, None, {}, {}, "") for status in statuses]
 
 
 P, F, N, E, A = Status.PASS, Status.FAIL, Status.NOT_RUN, Status.ESTIMATED, Status.NOT_APPLICABLE
@@ -152,3 +152,30 @@ def test_counts_and_verdict_become_figures(source):
         "verdict": "FAIL", "checks.total": 4, "checks.pass": 2, "checks.fail": 1, "checks.not_run": 1,
         "checks.estimated": 0, "checks.not_applicable": 0,
     }  # fmt: skip
+
+
+RECALL = {"right": 10, "right__ceiling": 10, "right__chance": 0.1}
+
+
+@pytest.mark.parametrize("bound", [">= 11", "> 10", "== 12", "11..12", ">= 1.1 * toy/validate.right.ceiling"])
+def test_a_bound_above_the_ceiling_is_refused(source, bound):
+    with pytest.raises(UserError, match=r"^w\.toy/validate\.right: '.*' asks for more than can be reached, which is 10;"):
+        judged([source("toy", "validate", **RECALL)], toy__validate__right=bound)
+
+
+@pytest.mark.parametrize("bound", [">= 10", "== 10", "> 9", "<= 12", "9..12", ">= toy/validate.right.ceiling"])
+def test_a_bound_that_the_ceiling_meets_is_judged(source, bound):
+    assert only(judged([source("toy", "validate", **RECALL)], toy__validate__right=bound))[0] == "PASS"
+
+
+def test_the_end_of_an_interval_has_the_ceiling_of_its_figure(source):
+    with pytest.raises(UserError, match="more than can be reached"):
+        judged([source("toy", "validate", right__low=9, **RECALL)], toy__validate__right__low="> 10")
+
+
+def test_a_check_shows_ceiling_and_chance_beside_its_figure(source):
+    (check,) = judged([source("toy", "validate", **RECALL)], toy__validate__right=">= 5")
+    assert {name: figure.value for name, figure in check.beside.items()} == {
+        "toy/validate.right.ceiling": 10,
+        "toy/validate.right.chance": 0.1,
+    }

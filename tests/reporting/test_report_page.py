@@ -223,3 +223,10 @@ def test_the_summary_keeps_its_leaves_outside_lists_for_dvc(sources, own):
 
 def test_a_report_without_bounds_is_not_run(sources, own):
     assert page(sources, own, {}).splitlines()[2].startswith("**NOT RUN** ")
+
+
+def test_a_check_of_a_rate_shows_its_ceiling_and_its_chance_level(source, own):
+    rate = source("toy", "validate", right=0.75, right__ceiling=0.8333, right__chance=0.0271)
+    text = page([rate], own, {"toy/validate.right": {"bound": ">= 0.8", "else": "train longer"}})
+    (row,) = [line for line in text.splitlines() if line.startswith("| **FAIL**")]
+    assert "(ceiling 0.8333 nats, chance 0.0271 nats)" in re.sub(CITATION, r"\1", row)

@@ -164,6 +164,14 @@ def test_nothing_is_said_about_held_out_text_where_there_is_none(audit):
     assert audit.figures["training.targets"].value == 48
 
 
+def test_every_rate_with_a_ceiling_has_its_chance_level_and_an_interval(audit):
+    rates = [n.removesuffix(".ceiling") for n, f in audit.figures.items() if n.endswith(".ceiling") and f.unit == "share"]
+    assert {"training.accuracy", "recall.from_1.accuracy", "attention.repeated.right"} <= set(rates)
+    for rate in rates:
+        assert audit.figures[f"{rate}.low"].value <= audit.figures[rate].value <= audit.figures[f"{rate}.high"].value, rate
+        assert 0 < audit.figures[f"{rate}.chance"].value <= audit.figures[f"{rate}.ceiling"].value, rate
+
+
 def test_further_shapes_are_counted(audit):
     assert audit.figures["parameters.also.seed.total"].value == 222_994_944
 

@@ -13,7 +13,7 @@ from provenlm.layers.sampling import GREEDY
 from provenlm.tokens.shards import Split
 from provenlm.validation.attainable import by_prefix
 from provenlm.validation.generation import generate
-from provenlm.validation.interval import ratio
+from provenlm.validation.interval import ratio, record_accuracy
 from provenlm.validation.loss import Losses, of_rows
 from provenlm.validation.probe import Probe, Subject, Validating
 
@@ -122,13 +122,8 @@ def _told(figures: Recorder, subject: Subject, strings: Strings, losses: Losses)
     """Accuracy and loss of single tokens after the prompt, each told all that stands before it."""
     best = by_prefix(zip(strings.rows, strings.given, strict=True))
     asked = losses.place + 1 >= torch.tensor(strings.given).numpy()[losses.document]
-    figures.measured(
-        "accuracy", float(losses.right[asked].mean()), "share", "tokens after the prompt that were the most probable ones"
-    )
-    figures.counted(
-        "accuracy.ceiling", best.accuracy, "share", "accuracy that a causal predictor can reach, by enumerating prefixes"
-    )
-    figures.counted("accuracy.chance", 1 / subject.tokens.vocabulary, "share", "accuracy of drawing a token at random")
+    right, count = (losses.by_document(w, len(strings.rows)) for w in (losses.right & asked, asked))
+    record_accuracy(figures, right, count, best.accuracy, subject.tokens.vocabulary)
     figures.measured("nats", float(losses.nats[asked].mean()), "nats/token", "mean loss of the tokens after the prompt")
     figures.counted(
         "floor", best.nats, "nats/token", "least mean loss that a causal predictor can have on them, by enumerating prefixes"

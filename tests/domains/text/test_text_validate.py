@@ -67,7 +67,20 @@ def subject_of(model, texts):
     names = [str(n) for n in range(len(rows))]
     ids = np.array([t for row in rows for t in row], np.uint16)
     val = Split(ids, starts, names, np.array([len(t) for t in texts]), names)
-    return Subject(model, lambda net, rows_BT: net(rows_BT), None, lambda: model, {}, Ascii(), Tokens(val, val, 131, {}), 64, 0)
+    return Subject(
+        model=model,
+        logits=lambda net, rows_BT: net(rows_BT),
+        continued=None,
+        untrained=lambda: model,
+        small=lambda vocabulary: model,
+        losses=lambda net, inputs_BT, targets_BT: {},
+        published=lambda weights: None,
+        closed_form={},
+        codec=Ascii(),
+        tokens=Tokens(val, val, 131, {}),
+        length=64,
+        seed=0,
+    )
 
 
 def asked(name, model, texts):
