@@ -37,32 +37,6 @@ balance: layerwise
 balance_weight: 0.0
 z_weight: 0.0
 """
-ADAMW = "{kind: adamw, rate: 0.01, betas: [0.9, 0.95], weight_decay: 0.0}"
-TRAIN = f"""
-seed: 5
-device: cpu
-threads: 1
-precision: fp32
-batches: documents
-length: 4
-batch: 12
-micro_batch: 12
-recompute: null
-compile: false
-ema: null
-steps: 9
-label_smoothing: 0.0
-optimizer: {{embedding: {ADAMW}, matrix: {ADAMW}, rest: {ADAMW}, clip: 1.0}}
-schedule: {{warmup: 1, hold: 0, decay: linear, final: 0.1}}
-held_out: null
-checkpoints: {{every: 5, last: 2, spaced: null, best: false}}
-stability: null
-plateau: null
-early_stop: null
-curriculum: null
-samples: null
-watch: []
-"""
 VALIDATE = """
 threads: 1
 small: {hidden: 8}
@@ -86,7 +60,9 @@ probes: {prompt_characters: [1, 2], demos: [], batch_tokens: 64}
 @pytest.fixture(scope="module")
 def params():
     yaml = YAML(typ="safe", pure=True)
-    net, train, validate = (yaml.load(text) for text in (NET, TRAIN, VALIDATE))
+    net, validate = yaml.load(NET), yaml.load(VALIDATE)
+    train = yaml.load(Path(__file__).resolve().parents[2] / "params.yaml")["recipes"]["ladder_memorise"]["train"]
+    train |= {"seed": 5, "length": 4, "held_out": None, "samples": None}
     large = {**net, "hidden": 512, "layers": 8, "heads": 8, "kv_heads": 2, "experts": 8, "expert_hidden": 2048, "context": 2048}
     validate["also_count"] = {"seed": {"vocabulary": 32_000, "net": large}}
     corpus = {"domain": "strings", "scrape": {}, "filter": {}, "dedupe": {}, "tokenize": {}}
