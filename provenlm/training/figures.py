@@ -90,7 +90,7 @@ def inside(audit: Recorder, history: History, last: Step) -> None:
         if min(values) < max(values):
             drawn.setdefault(unit, {})[name] = points
     for unit, lines in drawn.items():
-        audit.series += _together("_and_".join(lines), "; ".join(last.inside[name][2] for name in lines), unit, lines)
+        audit.series += _together(next(iter(lines)), "; ".join(last.inside[name][2] for name in lines), unit, lines)
 
 
 def weights(audit: Recorder, settings: Settings) -> None:

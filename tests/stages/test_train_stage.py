@@ -123,8 +123,8 @@ def when_saved(root: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-def weights(root: Path) -> dict[str, Any]:
-    return load_file(root / "models" / "tiny" / "model.safetensors")
+def weights(root: Path, name: str = "model") -> dict[str, Any]:
+    return load_file(root / "models" / "tiny" / f"{name}.safetensors")
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -189,6 +189,9 @@ def test_killed_and_started_again_it_ends_with_the_weights_of_never_stopping(pro
     assert code == 0, said
     assert "going on after step" in said
     assert same(weights(whole), weights(killed))
+    assert same(weights(whole, "trained"), weights(killed, "trained"))  # what the average was taken of
+    states = [json.loads((root / "models/tiny/state.json").read_text()) for root in (whole, killed)]
+    assert states[0] == states[1]  # the scale of the loss, the micro-batch that was found, the random states
     assert pq.read_metadata(killed / "models/tiny/history.parquet").num_rows == 120
     one, other = (json.loads((root / "models/tiny/samples.json").read_text()) for root in (whole, killed))
     assert one == other

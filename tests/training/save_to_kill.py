@@ -30,7 +30,7 @@ SETTINGS = Settings(
     seed=1,
     device="cpu",
     threads=1,
-    precision="fp32",
+    precision="fp16",
     batches="windows",
     length=4,
     batch=2,
@@ -41,7 +41,7 @@ SETTINGS = Settings(
     label_smoothing=0.0,
     optimizer=Optimizer(ADAMW, ADAMW, ADAMW, 1.0),
     schedule=Schedule(1, 0, "linear", 0.0),
-    ema=None,
+    ema=0.9,
     held_out=None,
     checkpoints=KEEP,
     stability=None,
@@ -66,17 +66,21 @@ class Rows:
 
 
 def train(root: Path) -> str:
-    """Train to the end, going on from what lies below `root`; a digest of the weights."""
+    """Train to the end, going on from what lies below `root`; a digest of the weights and of their average."""
     store = Store(root, KEEP, lambda line: None)
     newest = store.newest()
     randomness.seed_all(3)
     model = FACE.build(Shape(8, 1, 1, 1, 2, 1, 8, 8, True, 10_000.0, 1e-5, 0.1, "layerwise", 0.01, 0.001), 11)
-    state = None if newest is None else checkpoint.read(newest)
+    state = last = None if newest is None else checkpoint.read(newest)
     for step in fit(model, FACE.objectives(model, IGNORE), Batches(Rows(), 1, []), [], SETTINGS, state, store.recall):
+        last = step.snapshot()
         if step.number % KEEP.every == 0:
-            store.save(step.snapshot(), {}, None)
+            store.save(last, {}, None)
     store.close()
-    return hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest()
+    assert last is not None
+    tensors = [last.tensors[file][name] for file in ("model", "trained") for name in sorted(last.tensors[file])]
+    scaler = json.dumps(last.facts["scaler"]).encode()
+    return hashlib.sha256(b"".join([scaler, *(tensor.numpy().tobytes() for tensor in tensors)])).hexdigest()
 
 
 def kill_at(place: int, root: Path, log: Path) -> None:
