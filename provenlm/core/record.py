@@ -54,7 +54,7 @@ class Fetch:
 
     url: str
     state: Literal["record", "refused", "failed"]
-    reason: str  # "" for a record; else why: robots, http-404, too-large, content-type, off-site …
+    reason: str  # "" for a record, or stale where its source could not be asked again; else why: robots, http-404, too-large, content-type, off-site …
     status: int | None  # HTTP status, if there was an answer
     bytes: int  # body bytes received
     tries: int  # requests sent

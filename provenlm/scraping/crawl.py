@@ -107,7 +107,7 @@ def _fetch(address: Address, state: State, reader: Reader) -> Fetch:
         fate, reason = fate_of(stored.page)
         if fate == "record" and _doubled(address.url, stored.page, state, reader):
             fate, reason = "refused", "canonical"
-        address = replace(address, state=fate, reason=reason)
+        address = replace(address, state=fate, reason=reason or ("stale" if address.reason == "stale" else ""))
     if stored is not None and address.state == "record":
         page = stored.page
         record = Record.of(page.body, page.media_type, address.url, site=address.site, **page.facts)

@@ -34,7 +34,10 @@ def record(said: audit.Recorder, seen: Seen, before: Mapping[str, str]) -> None:
     said.counted("balance", balance, "addresses", "addresses - records - refused - failed: anything but 0 is a loss")
     _compared(said, seen.ids, before)
     for (state, reason), count in sorted(Counter((fetch.state, fetch.reason) for fetch in fetches if fetch.reason).items()):
-        said.counted(f"{state}.{reason}", count, "addresses", f"addresses {state} because of: {reason}")
+        meaning = (
+            f"addresses {state} because of: {reason}" if state != "record" else f"records that are {reason}: as they were before"
+        )
+        said.counted(f"{state}.{reason}", count, "addresses", meaning)
     tries = sum(fetch.tries for fetch in fetches)
     said.counted("requests", tries, "requests", "requests sent for pages (robots.txt and sitemaps not included)")
     said.counted("retries", sum(max(0, fetch.tries - 1) for fetch in fetches), "requests", "requests that repeated one before")

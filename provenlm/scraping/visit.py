@@ -1,5 +1,6 @@
 """One host at work: its queue in, asked in order and politely, each address's fate and what it leads to written down."""
 
+import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from provenlm.scraping.urls import Site, belongs, canonical, host, origin
 MAX_HOPS = 5  # redirects one after the other
 SILENT_PAGES = 5  # in a row without an answer: the host is given up for this crawl
 REFUSALS = ("private-address", "too-large", "content-type")  # ours; every other failure is theirs
+MOMENTARY = re.compile(r"connection|timeout|too-slow|dns|tls|host-silent|robots-unreachable|http-(429|5\d\d)")
 HARMLESS = ("redirected", "noindex", "empty", "listing")  # a start may be a mere list of links
 
 
@@ -64,7 +66,7 @@ class Lane:
             self._take(site, pages, size)
         seq = 0
         while not stop.is_set() and (address := self.state.next(self.name, seq)) is not None:
-            visit = self._visit(address)
+            visit = self._stale(self._visit(address))
             if stop.is_set():
                 return  # what was under way was broken off: no fate of its own
             self._settle(visit)
@@ -87,6 +89,16 @@ class Lane:
         self.state.settle(fate, visit.stored, visit.found)
         if fate.state == "record":
             self._take(fate.site, 1, fate.size)
+
+    def _stale(self, visit: Visit) -> Visit:
+        """A page that a host could not give for the moment stays as it was at the last crawl. Not so a start: then the site is away."""
+        fate = visit.address
+        if fate.seq < len(self.starts) or not MOMENTARY.fullmatch(fate.reason):
+            return visit
+        known = current(self.state.page(fate.url), fate.url, self.reader, self.state)
+        if known is None or known.page.reason:
+            return visit
+        return Visit(replace(fate, state="record", reason="stale", size=known.size), known, self._linked(known.page, fate))
 
     def _take(self, site: str, pages: int, size: int) -> None:
         before = self.taken.get(self.group[site], (0, 0))

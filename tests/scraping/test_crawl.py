@@ -217,6 +217,36 @@ def test_a_second_crawl_asks_only_for_what_changed(web, crawling) -> None:
     assert second["/a"].record.text == "new"
 
 
+@pytest.mark.parametrize("answer", [(503, {}, b""), (500, {}, b""), lambda handler: setattr(handler, "close_connection", True)])
+def test_a_page_that_cannot_be_had_for_the_moment_stays_as_it_was(web, crawling, answer) -> None:
+    web.html("/", "start", ("/a",))
+    web.html("/a", "page a", ("/behind",))
+    web.html("/behind", "only page a leads here")
+    first = crawling(tries=1)
+    web.pages["/a"] = answer
+    second = crawling(tries=1)
+    assert fates(second) == {"/": RECORD, "/a": ("record", "stale"), "/behind": RECORD}
+    assert second["/a"].record == first["/a"].record
+    assert crawling(tries=1)["/a"].reason == "stale"  # and once more
+
+
+@pytest.mark.parametrize("status", [404, 410, 403])
+def test_a_page_that_is_no_more_goes(web, crawling, status: int) -> None:
+    web.html("/", "start", ("/a",))
+    web.html("/a", "page a")
+    crawling()
+    web.pages["/a"] = (status, {}, b"")
+    assert fates(crawling())["/a"] == ("failed", f"http-{status}")
+
+
+def test_a_start_that_is_away_is_an_error_and_no_stale_success(web, crawling) -> None:
+    web.html("/", "start")
+    crawling()
+    web.pages["/"] = (503, {}, b"")
+    with pytest.raises(UserError, match="http-503"):
+        crawling(tries=1)
+
+
 def test_a_page_served_again_with_the_same_text_is_the_same_record(web, crawling) -> None:
     web.pages["/"] = (200, {"ETag": '"1"'}, b"<!-- 1 --><p>text")
     first = crawling()["/"]
