@@ -1,7 +1,8 @@
 """Filtered records in; out, each one once, with the cluster it belongs to, and a table of the others: which repeats which."""
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from provenlm.core import files, plugin, rng
 from provenlm.core import record as records
-from provenlm.core.engine import Corpus, Here
+from provenlm.core.engine import Corpus, Work
 from provenlm.core.errors import UserError
 from provenlm.core.plugin import Blocks
 from provenlm.core.progress import Progress, progress
@@ -24,6 +25,7 @@ from provenlm.corpus.rows import Rows
 from stages import stage
 
 WORDS, NUMBER = pa.string(), pa.int64()
+T = TypeVar("T")
 REMOVED = pa.schema(
     {
         "id": WORDS,
@@ -49,7 +51,7 @@ def body(run: stage.Run) -> None:
     if count == 0:
         raise UserError(f"{source.relative_to(run.layout.root).as_posix()}: no records; loosen corpora.{run.subject}.filter")
     with files.new_folder(target) as folder, progress(f"dedupe {run.subject}", "records read", 6 * count) as bar:
-        corpus = Here(lambda: watched(records.read(source), bar))
+        corpus = Watched(run.records(source), bar)
         found = duplicates.find(corpus, face.canonical, shingles, threshold)
         left = Left(blocks.survey(rows_of(corpus, found.kept), asked) if asked else Repeats())
         with Rows(folder / "blocks.parquet", REMOVED) as removed:
@@ -67,10 +69,22 @@ def body(run: stage.Run) -> None:
         bar.advance(total=bar.done)
 
 
-def watched(source: Iterator[Record], bar: Progress) -> Iterator[Record]:
-    for item in source:
-        bar.advance()
-        yield item
+@dataclass(frozen=True)
+class Watched:
+    """A corpus of which each record that is read advances a bar."""
+
+    corpus: Corpus
+    bar: Progress
+
+    def read(self) -> Iterator[Record]:
+        for item in self.corpus.read():
+            self.bar.advance()
+            yield item
+
+    def map(self, work: Work[T]) -> Iterator[tuple[Record, T]]:
+        for pair in self.corpus.map(work):
+            self.bar.advance()
+            yield pair
 
 
 def rows_of(corpus: Corpus, wanted: NDArray[np.bool_]) -> Iterator[tuple[int, Record]]:

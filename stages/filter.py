@@ -5,7 +5,6 @@ from typing import Any
 
 from provenlm.core import files, plugin
 from provenlm.core import record as records
-from provenlm.core.engine import Here
 from provenlm.core.errors import UserError
 from provenlm.core.progress import progress
 from provenlm.core.record import Record
@@ -36,8 +35,8 @@ def body(run: stage.Run) -> None:
                 else:
                     dropped.add(item)
 
-        corpus = Here(lambda: records.read(source))
-        kept = records.write(sift(judged for _, judged in corpus.map(filtering.judging(face, settings))), folder)
+        judged = run.records(source).map(filtering.judging(face, settings))
+        kept = records.write(sift(item for _, item in judged), folder)
         if kept == 0:
             raise UserError(
                 f"{run.params.where('corpora', run.subject, 'filter')}: no record is left; {figures.told(tally.reasons)}"

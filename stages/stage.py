@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from provenlm.core import audit as audits
-from provenlm.core import digest
+from provenlm.core import digest, engine
 from provenlm.core import params as parameters
 from provenlm.core.errors import UserError
 from provenlm.core.layout import Layout
@@ -78,6 +78,11 @@ class Run:
         """The subject's section of params.yaml, typed; it becomes part of the audit's provenance."""
         self.slices[f"{self.table}.{self.subject}.{section}"] = self.row[section]
         return self.params.settings(self.table, self.subject, section, kind)
+
+    def records(self, folder: Path) -> engine.Corpus:
+        """The records of `folder`, on the engine that the corpus names."""
+        name = self.row.get("engine")
+        return engine.over(folder, None if name is None else str(name))
 
     def reads(self, path: Path) -> Path:
         """Declare an input: its digest goes into the audit. UserError if it is not there."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from provenlm.core import audit as audits
 from provenlm.core import files, plugin
 from provenlm.core import record as records
-from provenlm.core.engine import Corpus, Here, Work
+from provenlm.core.engine import Corpus, Work
 from provenlm.core.errors import UserError
 from provenlm.core.plugin import Codec
 from provenlm.core.progress import Progress, progress
@@ -38,7 +38,7 @@ def body(run: stage.Run) -> None:
     with files.new_folder(target) as folder, progress(f"tokenize {run.subject}", "records", records.count(source)) as bar:
         codec = face.learn(settings, training)
         codec.save(folder / "codec")
-        documents = encoded(Here(lambda: records.read(source)), codec, held_out, tally, bar)
+        documents = encoded(run.records(source), codec, held_out, tally, bar)
         shards.write(folder, documents, codec.vocabulary, codec.special, held_out)
     tokens = shards.read(target)
     figures.record(run.audit, codec, tally)

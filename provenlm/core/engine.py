@@ -5,9 +5,11 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from provenlm.core.record import Record
+from provenlm.core.errors import UserError
+from provenlm.core.record import Record, read
 
 T = TypeVar("T")
 BATCH_BYTES = 4 << 20
@@ -43,6 +45,19 @@ class Here:
     def map(self, work: Work[T]) -> Iterator[tuple[Record, T]]:
         for batch in batches(self.records()):
             yield from zip(batch, work.do(batch), strict=True)
+
+
+def over(folder: Path, name: str | None) -> Corpus:
+    """The records of `folder` on the engine that `engine` in params.yaml names. UserError for one that is not known or not installed."""
+    if name is None:
+        return Here(lambda: read(folder))
+    if name != "daft" and not name.startswith("ray://"):
+        raise UserError(f"engine: {name!r} is none of: null (this process), daft (all cores), ray://HOST:PORT (a cluster, by Daft)")
+    try:
+        from provenlm.core.on_daft import OnDaft
+    except ImportError:
+        raise UserError(f"engine: {name} needs Daft: pip install -e '.[scale]', or take the entry out") from None
+    return OnDaft(folder, name.removeprefix("daft"))
 
 
 def batches(records: Iterable[Record]) -> Iterator[list[Record]]:

@@ -22,6 +22,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "recipes": ("corpus", "domain", "net", "train", "validate"),
     "reports": ("title", "recipes", "corpora", "bounds"),
 }
+OPTIONAL = {"corpora": ("engine",)}  # keys that say where work is done, not what comes of it: DVC does not look at them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ def load(path: Path) -> Params:
     for table, sections in TABLES.items():
         for name, row in _mapping(tables[table], f"{path.name}: {table}").items():
             where = f"{path.name}: {table}.{name}"
-            _exact(_mapping(row, where), sections, where)
+            _exact(_mapping(row, where), (*sections, *OPTIONAL.get(table, ())), where, list(sections))
     params = Params(path.name, tables)
     for name, recipe in tables["recipes"].items():
         corpus = params.row("corpora", recipe["corpus"])

@@ -97,13 +97,23 @@ def read(folder: Path) -> Iterator[Record]:
     if not shards:
         raise UserError(f"{folder.as_posix()}: no records here; run the stage that writes them")
     for shard in shards:
-        try:
-            with pq.ParquetFile(shard, page_checksum_verification=True) as file:
-                for batch in file.iter_batches(batch_size=512):
-                    for row in batch.to_pylist():
-                        yield Record(row["id"], row["media_type"], row["source"], row["body"], json.loads(row["facts"]))
-        except (pa.ArrowException, OSError, KeyError) as error:
-            raise UserError(f"{shard.as_posix()}: damaged or not a shard of records: {error}") from None
+        yield from read_shard(shard)
+
+
+def read_shard(shard: Path) -> Iterator[Record]:
+    """Every record of one file. UserError if it is damaged."""
+    try:
+        with pq.ParquetFile(shard, page_checksum_verification=True) as file:
+            for batch in file.iter_batches(batch_size=512):
+                for row in batch.to_pylist():
+                    yield Record(row["id"], row["media_type"], row["source"], row["body"], json.loads(row["facts"]))
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise UserError(f"{shard.as_posix()}: damaged or not a shard of records: {error}") from None
+
+
+def columns(shard: Path, names: list[str]) -> pa.Table:
+    """Some columns of one file, as they are written."""
+    return pq.read_table(shard, columns=names)
 
 
 def count(folder: Path) -> int:

@@ -83,9 +83,9 @@ def record(audit: Recorder, checked: Checked) -> None:
         for side, name in (("train", "training"), ("val", "held-out")):
             count = sum(counts[side] > 0 for counts in checked.probes.values())
             audit.counted(f"probes.{side}", count, "probes", f"probes that stand, letter by letter, in a {name} record")
-        rows = [(repr(probe), counts["train"], counts["val"]) for probe, counts in checked.probes.items()]
+        stands = [(repr(probe), counts["train"], counts["val"]) for probe, counts in checked.probes.items()]
         meaning = "in how many records each probe stands: of one that stands in training, memory alone can know how it goes on"
-        audit.tables.append(Table("probes", meaning, ("probe", "training", "held out"), rows))
+        audit.tables.append(Table("probes", meaning, ("probe", "training", "held out"), stands))
     for fact, values in checked.origins.items():
         if values.keys() - {"unknown"}:
             audit.counted(f"origins.{fact}", len(values.keys() - {"unknown"}), "values", f"different values of the fact `{fact}`")

@@ -40,6 +40,8 @@ CORPUS = {
 class Project:
     """One corpus named `c` below `root`."""
 
+    sections = CORPUS
+
     def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
         self.layout = Layout(root)
         self.patch = patch
