@@ -89,7 +89,11 @@ def test_numbers_are_read_as_yaml_1_2_as_dvc_reads_them(tmp_path):
     ("old", "new", "message"),
     [
         ("reports:", "report:", "params.yaml: unknown key 'report' (did you mean 'reports'?); known: corpora, recipes, reports"),
-        ("filter: {}, ", "", "params.yaml: corpora.c: missing key 'filter'; known: domain, scrape, filter, dedupe, tokenize, engine"),
+        (
+            "filter: {}, ",
+            "",
+            "params.yaml: corpora.c: missing key 'filter'; known: domain, scrape, filter, dedupe, tokenize, engine",
+        ),
         (
             "filter: {}",
             "filter: {}, note: x",
