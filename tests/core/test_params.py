@@ -97,7 +97,7 @@ def test_numbers_are_read_as_yaml_1_2_as_dvc_reads_them(tmp_path):
         (
             "filter: {}",
             "filter: {}, note: x",
-            "params.yaml: corpora.c: unknown key 'note'; known: domain, scrape, filter, dedupe, tokenize",
+            "params.yaml: corpora.c: unknown key 'note'; known: domain, scrape, filter, dedupe, tokenize, engine",
         ),
         ("corpus: c", "corpus: d", "params.yaml: corpora: no 'd'; known: c"),
         (
