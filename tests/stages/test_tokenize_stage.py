@@ -208,7 +208,7 @@ def test_a_second_run_leaves_the_same_files(deduped):
 
 def test_strings_go_through_all_stages_with_nothing_held_out(project):
     strings = ["ABCDE", "FGHIJ", "ABCDE", "12345"]
-    project.params(domain="strings", scrape={"strings": strings}, filter={}, dedupe={}, tokenize={"held_out": 0})
+    project.params(domain="strings", scrape={"strings": strings}, filter={}, dedupe={}, tokenize={"held_out": 0, "end": False})
     for name in ("scrape", "filter", "dedupe", "tokenize"):
         project.run(name)
     values = project.values("tokenize")
