@@ -1,5 +1,6 @@
 """A trained net and held-out ids in; out, figures that could have been bad, and samples of what the net writes."""
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,6 +12,7 @@ from provenlm.core.audit import Recorder
 from provenlm.core.errors import UserError
 from provenlm.tokens import shards
 from provenlm.training import checkpoint, rehearsal, ways
+from provenlm.training.again import again
 from provenlm.training.batches import batches_for, in_steps
 from provenlm.training.checkpoint import Loaded, load_net
 from provenlm.training.figures import beside
@@ -19,7 +21,7 @@ from provenlm.training.net import Net, fresh
 from provenlm.training.objective import IGNORE
 from provenlm.training.rehearsal import Trial
 from provenlm.training.settings import Settings as Training
-from provenlm.validation import general, samples
+from provenlm.validation import follow, general, samples
 from provenlm.validation.curve import curve
 from provenlm.validation.general import AlsoCount, Settings
 from provenlm.validation.parameters import Shape
@@ -40,6 +42,8 @@ def body(run: stage.Run) -> None:
     shapes = {name: shape_of(trained.net, also, f"{where}.also_count.{name}.net") for name, also in settings.also_count.items()}
     written: list[samples.Sample] = []
     asked = {**general.probes(settings, trained.net.probe, shapes, written), **of_training(subject, trained, train, history), **own}
+    if settings.follow is not None:
+        asked |= follow.probes(settings.follow, asked, others(run, subject, trained, train, history))
     ask(subject, asked, run.audit)
     say_if_trained(run.audit, sum("skipped" not in row for row in history.lasting()))
     samples.write(run.writes(run.layout.samples(run.subject)), written)
@@ -61,6 +65,21 @@ def of_training(subject: Subject, trained: Loaded, train: Training, history: His
         "resume": resume,
         "equivalence": lambda subject, figures: ways.record(figures, trial),
     }
+
+
+def others(run: stage.Run, subject: Subject, trained: Loaded, train: Training, history: History) -> follow.Others:
+    """Nets of the same recipe: from other seeds, and at the steps whose checkpoints were kept."""
+    kept = [
+        (int(path.name.removeprefix("step-")), lambda path=path: replace(subject, model=load_net(path).model))
+        for path in sorted((run.layout.model(run.subject) / "checkpoints").glob("step-*"))
+    ]
+
+    def other(seed: int) -> tuple[Subject, float]:
+        model, seconds = again(trained.net, trained.settings, subject.tokens, train, seed)
+        return replace(subject, model=model), seconds
+
+    own = (train.seed, sum(seconds for _, seconds in history.column("seconds")))
+    return follow.Others(own, other, kept, len(history.lasting()))
 
 
 def subject_of(run: stage.Run, settings: Settings, seed: int) -> tuple[Subject, Loaded]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from provenlm.validation import equivalence, heldout, leakage, memorised, samples, speed
+from provenlm.validation import equivalence, follow, heldout, leakage, memorised, samples, speed
 from provenlm.validation.attention import attention
 from provenlm.validation.capacity import capacity
 from provenlm.validation.gradients import gradients
@@ -38,6 +38,7 @@ class Settings:
     generation: samples.Settings
     speed: speed.Settings
     also_count: dict[str, AlsoCount]
+    follow: follow.Settings | None
     probes: dict[str, Any]  # typed by the domain
 
     def __post_init__(self) -> None:

@@ -52,6 +52,7 @@ generation:
     greedy: {temperature: 0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0}
     warm: {temperature: 1.0, top_k: 5, top_p: 0.9, repetition_penalty: 1.3}
 speed: {lengths: [2, 4], repeats: 5}
+follow: {seeds: [6, 7], loss: recall.from_2.nats, quality: [recall.from_2.right]}
 also_count: {}
 probes: {prompt_characters: [1, 2], demos: [], batch_tokens: 64}
 """
@@ -116,9 +117,14 @@ def audit(done):
 
 def test_every_probe_was_asked_and_none_raised(audit):
     assert audit.figures["errors"].value == 0, [n for n in audit.figures if n.endswith(".error")]
-    assert audit.figures["probes"].value == 25
+    assert audit.figures["probes"].value == 26
     table = next(t for t in audit.tables if t.name == "probes")
-    assert [row[0] for row in table.rows][-2:] == ["recall", "completion"]
+    assert [row[0] for row in table.rows][-3:] == ["recall", "completion", "seeds"]
+
+
+def test_nets_of_other_seeds_are_trained_and_measured_beside_the_recipes_own(audit):
+    assert audit.figures["seeds.nets"].value == 3
+    assert [row[0] for row in next(t for t in audit.tables if t.name == "seeds.spread").rows] == [5, 6, 7]
 
 
 def test_a_net_without_a_step_is_seen_not_to_have_moved(audit):
