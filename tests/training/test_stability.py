@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from provenlm.training.monitors.stability import Stability, robust_score
 from provenlm.training.objective import IGNORE, Batch
 from provenlm.training.settings import Stability as Wanted
 from provenlm.training.step import Step, Update
-from provenlm.training.store import Store
+from provenlm.training.store import Store, step_folder
 
 WANTED = Wanted(window=8, least=4, limit=6.0, skips=2, within=4, returns=2, slower=0.5, slower_steps=3)
 
@@ -78,10 +79,9 @@ class Case:
 def case(tokens: Any, shape: Any, settings: Callable[..., Any], tmp_path: Path) -> Callable[..., Case]:
     """24 steps of 4 rows, a checkpoint every 5; positions are 0, 4, 8 …"""
 
-    def made(name: str, places: set[int], resume: bool = False, **changes: Any) -> Case:
-        wanted = settings(
-            steps=24, batch=4, micro_batch=2, held_out=None, label_smoothing=0.05, stability=replace(WANTED, **changes)
-        )
+    def made(name: str, places: set[int], resume: bool = False, settings: Any = settings, **changes: Any) -> Case:
+        usual = {"steps": 24, "batch": 4, "micro_batch": 2, "held_out": None, "label_smoothing": 0.05}
+        wanted = settings(**usual, stability=replace(WANTED, **changes))
         return Case(tokens, shape, wanted, tmp_path / name, places, resume)
 
     return made
@@ -172,6 +172,18 @@ def test_spikes_one_after_the_other_send_the_run_back_past_their_data_with_lower
     assert again[14] == healthy[13].share
     assert [row["step"] for row in one.history.lasting()] == list(range(1, 25))
     assert len(one.history.rows) == 27
+
+
+def test_going_back_takes_the_average_and_the_scale_of_the_loss_along(
+    case: Callable[..., Case], settings: Callable[..., Any]
+) -> None:
+    one = case("averaged", {44, 48}, settings=partial(settings, ema=0.9, precision="fp16"))
+    back = next(step for step in iter(lambda: one.run(1)[0], None) if step.back)
+    good, now = checkpoint.read(step_folder(one.store.root, 10)), back.snapshot()
+    for name in ("model", "trained"):
+        assert all(torch.equal(tensor, good.tensors[name][key]) for key, tensor in now.tensors[name].items())
+    assert now.facts["scaler"] == list(good.facts["scaler"]) == [2.0**16, 10]
+    assert one.run()[-1].stop == "all 24 steps done"
 
 
 def test_a_loss_that_is_no_number_climbs_the_same_ladder(case: Callable[..., Case]) -> None:
