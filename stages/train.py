@@ -5,9 +5,11 @@ the newest whole one and ends with the same weights, bit for bit.
 """
 
 import shutil
+import signal
 import sys
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -15,72 +17,106 @@ from provenlm.core import digest
 from provenlm.core.errors import UserError
 from provenlm.core.progress import progress
 from provenlm.tokens import codecs, shards
-from provenlm.training import figures, writing
-from provenlm.training.batches import batches_for, in_steps
+from provenlm.training import figures, workers, writing
+from provenlm.training.batches import Batches, batches_for, in_steps
 from provenlm.training.checkpoint import Described
 from provenlm.training.device import device_of
 from provenlm.training.fit import fit
 from provenlm.training.memory import Profile
-from provenlm.training.net import arrange, chosen, fresh
+from provenlm.training.net import Chosen, arrange, chosen, fresh
 from provenlm.training.objective import IGNORE
-from provenlm.training.safeguards import safeguards
-from provenlm.training.session import monitors_for, only, session
+from provenlm.training.parallel import Crew, crew, first_here
+from provenlm.training.session import accompany, monitors_for, only, session
 from provenlm.training.settings import Settings
+from provenlm.training.sharding import as_it_is, share_out
+from provenlm.training.utilisation import Meter, matmul_peak
 from provenlm.training.watch import watch
 from provenlm.training.writing import Writer
 from stages import stage
 
 
+class Ready(NamedTuple):
+    """What a recipe asks for, once it is known to be possible. `settings` last for steps, `asked_for` as it stands in the recipe."""
+
+    asked_for: Settings
+    settings: Settings
+    chosen: Chosen
+    folder: Path
+    tokens: shards.Tokens
+    batches: Batches
+
+
 def body(run: stage.Run) -> None:
+    recipe = ready(run)
+    parallel = recipe.settings.parallel
+    if parallel is not None and workers.wanted(parallel):
+        sys.exit(workers.start(parallel.processes, [sys.executable, "-m", "stages.train", run.subject]))
+    with crew(parallel, device_of(recipe.settings.device)) as ours:
+        train(run, recipe, ours)
+
+
+def ready(run: stage.Run) -> Ready:
+    """UserError with what is wrong, before any other process begins."""
     asked_for = run.settings("train", Settings)
-    kind, net, shape, section = chosen(run.row["net"], run.params.where(run.table, run.subject, "net"))
+    net = chosen(run.row["net"], run.params.where(run.table, run.subject, "net"))
     run.slices |= {f"{run.table}.{run.subject}.{name}": run.row[name] for name in ("net", "corpus")}
-    if asked_for.length > net.context(shape):
-        raise UserError(f"train.length: {asked_for.length}; this net has a context of {net.context(shape)} positions")
+    if asked_for.length > net.net.context(net.settings):
+        raise UserError(f"train.length: {asked_for.length}; this net has a context of {net.net.context(net.settings)} positions")
     folder = run.reads(run.layout.corpus(run.row["corpus"], "tokens"))
-    shards.verify(folder)
+    if first_here():
+        shards.verify(folder)
     tokens = shards.read(folder)
     settings = in_steps(asked_for, tokens)
+    return Ready(asked_for, settings, net, folder, tokens, batches_for(tokens, settings))
+
+
+def train(run: stage.Run, recipe: Ready, crew: Crew) -> None:
+    """One process's part of the training; all but the first end here."""
+    settings, (kind, net, shape, section), vocabulary = recipe.settings, recipe.chosen, recipe.tokens.vocabulary
     torch.set_num_threads(settings.threads)
-    device = device_of(settings.device)
-    memory = Profile(device)
+    memory = Profile(crew.device)
     memory.at("begun")
-    model = fresh(net, shape, tokens.vocabulary, settings.seed).to(device)
+    model = fresh(net, shape, vocabulary, settings.seed).to(crew.device)
     arrange(model, settings)
     memory.at("net")
-    objectives, batches = net.objectives(model, IGNORE), batches_for(tokens, settings)
-    described = Described(kind, section, tokens.vocabulary, settings.length)
-    ours = session(only(run.layout.resume(run.subject), key_of(run, settings, folder)), described, settings, objectives[0].judge)
-
-    flops = partial(net.flops, shape, tokens.vocabulary)
-    curves = run.writes(run.layout.curves(run.subject))
-    watching = watch(ours.history, objectives[0].judge, settings, flops, memory, curves, run.layout.watched(run.subject))
-
-    wanted = settings.samples
-    writer = None if wanted is None else Writer(net, model, codecs.load(folder / "codec"), wanted, settings)
-
+    through = share_out(model, crew.device.type) if crew.sharded else as_it_is
+    objectives = [through(objective) for objective in net.objectives(model, IGNORE)]
+    judge = objectives[0].judge
+    meter = Meter(partial(net.flops, shape, vocabulary), crew.sums([matmul_peak(crew.device, settings.precision)])[0])
     asked = stage.Stop()
-    steps = fit(model, objectives, batches, monitors_for(settings, objectives[0].judge), settings, ours.state, ours.store.recall)
+    course = partial(fit, model, objectives, recipe.batches, monitors_for(settings, judge), settings, crew=crew)
+    if not crew.first:
+        done = accompany(course(resume=crew.told(None), recall=lambda: crew.told(None)), asked.__bool__, crew)
+        sys.exit(0 if done else 128 + (asked.signal or signal.SIGTERM))
+
+    described = Described(kind, section, vocabulary, settings.length)
+    root = only(run.layout.resume(run.subject), key_of(run, settings, recipe.folder))
+    ours = session(root, described, settings, judge, crew)
+    curves = run.writes(run.layout.curves(run.subject))
+    watching = watch(ours.history, judge, settings, meter, memory, curves, run.layout.watched(run.subject))
+    wanted = settings.samples
+    writer = None if wanted is None else Writer(net, model, codecs.load(recipe.folder / "codec"), wanted, settings)
+    steps = course(resume=crew.told(ours.state), recall=lambda: crew.told(ours.store.recall()))
     with progress(f"train@{run.subject}", "step", settings.total_steps) as bar:
         last = ours.follow(steps, bar, asked.__bool__, watching.look, writer)
     if last is None:
-        sys.exit(128 + asked.signal)  # as if by that signal: DVC sees an unfinished stage
+        sys.exit(128 + (asked.signal or signal.SIGTERM))  # as if by that signal: DVC sees an unfinished stage
     watching.live.close()
-    ours.deliver(run.writes(run.layout.model(run.subject)), last)
+    state = ours.deliver(run.writes(run.layout.model(run.subject)), last)
     memory.at("delivered")
 
-    begun = fresh(net, shape, tokens.vocabulary, settings.seed).state_dict()
-    figures.parameters(run.audit, model, begun, net.count(shape, tokens.vocabulary))
+    ended = state.tensors.get("trained", state.tensors["model"])
+    figures.parameters(run.audit, fresh(net, shape, vocabulary, settings.seed), ended, net.count(shape, vocabulary))
     figures.weights(run.audit, settings)
-    figures.planned(run.audit, asked_for, settings)
-    figures.course(run.audit, ours.history, objectives[0].judge, settings, ours.begun)
+    figures.planned(run.audit, recipe.asked_for, settings)
+    figures.course(run.audit, ours.history, judge, settings, ours.begun)
     figures.inside(run.audit, ours.history, last)
     if writer is not None:
-        writing.record(run.audit, ours.written, ours.history, objectives[0].judge)
+        writing.record(run.audit, ours.written, ours.history, judge)
     figures.ending(run.audit, last, len(ours.begun) - 1)
-    safeguards(run.audit, model, settings, ours.history, last.stop or "")
     watching.record(run.audit, settings.length, ours.begun)
-    run.facts |= {"device": device.type, "threads": torch.get_num_threads(), "seed": settings.seed, "precision": settings.precision}
+    run.facts |= {"device": crew.device.type, "threads": torch.get_num_threads(), "seed": settings.seed}
+    run.facts |= {"precision": settings.precision, "processes": crew.size}
     shutil.rmtree(run.layout.resume(run.subject), ignore_errors=True)  # last: until here a kill costs little
 
 

@@ -20,23 +20,23 @@ from provenlm.training.utilisation import real
 POINTS = 400  # of a curve, so that an audit stays small
 
 
-def parameters(audit: Recorder, model: nn.Module, begun: Mapping[str, Tensor], formula: Mapping[str, int]) -> None:
-    """What the net has, by counting it and by the closed form, and what of `begun` (its first state) training changed."""
-    own = list(model.parameters())
+def parameters(audit: Recorder, begun: nn.Module, ended: Mapping[str, Tensor], formula: Mapping[str, int]) -> None:
+    """What the net has, by counting `begun`, the net before the first step, and by the closed form, and what is else in `ended`."""
+    own = list(begun.parameters())
     audit.counted("parameters.total", sum(p.numel() for p in own), "parameters", "counted on the built net, shared ones once")
     audit.counted("parameters.trainable", sum(p.numel() for p in own if p.requires_grad), "parameters", "of these, trained")
     audit.counted("parameters.formula", formula["total"], "parameters", "the same by the closed form, without building")
     audit.counted("parameters.active", formula["active"], "parameters", "that one token meets, by the closed form")
-    audit.measured("parameters.moved", moved(model, begun), "share", "share of tensors that training changed")
+    audit.measured("parameters.moved", moved(begun, ended), "share", "share of tensors that training changed")
     parts = [(part, count) for part, count in formula.items() if part not in ("total", "active")]
     rows = [(part, count, round(count / formula["total"], 6)) for part, count in parts]
     audit.tables.append(Table("parameters", "Where the parameters are", ("part", "parameters", "share"), rows))
 
 
-def moved(model: nn.Module, begun: Mapping[str, Tensor]) -> float:
-    """Share of the net's parameter tensors that differ from `begun` in at least one element."""
-    named = dict(model.named_parameters())
-    return sum(not torch.equal(p.detach().cpu(), begun[name].cpu()) for name, p in named.items()) / len(named)
+def moved(begun: nn.Module, ended: Mapping[str, Tensor]) -> float:
+    """Share of the net's parameter tensors that differ from those in `ended` in at least one element."""
+    named = dict(begun.named_parameters())
+    return sum(not torch.equal(p.detach().cpu(), ended[name].cpu()) for name, p in named.items()) / len(named)
 
 
 def course(audit: Recorder, history: History, judge: str, settings: Settings, begun: Sequence[int]) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, distributed, nn
 from provenlm.core.errors import UserError
 from provenlm.training.checkpoint import Checkpoint
 from provenlm.training.settings import Parallel
+from provenlm.training.workers import end_with_the_launcher
 
 P = TypeVar("P")
 BUCKET = 25 * 2**20  # bytes that are summed at once, as torch's DistributedDataParallel does
@@ -164,6 +165,7 @@ def crew(wanted: Parallel | None, device: torch.device) -> Iterator[Crew]:
     if wanted is None or size == 1:
         yield Crew(0, 1, "ddp", device)
         return
+    end_with_the_launcher()
     rank, here = int(os.environ["RANK"]), _place(device, int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
@@ -188,6 +190,11 @@ def _place(device: torch.device, local_rank: int) -> torch.device:
         raise UserError(f"train.parallel: process {local_rank} of this machine has no GPU; it has {torch.cuda.device_count()}")
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
+
+
+def first_here() -> bool:
+    """Whether no other process of this training on this machine comes before this one."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _lost(error: RuntimeError) -> bool:

@@ -13,6 +13,7 @@ from provenlm.training.monitors.finite import Finite
 from provenlm.training.monitors.history import History
 from provenlm.training.monitors.patience import Patience
 from provenlm.training.monitors.stability import Stability
+from provenlm.training.parallel import ALONE, Crew
 from provenlm.training.settings import Settings
 from provenlm.training.step import Monitor, Step
 from provenlm.training.store import Store
@@ -31,6 +32,7 @@ class Session:
     history: History
     begun: Sequence[int]
     written: list[Written]  # grows with the checkpoints
+    crew: Crew
 
     @property
     def extra(self) -> dict[str, bytes]:
@@ -42,7 +44,7 @@ class Session:
     def follow(
         self, steps: Iterator[Step], bar: Progress, asked: Callable[[], bool], look: Callable[[], str], writer: Writer | None
     ) -> Step | None:
-        """Take steps to the last and give that, saving when it is time; None if `asked` to end before it, with all saved.
+        """Take steps to the last and give that, saving when it is time; None if any process is `asked` to end before, with all saved.
 
         `look` is called after each step, when its row is in the history; its words stand beside the bar. `writer` writes a sample
         whenever a state is saved.
@@ -56,12 +58,12 @@ class Session:
                     return step
                 if step.back:
                     continue  # its state is one that lies on disk
-                if asked():
+                ending, due = self.crew.any(asked()), self.crew.any(self._due(step))
+                if ending or due:
                     self._save(step, writer)
+                if ending:
                     say(f"asked to end: saved after step {step.number}; the next run goes on from there")
                     return None
-                if step.number % self.settings.checkpoints.every == 0 or (self.settings.checkpoints.best and self._is_best(step)):
-                    self._save(step, writer)
         finally:
             self.store.close()
         raise AssertionError("a training ends with a step that says why")
@@ -75,6 +77,9 @@ class Session:
     def _save(self, step: Step, writer: Writer | None) -> None:
         self._write(step, writer)
         self.store.save(step.snapshot(), self.extra, (step.held_out or {}).get(self.judge))
+
+    def _due(self, step: Step) -> bool:
+        return step.number % self.settings.checkpoints.every == 0 or (self.settings.checkpoints.best and self._is_best(step))
 
     def _is_best(self, step: Step) -> bool:
         held = [value for _, value in self.history.column(f"held_out.{self.judge}")]
@@ -100,30 +105,58 @@ class Session:
                 f"step {step.number} ran out of memory with {before} rows at a time: {step.micro_batch} from here on, the same batch"
             )
 
-    def deliver(self, folder: Path, last: Step) -> None:
-        """Leave in `folder` the last state, the checkpoints that are to be kept, and, if it stopped over a step, a dump of that."""
-        checkpoint.write(folder, last.snapshot(), self.extra)
+    def deliver(self, folder: Path, last: Step) -> Checkpoint:
+        """Leave in `folder` the last state, which is given back, the checkpoints that are to be kept, and, if it stopped over a step, a
+        dump of that."""
+        state = last.snapshot()
+        checkpoint.write(folder, state, self.extra)
         for kept in self.store.lasting():
             shutil.copytree(kept, folder / "checkpoints" / kept.name)
         if last.skipped:
             checkpoint.write(folder / "dump", last.evidence(), {"net.json": self.described.to_json()})
             say(f"the step it stopped over is in {folder.name}/dump; provenlm.training.dump.replay computes it again")
+        return state
 
 
-def session(root: Path, described: Described, settings: Settings, judge: str) -> Session:
-    """A session with checkpoints below `root`; it goes on from the newest whole one there, or begins."""
+def accompany(steps: Iterator[Step], asked: Callable[[], bool], crew: Crew) -> bool:
+    """What the other processes do while the first has a session: take the same steps, and give their part of what it saves.
+
+    False if any was asked to end before the last.
+    """
+    for step in steps:
+        if step.stop:
+            step.snapshot()
+            if step.skipped:
+                step.evidence()
+            return True
+        if step.back:
+            continue
+        ending, due = crew.any(asked()), crew.any(False)
+        if ending or due:
+            step.snapshot()
+        if ending:
+            return False
+    raise AssertionError("a training ends with a step that says why")
+
+
+def session(root: Path, described: Described, settings: Settings, judge: str, crew: Crew = ALONE) -> Session:
+    """A session with checkpoints below `root`; it goes on from the newest whole one there, or begins. For the first process alone."""
     store = Store(root, settings.checkpoints, say)
     newest = store.newest()
     if newest is None:
-        return Session(store, described, settings, judge, None, History(), [0], [])
+        return Session(store, described, settings, judge, None, History(), [0], [], crew)
     state = checkpoint.read(newest)
     step = state.facts["step"]
     say(f"going on after step {step}")
+    if (before := len(state.facts["random"])) != crew.size:
+        say(
+            f"saved by {before} of train.parallel.processes, now {crew.size}: the same but for the order of sums and dropout's draws"
+        )
     history = History.from_parquet((newest / "history.parquet").read_bytes())
     begun = [*json.loads((newest / "runs.json").read_text(encoding="utf-8")), step]
     samples = newest / "samples.json"
     written = writing.from_json(samples.read_bytes()) if samples.exists() else []
-    return Session(store, described, settings, judge, state, history, begun, written)
+    return Session(store, described, settings, judge, state, history, begun, written, crew)
 
 
 def only(folder: Path, key: str) -> Path:

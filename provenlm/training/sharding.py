@@ -48,6 +48,11 @@ def share_out(model: nn.Module, kind: str) -> Callable[[Objective], Objective]:
     return lambda objective: replace(objective, loss=partial(root, objective.loss))
 
 
+def as_it_is(objective: Objective) -> Objective:
+    """What an objective of a net that is not shared out becomes."""
+    return objective
+
+
 def whole(tensor: Tensor) -> Tensor:
     """The tensor that processes hold parts of, in each of them; others as they are."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -1,6 +1,6 @@
 """A training that runs in; a line of words for its bar, curves for DVC, events for whoever else looks, and figures at its end out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -13,7 +13,7 @@ from provenlm.training.monitors.history import History
 from provenlm.training.monitors.line import Line
 from provenlm.training.monitors.live import Live
 from provenlm.training.settings import Settings
-from provenlm.training.utilisation import Meter, matmul_peak, real
+from provenlm.training.utilisation import Meter, real
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,10 @@ class Watch:
         meaning = f"of training on a token of a row of {length}, forward and backward, by the closed form"
         audit.counted("flops_per_token", self.meter.flops(length), "FLOP", meaning)
         audit.measured(
-            "matmul_peak", self.meter.peak, "FLOP/s", "a large matrix product at this precision, best of a few, before step 1"
+            "matmul_peak",
+            self.meter.peak,
+            "FLOP/s",
+            "a large matrix product at this precision, best of a few, before step 1, all processes",
         )
         audit.measured(
             "mfu", mfu, "share", "closed-form FLOP/s over matmul_peak, median over real optimizer steps, the first few left out"
@@ -45,11 +48,8 @@ class Watch:
         self.memory.record(audit)
 
 
-def watch(
-    history: History, judge: str, settings: Settings, flops: Callable[[int], int], memory: Profile, curves: Path, folder: Path
-) -> Watch:
-    """Begin to watch: measures the device's peak, and brings `curves` (a CSV) and the sinks below `folder` up to `history`."""
-    meter = Meter(flops, matmul_peak(memory.device, settings.precision))
+def watch(history: History, judge: str, settings: Settings, meter: Meter, memory: Profile, curves: Path, folder: Path) -> Watch:
+    """Begin to watch: brings `curves` (a CSV) and the sinks below `folder` up to `history`."""
     sinks = [Curves(curves, judge), *events.sinks(settings.watch, folder)]
     line = Line(history, judge, meter, settings.total_steps, lambda: held(memory.device))
     return Watch(memory, meter, Live(history, meter, sinks), line)

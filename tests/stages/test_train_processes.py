@@ -1,0 +1,161 @@
+"""The train stage by two processes, as DVC runs it and under torchrun: whoever is killed, all end, and the next run goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from test_train_stage import PARAMS, finish, start, weights
+
+from provenlm.core import audit as audits
+from provenlm.tokens import shards
+from provenlm.training import checkpoint
+
+LIMIT = 90.0  # seconds that anything may take on a machine that is busy with other things
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Callable[[str, int, str], Path]:
+    """A folder with the tokens of 30 short documents and a recipe of so many steps, four passes of two rows each."""
+
+    def made(name: str, steps: int, parallel: str) -> Path:
+        root = tmp_path / name
+        folder = root / "data" / "toy" / "tokens"
+        folder.mkdir(parents=True)
+        text = (
+            PARAMS.replace("STEPS", str(steps)).replace("micro_batch: 8", "micro_batch: 2").replace("dropout: 0.1", "dropout: 0.0")
+        )
+        muon = "{kind: muon, rate: 0.02, betas: [0.95], weight_decay: 0.01}"  # a sum in another order is enough to turn a small one round
+        sgd = "{kind: sgd, rate: 0.1, betas: [0.9], weight_decay: 0.01}"
+        assert muon in text.replace("{{", "{").replace("}}", "}")
+        (root / "params.yaml").write_text(text.replace(muon, sgd).replace("parallel: null", f"parallel: {parallel}"))
+        draw = np.random.default_rng(1)
+        documents = [
+            shards.Document(str(i), str(i), 1 + i % 10, draw.integers(4, 20, 1 + i % 10).astype(np.uint32)) for i in range(30)
+        ]
+        shards.write(folder, documents, 20, {"pad": 0, "unk": 1, "bos": 2, "eos": 3}, 0.2)
+        return root
+
+    return made
+
+
+def now_with(root: Path, parallel: str) -> None:
+    """Another number of processes from here on."""
+    params = root / "params.yaml"
+    lines = [f"      parallel: {parallel}" if "parallel:" in line else line for line in params.read_text().splitlines()]
+    params.write_text("\n".join(lines))
+
+
+def children(pid: int) -> list[int]:
+    """The processes that `pid` started, the oldest first."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    return sorted(int(one) for one, parent in map(str.split, listed.splitlines()) if int(parent) == pid)
+
+
+def gone(pids: list[int]) -> bool:
+    listed = subprocess.run(["ps", "-eo", "pid=,stat="], capture_output=True, text=True, check=True).stdout
+    running = {int(pid) for pid, state in map(str.split, listed.splitlines()) if not state.startswith("Z")}
+    return not running & set(pids)
+
+
+def until(true: Callable[[], bool]) -> None:
+    limit = time.monotonic() + LIMIT
+    while not true():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+def test_two_processes_leave_what_one_leaves(project: Callable[[str, int, str], Path]) -> None:
+    one, two = project("one", 6, "null"), project("two", 6, "{processes: 2, way: ddp}")
+    code, said = finish(one)
+    assert code == 0, said
+    code, said = finish(two)
+    assert code == 0, said
+    assert said.count("all 6 steps done") == 1  # one process alone speaks
+    assert "W1" not in said and "torch" not in said
+    ours, theirs = weights(two), weights(one)
+    assert ours.keys() == theirs.keys()
+    assert all(np.allclose(ours[name], theirs[name], atol=1e-3) for name in ours)
+    losses = [pq.read_table(root / "models/tiny/history.parquet").column("loss").to_pylist() for root in (two, one)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    audit = audits.read(two / "reports/audits/tiny/train.json")
+    assert audit.figures["parameters.moved"].value == 1.0
+    assert dict(audit.provenance)["processes"] == 2
+    assert sorted(path.name for path in (two / "models/tiny").iterdir()) == sorted(
+        path.name for path in (one / "models/tiny").iterdir()
+    )
+
+
+def test_a_mistake_is_said_once_and_before_others_begin(project: Callable[[str, int, str], Path]) -> None:
+    root = project("mistaken", 6, "{processes: 3, way: ddp}")
+    code, said = finish(root)
+    assert code == 1
+    assert said.count("micro_batch is 2; it times 3 processes must divide batch, 8") == 1
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.slow  # five times three processes that load torch
+def test_whoever_is_killed_all_end_and_the_next_run_goes_on_also_with_fewer(project: Callable[[str, int, str], Path]) -> None:
+    whole, root = project("whole", 400, "null"), project("killed", 400, "{processes: 2, way: fsdp2}")
+    assert finish(whole)[0] == 0
+    resume = root / "models" / ".resume" / "tiny"
+
+    def saved() -> set[Path]:
+        return {path for path in resume.glob("*/step-*") if checkpoint.damage(path) is None}
+
+    def running() -> tuple[subprocess.Popen[str], list[int]]:
+        before = saved()
+        process = start(root)
+        until(lambda: bool(saved() - before) or process.poll() is not None)
+        assert process.poll() is None, process.communicate()[0]
+        return process, children(process.pid)
+
+    for killed in (0, 1):
+        process, workers = running()
+        assert len(workers) == 2
+        os.kill(workers[killed], signal.SIGKILL)
+        said = process.communicate(timeout=LIMIT)[0]
+        assert process.returncode == 1
+        assert f"train@tiny: process {killed} of 2 was ended by SIGKILL; the next run goes on from the last checkpoint" in said
+        assert "Traceback" not in said
+        assert gone(workers) and saved()
+
+    process, workers = running()
+    process.kill()
+    process.wait()
+    until(lambda: gone(workers))
+    process.communicate()
+
+    process, workers = running()
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=LIMIT)[0]
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert said.count("asked to end: saved after step ") == 1
+    assert gone(workers)
+
+    now_with(root, "{processes: 2, way: ddp}")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stages.train", "tiny"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
+    torchrun = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    before = saved()
+    until(lambda: bool(saved() - before) or torchrun.poll() is not None)
+    assert torchrun.poll() is None, torchrun.communicate()[0]
+    workers = children(torchrun.pid)
+    torchrun.kill()
+    torchrun.communicate()
+    until(lambda: gone(workers))
+
+    now_with(root, "null")
+    code, said = finish(root)
+    assert code == 0, said
+    assert "saved by 2 of train.parallel.processes, now 1" in said
+    assert pq.read_metadata(root / "models/tiny/history.parquet").num_rows == 400
+    losses = [pq.read_table(each / "models/tiny/history.parquet").column("loss").to_pylist() for each in (root, whole)]
+    assert losses[0][:50] == pytest.approx(losses[1][:50], rel=1e-3)
+    assert audits.read(root / "reports/audits/tiny/train.json").figures["resumed"].value == 5
