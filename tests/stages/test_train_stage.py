@@ -95,7 +95,7 @@ def project(tmp_path: Path) -> Callable[[str, int], Path]:
         documents = [
             shards.Document(str(i), str(i), 1 + i % 10, draw.integers(4, 20, 1 + i % 10).astype(np.uint32)) for i in range(30)
         ]
-        CharacterCodec("abcdefghijklmnopqrs").save(folder / "codec")
+        CharacterCodec("abcdefghijklmnopqrs", end=False).save(folder / "codec")
         shards.write(folder, documents, 20, {"pad": 0, "unk": 1, "bos": 2, "eos": 3}, 0.2)
         return root
 

@@ -25,7 +25,7 @@ from provenlm.training.settings import Samples
 from provenlm.training.step import Step
 from provenlm.training.writing import Writer, Written
 
-CODEC = CharacterCodec("abcdefghijklmnopqrs")
+CODEC = CharacterCodec("abcdefghijklmnopqrs", end=False)
 WANTED = Samples(("abc", "d"), 6, Sampling(1.0, 0, 1.0, 1.0))
 
 
