@@ -85,7 +85,7 @@ def targets(names: Sequence[str], params: parameters.Params) -> list[str]:
         return list(reports)[:1]
     found: dict[str, None] = {}
     for name in names:
-        meant = [name] if name in reports else [report for report, row in reports.items() if name in row["recipes"]]
+        meant = [name] if name in reports else [report for report in reports if name in params.covered(report)]
         if not meant:
             params.row("reports", name)
         found |= dict.fromkeys(meant)

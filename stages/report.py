@@ -36,9 +36,12 @@ def body(run: stage.Run) -> None:
 def rendered(run: stage.Run) -> Rendering:
     """The report as its audits and bounds have it now; nothing is written."""
     title = run.settings("title", str)
-    corpora, recipes = run.settings("corpora", tuple[str, ...]), run.settings("recipes", tuple[str, ...])
+    corpora = run.settings("corpora", tuple[str, ...])
+    run.settings("recipes", tuple[str, ...])
     rows = run.settings("bounds", dict[str, dict[str, str]])
-    named = [(c, s) for c in corpora for s in CORPUS_STAGES] + [(r, s) for r in recipes for s in RECIPE_STAGES]
+    named = [(c, s) for c in corpora for s in CORPUS_STAGES] + [
+        (r, s) for r in run.params.covered(run.subject) for s in RECIPE_STAGES
+    ]
     sources = [source(run, subject, name) for subject, name in named]
     own = Source(run.subject, run.stage, address(run.layout, run.layout.audit(run.subject, run.stage)), "", None)
     place = run.params.where("reports", run.subject, "bounds")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.repo import Repo
 
 from provenlm.core.layout import Layout
 from provenlm.training.monitors.curves import Curves
@@ -79,3 +80,21 @@ def test_dvc_metrics_are_the_figures_of_the_audits_and_the_counts_of_the_page(ha
     counts = {name: count for name, count in shown["reports/docs_verification.json"]["data"].items() if name.startswith("checks.")}
     page = (ROOT / "reports" / "docs_verification.md").read_text(encoding="utf-8")
     assert len(counts) == 6 and all(f"docs_verification/report.{name} = {count}" in page for name, count in counts.items())
+
+
+def test_a_report_on_a_family_depends_on_its_recipes_and_no_other(half_trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = (half_trained / "params.yaml").read_text(encoding="utf-8")
+    for name in ("ladder_memorise", "ladder_copilot"):
+        written = written.replace(f"  {name}:", f"  rungs/{name}:").replace(f"{name}/", f"rungs/{name}/")
+    written = written.replace("recipes: [ladder_memorise, ladder_copilot]", "recipes: [rungs]")
+    (half_trained / "params.yaml").write_text(written, encoding="utf-8")
+    monkeypatch.chdir(half_trained)  # DVC looks for a stage where it is started
+    with Repo(str(half_trained)) as repo:
+        found = {stage.addressing for stage in repo.stage.collect("report@ladder", with_deps=True)}
+    corpora = {
+        f"{stage}@{corpus}"
+        for stage in ("scrape", "filter", "dedupe", "tokenize")
+        for corpus in ("twelve_strings", "python_snippets")
+    }
+    recipes = {f"{stage}@rungs/{name}" for stage in ("train", "validate") for name in ("ladder_memorise", "ladder_copilot")}
+    assert found == corpora | recipes | {"report@ladder"}

@@ -42,6 +42,16 @@ class Params:
             raise UserError(f"{self.file}: {table}: no {name!r}{_hint(name, rows)}; known: {', '.join(rows) or 'none'}")
         return rows[name]
 
+    def covered(self, report: str) -> list[str]:
+        """The recipes of a report, a family written out: `music` is every recipe whose name begins with `music/`."""
+        found: list[str] = []
+        for name in self.row("reports", report)["recipes"]:
+            family = [recipe for recipe in self.tables["recipes"] if recipe.startswith(f"{name}/")]
+            if not family:
+                self.row("recipes", name)
+            found += family or [name]
+        return found
+
     def where(self, table: str, name: str, section: str) -> str:
         return f"{self.file}: {table}.{name}.{section}"
 
@@ -73,6 +83,11 @@ def load(path: Path) -> Params:
                 f"{path.name}: recipes.{name}.domain: {recipe['domain']!r}, but its corpus {recipe['corpus']!r} "
                 f"has domain {corpus['domain']!r}; both must be the same"
             )
+    for name in tables["recipes"]:
+        if (family := name.partition("/")[0]) != name and any(family in table for table in tables.values()):
+            raise UserError(
+                f"{path.name}: recipes.{name}: its family {family!r} is the name of something else; their audits would mix"
+            )
     for name in tables["reports"]:
         _check_report(params, name)
     return params
@@ -82,8 +97,15 @@ def _check_report(params: Params, name: str) -> None:
     """dvc.yaml can name only the first and the last of a list, and cannot look up a recipe's corpus: so reports say both, and briefly."""
     recipes = params.settings("reports", name, "recipes", tuple[str, ...])
     if not 1 <= len(recipes) <= 2:
-        raise UserError(f"{params.where('reports', name, 'recipes')}: {len(recipes)} recipes; a report covers one or two")
-    corpora = list(dict.fromkeys(params.row("recipes", recipe)["corpus"] for recipe in recipes))
+        where = params.where("reports", name, "recipes")
+        raise UserError(
+            f"{where}: {len(recipes)} recipes; a report covers one or two, or families of them (`music` is every `music/…`)"
+        )
+    corpora = list(dict.fromkeys(params.row("recipes", recipe)["corpus"] for recipe in params.covered(name)))
+    if len(corpora) > 2:
+        raise UserError(
+            f"{params.where('reports', name, 'recipes')}: they rest on {len(corpora)} corpora; a report covers one or two"
+        )
     if params.row("reports", name)["corpora"] != corpora:
         raise UserError(f"{params.where('reports', name, 'corpora')}: must be those of its recipes: [{', '.join(corpora)}]")
     if name in params.tables["corpora"] or name in params.tables["recipes"]:

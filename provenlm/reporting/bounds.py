@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from provenlm.core.errors import UserError
+from provenlm.reporting.evidence import IDENTITY
 
 Number = int | float
 
 NUMBER = re.compile(r"[+-]?\d[\d_]*(\.\d[\d_]*)?([eE][+-]?\d\d?\d?)?", re.ASCII)
-IDENTITY = re.compile(r"[^\s/]+/[^\s/.]+\.\S+")
 RELATIONS: dict[str, Callable[[Number, Number], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,

@@ -128,6 +128,11 @@ def subjects(evidence: Evidence, folder: str) -> dict[str, dict[str, Source]]:
     return found
 
 
+def file_of(subject: str) -> str:
+    """The name of a subject's card; those of all subjects lie in one folder."""
+    return f"{subject.replace('/', '-')}.md"
+
+
 def _yaml(facts: Mapping[str, Any]) -> str:
     writer = YAML()
     writer.width = 10**6

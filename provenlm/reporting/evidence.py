@@ -1,6 +1,7 @@
 """Audits in, figures by id out; an id that no audit can hold is a `UserError` that names the closest ones."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from provenlm.core.audit import Audit, Figure
 from provenlm.core.errors import UserError
 
+IDENTITY = re.compile(r"(\S+?/[^\s/.]+)\.(\S+)")  # subject/stage.figure; the subject may be of a family, as in music/vae
 ABSENT = "none"  # an empty list or text in the settings
 
 
@@ -97,10 +99,9 @@ def closest(word: str, known: Iterable[str]) -> str:
 
 
 def split(figure: str) -> tuple[str, str]:
-    """The id `subject/stage.figure` as `subject/stage` and `figure`."""
-    subject, _, rest = figure.partition("/")
-    stage, _, name = rest.partition(".")
-    return f"{subject}/{stage}", name
+    """The id `subject/stage.figure` as `subject/stage` and `figure`; what is no id is of no source."""
+    found = IDENTITY.fullmatch(figure)
+    return (found[1], found[2]) if found else (figure, "")
 
 
 def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from provenlm.core.audit import Figure
-from provenlm.reporting.cards import NO_LICENCE, UNKNOWN, UNMEASURED, Card, card, listed
+from provenlm.reporting.cards import NO_LICENCE, UNKNOWN, UNMEASURED, Card, card, file_of, listed
 from provenlm.reporting.evidence import leaves
 from provenlm.reporting.markdown import Markdown, code, link, text
 
@@ -53,7 +53,7 @@ def _number(figure: Figure) -> bool:
 
 def _sections(about: Card) -> Iterator[tuple[int, str, Markdown]]:
     named = corpus(about)
-    trained_on = link(text(named), f"{named}.md", "") if named else UNKNOWN
+    trained_on = link(text(named), file_of(named), "") if named else UNKNOWN
     kind = (about.setting("train", "net") or {}).get("kind")
     total, active = about.cited("validate", "parameters.total"), about.cited("validate", "parameters.active")
     model = Markdown(f"{code(str(kind)) if kind else UNKNOWN}; {total} in the built net, {active} active for a token")

@@ -73,7 +73,7 @@ def _cards(name: str, title: str, evidence: Evidence, checks: Sequence[judge.Che
         if any(source.audit for source in sources.values()):
             about = cards.Card(subject, title, f"../{name}.md", judge.verdict(checks), sources, checks)
             make = model_card if "train" in sources else dataset_card
-            written[f"{name}_cards/{subject}.md"] = make(about).encode()
+            written[f"{name}_cards/{cards.file_of(subject)}"] = make(about).encode()
     return written
 
 

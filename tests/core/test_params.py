@@ -105,9 +105,14 @@ def test_numbers_are_read_as_yaml_1_2_as_dvc_reads_them(tmp_path):
             "corpus: c, domain: text",
             "params.yaml: recipes.r.domain: 'text', but its corpus 'c' has domain 'strings'; both must be the same",
         ),
-        ("recipes: [r]", "recipes: []", "params.yaml: reports.p.recipes: 0 recipes; a report covers one or two"),
+        (
+            "recipes: [r]",
+            "recipes: []",
+            "params.yaml: reports.p.recipes: 0 recipes; a report covers one or two, or families of them (`music` is every `music/…`)",
+        ),
         ("recipes: [r]", "recipes: [q]", "params.yaml: recipes: no 'q'; known: r"),
         ("corpora: [c]", "corpora: [d]", "params.yaml: reports.p.corpora: must be those of its recipes: [c]"),
+        ("  r:", "  c/r:", "params.yaml: recipes.c/r: its family 'c' is the name of something else; their audits would mix"),
         ("  p:", "  r:", "params.yaml: reports.r: a corpus or recipe has that name; a report needs its own, for its audit"),
     ],
 )
@@ -115,6 +120,14 @@ def test_a_wrong_table_is_refused_before_any_stage_begins(tmp_path, old, new, me
     with pytest.raises(UserError) as error:
         loaded(tmp_path, FILE.replace(old, new))
     assert str(error.value) == message
+
+
+def test_a_family_stands_for_its_recipes_and_for_no_other(tmp_path):
+    (row,) = [line for line in FILE.splitlines() if line.startswith("  r:")]
+    many = "\n".join(row.replace("r:", f"{name}:", 1) for name in ("k/a", "r", "k/b", "k/c", "kind"))
+    known = loaded(tmp_path, FILE.replace(row, many).replace("recipes: [r]", "recipes: [k, r]"))
+    assert known.covered("p") == ["k/a", "k/b", "k/c", "r"]
+    assert loaded(tmp_path, FILE.replace(row, many).replace("recipes: [r]", "recipes: [k/b]")).covered("p") == ["k/b"]
 
 
 def test_a_file_that_is_not_yaml_is_refused_in_one_line(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 
 from provenlm.core.errors import UserError
 from provenlm.reporting import bounds
+from provenlm.reporting.evidence import split
 
 
 @pytest.mark.parametrize(
@@ -92,3 +93,17 @@ def test_a_row_of_bounds_has_a_bound_and_an_else(row, message):
     with pytest.raises(UserError) as error:
         bounds.wanted({"r/train.loss": row}, "params.yaml: reports.p.bounds")
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("figure", "parts"),
+    [
+        ("toy/train.steps", ("toy/train", "steps")),
+        ("music/vae/train.loss.last", ("music/vae/train", "loss.last")),
+        ("v1.5/train.loss", ("v1.5/train", "loss")),
+        ("toy/train.by/name", ("toy/train", "by/name")),
+        ("steps", ("steps", "")),
+    ],
+)
+def test_an_id_names_the_audit_and_the_figure_in_it(figure, parts):
+    assert split(figure) == parts

@@ -276,3 +276,29 @@ def test_a_claim_carries_all_that_is_needed_to_doubt_it(reported):
     for fact in ("command", "params_digest", "code_digest", "seed"):
         assert claim[fact] == signed[fact]
     assert {"commit", "dirty", "device", "versions", "started"} <= set(claim)
+
+
+def test_a_report_covers_a_family_of_recipes(folder):
+    three = "\n".join(
+        f"  toys/{name}: {{corpus: words, domain: strings, net: {{}}, train: {{steps: 7}}, validate: {{}}}}" for name in "abc"
+    )
+    told = re.sub(r"  toy: .*", three, PARAMS).replace("recipes: [toy]", "recipes: [toys]").replace("toy/", "toys/b/")
+    (folder / "params.yaml").write_text(told, encoding="utf-8")
+    for name in "abc":
+        recipe = f"toys/{name}"
+        put(folder, recipe, "train", {f"recipes.{recipe}.train": {"steps": 7}}, "data/words/tokens", f"models/{recipe}", loss=1.5)
+        put(
+            folder,
+            recipe,
+            "validate",
+            {f"recipes.{recipe}.validate": {}},
+            f"models/{recipe}",
+            f"reports/samples/{recipe}",
+            loss=1.9,
+            bigram=2.8,
+        )
+    assert run(folder, "report").returncode == 0
+    page = (folder / "reports" / "proof.md").read_text(encoding="utf-8")
+    assert all(f"### toys/{name}/train" in page for name in "abc") and "### toy/train" not in page
+    assert "toys/b/validate.loss = 1.9 nats" in page and "proof_cards/toys-b.md" in page
+    assert faults(folder) == []
