@@ -3,9 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: report test test-slow check bench clean
+.PHONY: report serve test test-slow check bench clean
 report: $(READY)
 	$(BIN)/python -m flows.build
+
+serve: $(READY)
+	$(BIN)/python -m flows.serve
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -1,21 +1,13 @@
 """Names of reports in; everything they rest on built, their verdicts and pages out: `python -m flows.build [NAME …]`."""
 
 import argparse
-import logging
-import signal
 import sys
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, cast
 
-from tqdm import tqdm
-
-from flows import environment, pipeline
+from flows import pipeline, terminal
 from provenlm.core import params as parameters
-from provenlm.core.errors import UserError
 from provenlm.core.layout import Layout
 
 if TYPE_CHECKING:
@@ -27,23 +19,16 @@ NOT_PASSED = 2
 def main() -> int:
     """Exit status 0: built; 1: a stage or a setting is wrong, said in one line; 2: see --require-pass; 130, 143: interrupted."""
     options = _arguments().parse_args()
-    layout = Layout(Path.cwd())
-    # a shell starts a job in the background with SIGINT ignored, and so would the stages be
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, _terminated)
-    try:
+
+    def body() -> int:
+        layout = Layout(Path.cwd())
         options.names = targets(options.names, parameters.load(layout.params))
         if options.dry_run:
             return _show_plan(options)
-        built = _build(options)
-    except (UserError, pipeline.StageError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 128 + signal.SIGINT
-    passed = _show(built, options.names, layout)
-    return NOT_PASSED if options.require_pass and not passed else 0
+        passed = _show(_build(options), options.names, layout)
+        return NOT_PASSED if options.require_pass and not passed else 0
+
+    return terminal.run(body)
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -93,27 +78,12 @@ def targets(names: Sequence[str], params: parameters.Params) -> list[str]:
 
 
 def _build(options: argparse.Namespace) -> "Built":
-    if (server := environment.connect()) is not None:
-        print(f"starting Prefect for this run; its history is in {server.log.parent}")
+    ready = terminal.connect()
     from flows import deployed  # Prefect reads its settings at import, and takes a second: that of the server's start
 
-    if server is not None:
-        server.ready()
-    logging.getLogger().handlers = [_Terminal()]  # in place of Prefect's
+    ready()
     state = deployed.build(options.names, options.overrides, options.begin, options.jobs, options.trainings, return_state=True)
     return cast("Built", state.result())
-
-
-class _Terminal(logging.Handler):
-    """Prints what our flows say, by stage, above the bar if there is one; of Prefect only its warnings outside of runs."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        ours = Path(record.pathname).parent == Path(__file__).parent
-        if ours or (record.levelno >= logging.WARNING and not record.name.endswith("_runs")):
-            clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-            with suppress(BrokenPipeError):  # `| head` has read enough; the build goes on
-                tqdm.write(f"{clock} {getattr(record, 'task_run_name', record.name):<24} {record.getMessage()}")
-                sys.stdout.flush()
 
 
 def _show_plan(options: argparse.Namespace) -> int:
@@ -144,10 +114,6 @@ def _show(built: "Built", reports: Sequence[str], layout: Layout) -> bool:
         tree = built.root.relative_to(layout.root)
         print(f"\n`dvc exp apply {tree.name}` brings it here; `git worktree remove --force {tree}` frees its room")
     return set(found.values()) == {"PASS"}
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

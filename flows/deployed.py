@@ -16,6 +16,7 @@ from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 
 from flows import pipeline, tasks, trees
+from flows.health import publish
 from provenlm.core import params as parameters
 from provenlm.core.errors import UserError
 from provenlm.core.layout import Layout
@@ -89,6 +90,12 @@ def report(report: Report = REPORTS[0]) -> State[Built]:
     """
     state: State[Built] = build.fn([report], begin="report")
     return state
+
+
+@flow(name="health")
+def health() -> None:
+    """What runs, the last good versions and what comes next, as a page (an artifact of this run)."""
+    publish()
 
 
 def place(home: Path, root: Path, jobs: int, trainings: int) -> tasks.Place:

@@ -41,16 +41,16 @@ for _name in ("no_proxy", "NO_PROXY"):  # our own server is on this machine, wha
 
 
 class Server:
-    """A Prefect API without UI and services, as a child process; its output goes to `.prefect/server.log`."""
+    """A Prefect API as a child process; its output goes to `.prefect/server.log`. Without a `port` it is bare: no pages, no schedules."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, port: int | None = None) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self._lock: IO[str] = (home / "start.lock").open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)  # until ready: one first start at a time
         self.log = home / "server.log"
-        self._port = _free_port()
+        self._port = port or _free_port()
         with self.log.open("w") as log:
-            self._process = groups.start(_command(self._port), env=_quiet(), stdout=log, stderr=log)
+            self._process = groups.start(*_bare(self._port) if port is None else _whole(self._port), stdout=log, stderr=log)
         os.environ["PREFECT_API_URL"] = f"http://{HOST}:{self._port}/api"
         atexit.register(self._stop)  # before Prefect registers its own, so after Prefect has sent its last events
 
@@ -73,18 +73,25 @@ class Server:
 
 
 def connect() -> Server | None:
-    """To be called before Prefect is imported: name the API to use, and start it unless it runs (then None).
+    """To be called before Prefect is imported: name the API to use, and start a bare one unless there is one (then None)."""
+    return None if found() else Server(Path(os.environ["PREFECT_HOME"]))
 
-    PREFECT_API_URL wins; else a server where `prefect server start` would put it (PREFECT_SERVER_API_PORT) is used, so that the
-    same command feeds the UI when that is open.
+
+def serve(port: int) -> Server | None:
+    """As `connect`, but the server that is started is a whole one at `port`."""
+    os.environ["PREFECT_SERVER_API_PORT"] = str(port)
+    return None if found() else Server(Path(os.environ["PREFECT_HOME"]), port)
+
+
+def found() -> bool:
+    """Whether there is an API to use: PREFECT_API_URL names it, or else it answers where `prefect server start` would put it.
+
+    (That is at PREFECT_SERVER_API_PORT; so the same command feeds the pages when they are open.)
     """
     port = int(os.environ.get("PREFECT_SERVER_API_PORT", "4200"))
-    if "PREFECT_API_URL" in os.environ:
-        return None
-    if answers(HOST, port):
+    if "PREFECT_API_URL" not in os.environ and answers(HOST, port):
         os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
-        return None
-    return Server(Path(os.environ["PREFECT_HOME"]))
+    return "PREFECT_API_URL" in os.environ
 
 
 def answers(host: str, port: int) -> bool:
@@ -99,13 +106,16 @@ def answers(host: str, port: int) -> bool:
         connection.close()
 
 
-def _command(port: int) -> list[str]:
+def _bare(port: int) -> tuple[list[str], dict[str, str]]:
+    """Command and environment."""
     app = ["--factory", "prefect.server.api.server:create_app", "--lifespan", "on", "--log-level", "error"]
-    return [sys.executable, "-m", "uvicorn", *app, "--host", HOST, "--port", str(port)]
+    quiet = {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1", "PREFECT_SERVER_LOGGING_LEVEL": "ERROR"}
+    return [sys.executable, "-m", "uvicorn", *app, "--host", HOST, "--port", str(port)], {**os.environ, **quiet}
 
 
-def _quiet() -> dict[str, str]:
-    return {**os.environ, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1", "PREFECT_SERVER_LOGGING_LEVEL": "ERROR"}
+def _whole(port: int) -> tuple[list[str], dict[str, str]]:
+    """Command and environment."""
+    return [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)], dict(os.environ)
 
 
 def _free_port() -> int:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, Any
 
@@ -46,9 +46,11 @@ def _signal(group: int, number: int) -> bool:
     return True
 
 
-def start(command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
+def start(command: Sequence[str], environment: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
     """`command` in a session of its own, so that a Ctrl-C reaches it only through us; kept until `release`."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, text=True, errors="replace", **options)
+    process = subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True, text=True, errors="replace", **options
+    )
     _tell(f"+{process.pid}")
     return process
 

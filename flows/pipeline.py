@@ -49,6 +49,7 @@ class Step:
     stage: str
     needs: tuple[str, ...]
     changed: bool
+    force: bool = False  # run it even if nothing changed, as only a scrape may: the world is no dependency that DVC knows
 
     @property
     def kind(self) -> str:
@@ -106,7 +107,9 @@ def repro(step: Step, root: Path, listen: Listener, crew: groups.Crew | None = N
         while not crew.ended.is_set():
             spoken = _Spoken(listen)
             with _log(layout.log(step.stage)) as log:
-                code = _run([*DVC, "repro", "--single-item", step.stage], root, spoken, log, crew)
+                code = _run(
+                    [*DVC, "repro", "--single-item", *(["--force"] if step.force else []), step.stage], root, spoken, log, crew
+                )
             if code == 0:
                 return "cached" if spoken.cached else "ran"
             if crew.ended.is_set():
@@ -182,7 +185,9 @@ class _Spoken:
 def _run(command: list[str], root: Path, spoken: _Spoken, log: IO[str], crew: groups.Crew) -> int:
     """Run `command` to its exit status. What a stage says while it is being stopped is heard too, but for a stack trace."""
     try:
-        with crew.running(command, cwd=root, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        with crew.running(
+            command, cwd=root, environment=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as process:
             assert process.stdout is not None
             tracing = False
             for line in filter(None, (line.rstrip() for line in process.stdout)):

@@ -4,7 +4,7 @@ import base64
 import contextvars
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +58,7 @@ def run(steps: Sequence[pipeline.Step], place: Place) -> list[Outcome]:
     with ThreadPoolExecutor(place.jobs) as pool:
         try:
             while running or (waiting and not failed):
-                for step in [] if failed else _ready(waiting, states)[: place.jobs - len(running)]:
+                for step in [] if failed else _ready(waiting, running.values())[: place.jobs - len(running)]:
                     del waiting[step.stage]
                     needed = [states[need] for need in step.needs if need in states]
                     running[pool.submit(contextvars.copy_context().run, _one, step, needed, place, crew)] = step
@@ -77,14 +77,15 @@ def run(steps: Sequence[pipeline.Step], place: Place) -> list[Outcome]:
     return [outcomes[step.stage] for step in steps]
 
 
-def _ready(waiting: dict[str, pipeline.Step], states: dict[str, State[Any]]) -> list[pipeline.Step]:
+def _ready(waiting: Mapping[str, pipeline.Step], running: Iterable[pipeline.Step]) -> list[pipeline.Step]:
     """Those that read from nothing that is still to come, in DVC's order."""
-    return [step for step in waiting.values() if not any(need in waiting or need not in states for need in step.needs)]
+    ahead = waiting.keys() | {step.stage for step in running}
+    return [step for step in waiting.values() if ahead.isdisjoint(step.needs)]
 
 
 def _one(step: pipeline.Step, needed: list[State[Any]], place: Place, crew: groups.Crew) -> tuple[State[Any], float]:
     started = time.monotonic()
-    fresh = not step.changed and all(state.name == "Cached" for state in needed)
+    fresh = not step.changed and not step.force and all(state.name == "Cached" for state in needed)
     state = stage.with_options(name=step.kind)(step, fresh, place, crew, return_state=True, wait_for=needed)
     return state, time.monotonic() - started
 

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from configobj import ConfigObj
+
 from flows import pipeline
 from provenlm.core import digest
 from provenlm.core import params as parameters
@@ -91,10 +93,17 @@ def dvc(root: Path, *words: str) -> str:
 
 
 def _share_cache(home: Path, tree: Path) -> None:
-    """The settings of `home` that git does not know (remotes, credentials), and its cache."""
-    own, local = home / ".dvc" / "config.local", tree / ".dvc" / "config.local"
-    if own.exists():
-        shutil.copyfile(own, local)
-    elif local.exists():
-        local.unlink()
-    dvc(tree, "cache", "dir", "--local", str((home / dvc(home, "cache", "dir")).resolve()))
+    """Give `tree` the settings of `home` that git does not know (remotes, credentials), its cache, and its remotes that are folders.
+
+    A folder's address is relative to the checkout that names it.
+    """
+    config = ConfigObj(str(home / ".dvc" / "config.local"), list_values=False)
+    config.setdefault("cache", {})["dir"] = str(home / ".dvc" / "cache")
+    for name, equals, value in (line.partition("=") for line in dvc(home, "config", "--list").splitlines()):
+        section, _, key = name.rpartition(".")
+        if equals and name == "cache.dir":
+            config["cache"]["dir"] = value
+        elif equals and section.startswith("remote.") and key == "url" and value.startswith("/"):
+            config.setdefault(f'remote "{section.removeprefix("remote.")}"', {})["url"] = value
+    config.filename = str(tree / ".dvc" / "config.local")
+    config.write()

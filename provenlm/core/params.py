@@ -20,7 +20,7 @@ T = TypeVar("T")
 TABLES: dict[str, tuple[str, ...]] = {
     "corpora": ("domain", "scrape", "filter", "dedupe", "tokenize"),
     "recipes": ("corpus", "domain", "net", "train", "validate"),
-    "reports": ("title", "recipes", "corpora", "bounds"),
+    "reports": ("title", "recipes", "corpora", "refresh", "bounds"),
 }
 OPTIONAL = {"corpora": ("engine",)}  # keys that say where work is done, not what comes of it: DVC does not look at them
 

@@ -72,7 +72,7 @@ corpora:
 recipes:
   r: {corpus: c, domain: strings, net: {}, train: {}, validate: {}}
 reports:
-  p: {title: T, recipes: [r], corpora: [c], bounds: {}}
+  p: {title: T, recipes: [r], corpora: [c], refresh: null, bounds: {}}
 """
 
 

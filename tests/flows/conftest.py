@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -44,10 +44,12 @@ class Project:
         self.git("add", "--all")
         self.git("commit", "--quiet", "--message", "as it stands")
 
-    def start(self, *words: str, wrapper: Sequence[str] = (), **environment: str) -> "subprocess.Popen[str]":
-        """`python -m flows.build` with `words`."""
+    def start(
+        self, *words: str, command: str = "build", wrapper: Sequence[str] = (), **environment: str
+    ) -> "subprocess.Popen[str]":
+        """`python -m flows.build` (or another `command`) with `words`."""
         return subprocess.Popen(
-            [*wrapper, sys.executable, "-m", "flows.build", *words],
+            [*wrapper, sys.executable, "-m", f"flows.{command}", *words],
             cwd=self.root,
             env={**self.environment, **environment},
             stdout=subprocess.PIPE,
@@ -114,3 +116,43 @@ def eventually(holds: Callable[[], object], seconds: float = 60.0) -> None:
 @pytest.fixture(name="eventually")
 def _eventually() -> Callable[..., None]:
     return eventually
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One history for all tests, because the first server to use it works for ten seconds."""
+    return tmp_path_factory.mktemp("prefect")
+
+
+@pytest.fixture(scope="session")
+def server(home: Path) -> Iterator[dict[str, str]]:
+    """A Prefect server that runs already, so that a flow finds it."""
+    script = (
+        "import os, pathlib, sys; from flows import environment\n"
+        "server = environment.Server(pathlib.Path(sys.argv[1])); server.ready()\n"
+        "print(os.environ['PREFECT_API_URL'], flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(home)],
+        env={**os.environ, "PREFECT_HOME": str(home)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield {"PREFECT_API_URL": process.stdout.readline().strip()}
+        process.stdin.close()
+
+
+def until(text: str, process: "subprocess.Popen[str]") -> str:
+    """What `process` says up to `text`."""
+    heard = ""
+    while text not in heard:
+        line = process.stdout.readline()
+        assert line, heard
+        heard += line
+    return heard
+
+
+@pytest.fixture(name="until")
+def _until() -> Callable[..., str]:
+    return until

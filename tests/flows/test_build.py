@@ -1,12 +1,9 @@
 """`python -m flows.build` as a person runs it: real Prefect, real DVC, a tiny pipeline."""
 
 import json
-import os
 import re
 import signal
 import sqlite3
-import subprocess
-import sys
 
 import pytest
 from ruamel.yaml import YAML
@@ -26,41 +23,6 @@ def table(out: str) -> list[tuple[str, str]]:
     """The rows at the end of the output: stage and how it ended."""
     rows = [line.split() for line in out.splitlines()]
     return [(row[0], row[1]) for row in rows if len(row) == 4 and row[3] == "s"]
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """One history for all tests, because the first server to use it works for ten seconds."""
-    return tmp_path_factory.mktemp("prefect")
-
-
-@pytest.fixture(scope="module")
-def server(home):
-    """A Prefect server that runs already, so that a flow finds it."""
-    script = (
-        "import os, pathlib, sys; from flows import environment\n"
-        "server = environment.Server(pathlib.Path(sys.argv[1])); server.ready()\n"
-        "print(os.environ['PREFECT_API_URL'], flush=True); sys.stdin.read()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", script, str(home)],
-        env={**os.environ, "PREFECT_HOME": str(home)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        yield {"PREFECT_API_URL": process.stdout.readline().strip()}
-        process.stdin.close()
-
-
-def until(text, process):
-    """What `process` says up to `text`."""
-    heard = ""
-    while text not in heard:
-        line = process.stdout.readline()
-        assert line, heard
-        heard += line
-    return heard
 
 
 def query(home, what):
@@ -102,7 +64,7 @@ def test_a_verdict_that_is_not_pass_is_printed_and_on_request_the_exit_status(bu
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_training_is_saved_and_the_next_build_goes_on(built, server, number, status):
+def test_an_interrupted_training_is_saved_and_the_next_build_goes_on(built, server, until, number, status):
     built.set("recipes", "small", train={"steps": 100, "pause": 0.1})
     # as a shell starts a job in the background: deaf to SIGINT, which children inherit
     process = built.start(wrapper=("sh", "-c", 'trap \'\' INT; exec "$0" "$@"'), **server)
@@ -119,7 +81,7 @@ def test_an_interrupted_training_is_saved_and_the_next_build_goes_on(built, serv
     assert f"goes on at {count}" in lines
 
 
-def test_a_killed_flow_leaves_a_checkpoint_and_no_process(built, server, eventually):
+def test_a_killed_flow_leaves_a_checkpoint_and_no_process(built, server, until, eventually):
     built.set("recipes", "small", train={"steps": 1000, "pause": 0.1})
     process = built.start(**server)
     until("train begins", process)
@@ -191,7 +153,7 @@ def test_overrides_need_a_commit(built):
     assert code == 1 and err.startswith("git rev-list: ")
 
 
-def test_an_interrupted_override_goes_on_where_it_was(built, server):
+def test_an_interrupted_override_goes_on_where_it_was(built, server, until):
     built.set("recipes", "small", train={"steps": 3, "pause": 0.1})
     built.commit()
     words = ("--set", "recipes.small.train.steps=40")

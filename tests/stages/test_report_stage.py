@@ -26,6 +26,7 @@ reports:
     title: A proof for Grüße
     recipes: [toy]
     corpora: [words]
+    refresh: null
     bounds:
       toy/validate.loss: {bound: "< toy/validate.bigram", else: train longer}
       words/scrape.records: {bound: 3..5, else: look at the site}

@@ -1,0 +1,147 @@
+"""What one clone pushed another pulls, from a folder or from S3 on loopback, and has nothing left to build."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from conftest import Project
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parents[2]
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "somebody",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "NO_PROXY": "127.0.0.1",
+}
+
+
+def cloned(project, name):
+    """A second clone of `project`, with no cache of its own."""
+    folder = project.root.parent / name
+    project.git("clone", "--quiet", str(project.root), str(folder))
+    clone = object.__new__(Project)
+    clone.root, clone.environment = folder, project.environment
+    return clone
+
+
+@pytest.fixture
+def bucket(eventually):
+    """The address of a server that speaks S3, with a bucket `store`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{port}"
+
+    def made():
+        try:
+            request = urllib.request.Request(f"{address}/store", method="PUT")
+            return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).status == 200
+        except OSError:
+            return False
+
+    try:
+        eventually(made)
+        yield address
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_what_was_pushed_to_s3_is_pulled_by_a_second_clone_which_builds_nothing(built, bucket):
+    built.dvc("config", "core.no_scm", "false")
+    built.dvc("remote", "add", "--default", "store", "s3://store/tiny")
+    built.dvc("remote", "modify", "store", "endpointurl", bucket)
+    built.environment |= KEYS
+    built.commit()
+    built.dvc("push")
+    second = cloned(built, "second")
+    assert not (second.root / "models").exists()
+    second.dvc("pull")
+    out = second.dvc("repro", "report@proof")
+    assert "Data and pipelines are up to date." in out and "Running" not in out
+    assert (second.root / "models/small/model.json").read_bytes() == (built.root / "models/small/model.json").read_bytes()
+
+
+def test_an_earlier_version_is_restored_by_git_and_dvc_alone(built):
+    built.commit()
+    built.git("tag", "before")
+    before = (built.root / "models/small/model.json").read_bytes()
+    built.set("recipes", "small", train={"steps": 7})
+    built.dvc("repro", "report@proof")
+    built.commit()
+    changed = json.loads(built.dvc("metrics", "diff", "before", "--json"))
+    assert {"old": 3, "new": 7, "diff": 4} in [figure for file in changed.values() for figure in figures(file)]
+    assert (built.root / "models/small/model.json").read_bytes() != before
+    built.git("checkout", "--quiet", "before")
+    built.dvc("checkout")
+    assert (built.root / "models/small/model.json").read_bytes() == before
+    assert "up to date" in built.dvc("status")
+
+
+def figures(value):
+    """The figures of `dvc metrics diff --json`, however deep."""
+    if "new" in value and "old" in value and not isinstance(value["new"], dict):
+        return [value]
+    return [figure for inner in value.values() if isinstance(inner, dict) for figure in figures(inner)]
+
+
+def test_an_experiment_of_dvc_itself_works_and_is_shown(built):
+    built.commit()
+    built.dvc("exp", "run", "--set-param", "recipes.small.train.steps=6", "--name", "six", "report@proof")
+    assert json.loads((built.root / "models/small/model.json").read_text()) == 6
+    assert "six" in built.dvc("exp", "show", "--csv")
+
+
+def test_an_in_place_write_never_reaches_the_cache(built):
+    """`cache.type` of the project: a copy, or a reflink where there are any, and never a link."""
+    shutil.copy(ROOT / ".dvc/config", built.root / ".dvc/config")
+    built.dvc("config", "core.no_scm", "true")
+    model = built.root / "models/small/model.json"
+    shutil.rmtree(model.parent)
+    built.dvc("checkout", "train@small")
+    before = model.read_bytes()
+    assert not model.is_symlink() and model.stat().st_nlink == 1
+    with model.open("ab") as file:
+        file.write(b"damage")
+    model.unlink()
+    built.dvc("checkout", "--force", "train@small")
+    assert model.read_bytes() == before
+
+
+@pytest.mark.slow  # a real build: a minute of CPU
+def test_a_second_clone_of_the_project_pulls_verifies_and_builds_nothing(tmp_path):
+    project = object.__new__(Project)
+    project.root, project.environment = tmp_path / "first", {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(project.root)], check=True)
+    params = YAML(typ="safe").load(project.root / "params.yaml")  # the shortest of recipes, with a report of its own
+    params["recipes"]["ladder_memorise"]["train"]["steps"] = 5
+    own = {"title": "Small", "recipes": ["ladder_memorise"], "corpora": ["twelve_strings"], "refresh": None, "bounds": {}}
+    YAML().dump({**params, "reports": {"small": own}}, project.root / "params.yaml")
+    project.dvc("repro", "report@small")
+    project.commit()
+    project.dvc(
+        "push",
+        *(f"{kind}@twelve_strings" for kind in ("scrape", "filter", "dedupe", "tokenize")),
+        "train@ladder_memorise",
+        "validate@ladder_memorise",
+    )
+    assert (tmp_path / "provenlm-store").is_dir()
+    shutil.rmtree(project.root / ".dvc/cache")
+    second = cloned(project, "second")
+    second.dvc("pull", "--allow-missing", "report@small", "--with-deps")
+    assert "Running" not in second.dvc("repro", "report@small")
+    verified = subprocess.run(
+        [sys.executable, "-m", "stages.verify", "small"], cwd=second.root, env=second.environment, capture_output=True, text=True
+    )
+    assert verified.returncode == 0, verified.stdout
+    shown = second.dvc("plots", "show", "--out", str(tmp_path / "plots"))
+    assert Path(shown.strip().splitlines()[-1].removeprefix("file://")).read_text().count("ladder_memorise") > 0
