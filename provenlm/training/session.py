@@ -47,7 +47,7 @@ class Session:
         """Take steps to the last and give that, saving when it is time; None if any process is `asked` to end before, with all saved.
 
         `look` is called after each step, when its row is in the history; its words stand beside the bar. `writer` writes a sample
-        whenever a state is saved.
+        whenever it is time to save, and after the last step.
         """
         bar.advance(self.begun[-1])
         try:
@@ -60,7 +60,7 @@ class Session:
                     continue  # its state is one that lies on disk
                 ending, due = self.crew.any(asked()), self.crew.any(self._due(step))
                 if ending or due:
-                    self._save(step, writer)
+                    self._save(step, writer if due else None)  # a run that was interrupted shows no more than one that was not
                 if ending:
                     say(f"asked to end: saved after step {step.number}; the next run goes on from there")
                     return None

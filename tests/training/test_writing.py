@@ -10,6 +10,7 @@ from torch import nn
 
 from provenlm.core.audit import Recorder
 from provenlm.core.errors import UserError
+from provenlm.core.progress import progress
 from provenlm.layers.sampling import GREEDY, Sampling
 from provenlm.nets.moe.net import FACE
 from provenlm.tokens import codecs
@@ -20,7 +21,7 @@ from provenlm.training.checkpoint import Described
 from provenlm.training.fit import fit
 from provenlm.training.monitors.history import History
 from provenlm.training.objective import IGNORE
-from provenlm.training.session import session
+from provenlm.training.session import Session, session
 from provenlm.training.settings import Samples
 from provenlm.training.step import Step
 from provenlm.training.writing import Writer, Written
@@ -97,6 +98,29 @@ def test_a_session_keeps_what_was_written_and_forgets_what_going_back_undid(
         writing.from_json((tmp_path / "step-00000012/samples.json").read_bytes()) == ours.written
     )  # a snapshot is of the last step
     assert session(tmp_path, described, settings(), "cross_entropy").written == ours.written
+
+
+def test_an_interrupted_run_has_written_what_one_has_that_was_not(
+    tokens: Any, shape: Any, settings: Callable[..., Any], tmp_path: Path
+) -> None:
+    described, wanted = Described("moe", vars(shape), 20, 8), settings(ema=0.9)
+
+    def go_on(root: Path, until: int) -> Session:
+        randomness.seed_all(3)
+        ours, model = session(root, described, wanted, "cross_entropy"), FACE.build(shape, 20)
+        steps = fit(model, FACE.objectives(model, IGNORE), batches_for(tokens, wanted), [], wanted, ours.state, lambda: None)
+        with progress("here", "step", 12) as bar:
+            ours.follow(
+                steps, bar, lambda: ours.history.rows[-1]["step"] == until, lambda: "", Writer(FACE, model, CODEC, WANTED, wanted)
+            )
+        return ours
+
+    whole = go_on(tmp_path / "whole", 99)
+    go_on(tmp_path / "asked", 7)
+    resumed = go_on(tmp_path / "asked", 99)
+    assert resumed.begun == [0, 7]
+    assert [each.step for each in whole.written] == [5, 5, 10, 10, 12, 12]
+    assert resumed.written == whole.written
 
 
 def test_each_sample_stands_beside_the_losses_of_its_step() -> None:
