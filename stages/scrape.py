@@ -1,12 +1,11 @@
 """The world in, records out, and what became of every address: asks the domain's `fetch` and counts what it yields."""
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from provenlm.core import files, plugin, record
 from provenlm.core.errors import UserError
@@ -15,24 +14,32 @@ from provenlm.core.record import Fetch, Record
 from provenlm.scraping import figures
 from stages import stage
 
+FATES = pa.schema(
+    [("url", pa.string()), ("state", pa.string()), ("reason", pa.string()), ("status", pa.int32()), ("bytes", pa.int64()),
+     ("tries", pa.int32()), ("seconds", pa.float64()), ("fetched_at", pa.string())]
+)  # fmt: skip
+ROWS = 10_000  # of fates held in memory
+
 
 def body(run: stage.Run) -> None:
     face = plugin.load("domains", run.row["domain"], "scrape", plugin.Scraping)
     settings: Any = run.settings("scrape", face.settings)
     out = run.writes(run.layout.corpus(run.subject, "scraped"))
     table = run.writes(run.layout.corpus(run.subject, "fetches"))
-    before = _last(out)
-    seen = figures.Seen()
+    seen = figures.Seen(_last(out))
     try:
-        with files.new_folder(out) as folder, progress(f"scrape {run.subject}", "addresses") as bar:
+        with (
+            files.new_folder(table) as beside,
+            files.new_folder(out) as folder,
+            progress(f"scrape {run.subject}", "addresses") as bar,
+            pq.ParquetWriter(beside / "fetches.parquet", FATES, compression="zstd") as fates,
+        ):
             found = face.fetch(settings, run.layout.crawl_state(run.subject), bar)
-            if record.write(_records(found, seen), folder) == 0:
+            if record.write(_records(found, seen, fates), folder) == 0:
                 raise UserError("nothing that was found became a record")
-            with files.new_folder(table) as beside:
-                _write(seen.fetches, beside / "fetches.parquet")
     except UserError as error:
         raise UserError(f"{run.params.where('corpora', run.subject, 'scrape')}: {error}") from None
-    figures.record(run.audit, seen, before)
+    figures.record(run.audit, seen)
 
 
 def _last(out: Path) -> dict[str, str]:
@@ -44,21 +51,18 @@ def _last(out: Path) -> dict[str, str]:
         return {}
 
 
-def _records(found: Iterator[Fetch], seen: figures.Seen) -> Iterator[Record]:
-    """The records among `found`; on the way, what happened (without the bodies) is noted."""
+def _records(found: Iterator[Fetch], seen: figures.Seen, fates: pq.ParquetWriter) -> Iterator[Record]:
+    """The records among `found`; on the way, what happened (without the bodies) is noted and written."""
+    rows: list[dict[str, Any]] = []
     for fetch in found:
-        seen.fetches.append(replace(fetch, record=None))
+        seen.add(fetch)
+        rows.append({name: getattr(fetch, name) for name in FATES.names})
+        if len(rows) == ROWS:
+            fates.write_table(pa.Table.from_pylist(rows, FATES))
+            rows.clear()
         if fetch.record is not None:
-            site = fetch.record.facts.get("site") or urlsplit(fetch.record.source).netloc or fetch.record.source
-            seen.sizes.append((site, len(fetch.record.body)))
-            seen.ids[fetch.record.source] = fetch.record.id
             yield fetch.record
-
-
-def _write(fetches: list[Fetch], path: Path) -> None:
-    columns = [field.name for field in fields(Fetch) if field.name != "record"]
-    table = pd.DataFrame([[getattr(fetch, column) for column in columns] for fetch in fetches], columns=columns)
-    table.astype({"status": "Int32"}).to_parquet(path, index=False)
+    fates.write_table(pa.Table.from_pylist(rows, FATES))
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def main_text(root: etree._Element) -> str:
     body = root.find("body")
     whole = _text(body if body is not None else root, FRAME)
     part = _text(body if body is not None else root, FRAME, unlikely=True)
-    return part if 2 * len(part) >= len(whole) else whole  # a wrapper may be called after the sidebar that it holds
+    return part if 4 * len(part) >= len(whole) else whole  # a wrapper may be called after the sidebar that it holds
 
 
 def _mark(tag: etree._Element) -> str:
