@@ -28,8 +28,10 @@ from provenlm.training.fit import fit
 from provenlm.training.net import arrange
 from provenlm.training.objective import IGNORE, Batch
 from provenlm.training.parallel import ALONE, Crew, crew
-from provenlm.training.settings import Checkpoints, Group, HeldOut, Optimizer, Parallel, Schedule, Settings
+from provenlm.training.session import monitors_for
+from provenlm.training.settings import Checkpoints, Group, HeldOut, Optimizer, Parallel, Schedule, Settings, Stability
 from provenlm.training.sharding import share_out
+from provenlm.training.store import copied
 
 ADAMW = Group("adamw", 0.01, (0.9, 0.95), 0.01)
 MUON = Group("muon", 0.02, (0.95,), 0.01)
@@ -82,6 +84,7 @@ CASES: dict[str, tuple[Any, Settings]] = {
     "fp16": (MIXTURE, replace(USUAL, precision="fp16", optimizer=Optimizer(SGD, SGD, SGD, 0.1))),
     "bf16": (MIXTURE, replace(USUAL, precision="bf16", optimizer=Optimizer(SGD, SGD, SGD, 0.1))),
 }
+LADDER = Stability(window=8, least=2, limit=50.0, skips=1, within=5, returns=1, slower=0.5, slower_steps=10)  # skips go back
 Way = Literal["ddp", "fsdp2"]
 
 
@@ -101,7 +104,8 @@ def split_of(documents: list[list[int]]) -> Split:
 def trained(
     shape: Any, settings: Settings, ours: Crew = ALONE, resume: Checkpoint | None = None, until: int = 99, fault: str = ""
 ) -> tuple[list[dict[str, Any]], Checkpoint]:
-    """What each step gave, and the last state. With a `fault` the process that has the second part of a batch meets it at step 2."""
+    """What each step gave, and the last state. A `fault` is met by one process alone: `memory` in every pass of the last one, `nan`
+    by whoever computes the sixth row of step 2."""
     net = gpt.FACE if isinstance(shape, gpt_settings.Settings) else moe.FACE
     randomness.seed_all(3)
     model = net.build(shape, 20)
@@ -110,23 +114,29 @@ def trained(
     arrange(model, settings)
     through = share_out(model, "cpu") if ours.sharded else lambda objective: objective
     (objective,) = [through(each) for each in net.objectives(model, IGNORE)]
-    calls: list[bool] = []
+    batches, monitors = batches_for(tokens(), settings), monitors_for(settings, objective.judge)
+    poison = batches.take(8, 8).inputs_BT[5]
+    good: list[Checkpoint] = []
 
     def loss(batch: Batch) -> Mapping[str, Tensor]:
         if fault == "memory" and model.training and ours.rank == ours.size - 1 and len(batch.inputs_BT) > 1:
             raise torch.OutOfMemoryError("planted")
         terms = objective.loss(batch)
-        calls.append(model.training)
-        if fault == "nan" and ours.rank == ours.size - 1 and sum(calls) in (3, 4):
+        length = min(len(poison), batch.inputs_BT.shape[1])
+        if fault == "nan" and model.training and (batch.inputs_BT[:, :length] == poison[:length]).all(1).any():
             return {**terms, "loss": terms["loss"] * math.nan}
         return terms
 
+    def recall() -> Checkpoint | None:
+        return ours.told(good[0] if ours.first else None)
+
     found, state = [], None
-    for step in fit(
-        model, [replace(objective, loss=loss)], batches_for(tokens(), settings), [], settings, resume, lambda: None, ours
-    ):
+    for step in fit(model, [replace(objective, loss=loss)], batches, monitors, settings, resume, recall, ours):
         found.append({"terms": step.terms, "norm": step.grad_norm, "norms": step.grad_norms, "held_out": step.held_out})
         found[-1] |= {"rows": step.micro_batch, "targets": step.targets, "skipped": step.skipped, "inside": step.inside}
+        found[-1] |= {"back": step.back, "share": step.share}
+        if fault == "nan" and not good:
+            good.append(copied(step.snapshot()))
         if step.stop or step.number == until:
             state = step.snapshot()
             found[-1]["generators"] = len({tuple(drawn.tolist()) for drawn in state.tensors["random"].values()})
@@ -178,7 +188,7 @@ def main(folder: Path) -> None:
             other = ddp if ours is fsdp2 else fsdp2
             half = ours.told(trained(MIXTURE, USUAL, ours, until=2)[1])
             keep(f"mixture, resumed {ours.way} to {other.way}", trained(MIXTURE, USUAL, other, half))
-            keep(f"nan {ours.way}", trained(MIXTURE, USUAL, ours, fault="nan"))
+            keep(f"nan {ours.way}", trained(MIXTURE, replace(USUAL, stability=LADDER), ours, fault="nan"))
             alone = trained(MIXTURE, USUAL, until=2)[1]
             keep(f"mixture, resumed alone to {ours.way}", trained(MIXTURE, USUAL, ours, alone))
             keep(f"mixture, resumed {ours.way} to alone", trained(MIXTURE, USUAL, ALONE, half))

@@ -7,9 +7,11 @@ import pytest
 
 from provenlm.core.errors import UserError
 from provenlm.core.params import parse
-from provenlm.training.settings import Group, HeldOut, Optimizer, Schedule, Settings
+from provenlm.layers.sampling import Sampling
+from provenlm.training.settings import Group, HeldOut, Optimizer, Parallel, Samples, Schedule, Settings
 
 ADAMW = Group("adamw", 0.01, (0.9, 0.95), 0.0)
+GREEDY = Sampling(0.0, 0, 1.0, 1.0)
 
 
 def test_a_group_wants_as_many_betas_as_its_optimizer_has() -> None:
@@ -25,6 +27,25 @@ def test_muon_is_refused_for_embeddings() -> None:
 def test_a_micro_batch_must_divide_the_batch(settings: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match="must divide batch, 8"):
         settings(micro_batch=3)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"parallel": Parallel(3, "ddp")}, "micro_batch is 4; it times 3 processes must divide batch, 8"),
+        ({"parallel": Parallel(2, "ddp"), "micro_batch": "auto"}, "with parallel a number would be right"),
+        ({"parallel": Parallel(2, "fsdp2"), "samples": Samples(("a",), 1, GREEDY)}, "with fsdp2 none has the whole net; null"),
+    ],
+)
+def test_what_processes_cannot_share_is_refused(settings: Callable[..., Any], asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        settings(**asked)
+
+
+def test_how_many_processes_compute_does_not_decide_the_weights(settings: Callable[..., Any]) -> None:
+    assert settings(parallel=Parallel(2, "ddp")).deciding == settings().deciding
+    with pytest.raises(ValueError, match="at least 1"):
+        Parallel(0, "ddp")
 
 
 @pytest.mark.parametrize(
