@@ -180,7 +180,7 @@ def lengthened(folder: Path) -> None:
     """Make the training long enough to be hit in the middle, with a checkpoint every few steps."""
     before, rung = (folder / "params.yaml").read_text().split("  ladder_memorise:", 1)
     longer = rung.replace("steps: 100\n", "steps: 400\n", 1)
-    assert longer != rung and "checkpoints: {every: 20," in rung
+    assert longer != rung and "checkpoints: {every: 5," in rung
     (folder / "params.yaml").write_text(f"{before}  ladder_memorise:{longer}")
 
 
