@@ -21,6 +21,7 @@ from provenlm.training import figures, workers, writing
 from provenlm.training.batches import Batches, batches_for, in_steps
 from provenlm.training.checkpoint import Described
 from provenlm.training.device import device_of
+from provenlm.training.dry_run import Coming, dry_run
 from provenlm.training.fit import fit
 from provenlm.training.memory import Profile
 from provenlm.training.net import Chosen, arrange, chosen, fresh
@@ -49,6 +50,8 @@ class Ready(NamedTuple):
 def body(run: stage.Run) -> None:
     recipe = ready(run)
     parallel = recipe.settings.parallel
+    if parallel is None or workers.wanted(parallel):
+        dry_run(coming(recipe), run.layout.resume(run.subject), run.audit)
     if parallel is not None and workers.wanted(parallel):
         sys.exit(workers.start(parallel.processes, [sys.executable, "-m", "stages.train", run.subject]))
     with crew(parallel, device_of(recipe.settings.device)) as ours:
@@ -68,6 +71,14 @@ def ready(run: stage.Run) -> Ready:
     tokens = shards.read(folder)
     settings = in_steps(asked_for, tokens)
     return Ready(asked_for, settings, net, folder, tokens, batches_for(tokens, settings))
+
+
+def coming(recipe: Ready) -> Coming:
+    """What the first batch is taken through before training begins."""
+    settings, (kind, net, shape, section), tokens = recipe.settings, recipe.chosen, recipe.tokens
+    torch.set_num_threads(settings.threads)
+    described = Described(kind, section, tokens.vocabulary, settings.length)
+    return Coming(net, shape, described, settings, tokens, codecs.load(recipe.folder / "codec"), device_of(settings.device))
 
 
 def train(run: stage.Run, recipe: Ready, crew: Crew) -> None:
