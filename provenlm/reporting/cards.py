@@ -15,7 +15,6 @@ from provenlm.reporting.cite import cite
 from provenlm.reporting.evidence import Evidence, Source, leaves
 from provenlm.reporting.judge import Check, Status
 from provenlm.reporting.markdown import Markdown, bullets, code, heading, link, strong, table, text
-from provenlm.reporting.numbers import plain
 
 UNKNOWN = Markdown("Unknown: no stage records it.")
 UNMEASURED = Markdown("not measured")
@@ -111,13 +110,6 @@ def card(of: str, about: Card, facts: Mapping[str, Any], sections: Iterable[tupl
 def listed(rows: Iterable[tuple[str, Markdown]]) -> Markdown:
     """Facts with their names, as the hub's templates set them."""
     return bullets(Markdown(f"{strong(Markdown(f'{name}:'))} {said}") for name, said in rows)
-
-
-def shown(item: Table) -> Markdown:
-    """A table of an audit, its text as text."""
-    numeric = [all(not isinstance(row[i], str) for row in item.rows) for i in range(len(item.columns))]
-    rows = [[text(cell if isinstance(cell, str) else plain(cell)) for cell in row] for row in item.rows]
-    return table([text(column) for column in item.columns], rows, numeric)
 
 
 def subjects(evidence: Evidence, folder: str) -> dict[str, dict[str, Source]]:

@@ -1,9 +1,9 @@
-"""A figure of an audit in, the only form in which a number gets onto a page out."""
+"""A figure or a table of an audit in, the only form in which a number gets onto a page out."""
 
-from provenlm.core.audit import Figure
+from provenlm.core.audit import Figure, Table
 from provenlm.reporting.evidence import Source
-from provenlm.reporting.markdown import Markdown, link, text
-from provenlm.reporting.numbers import exact, shown
+from provenlm.reporting.markdown import Markdown, link, table, text
+from provenlm.reporting.numbers import exact, plain, shown
 
 
 def cite(source: Source, name: str, figure: Figure) -> Markdown:
@@ -12,3 +12,10 @@ def cite(source: Source, name: str, figure: Figure) -> Markdown:
     value = "" if isinstance(figure.value, str) else f" = {exact(figure.value)} {figure.unit}".rstrip()
     words = shown(figure.value, figure.unit) or "(empty)"
     return link(text(mark + words), source.path, f"{source.name}.{name}{value}")
+
+
+def tabled(item: Table) -> Markdown:
+    """The rows of an audit's table; what is text in it stays text."""
+    numeric = [all(not isinstance(row[i], str) for row in item.rows) for i in range(len(item.columns))]
+    rows = [[text(cell if isinstance(cell, str) else plain(cell)) for cell in row] for row in item.rows]
+    return table([text(column) for column in item.columns], rows, numeric)

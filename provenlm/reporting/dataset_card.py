@@ -6,7 +6,8 @@ Gebru and others, Datasheets for Datasets, Communications of the ACM, volume LXI
 from collections.abc import Iterator
 from typing import Any
 
-from provenlm.reporting.cards import NO_LICENCE, UNKNOWN, Card, card, listed, shown
+from provenlm.reporting.cards import NO_LICENCE, UNKNOWN, Card, card, listed
+from provenlm.reporting.cite import tabled
 from provenlm.reporting.markdown import Markdown, bullets, code, strong, text
 
 SPLITS = (("train", "train"), ("validation", "val"))  # as the hub calls them, as our figures do
@@ -70,14 +71,14 @@ def _sections(about: Card) -> Iterator[tuple[int, str, Markdown]]:
     yield 3, "Out-of-Scope Use", UNKNOWN
     yield 2, "Dataset Structure", _structure(about)
     for item in breakdowns:
-        yield 3, f"By {text(item.columns[0])}", shown(item)
+        yield 3, f"By {text(item.columns[0])}", tabled(item)
     yield 2, "Dataset Creation", Markdown("")
     yield 3, "Curation Rationale", UNKNOWN
     yield 3, "Source Data", Markdown("")
     yield 4, "Data Collection and Processing", _processing(about)
     yield 4, "Who are the source data producers?", UNKNOWN
     for item in about.tables("scrape", "sources"):
-        yield 4, "Sources", shown(item)
+        yield 4, "Sources", tabled(item)
     yield 3, "Annotations", Markdown("None.")
     yield 4, "Personal and Sensitive Information", _private(about)
     yield 2, "Bias, Risks, and Limitations", about.checked()

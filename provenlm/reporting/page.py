@@ -10,12 +10,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from provenlm.core.audit import Figure, Series, Table
-from provenlm.reporting.cite import cite
+from provenlm.reporting.cite import cite, tabled
 from provenlm.reporting.comparison import compared
 from provenlm.reporting.evidence import Evidence, Source, leaves, split
 from provenlm.reporting.judge import Check, Status, counted, verdict
 from provenlm.reporting.markdown import Markdown, bullets, code, heading, image, link, slug, strong, table, text
-from provenlm.reporting.numbers import plain
 from provenlm.reporting.versions import Versions
 
 SHORT = 16  # letters of a digest that a page shows; the rest is under the pointer
@@ -135,9 +134,7 @@ def _plot(report: Report, source: Source, series: Series) -> Iterator[Markdown]:
 
 def _table(source: Source, item: Table) -> Iterator[Markdown]:
     yield _caption(source, item.name, item.meaning)
-    numeric = [all(not isinstance(row[i], str) for row in item.rows) for i in range(len(item.columns))]
-    rows = [[text(cell if isinstance(cell, str) else plain(cell)) for cell in row] for row in item.rows]
-    yield table([text(column) for column in item.columns], rows, numeric)
+    yield tabled(item)
 
 
 def _caption(source: Source, name: str, meaning: str) -> Markdown:
