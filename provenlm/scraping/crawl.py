@@ -18,8 +18,9 @@ from provenlm.core.progress import Progress
 from provenlm.core.record import Fetch, Record
 from provenlm.scraping.addresses import Reach
 from provenlm.scraping.fetcher import Fetcher, Manners
+from provenlm.scraping.frontier import KEPT, NOWHERE, Address
 from provenlm.scraping.reading import Page, Reader
-from provenlm.scraping.state import KEPT, NOWHERE, Address, State
+from provenlm.scraping.state import State
 from provenlm.scraping.urls import Site, host
 from provenlm.scraping.visit import Lane, current, fate_of
 

@@ -10,12 +10,12 @@ import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from provenlm.core.errors import UserError
 from provenlm.scraping.archive import Archive, Place
+from provenlm.scraping.frontier import KEPT, NOWHERE, QUEUED, Address, Seen, Stored
 from provenlm.scraping.reading import Page
 
 SCHEMA = """
@@ -34,62 +34,8 @@ create table if not exists pages (
   reader text not null, facts text not null, body blob not null);
 """
 COLUMNS = "lane, seq, url, site, hops, depth, state, reason, status, received, size, tries, seconds"
-QUEUED = "queued"
-KEPT = (
-    "empty",
-    "listing",
-    "canonical",
-    "unreadable",
-)  # no records, but their responses are kept: a better reader may find something in them
-NOWHERE = ""  # the lane of addresses that no host of this crawl has
 VERSION = 3  # of the schema
 UNFINISHED, FINISHED, ABANDONED = 0, 1, 2
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A row of the frontier; `state` is queued until its fate is known."""
-
-    lane: str  # the host's queue
-    seq: int  # its place there
-    url: str
-    site: str
-    hops: int  # redirects that led here, one after the other
-    depth: int  # links that led here from a start or a sitemap
-    state: str
-    reason: str
-    status: int | None = None
-    received: int = 0  # bytes of body that came over the network
-    size: int = 0  # bytes of the page, received now or before
-    tries: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A page's last response, and what `reader` (a version) made of it."""
-
-    etag: str
-    modified: str
-    content_type: str
-    fetched_at: str
-    digest: str  # of the body
-    size: int  # of the body
-    place: Place
-    reader: str
-    page: Page
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """An address to remember: queued in `lane`, or refused at sight for `reason`."""
-
-    url: str
-    lane: str
-    site: str
-    reason: str
-    hops: int = 0
-    depth: int = 0
 
 
 class State:

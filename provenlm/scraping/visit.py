@@ -11,9 +11,10 @@ from provenlm.core import digest
 from provenlm.core.errors import UserError
 from provenlm.scraping import sitemap
 from provenlm.scraping.fetcher import REDIRECTS, Answer, Fetcher
+from provenlm.scraping.frontier import NOWHERE, Address, Seen, Stored
 from provenlm.scraping.reading import Page, Reader
 from provenlm.scraping.robots import Robots
-from provenlm.scraping.state import NOWHERE, Address, Seen, State, Stored
+from provenlm.scraping.state import State
 from provenlm.scraping.traps import Variants
 from provenlm.scraping.urls import Site, belongs, canonical, host, origin
 

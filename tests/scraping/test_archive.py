@@ -38,6 +38,14 @@ def test_a_response_is_kept_as_any_reader_of_warc_expects(tmp_path) -> None:
         ]
 
 
+def test_headers_that_no_standard_allows_spoil_no_record(tmp_path) -> None:
+    archive = Archive(tmp_path, {})
+    place = archive.append(
+        "http://h/", {"X-Caf\xe9": "\xb2 \u4f60\r\nX-Injected: 1", "": "", "Set Cookie": "a", "X-Lang": "\xb2"}, b"x", DATE
+    )
+    assert (archive.body(place), archived(tmp_path)) == (b"x", {"http://h/": b"x"})
+
+
 def test_what_is_kept_comes_back(tmp_path) -> None:
     archive = Archive(tmp_path, {})
     places = [archive.append(f"http://h/{number}", {}, bytes([number]) * 100, DATE) for number in range(5)]
