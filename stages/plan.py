@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 from provenlm.core import params, plugin
@@ -11,12 +10,16 @@ from provenlm.core.errors import UserError
 from provenlm.training import sizing
 from provenlm.training.net import Net
 from provenlm.training.sizing import Kind, Size
+from provenlm.validation import capacity
+from provenlm.validation.capacity import expected_loss, in_range
+
+RULES = " and ".join(f"{module.__name__.rpartition('.')[2]}.py" for module in (sizing, capacity))
 
 
 def main() -> None:
     """Print the table. Exit 1 with one line on a user's mistake."""
     parser = argparse.ArgumentParser(prog="python -m stages.plan", description=__doc__)
-    parser.add_argument("size", help="a depth, such as 8, or parameters in total, such as 180e6..220e6")
+    parser.add_argument("size", help="a depth, such as 8, or parameters in total, such as 180M..220M or 180e6..220e6")
     parser.add_argument("--net", choices=get_args(Kind), default="moe")
     parser.add_argument("--vocabulary", type=int, default=32_000)
     parser.add_argument("--context", type=int, default=1024)
@@ -30,7 +33,9 @@ def main() -> None:
     except (UserError, ValueError) as error:
         sys.exit(f"plan: {error}")
     print(table(sizes, net, asked.vocabulary))
-    print(f"\nrow {asked.pick}; tokens, batches and rates are estimates, by the rules named in {Path(sizing.__file__).name}:\n")
+    print(
+        f"\nrow {asked.pick}; tokens, batches, rates and loss are estimates, by the rules named in {RULES}; * beyond what they fit:\n"
+    )
     print(pasted(sizes[asked.pick - 1]))
 
 
@@ -40,9 +45,9 @@ def sizes_of(text: str, kind: Kind, vocabulary: int, context: int, net: Net) -> 
     def count(section: Mapping[str, Any], vocabulary: int) -> Mapping[str, int]:
         return net.count(settings_of(net, section), vocabulary)
 
-    low, dots, high = text.partition("..")
+    low, dots, high = text.replace(" to ", "..").partition("..")
     try:
-        ends = (float(low), float(high)) if dots else None
+        ends = (number(low), number(high)) if dots else None
         depth = None if dots else int(text)
     except ValueError:
         raise UserError(f"{text!r} is neither a depth, such as 8, nor a range of parameters, such as 180e6..220e6") from None
@@ -52,13 +57,34 @@ def sizes_of(text: str, kind: Kind, vocabulary: int, context: int, net: Net) -> 
     return [sizing.at_depth(depth, kind, vocabulary, context, count)]
 
 
+def number(text: str) -> float:
+    """180M is 180e6; K, M and B are the letters. ValueError if it is none."""
+    words = text.strip()
+    scale = {"K": 1e3, "M": 1e6, "B": 1e9}.get(words[-1:].upper(), 1.0)
+    return scale * float(words[:-1] if scale != 1.0 else words)
+
+
 def settings_of(net: Net, section: Mapping[str, Any]) -> Any:
     return params.parse(net.settings, {key: value for key, value in section.items() if key != "kind"}, "plan")
 
 
 def table(sizes: Sequence[Size], net: Net, vocabulary: int) -> str:
     """A row for each size; FLOPs are those of training, at the length of the context."""
-    names = ("row", "layers", "hidden", "heads", "experts", "inner", "total", "active", "FLOPs/token", "tokens", "a step", "steps")
+    names = (
+        "row",
+        "layers",
+        "hidden",
+        "heads",
+        "experts",
+        "inner",
+        "total",
+        "active",
+        "FLOPs/token",
+        "tokens",
+        "a step",
+        "steps",
+        "loss",
+    )
     rows: list[tuple[str, ...]] = [names]
     for number, size in enumerate(sizes, 1):
         shape = size.net
@@ -74,6 +100,7 @@ def table(sizes: Sequence[Size], net: Net, vocabulary: int) -> str:
                 f"{flops:.3g}",
                 *(f"{number:.3g}" for number in (size.tokens, size.batch_tokens)),
                 f"{size.steps:,}",
+                f"≈{expected_loss(size.active, size.tokens):.2f}{'' if in_range(size.active, size.tokens) else '*'}",
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

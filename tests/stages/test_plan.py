@@ -29,6 +29,18 @@ def test_the_printed_section_is_the_net_of_the_printed_size(
     assert f"{total:,}" in re.search(r"^ *2 .*$", said, re.MULTILINE)[0]
 
 
+@pytest.mark.parametrize("asked", ["180M..220M", "180M to 220M", "180e6..0.22B"])
+def test_every_shape_proposed_for_a_budget_lies_in_it_by_its_own_count(
+    asked: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = plugin.load("nets", "moe", "net", Net)
+    sizes = plan.sizes_of(asked, "moe", 32_000, 2048, net)
+    assert len(sizes) >= 5
+    assert all(180e6 <= net.count(plan.settings_of(net, size.net), 32_000)["total"] <= 220e6 for size in sizes)
+    said = printed(monkeypatch, capsys, asked)
+    assert re.search(r"219,610,240 .* ≈3\.76\*$", said, re.MULTILINE)
+
+
 def test_a_depth_gives_one_row(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     said = printed(monkeypatch, capsys, "3", "--vocabulary", "4096")
     assert "hidden: 192" in said and not re.search(r"^ *2 ", said, re.MULTILINE)

@@ -7,7 +7,7 @@ from provenlm.core.audit import Recorder
 from provenlm.nets.gpt.net import FACE
 from provenlm.nets.gpt.settings import Settings
 from provenlm.validation import speed
-from provenlm.validation.capacity import capacity
+from provenlm.validation.capacity import capacity, expected_loss, in_range
 
 
 def test_each_length_is_timed_and_the_slow_end_is_not_faster_than_the_median(good, ask):
@@ -68,9 +68,21 @@ def test_the_seed_of_4850312_tokens_suits_242516_parameters_by_the_rule_of_twent
     tokens = replace(good.tokens.train, ids=range(4_850_312))
     recorder = Recorder()
     shape = {"total": 222_994_944, "active": 72_000_000}
-    capacity(replace(good, tokens=replace(good.tokens, train=tokens), closed_form=shape), recorder)
+    capacity(replace(good, tokens=replace(good.tokens, train=tokens, vocabulary=32_000), closed_form=shape), recorder)
     figures = recorder.figures
     assert figures["optimal_parameters"].value == 242_516
     assert figures["optimal_tokens"].value == 4_459_898_880
     assert figures["tokens_per_parameter"].value == pytest.approx(0.02175, rel=1e-3)
-    assert {n for n, f in figures.items() if f.kind == "estimated"} == {n for n in figures if n.startswith("optimal")}
+    assert {n for n, f in figures.items() if f.kind == "estimated"} == {n for n in figures if n.startswith(("optimal", "expected"))}
+    assert "stretched beyond the sizes" in figures["expected_loss"].meaning
+
+
+def test_the_scaling_law_gives_chinchilla_its_loss_worked_out_by_hand():
+    """70 G parameters, 1.4 T tokens: 1.8172 + 0.0815 + 0.0752."""
+    assert expected_loss(70e9, 1.4e12) == pytest.approx(1.974, abs=1e-3)
+    assert not in_range(70e9, 1.4e12)
+    assert in_range(1e9, 20e9)
+
+
+def test_where_the_law_says_more_than_guessing_no_loss_is_expected(good, ask):
+    assert ask(capacity, good)["expected_loss"] == "not applicable"
