@@ -7,7 +7,7 @@ the run, do not depend on the length.
 import math
 
 from provenlm.training.objective import Batch
-from provenlm.training.settings import Curriculum
+from provenlm.training.sections import Curriculum
 
 
 def length_at(curriculum: Curriculum | None, step: int, full: int) -> int:

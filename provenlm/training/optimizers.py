@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from provenlm.training.lion import Lion
 from provenlm.training.muon import Muon
 from provenlm.training.objective import Objective
-from provenlm.training.settings import Group, Optimizer
+from provenlm.training.sections import Group, Optimizer
 from provenlm.training.sgd import SGD
 from provenlm.training.sharding import cut_like
 

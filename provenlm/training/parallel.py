@@ -20,7 +20,7 @@ from torch import Tensor, distributed, nn
 
 from provenlm.core.errors import UserError
 from provenlm.training.checkpoint import Checkpoint
-from provenlm.training.settings import Parallel
+from provenlm.training.sections import Parallel
 from provenlm.training.workers import end_with_the_launcher
 
 P = TypeVar("P")

@@ -7,7 +7,8 @@ from torch import nn
 from provenlm.core.audit import Recorder, Table
 from provenlm.training.monitors.history import History
 from provenlm.training.objective import Role
-from provenlm.training.settings import EarlyStop, Plateau, Settings
+from provenlm.training.sections import EarlyStop, Plateau
+from provenlm.training.settings import Settings
 
 OFF = "off"
 COLUMNS = ("safeguard", "set to", "in this run")

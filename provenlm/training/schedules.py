@@ -2,7 +2,7 @@
 
 import math
 
-from provenlm.training.settings import Schedule
+from provenlm.training.sections import Schedule
 
 
 def share(schedule: Schedule, step: int, steps: int) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from provenlm.training import checkpoint
 from provenlm.training.checkpoint import Checkpoint
-from provenlm.training.settings import Checkpoints
+from provenlm.training.sections import Checkpoints
 
 
 class Store:

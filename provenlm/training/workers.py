@@ -19,7 +19,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from provenlm.core.errors import UserError
-from provenlm.training.settings import Parallel
+from provenlm.training.sections import Parallel
 
 LAUNCHER = "PROVENLM_LAUNCHER"  # in the environment of those that `start` started: the process that they end with
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}

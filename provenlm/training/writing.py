@@ -15,7 +15,8 @@ from provenlm.core.plugin import Codec
 from provenlm.layers.sampling import Cached, Whole, generate
 from provenlm.training.monitors.history import History
 from provenlm.training.net import Net
-from provenlm.training.settings import Samples, Settings
+from provenlm.training.sections import Samples
+from provenlm.training.settings import Settings
 
 SHOWN = 12  # checkpoints at most, so that an audit stays small; all are in samples.json
 

@@ -10,7 +10,8 @@ import torch
 
 from provenlm.nets.moe.settings import Settings as Shape
 from provenlm.tokens.shards import Split, Tokens
-from provenlm.training.settings import Checkpoints, Group, HeldOut, Optimizer, Schedule, Settings
+from provenlm.training.sections import Checkpoints, Group, HeldOut, Optimizer, Schedule
+from provenlm.training.settings import Settings
 
 
 @pytest.fixture(autouse=True)

@@ -28,8 +28,9 @@ from provenlm.training.fit import fit
 from provenlm.training.net import arrange
 from provenlm.training.objective import IGNORE, Batch
 from provenlm.training.parallel import ALONE, Crew, crew
+from provenlm.training.sections import Checkpoints, Group, HeldOut, Optimizer, Parallel, Schedule, Stability
 from provenlm.training.session import monitors_for
-from provenlm.training.settings import Checkpoints, Group, HeldOut, Optimizer, Parallel, Schedule, Settings, Stability
+from provenlm.training.settings import Settings
 from provenlm.training.sharding import share_out
 from provenlm.training.store import copied
 

@@ -20,7 +20,8 @@ from provenlm.training import checkpoint, randomness
 from provenlm.training.batches import Batches
 from provenlm.training.fit import fit
 from provenlm.training.objective import IGNORE, Batch
-from provenlm.training.settings import Checkpoints, Group, Optimizer, Schedule, Settings
+from provenlm.training.sections import Checkpoints, Group, Optimizer, Schedule
+from provenlm.training.settings import Settings
 from provenlm.training.store import Store, steps
 
 WATCHED = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")

@@ -12,7 +12,7 @@ import pytest
 from provenlm.core.errors import UserError
 from provenlm.training.batches import Documents, Windows, batches_for, in_steps, indices, order
 from provenlm.training.objective import IGNORE
-from provenlm.training.settings import Schedule
+from provenlm.training.sections import Schedule
 
 
 def test_windows_cut_the_stream_and_ignore_the_first_token_of_a_document(split: Callable[..., Any]) -> None:

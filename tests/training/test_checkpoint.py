@@ -12,7 +12,7 @@ from provenlm.core.errors import UserError
 from provenlm.nets.moe.net import FACE
 from provenlm.training import checkpoint, randomness
 from provenlm.training.checkpoint import Checkpoint, Described
-from provenlm.training.settings import Checkpoints
+from provenlm.training.sections import Checkpoints
 from provenlm.training.store import Store, step_folder
 
 KEEP = Checkpoints(5, 2, None, False)

@@ -13,7 +13,7 @@ from provenlm.training.batches import batches_for
 from provenlm.training.curriculum import length_at, shortened
 from provenlm.training.fit import fit
 from provenlm.training.objective import IGNORE, Batch
-from provenlm.training.settings import Curriculum
+from provenlm.training.sections import Curriculum
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from provenlm.training.gradients import gather
 from provenlm.training.monitors.finite import Finite
 from provenlm.training.monitors.history import History
 from provenlm.training.objective import IGNORE, Batch, Objective
-from provenlm.training.settings import Curriculum, Settings
+from provenlm.training.sections import Curriculum
+from provenlm.training.settings import Settings
 from provenlm.training.step import Step
 
 

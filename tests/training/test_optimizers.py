@@ -8,7 +8,7 @@ from torch import nn
 
 from provenlm.training import optimizers
 from provenlm.training.objective import Objective
-from provenlm.training.settings import Group, Optimizer
+from provenlm.training.sections import Group, Optimizer
 
 
 def made(kind: str, betas: tuple[float, ...], decay: float = 0.0) -> tuple[nn.Parameter, torch.optim.Optimizer]:

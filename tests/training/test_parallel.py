@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from provenlm.core.errors import UserError
 from provenlm.training.checkpoint import Checkpoint
 from provenlm.training.parallel import ALONE, Crew, crew
-from provenlm.training.settings import Parallel
+from provenlm.training.sections import Parallel
 
 CPU = torch.device("cpu")
 MEMBER = Path(crew_member.__file__)

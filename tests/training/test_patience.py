@@ -11,8 +11,8 @@ from provenlm.training.batches import batches_for
 from provenlm.training.fit import fit
 from provenlm.training.monitors.patience import Patience
 from provenlm.training.objective import IGNORE
+from provenlm.training.sections import EarlyStop, HeldOut, Plateau
 from provenlm.training.session import monitors_for
-from provenlm.training.settings import EarlyStop, HeldOut, Plateau
 from provenlm.training.step import Slow, Step, Stop
 
 

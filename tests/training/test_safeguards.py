@@ -12,7 +12,8 @@ from provenlm.nets.moe.net import FACE
 from provenlm.nets.moe.settings import Settings as Shape
 from provenlm.training.monitors.history import History, Row
 from provenlm.training.safeguards import safeguards
-from provenlm.training.settings import EarlyStop, Settings, Stability
+from provenlm.training.sections import EarlyStop, Stability
+from provenlm.training.settings import Settings
 
 
 def told(model: nn.Module, settings: Settings, rows: list[Row], stopped: str = "all steps done") -> dict[str, tuple[Any, ...]]:

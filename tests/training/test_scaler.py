@@ -17,7 +17,7 @@ from provenlm.training.monitors.finite import Finite
 from provenlm.training.monitors.stability import Stability
 from provenlm.training.objective import IGNORE, Batch
 from provenlm.training.scaler import Scaler
-from provenlm.training.settings import Stability as Wanted
+from provenlm.training.sections import Stability as Wanted
 from provenlm.training.step import Step, Update
 
 LADDER = Wanted(window=8, least=4, limit=50.0, skips=2, within=4, returns=2, slower=0.5, slower_steps=3)

@@ -3,7 +3,7 @@
 import pytest
 
 from provenlm.training.schedules import share
-from provenlm.training.settings import Schedule
+from provenlm.training.sections import Schedule
 
 
 def at(schedule: Schedule, steps: int) -> list[float]:

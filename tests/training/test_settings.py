@@ -8,7 +8,8 @@ import pytest
 from provenlm.core.errors import UserError
 from provenlm.core.params import parse
 from provenlm.layers.sampling import Sampling
-from provenlm.training.settings import Group, HeldOut, Optimizer, Parallel, Samples, Schedule, Settings
+from provenlm.training.sections import Group, HeldOut, Optimizer, Parallel, Samples, Schedule
+from provenlm.training.settings import Settings
 
 ADAMW = Group("adamw", 0.01, (0.9, 0.95), 0.0)
 GREEDY = Sampling(0.0, 0, 1.0, 1.0)

@@ -19,7 +19,7 @@ from provenlm.training.fit import fit
 from provenlm.training.monitors.history import History
 from provenlm.training.monitors.stability import Stability, robust_score
 from provenlm.training.objective import IGNORE, Batch
-from provenlm.training.settings import Stability as Wanted
+from provenlm.training.sections import Stability as Wanted
 from provenlm.training.step import Step, Update
 from provenlm.training.store import Store, step_folder
 

@@ -12,7 +12,7 @@ import torch
 
 from provenlm.training import checkpoint
 from provenlm.training.checkpoint import Checkpoint
-from provenlm.training.settings import Checkpoints
+from provenlm.training.sections import Checkpoints
 from provenlm.training.store import Store, step_folder, steps, surplus
 
 HERE = Path(__file__).resolve().parent

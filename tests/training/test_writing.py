@@ -21,8 +21,8 @@ from provenlm.training.checkpoint import Described
 from provenlm.training.fit import fit
 from provenlm.training.monitors.history import History
 from provenlm.training.objective import IGNORE
+from provenlm.training.sections import Samples
 from provenlm.training.session import Session, session
-from provenlm.training.settings import Samples
 from provenlm.training.step import Step
 from provenlm.training.writing import Writer, Written
 

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from provenlm.training.settings import EarlyStop, Plateau
+from provenlm.training.sections import EarlyStop, Plateau
 from provenlm.training.step import GoBack, Monitor, Slow, Step, Stop
 
 

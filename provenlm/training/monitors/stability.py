@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from provenlm.training.settings import Stability as Settings
+from provenlm.training.sections import Stability as Settings
 from provenlm.training.step import GoBack, Monitor, Step, Stop, Update
 
 FLOOR = 0.02  # of a deviation, in logarithms: where values hardly differ, one that is 2 % larger is no news
