@@ -1,107 +1,148 @@
-"""Nothing in; out, how many megabytes of documentation a CPU second filters and dedupes, beside datasketch where that is installed.
+"""Nothing in; out, CPU seconds, memory, recall and precision of filtering and deduplicating real text, beside datatrove and Daft.
 
-The text is what pydoc says of the standard library's modules, rendered on the spot.
+A peer that is not installed (`pip install datatrove spacy daft`) is left out with a line that says so. Ratios of CPU seconds are what
+counts: wall time on a busy machine is worth little.
 """
 
 import argparse
 import importlib.util
-import pydoc
+import json
+import os
+import random
+import subprocess
 import sys
-from collections.abc import Callable
-from functools import partial
+import tempfile
 from pathlib import Path
+from typing import Any
 
-from beside.rounds import compare, keep, show
+import numpy as np
+from beside.texts import Planted, build, grow
 
-from provenlm.core import params, plugin
-from provenlm.core.engine import Here
-from provenlm.core.record import Record
-from provenlm.corpus import duplicates, filtering
+from provenlm.core import record
+from provenlm.corpus import hashing, oracle
+from provenlm.domains.text import dedupe as text
 
-ROOT = Path(__file__).resolve().parents[1]
-MODULES = (
-    "argparse",
-    "ast",
-    "asyncio",
-    "collections",
-    "csv",
-    "datetime",
-    "decimal",
-    "email",
-    "functools",
-    "http.client",
-    "inspect",
-)
-MODULES += (
-    "json",
-    "logging",
-    "os",
-    "pathlib",
-    "pickle",
-    "random",
-    "re",
-    "socket",
-    "sqlite3",
-    "subprocess",
-    "tarfile",
-    "typing",
-    "zipfile",
-)
-TIMES = 4  # each text comes with so many last lines, so that there is something to find
+HERE = Path(__file__).resolve().parent
+SHINGLES = text.shingles(text.Settings(0.7, 5, 5))
+PIVOTS = 300  # removed records, and records with a planted copy, that are compared with all others
+FILTERS = ("GopherRepetitionFilter", "GopherQualityFilter", "C4QualityFilter", "FineWebQualityFilter")
 
 
-def documentation(modules: tuple[str, ...]) -> list[Record]:
-    """Texts of modules, and near twins of each."""
-    texts = [pydoc.plain(pydoc.render_doc(name)) for name in modules]
-    bodies = [f"{text}\nrevision {i} of {TIMES}".encode() for i in range(TIMES) for text in texts]
-    return [Record.of(body, "text/plain", f"pydoc {number}", score=1.0) for number, body in enumerate(bodies)]
+def measure(way: str, folder: Path) -> dict[str, Any] | None:
+    """Run one way in a process of its own; None, and a line, where the peer is not there."""
+    package = way.split()[0]
+    if package in ("datatrove", "daft") and not importlib.util.find_spec(package):
+        print(f"  {way}: left out, {package} is not installed", flush=True)
+        return None
+    environment = {**os.environ, "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "beside.ways", way, str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"  {way}: failed: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}", flush=True)
+        return None
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
 
 
-def filtered(records: list[Record]) -> int:
-    """How many are kept by the filter of the default corpus."""
-    face = plugin.load("domains", "text", "filter", plugin.Filtering)
-    settings = params.load(ROOT / "params.yaml").settings("corpora", "python_docs", "filter", face.settings)
-    return sum(item.reason is None for item in filtering.judging(face, settings).do(records))
+def show(way: str, found: dict[str, Any], size: int, first: float, more: str = "") -> None:
+    rate, peak = size / 1e6 / found["cpu"], found["peak"] / (1 << 20)
+    print(f"  {way:34}{found['cpu']:9.1f}{rate:10.2f}{found['cpu'] / first:9.1f}{peak:9.0f}  {more}", flush=True)
 
 
-def deduped(records: list[Record]) -> int:
-    """How many twins the search of the default corpus finds."""
-    face = plugin.load("domains", "text", "dedupe", plugin.Deduping)
-    settings = params.load(ROOT / "params.yaml").settings("corpora", "python_docs", "dedupe", face.settings)
-    found = duplicates.find(Here(lambda: records), face.canonical, face.shingles(settings), face.threshold(settings))
-    return len(found.twins)
+def head(title: str) -> None:
+    print(f"\n{title}\n  {'':34}{'CPU s':>9}{'MB/CPU s':>10}{'× CPU':>9}{'peak MiB':>9}", flush=True)
 
 
-def datasketch_deduped(records: list[Record]) -> int:
-    """The same by MinHash and LSH of datasketch, on shingles of five words."""
-    from datasketch import MinHash, MinHashLSH
+def quality(folder: Path, planted: Planted, kept: np.ndarray) -> str:
+    """Recall on the planted copies, near ones by their exact similarity; precision on a sample of what was removed."""
+    removed = np.flatnonzero(~kept).tolist()
+    sample = random.Random(3).sample(removed, min(PIVOTS, len(removed)))
+    wanted = {*sample, *(row for pair in planted.near for row in pair)}
+    sets = {row: hashing.distinct(SHINGLES(item)) for row, item in enumerate(record.read(folder)) if row in wanted}
+    pivots = {row: sets[row] for row in sample}
+    members = ((row, hashing.distinct(SHINGLES(item))) for row, item in enumerate(record.read(folder)) if kept[row])
+    right = {row for pair in oracle.similar(members, pivots, 0.7) for row in pair if row in pivots}
+    said = [f"exact {share(planted.exact, kept)}"]
+    for low, high in ((0.9, 1.01), (0.8, 0.9), (0.7, 0.8)):
+        pairs = [(a, b) for a, b in planted.near if low <= jaccard(sets[a], sets[b]) < high]
+        said.append(f"J {low}-{min(high, 1.0)} {share(pairs, kept)}")
+    return f"recall {', '.join(said)}; precision {len(right) / max(1, len(sample)):.4f} of {len(sample)}"
 
-    index, twins = MinHashLSH(0.7, 128), 0
-    for number, record in enumerate(records):
-        words = record.text.lower().split()
-        signature = MinHash(128)
-        signature.update_batch([" ".join(words[i : i + 5]).encode() for i in range(max(1, len(words) - 4))])
-        twins += bool(index.query(signature))
-        index.insert(number, signature)
-    return twins
+
+def jaccard(one: np.ndarray, other: np.ndarray) -> float:
+    shared = len(np.intersect1d(one, other, assume_unique=True))
+    return shared / max(1, len(one) + len(other) - shared)
+
+
+def share(pairs: list[tuple[int, int]], kept: np.ndarray) -> str:
+    return f"{sum(not (kept[a] and kept[b]) for a, b in pairs) / len(pairs):.4f} of {len(pairs)}" if pairs else "none"
+
+
+def beside(root: Path, megabytes: int, sampled: int) -> None:
+    """Both jobs on one corpus; datatrove's filters, being slow, on a part of it."""
+    folder, part = root / "whole" / "records", root / "part" / "records"
+    planted, small = build(folder, megabytes * 10**6), build(part, sampled * 10**6)
+    head(
+        f"near-duplicates: {planted.rows} texts, {planted.bytes / 1e6:.1f} MB, {len(planted.exact)} exact and {len(planted.near)} near copies planted"
+    )
+    first = None
+    for way in ("dedupe", "daft dedupe", "datatrove dedupe"):
+        if found := measure(way, folder):
+            first = first or found["cpu"]
+            show(way, found, planted.bytes, first, quality(folder, planted, np.load(folder.parent / f"{way}.npy")))
+    head(f"filters: {small.rows} texts, {small.bytes / 1e6:.1f} MB; ours computes what all four need, and a score")
+    first = None
+    for way in ("filter", *(f"datatrove {name}" for name in FILTERS)):
+        if found := measure(way, part):
+            first = first or found["cpu"]
+            show(way, found, small.bytes, first)
+
+
+def growth(root: Path, megabytes: int, plot: Path | None) -> None:
+    """The cost of a record, and memory, at once, ten and a hundred times the size: the same texts, then with their words mixed."""
+    base = root / "base" / "records"
+    build(base, megabytes * 10**6)
+    rows = []
+    for times in (1, 4, 10, 40, 100):
+        folder = root / f"times {times}" / "records"
+        size = grow(base, folder, times)
+        count = record.count(folder)
+        for way in ("filter", "dedupe"):
+            if found := measure(way, folder):
+                rows.append((way, times, size / 1e6, 1e6 * found["cpu"] / count, found["peak"] / (1 << 20)))
+    print(f"\ngrowth\n  {'':10}{'times':>7}{'MB':>9}{'CPU µs a record':>17}{'peak MiB':>10}")
+    for way, times, size, cost, peak in rows:
+        print(f"  {way:10}{times:7}{size:9.1f}{cost:17.1f}{peak:10.0f}")
+    if plot:
+        draw(rows, plot)
+
+
+def draw(rows: list[tuple[str, int, float, float, float]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure((9, 3.5), layout="constrained")
+    cost, memory = figure.subplots(1, 2)
+    for way in ("filter", "dedupe"):
+        those = [row for row in rows if row[0] == way]
+        cost.plot([row[2] for row in those], [row[3] for row in those], "o-", label=way)
+        memory.plot([row[2] for row in those], [row[4] for row in those], "o-", label=way)
+    for axes, label in ((cost, "CPU microseconds a record"), (memory, "peak memory, MiB")):
+        axes.set(xscale="log", xlabel="corpus, MB", ylabel=label, ylim=(0, None))
+        axes.legend(frameon=False)
+    figure.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a fourth of the modules, 3 rounds instead of 5")
-    parser.add_argument("--json", type=Path, help="also write the table here")
+    parser.add_argument("--quick", action="store_true", help="10 MB instead of 100")
+    parser.add_argument("--only", choices=("beside", "growth"), help="one of the two measurements")
+    parser.add_argument("--plot", type=Path, help="draw the growth into this file")
     asked = parser.parse_args()
-    records = documentation(MODULES[::4] if asked.quick else MODULES)
-    size = sum(len(record.body) for record in records) / 1e6
-    ways: dict[str, Callable[[], object]] = {"filter": partial(filtered, records), "dedupe": partial(deduped, records)}
-    if importlib.util.find_spec("datasketch"):
-        ways["datasketch"] = partial(datasketch_deduped, records)
-    lines = compare(f"corpus: {len(records)} records, {size:.1f} MB", ways, 3 if asked.quick else 5)
-    show(lines)
-    for line in lines:
-        print(f"  {line.way}: {1e3 * size / line.cpu_ms:.1f} MB a CPU second")
-    if asked.json:
-        keep(asked.json, lines, {"megabytes": size})
+    with tempfile.TemporaryDirectory() as root:
+        if asked.only != "growth":
+            beside(Path(root), 10 if asked.quick else 100, 2 if asked.quick else 10)
+        if asked.only != "beside":
+            growth(Path(root), 1 if asked.quick else 5, asked.plot)
 
 
 if __name__ == "__main__":

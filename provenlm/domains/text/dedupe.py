@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
@@ -55,9 +56,14 @@ class Settings:
 
 def canonical(record: Record) -> bytes:
     """The text in normal form C (Unicode annex 15), each run of whitespace one space. Bytes that are no UTF-8 stay as they are."""
-    if record.body.isascii():
-        return hashing.collapse(record.body)
-    text = unicodedata.normalize("NFC", record.body.decode("utf-8", "surrogateescape"))
+    return normal(record.body)
+
+
+@lru_cache(maxsize=2)  # asked for once by `canonical` and once by `shingles`
+def normal(body: bytes) -> bytes:
+    if body.isascii():
+        return hashing.collapse(body)
+    text = unicodedata.normalize("NFC", body.decode("utf-8", "surrogateescape"))
     return " ".join(text.split()).encode("utf-8", "surrogateescape")
 
 

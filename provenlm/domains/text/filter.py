@@ -117,7 +117,6 @@ class Band:
     low: str | None = None
     high: str | None = None
 
-    @property
     def limits(self) -> tuple[float, float, float, float]:
         """Dropped up to, good from, good to, dropped from; infinite on a side that the band does not have."""
         lowest, good_from = self.given[:2] if self.low else (-inf, -inf)
@@ -126,8 +125,9 @@ class Band:
 
     def reason(self, value: float) -> str | None:
         """The reason to drop a record whose statistic is `value`, or None if that lies inside the band."""
-        lowest, _, _, highest = self.limits
-        return self.low if value <= lowest else self.high if value >= highest else None
+        if self.low and value <= self.given[0]:
+            return self.low
+        return self.high if self.high and value >= self.given[-1] else None
 
 
 def bands(given: Bands) -> Sequence[Band]:
@@ -186,21 +186,20 @@ def prepare(settings: Settings) -> Callable[[Record], Prepared]:
     return prepared
 
 
-def of_profile(settings: Settings) -> Callable[[Record], Sequence[Band]]:
-    """The bands of a record's profile."""
-    asked = {"reference": bands(settings)}
-    if settings.profiles is not None:
-        asked |= {"code": bands(settings.profiles.code), "prose": bands(settings.profiles.prose)}
-    return lambda record: asked[record.facts.get("profile", "reference")]
+def by_profile(settings: Settings) -> Mapping[Profile, Sequence[Band]]:
+    """The bands of each profile."""
+    if settings.profiles is None:
+        return {"reference": bands(settings)}
+    return {"reference": bands(settings), "code": bands(settings.profiles.code), "prose": bands(settings.profiles.prose)}
 
 
 def rules(settings: Settings) -> Sequence[Rule]:
     """The bands as one rule: the reason of the first that drops the record."""
-    asked = of_profile(settings)
+    asked = by_profile(settings)
 
     def rule(record: Record) -> str | None:
-        found = measure(record.body)
-        return next((why for band in asked(record) if (why := band.reason(getattr(found, band.statistic)))), None)
+        found, those = measure(record.body), asked[record.facts.get("profile", "reference")]
+        return next((why for band in those if (why := band.reason(getattr(found, band.statistic)))), None)
 
     return [rule]
 
@@ -216,11 +215,11 @@ def undecodable(record: Record) -> str | None:
 
 def parts(settings: Settings) -> Callable[[Record], Mapping[str, float]]:
     """For each statistic, how well a record lies in its band."""
-    asked = of_profile(settings)
+    limits = {name: [(band.statistic, band.limits()) for band in those] for name, those in by_profile(settings).items()}
 
     def scored(record: Record) -> Mapping[str, float]:
         found = measure(record.body)
-        return {band.statistic: trapezoid(getattr(found, band.statistic), *band.limits) for band in asked(record)}
+        return {name: trapezoid(getattr(found, name), *edges) for name, edges in limits[record.facts.get("profile", "reference")]}
 
     return scored
 
