@@ -170,14 +170,16 @@ def crew(wanted: Parallel | None, device: torch.device) -> Iterator[Crew]:
     distributed.init_process_group("cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Crew(rank, size, wanted.way, here)
-    except RuntimeError as error:
+    except SystemExit:
+        distributed.destroy_process_group()
+        raise
+    except RuntimeError as error:  # nothing is put away then: that could wait for those that are gone
         if not _lost(error):
             raise
         if rank:
             sys.exit(1)  # the first says it
         raise UserError("another process is gone; the next run goes on from the last checkpoint") from error
-    finally:
-        distributed.destroy_process_group()
+    distributed.destroy_process_group()
 
 
 def _place(device: torch.device, local_rank: int) -> torch.device:

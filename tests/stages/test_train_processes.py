@@ -1,5 +1,6 @@
 """The train stage by two processes, as DVC runs it and under torchrun: whoever is killed, all end, and the next run goes on."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from test_train_stage import PARAMS, finish, start, weights
+from test_train_stage import PARAMS, SAMPLES, changed, finish, start, weights
 
 from provenlm.core import audit as audits
 from provenlm.tokens import shards
+from provenlm.tokens.character_codec import CharacterCodec
 from provenlm.training import checkpoint
 
 LIMIT = 90.0  # seconds that anything may take on a machine that is busy with other things
@@ -34,7 +36,9 @@ def project(tmp_path: Path) -> Callable[[str, int, str], Path]:
         muon = "{kind: muon, rate: 0.02, betas: [0.95], weight_decay: 0.01}"  # a sum in another order is enough to turn a small one round
         sgd = "{kind: sgd, rate: 0.1, betas: [0.9], weight_decay: 0.01}"
         assert muon in text.replace("{{", "{").replace("}}", "}")
-        (root / "params.yaml").write_text(text.replace(muon, sgd).replace("parallel: null", f"parallel: {parallel}"))
+        text = text.replace(muon, sgd).replace("parallel: null", f"parallel: {parallel}")
+        (root / "params.yaml").write_text(text)
+        CharacterCodec("abcdefghijklmnopqrs", end=False).save(folder / "codec")
         draw = np.random.default_rng(1)
         documents = [
             shards.Document(str(i), str(i), 1 + i % 10, draw.integers(4, 20, 1 + i % 10).astype(np.uint32)) for i in range(30)
@@ -73,10 +77,10 @@ def until(true: Callable[[], bool]) -> None:
 
 def test_two_processes_leave_what_one_leaves(project: Callable[[str, int, str], Path]) -> None:
     one, two = project("one", 6, "null"), project("two", 6, "{processes: 2, way: ddp}")
-    code, said = finish(one)
-    assert code == 0, said
-    code, said = finish(two)
-    assert code == 0, said
+    for root in (one, two):
+        changed(root, "samples: null", f"samples: {SAMPLES}")
+        code, said = finish(root)
+        assert code == 0, said
     assert said.count("all 6 steps done") == 1  # one process alone speaks
     assert "W1" not in said and "torch" not in said
     ours, theirs = weights(two), weights(one)
@@ -84,6 +88,8 @@ def test_two_processes_leave_what_one_leaves(project: Callable[[str, int, str], 
     assert all(np.allclose(ours[name], theirs[name], atol=1e-3) for name in ours)
     losses = [pq.read_table(root / "models/tiny/history.parquet").column("loss").to_pylist() for root in (two, one)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    written = [json.loads((root / "models/tiny/samples.json").read_text()) for root in (two, one)]
+    assert [each[:2] for each in written[0]] == [each[:2] for each in written[1]]  # step and prompt
     audit = audits.read(two / "reports/audits/tiny/train.json")
     assert audit.figures["parameters.moved"].value == 1.0
     assert dict(audit.provenance)["processes"] == 2
