@@ -56,6 +56,9 @@ LIKELY = {"article", "body", "column", "content", "entry", "main", "page", "post
 CONTAINERS = {"div", "section", "ul", "ol", "table", "td", "p"}
 WORDS = re.compile(r"[A-Z]?[a-z]+")
 MAX_LINKS = 5000  # of one page; more is a trap
+ENDS = re.compile(
+    r"</(?:html|body)\s*>", re.IGNORECASE
+)  # what follows them belongs to the page all the same; libxml2 sets it apart
 SPACED = re.compile(r"white-space\s*:\s*(pre|break-spaces)", re.IGNORECASE)
 
 
@@ -81,7 +84,7 @@ def read(markup: str, url: str) -> Html:
 
 def parsed(markup: str) -> etree._Element:
     """The page as a tree, mended as libxml2 mends it. It builds no deeper than 2048 elements: deeper pages are built from its events."""
-    body = markup.replace("\0", "\ufffd").encode("utf-8", "replace")
+    body = ENDS.sub("", markup.replace("\0", "\ufffd")).encode("utf-8", "replace")
     parser = etree.HTMLParser(encoding="utf-8", huge_tree=True)
     root = etree.fromstring(body, parser) if body.strip() else None
     if any("Excessive depth" in error.message for error in parser.error_log):

@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 import requests
 from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import NameResolutionError
+from urllib3.response import HTTPResponse
 
 from provenlm.scraping import addresses
 from provenlm.scraping.urls import host
@@ -119,6 +120,9 @@ class Fetcher:
             return Answer(status, f"http-{status}", headers, b"", 0, 1, 0.0, f"HTTP status {status}")
         if status == 200 and accepts and media_type not in accepts:
             return Answer(status, "content-type", headers, b"", 0, 1, 0.0, f"its content type is {media_type or 'not given'}")
+        encodings = {word.strip().lower() for word in headers.get("Content-Encoding", "").split(",")}
+        if encodings - {"", "identity", *HTTPResponse.CONTENT_DECODERS}:  # what nobody asked for would be taken for text
+            return Answer(status, "decoding", headers, b"", 0, 1, 0.0, f"its content encoding is {', '.join(sorted(encodings))}")
         body = bytearray()
         for chunk in response.iter_content(CHUNK):  # decoded: a small file that unpacks without end stops here too
             body += chunk

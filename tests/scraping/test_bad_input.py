@@ -2,8 +2,10 @@
 
 import gzip
 import os
+import random
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -107,6 +109,7 @@ def nonsense_later(handler) -> None:
         ((302, {}, b""), ("refused", "redirect-loop")),
         ((200, {"Content-Type": ""}, b"<p>x"), ("refused", "content-type")),
         ((200, {"Content-Encoding": "gzip"}, b"not gzip"), ("failed", "decoding")),
+        ((200, {"Content-Encoding": "x-secret"}, b"<p>coded"), ("failed", "decoding")),
         ((200, {"Content-Type": "text/plain"}, b"x" * 50_000_000), ("refused", "too-large")),
         ((200, {"Content-Type": "application/rss+xml"}, b"<rss><item>" * 1000), ("refused", "listing")),
     ],
@@ -229,3 +232,70 @@ def test_markup_that_is_hardly_any_breaks_nothing(web, crawling, markup: bytes) 
     found = crawling()
     assert found["/after"].state == "record"
     assert found["/bad"].reason in ("", "empty", "unreadable")
+
+
+STATUS = [
+    b"HTTP/1.1 200 OK",
+    b"HTTP/1.1 200",
+    b"HTTP/1.0 999 What",
+    b"HTTP/1.1 -1 x",
+    b"HTTP/9 200 OK",
+    b"\xff\xfe 200",
+    b"HTTP/1.1 302 Go",
+    b"HTTP/1.1 304 x",
+]
+HEADERS = [
+    b"Content-Type: text/html", b"Content-Type: text/html; charset=\xff", b"Content-Type: text/plain; charset=utf-7", b"Content-Length: -5",
+    b"Content-Length: 99999999999999999999", b"Content-Length: 3", b"Content-Length: x", b"Transfer-Encoding: chunked", b"Location: //[",
+    b"Location: http://\xff\xff/", b"Location: http://h:99999/", b"Location: \x00", b"Content-Encoding: gzip", b"Content-Encoding: br, gzip",
+    b"Retry-After: -1", b"Retry-After: Thu, 99 Foo 2026", b"ETag: \x80\x81", b"Last-Modified: never", b": empty", b"No colon at all",
+    b" folded", b"Set-Cookie: a=\xff; domain=..", b"X-Robots-Tag: \xff", b"Link: <http://", b"Caf\xe9: x",
+]  # fmt: skip
+PIECES = [
+    b"<html",
+    b"<p>text",
+    b"\0",
+    b"\xff\xfe",
+    b"<!--",
+    b"]]>",
+    b"<![CDATA[",
+    b"&#xD800;",
+    b"&#99999999999;",
+    b"<a href='http://[::'>",
+    b"<base href='//'>",
+    b"<pre>\n",
+    b"<meta charset=utf-16>",
+    b"<svg><title>",
+    b"</html>",
+    b"<table><td>",
+    b"\x1f\x8b",
+    b"5\r\nhello\r\n",
+    b"0\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_answers_thrown_together_at_random_end_no_crawl(web, crawling, seed: int) -> None:
+    chance = random.Random(seed)
+
+    def nonsense(handler, answer: bytes) -> None:
+        handler.wfile.write(answer)
+        handler.close_connection = True
+
+    names = [f"/{number}" for number in range(40)]
+    good = [f"/good{name}" for name in names]
+    web.html("/", "start", (*(path for pair in zip(names, good, strict=True) for path in pair), "/last"))
+    for path in (*good, "/last"):
+        web.html(path)
+    for name in names:
+        lines = [
+            chance.choice(STATUS),
+            *chance.sample(HEADERS, chance.randrange(6)),
+            b"",
+            b"".join(chance.choices(PIECES, k=chance.randrange(9))),
+        ]
+        web.pages[name] = partial(nonsense, answer=b"\r\n".join(lines))
+    found = crawling(tries=1, max_wait_seconds=0.0)
+    assert set(names) <= set(found)
+    assert [path for path in (*good, "/last") if found[path].state != "record"] == []
+    assert all(fetch.state == "record" or fetch.reason for fetch in found.values())

@@ -115,3 +115,10 @@ def test_a_wrapper_that_is_called_after_the_sidebar_it_holds_stays() -> None:
 def test_text_behind_a_comment_or_a_dropped_element_stays() -> None:
     assert text_of("<p>a<!-- x -->b<script>x</script>c<?x y?>d</p>") == "abcd"
     assert text_of("<pre>a<!-- x -->\n  b<script>x</script>\n  c</pre>") == "a\n  b\n  c"
+
+
+def test_what_stands_behind_the_end_of_a_page_belongs_to_it() -> None:
+    page = read("<html><body><p>a</p></body></html>\n<p>b</p><a href='/x'>c</a></BODY ></html>d", "http://h/")
+    assert (page.text, page.links) == ("a\n\nb\n\ncd", ("http://h/x",))
+    assert read("<html><head><title>t</title></head></html><body><p>a</body>", "http://h/").text == "a"
+    assert read("<div>" * 3000 + "deep</body></html><a href='/x'>behind</a>", "http://h/").links == ("http://h/x",)
