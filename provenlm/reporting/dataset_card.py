@@ -11,6 +11,7 @@ from provenlm.reporting.cite import tabled
 from provenlm.reporting.markdown import Markdown, bullets, code, strong, text
 
 SPLITS = (("train", "train"), ("validation", "val"))  # as the hub calls them, as our figures do
+NOBODY = "unknown"  # as a breakdown calls the records that do not say
 ORDER = 10  # the hub's classes of size each hold ten times as much
 LETTERS = ((10**9, "B"), (10**6, "M"), (10**3, "K"), (1, ""))
 
@@ -29,6 +30,7 @@ def _facts(about: Card) -> dict[str, Any]:
     ]
     return {
         "license": NO_LICENCE,
+        **({"language": codes} if (codes := [code for code in _values(about, "by_language") if code != NOBODY]) else {}),
         "pretty_name": about.name,
         "tags": ["provenlm"],
         **({"size_categories": [size_class(int(kept.value))]} if kept else {}),
@@ -88,10 +90,13 @@ def _sections(about: Card) -> Iterator[tuple[int, str, Markdown]]:
         yield 2, title, UNKNOWN
 
 
+def _values(about: Card, name: str) -> list[str]:
+    """The values that a breakdown lists."""
+    return [str(row[0]) for item in about.tables("tokenize", name) for row in item.rows]
+
+
 def _named(about: Card, name: str) -> Markdown:
-    """The values that a breakdown lists; unknown if no record says."""
-    values = [str(row[0]) for item in about.tables("tokenize", name) for row in item.rows]
-    return text(", ".join(values)) if values else UNKNOWN
+    return text(", ".join(values)) if (values := _values(about, name)) else UNKNOWN
 
 
 def _structure(about: Card) -> Markdown:

@@ -109,8 +109,10 @@ def test_what_nobody_recorded_is_said_to_be_unknown_or_not_measured(cards):
 
 def test_a_breakdown_by_licence_or_language_is_told(cards, source):
     tables = [Table("by_licence", "by licence", ["licence", "records"], [["PSF-2.0", 5], ["unknown", 2]])]
+    tables.append(Table("by_language", "by language", ["language", "records"], [["en", 6], ["unknown", 1]]))
     page = cards(tokenize=source("words", "tokenize", tables=tables, missing=count(0, "records")))["words.md"]
     assert "- **License:** PSF-2.0, unknown" in page and "| PSF-2.0 | 5 |" in page
+    assert "Language(s) (NLP):** en, unknown" in page and DatasetCard(page).data.language == ["en"]
 
 
 def test_private_data_that_the_filter_found_is_told(cards, source):
