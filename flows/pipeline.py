@@ -28,10 +28,11 @@ KINDS = ("scrape", "filter", "dedupe", "tokenize", "train", "validate", "report"
 BUSY_SECONDS = 2.0
 LOCK_SECONDS = 0.2
 
-How = Literal["ran", "cached"]
+How = Literal["ran", "cached", "restored"]  # restored: made before and kept, so what reads it may have to be made anew
 Listener = Callable[[str], None]
 
-_CACHED = re.compile(r"Stage '.+' (didn't change, skipping|is cached - skipping run)")
+_CACHED = re.compile(r"Stage '.+' didn't change, skipping")
+_RESTORED = re.compile(r"Stage '.+' is cached - skipping run")
 _CHATTER = re.compile(
     r"Running stage '|> python |(Updating|Generating) lock file|Use `dvc push`|To track the changes|To enable auto staging"
     r"|\s+(git add|dvc config core\.autostage)|Data and pipelines are up to date"
@@ -111,7 +112,7 @@ def repro(step: Step, root: Path, listen: Listener, crew: groups.Crew | None = N
                     [*DVC, "repro", "--single-item", *(["--force"] if step.force else []), step.stage], root, spoken, log, crew
                 )
             if code == 0:
-                return "cached" if spoken.cached else "ran"
+                return spoken.how
             if crew.ended.is_set():
                 break
             reason = spoken.reason().removeprefix(f"{step.stage}: ")
@@ -163,13 +164,15 @@ class _Spoken:
     listen: Listener
     last: str = ""
     refusal: str = ""
-    cached: bool = False
+    how: How = "ran"
 
     def hear(self, line: str) -> None:
         if self.refusal or _FAILED.match(line):
             self.refusal = f"{self.refusal} {_FAILED.sub('', line).strip()}".lstrip()
         elif _CACHED.match(line):
-            self.cached = True
+            self.how = "cached"
+        elif _RESTORED.match(line):
+            self.how = "restored"
         elif not _CHATTER.match(line):
             self.last = self.last if line.startswith(MARK) else line
             self.listen(line)

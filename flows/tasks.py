@@ -24,6 +24,8 @@ from provenlm.core import audit as audits
 from provenlm.core.errors import UserError
 from provenlm.core.layout import Layout
 
+UNCHANGED = "DVC: unchanged"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -85,7 +87,7 @@ def _ready(waiting: Mapping[str, pipeline.Step], running: Iterable[pipeline.Step
 
 def _one(step: pipeline.Step, needed: list[State[Any]], place: Place, crew: groups.Crew) -> tuple[State[Any], float]:
     started = time.monotonic()
-    fresh = not step.changed and not step.force and all(state.name == "Cached" for state in needed)
+    fresh = not step.changed and not step.force and all(state.message == UNCHANGED for state in needed)
     state = stage.with_options(name=step.kind)(step, fresh, place, crew, return_state=True, wait_for=needed)
     return state, time.monotonic() - started
 
@@ -96,7 +98,7 @@ def stage(step: pipeline.Step, fresh: bool, place: Place, crew: groups.Crew) -> 
     log = get_run_logger()
     if fresh:
         log.info("cached")
-        return Completed(name="Cached", message="DVC: unchanged")
+        return Completed(name="Cached", message=UNCHANGED)
     log.info("started")
     started = time.monotonic()
     try:
@@ -108,9 +110,9 @@ def stage(step: pipeline.Step, fresh: bool, place: Place, crew: groups.Crew) -> 
         return Cancelled(message=str(error), data=error)
     except (UserError, pipeline.StageError) as error:
         return Failed(message=str(error), data=error)  # no stack trace: it is told in one line
-    if how == "cached":
-        log.info("cached")
-        return Completed(name="Cached", message="DVC: unchanged, or made before and kept")
+    if how != "ran":
+        log.info(how)
+        return Completed(name="Cached", message=UNCHANGED if how == "cached" else "DVC: made before, and kept")
     done = f"done in {time.monotonic() - started:.1f} s"
     log.info(done)
     return Completed(message=done)

@@ -37,8 +37,12 @@ def opened(home: Path, report: str, name: str) -> Path:
         rows = YAML(typ="safe").load(Layout(tree).params.read_text(encoding="utf-8"))["reports"][report]
         subjects = [*rows["corpora"], *rows["recipes"], report]
         _carry_lock(tree, version, subjects)
-        for subject in subjects:
-            if git(tree, "ls-tree", version, address := Layout(Path()).audit(subject, "").parent.as_posix()):
+        here = Layout(Path())
+        pages = git(tree, "ls-tree", "--name-only", version, f"{here.report(report, 'md').parent.as_posix()}/").splitlines()
+        wanted = [here.audit(subject, "").parent.as_posix() for subject in subjects]
+        wanted += [page for page in pages if Path(page).name.startswith((f"{report}.", f"{report}_"))]
+        for address in wanted:
+            if git(tree, "ls-tree", version, address):
                 git(tree, "checkout", version, "--", address)
     trees.dvc(tree, "checkout", "--allow-missing", "--force", "--quiet")
     return tree

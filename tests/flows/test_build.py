@@ -56,6 +56,16 @@ def test_a_failing_stage_is_said_in_one_line_and_nothing_behind_it_runs(project,
     assert "dedupe" not in out and "Traceback" not in out
 
 
+def test_what_stands_behind_a_restored_stage_is_looked_at_again(built, server):
+    """Back to an earlier setting: filter's output comes from DVC's run cache, and it is another than dedupe has read last."""
+    for steps in (2, 0):
+        built.set("corpora", "words", filter={"steps": steps} if steps else {})
+        code, out, err = built.build(**server)
+        assert (code, err) == (0, "")
+    assert dict(table(out))["filter@words"] == "cached"
+    assert "up to date" in built.dvc("status")
+
+
 def test_a_verdict_that_is_not_pass_is_printed_and_on_request_the_exit_status(built, server):
     built.set("reports", "proof", bounds={"steps": 4})
     code, out, _ = built.build("--require-pass", **server)

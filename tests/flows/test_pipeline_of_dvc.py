@@ -36,12 +36,12 @@ def test_what_was_built_is_cached_and_a_changed_section_changes_its_stage_alone(
     assert pipeline.repro(step("filter@words"), built.root, print) == "ran"
 
 
-def test_what_was_made_once_and_deleted_is_cached_and_comes_back(built):
+def test_what_was_made_once_and_deleted_is_restored(built):
     filtered = built.root / "data/words/filtered/all.json"
     before = filtered.read_text()
     filtered.unlink()
     heard = []
-    assert pipeline.repro(step("filter@words"), built.root, heard.append) == "cached"
+    assert pipeline.repro(step("filter@words"), built.root, heard.append) == "restored"
     assert filtered.read_text() == before
     assert not heard
 
