@@ -26,6 +26,7 @@ from provenlm.layers import experts
 from provenlm.tokens.shards import Split, Tokens
 from provenlm.training import optimizers
 from provenlm.training.batches import batches_for
+from provenlm.training.device import keep_memory
 from provenlm.training.fit import fit
 from provenlm.training.net import Net, fresh
 from provenlm.training.objective import IGNORE, Batch
@@ -161,9 +162,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="3 rounds instead of 9, without the steps whose weights are bf16 too")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--keep-memory", action="store_true", help="as training does: freed memory stays with the process, for everyone"
+    )
     parser.add_argument("--json", type=Path, help="also write the table here")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
+    if asked.keep_memory:
+        keep_memory()
     transformers.logging.set_verbosity_error()
     rounds = 3 if asked.quick else 9
     precisions = ("fp32", "bf16") if asked.quick else tuple(PRECISIONS)

@@ -20,7 +20,7 @@ from provenlm.tokens import codecs, shards
 from provenlm.training import figures, workers, writing
 from provenlm.training.batches import Batches, batches_for, in_steps
 from provenlm.training.checkpoint import Described
-from provenlm.training.device import device_of
+from provenlm.training.device import device_of, keep_memory
 from provenlm.training.dry_run import Coming, dry_run
 from provenlm.training.fit import fit
 from provenlm.training.memory import Profile
@@ -85,6 +85,7 @@ def train(run: stage.Run, recipe: Ready, crew: Crew) -> None:
     """One process's part of the training; all but the first end here."""
     settings, (kind, net, shape, section), vocabulary = recipe.settings, recipe.chosen, recipe.tokens.vocabulary
     torch.set_num_threads(settings.threads)
+    keep_memory()
     memory = Profile(crew.device)
     memory.at("begun")
     model = fresh(net, shape, vocabulary, settings.seed).to(crew.device)

@@ -16,8 +16,16 @@ from torch.nn import functional as F
 Way = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
+# Below float32 a CPU's product is compiled for its shape (oneDNN): runs of any length would compile nearly every product of every
+# step anew and keep a thousand of them, which took a quarter of a step and gigabytes. Runs of a multiple of this recur.
+RUN = 64
+
+
 class Plan(NamedTuple):
-    """Where each row goes: `order_R` sorts rows by expert, `inverse_R` undoes it, `counts_E` rows fall to each expert."""
+    """Where each row goes: `order_R` sorts rows by expert, `inverse_R` undoes it, `counts_E` rows fall to each expert.
+
+    `order_R` may be longer than R: where it holds R, a row of zeros fills up the run of an expert, which `counts_E` then counts.
+    """
 
     order_R: Tensor
     inverse_R: Tensor
@@ -32,6 +40,16 @@ def plan(chosen_NK: Tensor, experts: int) -> Plan:
     return Plan(order_R, inverse_R, counts(chosen_NK, experts))
 
 
+def filled(planned: Plan, chosen_NK: Tensor, run: int) -> Plan:
+    """The same plan with each expert's run filled up to a multiple of `run`. On CUDA this waits for the device."""
+    filled_E = (planned.counts_E + run - 1) // run * run
+    shift_E = (filled_E - planned.counts_E).cumsum(0) - (filled_E - planned.counts_E)  # by what fills the runs before
+    inverse_R = planned.inverse_R + shift_E[chosen_NK.flatten()]
+    rows = inverse_R.numel()
+    order_R = inverse_R.new_full((int(filled_E.sum()),), rows).scatter_(0, inverse_R, torch.arange(rows, device=inverse_R.device))
+    return Plan(order_R, inverse_R, filled_E)
+
+
 def counts(chosen_NK: Tensor, experts: int) -> Tensor:
     """counts_E: how many (token, expert) pairs fall to each expert."""
     return (chosen_NK.reshape(-1, 1) == torch.arange(experts, device=chosen_NK.device)).sum(0)
@@ -44,7 +62,7 @@ class _Permute(torch.autograd.Function):
     def forward(ctx: Any, states_ND: Tensor, order_R: Tensor, inverse_R: Tensor, chosen: int) -> Tensor:
         ctx.save_for_backward(inverse_R)
         ctx.chosen = chosen
-        return states_ND.index_select(0, order_R // chosen)
+        return _taken(states_ND, order_R // chosen, order_R.numel() > inverse_R.numel())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
@@ -59,12 +77,18 @@ class _Unpermute(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows_RD: Tensor, order_R: Tensor, inverse_R: Tensor) -> Tensor:
         ctx.save_for_backward(order_R)
+        ctx.filled = order_R.numel() > inverse_R.numel()
         return rows_RD.index_select(0, inverse_R)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (order_R,) = ctx.saved_tensors
-        return gradients[0].index_select(0, order_R), None, None
+        return _taken(gradients[0], order_R, ctx.filled), None, None
+
+
+def _taken(rows_XD: Tensor, index_R: Tensor, filled: bool) -> Tensor:
+    """The rows at `index_R`; where `filled`, X stands for a row of zeros."""
+    return (F.pad(rows_XD, (0, 0, 0, 1)) if filled else rows_XD).index_select(0, index_R)
 
 
 def permute(states_ND: Tensor, planned: Plan, chosen: int) -> Tensor:
@@ -98,6 +122,8 @@ def by_loop(states_ND: Tensor, chosen_NK: Tensor, weights_NK: Tensor, gate_up_E2
 def by_split(states_ND: Tensor, chosen_NK: Tensor, weights_NK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor) -> Tensor:
     """Sorted rows, one product an expert, each written where it belongs: nothing is gathered or added up afterwards."""
     planned = plan(chosen_NK, gate_up_E2FD.shape[0])
+    if states_ND.dtype.itemsize < 4:
+        planned = filled(planned, chosen_NK, RUN)
     rows_RD = permute(states_ND, planned, chosen_NK.shape[1])
     said_RD: Tensor = _Runs.apply(rows_RD, gate_up_E2FD, down_EDF, planned.counts_E.tolist())  # type: ignore[no-untyped-call]
     return _combine(said_RD, planned, weights_NK)

@@ -1,8 +1,12 @@
-"""The wanted device's name in, torch's device out."""
+"""The wanted device's name in, torch's device out; and how this process keeps memory."""
+
+import ctypes
 
 import torch
 
 from provenlm.core.errors import UserError
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of mallopt(3), malloc.h
 
 
 def device_of(wanted: str) -> torch.device:
@@ -14,3 +18,15 @@ def device_of(wanted: str) -> torch.device:
     if wanted not in usable:
         raise UserError(f"train.device: {wanted} is not there; on this machine: {', '.join(usable)}")
     return torch.device(wanted)
+
+
+def keep_memory() -> None:
+    """Let the C library keep what a step frees for the next step, in this process, from here on.
+
+    Else it gives each large tensor back to the kernel, which has to clear every page anew when the next one is asked for. Only glibc
+    can be told (mallopt(3)); elsewhere nothing changes.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(_MMAP_MAX, 0)
+        library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)

@@ -149,3 +149,30 @@ def test_a_recomputed_backward_gives_the_bits_of_a_kept_one() -> None:
     wanted = [t for t in tensors if t.requires_grad]
     first = torch.autograd.grad(out.sum(), wanted, retain_graph=True)
     assert all(map(torch.equal, first, torch.autograd.grad(out.sum(), wanted)))
+
+
+def test_a_filled_plan_gives_every_expert_a_run_of_a_multiple() -> None:
+    chosen = torch.tensor([[2, 0], [1, 2], [0, 1], [2, 1]])
+    planned = experts.filled(experts.plan(chosen, 4), chosen, 4)
+    assert planned.counts_E.tolist() == [4, 4, 4, 0]
+    assert planned.order_R.tolist() == [1, 4, 8, 8, 2, 5, 7, 8, 0, 3, 6, 8]  # 8 is the row of zeros
+    assert planned.order_R[planned.inverse_R].tolist() == list(range(8))
+
+
+def test_moves_by_a_filled_plan_have_the_gradient_of_finite_differences() -> None:
+    chosen = choice(5, 3, 2)
+    planned = experts.filled(experts.plan(chosen, 3), chosen, 4)
+    assert gradcheck(lambda x: experts.permute(x, planned, 2), (drawn(5, 4),))
+    assert gradcheck(lambda x: experts.unpermute(x, planned), (drawn(len(planned.order_R), 4),))
+
+
+def test_narrow_experts_on_filled_runs_say_and_learn_what_the_loop_does() -> None:
+    states, chosen, weights, gate_up, down = case(torch.float32)
+    narrow = [
+        t.detach().bfloat16().requires_grad_() if t.is_floating_point() else t for t in (states, chosen, weights, gate_up, down)
+    ]
+    wide = [t.detach().float().requires_grad_() if t.is_floating_point() else t for t in narrow]
+    for ours, loop in zip(
+        values_and_gradients(experts.by_split, tuple(narrow)), values_and_gradients(experts.by_loop, tuple(wide)), strict=True
+    ):
+        torch.testing.assert_close(ours.float(), loop, atol=0.03 * loop.abs().max().item(), rtol=0)
