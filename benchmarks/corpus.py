@@ -142,7 +142,7 @@ def main() -> None:
         if asked.only != "growth":
             beside(Path(root), 10 if asked.quick else 100, 2 if asked.quick else 10)
         if asked.only != "beside":
-            growth(Path(root), 1 if asked.quick else 5, asked.plot)
+            growth(Path(root), 1 if asked.quick else 2, asked.plot)
 
 
 if __name__ == "__main__":
