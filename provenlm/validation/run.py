@@ -16,17 +16,25 @@ def run(subject: Subject, probes: Mapping[str, Probe], audit: Recorder) -> None:
     `errors` counts those that raised. UserError (a mistake in params.yaml) and KeyboardInterrupt end the run.
     """
     subject.model.eval()
-    rows: list[tuple[str, int, float]] = []
+    rows: list[tuple[str, int, float, float]] = []
     raised = 0
     with progress("validate", "probes", len(probes)) as bar:
         for name, probe in probes.items():
-            clock, before = time.perf_counter(), len(audit.figures)
+            clock, cpu, before = time.perf_counter(), time.process_time(), len(audit.figures)
             raised += _ask(name, probe, subject, audit)
-            rows.append((name, len(audit.figures) - before, round(time.perf_counter() - clock, 3)))
+            spent = (round(time.perf_counter() - clock, 3), round(time.process_time() - cpu, 3))
+            rows.append((name, len(audit.figures) - before, *spent))
             bar.advance(note=name)
     audit.counted("probes", len(probes), "probes", "probes that were asked")
     audit.counted("errors", raised, "probes", "probes that raised an exception instead of measuring")
-    audit.tables.append(Table("probes", "each probe: figures recorded, and its wall time", ("probe", "figures", "seconds"), rows))
+    audit.tables.append(
+        Table(
+            "probes",
+            "each probe: figures recorded, its wall time, and that of all cores",
+            ("probe", "figures", "seconds", "CPU seconds"),
+            rows,
+        )
+    )
 
 
 def _ask(name: str, probe: Probe, subject: Subject, audit: Recorder) -> bool:
