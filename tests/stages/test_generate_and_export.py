@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -256,3 +257,41 @@ def test_help_shows_a_command_that_can_be_copied(module, name):
     example = told.split("example: python -m ")[1]
     assert example.startswith(f"stages.{name} docs_moe")
     assert module.parser().parse_args(shlex.split(example)[1:]).recipe == "docs_moe"
+
+
+TASK = """
+task: own_text
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {text}}}}}
+test_split: test
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{{{text}}}}"
+metric_list: [{{metric: bits_per_byte}}]
+"""
+
+
+@pytest.mark.slow  # it imports half of the ecosystem
+@pytest.mark.parametrize("net", list(NETS))
+def test_lm_evaluation_harness_measures_an_exported_net_offline_as_we_do(project, monkeypatch, net):
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed: it comes with the extra `eval`")
+    layout, text = project(net), "def parse(self, arguments):\n    return arguments"
+    folder, task = layout.root / "exported", layout.root / "tasks"
+    run(monkeypatch, export, "r", str(folder))
+    task.mkdir()
+    (task / "text.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    (task / "own_text.yaml").write_text(TASK.format(text=task / "text.jsonl"))
+    command = f"{sys.executable} -m lm_eval --model hf --model_args pretrained={folder},add_bos_token=False --device cpu --batch_size 1"
+    command += f" --tasks own_text --include_path {task} --output_path {layout.root / 'said'}"
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(layout.root / "hub")}
+    done = subprocess.run(shlex.split(command), env=offline, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    (said,) = (layout.root / "said").rglob("results_*.json")
+    found = trained.read(layout, "r", None)
+    ids = torch.tensor([found.codec.prompt(text)])
+    with torch.no_grad():
+        logits = found.net.net.logits(found.net.model.eval(), ids)[0, :-1]
+    bits = torch.nn.functional.cross_entropy(logits.double(), ids[0, 1:], reduction="sum").item() / math.log(2)
+    assert json.loads(said.read_text())["results"]["own_text"]["bits_per_byte,none"] == pytest.approx(
+        bits / len(text.encode()), rel=1e-4
+    )
