@@ -281,7 +281,9 @@ def test_lm_evaluation_harness_measures_an_exported_net_offline_as_we_do(project
     task.mkdir()
     (task / "text.jsonl").write_text(json.dumps({"text": text}) + "\n")
     (task / "own_text.yaml").write_text(TASK.format(text=task / "text.jsonl"))
-    command = f"{sys.executable} -m lm_eval --model hf --model_args pretrained={folder},add_bos_token=False --device cpu --batch_size 1"
+    command = (
+        f"{sys.executable} -m lm_eval --model hf --model_args pretrained={folder},add_bos_token=False --device cpu --batch_size 1"
+    )
     command += f" --tasks own_text --include_path {task} --output_path {layout.root / 'said'}"
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(layout.root / "hub")}
     done = subprocess.run(shlex.split(command), env=offline, capture_output=True, text=True, timeout=280, check=False)
