@@ -35,6 +35,8 @@ PACKAGES = [
     "transformers",
     "safetensors",
     "matplotlib",
+    "numba",
+    "py3langid",
 ]
 
 

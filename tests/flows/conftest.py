@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from ruamel.yaml import YAML
 
 HERE = Path(__file__).parent
 os.environ["PYTHONPATH"] = str(HERE.parents[1])  # processes that work in another folder take the code that stands here
+signal.signal(signal.SIGINT, signal.default_int_handler)  # `pytest &` in a script begins with it ignored, and so would all we start
 
 
 class Project:
