@@ -107,5 +107,5 @@ def show(name: str, root: Path) -> None:
     """The page of report `name` as an artifact, and its verdict in the log."""
     page = Layout(root).report(name, "md")
     text, status = tasks.with_pictures(page.read_text(encoding="utf-8"), page.parent), pipeline.verdict(name, root)
-    create_markdown_artifact(text, tasks.key(f"report-{name}"), f"{name}: {status}")
+    create_markdown_artifact(text, tasks.key(f"page-{name}"), f"{name}: {status}")
     get_run_logger().info("%s: %s", name, status)

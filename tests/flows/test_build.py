@@ -44,7 +44,7 @@ def test_a_first_build_runs_every_stage_and_a_second_none(project, home):
     runs = query(home, "state_name, name from task_run where true")
     assert runs == sorted((how, stage) for how in ("Cached", "Completed") for stage in ORDER)
     artifacts = query(home, "key, type from artifact where type in ('table', 'markdown')")
-    assert artifacts == sorted([*((stage.replace("@", "-"), "table") for stage in ORDER), *2 * [("report-proof", "markdown")]])
+    assert artifacts == sorted([*((stage.replace("@", "-"), "table") for stage in ORDER), *2 * [("page-proof", "markdown")]])
     assert not project.processes()
 
 

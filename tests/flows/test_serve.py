@@ -122,7 +122,7 @@ def test_a_run_started_there_shows_each_stage_its_lines_its_figures_and_the_page
     assert {task["name"] for task in served.of("task_runs", run)} == set(ORDER)
     eventually(lambda: set(served.logs(run)) >= {"train begins", "proof: PASS"})
     made = {(found["type"], found["key"], found["description"]) for found in served.of("artifacts", run)}
-    assert ("markdown", "report-proof", "proof: PASS") in made and ("table", "train-small", "figures of train@small") in made
+    assert ("markdown", "page-proof", "proof: PASS") in made and ("table", "train-small", "figures of train@small") in made
 
 
 def test_what_the_form_asks_is_typed_and_wrong_words_are_refused_before_a_run(served):
