@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from provenlm.core import files, plugin, rng
 from provenlm.core import record as records
-from provenlm.core.engine import Corpus, Work
 from provenlm.core.errors import UserError
 from provenlm.core.plugin import Blocks
 from provenlm.core.progress import Progress, progress
 from provenlm.core.record import Record
+from provenlm.core.work import Corpus, Work
 from provenlm.corpus import blocks, duplicates, hashing, oracle
 from provenlm.corpus import dedupe_figures as figures
 from provenlm.corpus.blocks import Repeats

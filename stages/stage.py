@@ -22,6 +22,7 @@ from provenlm.core import params as parameters
 from provenlm.core.errors import UserError
 from provenlm.core.layout import Layout
 from provenlm.core.progress import say
+from provenlm.core.work import Corpus
 
 S = TypeVar("S")
 PACKAGES = [
@@ -81,7 +82,7 @@ class Run:
         self.slices[f"{self.table}.{self.subject}.{section}"] = self.row[section]
         return self.params.settings(self.table, self.subject, section, kind)
 
-    def records(self, folder: Path) -> engine.Corpus:
+    def records(self, folder: Path) -> Corpus:
         """The records of `folder`, on the engine that the corpus names."""
         name = self.row.get("engine")
         return engine.over(folder, None if name is None else str(name))

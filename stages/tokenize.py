@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from provenlm.core import audit as audits
 from provenlm.core import files, plugin
 from provenlm.core import record as records
-from provenlm.core.engine import Corpus, Work
 from provenlm.core.errors import UserError
 from provenlm.core.plugin import Codec
 from provenlm.core.progress import Progress, progress
 from provenlm.core.record import Record
+from provenlm.core.work import Corpus, Work
 from provenlm.tokens import figures, integrity, shards
 from provenlm.tokens.shards import Document
 from stages import stage

@@ -3,34 +3,16 @@
 `Here` does it in this process. Daft (provenlm/core/on_daft.py) does it on all cores or on a cluster; the results are the same.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import TypeVar
 
 from provenlm.core.errors import UserError
 from provenlm.core.record import Record, read
+from provenlm.core.work import Corpus, Work, batches
 
 T = TypeVar("T")
-BATCH_BYTES = 4 << 20
-BATCH_RECORDS = 512
-
-
-@dataclass(frozen=True)
-class Work(Generic[T]):
-    """`do` gives one result a record, and depends on that record alone. `pack` and `unpack` are for results that travel."""
-
-    do: Callable[[Sequence[Record]], Sequence[T]]
-    pack: Callable[[T], bytes]
-    unpack: Callable[[bytes], T]
-
-
-class Corpus(Protocol):
-    """Records that can be read more than once, the same each time."""
-
-    def read(self) -> Iterator[Record]: ...
-
-    def map(self, work: Work[T]) -> Iterator[tuple[Record, T]]: ...
 
 
 @dataclass(frozen=True)
@@ -58,17 +40,3 @@ def over(folder: Path, name: str | None) -> Corpus:
     except ImportError:
         raise UserError(f"engine: {name} needs Daft: pip install -e '.[scale]', or take the entry out") from None
     return OnDaft(folder, name.removeprefix("daft"))
-
-
-def batches(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Runs of at most BATCH_RECORDS records, none but a single record larger than BATCH_BYTES."""
-    batch: list[Record] = []
-    size = 0
-    for record in records:
-        if batch and (size + len(record.body) > BATCH_BYTES or len(batch) == BATCH_RECORDS):
-            yield batch
-            batch, size = [], 0
-        batch.append(record)
-        size += len(record.body)
-    if batch:
-        yield batch

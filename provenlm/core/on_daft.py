@@ -17,8 +17,8 @@ import pyarrow as pa
 from daft import DataType, col
 
 from provenlm.core import record as records
-from provenlm.core.engine import Work, batches
 from provenlm.core.record import Record
+from provenlm.core.work import Work, batches
 
 T = TypeVar("T")
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenlm.core import rng
-from provenlm.core.engine import Corpus, Work
 from provenlm.core.record import Record
+from provenlm.core.work import Corpus, Work
 from provenlm.corpus.hashing import Hashes, distinct
 from provenlm.corpus.minhash import Sketcher, candidates
 from provenlm.corpus.similarity import Rows, Sets, compare

@@ -9,9 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from provenlm.core.engine import Work
 from provenlm.core.plugin import Filtering
 from provenlm.core.record import Record
+from provenlm.core.work import Work
 from provenlm.corpus.rows import Rows
 
 LOW_SCORE = "low_score"

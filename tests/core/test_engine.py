@@ -2,10 +2,11 @@ import importlib.util
 
 import pytest
 
-from provenlm.core import engine, record
-from provenlm.core.engine import Here, Work
+from provenlm.core import engine, record, work
+from provenlm.core.engine import Here
 from provenlm.core.errors import UserError
 from provenlm.core.record import Record
+from provenlm.core.work import Work
 
 LENGTHS = Work(lambda batch: [len(item.body) for item in batch], lambda n: str(n).encode(), lambda data: int(data))
 
@@ -20,9 +21,9 @@ def test_each_record_comes_with_its_result_in_order():
 
 
 def test_batches_are_bounded_in_bytes_and_in_records(monkeypatch):
-    monkeypatch.setattr(engine, "BATCH_BYTES", 10)
-    monkeypatch.setattr(engine, "BATCH_RECORDS", 3)
-    sizes = [[len(item.body) for item in batch] for batch in engine.batches(some([4, 4, 4, 25, 1, 1, 1, 1]))]
+    monkeypatch.setattr(work, "BATCH_BYTES", 10)
+    monkeypatch.setattr(work, "BATCH_RECORDS", 3)
+    sizes = [[len(item.body) for item in batch] for batch in work.batches(some([4, 4, 4, 25, 1, 1, 1, 1]))]
     assert sizes == [[4, 4], [4], [25], [1, 1, 1], [1]]
 
 
