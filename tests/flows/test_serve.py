@@ -117,7 +117,7 @@ def test_a_schedule_of_params_yaml_starts_a_refresh_that_publishes(served, event
 
 
 def test_a_run_started_there_shows_each_stage_its_lines_its_figures_and_the_page(served, eventually):
-    run = served.start("build", reports=["proof"])
+    run = served.start("build", reports=["proof"], overrides=["recipes.small.train.steps=4"])  # which no refresh has trained
     assert served.ended(run)[0] == "Completed"
     assert {task["name"] for task in served.of("task_runs", run)} == set(ORDER)
     eventually(lambda: set(served.logs(run)) >= {"train begins", "proof: PASS"})
@@ -186,7 +186,7 @@ def test_runs_of_a_killed_process_are_shown_as_crashed_by_the_next_and_two_worke
     output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     workers = [subprocess.Popen([*command, name], cwd=Path(tmp_path), env=environment, **output) for name in ("one", "two")]
     try:
-        runs = [served.start("build"), served.start("report")]
+        runs = [served.start("build"), served.start("health")]
         assert [served.ended(run)[0] for run in runs] == ["Completed", "Completed"]
     finally:
         for process in (*workers, server):
