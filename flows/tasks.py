@@ -64,6 +64,8 @@ def run(steps: Sequence[pipeline.Step], place: Place) -> list[Outcome]:
                     del waiting[step.stage]
                     needed = [states[need] for need in step.needs if need in states]
                     running[pool.submit(contextvars.copy_context().run, _one, step, needed, place, crew)] = step
+                if not running:
+                    raise RuntimeError(f"each of these waits for another of them: {', '.join(waiting)}")
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     step, (state, seconds) = running.pop(future), future.result()
                     states[step.stage] = state

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from flows import meter, tasks
+from flows import meter, pipeline, tasks
 
 FIELDS = {"label": "train", "done": 40, "total": 100, "unit": "steps", "note": "loss 3.1"}
 
@@ -52,3 +52,9 @@ def test_pictures_of_a_page_are_put_into_it(tmp_path):
     text = "![the loss](proof_files/loss.svg) [audit](audits/train.json) ![far](https://example.org/a.svg)"
     inside = base64.b64encode(b"<svg/>").decode()
     assert tasks.with_pictures(text, tmp_path) == text.replace("proof_files/loss.svg", f"data:image/svg+xml;base64,{inside}")
+
+
+def test_stages_that_wait_for_each_other_are_named_and_not_waited_for(tmp_path):
+    steps = [pipeline.Step("a@x", ("b@x",), True), pipeline.Step("b@x", ("a@x",), True)]
+    with pytest.raises(RuntimeError, match="each of these waits for another of them: a@x, b@x"):
+        tasks.run(steps, tasks.Place(tmp_path, 1, []))
