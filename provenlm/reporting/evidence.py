@@ -1,6 +1,7 @@
 """Audits in, figures by id out; an id that no audit can hold is a `UserError` that names the closest ones."""
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -110,6 +111,11 @@ def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         for key, item in value.items():
             yield from leaves(item, f"{prefix}.{key}" if prefix else str(key))
     elif isinstance(value, list):
-        yield prefix, ", ".join(str(item) for item in value) or ABSENT
+        yield prefix, ", ".join(map(_word, value)) or ABSENT
     else:
-        yield prefix, str(value) or ABSENT
+        yield prefix, _word(value) or ABSENT
+
+
+def _word(value: Any) -> str:
+    """As it would stand in params.yaml: null, true, false."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

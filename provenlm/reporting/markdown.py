@@ -40,7 +40,9 @@ def image(meaning: str, target: str) -> Markdown:
 
 
 def strong(shown: Markdown) -> Markdown:
-    return Markdown(f"**{shown}**")
+    """`shown` in bold. Blanks at its ends would make the stars stand for themselves, so they are written as signs."""
+    kept = re.sub(r"^ +| +$", lambda blanks: "&nbsp;" * len(blanks[0]), shown)
+    return Markdown(f"**{kept}**")
 
 
 def heading(depth: int, shown: Markdown) -> Markdown:

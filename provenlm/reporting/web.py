@@ -26,6 +26,7 @@ def page(markdown: str, title: str, pictures: Mapping[str, bytes]) -> str:
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.add_render_rule("table_open", _wide)
     parser.add_render_rule("table_close", _wide)
+    parser.add_render_rule("code_inline", _name)
     tokens = parser.parse(markdown)
     for token in tokens:
         for child in token.children or ():
@@ -57,6 +58,12 @@ def _mark(children: Sequence[Token]) -> None:
     for opening, inner in itertools.pairwise(children):
         if opening.type == "strong_open" and inner.content in STATUSES:
             opening.attrSet("class", f"status {STATUSES[inner.content]}")
+
+
+def _name(self: RendererProtocol, tokens: Sequence[Token], index: int, options: OptionsDict, env: Any) -> str:
+    """A long name may go on in the next line behind a point or an underscore, and nowhere else."""
+    escaped = html.escape(tokens[index].content)
+    return f"<code>{escaped.replace('.', '.<wbr>').replace('_', '_<wbr>')}</code>"
 
 
 def _wide(self: RendererProtocol, tokens: Sequence[Token], index: int, options: OptionsDict, env: Any) -> str:

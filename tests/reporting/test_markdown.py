@@ -85,3 +85,9 @@ def test_a_name_that_no_code_span_holds_is_set_as_text():
 
 def test_a_column_of_numbers_is_set_flush_right():
     assert markdown.table([markdown.text("a")], [[markdown.text("b")]], [True]) == "| a |\n| ---: |\n| b |"
+
+
+@pytest.mark.parametrize("words", ["Return the ", " x", "def f(", "*", "a"])
+def test_what_is_set_in_bold_is_bold_whatever_it_ends_with(words):
+    rendered = FULL.render(f"key {markdown.strong(markdown.text(words))} · next")
+    assert html.unescape(rendered).replace("\xa0", " ") == f"<p>key <strong>{words}</strong> · next</p>\n"

@@ -49,3 +49,8 @@ def test_status_words_alone_get_the_colour_of_a_status():
 
 def test_the_title_of_the_window_is_escaped():
     assert "<title>&lt;b&gt; &amp; $title</title>" in web.page("# x\n", "<b> & $title", {})
+
+
+def test_a_long_name_may_break_behind_a_point_or_an_underscore_and_markup_in_it_is_text():
+    page = web.page("# Title\n\n`a.b_c` `<b>.x`\n", "Title", {})
+    assert "<code>a.<wbr>b_<wbr>c</code>" in page and "<code>&lt;b&gt;.<wbr>x</code>" in page
