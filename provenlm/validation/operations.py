@@ -60,7 +60,7 @@ def compared(operation: Operation, seed: int) -> Compared:
 
 def every() -> dict[str, Operation]:
     """All operations by name, over numbers from torch's current generator."""
-    return {**_arithmetic(), **_products(), **_halves(), **_mixtures(), **_whole()}
+    return {**_arithmetic(), **_products(), **_halves(), **_mixtures(), **_latent(), **_whole()}
 
 
 def _arithmetic() -> dict[str, Operation]:
@@ -105,6 +105,11 @@ def _mixtures() -> dict[str, Operation]:
     return {"router": _module(_Routed(router), states), "experts": _module(_Mixture(router, experts), states)}
 
 
+def _latent() -> dict[str, Operation]:
+    """What a variational autoencoder has and a decoder has not."""
+    return {"variational": _module(_Variational(3), torch.randn(LENGTH, HIDDEN))}
+
+
 def _whole() -> dict[str, Operation]:
     """Whole decoders down to the loss."""
     return {name: _module(_Loss(decoder(style, VOCABULARY, LENGTH)), None) for name, style in (("gpt", "gpt2"), ("llama", "llama"))}
@@ -147,6 +152,22 @@ class _Mixture(nn.Module):
         routing = self.router(states_ND)
         said_ND: Tensor = self.experts(states_ND, routing.chosen_NK, routing.weights_NK)
         return said_ND
+
+
+class _Variational(nn.Module):
+    """States through a latent of `latent` numbers and back: reparameterised by fixed noise, and the divergence from a standard normal
+    (Kingma and Welling 2014, arXiv 1312.6114, eq. 10)."""
+
+    def __init__(self, latent: int) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(HIDDEN, 2 * latent), nn.Linear(latent, HIDDEN)
+        self.register_buffer("noise_NZ", torch.randn(LENGTH, latent), persistent=False)
+
+    def forward(self, states_ND: Tensor) -> Tensor:
+        mean_NZ, log_variance_NZ = self.encoder(states_ND).chunk(2, -1)
+        back_ND = self.decoder(mean_NZ + (0.5 * log_variance_NZ).exp() * self.get_buffer("noise_NZ"))
+        divergence_NZ = 0.5 * (mean_NZ.square() + log_variance_NZ.exp() - 1 - log_variance_NZ)
+        return torch.cat([(back_ND - states_ND).square().flatten(), divergence_NZ.sum(-1)])
 
 
 class _Loss(nn.Module):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
 from provenlm.layers.attention import Attention
@@ -125,7 +126,7 @@ def test_every_operation_of_the_nets_agrees(good, ask):
     named = {name.removesuffix(".relative_error") for name in figures if name.endswith(".relative_error")}
     assert named == {
         *("reshape", "matmul_2d", "matmul_batched", "embedding", "layer_norm", "rms_norm", "add", "subtract", "multiply", "divide"),
-        *("gelu", "swiglu", "attention", "rotary", "router", "experts", "gpt", "llama"),
+        *("gelu", "swiglu", "attention", "rotary", "router", "experts", "variational", "gpt", "llama"),
     }
 
 
@@ -155,3 +156,24 @@ def test_a_detached_router_is_caught():
     worst = compared(Operation(real.tensors, without), 1).worst
     assert (worst.name, worst.error, worst.cosine) == ("router.weight", 1.0, 0.0)
     assert math.isclose(float(worst.autograd.norm()), 0.0)
+
+
+def test_a_latent_that_is_cut_off_from_its_variance_is_caught():
+    """The trick that lets the noise be drawn outside, forgotten: the decoder learns, and the encoder's variance does not."""
+    real = every()["variational"]
+    tensors = {name: tensor.double() for name, tensor in real.tensors.items()}
+
+    def cut(found):
+        half = torch.cat([found["encoder.weight"][:3], found["encoder.weight"][3:].detach()])
+        return real.value({**found, "encoder.weight": half})
+
+    worst = compared(Operation(tensors, cut), 1).worst
+    assert worst.name == "encoder.weight" and worst.error > 0.1
+
+
+def test_the_divergence_of_a_latent_is_that_of_torchs_distributions():
+    real = every()["variational"]
+    tensors = {name: tensor.double() for name, tensor in real.tensors.items()}
+    mean, log_variance = F.linear(tensors["states"], tensors["encoder.weight"], tensors["encoder.bias"]).chunk(2, -1)
+    given, standard = Normal(mean, (0.5 * log_variance).exp()), Normal(torch.zeros_like(mean), torch.ones_like(mean))
+    torch.testing.assert_close(real.value(tensors)[-len(mean) :], kl_divergence(given, standard).sum(-1))
