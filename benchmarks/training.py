@@ -1,6 +1,7 @@
 """Nothing in; out, a table: our expert layer, training steps and loop beside the plain loop and Hugging Face's, in the same run.
 
-Numbers hold within a run only: everything in a comparison is measured in turns. `--quick` takes under a minute on two quiet cores.
+Numbers hold within a run only: everything in a comparison is measured in turns, whole steps each in a process of its own. `--quick` takes
+two minutes on two quiet cores.
 """
 
 import argparse
@@ -8,7 +9,8 @@ import math
 import os
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +20,7 @@ import numpy as np
 import torch
 import transformers
 from beside import peers
+from beside.apart import apart
 from beside.rounds import Line, compare, keep, show
 from torch import Tensor, nn
 
@@ -72,35 +75,52 @@ def moe_step(precision: str, rounds: int) -> list[Line]:
     settings = replace(params.parse(net.settings, shape, "claimed_200m"), layers=LAYERS, dropout=0.0, balance="joint")
     ways = {"eager": {"experts_implementation": "eager"}, "grouped_mm": {"experts_implementation": "grouped_mm"}}
     more = {f"Mixtral, {way}": {"output_router_logits": True, **keys} for way, keys in ways.items()}
-    return whole_step("mixture", net, settings, more, precision, rounds)
+    return whole_step("mixture", "moe", settings, more, precision, rounds)
 
 
 def dense_step(precision: str, rounds: int) -> list[Line]:
     """A training step of the dense decoder of equal active width, against Llama."""
     net = plugin.load("nets", "gpt", "net", Net)
     settings = net.settings("llama", HIDDEN, LAYERS, 8, 2, CHOSEN * INNER, 2048, True, 10_000.0, 1e-5, 0.0)
-    return whole_step("dense", net, settings, {"Llama": {}}, precision, rounds)
+    return whole_step("dense", "gpt", settings, {"Llama": {}}, precision, rounds)
 
 
-def whole_step(name: str, net: Net, settings: Any, more: dict[str, dict[str, Any]], precision: str, rounds: int) -> list[Line]:
-    """Ours and each peer; RuntimeError if their losses at the first step say that they are not the same model."""
+def whole_step(name: str, kind: str, settings: Any, more: dict[str, dict[str, Any]], precision: str, rounds: int) -> list[Line]:
+    """Ours and each peer, each in a process of its own; RuntimeError if the first losses say that they are not the same model.
+
+    Ours keeps freed memory, as the train stage lets it. So that one sees what that is worth, each also stands there the other way.
+    """
+    keys: dict[str, tuple[dict[str, Any] | None, bool]] = {"ours": (None, True), "ours, memory not kept": (None, False)}
+    keys |= {label: (said, False) for label, said in more.items()}
+    keys |= {f"{label}, memory kept": (said, True) for label, said in more.items()}
+    with ExitStack() as stack:
+        steps = {
+            label: stack.enter_context(apart(partial(a_step, kind, settings, said, kept, precision, torch.get_num_threads())))
+            for label, (said, kept) in keys.items()
+        }
+        first = {label: once().value for label, once in steps.items()}
+        if max(first.values()) - min(first.values()) > (1e-4 if precision == "fp32" else 2e-2):
+            raise RuntimeError(f"the first losses differ, so these are different models: {first}")
+        title = f"{name} step {PRECISIONS[precision]}: {LAYERS} layers, vocabulary {VOCABULARY}, {ROWS} × {LENGTH} tokens, clip, fused AdamW"
+        return compare(title, steps, rounds)
+
+
+def a_step(kind: str, settings: Any, said: dict[str, Any] | None, kept: bool, precision: str, threads: int) -> Callable[[], float]:
+    """A training step that gives its loss: of our net, or of the peer with what is `said` to its configuration."""
+    torch.set_num_threads(threads)
+    transformers.logging.set_verbosity_error()
+    if kept:
+        keep_memory()
+    net = plugin.load("nets", kind, "net", Net)
     ids = torch.randint(VOCABULARY, (ROWS, LENGTH + 1), generator=torch.Generator().manual_seed(1))
     batch = Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
-    ours = peers.built(net, settings, VOCABULARY)
-    models = {label: peers.peer(net, settings, ours, VOCABULARY, **keys) for label, keys in more.items()}
-    everyone = {"ours": ours, **models}
+    model = peers.built(net, settings, VOCABULARY)
+    if said is not None:
+        model = peers.peer(net, settings, model, VOCABULARY, **said)
     if precision == "pure":
-        everyone = {label: model.bfloat16() for label, model in everyone.items()}
-    losses = {
-        label: peers.loss_of_ours(net, model, batch) if label == "ours" else peers.loss_of_peer(model, batch)
-        for label, model in everyone.items()
-    }
-    steps = {label: peers.step(everyone[label], losses[label], precision == "bf16") for label in everyone}
-    first = {label: once() for label, once in steps.items()}
-    if max(first.values()) - min(first.values()) > (1e-4 if precision == "fp32" else 2e-2):
-        raise RuntimeError(f"the first losses differ, so these are different models: {first}")
-    title = f"{name} step {PRECISIONS[precision]}: {LAYERS} layers, vocabulary {VOCABULARY}, {ROWS} × {LENGTH} tokens, clip, fused AdamW"
-    return compare(title, steps, rounds)
+        model = model.bfloat16()
+    loss = peers.loss_of_ours(net, model, batch) if said is None else peers.loss_of_peer(model, batch)
+    return peers.step(model, loss, precision == "bf16")
 
 
 def default_step(rounds: int) -> list[Line]:
@@ -162,14 +182,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="3 rounds instead of 9, without the steps whose weights are bf16 too")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument(
-        "--keep-memory", action="store_true", help="as training does: freed memory stays with the process, for everyone"
-    )
     parser.add_argument("--json", type=Path, help="also write the table here")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    if asked.keep_memory:
-        keep_memory()
     transformers.logging.set_verbosity_error()
     rounds = 3 if asked.quick else 9
     precisions = ("fp32", "bf16") if asked.quick else tuple(PRECISIONS)

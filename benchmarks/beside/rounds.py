@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from beside.apart import Spent
+
 
 @dataclass(frozen=True)
 class Line:
@@ -30,10 +32,11 @@ def compare(comparison: str, ways: Mapping[str, Callable[[], object]], rounds: i
     for number in range(rounds + 1):
         for name, way in ways.items():
             begin, used = time.perf_counter(), time.process_time()
-            way()
+            said = way()
+            spent = said if isinstance(said, Spent) else Spent(0.0, time.perf_counter() - begin, time.process_time() - used)
             if number:
-                wall[name].append(time.perf_counter() - begin)
-                cpu[name].append(time.process_time() - used)
+                wall[name].append(spent.wall)
+                cpu[name].append(spent.cpu)
     first = next(iter(ways))
     return [
         Line(
