@@ -84,12 +84,18 @@ def save(tree: Path, stages: Sequence[str]) -> None:
 
 def dvc(root: Path, *words: str) -> str:
     """What `dvc WORDS` prints. UserError with DVC's own words if it fails."""
-    done = subprocess.run(
-        [*pipeline.DVC, *words], cwd=root, capture_output=True, text=True, check=False, env=pipeline.environment()
-    )
+    environment = {**_nobody(root), **pipeline.environment()}
+    done = subprocess.run([*pipeline.DVC, *words], cwd=root, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise UserError(f"dvc {words[0]}: {' '.join((done.stderr or done.stdout).split())}")
     return done.stdout.strip()
+
+
+def _nobody(root: Path) -> dict[str, str]:
+    """A name for the commits that DVC makes of experiments, where git has been told none (a container, a new machine)."""
+    if all(git(root, "config", "--default", "", "--get", f"user.{field}") for field in ("name", "email")):
+        return {}
+    return {f"GIT_{role}_{field}": "provenlm@localhost" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
 
 
 def _share_cache(home: Path, tree: Path) -> None:

@@ -121,7 +121,9 @@ def test_a_dry_run_says_what_would_run_and_runs_nothing(project):
     assert not (project.root / "data").exists()
 
 
-def test_with_an_override_params_and_workspace_stay_and_the_result_is_an_experiment(built, server):
+def test_with_an_override_params_and_workspace_stay_and_the_result_is_an_experiment(built, server, tmp_path):
+    """Also where git was never told a name."""
+    server = {**server, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
     built.commit()
     before = (built.root / "params.yaml").read_bytes(), (built.root / "dvc.lock").read_bytes()
     (built.root / "notes.txt").write_text("not committed")
