@@ -4,6 +4,7 @@ A run that is stopped or killed leaves checkpoints outside the outs; the next ru
 the newest whole one and ends with the same weights, bit for bit.
 """
 
+import os
 import shutil
 import signal
 import sys
@@ -53,7 +54,8 @@ def body(run: stage.Run) -> None:
     if parallel is None or workers.wanted(parallel):
         dry_run(coming(recipe), run.layout.resume(run.subject), run.audit)
     if parallel is not None and workers.wanted(parallel):
-        sys.exit(workers.start(parallel.processes, [sys.executable, "-m", "stages.train", run.subject]))
+        ended = workers.start(parallel.processes, [sys.executable, "-m", "stages.train", run.subject])
+        sys.exit(ended if ended >= 0 else status_after(-ended))
     with crew(parallel, device_of(recipe.settings.device)) as ours:
         train(run, recipe, ours)
 
@@ -99,7 +101,7 @@ def train(run: stage.Run, recipe: Ready, crew: Crew) -> None:
     course = partial(fit, model, objectives, recipe.batches, monitors_for(settings, judge), settings, crew=crew)
     if not crew.first:
         done = accompany(course(resume=crew.told(None), recall=lambda: crew.told(None)), asked.__bool__, crew)
-        sys.exit(0 if done else 128 + (asked.signal or signal.SIGTERM))
+        sys.exit(0 if done else status_after(asked.signal))
 
     described = Described(kind, section, vocabulary, settings.length)
     root = only(run.layout.resume(run.subject), key_of(run, settings, recipe.folder))
@@ -112,7 +114,7 @@ def train(run: stage.Run, recipe: Ready, crew: Crew) -> None:
     with progress(f"train@{run.subject}", "step", settings.total_steps) as bar:
         last = ours.follow(steps, bar, asked.__bool__, watching.look, writer)
     if last is None:
-        sys.exit(128 + (asked.signal or signal.SIGTERM))  # as if by that signal: DVC sees an unfinished stage
+        sys.exit(status_after(asked.signal))
     watching.live.close()
     state = ours.deliver(run.writes(run.layout.model(run.subject)), last)
     memory.at("delivered")
@@ -130,6 +132,16 @@ def train(run: stage.Run, recipe: Ready, crew: Crew) -> None:
     run.facts |= {"device": crew.device.type, "threads": torch.get_num_threads(), "seed": settings.seed}
     run.facts |= {"precision": settings.precision, "processes": crew.size}
     shutil.rmtree(run.layout.resume(run.subject), ignore_errors=True)  # last: until here a kill costs little
+
+
+def status_after(number: int) -> int:
+    """The exit status of a training that was asked to end by signal `number` (0: another process of it was) and has saved.
+
+    It is 0 after SIGTERM, as whoever manages services expects of a program that did what it was told. DVC would look for the outs of
+    a stage that ends so; to DVC it ends as if by the signal, and so does everything that a person interrupts.
+    """
+    number = number or signal.SIGTERM
+    return 0 if number == signal.SIGTERM and "DVC_STAGE" not in os.environ else 128 + number
 
 
 def key_of(run: stage.Run, settings: Settings, tokens: Path) -> str:

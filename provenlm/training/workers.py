@@ -32,7 +32,7 @@ def wanted(parallel: Parallel | None) -> bool:
 
 
 def start(processes: int, command: Sequence[str]) -> int:
-    """Run `command` so many times until all are through; the exit status, which is 128 + n if signal n asked us to end.
+    """Run `command` so many times until all are through; the exit status, or -n if signal n asked us to end.
 
     When one ends early all are ended. A signal is handed on, and they have 30 seconds (TORCH_ELASTIC_SHUTDOWN_TIMEOUT) to save.
     UserError if one was killed, which it cannot say itself.
@@ -56,7 +56,7 @@ def start(processes: int, command: Sequence[str]) -> int:
         try:
             elastic_launch(config, command[0])(*command[1:])
         except SignalException as asked:
-            return 128 + asked.sigval
+            return -int(asked.sigval)
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             if failure.exitcode >= 0:

@@ -141,7 +141,7 @@ def test_whoever_is_killed_all_end_and_the_next_run_goes_on_also_with_fewer(proj
     process, workers = running()
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=LIMIT)[0]
-    assert process.returncode == 128 + signal.SIGTERM, said
+    assert process.returncode == 0, said
     assert said.count("asked to end: saved after step ") == 1
     assert gone(workers)
 

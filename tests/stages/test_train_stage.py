@@ -201,10 +201,15 @@ def test_killed_and_started_again_it_ends_with_the_weights_of_never_stopping(pro
     assert audits.read(killed / "reports/audits/tiny/train.json").figures["resumed"].value == 1
 
 
-@pytest.mark.parametrize(("number", "expected", "watch"), [(signal.SIGTERM, 143, "[]"), (signal.SIGINT, 130, "[dvclive]")])
+@pytest.mark.parametrize(
+    ("number", "by_dvc", "expected", "watch"),
+    [(signal.SIGTERM, False, 0, "[]"), (signal.SIGTERM, True, 143, "[]"), (signal.SIGINT, False, 130, "[dvclive]")],
+)
 def test_asked_to_end_it_saves_and_the_next_run_goes_on_whoever_looks_on(
-    project: Callable[[str, int], Path], number: int, expected: int, watch: str
+    project: Callable[[str, int], Path], number: int, by_dvc: bool, expected: int, watch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if by_dvc:
+        monkeypatch.setenv("DVC_STAGE", "train@tiny")
     if watch != "[]":
         pytest.importorskip("dvclive", reason="the extra `watch` is not installed")
     root = project("asked", 400)
