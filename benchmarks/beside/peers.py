@@ -1,4 +1,7 @@
-"""A net of ours in; out, Hugging Face's model of the same configuration with the same weights, and a training step of either."""
+"""A net of ours in; out, Hugging Face's model of the same configuration with the same weights, and a training step of either.
+
+Shapes: N tokens.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -56,13 +59,45 @@ def loss_of_peer(model: nn.Module, batch: Batch) -> Callable[[], Tensor]:
     return lambda: model(input_ids=batch.inputs_BT, labels=batch.inputs_BT, shift_labels=batch.targets_BT).loss
 
 
-def step(model: nn.Module, loss: Callable[[], Tensor], autocast: bool) -> Callable[[], float]:
-    """A whole training step: forward, backward, clipping, fused AdamW; the same for everyone. It gives the loss."""
+def drawn(vocabulary: int, rows: int, length: int, device: str = "cpu") -> Batch:
+    """A batch of random tokens, the same for everyone."""
+    ids = torch.randint(vocabulary, (rows, length + 1), generator=torch.Generator().manual_seed(1)).to(device)
+    return Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+
+
+def products(model: nn.Module, tokens: int, chosen: int, dtype: torch.dtype) -> Callable[[], float]:
+    """The matrix products of a training step of `model`, a net of ours, and nothing else: what no step can be faster than.
+
+    Forward, and backward to states and to weights, of every matrix and of the head; every expert has its even share of the `tokens`,
+    each of which goes to `chosen`. They write into memory that is there already.
+    """
+    runs: list[tuple[Tensor, ...]] = []
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2 or (name == "embed_tokens.weight" and model.lm_head is not None):
+            continue
+        matrices = parameter.detach().to(dtype).unbind(0) if parameter.ndim == 3 else [parameter.detach().to(dtype)]
+        rows = tokens * chosen // len(matrices) if parameter.ndim == 3 else tokens
+        for matrix in matrices:
+            states, slopes = torch.randn(rows, matrix.shape[1], dtype=dtype), torch.randn(rows, matrix.shape[0], dtype=dtype)
+            runs.append((matrix, states, slopes, torch.empty_like(slopes), torch.empty_like(states), torch.empty_like(matrix)))
+
+    def once() -> float:
+        for matrix, states, slopes, forward, to_states, to_matrix in runs:
+            torch.mm(states, matrix.T, out=forward)
+            torch.mm(slopes, matrix, out=to_states)
+            torch.mm(slopes.T, states, out=to_matrix)
+        return 0.0
+
+    return once
+
+
+def step(model: nn.Module, loss: Callable[[], Tensor], autocast: bool, device: str = "cpu") -> Callable[[], float]:
+    """A whole training step: forward, backward, clipping, fused AdamW; the same for everyone. It gives the loss, and so waits for it."""
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
 
     def once() -> float:
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with torch.autocast(device, torch.bfloat16, enabled=autocast):
             value = loss()
         value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
