@@ -16,12 +16,12 @@ import torch
 
 from provenlm.core import digest
 from provenlm.core.errors import UserError
-from provenlm.core.progress import progress
+from provenlm.core.progress import progress, say
 from provenlm.tokens import codecs, shards
 from provenlm.training import figures, workers, writing
 from provenlm.training.batches import Batches, batches_for, in_steps
 from provenlm.training.checkpoint import Described
-from provenlm.training.device import device_of, keep_memory
+from provenlm.training.device import device_of, emulated, keep_memory
 from provenlm.training.dry_run import Coming, dry_run
 from provenlm.training.fit import fit
 from provenlm.training.memory import Profile
@@ -52,6 +52,8 @@ def body(run: stage.Run) -> None:
     recipe = ready(run)
     parallel = recipe.settings.parallel
     if parallel is None or workers.wanted(parallel):
+        if emulated(device_of(recipe.settings.device), wanted := recipe.settings.precision):
+            say(f"train.precision: {wanted}; this processor has no such products, so they are slow: fp32 would be right")
         dry_run(coming(recipe), run.layout.resume(run.subject), run.audit)
     if parallel is not None and workers.wanted(parallel):
         ended = workers.start(parallel.processes, [sys.executable, "-m", "stages.train", run.subject])

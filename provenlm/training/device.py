@@ -20,6 +20,14 @@ def device_of(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
+def emulated(device: torch.device, precision: str) -> bool:
+    """Whether `device` has no products of `precision`, so that torch makes them up in software: ten to seventy times slower than fp32."""
+    if device.type != "cpu" or precision == "fp32":
+        return False
+    there = {"bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported, "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported}
+    return not there[precision]()
+
+
 def keep_memory() -> None:
     """Let the C library keep what a step frees for the next step, in this process, from here on.
 

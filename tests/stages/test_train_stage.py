@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from provenlm.core import audit as audits
 from provenlm.tokens import shards
 from provenlm.tokens.character_codec import CharacterCodec
 from provenlm.training import checkpoint
+from provenlm.training.device import emulated
 from provenlm.training.dump import replay
 
 ADAMW = "{kind: adamw, rate: 0.01, betas: [0.9, 0.95], weight_decay: 0.0}"
@@ -229,6 +231,15 @@ def test_asked_to_end_it_saves_and_the_next_run_goes_on_whoever_looks_on(
     process.kill()
     process.communicate()
     assert first == f"going on after step {step}\n"
+
+
+def test_products_that_the_processor_has_not_are_told_of(project: Callable[[str, int], Path]) -> None:
+    root = project("made up", 4)
+    changed(root, "precision: fp32", "precision: bf16")
+    told = "this processor has no such products, so they are slow: fp32 would be right"
+    code, said = finish(root)
+    assert code == 0, said
+    assert (f"train.precision: bf16; {told}" in said) == emulated(torch.device("cpu"), "bf16")
 
 
 def test_checkpoints_of_other_parameters_are_removed_and_not_used(project: Callable[[str, int], Path]) -> None:

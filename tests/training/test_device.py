@@ -1,9 +1,13 @@
-"""Memory that a step frees is there for the next one without a visit to the kernel."""
+"""Memory that a step frees is there for the next one without a visit to the kernel; which products a processor only makes up."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+
+from provenlm.training.device import emulated
 
 FAULTS = """
 import ctypes, resource, sys, torch
@@ -35,3 +39,13 @@ def faults(way: str) -> int:
 
 def test_memory_that_is_kept_is_not_cleared_again() -> None:
     assert faults("keep") < faults("as it comes") / 2
+
+
+def test_a_processor_makes_up_the_products_that_its_flags_do_not_name() -> None:
+    known = Path("/proc/cpuinfo")
+    flags = known.read_text().split() if known.exists() else []
+    if "flags" not in flags:
+        pytest.skip("no flags of an x86 processor are told here")
+    assert emulated(torch.device("cpu"), "bf16") == (not {"avx512bw", "avx512vl", "avx512dq"} <= {*flags})
+    assert not emulated(torch.device("cpu"), "fp32")
+    assert not emulated(torch.device("cuda"), "bf16")
