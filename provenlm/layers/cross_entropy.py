@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from provenlm.layers.precision import working_type
+
 PIECE = {"cpu": 1 << 20, "cuda": 1 << 27}  # logits held at a time: 4 MB in float32 stay in a CPU's cache; a GPU wants wide products
 
 
@@ -31,7 +33,7 @@ def smoothed_cross_entropy(
     Of each target `smoothing` is spread evenly over the vocabulary (Szegedy et al. 2015, arXiv 1512.00567); with 0 the two are one.
     """
     kind = states_ND.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states_ND.dtype
+    dtype = working_type(states_ND)
     rows = max(1, PIECE.get(kind, PIECE["cpu"]) // head_VD.shape[0])
     with torch.autocast(kind, enabled=False):
         states_ND, head_VD = states_ND.to(dtype), head_VD.to(dtype)

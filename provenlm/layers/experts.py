@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from provenlm.layers.feed_forward import gated, gated_back
+from provenlm.layers.precision import working_type
+
 Way = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -141,7 +144,7 @@ class _Runs(torch.autograd.Function):
         for e, (rows, said) in enumerate(zip(torch.split(rows_RD, counts), torch.split(said_RD, counts), strict=True)):
             inners.append(rows @ gate_up_E2FD[e].to(rows.dtype).T)
             gate, up = inners[-1].chunk(2, -1)
-            torch.mm(F.silu(gate).mul_(up), down_EDF[e].to(rows.dtype).T, out=said)
+            torch.mm(gated(gate, up), down_EDF[e].to(rows.dtype).T, out=said)
         ctx.save_for_backward(rows_RD, gate_up_E2FD, down_EDF, *inners)
         ctx.counts = counts
         return said_RD
@@ -156,10 +159,8 @@ class _Runs(torch.autograd.Function):
             gate, up = inner.chunk(2, -1)
             to_inner = torch.empty_like(inner)
             to_gate, to_up = to_inner.chunk(2, -1)
-            to_product, silu = slope @ down_EDF[e].to(rows.dtype), F.silu(gate)
-            torch.mul(to_product, silu, out=to_up)
-            torch.ops.aten.silu_backward.grad_input(to_product.mul_(up), gate, grad_input=to_gate)
-            _product(slope.T, silu.mul_(up), to_down_EDF[e])
+            product = gated_back(slope @ down_EDF[e].to(rows.dtype), gate, up, to_gate, to_up)
+            _product(slope.T, product, to_down_EDF[e])
             _product(to_inner.T, rows, to_gate_up_E2FD[e])
             torch.mm(to_inner, gate_up_E2FD[e].to(rows.dtype), out=to_rows)
         return to_rows_RD, to_gate_up_E2FD, to_down_EDF, None
@@ -209,9 +210,7 @@ class Experts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(experts, hidden, inner))
 
     def forward(self, states_ND: Tensor, chosen_NK: Tensor, weights_NK: Tensor) -> Tensor:
-        dtype = states_ND.dtype
-        if torch.is_autocast_enabled(states_ND.device.type):  # the grouped product does not follow autocast by itself
-            dtype = torch.get_autocast_dtype(states_ND.device.type)
+        dtype = working_type(states_ND)
         way = way_for(states_ND.device, dtype, states_ND.shape[-1], self.down_proj.shape[-1])
         with torch.autocast(states_ND.device.type, enabled=False):
             return way(states_ND.to(dtype), chosen_NK, weights_NK.to(dtype), self.gate_up_proj, self.down_proj)
