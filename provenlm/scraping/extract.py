@@ -1,22 +1,24 @@
 """An HTML page in; its main text, what it says about itself, and its links out. Code keeps every blank, navigation goes."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from typing import NamedTuple
 
 from lxml import etree
 
-from provenlm.scraping import about
+from provenlm.scraping import about, prose
 from provenlm.scraping.about import About
-from provenlm.scraping.prose import Layout
-from provenlm.scraping.urls import canonical
+from provenlm.scraping.urls import canonical, seen_from
 
 DROPPED = {
     "nav", "script", "style", "noscript", "template", "iframe", "svg", "math", "object", "canvas", "audio", "video", "head", "form",
     "button", "input", "select", "textarea", "dialog", "menu",
 }  # fmt: skip
-FRAME = frozenset({"header", "footer", "aside"})  # around the content, unless they are within it
-FRAMELESS: frozenset[str] = frozenset()
+FRAMES = {"header", "footer", "aside"}  # around the content, unless they are within it
+ALWAYS, FRAME, UNLIKELY = 1, 2, 3
 DROPPED_CLASSES = {
     "headerlink", "sphinxsidebar", "navheader", "navfooter", "navbar", "docnav", "toc", "related", "breadcrumb", "breadcrumbs",
     "linenos", "linenodiv", "sidebar", "skip-link", "visually-hidden", "sr-only", "cookie-banner",
@@ -27,38 +29,30 @@ PARAGRAPHS = {
     "hr", "details", "fieldset", "address", "body",
 }  # fmt: skip
 LINES = {
-    "div",
-    "li",
-    "dt",
-    "dd",
-    "tr",
-    "caption",
-    "thead",
-    "tbody",
-    "tfoot",
-    "figcaption",
-    "summary",
-    "center",
-    "header",
-    "footer",
-    "aside",
-}
+    "div", "li", "dt", "dd", "tr", "caption", "thead", "tbody", "tfoot", "figcaption", "summary", "center", "header", "footer", "aside",
+}  # fmt: skip
+OPENING = {"br": prose.BREAK, "li": prose.ITEM, "td": prose.CELL, "th": prose.CELL}
 PREFORMATTED = {"pre", "listing", "xmp", "plaintext"}
 CODE = {"code", "tt", "kbd", "samp", "var"}
 MAIN_IDS = ("content", "main-content", "main")
 # Words in a class or id that name what is around the content, as readers' modes of browsers know them, and words that name the content.
-UNLIKELY = {
+UNLIKELY_WORDS = {
     "ad", "ads", "advert", "advertisement", "banner", "breadcrumb", "breadcrumbs", "comments", "consent", "cookie", "cookies", "footer",
     "masthead", "menu", "modal", "navbar", "newsletter", "pager", "pagination", "popup", "promo", "related", "share", "sharing", "sidebar",
     "social", "sponsor", "subscribe", "topbar", "widget",
 }  # fmt: skip
-LIKELY = {"article", "body", "column", "content", "entry", "main", "page", "post", "text", "wrapper", "container", "layout"}
+LIKELY_WORDS = {"article", "body", "column", "content", "entry", "main", "page", "post", "text", "wrapper", "container", "layout"}
 CONTAINERS = {"div", "section", "ul", "ol", "table", "td", "p"}
 WORDS = re.compile(r"[A-Z]?[a-z]+")
 MAX_LINKS = 5000  # of one page; more is a trap
 ENDS = re.compile(
     r"</(?:html|body)\s*>", re.IGNORECASE
 )  # what follows them belongs to the page all the same; libxml2 sets it apart
+REMEMBERED = 256  # characters: longer tags hold whole pictures
+TAG = re.compile("(<[^>]*>)")
+NAME = re.compile("</?([^ />]+)")
+ATTRIBUTE = re.compile(' (class|id|role|hidden|aria-hidden|style)="([^"]*)"')
+CHARACTER = re.compile("&#x([0-9A-F]{1,5});")
 SPACED = re.compile(r"white-space\s*:\s*(pre|break-spaces)", re.IGNORECASE)
 
 
@@ -85,7 +79,7 @@ def read(markup: str, url: str) -> Html:
 def parsed(markup: str) -> etree._Element:
     """The page as a tree, mended as libxml2 mends it. It builds no deeper than 2048 elements: deeper pages are built from its events."""
     body = ENDS.sub("", markup.replace("\0", "\ufffd")).encode("utf-8", "replace")
-    parser = etree.HTMLParser(encoding="utf-8", huge_tree=True)
+    parser = etree.HTMLParser(encoding="utf-8", huge_tree=True, remove_comments=True, remove_pis=True)
     root = etree.fromstring(body, parser) if body.strip() else None
     if any("Excessive depth" in error.message for error in parser.error_log):
         root = etree.fromstring(body, etree.HTMLParser(encoding="utf-8", huge_tree=True, target=etree.TreeBuilder()))
@@ -93,125 +87,172 @@ def parsed(markup: str) -> etree._Element:
 
 
 def main_text(root: etree._Element) -> str:
-    """The text of the page's main element; where none is marked as such or it is empty, of the whole body but what names itself a frame."""
-    marked: dict[str, list[etree._Element]] = {"main": [], "role": [], "article": [], "body": [], **{name: [] for name in MAIN_IDS}}
-    for tag in root.iter(etree.Element):
-        if mark := _mark(tag):
-            marked[mark].append(tag)
-    for tags in marked.values():
-        if len(tags) == 1 and (text := _text(tags[0], FRAMELESS)):
-            return text
+    """The text of the page's main element; where none is marked as such or it is empty, of the whole body but what names itself a frame.
+
+    Elements that hold no text are gone from `root` afterwards.
+    """
+    etree.strip_elements(root, *DROPPED, with_tail=False)
     body = root.find("body")
-    whole = _text(body if body is not None else root, FRAME)
-    part = _text(body if body is not None else root, FRAME, unlikely=True)
+    page = _tokens(etree.tostring(root if body is None else body, encoding="unicode", with_tail=False))
+    for mark in ("main", "role", "article", "body", *MAIN_IDS):
+        tags = [tag for tag, of in page.marked.items() if of == mark]
+        if len(tags) == 1 and page.tags.count(tags[0]) == 1 and (text := _text(page, page.tags.index(tags[0]), ALWAYS)):
+            return text
+    part = _text(page, 0, UNLIKELY)
+    if 4 * len(part) >= sum(map(len, page.words)) + 3 * len(page.tags):  # no tag is laid out longer: the rest is less than that
+        return part
+    whole = _text(page, 0, FRAME)
     return part if 4 * len(part) >= len(whole) else whole  # a wrapper may be called after the sidebar that it holds
 
 
-def _mark(tag: etree._Element) -> str:
-    """What marks `tag` as the page's main content; "" if nothing does."""
-    if tag.tag in ("main", "article"):
-        return str(tag.tag)
-    if not tag.attrib:
-        return ""
-    if tag.get("role") == "main":
-        return "role"
-    if tag.tag == "div" and "body" in tag.get("class", "").split():
-        return "body"
-    name = tag.get("id")
-    return str(name) if name in MAIN_IDS else ""
+class Kind(NamedTuple):
+    """What a tag does to the text around it."""
+
+    sign: str = ""  # how what follows is set off
+    kept: int = 0  # how many preformatted elements more we are in
+    spaced: bool = False  # its style keeps blanks until it ends
+    code: int = 0  # how many elements of inline code more we are in
+    mark: str = ""  # of the page's main content
+    around: int = 0  # 0: content; ALWAYS, FRAME, UNLIKELY: how surely it is none
 
 
-def _text(root: etree._Element, frame: frozenset[str], unlikely: bool = False) -> str:
-    """Lay out `root` without what is named in `frame`. Deep nesting costs memory, not the stack."""
-    layout = Layout()
-    depth = 0  # of the preformatted elements that we are in
-    dropped: etree._Element | None = None
-    walk = etree.iterwalk(root, events=("start", "end", "comment", "pi"))
-    for event, tag in walk:
-        if event == "start":
-            if tag is not root and (_dropped(tag, frame) or (unlikely and _unlikely(tag))):
-                dropped = tag
-                walk.skip_subtree()
-                continue
-            if tag is not root:
-                _open(tag, layout)
-                depth += _is_kept(tag)
-            if tag.text:
-                _say(tag.text, tag, layout, depth > 0, tag.tag in PREFORMATTED)
-        elif event == "end":
-            if tag is dropped:
-                dropped = None
-            else:
-                _close(tag, layout)
-                depth -= tag is not root and _is_kept(tag)
-            if tag.tail and tag is not root:
-                _say(tag.tail, tag.getparent(), layout, depth > 0, False)
-        elif tag.tail and tag is not root:
-            _say(tag.tail, tag.getparent(), layout, depth > 0, False)
-    return layout.text().strip("\n")
+PLAIN = Kind()
 
 
-def _say(text: str, parent: etree._Element, layout: Layout, kept: bool, first: bool) -> None:
-    """`first`: directly behind the start of a preformatted element, where a line break means nothing."""
-    if kept:
-        text = text.replace("\r\n", "\n")
-        layout.kept(text[1:] if first and text.startswith("\n") else text)
-    elif "  " in text and parent.tag in CODE:
-        layout.flowing(text.replace(" ", "\u00a0"))
+class Tokens(NamedTuple):
+    """An element as XML. `words[i + 1]` stand behind `tags[i]`, which is of `kinds[i]`; `marked`: those that mark the main content."""
+
+    words: list[str]
+    tags: list[str]
+    kinds: list[Kind]
+    marked: dict[str, str]
+
+
+def _tokens(markup: str) -> Tokens:
+    pieces = TAG.split(prose.without_marks(markup))
+    tags = pieces[1::2]
+    kinds = {tag: _kind(tag) if len(tag) < REMEMBERED else _kind.__wrapped__(tag) for tag in dict.fromkeys(tags)}
+    return Tokens(
+        pieces[::2], tags, list(map(kinds.__getitem__, tags)), {tag: kind.mark for tag, kind in kinds.items() if kind.mark}
+    )
+
+
+@lru_cache(maxsize=1 << 15)
+def _kind(tag: str) -> Kind:
+    """Of a tag as it is written, with its attributes."""
+    found = NAME.match(tag)
+    name = found[1] if found else ""
+    sign = prose.PARAGRAPH if name in PARAGRAPHS else prose.LINE if name in LINES else ""
+    if tag.startswith("</"):
+        kind = Kind(sign, -(name in PREFORMATTED), code=-(name in CODE))
     else:
-        layout.flowing(text)
+        said = dict(ATTRIBUTE.findall(tag))
+        kind = Kind(
+            OPENING.get(name, sign),
+            kept := int(name in PREFORMATTED and not tag.endswith("/>")),
+            not kept and bool(SPACED.search(said.get("style", ""))),
+            int(name in CODE and not tag.endswith("/>")),
+            _mark(name, said),
+            _around(name, said),
+        )
+    return PLAIN if kind == PLAIN else kind  # one and the same, which is seen faster than what equals it
 
 
-def _is_kept(tag: etree._Element) -> bool:
-    return tag.tag in PREFORMATTED or bool(tag.attrib and SPACED.search(tag.get("style", "")))
+def _mark(name: str, said: Mapping[str, str]) -> str:
+    """What marks an element as the page's main content; "" if nothing does."""
+    if name in ("main", "article"):
+        return name
+    if said.get("role") == "main":
+        return "role"
+    if name == "div" and "body" in said.get("class", "").split():
+        return "body"
+    return said["id"] if said.get("id") in MAIN_IDS else ""
 
 
-def _dropped(tag: etree._Element, frame: frozenset[str]) -> bool:
-    if tag.tag in DROPPED or tag.tag in frame:
-        return True
-    if not tag.attrib:
-        return False
-    if "hidden" in tag.attrib or tag.get("aria-hidden") == "true" or tag.get("role") in DROPPED_ROLES:
-        return True
-    classes = tag.get("class")
-    return bool(classes) and not DROPPED_CLASSES.isdisjoint(classes.split())
+def _around(name: str, said: Mapping[str, str]) -> int:
+    """Whether an element is, or names itself, something around the content."""
+    hidden = "hidden" in said or said.get("aria-hidden") == "true"
+    if hidden or said.get("role") in DROPPED_ROLES or not DROPPED_CLASSES.isdisjoint(said.get("class", "").split()):
+        return ALWAYS
+    if name in FRAMES:
+        return FRAME
+    if name in CONTAINERS:
+        words = {word.lower() for word in WORDS.findall(f"{said.get('class', '')} {said.get('id', '')}")}
+        return UNLIKELY if not UNLIKELY_WORDS.isdisjoint(words) and LIKELY_WORDS.isdisjoint(words) else 0
+    return 0
 
 
-def _unlikely(tag: etree._Element) -> bool:
-    """Does a container's class or id name it as something around the content?"""
-    if not tag.attrib or tag.tag not in CONTAINERS:
-        return False
-    words = {word.lower() for word in WORDS.findall(f"{tag.get('class', '')} {tag.get('id', '')}")}
-    return not UNLIKELY.isdisjoint(words) and LIKELY.isdisjoint(words)
+def _text(page: Tokens, begin: int, around: int) -> str:
+    """Lay out the element that begins at `begin` without what is none of the content as surely as `around`."""
+    words, tags, kinds, _ = page
+    parts = [words[begin + 1]]
+    kept = code = 0  # how many elements of either kind we are in, and where in `parts` the outermost began
+    kept_since = code_since = 0
+    place, end = begin + 1, _end(tags, begin)
+    while place < end:
+        kind = kinds[place]
+        if kind is PLAIN:
+            parts.append(words[place + 1])
+        elif 0 < kind.around <= around:
+            place = _end(tags, place)
+            parts.append(words[place + 1])
+        else:
+            text = words[place + 1]
+            if kind.spaced and not kept:
+                last = _end(tags, place)
+                kind, kinds[last] = kind._replace(kept=1), kinds[last]._replace(kept=-1)
+            elif kind.kept > 0:
+                text = text.removeprefix("\n")  # right behind the tag it means nothing
+            if kind.code:
+                if not code:
+                    code_since = len(parts)
+                code += kind.code
+                if not code and not kept and "  " in (whole := "".join(parts[code_since:])):
+                    parts[code_since:] = [whole.replace(" ", "\u00a0")]
+            if kind.kept < 0:
+                kept -= 1
+                if not kept:
+                    parts[kept_since:] = [prose.kept("".join(parts[kept_since:]))]
+            parts.append(kind.sign)
+            if kind.kept > 0:
+                if not kept:
+                    kept_since = len(parts)
+                kept += 1
+            parts.append(text)
+        place += 1
+    if kept:
+        parts[kept_since:] = [prose.kept("".join(parts[kept_since:]))]
+    return _unescaped(prose.laid_out("".join(parts)))
 
 
-def _open(tag: etree._Element, layout: Layout) -> None:
-    name = tag.tag
-    if name == "br":
-        layout.forced()
-    elif name in PARAGRAPHS:
-        layout.paragraph()
-    elif name in LINES:
-        layout.line()
-        if name == "li":
-            layout.flowing("-\u00a0")
-    elif name in ("td", "th"):
-        layout.cell()
+def _unescaped(text: str) -> str:
+    """What XML writes otherwise, as it is meant."""
+    text = text.replace("&lt;", "<").replace("&gt;", ">")
+    if "&#" in text:
+        text = CHARACTER.sub(lambda found: chr(int(found[1], 16)), text.replace("&#13;", "\r"))
+    return text.replace("&amp;", "&")
 
 
-def _close(tag: etree._Element, layout: Layout) -> None:
-    if tag.tag in PARAGRAPHS:
-        layout.paragraph()
-    elif tag.tag in LINES:
-        layout.line()
+def _end(tags: list[str], begin: int) -> int:
+    """Where the element ends that begins at `begin`."""
+    depth = 0
+    for place in range(begin, len(tags)):
+        tag = tags[place]
+        if tag[1] == "/":
+            depth -= 1
+        elif tag[-2] != "/":
+            depth += 1
+        if not depth:
+            return place
+    return len(tags) - 1
 
 
 def _links(root: etree._Element, url: str) -> Iterator[str]:
     base = next((tag for tag in root.iter("base") if tag.get("href")), None)
     start = canonical(base.get("href"), url) or url if base is not None else url
-    for count, tag in enumerate(tag for tag in root.iter("a") if tag.get("href") is not None):
-        if count >= MAX_LINKS:
-            return
-        address = None if "nofollow" in tag.get("rel", "").split() else canonical(tag.get("href"), start)
-        if address is not None:
-            yield address
+    tags = islice((tag for tag in root.iter("a") if tag.get("href") is not None), MAX_LINKS)
+    found = (tag.get("href") for tag in tags if "nofollow" not in tag.get("rel", "").split())
+    address = seen_from(start)
+    for link in dict.fromkeys(link.partition("#")[0] for link in found):
+        if (whole := address(link)) is not None:
+            yield whole

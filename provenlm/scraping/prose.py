@@ -1,64 +1,45 @@
-"""Pieces of a page in, laid-out text out: blanks run together as in a browser, preformatted text kept to the byte."""
+"""Text with marks in it for where its blocks begin and end in; out, laid-out text: blanks run together as in a browser, code kept to the byte."""
 
 import re
+from functools import lru_cache
 
-PIECE = re.compile("([ \t\n\r\f]+)|(\u00a0+)|([^ \t\n\r\f\u00a0]+)")
+PARAGRAPH, LINE, BREAK, CELL, ITEM = "\x01\x02\x03\x04\x05"  # what follows is set off so; BREAK: one line break more
+KEPT = "\x0e\x0f\x10"  # a blank, a line break and a tab of preformatted text
+BLANKS = re.compile("  +")
+ITEMS = re.compile("\x05[ \x01\x02]*")
+RUN = re.compile("([\x01-\x04](?:[ \u00a0]*[\x01-\x04])* *)")
 
 
-class Layout:
-    """Text being laid out. Line breaks and blanks wait until something follows them, so that none is left at an end.
+def without_marks(text: str) -> str:
+    """Text of a page, in which a mark of ours would be a forgery: U+FFFD stands for it."""
+    for mark in (PARAGRAPH, LINE, BREAK, CELL, ITEM, *KEPT):
+        text = text.replace(mark, "\ufffd")
+    return text
+
+
+def kept(text: str) -> str:
+    """Text to keep as it is."""
+    return text.replace("\u00a0", " ").replace(" ", "\x0e").replace("\n", "\x0f").replace("\t", "\x10")
+
+
+def laid_out(text: str) -> str:
+    """`text` with its blanks and marks made blanks and line breaks.
 
     A no-break space is a blank that is meant (pydoc indents with them): it is kept, even at the start of a line.
     """
+    for blank in "\t\n\r\f":
+        text = text.replace(blank, " ")
+    pieces = RUN.split(ITEMS.sub("\x02-\u00a0", BLANKS.sub(" ", text)))
+    pieces[::2] = [piece.rstrip(" \u00a0") for piece in pieces[::2]]
+    pieces[1::2] = [(_between if len(run) < 64 else _between.__wrapped__)(run) for run in pieces[1::2]]
+    text = "".join(pieces).lstrip(" \n").removeprefix("| ").replace("\u00a0", " ")
+    return text.replace("\x0e", " ").replace("\x0f", "\n").replace("\x10", "\t").strip("\n")
 
-    def __init__(self) -> None:
-        self.parts: list[str] = []
-        self.breaks = 0  # line breaks that wait; at most two, one empty line
-        self.blank = ""  # blanks that wait
-        self.soft = True  # another ordinary blank would add nothing
 
-    def flowing(self, text: str) -> None:
-        """Text whose ordinary blanks and line breaks mean one blank."""
-        for ordinary, meant, word in PIECE.findall(text):
-            if word:
-                self._write(word)
-            elif meant:
-                self.blank += " " * len(meant)
-                self.soft = False
-            elif ordinary and not self.soft:
-                self.blank += " "
-                self.soft = True
-
-    def kept(self, text: str) -> None:
-        """Text to keep as it is."""
-        if text:
-            self._write(text.replace("\u00a0", " "))
-
-    def line(self) -> None:
-        """What follows begins a line."""
-        self._break(1)
-
-    def paragraph(self) -> None:
-        """What follows is set off by an empty line."""
-        self._break(2)
-
-    def forced(self) -> None:
-        """A `<br>`: one line break more."""
-        self._break(self.breaks + 1)
-
-    def cell(self) -> None:
-        """What follows is another cell of the same row, if the row has begun; an empty cell before it was for the eye."""
-        self.blank, self.soft = "" if self.breaks or not self.parts else " | ", True
-
-    def _break(self, breaks: int) -> None:
-        self.breaks = min(2, max(self.breaks, breaks)) if self.parts else 0
-        self.blank, self.soft = "", True
-
-    def _write(self, text: str) -> None:
-        if self.breaks:
-            self.parts.append("\n" * self.breaks)
-        self.parts.append(self.blank + text)
-        self.breaks, self.blank, self.soft = 0, "", False
-
-    def text(self) -> str:
-        return "".join(self.parts)
+@lru_cache(maxsize=1 << 12)
+def _between(run: str) -> str:
+    """What a run of marks comes to: at most one empty line, or the bar between two cells; an empty cell before it was for the eye."""
+    breaks = 0
+    for mark in run:
+        breaks = min(2, max(breaks, 2 if mark == PARAGRAPH else mark == LINE, breaks + 1 if mark == BREAK else 0))
+    return "\n" * breaks or " | "

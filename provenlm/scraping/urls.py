@@ -1,7 +1,7 @@
 """Addresses in, one canonical spelling of each out, and the site to which it belongs."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urljoin, urlsplit, urlunsplit
@@ -16,6 +16,9 @@ SESSION = re.compile(
     r"|(sid|session|sessionid|session_id|sess|s)=[0-9a-f-]{16,}",
     re.IGNORECASE,
 )
+PATH = r"(?:[\w-][\w.-]*/)*(?:[\w-][\w.-]*)?"  # without empty and dot segments
+RELATIVE = re.compile(rf"((?:\.\./)*)(/?{PATH})", re.ASCII)
+ABSOLUTE = re.compile(rf"https?://(?:[a-z0-9][a-z0-9-]{{0,61}}\.)*[a-z][a-z0-9-]{{0,61}}/{PATH}", re.ASCII)
 REPEATED = re.compile(r"(?=/)((?:/[^/]+)+)\1\1(?=/|$)")  # the same folders three times in a row: a relative link that went wrong
 
 
@@ -38,6 +41,24 @@ def canonical(url: str, base: str = "") -> str | None:
     path, query = _without_dots(SESSION_PATH.sub("", parts.path)), _without_session(parts.query)
     whole = requote_uri(urlunsplit((parts.scheme, authority, path, query, "")))
     return re.sub(r"%[0-9a-fA-F]{2}", lambda escape: escape[0].upper(), whole)
+
+
+def seen_from(base: str) -> Callable[[str], str | None]:
+    """`canonical` for many links of the page at the canonical address `base`: most are plain paths, which need no parsing."""
+    parts = urlsplit(base)
+    root = f"{parts.scheme}://{parts.netloc}"
+    folders = parts.path.split("/")[:-1]  # the first is empty
+
+    def address(link: str) -> str | None:
+        if ABSOLUTE.fullmatch(link):
+            return link
+        plain = RELATIVE.fullmatch(link) if link and "" not in folders[1:] else None
+        up, path = plain.groups() if plain else ("", "")
+        if not plain or (up and path.startswith("/")):
+            return canonical(link, base)
+        return root + (path if path.startswith("/") else f"{'/'.join(folders[: max(1, len(folders) - len(up) // 3)])}/{path}")
+
+    return address
 
 
 def _without_session(query: str) -> str:

@@ -122,3 +122,25 @@ def test_what_stands_behind_the_end_of_a_page_belongs_to_it() -> None:
     assert (page.text, page.links) == ("a\n\nb\n\ncd", ("http://h/x",))
     assert read("<html><head><title>t</title></head></html><body><p>a</body>", "http://h/").text == "a"
     assert read("<div>" * 3000 + "deep</body></html><a href='/x'>behind</a>", "http://h/").links == ("http://h/x",)
+
+
+def test_an_item_whose_text_is_a_paragraph_begins_on_the_line_of_its_dash() -> None:
+    assert text_of("<ul>\n<li> <p>a</p><p>b</p></li><li><ul><li>c</ul></li></ul>") == "- a\n\nb\n\n-\n- c"
+
+
+def test_signs_that_markup_needs_and_signs_of_our_own_come_out_as_text() -> None:
+    assert (
+        text_of('<p title="a>b">&lt;p&gt; &amp;amp; 1 &lt; 2</p><pre>&amp;lt;\n\t&lt;x></pre>') == "<p> &amp; 1 < 2\n\n&lt;\n\t<x>"
+    )
+    assert text_of("<p>a\x01b\x0fc&#5;d</p>") == "a\ufffdb\ufffdc\ufffdd"
+
+
+def test_code_in_code_and_breaks_within_it_keep_blanks() -> None:
+    assert text_of("<p><code>a<br>\n  b  <var>c  d</var>  e</code>  f  g</p>") == "a\n  b  c  d  e f g"
+    assert text_of("<pre><code>a\n  b<br>  <pre> c</pre></code></pre>d") == "a\n  b\n  \n\n c\n\nd"
+
+
+def test_a_page_of_millions_of_marks_or_one_endless_line_is_read() -> None:
+    assert text_of("a" + "<br>" * 100_000 + "b") == "a\n\nb"
+    assert text_of("<p>" + "word " * 1_000_000).count("word") == 1_000_000
+    assert text_of('<div style="white-space:pre">' * 1500 + "a  b").endswith("a  b")

@@ -1,6 +1,8 @@
+import random
+
 import pytest
 
-from provenlm.scraping.urls import Bounds, Site, belongs, canonical
+from provenlm.scraping.urls import Bounds, Site, belongs, canonical, seen_from
 
 
 @pytest.mark.parametrize(
@@ -92,3 +94,14 @@ def test_a_pattern_that_is_no_regular_expression_is_refused() -> None:
 def test_on_a_shared_host_an_address_belongs_to_the_start_whose_folder_holds_it() -> None:
     sites = [Site(name, f"http://h/{name}/", _bounds(scope="host")) for name in "ab"]
     assert [belongs(f"http://h/{path}", sites)[0] for path in ("a/x", "b/x", "c")] == ["a", "b", "a"]
+
+
+def test_a_plain_link_gets_the_address_that_any_link_gets() -> None:
+    draw = random.Random(0)
+    parts = ["a", "b.html", "..", ".", "", "c-d", "_x", "é", "a b", "%41", "x;sid=1", "?q", "#f", "http:", "h:80"]
+    whole = ["https://example.org/x/", "http://h", "https://H.org/a", "http://1.2.3.4/a", "http://a..b/", "http://xn--a/", "//h/a"]
+    for base in ("http://h/", "http://h:8080/a/b.html", "https://h/a//b/c", "http://h/a/b/?q=1"):
+        address = seen_from(base)
+        for _ in range(3000):
+            link = "/".join([*draw.choices([*whole, *parts], k=1), *draw.choices(parts, k=draw.randint(0, 4))])
+            assert address(link) == canonical(link, base), (base, link)
