@@ -11,24 +11,17 @@ from typing import Any
 from provenlm.core.errors import UserError
 from provenlm.core.plugin import Codec
 from provenlm.tokens.character_codec import CharacterCodec
-from provenlm.tokens.sentencepiece_codec import SentencePieceCodec
+from provenlm.tokens.sentencepiece_codec import STEPS, SentencePieceCodec
 
 NAMES = {"pad": "<pad>", "unk": "<unk>", "bos": "<s>", "eos": "</s>"}
 
 
+UNTAKEN = -1e6  # the score of what text is never read as: ids that stand for something else, under names that a text might hold
+
+
 def published(codec: Codec, length: int) -> dict[str, bytes]:
     """tokenizer.json and tokenizer_config.json for texts of at most `length` tokens. UserError for a codec of anything but text."""
-    if isinstance(codec, SentencePieceCodec):
-        pieces = codec.pieces()
-        if pieces.model != "bpe":
-            raise UserError(
-                "a unigram model has no counterpart with the same ids: of equally likely readings each program takes another"
-            )
-        made = tokenizer(codec.special, pieces.ids, merges(pieces.ids, pieces.learned), pieces.whole, bytes_for_unknown=True)
-    elif isinstance(codec, CharacterCodec):
-        made = tokenizer(codec.special, {c: i for i, c in enumerate(codec.characters, start=1)}, [], [], bytes_for_unknown=False)
-    else:
-        raise UserError(f"a {type(codec).__name__} has no counterpart among Hugging Face's tokenizers")
+    made = tokenizer(codec)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": length,
@@ -36,11 +29,24 @@ def published(codec: Codec, length: int) -> dict[str, bytes]:
         "split_special_tokens": True,
         **{f"{name}_token": NAMES[name] for name in codec.special},
     }
-    return {name: json.dumps(value, ensure_ascii=False, indent=1).encode() for name, value in _named(made, config).items()}
+    files = {"tokenizer.json": made, "tokenizer_config.json": config}
+    return {name: json.dumps(value, ensure_ascii=False, indent=1).encode() for name, value in files.items()}
 
 
-def _named(tokenizer: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {"tokenizer.json": tokenizer, "tokenizer_config.json": config}
+def tokenizer(codec: Codec) -> dict[str, Any]:
+    """What tokenizer.json says. UserError for a codec of anything but text."""
+    if not isinstance(codec, SentencePieceCodec | CharacterCodec):
+        raise UserError(f"a {type(codec).__name__} has no counterpart among Hugging Face's tokenizers")
+    names = {NAMES[name]: identity for name, identity in codec.special.items()}
+    if isinstance(codec, SentencePieceCodec):
+        pieces = codec.pieces()
+        vocabulary = {**names, **pieces.ids}
+        whole = {piece: pieces.ids[piece] for piece in pieces.whole}
+        if pieces.model == "unigram":
+            return assembled(names, whole, unigram(vocabulary, pieces.scores))
+        return assembled(names, whole, byte_pairs(vocabulary, merges(pieces.ids, pieces.learned), NAMES["unk"]))
+    characters = {character: identity for identity, character in enumerate(codec.characters, start=1)}
+    return assembled(names, {}, byte_pairs({**names, **characters}, [], None))
 
 
 def merges(ids: Mapping[str, int], learned: Sequence[str]) -> list[tuple[str, str]]:
@@ -50,16 +56,35 @@ def merges(ids: Mapping[str, int], learned: Sequence[str]) -> list[tuple[str, st
     ]
 
 
-def tokenizer(
-    special: Mapping[str, int],
-    ids: Mapping[str, int],
-    merges: Sequence[tuple[str, str]],
-    whole: Sequence[str],
-    bytes_for_unknown: bool,
-) -> dict[str, Any]:
-    """What tokenizer.json says. `ids`: pieces; `whole`: those that are found before any merging; a text begins with bos, if there is one."""
-    names = {NAMES[name]: identity for name, identity in special.items()}
-    added = [*((name, identity, True) for name, identity in names.items()), *((piece, ids[piece], False) for piece in whole)]
+def byte_pairs(vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]], unknown: str | None) -> dict[str, Any]:
+    """A model that merges pairs. With `unknown`, what no piece covers becomes single bytes."""
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": unknown,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": unknown is not None,
+        "ignore_merges": False,
+        "vocab": dict(vocabulary),
+        "merges": [list(pair) for pair in merges],
+    }
+
+
+def unigram(vocabulary: Mapping[str, int], scores: Mapping[str, float]) -> dict[str, Any]:
+    """A model that takes the likeliest reading. UserError for scores whose sums would be rounded: readings would hang on that."""
+    if any(not (score * STEPS).is_integer() for score in scores.values()):
+        raise UserError(
+            "this unigram model's scores are not rounded, so that each program may read a text otherwise; run tokenize again"
+        )
+    pieces = [[piece, scores.get(piece, UNTAKEN)] for piece in sorted(vocabulary, key=lambda piece: vocabulary[piece])]
+    return {"type": "Unigram", "unk_id": vocabulary[NAMES["unk"]], "byte_fallback": True, "vocab": pieces}
+
+
+def assembled(names: Mapping[str, int], whole: Mapping[str, int], model: Mapping[str, Any]) -> dict[str, Any]:
+    """`names`: of special tokens; `whole`: pieces that are found before the model is asked; a text begins with bos, if there is one."""
+    added = [*((name, identity, True) for name, identity in names.items()), *((piece, i, False) for piece, i in whole.items())]
     begin = {"id": "<s>", "ids": [names["<s>"]], "tokens": ["<s>"]} if "<s>" in names else None
     return {
         "version": "1.0",
@@ -79,16 +104,5 @@ def tokenizer(
             "special_tokens": {"<s>": begin},
         },
         "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": NAMES["unk"] if "unk" in special else None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": bytes_for_unknown,
-            "ignore_merges": False,
-            "vocab": {**names, **ids},
-            "merges": [list(pair) for pair in merges],
-        },
+        "model": dict(model),
     }

@@ -4,18 +4,17 @@ SentencePiece (Kudo and Richardson, arXiv 1808.06226) by default normalises text
 What it cannot tell apart or read, the sign U+2581 that stands for a space in its pieces and bytes that are no UTF-8, is encoded
 as single bytes, past it. Decoding joins the bytes of the pieces, which needs no rules.
 
-No byte pair goes on past the end of a word or of a line, so a text's ids are those of its words, one after another: a word is encoded
-once and then looked up. Where a model has such a pair, and by a unigram model, whose readings of a word depend on rounding of what
-stands before, texts are encoded whole.
+Byte pairs are looked for in a whole text. Of a unigram model's readings the likeliest is taken line by line, its scores rounded to
+sixteenths: sums of these are exact in 32 bits, so that no reading hangs on rounding, and every program finds the same.
 """
 
 import io
 import json
-import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import sentencepiece
@@ -29,10 +28,16 @@ SPECIAL = {"pad": 0, "unk": 1, "bos": 2, "eos": 3}
 SYMBOLS = ["\n", "\n\n", "\t"]  # always one token: lines and indentation are the shape of code
 SPACE = "▁"  # in a piece it stands for a space
 PAST = re.compile(f"([{SPACE}\udc80-\udcff]+)")  # the latter: bytes that are no UTF-8, as `surrogateescape` decodes them
-WORD = re.compile(r" *[^ \n\t]+| +|\n+|\t")  # with the spaces before it; what no piece may go beyond
-KNOWN = 1 << 19  # words whose ids are remembered, about 150 MB at most
+PAST_UTF8 = re.compile("[\udc80-\udcff]")
+PAST_LINES = re.compile(f"({'|'.join(sorted(SYMBOLS, reverse=True))}|[{SPACE}\udc80-\udcff]+)")
 LINE = 4096  # characters; SentencePiece leaves longer lines out of its training without a word
 KIND = "sentencepiece"
+SPELLING = "".join(
+    sorted(set("<pad><unk><s></s><0x0123456789ABCDEF>"))
+)  # so that no text need be read as the name of a special piece
+STEPS = (
+    16  # of a unigram score between two whole numbers; exact for lines whose scores sum to 2 ** 24 / 16, some 100,000 characters
+)
 Model = Literal["bpe", "unigram"]
 
 
@@ -43,24 +48,30 @@ class Pieces(NamedTuple):
     ids: Mapping[str, int]
     learned: Sequence[str]
     whole: Sequence[str]  # taken before all others
+    scores: Mapping[str, float]  # of those of `learned`
+
+
+class Fast(Protocol):
+    """Another program that gives the ids of texts, as SentencePiece does."""
+
+    def encode(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]: ...
 
 
 class SentencePieceCodec:
-    """A learned model. Ids 0 to 3 are pad, unk, bos and eos; `encode` gives none of them."""
+    """A learned model. Ids 0 to 3 are pad, unk, bos and eos; `encode` gives none of them. `fast` gives the ids of texts, if given."""
 
-    def __init__(self, model: bytes) -> None:
-        self._model = model
+    def __init__(self, model: bytes, fast: Fast | None = None) -> None:
+        self.model, self.fast = model, fast
         self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.vocabulary: int = self._pieces.vocab_size()
         self.special: Mapping[str, int] = dict(SPECIAL)
         self._bytes = [self._bytes_of(identity) for identity in range(self.vocabulary)]
         self._byte_ids = [self._pieces.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
-        self._known: dict[str, list[int]] = {}
-        pieces = self.pieces()
-        self._by_word = pieces.model == "bpe" and all(WORD.fullmatch(piece) for piece in pieces.learned)
+        self._symbol_ids = {symbol: [self._pieces.piece_to_id(symbol)] for symbol in SYMBOLS}
+        self._past = PAST if self.pieces().model == "bpe" else PAST_LINES
 
-    def __reduce__(self) -> tuple[type["SentencePieceCodec"], tuple[bytes]]:
-        return SentencePieceCodec, (self._model,)
+    def __reduce__(self) -> tuple[type["SentencePieceCodec"], tuple[bytes, Fast | None]]:
+        return SentencePieceCodec, (self.model, self.fast)
 
     def _bytes_of(self, identity: int) -> bytes:
         piece: str = self._pieces.id_to_piece(identity)
@@ -72,38 +83,31 @@ class SentencePieceCodec:
 
     def encode(self, records: Sequence[Record]) -> list[NDArray[np.uint32]]:
         """Ids of each body, whatever its bytes, uint32 (tokens,)."""
-        texts = [PAST.split(record.body.decode("utf-8", "surrogateescape")) for record in records]
-        self._learn_words(texts)
-        return [np.array(self._ids(parts), np.uint32) for parts in texts]
+        texts = [record.body.decode("utf-8", "surrogateescape") for record in records]
+        if self.fast is None:
+            return [np.array(self._ids(text), np.uint32) for text in texts]
+        sound = [text.isascii() or PAST_UTF8.search(text) is None for text in texts]
+        quick = iter(self.fast.encode([text for text, is_sound in zip(texts, sound, strict=True) if is_sound]))
+        both = zip(texts, sound, strict=True)
+        return [next(quick) if is_sound else np.array(self._ids(text), np.uint32) for text, is_sound in both]
 
-    def _learn_words(self, texts: Sequence[Sequence[str]]) -> None:
-        """Encode the words of `texts` that are not known yet, on all cores."""
-        if not self._by_word:
-            return
-        fresh = {word for parts in texts for part in parts[::2] for word in WORD.findall(part)} - self._known.keys()
-        if len(self._known) + len(fresh) > KNOWN:
-            self._known = {}
-        words = list(fresh)
-        self._known.update(zip(words, self._pieces.encode(words, num_threads=os.cpu_count() or 1), strict=True))
-
-    def _ids(self, parts: Sequence[str]) -> list[int]:
-        """The ids of a text that was split by PAST: its even parts are for the model, the others are bytes past it."""
+    def _ids(self, text: str) -> list[int]:
+        """By SentencePiece, and past it what it cannot read."""
         ids: list[int] = []
-        for place, part in enumerate(parts):
-            if place % 2:
-                ids += [self._byte_ids[byte] for byte in part.encode("utf-8", "surrogateescape")]
-            elif not self._by_word:
+        for place, part in enumerate(self._past.split(text)):
+            if place % 2 == 0:
                 ids += self._pieces.encode(part)
+            elif part in self._symbol_ids:
+                ids += self._symbol_ids[part]
             else:
-                for word in WORD.findall(part):
-                    ids += self._known.get(word) or self._pieces.encode(word)
+                ids += [self._byte_ids[byte] for byte in part.encode("utf-8", "surrogateescape")]
         return ids
 
     def decode(self, ids: Sequence[int]) -> bytes:
         return b"".join([self._bytes[identity] for identity in ids])
 
     def prompt(self, text: str) -> list[int]:
-        return [SPECIAL["bos"], *self._ids(PAST.split(text))]
+        return [SPECIAL["bos"], *self._ids(text)]
 
     def unlearned(self, ids: NDArray[np.uint32]) -> int:
         """How many of `ids` stand for a single byte that no learned piece covers."""
@@ -115,13 +119,14 @@ class SentencePieceCodec:
         text = {i: self._pieces.id_to_piece(i).replace(SPACE, " ") for i in ordinary}
         learned = [i for i in ordinary if not self._pieces.is_byte(i) and text[i] not in SYMBOLS]
         learned.sort(key=self._pieces.get_score, reverse=True)
-        ranked = all(self._pieces.get_score(i) == int(self._pieces.get_score(i)) for i in learned)
-        return Pieces("bpe" if ranked else "unigram", {text[i]: i for i in ordinary}, [text[i] for i in learned], SYMBOLS)
+        scores = {text[i]: float(self._pieces.get_score(i)) for i in learned}
+        kind: Model = "bpe" if all(score.is_integer() for score in scores.values()) else "unigram"
+        return Pieces(kind, {text[i]: i for i in ordinary}, [text[i] for i in learned], SYMBOLS, scores)
 
     def save(self, folder: Path) -> None:
         """`tokenizer.model`, SentencePiece's own format, and `codec.json`, which holds its digest."""
-        files.write_bytes(folder / "tokenizer.model", self._model)
-        facts = {"kind": KIND, "vocabulary": self.vocabulary, "special": SPECIAL, "model": digest.of_bytes(self._model)}
+        files.write_bytes(folder / "tokenizer.model", self.model)
+        facts = {"kind": KIND, "vocabulary": self.vocabulary, "special": SPECIAL, "model": digest.of_bytes(self.model)}
         files.write_json(folder / "codec.json", facts)
 
 
@@ -159,6 +164,7 @@ def learn(
             add_dummy_prefix=False,
             allow_whitespace_only_pieces=True,
             split_digits=True,
+            required_chars=SPELLING if kind == "unigram" else "",
             user_defined_symbols=SYMBOLS,
             max_sentence_length=8 * LINE,
             num_threads=1,
@@ -170,7 +176,43 @@ def learn(
         )
     except RuntimeError as error:
         raise UserError(f"tokenize.vocabulary: {advice(vocabulary, str(error))}") from None
-    return SentencePieceCodec(model.getvalue())
+    return SentencePieceCodec(model.getvalue() if kind == "bpe" else rounded(model.getvalue()))
+
+
+def rounded(model: bytes) -> bytes:
+    """`model` with the scores of its pieces rounded to STEPS of a whole number."""
+    made = bytearray(model)
+    for number, begin, end in fields(model, 0, len(model)):
+        for inner, place, _ in fields(model, begin, end) if number == 1 else ():  # a ModelProto's pieces
+            if inner == 2:  # the score of a SentencePiece, a 32-bit float
+                (score,) = struct.unpack_from("<f", model, place)
+                struct.pack_into("<f", made, place, round(score * STEPS) / STEPS)
+    return bytes(made)
+
+
+def fields(data: bytes, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """The fields of a Protocol Buffers message that lies in `data`: number, and where its value begins and ends."""
+
+    def number(place: int) -> tuple[int, int]:
+        value = shift = 0
+        while True:
+            value |= (data[place] & 127) << shift
+            shift, place = shift + 7, place + 1
+            if data[place - 1] < 128:
+                return value, place
+
+    while begin < end:
+        key, begin = number(begin)
+        after = begin
+        if key & 7 == 2:
+            size, begin = number(begin)
+            after = begin + size
+        elif key & 7 == 0:
+            _, after = number(begin)
+        else:
+            after = begin + (4 if key & 7 == 5 else 8)
+        yield key >> 3, begin, after
+        begin = after
 
 
 def sample(read: Callable[[], Iterable[Record]], limit: int) -> list[str]:

@@ -7,11 +7,12 @@ import random
 
 import pytest
 import tokenizers
+import transformers
 
 from provenlm.core.errors import UserError
 from provenlm.core.record import Record
 from provenlm.tokens import character_codec, sentencepiece_codec
-from provenlm.tokens.published import merges, published
+from provenlm.tokens.published import merges, published, unigram
 
 TEXT = inspect.getsource(argparse)
 PARTS = [
@@ -42,9 +43,9 @@ def learned(model):
     return sentencepiece_codec.learn(lambda: [Record.of(TEXT.encode(), "text/plain", "test")], 900, 0.9995, 10**7, model)
 
 
-@pytest.fixture(scope="module")
-def codec():
-    return learned("bpe")
+@pytest.fixture(scope="module", params=["bpe", "unigram"])
+def codec(request):
+    return learned(request.param)
 
 
 def theirs(codec):
@@ -69,13 +70,23 @@ def test_texts_made_to_confuse_get_the_same_ids_and_come_back(codec):
         assert other.decode(codec.prompt(text), skip_special_tokens=True) == text
 
 
-def test_a_unigram_model_is_refused_because_ids_would_differ():
-    with pytest.raises(UserError, match="no counterpart with the same ids"):
-        published(learned("unigram"), 100)
+def test_a_unigram_model_whose_scores_are_not_rounded_is_refused_because_ids_would_differ():
+    with pytest.raises(UserError, match="scores are not rounded"):
+        unigram({"<unk>": 0, "a": 1}, {"a": -1.03})
 
 
-def test_without_the_order_of_learning_ids_differ(codec):
+def test_autotokenizer_loads_what_is_published_and_gives_the_same_ids(codec, tmp_path):
+    for name, data in published(codec, 100_000).items():
+        (tmp_path / name).write_bytes(data)
+    loaded = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    text = TEXT[:5000] + "<s> é ▁ <0x0A>\n\n\n"
+    assert loaded(text)["input_ids"] == codec.prompt(text)
+    assert loaded.decode(codec.prompt(text), skip_special_tokens=True) == text
+
+
+def test_without_the_order_of_learning_ids_differ():
     """The planted fault: merges from the last learned to the first."""
+    codec = learned("bpe")
     made = json.loads(published(codec, 100)["tokenizer.json"])
     made["model"]["merges"].reverse()
     other = tokenizers.Tokenizer.from_str(json.dumps(made))

@@ -1,7 +1,6 @@
 import inspect
 import json
 import random
-import re
 import textwrap
 
 import pytest
@@ -168,30 +167,36 @@ def test_no_line_of_the_sample_is_so_long_that_it_would_be_left_out():
     assert max(len(line.encode()) for line in lines) <= 8 * sentencepiece_codec.LINE
 
 
-@pytest.mark.parametrize("model", ["bpe", "unigram"])
-def test_word_by_word_a_text_gets_the_ids_that_sentencepiece_gives_it_as_a_whole(model):
-    learned = sentencepiece_codec.learn(lambda: [Record.of(CODE.encode(), "text/plain", "s")], 800, 0.9995, 10**7, model)
-    whole, draw = sentencepiece.SentencePieceProcessor(model_proto=learned._model), random.Random(4)
-    assert learned._by_word == (model == "bpe")
+def test_byte_pairs_of_a_text_are_those_that_sentencepiece_gives_it_as_a_whole(codec):
+    whole, draw = sentencepiece.SentencePieceProcessor(model_proto=codec.model), random.Random(4)
     for _ in range(300):
         begin = draw.randrange(len(CODE))
         text = CODE[begin : begin + draw.randint(1, 900)] + "".join(draw.choices("a  \n\n\té0 _", k=draw.randint(0, 12)))
-        (ids,) = learned.encode([Record.of(text.encode(), "text/plain", "s")])
+        (ids,) = codec.encode([record(text)])
         assert ids.tolist() == whole.encode(text)
-        assert learned.decode(ids.tolist()) == text.encode()
 
 
-def test_words_that_are_forgotten_are_encoded_again(codec, monkeypatch):
-    records = [Record.of(CODE[i : i + 500].encode(), "text/plain", "s") for i in range(0, 5000, 500)]
-    expected = [ids.tolist() for ids in codec.encode(records)]
-    monkeypatch.setattr(sentencepiece_codec, "KNOWN", 3)
-    assert [ids.tolist() for record in records for ids in codec.encode([record])] == expected
+@pytest.fixture(scope="module")
+def unigram() -> SentencePieceCodec:
+    return learn(lambda: [record(CODE)], 800, 0.9995, 10**7, "unigram")
 
 
-def test_a_model_with_pieces_beyond_a_word_encodes_texts_whole(codec, monkeypatch):
-    record = Record.of(CODE[:3000].encode(), "text/plain", "s")
-    expected = codec.encode([record])[0].tolist()
-    monkeypatch.setattr(sentencepiece_codec, "WORD", re.compile("x"))
-    other = sentencepiece_codec.SentencePieceCodec(codec._model)
-    assert not other._by_word
-    assert other.encode([record])[0].tolist() == expected
+def test_a_unigram_model_reads_each_line_as_sentencepiece_reads_it_alone_and_gives_it_back(unigram):
+    alone = sentencepiece.SentencePieceProcessor(model_proto=unigram.model)
+    newline, two = alone.piece_to_id("\n"), alone.piece_to_id("\n\n")
+    (ids,) = unigram.encode([record("def f(x):\n\n\n    return self")])
+    assert ids.tolist() == [*alone.encode("def f(x):"), two, newline, *alone.encode("    return self")]
+    for body in BODIES.values():
+        assert back(unigram, body.encode()) == body.encode()
+
+
+def test_scores_of_a_unigram_model_are_sixteenths_and_nothing_else_of_it_is_changed(unigram):
+    scores = unigram.pieces().scores.values()
+    assert all((16 * score).is_integer() for score in scores)
+    assert len(set(scores)) > 20
+    assert sentencepiece_codec.rounded(unigram.model) == unigram.model
+
+
+def test_the_fields_of_a_message_are_found_by_number():
+    message = b"\x0a\x03abc" + b"\x15\x00\x00\x80\x3f" + b"\x18\x96\x01" + b"\x21" + bytes(8)
+    assert list(sentencepiece_codec.fields(message, 0, len(message))) == [(1, 2, 5), (2, 6, 10), (3, 11, 13), (4, 14, 22)]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from provenlm.core.plugin import Tokenizing
 from provenlm.core.record import Record
-from provenlm.tokens import sentencepiece_codec
+from provenlm.tokens import fast, sentencepiece_codec
 from provenlm.tokens.sentencepiece_codec import SentencePieceCodec
 
 
@@ -38,7 +38,7 @@ class Settings:
 
 def learn(settings: Settings, read: Callable[[], Iterable[Record]]) -> SentencePieceCodec:
     given = (settings.vocabulary, settings.character_coverage, settings.sample_bytes, settings.model)
-    return sentencepiece_codec.learn(read, *given)
+    return fast.checked(sentencepiece_codec.learn(read, *given), read)
 
 
 def held_out(settings: Settings) -> float:
