@@ -62,7 +62,7 @@ def flat(theirs: object, bodies: Sequence[str]) -> Ids:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--megabytes", type=int, default=12)
+    parser.add_argument("--megabytes", type=int, default=6)
     parser.add_argument("--vocabulary", type=int, default=16_000)
     parser.add_argument("--quick", action="store_true", help="2 megabytes, 4096 pieces, 1 round instead of 3")
     parser.add_argument("--json", type=Path, help="also write the tables here")

@@ -93,14 +93,11 @@ class SentencePieceCodec:
 
     def _ids(self, text: str) -> list[int]:
         """By SentencePiece, and past it what it cannot read."""
+        parts = self._past.split(text)
         ids: list[int] = []
-        for place, part in enumerate(self._past.split(text)):
-            if place % 2 == 0:
-                ids += self._pieces.encode(part)
-            elif part in self._symbol_ids:
-                ids += self._symbol_ids[part]
-            else:
-                ids += [self._byte_ids[byte] for byte in part.encode("utf-8", "surrogateescape")]
+        for read, past in zip(self._pieces.encode(parts[::2], num_threads=1), [*parts[1::2], ""], strict=True):
+            ids += read
+            ids += self._symbol_ids.get(past) or [self._byte_ids[byte] for byte in past.encode("utf-8", "surrogateescape")]
         return ids
 
     def decode(self, ids: Sequence[int]) -> bytes:
