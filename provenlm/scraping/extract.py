@@ -48,6 +48,7 @@ MAX_LINKS = 5000  # of one page; more is a trap
 ENDS = re.compile(
     r"</(?:html|body)\s*>", re.IGNORECASE
 )  # what follows them belongs to the page all the same; libxml2 sets it apart
+PROSE = 100  # characters
 REMEMBERED = 256  # characters: longer tags hold whole pictures
 TAG = re.compile("(<[^>]*>)")
 NAME = re.compile("</?([^ />]+)")
@@ -113,6 +114,7 @@ class Kind(NamedTuple):
     spaced: bool = False  # its style keeps blanks until it ends
     code: int = 0  # how many elements of inline code more we are in
     mark: str = ""  # of the page's main content
+    box: bool = False  # navigation if it holds links, and content, set apart, if it holds prose
     around: int = 0  # 0: content; ALWAYS, FRAME, UNLIKELY: how surely it is none
 
 
@@ -153,6 +155,7 @@ def _kind(tag: str) -> Kind:
             not kept and bool(SPACED.search(said.get("style", ""))),
             int(name in CODE and not tag.endswith("/>")),
             _mark(name, said),
+            "sidebar" in said.get("class", "").split(),
             _around(name, said),
         )
     return PLAIN if kind == PLAIN else kind  # one and the same, which is seen faster than what equals it
@@ -187,17 +190,19 @@ def _text(page: Tokens, begin: int, around: int) -> str:
     words, tags, kinds, _ = page
     parts = [words[begin + 1]]
     kept = code = 0  # how many elements of either kind we are in, and where in `parts` the outermost began
-    kept_since = code_since = 0
+    kept_since = code_since = boxed = 0
     place, end = begin + 1, _end(tags, begin)
     while place < end:
         kind = kinds[place]
         if kind is PLAIN:
             parts.append(words[place + 1])
-        elif 0 < kind.around <= around:
+        elif 0 < kind.around <= around and not (kind.box and (place < boxed or _is_prose(page, place))):
             place = _end(tags, place)
             parts.append(words[place + 1])
         else:
             text = words[place + 1]
+            if kind.box and place >= boxed:
+                boxed = _end(tags, place)  # boxes within it are part of it: each would be read once more
             if kind.spaced and not kept:
                 last = _end(tags, place)
                 kind, kinds[last] = kind._replace(kept=1), kinds[last]._replace(kept=-1)
@@ -223,6 +228,16 @@ def _text(page: Tokens, begin: int, around: int) -> str:
     if kept:
         parts[kept_since:] = [prose.kept("".join(parts[kept_since:]))]
     return _unescaped(prose.laid_out("".join(parts)))
+
+
+def _is_prose(page: Tokens, begin: int) -> bool:
+    """Does the element that begins at `begin` hold text, and little of it in links?"""
+    linked = whole = depth = 0
+    for place in range(begin, _end(page.tags, begin)):
+        depth += page.tags[place].startswith("<a ") - (page.tags[place] == "</a>")
+        size = len(page.words[place + 1].strip())
+        whole, linked = whole + size, linked + (size if depth else 0)
+    return whole >= PROSE and 4 * linked <= whole
 
 
 def _unescaped(text: str) -> str:

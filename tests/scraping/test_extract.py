@@ -144,3 +144,16 @@ def test_a_page_of_millions_of_marks_or_one_endless_line_is_read() -> None:
     assert text_of("a" + "<br>" * 100_000 + "b") == "a\n\nb"
     assert text_of("<p>" + "word " * 1_000_000).count("word") == 1_000_000
     assert text_of('<div style="white-space:pre">' * 1500 + "a  b").endswith("a  b")
+
+
+def test_a_sidebar_of_links_goes_and_a_box_of_prose_that_is_called_one_stays() -> None:
+    prose = (
+        "A box of DocBook or of Sphinx goes further than the text does, and belongs to it all the same, as its authors meant it to."
+    )
+    links = "".join(f'<li><a href="/{n}">the page of the number {n}</a></li>' for n in range(9))
+    assert text_of(f'<p>a</p><div class="sidebar"><p>{prose}</p></div><p>b</p>') == f"a\n\n{prose}\n\nb"
+    assert text_of(f'<main><p>a</p><div class="sidebar"><ul>{links}</ul></div><p>b</p></main>') == "a\n\nb"
+
+
+def test_boxes_in_boxes_take_no_longer_than_their_text() -> None:
+    assert text_of("<div class='sidebar'>" * 1500 + "a word " * 20_000).count("word") == 20_000
