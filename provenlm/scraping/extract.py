@@ -41,7 +41,21 @@ UNLIKELY_WORDS = {
     "masthead", "menu", "modal", "navbar", "newsletter", "pager", "pagination", "popup", "promo", "related", "share", "sharing", "sidebar",
     "social", "sponsor", "subscribe", "topbar", "widget",
 }  # fmt: skip
-LIKELY_WORDS = {"article", "body", "column", "content", "entry", "main", "page", "post", "text", "wrapper", "container", "layout"}
+LIKELY_WORDS = {
+    "article",
+    "body",
+    "column",
+    "content",
+    "entry",
+    "main",
+    "page",
+    "post",
+    "text",
+    "wrapper",
+    "container",
+    "layout",
+    "section",
+}
 CONTAINERS = {"div", "section", "ul", "ol", "table", "td", "p"}
 WORDS = re.compile(r"[A-Z]?[a-z]+")
 MAX_LINKS = 5000  # of one page; more is a trap
@@ -49,7 +63,8 @@ ENDS = re.compile(
     r"</(?:html|body)\s*>", re.IGNORECASE
 )  # what follows them belongs to the page all the same; libxml2 sets it apart
 PROSE = 100  # characters
-REMEMBERED = 256  # characters: longer tags hold whole pictures
+REMEMBERED = 256  # characters of a tag
+UNASKED = re.compile(' (?!(?:class|id|role|hidden|aria-hidden|style)=)[^ =]+="[^"]*"')  # attributes that say nothing to us
 TAG = re.compile("(<[^>]*>)")
 NAME = re.compile("</?([^ />]+)")
 ATTRIBUTE = re.compile(' (class|id|role|hidden|aria-hidden|style)="([^"]*)"')
@@ -133,7 +148,8 @@ class Tokens(NamedTuple):
 def _tokens(markup: str) -> Tokens:
     pieces = TAG.split(prose.without_marks(markup))
     tags = pieces[1::2]
-    kinds = {tag: _kind(tag) if len(tag) < REMEMBERED else _kind.__wrapped__(tag) for tag in dict.fromkeys(tags)}
+    asked = {tag: UNASKED.sub("", tag) if '="' in tag else tag for tag in dict.fromkeys(tags)}
+    kinds = {tag: _kind(said) if len(said) < REMEMBERED else _kind.__wrapped__(said) for tag, said in asked.items()}
     return Tokens(
         pieces[::2], tags, list(map(kinds.__getitem__, tags)), {tag: kind.mark for tag, kind in kinds.items() if kind.mark}
     )
@@ -141,7 +157,7 @@ def _tokens(markup: str) -> Tokens:
 
 @lru_cache(maxsize=1 << 15)
 def _kind(tag: str) -> Kind:
-    """Of a tag as it is written, with its attributes."""
+    """Of a tag as it is written, with the attributes that are asked."""
     found = NAME.match(tag)
     name = found[1] if found else ""
     sign = prose.PARAGRAPH if name in PARAGRAPHS else prose.LINE if name in LINES else ""
@@ -180,7 +196,10 @@ def _around(name: str, said: Mapping[str, str]) -> int:
     if name in FRAMES:
         return FRAME
     if name in CONTAINERS:
-        words = {word.lower() for word in WORDS.findall(f"{said.get('class', '')} {said.get('id', '')}")}
+        names = (
+            said.get("class", "") if name == "section" else f"{said.get('class', '')} {said.get('id', '')}"
+        )  # its id is its title
+        words = {word.lower() for word in WORDS.findall(names)}
         return UNLIKELY if not UNLIKELY_WORDS.isdisjoint(words) and LIKELY_WORDS.isdisjoint(words) else 0
     return 0
 

@@ -157,3 +157,8 @@ def test_a_sidebar_of_links_goes_and_a_box_of_prose_that_is_called_one_stays() -
 
 def test_boxes_in_boxes_take_no_longer_than_their_text() -> None:
     assert text_of("<div class='sidebar'>" * 1500 + "a word " * 20_000).count("word") == 20_000
+
+
+def test_a_section_about_widgets_is_no_widget() -> None:
+    body = '<p>a long text of the page</p><div class="section" id="a-widget"><p>b</p></div><section id="related"><p>c</p></section>'
+    assert text_of(body + '<section class="related"><p>d</p></section>') == "a long text of the page\n\nb\n\nc"
