@@ -25,6 +25,7 @@ from lxml import etree
 from markdown_it import MarkdownIt
 
 from provenlm.scraping import extract
+from provenlm.scraping.content import main_text
 
 LEAST, MOST = 1500, 60_000  # characters of a description
 BLOCKS = {"p", "div", "li", "dt", "dd", "td", "th", "tr", "pre", "h1", "h2", "h3", "h4", "br", "section", "ul", "ol", "dl", "table"}
@@ -167,7 +168,7 @@ def extractors() -> dict[str, Callable[[str], str]]:
     """Ours first: the whole reading, with links and facts, and what the peers do, the text alone. Then those that are installed."""
     ways: dict[str, Callable[[str], str]] = {
         "ours, with links and facts": lambda page: extract.read(page, "http://h/").text,
-        "ours, text alone": lambda page: extract.main_text(extract.parsed(page)),
+        "ours, text alone": lambda page: main_text(extract.parsed(page)),
     }
     if importlib.util.find_spec("trafilatura"):
         from trafilatura import extract as trafilatura

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from provenlm.core import digest
-from provenlm.scraping import about, charset, extract, feed, prose, urls
+from provenlm.scraping import about, charset, content, extract, feed, prose, urls
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def read_text(body: bytes, content_type: str, url: str) -> Page:
 
 def _version() -> str:
     """Of all that decides what becomes of a response: our code and the parsers below it."""
-    rooms = [Path(module.__file__ or "") for module in (about, charset, extract, feed, prose, urls)]
+    rooms = [Path(module.__file__ or "") for module in (about, charset, content, extract, feed, prose, urls)]
     ours = digest.of_files([*rooms, Path(__file__)], Path(__file__).parent)
     return digest.of_json([ours, *(metadata.version(name) for name in ("beautifulsoup4", "lxml"))])
 
