@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 from provenlm.core.errors import UserError
 from provenlm.core.progress import Progress
-from provenlm.core.record import Fetch, Record, Rule
+from provenlm.core.record import Fetch, Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,30 +30,26 @@ class Scraping:
     fetch: Callable[[Any, Path, Progress], Iterator[Fetch]]
 
 
-class Prepared(NamedTuple):
-    """A record with what was found out about it as facts, masked where that was asked for; what was counted in it; a reason to drop it."""
+class Verdict(NamedTuple):
+    """A record with what was found out about it as facts, masked where that was asked for; the reason to drop it, if there is one; the
+    named parts of its score, each from 0 to 1; what was counted in it."""
 
     record: Record
-    found: Mapping[str, int]
     reason: str | None
-
-
-def as_it_is(settings: Any) -> Callable[[Record], Prepared]:
-    return lambda record: Prepared(record, {}, None)
+    parts: Mapping[str, float]
+    found: Mapping[str, int]
 
 
 @dataclass(frozen=True)
 class Filtering:
-    """`rules(settings)` by name, asked in order; `parts(settings)` gives a record's named scores, each from 0 to 1.
+    """`judge(settings)` gives a verdict on each of some records, which depends on that record alone.
 
-    `least(settings)` is the score below which a record is dropped; `prepare(settings)` comes before all of these.
+    `least(settings)` is the score below which a record is dropped.
     """
 
     settings: type
-    rules: Callable[[Any], Sequence[Rule]]
-    parts: Callable[[Any], Callable[[Record], Mapping[str, float]]]
+    judge: Callable[[Any], Callable[[Sequence[Record]], Sequence[Verdict]]]
     least: Callable[[Any], float]
-    prepare: Callable[[Any], Callable[[Record], Prepared]] = as_it_is
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Records and the Parquet shards they live in."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,13 +39,10 @@ class Record:
 
     def with_body(self, body: bytes) -> "Record":
         """The same item with another body, and so with another id."""
-        return replace(self, id=digest.of_bytes(body)[:32], body=body)
+        return Record(digest.of_bytes(body)[:32], self.media_type, self.source, body, self.facts)
 
     def with_facts(self, **facts: Any) -> "Record":
-        return replace(self, facts={**self.facts, **facts})
-
-
-Rule = Callable[[Record], str | None]  # the reason to drop, or None
+        return Record(self.id, self.media_type, self.source, self.body, {**self.facts, **facts})
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +102,9 @@ def read_shard(shard: Path) -> Iterator[Record]:
     try:
         with pq.ParquetFile(shard, page_checksum_verification=True) as file:
             for batch in file.iter_batches(batch_size=512):
-                for row in batch.to_pylist():
-                    yield Record(row["id"], row["media_type"], row["source"], row["body"], json.loads(row["facts"]))
+                columns = [batch.column(name).to_pylist() for name in SCHEMA.names]
+                for identity, media_type, source, body, facts in zip(*columns, strict=True):
+                    yield Record(identity, media_type, source, body, json.loads(facts))
     except (pa.ArrowException, OSError, KeyError) as error:
         raise UserError(f"{shard.as_posix()}: damaged or not a shard of records: {error}") from None
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from provenlm.core.plugin import Filtering
+from provenlm.core.plugin import Filtering, Verdict
 from provenlm.core.record import Record
 from provenlm.core.work import Work
 from provenlm.corpus.rows import Rows
@@ -36,17 +38,15 @@ class Judged:
 
 
 def judging(face: Filtering, settings: Any) -> Work[Judged]:
-    """Each record with the reason to drop it: its preparation's, else that of the first rule that gives one, else a low score."""
-    prepare, rules, parts, least = face.prepare(settings), face.rules(settings), face.parts(settings), face.least(settings)
+    """Each record with the reason to drop it: that of its verdict, else a low score."""
+    judge, least = face.judge(settings), face.least(settings)
 
-    def judged(raw: Record) -> Judged:
-        record, found, reason = prepare(raw)
-        reason = reason or next((why for rule in rules if (why := rule(record)) is not None), None)
-        named = parts(record)
-        score = score_of(named)
-        return Judged(record, reason or (LOW_SCORE if score < least else None), score, named, found, len(raw.body))
+    def judged(raw: Record, verdict: Verdict) -> Judged:
+        score = score_of(verdict.parts)
+        reason = verdict.reason or (LOW_SCORE if score < least else None)
+        return Judged(verdict.record, reason, score, verdict.parts, verdict.found, len(raw.body))
 
-    return Work(lambda batch: [judged(record) for record in batch], pack, unpack)
+    return Work(lambda batch: [judged(raw, verdict) for raw, verdict in zip(batch, judge(batch), strict=True)], pack, unpack)
 
 
 def pack(judged: Judged) -> bytes:
@@ -67,21 +67,21 @@ def score_of(parts: Mapping[str, float]) -> float:
 
     Unlike an arithmetic mean it is 0 when one part is 0: what is wholly wrong in one way is not made up for in the others.
     """
-    wrong = [f"{name}={part}" for name, part in parts.items() if not 0 <= part <= 1]
-    if wrong:
+    product = math.prod(parts.values())
+    if parts and (min(parts.values()) < 0 or max(parts.values()) > 1 or math.isnan(product)):
+        wrong = [f"{name}={part}" for name, part in parts.items() if not 0 <= part <= 1]
         raise ValueError(f"parts of a score are from 0 to 1, got {', '.join(wrong)}")
-    if not parts:
-        return 1.0
-    return math.prod(parts.values()) ** (1 / len(parts))
+    return product ** (1 / max(1, len(parts)))
 
 
-def trapezoid(value: float, lowest: float, good_from: float, good_to: float, highest: float) -> float:
+def trapezoid(values: NDArray[np.float64], lowest: float, good_from: float, good_to: float, highest: float) -> NDArray[np.float64]:
     """1 from `good_from` to `good_to`, falling in straight lines to 0 at `lowest` and at `highest`. An infinite edge does not fall."""
-    if value < good_from:
-        return 1.0 if math.isinf(lowest) else max(0.0, (value - lowest) / (good_from - lowest))
-    if value > good_to:
-        return 1.0 if math.isinf(highest) else max(0.0, (highest - value) / (highest - good_to))
-    return 1.0
+    found = np.ones(len(values))
+    if not math.isinf(lowest):
+        found = np.where(values < good_from, np.maximum(0.0, (values - lowest) / (good_from - lowest)), found)
+    if not math.isinf(highest):
+        found = np.where(values > good_to, np.maximum(0.0, (highest - values) / (highest - good_to)), found)
+    return found
 
 
 class Dropped(Rows):

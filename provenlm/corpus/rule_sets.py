@@ -1,4 +1,4 @@
-"""The statistics of a text in; out, the first rule of a published set that would drop it.
+"""The statistics of texts in; out, for each, the first rule of a published set that would drop it.
 
 The thresholds are those of the papers, which are made for prose on the web. A word is what lies between whitespace, as in Gopher's
 paper; who counts punctuation marks as words gets other numbers. Rules that need a language model, a list of bad words or other
@@ -8,7 +8,9 @@ pages, and C4's removal of single lines, are left out.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+import numpy as np
 
 from provenlm.corpus.statistics import Statistics
 
@@ -29,19 +31,24 @@ def most(statistic: str, value: float) -> Limit:
     return Limit(statistic, -inf, value)
 
 
-class RuleSet:
-    """Base of the sets. Their fields are named after statistics."""
+class RuleSet(Protocol):
+    """The fields of a set are named after statistics."""
 
-    def limits(self) -> Sequence[Limit]:
-        raise NotImplementedError
+    def limits(self) -> Sequence[Limit]: ...
 
-    def reason(self, found: Statistics) -> str | None:
-        """The first statistic that lies outside its limits."""
-        return next((name for name, low, high in self.limits() if not low <= getattr(found, name) <= high), None)
+
+def reasons(rules: RuleSet, found: Statistics) -> list[str | None]:
+    """For each text, the first statistic that lies outside its limits."""
+    first: list[str | None] = [None] * len(found.words)
+    for name, low, high in reversed(rules.limits()):
+        values = getattr(found, name)
+        for text in np.flatnonzero((values < low) | (values > high)).tolist():
+            first[text] = name
+    return first
 
 
 @dataclass(frozen=True)
-class Gopher(RuleSet):
+class Gopher:
     """Quality: Rae et al., arXiv 2112.11446, appendix A.1."""
 
     words: tuple[float, ...] = (50, 100_000)
@@ -70,7 +77,7 @@ class Gopher(RuleSet):
 
 
 @dataclass(frozen=True)
-class GopherRepetition(RuleSet):
+class GopherRepetition:
     """Repetition: Rae et al., arXiv 2112.11446, table A1."""
 
     lines_again: float = 0.30
@@ -106,7 +113,7 @@ class GopherRepetition(RuleSet):
 
 
 @dataclass(frozen=True)
-class C4(RuleSet):
+class C4:
     """Raffel et al., arXiv 1910.10683, section 2.2: no curly bracket, and five sentences in lines that end one and have three words."""
 
     braces: float = 0
@@ -120,7 +127,7 @@ class C4(RuleSet):
 
 
 @dataclass(frozen=True)
-class FineWeb(RuleSet):
+class FineWeb:
     """Penedo et al., arXiv 2406.17557, section 3.6; the limit to line breaks is that of its published code."""
 
     ended_lines: float = 0.12

@@ -4,7 +4,7 @@ import pytest
 
 from provenlm.core import params
 from provenlm.core.errors import UserError
-from provenlm.corpus.rule_sets import C4, FineWeb, Gopher, GopherRepetition
+from provenlm.corpus.rule_sets import C4, FineWeb, Gopher, GopherRepetition, reasons
 from provenlm.corpus.statistics import measure
 
 PROSE = "\n".join(f"The {a} of the {b} that we have seen is on the {c} with some care." for a, b, c in zip(
@@ -15,7 +15,8 @@ LOOSE = ("top_trigram", "top_4gram", *(f"repeated_{size}grams" for size in range
 
 
 def reason(limits, text: str) -> str | None:
-    return limits.reason(measure(text.encode()))
+    _, found = reasons(limits, measure([PROSE.encode(), text.encode()]))
+    return found
 
 
 @pytest.mark.parametrize("limits", [Gopher(), GopherRepetition(**dict.fromkeys(LOOSE, 1.0)), C4(), FineWeb()])

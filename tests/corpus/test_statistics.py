@@ -8,10 +8,18 @@ from itertools import groupby, pairwise
 import pytest
 
 from provenlm.corpus import statistics
-from provenlm.corpus.counting import LONG_WORD, SHORT_LINE
-from provenlm.corpus.statistics import STOP_WORDS, measure
+from provenlm.corpus.counting import LONG_WORD, SHORT_LINE, STOP_WORDS
 
 WHITE = " \t\n\v\f\r"
+
+
+def measure(*texts: bytes) -> dict[str, list[float]]:
+    found = statistics.measure(texts)
+    return {name: getattr(found, name).tolist() for name in statistics.Statistics.__slots__}
+
+
+def of(text: bytes) -> dict[str, float]:
+    return {name: values[0] for name, values in measure(text).items()}
 
 
 def naive(text: str) -> dict[str, float]:
@@ -102,27 +110,42 @@ TEXTS = {
     "one word": "hello",
     "paragraphs": "One is one. Two\nis two.\n\nThree is three!\n \nOne is one. Two\n  is two.\n\n- bullets and so on…\n" * 2,
     "a passage twice": "one two three four five six seven eight nine ten eleven\n" * 2 + "end",
+    "words that repeat at all distances": " ".join(random.Random(5).choices("abc", k=300)),
     **{f"noise {seed}": noise(seed) for seed in range(8)},
 }
 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_statistics_equal_their_definitions_in_plain_python(name):
-    found = measure(TEXTS[name].encode())
-    assert {field: getattr(found, field) for field in naive(TEXTS[name])} == pytest.approx(naive(TEXTS[name]))
+    found, expected = of(TEXTS[name].encode()), naive(TEXTS[name])
+    assert found == pytest.approx(expected)
+
+
+def test_texts_that_are_measured_together_do_not_touch_each_other():
+    texts = [text.encode() for text in (*TEXTS.values(), *(noise(seed) for seed in range(8, 40)))]
+    texts += [b"", b"...", b".", b"\xe2\x80\xa6", b"\xa6 \x80\xa6", b'"', b"the\n", b" ", b"the the the the"]
+    together = measure(*texts)
+    assert together == {name: [of(text)[name] for text in texts] for name in together}
 
 
 def test_a_text_without_words_has_only_zeros():
     for empty in (b"", b" \n\n\t "):
-        found = measure(empty)
-        assert {getattr(found, name) for name in statistics.Statistics.__slots__} == {0}
+        assert set(of(empty).values()) == {0}
+
+
+def test_a_text_that_is_no_utf8_and_holds_no_character_is_measured_too():
+    assert (of(b"\x80\x80")["words"], of(b"\x80\x80")["word_length"]) == (1, 0)
+
+
+def test_an_ellipsis_that_begins_in_another_text_is_none():
+    assert measure(b"..", b".. .", b"\xe2\x80", b"\xa6")["symbol_words"] == [0, 0, 0, 0]
 
 
 def test_statistics_by_hand():
-    found = measure(b"aa bb\naa bb\n12 the\n")
-    assert (found.words, found.stop_words) == (6, 1)
-    assert found.word_length == pytest.approx(13 / 6)
-    assert found.letter_words == pytest.approx(5 / 6)
-    assert found.digits == pytest.approx(2 / 13)
-    assert found.repeated_lines == pytest.approx(5 / 16)  # lines of 5, 5 and 6 characters, the second stood before
-    assert found.top_bigram == pytest.approx(2 * 4 / 13)
+    found = of(b"aa bb\naa bb\n12 the\n")
+    assert (found["words"], found["stop_words"]) == (6, 1)
+    assert found["word_length"] == pytest.approx(13 / 6)
+    assert found["letter_words"] == pytest.approx(5 / 6)
+    assert found["digits"] == pytest.approx(2 / 13)
+    assert found["repeated_lines"] == pytest.approx(5 / 16)  # lines of 5, 5 and 6 characters, the second stood before
+    assert found["top_bigram"] == pytest.approx(2 * 4 / 13)

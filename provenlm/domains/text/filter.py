@@ -7,18 +7,20 @@ have bands of their own, and the published rules drop only records of the profil
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf
 from typing import Literal
 
-from provenlm.core.plugin import Filtering, Prepared
-from provenlm.core.record import Record, Rule
+import numpy as np
+
+from provenlm.core.plugin import Filtering, Verdict
+from provenlm.core.record import Record
 from provenlm.corpus import languages, private
 from provenlm.corpus.filtering import trapezoid
 from provenlm.corpus.languages import Languages
-from provenlm.corpus.rule_sets import C4, FineWeb, Gopher, GopherRepetition, RuleSet
-from provenlm.corpus.statistics import measure
+from provenlm.corpus.rule_sets import C4, FineWeb, Gopher, GopherRepetition, RuleSet, reasons
+from provenlm.corpus.statistics import Statistics, measure
 
 Profile = Literal["prose", "reference", "code"]
 CODE = ("text/x-", "application/x-", "application/javascript", "application/json")  # how media types of code begin
@@ -123,12 +125,6 @@ class Band:
         good_to, highest = self.given[-2:] if self.high else (inf, inf)
         return lowest, good_from, good_to, highest
 
-    def reason(self, value: float) -> str | None:
-        """The reason to drop a record whose statistic is `value`, or None if that lies inside the band."""
-        if self.low and value <= self.given[0]:
-            return self.low
-        return self.high if self.high and value >= self.given[-1] else None
-
 
 def bands(given: Bands) -> Sequence[Band]:
     """The bands in the order in which they are asked."""
@@ -148,42 +144,13 @@ def bands(given: Bands) -> Sequence[Band]:
     )
 
 
-def profile_of(record: Record, profiles: Profiles) -> Profile:
-    found = measure(record.body)
-    if record.media_type.startswith(CODE) or found.punctuation >= profiles.code_from:
-        return "code"
-    return "prose" if found.ended_lines >= profiles.prose_from else "reference"
-
-
-def prepare(settings: Settings) -> Callable[[Record], Prepared]:
-    """Find what is private, tell the language and the profile, and ask the published rules."""
-    kinds = {} if settings.private is None else settings.private.actions()
-    sets = settings.rule_sets.sets() if settings.rule_sets else {}
-    of = settings.rule_sets.of if settings.rule_sets else ()
-
-    def prepared(record: Record) -> Prepared:
-        reason, found = undecodable(record), dict[str, int]()
-        if reason:
-            return Prepared(record, found, reason)
-        if settings.private is not None:
-            finds = private.finds(record.body)
-            found |= private.counted(finds)
-            reason = next((f"private_{one.kind}" for one in finds if kinds[one.kind] == "drop"), None)
-            if any(kinds[one.kind] == "mask" for one in finds):
-                record = record.with_body(private.masked(record.body, finds, kinds))
-        if settings.languages is not None:
-            language, chance = languages.told(record.text)
-            record = record.with_facts(language=language if chance >= settings.languages.least else "unknown")
-            reason = reason or settings.languages.reason(language, chance)
-        if settings.profiles is not None:
-            record = record.with_facts(profile=profile_of(record, settings.profiles))
-        for name, limits in sets.items():
-            if why := limits.reason(measure(record.body)):
-                found[f"rules.{name}"] = 1
-                reason = reason or (f"{name}_{why}" if record.facts.get("profile", "reference") in of else None)
-        return Prepared(record, found, reason)
-
-    return prepared
+def profiles_of(records: Sequence[Record], found: Statistics, profiles: Profiles) -> list[Profile]:
+    code = (found.punctuation >= profiles.code_from).tolist()
+    prose = (found.ended_lines >= profiles.prose_from).tolist()
+    return [
+        "code" if dense or record.media_type.startswith(CODE) else "prose" if ended else "reference"
+        for record, dense, ended in zip(records, code, prose, strict=True)
+    ]
 
 
 def by_profile(settings: Settings) -> Mapping[Profile, Sequence[Band]]:
@@ -193,35 +160,94 @@ def by_profile(settings: Settings) -> Mapping[Profile, Sequence[Band]]:
     return {"reference": bands(settings), "code": bands(settings.profiles.code), "prose": bands(settings.profiles.prose)}
 
 
-def rules(settings: Settings) -> Sequence[Rule]:
-    """The bands as one rule: the reason of the first that drops the record."""
+@dataclass(slots=True)
+class Case:
+    """A record under judgement: its body, masked where that was asked for, what was found out about it, and why it goes, if it does."""
+
+    record: Record
+    body: bytes
+    facts: dict[str, str] = field(default_factory=dict)
+    found: dict[str, int] = field(default_factory=dict)
+    reason: str | None = None
+    readable: bool = True  # it is UTF-8
+
+
+def judge(settings: Settings) -> Callable[[Sequence[Record]], Sequence[Verdict]]:
+    """Find what is private, tell languages and profiles, ask the published rules and the bands; the first reason is the reason."""
     asked = by_profile(settings)
 
-    def rule(record: Record) -> str | None:
-        found, those = measure(record.body), asked[record.facts.get("profile", "reference")]
-        return next((why for band in those if (why := band.reason(getattr(found, band.statistic)))), None)
+    def judged(records: Sequence[Record]) -> Sequence[Verdict]:
+        cases = [looked_into(record, settings) for record in records]
+        found = measure([case.body for case in cases])
+        profiles: list[Profile] = ["reference"] * len(cases)
+        if settings.profiles is not None:
+            profiles = profiles_of(records, found, settings.profiles)
+            for case, profile in zip(cases, profiles, strict=True):
+                if case.readable:
+                    case.facts["profile"] = profile
+        ask_rule_sets(cases, found, settings.rule_sets)
+        parts: list[Mapping[str, float]] = [{}] * len(cases)
+        for profile, those in asked.items():
+            places = [place for place, case in enumerate(cases) if case.facts.get("profile", "reference") == profile]
+            for place, named, why in zip(places, *banded(those, found, places), strict=True):
+                parts[place] = named
+                cases[place].reason = cases[place].reason or why
+        return [Verdict(told(case), case.reason, named, case.found) for case, named in zip(cases, parts, strict=True)]
 
-    return [rule]
+    return judged
 
 
-def undecodable(record: Record) -> str | None:
-    """The reason to drop a body that is no UTF-8."""
+def looked_into(record: Record, settings: Settings) -> Case:
+    """What is private in a record is found and masked, and its language told; it cannot be read if it is no UTF-8."""
+    case = Case(record, record.body)
     try:
-        record.body.decode("utf-8")
+        text = record.body.decode("utf-8") if settings.languages or not record.body.isascii() else ""
     except UnicodeDecodeError:
-        return "not_utf8"
-    return None
+        case.reason, case.readable = "not_utf8", False
+        return case
+    if settings.private is not None:
+        kinds, finds = settings.private.actions(), private.finds(record.body)
+        case.found.update(private.counted(finds))
+        case.reason = next((f"private_{one.kind}" for one in finds if kinds[one.kind] == "drop"), None)
+        if any(kinds[one.kind] == "mask" for one in finds):
+            case.body = private.masked(record.body, finds, kinds)
+            text = case.body.decode("utf-8")
+    if settings.languages is not None:
+        language, chance = languages.told(text)
+        case.facts["language"] = language if chance >= settings.languages.least else "unknown"
+        case.reason = case.reason or settings.languages.reason(language, chance)
+    return case
 
 
-def parts(settings: Settings) -> Callable[[Record], Mapping[str, float]]:
-    """For each statistic, how well a record lies in its band."""
-    limits = {name: [(band.statistic, band.limits()) for band in those] for name, those in by_profile(settings).items()}
+def ask_rule_sets(cases: Sequence[Case], found: Statistics, asked: RuleSets | None) -> None:
+    """Count what the published rules would drop, and drop it where they are to."""
+    for name, rules in asked.sets().items() if asked else ():
+        for case, why in zip(cases, reasons(rules, found), strict=True):
+            if why and case.readable:
+                case.found[f"rules.{name}"] = 1
+                if asked and case.facts.get("profile", "reference") in asked.of:
+                    case.reason = case.reason or f"{name}_{why}"
 
-    def scored(record: Record) -> Mapping[str, float]:
-        found = measure(record.body)
-        return {name: trapezoid(getattr(found, name), *edges) for name, edges in limits[record.facts.get("profile", "reference")]}
 
-    return scored
+def banded(those: Sequence[Band], found: Statistics, places: Sequence[int]) -> tuple[list[Mapping[str, float]], list[str | None]]:
+    """Of the texts in `places`: for each statistic, how well they lie in its band; and the reason of the first band that drops them."""
+    columns, first = [], np.zeros(len(places), np.int64)
+    named: list[str | None] = [None]
+    for band in those:
+        values = getattr(found, band.statistic)[places]
+        columns.append(trapezoid(values, *band.limits()).tolist())
+        for why, outside in ((band.low, values <= band.given[0]), (band.high, values >= band.given[-1])):
+            if why:
+                first[outside & (first == 0)] = len(named)
+                named.append(why)
+    names = [band.statistic for band in those]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)], [named[why] for why in first.tolist()]
+
+
+def told(case: Case) -> Record:
+    """The record as it was looked into."""
+    record = case.record if case.body == case.record.body else case.record.with_body(case.body)
+    return record.with_facts(**case.facts) if case.facts else record
 
 
 def least(settings: Settings) -> float:
@@ -229,4 +255,4 @@ def least(settings: Settings) -> float:
     return settings.least
 
 
-FACE = Filtering(Settings, rules, parts, least, prepare)
+FACE = Filtering(Settings, judge, least)

@@ -125,7 +125,8 @@ def test_the_score_falls_as_a_text_repeats_itself_more():
 
 def test_there_is_one_named_part_for_each_band():
     record = Record.of(PAGES["prose"].encode(), "text/plain", "here")
-    parts = FACE.parts(settings())(record)
+    (verdict_,) = FACE.judge(settings())([record])
+    parts = verdict_.parts
     assert list(parts) == [name for name in BANDS if name != "least"]
     assert score_of(parts) == verdict(PAGES["prose"])[1]
 
@@ -215,3 +216,11 @@ def test_what_travels_between_machines_is_what_was_judged():
     work = judging(FACE, settings(**SECTIONS))
     for item in work.do([Record.of(page.encode(), "text/plain", "here") for page in PAGES.values()]):
         assert work.unpack(work.pack(item)) == item
+
+
+def test_a_verdict_on_a_record_is_the_same_in_any_company():
+    texts = [*PAGES.values(), *PLANTED.values(), "", "AKIAQ2W3E4R5T6Y7U7IJ", "jane.doe@mail.org"]
+    records = [Record.of(text.encode(), kind, "here") for text in texts for kind in ("text/plain", "text/x-python")]
+    records.append(Record.of(b"\xff", "text/plain", "here"))
+    work = judging(FACE, settings(**SECTIONS))
+    assert work.do(records) == [work.do([record])[0] for record in records]
