@@ -1,4 +1,5 @@
 import pytest
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from provenlm.corpus import languages
 from provenlm.corpus.languages import Languages
@@ -17,13 +18,13 @@ TEXTS = {
 
 @pytest.mark.parametrize("language", TEXTS)
 def test_a_sentence_is_told(language):
-    found, chance = languages.told(TEXTS[language])
+    found, chance = languages.told(TEXTS[language].encode())
     assert found == language
     assert chance > 0.9
 
 
 def test_a_text_without_letters_has_no_language():
-    assert languages.told("12 + 3 = 15\n---") == ("unknown", 0.0)
+    assert languages.told(b"12 + 3 = 15\n---") == ("unknown", 0.0)
 
 
 def test_only_what_is_surely_of_another_language_goes():
@@ -37,3 +38,14 @@ def test_only_what_is_surely_of_another_language_goes():
 def test_a_name_in_place_of_a_code_is_refused():
     with pytest.raises(ValueError, match="two-letter codes such as en, got English"):
         Languages(("English",), 0.5)
+
+
+@pytest.mark.parametrize("text", [*TEXTS.values(), "", "###", "ALL IN CAPITALS", "e\u0301te\u0301", " ".join(TEXTS.values()) * 20])
+def test_the_compiled_walk_says_exactly_what_the_library_says(text):
+    theirs = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    assert languages._identifier().rank(text) == theirs.rank(text)
+
+
+def test_a_character_that_is_cut_by_the_limit_harms_nothing():
+    for more in range(4):
+        assert languages.told(b"a" * more + "日本語です".encode() * 4000)[0] == "ja"

@@ -200,9 +200,7 @@ def judge(settings: Settings) -> Callable[[Sequence[Record]], Sequence[Verdict]]
 def looked_into(record: Record, settings: Settings) -> Case:
     """What is private in a record is found and masked, and its language told; it cannot be read if it is no UTF-8."""
     case = Case(record, record.body)
-    try:
-        text = record.body.decode("utf-8") if settings.languages or not record.body.isascii() else ""
-    except UnicodeDecodeError:
+    if not readable(record.body):
         case.reason, case.readable = "not_utf8", False
         return case
     if settings.private is not None:
@@ -211,12 +209,19 @@ def looked_into(record: Record, settings: Settings) -> Case:
         case.reason = next((f"private_{one.kind}" for one in finds if kinds[one.kind] == "drop"), None)
         if any(kinds[one.kind] == "mask" for one in finds):
             case.body = private.masked(record.body, finds, kinds)
-            text = case.body.decode("utf-8")
     if settings.languages is not None:
-        language, chance = languages.told(text)
+        language, chance = languages.told(case.body)
         case.facts["language"] = language if chance >= settings.languages.least else "unknown"
         case.reason = case.reason or settings.languages.reason(language, chance)
     return case
+
+
+def readable(body: bytes) -> bool:
+    """Whether it is UTF-8."""
+    try:
+        return body.isascii() or bool(body.decode("utf-8"))
+    except UnicodeDecodeError:
+        return False
 
 
 def ask_rule_sets(cases: Sequence[Case], found: Statistics, asked: RuleSets | None) -> None:
