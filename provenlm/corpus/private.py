@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
+from provenlm.corpus.literals import automaton, dotted, held, places
+
 Kind = Literal["email", "ip", "phone", "secret"]
 
 EXAMPLE = re.compile(rb"(?:^|[@.])(?:example(?:\.(?:com|org|net|edu))?|invalid|test|localhost|localdomain|local)$", re.IGNORECASE)
@@ -18,16 +20,22 @@ NUMBERED = re.compile(rb"(?:[\w.:/-]|\b(?:v|section|version|release|chapter)\.? 
 
 
 class Pattern(NamedTuple):
-    """One thing to find. `hints`: a text that holds none of them holds no match; the match is group 1 where there is one."""
+    """One thing to find. `hints`: a text that holds none of them holds no match; the match is group 1 where there is one.
+
+    `before`, `after`: where they are given there is one hint, each match holds it, begins at most so many bytes before it, and ends, with
+    what its expression looks at behind, at most so many after its beginning. Then only that much around each is searched.
+    """
 
     kind: Kind
     name: str
     hints: tuple[bytes, ...]
     expression: re.Pattern[bytes]
+    before: int
+    after: int
 
 
-def _pattern(kind: Kind, name: str, hints: str, expression: bytes) -> Pattern:
-    return Pattern(kind, name, tuple(hint.encode() for hint in hints.split()), re.compile(expression))
+def _pattern(kind: Kind, name: str, hints: str, expression: bytes, before: int = 0, after: int = 0) -> Pattern:
+    return Pattern(kind, name, tuple(hint.encode() for hint in hints.split()), re.compile(expression), before, after)
 
 
 WORD = rb"(?<![A-Za-z0-9_+/=-])"  # nothing before that would make it part of something longer
@@ -60,24 +68,32 @@ PATTERNS = (
         "url_password",
         "://",
         rb"[a-z][a-z0-9+.-]{1,20}://[A-Za-z0-9._%+-]{1,64}:(?![<{\[$*]|(?:pass(?:word|wd)?|secret|pwd|pw|xxx+|\.\.\.)@)([^\s/@:\"'<>]{6,64})@(?=[A-Za-z0-9])",
+        21,
+        150,
     ),
     _pattern(
         "email",
         "email",
         "@",
         rb"(?<![A-Za-z0-9._%+/:-])[A-Za-z0-9_%+][A-Za-z0-9._%+-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,4}[A-Za-z]{2,24}(?![A-Za-z0-9@(-])",
+        64,
+        300,
     ),
     _pattern(
         "ip",
         "ip",
         ".",
         rb"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\w-]|\.\w)",
+        3,
+        20,
     ),
     _pattern(
         "phone",
         "phone",
         "+",
         rb"(?<![\w+.-])\+(?=(?:[ .()-]{0,2}\d){8})[1-9]\d{0,2}[ .-]\(?\d{1,4}\)?(?:[ .-]\d{2,8}){1,4}(?![\w-])",
+        0,
+        60,
     ),
 )
 
@@ -91,11 +107,17 @@ class Find(NamedTuple):
     name: str
 
 
+HINTS = tuple(dict.fromkeys(hint for pattern in PATTERNS for hint in pattern.hints))  # at most 64: they are bits of a number
+AUTOMATON = automaton(HINTS)
+
+
 def finds(text: bytes) -> list[Find]:
     """What is found in `text`, in order; of two that overlap the one of the earlier pattern."""
+    seen = held(text, AUTOMATON)
     found = sorted(
         (order, Find(match.start(group), match.end(group), pattern.kind, pattern.name))
         for order, pattern in enumerate(PATTERNS)
+        if any(hint in seen for hint in pattern.hints)
         for match, group in _matches(pattern, text)
     )
     taken: list[Find] = []
@@ -106,10 +128,20 @@ def finds(text: bytes) -> list[Find]:
 
 
 def _matches(pattern: Pattern, text: bytes) -> Iterator[tuple[re.Match[bytes], int]]:
-    if any(hint in text for hint in pattern.hints):
-        for match in pattern.expression.finditer(text):
-            if not _of_nobody(pattern.kind, match[0], text[max(0, match.start() - 10) : match.start()]):
-                yield match, 1 if pattern.expression.groups else 0
+    for match in _around(pattern, text) if pattern.after else pattern.expression.finditer(text):
+        if not _of_nobody(pattern.kind, match[0], text[max(0, match.start() - 10) : match.start()]):
+            yield match, 1 if pattern.expression.groups else 0
+
+
+def _around(pattern: Pattern, text: bytes) -> Iterator[re.Match[bytes]]:
+    """The matches that `finditer` gives, looked for around each hint alone."""
+    (hint,), done = pattern.hints, 0
+    for place in dotted(text) if pattern.kind == "ip" else places(text, hint):
+        if place >= done:
+            match = pattern.expression.search(text, max(done, place - pattern.before), place + pattern.after)
+            if match and match.start() <= place < match.end():
+                done = match.end()
+                yield match
 
 
 def _of_nobody(kind: Kind, value: bytes, before: bytes) -> bool:

@@ -72,3 +72,31 @@ def test_masking_puts_a_sign_in_place_of_what_is_asked_for_and_nothing_else():
 def test_every_find_is_counted_by_its_pattern():
     text = f"{PLANTED['email']} {PLANTED['email']} {PLANTED['npm']}".encode()
     assert private.counted(private.finds(text)) == {"private.email": 2, "private.npm": 1}
+
+
+@pytest.mark.parametrize("name", ["email", "ip", "phone", "url_password"])
+def test_what_is_looked_for_around_hints_alone_is_what_the_expression_finds_anywhere(name):
+    (pattern,) = (pattern for pattern in private.PATTERNS if pattern.name == name)
+    pieces = [
+        "a@b.org",
+        "@",
+        "x.y-z",
+        "+49 30 90 1820 44",
+        "+1",
+        " ",
+        ".",
+        "1.2.3.4",
+        "93.184.216.34.5",
+        "12",
+        "://",
+        "ftp://u:secret9@h",
+        ":",
+        "\n",
+    ]
+    found = 0
+    for seed in range(300):
+        text = "".join(random.Random(seed).choices(pieces, k=40)).encode()
+        spans = [match.span() for match in pattern.expression.finditer(text)]
+        assert [match.span() for match in private._around(pattern, text)] == spans
+        found += len(spans)
+    assert found > 50
