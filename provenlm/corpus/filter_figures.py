@@ -74,7 +74,12 @@ def record(audit: Recorder, tally: Tally) -> None:
     audit.counted("balance", balance, "records", "records in, less kept, less the sum of dropped by reason: 0 if none was lost")
     audit.counted("bytes.in", int(sizes.sum()), "bytes", "bodies of the scraped records")
     audit.counted("bytes.kept", int(sizes[kept].sum()) - tally.masked, "bytes", "bodies of the kept records, as they were written")
-    audit.counted("bytes.masked", tally.masked, "bytes", "bytes by which signs in place of private data make kept bodies shorter")
+    audit.counted(
+        "bytes.masked",
+        tally.masked,
+        "bytes",
+        "bytes by which signs in place of private data, and lines taken out, make kept bodies shorter",
+    )
     audit.counted("bytes.dropped", int(sizes[~kept].sum()), "bytes", "bodies of the dropped records")
     for when, chosen in (("before", scores), ("after", scores[kept])):
         with audit.under(f"score.{when}") as side:
@@ -89,6 +94,10 @@ def record(audit: Recorder, tally: Tally) -> None:
         if name.startswith("rules."):
             audit.counted(
                 f"{name}.outside", count, "records", "records that this published set of rules would drop, dropped or not"
+            )
+        elif name.startswith("lines."):
+            audit.counted(
+                name, count, "citations" if name == "lines.citations" else "lines", "taken out of records for this reason"
             )
         else:
             audit.counted(name, count, "finds", "places in records that match this pattern of private data")

@@ -1,8 +1,8 @@
 """The statistics of texts in; out, for each, the first rule of a published set that would drop it.
 
 The thresholds are those of the papers, which are made for prose on the web. A word is what lies between whitespace, as in Gopher's
-paper; who counts punctuation marks as words gets other numbers. Rules that need a language model, a list of bad words or other
-pages, and C4's removal of single lines, are left out.
+paper; who counts punctuation marks as words gets other numbers. Rules that need a language model or other pages are left out; C4's
+removal of single lines and its list of bad words are in provenlm.corpus.lines.
 """
 
 from collections.abc import Sequence

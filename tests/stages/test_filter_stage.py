@@ -117,3 +117,16 @@ def test_the_inputs_outputs_and_params_are_signed(project):
     assert [path for path, _ in provenance["inputs"]] == ["data/c/scraped"]
     assert [path for path, _ in provenance["outputs"]] == ["data/c/filtered"]
     assert list(provenance["params"]) == ["corpora.c.filter"]
+
+
+def test_lines_that_are_taken_out_are_counted_by_reason(project):
+    project.params(filter=project.sections["filter"] | {"lines": {"of": ["reference"], "words": 6}})
+    project.scraped([record(good(1).text + ".\nno end of a line that has words\nfew words.")])
+    project.run("filter")
+    values = project.values("filter")
+    assert {name: value for name, value in values.items() if name.startswith("lines.")} == {
+        "lines.not_ended": 1,
+        "lines.few_words": 1,
+    }
+    assert (values["bytes.masked"], values["balance"]) == (43, 0)
+    assert [item.text for item in project.records("filtered")] == [good(1).text + "."]

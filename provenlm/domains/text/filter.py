@@ -19,6 +19,7 @@ from provenlm.core.record import Record
 from provenlm.corpus import languages, private
 from provenlm.corpus.filtering import trapezoid
 from provenlm.corpus.languages import Languages
+from provenlm.corpus.lines import Lines, cleaning
 from provenlm.corpus.rule_sets import C4, FineWeb, Gopher, GopherRepetition, RuleSet, reasons
 from provenlm.corpus.statistics import Statistics, measure
 
@@ -93,16 +94,24 @@ class Private:
         return {"email": self.email, "ip": self.ip, "phone": self.phone, "secret": self.secret}
 
 
+@dataclass(frozen=True, kw_only=True)
+class LineRules(Lines):
+    """`of`: the profiles whose records lose lines; a record is then judged, and kept, without them."""
+
+    of: tuple[Profile, ...]
+
+
 @dataclass(frozen=True)
 class Settings(Bands):
     """`least`: the least score. The sections that follow may be null: one profile, no published rules, nothing private looked for,
-    no languages told apart."""
+    no languages told apart, no lines taken out."""
 
     least: float
     profiles: Profiles | None = None
     rule_sets: RuleSets | None = None
     private: Private | None = None
     languages: Languages | None = None
+    lines: LineRules | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -171,24 +180,34 @@ class Case:
     reason: str | None = None
     readable: bool = True  # it is UTF-8
 
+    @property
+    def profile(self) -> str:
+        return self.facts.get("profile", "reference")
+
 
 def judge(settings: Settings) -> Callable[[Sequence[Record]], Sequence[Verdict]]:
-    """Find what is private, tell languages and profiles, ask the published rules and the bands; the first reason is the reason."""
+    """Find what is private, tell languages and profiles, take lines out, ask the published rules and the bands; the first reason counts."""
     asked = by_profile(settings)
+    clean = cleaning(settings.lines) if settings.lines else None
 
     def judged(records: Sequence[Record]) -> Sequence[Verdict]:
         cases = [looked_into(record, settings) for record in records]
         found = measure([case.body for case in cases])
-        profiles: list[Profile] = ["reference"] * len(cases)
         if settings.profiles is not None:
-            profiles = profiles_of(records, found, settings.profiles)
-            for case, profile in zip(cases, profiles, strict=True):
+            for case, profile in zip(cases, profiles_of(records, found, settings.profiles), strict=True):
                 if case.readable:
                     case.facts["profile"] = profile
+        if settings.lines and clean:
+            for case in cases:
+                if case.readable and case.profile in settings.lines.of:
+                    case.body, removed, why = clean(case.body)
+                    case.found.update(removed)
+                    case.reason = case.reason or why
+            found = measure([case.body for case in cases])
         ask_rule_sets(cases, found, settings.rule_sets)
         parts: list[Mapping[str, float]] = [{}] * len(cases)
         for profile, those in asked.items():
-            places = [place for place, case in enumerate(cases) if case.facts.get("profile", "reference") == profile]
+            places = [place for place, case in enumerate(cases) if case.profile == profile]
             for place, named, why in zip(places, *banded(those, found, places), strict=True):
                 parts[place] = named
                 cases[place].reason = cases[place].reason or why
@@ -230,7 +249,7 @@ def ask_rule_sets(cases: Sequence[Case], found: Statistics, asked: RuleSets | No
         for case, why in zip(cases, reasons(rules, found), strict=True):
             if why and case.readable:
                 case.found[f"rules.{name}"] = 1
-                if asked and case.facts.get("profile", "reference") in asked.of:
+                if asked and case.profile in asked.of:
                     case.reason = case.reason or f"{name}_{why}"
 
 

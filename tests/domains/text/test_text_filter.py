@@ -224,3 +224,14 @@ def test_a_verdict_on_a_record_is_the_same_in_any_company():
     records.append(Record.of(b"\xff", "text/plain", "here"))
     work = judging(FACE, settings(**SECTIONS))
     assert work.do(records) == [work.do([record])[0] for record in records]
+
+
+def test_lines_are_taken_out_of_records_of_the_named_profiles_which_are_judged_without_them():
+    menu = SENTENCES + "\nHome | About | Contact"
+    loose = {name: BANDS[name] for name in BANDS if name != "least"} | {"repeated_ngrams": [1, 2]}
+    given = {"lines": {"of": ["prose"]}, "profiles": SECTIONS["profiles"] | {"prose": loose}, "rule_sets": None}
+    found = judged(menu, **given)
+    assert (found.reason, found.record.text, found.found) == (None, SENTENCES, {"lines.not_ended": 1})
+    assert found.record.id == Record.of(SENTENCES.encode(), "", "").id
+    assert judged(menu, "text/x-python", **given).record.text == menu
+    assert judged("Home | About\n" * 3 + "It ended. It did.\n" * 9 + "lorem ipsum.", **given).reason == "lorem_ipsum"
