@@ -1,21 +1,23 @@
 """Nothing in; out, CPU seconds, memory, recall and precision of filtering and deduplicating real text, beside datatrove and Daft.
 
-A peer that is not installed (`pip install datatrove spacy daft`) is left out with a line that says so. Ratios of CPU seconds are what
-counts: wall time on a busy machine is worth little.
+A peer that is not installed (`pip install 'datatrove[processing]' spacy daft`, here or for `--python`) is left out with a line that
+says so. Ratios of CPU seconds are what counts: wall time on a busy machine is worth little.
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from beside import chain
 from beside.texts import Planted, build, grow
 
 from provenlm.core import record
@@ -25,17 +27,19 @@ from provenlm.domains.text import dedupe as text
 HERE = Path(__file__).resolve().parent
 SHINGLES = text.shingles(text.Settings(0.7, 5, 5))
 PIVOTS = 300  # removed records, and records with a planted copy, that are compared with all others
+ROUNDS = 3
 FILTERS = ("GopherRepetitionFilter", "GopherQualityFilter", "C4QualityFilter", "FineWebQualityFilter")
 
 
-def measure(way: str, folder: Path) -> dict[str, Any] | None:
-    """Run one way in a process of its own; None, and a line, where the peer is not there."""
+def measure(way: str, folder: Path, python: str) -> dict[str, Any] | None:
+    """Run one way in a process of its own, a peer by the interpreter `python`; None, and a line, where the peer is not there."""
     package = way.split()[0]
-    if package in ("datatrove", "daft") and not importlib.util.find_spec(package):
+    peer = package in ("datatrove", "daft")
+    environment = {**os.environ, "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", "OMP_NUM_THREADS": "1"}
+    if peer and subprocess.run([python, "-c", f"import {package}"], capture_output=True, check=False).returncode:
         print(f"  {way}: left out, {package} is not installed", flush=True)
         return None
-    environment = {**os.environ, "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "beside.ways", way, str(folder)]
+    command = [python if peer else sys.executable, "-m", "beside.ways", way, str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         print(f"  {way}: failed: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}", flush=True)
@@ -78,38 +82,52 @@ def share(pairs: list[tuple[int, int]], kept: np.ndarray) -> str:
     return f"{sum(not (kept[a] and kept[b]) for a, b in pairs) / len(pairs):.4f} of {len(pairs)}" if pairs else "none"
 
 
-def beside(root: Path, megabytes: int, sampled: int) -> None:
+def beside(root: Path, megabytes: int, sampled: int, python: str) -> None:
     """Both jobs on one corpus; datatrove's filters, being slow, on a part of it."""
-    folder, part = root / "whole" / "records", root / "part" / "records"
-    planted, small = build(folder, megabytes * 10**6), build(part, sampled * 10**6)
+    folder = root / "whole" / "records"
+    planted = build(folder, megabytes * 10**6)
     head(
         f"near-duplicates: {planted.rows} texts, {planted.bytes / 1e6:.1f} MB, {len(planted.exact)} exact and {len(planted.near)} near copies planted"
     )
     first = None
     for way in ("dedupe", "daft dedupe", "datatrove dedupe"):
-        if found := measure(way, folder):
+        if found := measure(way, folder, python):
             first = first or found["cpu"]
             show(way, found, planted.bytes, first, quality(folder, planted, np.load(folder.parent / f"{way}.npy")))
-    head(f"filters: {small.rows} texts, {small.bytes / 1e6:.1f} MB; ours computes what all four need, and a score")
-    first = None
-    for way in ("filter", *(f"datatrove {name}" for name in FILTERS)):
-        if found := measure(way, part):
-            first = first or found["cpu"]
-            show(way, found, small.bytes, first)
+    filters(root / "part" / "records", sampled, python)
+
+
+def filters(folder: Path, megabytes: int, python: str) -> None:
+    """In turns, because what else the machine does changes what a CPU second is worth; medians."""
+    small, turns = build(folder, megabytes * 10**6), defaultdict[str, list[dict[str, Any]]](list)
+    head(
+        f"filters, {ROUNDS} rounds: {small.rows} texts, {small.bytes / 1e6:.1f} MB; ours reads them, computes what all four need, and a score"
+    )
+    for _ in range(ROUNDS):
+        for way in ("filter", *(f"datatrove {name}" for name in FILTERS)):
+            if found := measure(way, folder, python):
+                turns[way].append(found)
+    for way, those in turns.items():
+        middle = {key: statistics.median(one[key] for one in those) for key in ("cpu", "peak")}
+        ratio = statistics.median(one["cpu"] / ours["cpu"] for one, ours in zip(those, turns["filter"], strict=True))
+        show(way, middle, small.bytes, middle["cpu"] / ratio)
 
 
 def growth(root: Path, megabytes: int, plot: Path | None) -> None:
     """The cost of a record, and memory, at once, ten and a hundred times the size: the same texts, then with their words mixed."""
-    base = root / "base" / "records"
+    base, tiny = root / "base" / "records", chain.project(root / "tiny")
     build(base, megabytes * 10**6)
+    build(tiny.corpus("python_docs", "scraped"), 200_000)
+    start = chain.costs(tiny)  # of the interpreter, imports and compiled code
     rows = []
     for times in (1, 4, 10, 40, 100):
-        folder = root / f"times {times}" / "records"
-        size = grow(base, folder, times)
-        count = record.count(folder)
-        for way in ("filter", "dedupe"):
-            if found := measure(way, folder):
-                rows.append((way, times, size / 1e6, 1e6 * found["cpu"] / count, found["peak"] / (1 << 20)))
+        layout = chain.project(root / f"times {times}")
+        folder = layout.corpus("python_docs", "scraped")
+        size, count = grow(base, folder, times), record.count(folder)
+        rows += [
+            (stage, times, size / 1e6, 1e6 * (cost.cpu - start[stage].cpu) / count, cost.peak / (1 << 20))
+            for stage, cost in chain.costs(layout).items()
+        ]
     print(f"\ngrowth\n  {'':10}{'times':>7}{'MB':>9}{'CPU µs a record':>17}{'peak MiB':>10}")
     for way, times, size, cost, peak in rows:
         print(f"  {way:10}{times:7}{size:9.1f}{cost:17.1f}{peak:10.0f}")
@@ -122,7 +140,7 @@ def draw(rows: list[tuple[str, int, float, float, float]], path: Path) -> None:
 
     figure = Figure((9, 3.5), layout="constrained")
     cost, memory = figure.subplots(1, 2)
-    for way in ("filter", "dedupe"):
+    for way in chain.STAGES:
         those = [row for row in rows if row[0] == way]
         cost.plot([row[2] for row in those], [row[3] for row in those], "o-", label=way)
         memory.plot([row[2] for row in those], [row[4] for row in those], "o-", label=way)
@@ -135,13 +153,18 @@ def draw(rows: list[tuple[str, int, float, float, float]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="10 MB instead of 100")
-    parser.add_argument("--only", choices=("beside", "growth"), help="one of the two measurements")
+    parser.add_argument("--only", choices=("beside", "filters", "growth"), help="one of the measurements")
+    parser.add_argument(
+        "--python", default=sys.executable, help="an interpreter that has the peers, whose needs may clash with ours"
+    )
     parser.add_argument("--plot", type=Path, help="draw the growth into this file")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
-        if asked.only != "growth":
-            beside(Path(root), 10 if asked.quick else 100, 2 if asked.quick else 10)
-        if asked.only != "beside":
+        if asked.only == "filters":
+            filters(Path(root) / "records", 2 if asked.quick else 10, asked.python)
+        if asked.only in ("beside", None):
+            beside(Path(root), 10 if asked.quick else 100, 2 if asked.quick else 10, asked.python)
+        if asked.only in ("growth", None):
             growth(Path(root), 1 if asked.quick else 2, asked.plot)
 
 
