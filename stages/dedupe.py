@@ -16,7 +16,7 @@ from provenlm.core.plugin import Blocks
 from provenlm.core.progress import Progress, progress
 from provenlm.core.record import Record
 from provenlm.core.work import Corpus, Work
-from provenlm.corpus import blocks, duplicates, hashing, oracle
+from provenlm.corpus import blocks, duplicates, hashing, minhash, oracle
 from provenlm.corpus import dedupe_figures as figures
 from provenlm.corpus.blocks import Repeats
 from provenlm.corpus.dedupe_figures import Left
@@ -63,6 +63,7 @@ def body(run: stage.Run) -> None:
         if threshold <= 1:
             pivots = sorted(found.firsts.tolist(), key=lambda row: rng.share_of(found.ids[row], "oracle"))[:PIVOTS]
             sets = {row: hashing.distinct(shingles(item)) for row, item in rows_of(corpus, np.isin(np.arange(count), pivots))}
+            figures.planted(run.audit, minhash.planted({row: members for row, members in sets.items() if len(members)}, threshold))
             firsts = np.isin(np.arange(count), found.firsts)
             members = ((row, hashing.distinct(shingles(item))) for row, item in rows_of(corpus, firsts))
             figures.oracle(run.audit, found, pivots, oracle.similar(members, sets, threshold))

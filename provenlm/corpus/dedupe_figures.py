@@ -1,6 +1,7 @@
 """What a search for duplicates found in; its figures, how it compares with an oracle, and a few of the twins out."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -131,6 +132,14 @@ def oracle(audit: Recorder, found: Found, pivots: list[int], truth: dict[tuple[i
         side.measured("recall", recall, "share", "share of such pairs of which at most one record was kept")
         precision = sum(row in repeating for row in removed) / len(removed) if removed else "none removed"
         side.measured("precision", precision, "share", "share of the removed ones of these records that are similar to a kept one")
+
+
+def planted(audit: Recorder, found: Sequence[bool]) -> None:
+    """Recall of the search on copies that were made to be as hard to find as the threshold allows; what it finds is verified."""
+    with audit.under("planted") as side:
+        side.counted("copies", len(found), "copies", "copies of records, changed until their similarity is just at the threshold")
+        recall = sum(found) / len(found) if found else "no copies"
+        side.measured("recall", recall, "share", "share of these copies that the search would compare with their original")
 
 
 def beginning(block: bytes) -> str:

@@ -1,5 +1,6 @@
 """What a filter saw, record by record, in; its figures, histograms and a few of the dropped records out."""
 
+from array import array
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 
@@ -20,9 +21,9 @@ SHOWN_LOWEST = 5  # kept records shown
 class Tally:
     """What was seen, before (`in`) and after (`kept`), in the order of the records."""
 
-    scores: list[float] = field(default_factory=list)
-    bytes: list[int] = field(default_factory=list)  # of each body as it came in
-    kept: list[bool] = field(default_factory=list)
+    scores: "array[float]" = field(default_factory=lambda: array("d"))
+    bytes: "array[int]" = field(default_factory=lambda: array("q"))  # of each body as it came in
+    kept: "array[int]" = field(default_factory=lambda: array("b"))  # 1 or 0
     masked: int = 0  # bytes by which kept bodies shrank
     found: Counter[str] = field(default_factory=Counter)  # of what was looked for, how often
     holding: Counter[str] = field(default_factory=Counter)  # and in how many records
@@ -65,7 +66,7 @@ def told(reasons: Counter[str]) -> str:
 
 
 def record(audit: Recorder, tally: Tally) -> None:
-    scores, sizes, kept = np.array(tally.scores), np.array(tally.bytes), np.array(tally.kept)
+    scores, sizes, kept = np.array(tally.scores), np.array(tally.bytes), np.array(tally.kept, bool)
     audit.counted("records.in", len(kept), "records", "scraped records that were judged")
     audit.counted("records.kept", int(kept.sum()), "records", "records that no rule dropped and whose score sufficed")
     for reason, count in sorted(tally.reasons.items()):

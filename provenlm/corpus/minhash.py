@@ -4,6 +4,8 @@ Broder 1997, "On the resemblance and containment of documents"; bands after Lesk
 Datasets", section 3.4. Only the hashes of the bands are kept: 8 bytes a band and record.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,6 +48,17 @@ def _keys(shingles: Hashes, factor: Hashes, summand: Hashes, bands: int, rows: i
             value = mixed(value + (least[band * rows + row] >> _HALF) * _BASE)
         keys[band] = value
     return keys
+
+
+def planted(sets: Mapping[int, Hashes], threshold: float) -> list[bool]:
+    """For a copy of each set, so much of it replaced that their similarity is just at `threshold`: whether the search would compare them."""
+    sketcher, found = Sketcher(threshold), list[bool]()
+    for row, members in sets.items():
+        draw, copy = rng.generator(0, "planted", row), members.copy()
+        changed = draw.choice(len(copy), int(len(copy) * (1 - threshold) / (1 + threshold)), replace=False)
+        copy[changed] = draw.integers(0, 1 << 63, len(changed), dtype=np.uint64)
+        found.append(bool(np.any(sketcher.keys(members) == sketcher.keys(copy))))
+    return found
 
 
 def rows_for(threshold: float) -> int:

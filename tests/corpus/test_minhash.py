@@ -54,3 +54,11 @@ def test_no_rows_and_one_row_have_no_candidates():
 def test_a_large_bucket_is_paired_with_its_best_and_its_neighbours_alone(monkeypatch):
     monkeypatch.setattr(minhash, "WHOLE", 3)
     assert paired([[7]] * 5, [4, 3, 0, 1, 2]) == {(0, 2), (1, 2), (2, 3), (2, 4), (3, 4), (1, 4), (0, 1)}
+
+
+def test_copies_just_at_the_threshold_are_nearly_all_found_and_too_narrow_bands_are_seen_to_miss_some(monkeypatch):
+    draw = np.random.default_rng(2)
+    sets = {row: np.unique(draw.integers(0, 1 << 63, 200, dtype=np.uint64)) for row in range(300)}
+    assert sum(minhash.planted(sets, 0.7)) >= 0.99 * 300
+    monkeypatch.setattr(minhash, "rows_for", lambda threshold: 16)
+    assert sum(minhash.planted(sets, 0.7)) < 0.5 * 300

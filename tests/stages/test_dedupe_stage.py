@@ -83,6 +83,12 @@ def test_the_oracle_finds_nothing_that_the_search_missed(planted):
     assert (values["oracle.recall"], values["oracle.precision"]) == (1.0, 1.0)
 
 
+def test_copies_planted_just_at_the_threshold_are_found(planted):
+    planted.run("dedupe")
+    values = planted.values("dedupe")
+    assert (values["planted.copies"], values["planted.recall"]) == (34, 1.0)
+
+
 def test_the_oracle_shows_a_search_that_misses(planted, monkeypatch):
     monkeypatch.setattr(duplicates, "candidates", lambda keys, ranks: minhash.candidates(keys, ranks)[:3])
     planted.run("dedupe")

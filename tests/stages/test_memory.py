@@ -1,0 +1,45 @@
+"""What a stage holds at once must not grow with the corpus: the kernel's word for it, at two sizes."""
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from provenlm.core.record import Record
+
+ROOT = Path(__file__).resolve().parents[2]
+COUNT = 4000  # records of 5 kB, and four times as many
+
+
+def texts(count: int) -> Iterator[Record]:
+    """Each tenth a near copy of the one before."""
+    draw = random.Random(4)
+    vocabulary = ["".join(draw.choices("abcdefghijklmnop", k=draw.randrange(3, 9))) for _ in range(5000)]
+    words: list[str] = []
+    for number in range(count):
+        words = ["changed", *words[1:]] if number % 10 == 9 else draw.choices(vocabulary, k=800)
+        body = "\n".join(" ".join(words[at : at + 12]) for at in range(0, len(words), 12)).encode()
+        yield Record.of(body, "text/plain", f"s/{number}")
+
+
+def peak(stage: str, root: Path) -> int:
+    """The largest resident set of the stage's process, in bytes."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-m", f"stages.{stage}", "c"], cwd=root, env=environment, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    assert status == 0
+    return used.ru_maxrss * 1024
+
+
+@pytest.mark.slow  # three stages over 100 MB, which take two minutes
+@pytest.mark.timeout(1200)
+def test_a_corpus_four_times_as_large_takes_at_most_half_as_much_memory_again(project):
+    peaks = []
+    for times in (1, 4):
+        project.scraped(list(texts(times * COUNT)))
+        peaks.append({stage: peak(stage, project.layout.root) for stage in ("filter", "dedupe", "tokenize")})
+    assert {stage: peaks[1][stage] <= 1.5 * peaks[0][stage] for stage in peaks[0]} == dict.fromkeys(peaks[0], True), peaks
