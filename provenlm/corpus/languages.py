@@ -52,8 +52,8 @@ class Walking(LanguageIdentifier):  # type: ignore[misc,unused-ignore]
 
     __slots__ = ("tables",)
 
-    def __init__(self, *model: Any, **settings: Any) -> None:
-        super().__init__(*model, **settings)
+    def __init__(self, chances: NDArray[np.float16], *model: Any, **settings: Any) -> None:
+        super().__init__(np.asarray(chances, np.float32), *model, **settings)  # as they are made for each text otherwise
         self.tables = [np.asarray(table, np.int32) for table in (self.tk_nextmove, self._rowbase, self.tk_output)]
 
     def _raw_score(self, text: bytes) -> NDArray[np.float32]:
@@ -65,15 +65,19 @@ class Walking(LanguageIdentifier):  # type: ignore[misc,unused-ignore]
 @compiled
 def _visited(text: Bytes, move: Table, row: Table, feature: Table) -> tuple[Table, NDArray[np.float32]]:
     """The features of the model's automaton that `text` passes, in the order of first sight, and how often."""
-    place = np.full(len(feature), -1, np.int32)
+    room = 16
+    while room < 2 * len(text):
+        room *= 2
+    table = np.full(room, -1, np.int32)  # open, of places in `found`
     found, counts, many, state = np.empty(len(text), np.int32), np.zeros(len(text), np.float32), 0, 0
     for byte in text:
         state = move[row[state] + byte]
         one = feature[state]
         if one >= 0:
-            if place[one] < 0:
-                place[one] = many
-                found[many] = one
-                many += 1
-            counts[place[one]] += 1
+            slot = one & (room - 1)
+            while table[slot] >= 0 and found[table[slot]] != one:
+                slot = (slot + 1) & (room - 1)
+            if table[slot] < 0:
+                table[slot], found[many], many = many, one, many + 1
+            counts[table[slot]] += 1
     return found[:many], counts[:many]

@@ -35,7 +35,7 @@ def peak(stage: str, root: Path) -> int:
     return used.ru_maxrss * 1024
 
 
-@pytest.mark.slow  # three stages over 100 MB, which take two minutes
+@pytest.mark.slow  # three stages over 100 MB, which take some minutes
 @pytest.mark.timeout(1200)
 def test_a_corpus_four_times_as_large_takes_at_most_half_as_much_memory_again(project):
     peaks = []
