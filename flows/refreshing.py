@@ -106,10 +106,11 @@ def _refresh(report: str, settings: Refresh, home: Path) -> State[str]:
     if version:
         push_tag(home, version)  # which a refresh that was killed may have left here
     tree = versions.opened(home, report, f"refresh-{report}")
-    row = parameters.load(Layout(tree).params).row("reports", report)
+    params = parameters.load(Layout(tree).params)
+    corpora, recipes = params.row("reports", report)["corpora"], params.covered(report)
     where, steps = place(home, tree, 1, 1), pipeline.plan([f"report@{report}"], tree)
-    before = {corpus: record.ids(Layout(tree).corpus(corpus, "scraped")) for corpus in row["corpora"]}
-    figures = _figures(tree, row)
+    before = {corpus: record.ids(Layout(tree).corpus(corpus, "scraped")) for corpus in corpora}
+    figures = _figures(tree, [*corpora, *recipes])
     tasks.run([replace(step, force=True, needs=()) for step in steps if step.kind == "scrape"], where)
     changes = [compared(corpus, ids, record.ids(Layout(tree).corpus(corpus, "scraped"))) for corpus, ids in before.items()]
     for change in changes:
@@ -119,8 +120,8 @@ def _refresh(report: str, settings: Refresh, home: Path) -> State[str]:
 
     tasks.run([step for step in pipeline.plan([f"report@{report}"], tree) if step.kind != "scrape"], where)
     show(report, tree)
-    text, good = _judged(report, row["recipes"], settings, home, tree, version)
-    text = "\n\n".join([text, *map(_described, changes), _moved(figures, _figures(tree, row))])
+    text, good = _judged(report, recipes, settings, home, tree, version)
+    text = "\n\n".join([text, *map(_described, changes), _moved(figures, _figures(tree, [*corpora, *recipes]))])
     create_markdown_artifact(text, tasks.key(f"refresh-{report}"), text.splitlines()[0])
     say(text.splitlines()[0])
     if not good:
@@ -186,10 +187,10 @@ def push_tag(home: Path, version: str) -> None:
     versions.push_tag(home, version)
 
 
-def _figures(tree: Path, row: Mapping[str, Any]) -> dict[str, audits.Value]:
-    """What the audits of a report's corpora and recipes say now, clocks left out."""
+def _figures(tree: Path, subjects: Sequence[str]) -> dict[str, audits.Value]:
+    """What the audits of `subjects` say now, clocks left out."""
     layout = Layout(tree)
-    pairs = [(subject, kind) for subject in (*row["corpora"], *row["recipes"]) for kind in pipeline.KINDS]
+    pairs = [(subject, kind) for subject in subjects for kind in pipeline.KINDS]
     return {
         f"{subject}/{kind}.{name}": figure.value
         for subject, kind in pairs

@@ -5,10 +5,11 @@ run that is killed leaves nothing behind that has to be put back. (`dvc exp run 
 `dvc exp run --temp` runs all stages as one process, which can be neither shown nor stopped stage by stage.)
 """
 
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from configobj import ConfigObj
@@ -19,10 +20,14 @@ from provenlm.core import params as parameters
 from provenlm.core.errors import UserError
 from provenlm.core.layout import Layout
 
+# who commits where no person does, in the words of git's environment, which DVC reads too
+NOBODY = {f"GIT_{role}_{field}": "provenlm@localhost" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
 
-def git(root: Path, *words: str) -> str:
-    """What `git WORDS` prints. UserError with git's own last words if it fails."""
-    done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
+
+def git(root: Path, *words: str, who: Mapping[str, str] | None = None) -> str:
+    """What `git WORDS` prints, done by `who`. UserError with git's own last words if it fails."""
+    environment = {**os.environ, **(who or {})}
+    done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise UserError(f"git {words[0]}: {' '.join((done.stderr or done.stdout).split())}")
     return done.stdout.strip()
@@ -84,18 +89,12 @@ def save(tree: Path, stages: Sequence[str]) -> None:
 
 def dvc(root: Path, *words: str) -> str:
     """What `dvc WORDS` prints. UserError with DVC's own words if it fails."""
-    environment = {**_nobody(root), **pipeline.environment()}
+    named = all(git(root, "config", "--default", "", "--get", f"user.{field}") for field in ("name", "email"))
+    environment = {**({} if named else NOBODY), **pipeline.environment()}  # a container or a new machine was told no name
     done = subprocess.run([*pipeline.DVC, *words], cwd=root, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise UserError(f"dvc {words[0]}: {' '.join((done.stderr or done.stdout).split())}")
     return done.stdout.strip()
-
-
-def _nobody(root: Path) -> dict[str, str]:
-    """A name for the commits that DVC makes of experiments, where git has been told none (a container, a new machine)."""
-    if all(git(root, "config", "--default", "", "--get", f"user.{field}") for field in ("name", "email")):
-        return {}
-    return {f"GIT_{role}_{field}": "provenlm@localhost" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}
 
 
 def _share_cache(home: Path, tree: Path) -> None:

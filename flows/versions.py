@@ -15,9 +15,8 @@ from ruamel.yaml import YAML
 from flows import trees
 from flows.trees import git
 from provenlm.core import files
+from provenlm.core import params as parameters
 from provenlm.core.layout import Layout
-
-WHO = ("-c", "user.name=provenlm refresh", "-c", "user.email=refresh@localhost")
 
 
 def last(home: Path, report: str) -> str | None:
@@ -34,8 +33,8 @@ def opened(home: Path, report: str, name: str) -> Path:
     tree = trees.opened(home, name, git(home, "rev-parse", "HEAD"))
     version = last(home, report)
     if version and not contains(home, version):
-        rows = YAML(typ="safe").load(Layout(tree).params.read_text(encoding="utf-8"))["reports"][report]
-        subjects = [*rows["corpora"], *rows["recipes"], report]
+        params = parameters.load(Layout(tree).params)
+        subjects = [*params.row("reports", report)["corpora"], *params.covered(report), report]
         _carry_lock(tree, version, subjects)
         here = Layout(Path())
         pages = git(tree, "ls-tree", "--name-only", version, f"{here.report(report, 'md').parent.as_posix()}/").splitlines()
@@ -56,9 +55,9 @@ def contains(home: Path, version: str) -> bool:
 def publish(tree: Path, report: str, why: str) -> str:
     """Commit what `tree` holds and tag it; its data must be where they are to be found. Published with the last step, or not at all."""
     git(tree, "add", "--all", "--", "dvc.lock", "reports")
-    git(tree, *WHO, "commit", "--quiet", "--no-verify", "--allow-empty", "--message", why)
+    git(tree, "commit", "--quiet", "--no-verify", "--allow-empty", "--message", why, who=trees.NOBODY)
     version = f"published/{report}/{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}"
-    git(tree, *WHO, "tag", "--annotate", "--message", why, version, "HEAD")
+    git(tree, "tag", "--annotate", "--message", why, version, "HEAD", who=trees.NOBODY)
     return version
 
 
