@@ -1,5 +1,6 @@
 """The flows that a person starts, from the terminal or from a form: their parameters are typed by what params.yaml names."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,23 +17,37 @@ from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 
 from flows import pipeline, tasks, trees
+from flows.build import targets
 from flows.health import publish
 from provenlm.core import params as parameters
 from provenlm.core.errors import UserError
 from provenlm.core.layout import Layout
 
-REPORTS = parameters.load(Layout(Path.cwd()).params).names("reports")
+PARAMS = parameters.load(Layout(Path.cwd()).params)
+REPORTS = PARAMS.names("reports")
 
 if TYPE_CHECKING:
     Report: TypeAlias = str
+    Name: TypeAlias = str
     Kind: TypeAlias = str
 else:
     Kind = Literal[pipeline.KINDS]
-    Report = Literal[tuple(REPORTS)]  # a choice in the form, and a wrong name is refused before a run is made
+    # choices in the form, and a wrong name is refused before a run is made
+    Report = Literal[tuple(REPORTS)]
+    Name = Literal[tuple(dict.fromkeys([*REPORTS, *(recipe for report in REPORTS for recipe in PARAMS.covered(report))]))]
 Override = Annotated[
     str, Field(pattern=r"^(corpora|recipes|reports)\.[^=]+=.*$", examples=["recipes.ladder_memorise.train.steps=50"])
 ]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _unsaid(line: logging.LogRecord) -> bool:
+    """Not the stack trace that Prefect's engine logs of a mistake that the state of the run has told in one line."""
+    return not (line.exc_info and isinstance(line.exc_info[1], UserError | pipeline.StageError))
+
+
+for _name in ("prefect.flow_runs", "prefect.engine"):
+    logging.getLogger(_name).addFilter(_unsaid)
 
 
 @dataclass(frozen=True)
@@ -45,21 +60,21 @@ class Built:
 
 def _names() -> str:
     given: Any = flow_run.parameters
-    return ", ".join([*(given["reports"] if "reports" in given else [given["report"]]), *given.get("overrides", [])])
+    return ", ".join([*(given["names"] if "names" in given else [given["report"]]), *given.get("overrides", [])])
 
 
 @flow(name="build", flow_run_name=_names)
 def build(
-    reports: list[Report] = REPORTS[:1],
+    names: list[Name] = REPORTS[:1],
     overrides: list[Override] = [],  # noqa: B006
     begin: Kind = "scrape",
     jobs: Count = 1,
     trainings: Count = 1,
 ) -> State[Built]:
-    """From the world to the verdict: every stage that the reports rest on, those that changed and no others.
+    """From the world to the verdict: every stage that a report rests on, those that changed and no others.
 
     Args:
-        reports: what to build; everything that these rest on is built before
+        names: what to build, with everything that it rests on; a recipe stands for its reports
         overrides: values of params.yaml for this run alone, such as recipes.docs_moe.train.steps=200; params.yaml stays as it is
         begin: the first stage to look at; what stands before it stays as it is, changed or not
         jobs: stages side by side; more than 1 makes speeds that they measure depend on their neighbours
@@ -67,6 +82,7 @@ def build(
     """
     home = Path.cwd()
     try:
+        reports = targets(names, PARAMS)
         root = trees.prepared(home, overrides)
         outcomes = tasks.run(pipeline.plan([f"report@{name}" for name in reports], root, begin), place(home, root, jobs, trainings))
         if overrides:
@@ -106,6 +122,7 @@ def place(home: Path, root: Path, jobs: int, trainings: int) -> tasks.Place:
 def show(name: str, root: Path) -> None:
     """The page of report `name` as an artifact, and its verdict in the log."""
     page = Layout(root).report(name, "md")
-    text, status = tasks.with_pictures(page.read_text(encoding="utf-8"), page.parent), pipeline.verdict(name, root)
+    text, status = tasks.as_artifact(page.read_text(encoding="utf-8"), page.parent), pipeline.verdict(name, root)
+    text += f"\n\nThe links to audits are in {page.relative_to(Path.cwd())}.\n"
     create_markdown_artifact(text, tasks.key(f"page-{name}"), f"{name}: {status}")
     get_run_logger().info("%s: %s", name, status)

@@ -41,7 +41,7 @@ def deployments(pool: str | None) -> list[RunnerDeployment]:
         if settings.cron
     ]
     return [
-        _deployment(build, "by hand", {"reports": REPORTS[:1]}, pool),
+        _deployment(build, "by hand", {"names": REPORTS[:1]}, pool),
         _deployment(report, "by hand", {"report": REPORTS[0]}, pool),
         _deployment(refresh, "scheduled", {"report": next(iter(refreshed), REPORTS[0])}, pool, schedules),
         _deployment(health, "by hand", {}, pool),

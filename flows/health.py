@@ -62,7 +62,7 @@ def page() -> str:
 
 def _about(run: object) -> str:
     given = getattr(run, "parameters", {})
-    return ", ".join(given.get("reports", [given.get("report", "")]))
+    return ", ".join(given.get("names", [given.get("report", "")]))
 
 
 def _published(home: Path) -> list[Sequence[object]]:

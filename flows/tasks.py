@@ -123,10 +123,15 @@ def stage(step: pipeline.Step, fresh: bool, place: Place, crew: groups.Crew) -> 
 def _publish_figures(step: pipeline.Step, layout: Layout) -> None:
     audit = audits.read(layout.audit(step.subject, step.kind))
     rows = [
-        {"figure": name, "value": figure.value, "unit": figure.unit, "kind": figure.kind, "meaning": figure.meaning}
+        {"figure": name, "value": _short(figure.value), "unit": figure.unit, "kind": figure.kind, "meaning": figure.meaning}
         for name, figure in audit.figures.items()
     ]
     create_table_artifact(table=rows, key=key(step.stage), description=f"figures of {step.stage}")
+
+
+def _short(value: audits.Value) -> audits.Value:
+    """Six digits, which fit into a column; the audit has all of them."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def key(name: str) -> str:
@@ -134,10 +139,14 @@ def key(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower())
 
 
-def with_pictures(markdown: str, folder: Path) -> str:
-    """`markdown` with its SVG pictures, named relative to `folder`, inside: an artifact has no files beside it."""
+def as_artifact(markdown: str, folder: Path) -> str:
+    """`markdown` with its SVG pictures, named relative to `folder`, inside, and its links into files as plain words.
+
+    An artifact has no files beside it.
+    """
 
     def picture(found: re.Match[str]) -> str:
         return f"](data:image/svg+xml;base64,{base64.b64encode((folder / found[1]).read_bytes()).decode()})"
 
-    return re.sub(r"\]\(([^():]+\.svg)\)", picture, markdown)
+    shown = re.sub(r"\]\(([^():]+\.svg)\)", picture, markdown)
+    return re.sub(r'(?<!!)\[([^\[\]]*)\]\((?!https?:)[^()"]*("[^"]*")?\)', r"\1", shown)

@@ -46,12 +46,13 @@ def test_progress_on_a_terminal_is_a_bar_and_no_line(monkeypatch):
     assert "train:  40%" in terminal.getvalue() and "60/120" in terminal.getvalue() and "loss 3.1" in terminal.getvalue()
 
 
-def test_pictures_of_a_page_are_put_into_it(tmp_path):
+def test_pictures_of_a_page_are_put_into_it_and_links_to_files_are_words(tmp_path):
     (tmp_path / "proof_files").mkdir()
     (tmp_path / "proof_files" / "loss.svg").write_bytes(b"<svg/>")
-    text = "![the loss](proof_files/loss.svg) [audit](audits/train.json) ![far](https://example.org/a.svg)"
+    far = "[web](https://example.org) ![far](https://example.org/a.svg)"
+    text = f'![the loss](proof_files/loss.svg) [`audit`](audits/train.json "loss = 3") ([other](#there)) {far}'
     inside = base64.b64encode(b"<svg/>").decode()
-    assert tasks.with_pictures(text, tmp_path) == text.replace("proof_files/loss.svg", f"data:image/svg+xml;base64,{inside}")
+    assert tasks.as_artifact(text, tmp_path) == f"![the loss](data:image/svg+xml;base64,{inside}) `audit` (other) {far}"
 
 
 def test_stages_that_wait_for_each_other_are_named_and_not_waited_for(tmp_path):
