@@ -3,9 +3,11 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +15,12 @@ import pytest
 from ruamel.yaml import YAML
 
 HERE = Path(__file__).parent
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "somebody",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "NO_PROXY": "127.0.0.1",
+}
 os.environ["PYTHONPATH"] = str(HERE.parents[1])  # processes that work in another folder take the code that stands here
 signal.signal(signal.SIGINT, signal.default_int_handler)  # `pytest &` in a script begins with it ignored, and so would all we start
 
@@ -143,6 +151,31 @@ def server(home: Path) -> Iterator[dict[str, str]]:
     ) as process:
         yield {"PREFECT_API_URL": process.stdout.readline().strip()}
         process.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """The address of a server that speaks S3, with a bucket `store`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{port}"
+
+    def made() -> bool:
+        try:
+            request = urllib.request.Request(f"{address}/store", method="PUT")
+            return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).status == 200
+        except OSError:
+            return False
+
+    try:
+        eventually(made)
+        yield address
+    finally:
+        server.kill()
+        server.wait()
 
 
 def until(text: str, process: "subprocess.Popen[str]") -> str:

@@ -3,23 +3,15 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import Project
+from conftest import KEYS, Project
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[2]
-KEYS = {
-    "AWS_ACCESS_KEY_ID": "somebody",
-    "AWS_SECRET_ACCESS_KEY": "secret",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "NO_PROXY": "127.0.0.1",
-}
 
 
 def cloned(project, name):
@@ -29,31 +21,6 @@ def cloned(project, name):
     clone = object.__new__(Project)
     clone.root, clone.environment = folder, project.environment
     return clone
-
-
-@pytest.fixture
-def bucket(eventually):
-    """The address of a server that speaks S3, with a bucket `store`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
-
-    def made():
-        try:
-            request = urllib.request.Request(f"{address}/store", method="PUT")
-            return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).status == 200
-        except OSError:
-            return False
-
-    try:
-        eventually(made)
-        yield address
-    finally:
-        server.kill()
-        server.wait()
 
 
 def test_what_was_pushed_to_s3_is_pulled_by_a_second_clone_which_builds_nothing(built, bucket):
