@@ -1,0 +1,112 @@
+"""A refresh with the real crawler, a real net, a remote that speaks S3 and an origin: what is published is whole, whatever happens."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import real
+from conftest import KEYS, Project, eventually
+
+from flows import versions
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # four trainings of a real net with all that is around them
+
+
+class World:
+    """A project with a site to crawl, a bucket for its data, and an origin."""
+
+    def __init__(self, folder, bucket, server):
+        self.site, self.folder = real.Site(40), folder
+        self.project = real.project(folder / "project", self.site.url)
+        self.project.environment |= {**server, **KEYS, "AWS_ENDPOINT_URL": bucket}
+        self.project.dvc("remote", "add", "--default", "store", "s3://store/real")
+        self.project.commit()
+        self.project.git("init", "--quiet", "--bare", str(folder / "origin.git"))
+        self.project.git("remote", "add", "origin", str(folder / "origin.git"))
+        self.project.git("push", "--quiet", "origin", "main")
+
+    def start(self):
+        return self.project.start("proof", command="refresh")
+
+    def refresh(self):
+        """What the command says last: how it ended."""
+        process = self.start()
+        out, err = process.communicate()
+        assert process.returncode == 0, out + err
+        return out.splitlines()[-2]
+
+    def last(self):
+        return versions.last(self.project.root, "proof")
+
+    def why(self, version):
+        return self.project.git("tag", "--list", "--format=%(contents)", version)
+
+    def cloned(self, version):
+        """A clone of origin at `version` that has all its data from the bucket."""
+        clone = object.__new__(Project)
+        clone.root = self.folder / f"clone-{len(list(self.folder.iterdir()))}"
+        clone.environment = {**os.environ, **self.project.environment}
+        self.project.git("clone", "--quiet", "--branch", version, str(self.folder / "origin.git"), str(clone.root))
+        clone.dvc("pull", "--quiet")
+        return clone
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, bucket, server):
+    world = World(tmp_path_factory.mktemp("world"), bucket, server)
+    yield world
+    world.site.stop()
+
+
+def whole(clone):
+    """Nothing is left to build, and every figure, digest and file is as the report says."""
+    verified = subprocess.run(
+        [sys.executable, "-m", "stages.verify", "proof"], cwd=clone.root, env=clone.environment, capture_output=True, text=True
+    )
+    return "Running" not in clone.dvc("repro", "report@proof") and verified.stdout == "verify proof: everything fits\n"
+
+
+def test_from_a_first_version_over_a_changed_site_a_killed_training_and_a_worse_net(world):
+    assert world.refresh().startswith("Published: published/proof/")
+    first = world.last()
+    assert set(world.site.asked().values()) == {200}
+
+    assert world.refresh() == f"Unchanged: no record changed; {first} stays"
+    assert set(world.site.asked().values()) == {304}
+
+    world.site.texts["/1"] = real.prose(101)
+    world.site.gone |= {"/2": 404, "/3": 410}
+    world.site.texts["/40"] = real.prose(40)
+    process = world.start()
+    resume = world.project.root / ".worktrees/refresh-proof/models/.resume/small"
+    eventually(lambda: list(resume.rglob("history.parquet")), 300)
+    process.kill()
+    process.communicate()
+    eventually(lambda: not world.project.processes())
+    answers = world.site.asked()
+    assert {page: status for page, status in answers.items() if status != 304} == {
+        **{"/": 200, "/1": 200, "/40": 200},
+        **{"/2": 404, "/3": 410},
+    }
+    assert world.last() == first and whole(world.cloned(first))
+
+    both = [world.start() for _ in range(2)]
+    said = [process.communicate()[0] for process in both]
+    assert sorted(out.splitlines()[-2].split(":")[0] for out in said) == ["Published", "Unchanged"]
+    assert "going on after step" in "".join(said)
+    second = world.last()
+    assert second > first and whole(world.cloned(second))
+    why = world.why(second)
+    assert re.match(rf"proof: no worse than {first}: small: [+-]\d\.\d{{4}} bits/byte against {first} on the \d+ records", why)
+    assert "words: 1 records added, 2 changed, 2 gone" in why and f"- gone: {world.site.url}/2, {world.site.url}/3" in why
+    assert "| words/scrape.records | 41 | 40 |" in why and "small/validate.heldout.bits_per_byte" in why
+
+    trained = real.YAML(typ="safe").load(world.project.root / "params.yaml")["recipes"]["small"]["train"]
+    world.project.set("recipes", "small", train={**trained, "steps": 2, "schedule": {**trained["schedule"], "warmup": 0}})
+    world.project.commit()
+    world.site.texts["/1"] = real.prose(102)
+    kept = world.refresh()
+    assert re.match(rf"Kept: proof: kept {second}: small: \+\d\.\d{{4}} bits/byte against {second}", kept)
+    assert world.last() == second
