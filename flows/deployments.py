@@ -73,6 +73,14 @@ def deploy(client: SyncPrefectClient, made: Sequence[RunnerDeployment], pool: st
         deployment.apply()
 
 
+def take_back(client: SyncPrefectClient, made: Sequence[RunnerDeployment]) -> None:
+    """To be called before `made` are served from here: what was named to a pool before, Prefect would leave to the workers of that."""
+    names = {deployment.name for deployment in made}
+    for known in client.read_deployments():
+        if known.name in names and known.work_pool_name is not None:
+            client.delete_deployment(known.id)
+
+
 def forget_the_dead(client: SyncPrefectClient) -> Sequence[str]:
     """Runs that were going on when the process that served them ended, by name: they become Crashed. To be called before serving."""
     lost = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])

@@ -47,6 +47,8 @@ def _serve(options: argparse.Namespace) -> int:
             print(f"{name}: its process is gone; it is shown as crashed, and goes on when it is run again")
         if options.pool:
             deployments.deploy(client, made, options.pool)
+        else:
+            deployments.take_back(client, made)
     said = f"{Path.cwd().name}: {', '.join(deployment.name for deployment in made)} at {os.environ['PREFECT_API_URL'].removesuffix('/api')}"
     if not options.pool:
         asyncio.run(_runner(made, said))

@@ -3,6 +3,7 @@
 import base64
 import contextvars
 import re
+import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -25,6 +26,7 @@ from provenlm.core.errors import UserError
 from provenlm.core.layout import Layout
 
 UNCHANGED = "DVC: unchanged"
+CELL = 36  # characters of a line in a cell of a table
 
 
 @dataclass(frozen=True)
@@ -142,11 +144,19 @@ def key(name: str) -> str:
 def as_artifact(markdown: str, folder: Path) -> str:
     """`markdown` with its SVG pictures, named relative to `folder`, inside, and its links into files as plain words.
 
-    An artifact has no files beside it.
+    An artifact has no files beside it. Prefect's pages never break a line in a table, so long cells are broken here.
     """
 
     def picture(found: re.Match[str]) -> str:
         return f"](data:image/svg+xml;base64,{base64.b64encode((folder / found[1]).read_bytes()).decode()})"
 
     shown = re.sub(r"\]\(([^():]+\.svg)\)", picture, markdown)
-    return re.sub(r'(?<!!)\[([^\[\]]*)\]\((?!https?:)[^()"]*("[^"]*")?\)', r"\1", shown)
+    words = re.sub(r'(?<!!)\[([^\[\]]*)\]\((?!https?:)[^()"]*("[^"]*")?\)', r"\1", shown)
+    return "\n".join(_folded(line) if line.startswith("| ") else line for line in words.split("\n"))
+
+
+def _folded(row: str) -> str:
+    whole = re.sub("`[^`]*`", lambda code: code[0].replace(" ", "\u00a0"), row)
+    cells = whole.removeprefix("| ").removesuffix(" |").split(" | ")
+    lines = (textwrap.wrap(cell, CELL, break_long_words=False, break_on_hyphens=False) for cell in cells)
+    return f"| {' | '.join(map('<br>'.join, lines))} |"

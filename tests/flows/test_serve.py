@@ -98,7 +98,9 @@ def test_the_health_page_says_what_was_published_and_what_comes_next(served, eve
     assert served.ended(served.start("health"))[0] == "Completed"
 
 
-def test_runs_of_a_killed_process_are_shown_as_crashed_by_the_next_and_two_workers_share_a_pool(tmp_path, eventually):
+def test_runs_of_a_killed_process_are_shown_as_crashed_by_the_next_two_workers_share_a_pool_and_flows_come_back_from_it(
+    tmp_path, eventually
+):
     served = tiny(tmp_path)
     served.project.set("recipes", "small", train={"steps": 30, "pause": 0.1})
     process = served.serve()
@@ -116,6 +118,11 @@ def test_runs_of_a_killed_process_are_shown_as_crashed_by_the_next_and_two_worke
     try:
         runs = [served.start("build"), served.start("health")]
         assert [served.ended(run)[0] for run in runs] == ["Completed", "Completed"]
+        for process in workers:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+        workers = [served.serve()]
+        assert served.ended(served.start("health"))[0] == "Completed"
     finally:
         for process in (*workers, server):
             process.send_signal(signal.SIGINT)

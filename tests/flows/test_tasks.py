@@ -59,3 +59,10 @@ def test_stages_that_wait_for_each_other_are_named_and_not_waited_for(tmp_path):
     steps = [pipeline.Step("a@x", ("b@x",), True), pipeline.Step("b@x", ("a@x",), True)]
     with pytest.raises(RuntimeError, match="each of these waits for another of them: a@x, b@x"):
         tasks.run(steps, tasks.Place(tmp_path, 1, []))
+
+
+def test_long_cells_of_a_table_are_broken_between_words_and_never_inside_code(tmp_path):
+    bound = "`>= " + 40 * "x" + "`"
+    table = f"| Meaning | Bound |\n| --- | --- |\n| {'word ' * 7}word | {bound} |\n"
+    folded = f"| Meaning | Bound |\n| --- | --- |\n| {'word ' * 6}word<br>word | {bound.replace(' ', chr(160))} |\n"
+    assert tasks.as_artifact(table, tmp_path) == folded
