@@ -131,6 +131,17 @@ def test_a_refresh_killed_at_any_moment_leaves_the_last_good_version_and_the_nex
 
 
 @pytest.mark.slow  # two or more refreshes, each starts DVC twenty times
+def test_a_push_that_fails_once_is_tried_again(world):
+    tries = world.folder / "tries"
+    hook = world.folder / "origin.git/hooks/pre-receive"
+    hook.write_text(f"#!/bin/sh\necho once more >> {tries}\n[ $(wc -l < {tries}) -gt 1 ]\n")
+    hook.chmod(0o755)
+    assert world.refresh().startswith("Published")
+    assert len(tries.read_text().splitlines()) == 2
+    assert world.whole(world.last())[0]
+
+
+@pytest.mark.slow  # two or more refreshes, each starts DVC twenty times
 def test_two_refreshes_at_once_take_turns_and_the_second_finds_nothing_to_do(world):
     world.refresh()
     world.change(c="C")
