@@ -29,6 +29,7 @@ SHINGLES = text.shingles(text.Settings(0.7, 5, 5))
 PIVOTS = 300  # removed records, and records with a planted copy, that are compared with all others
 ROUNDS = 3
 FILTERS = ("GopherRepetitionFilter", "GopherQualityFilter", "C4QualityFilter", "FineWebQualityFilter")
+FASTEST = "datatrove FineWebQualityFilter"
 
 
 def measure(way: str, folder: Path, python: str) -> dict[str, Any] | None:
@@ -98,19 +99,30 @@ def beside(root: Path, megabytes: int, sampled: int, python: str) -> None:
 
 
 def filters(folder: Path, megabytes: int, python: str) -> None:
-    """In turns, because what else the machine does changes what a CPU second is worth; medians."""
-    small, turns = build(folder, megabytes * 10**6), defaultdict[str, list[dict[str, Any]]](list)
-    head(
-        f"filters, {ROUNDS} rounds: {small.rows} texts, {small.bytes / 1e6:.1f} MB; ours reads them, computes what all four need, and a score"
-    )
+    """Ours and each of datatrove's, which may stop at the first rule that drops a text; then its fastest on texts that it reads whole."""
+    small, peers = build(folder, megabytes * 10**6), [f"datatrove {name}" for name in FILTERS]
+    said = "ours reads them, computes what all four need, and a score"
+    in_turns(f"filters, {ROUNDS} rounds: {small.rows} texts; {said}", folder, ["filter", *peers], python)
+    many = folder.parents[1] / "many" / "records"
+    build(many, 10 * megabytes * 10**6)
+    if measure(FASTEST, many, python):
+        kept, whole = np.load(many.parent / f"{FASTEST}.npy"), folder.parents[1] / "whole texts" / "records"
+        record.write((item for item, keep in zip(record.read(many), kept, strict=True) if keep), whole)
+        in_turns("filters, on texts that datatrove's fastest keeps and so reads to the end", whole, ["filter", FASTEST], python)
+
+
+def in_turns(title: str, folder: Path, ways: list[str], python: str) -> None:
+    """Because what else the machine does changes what a CPU second is worth; medians."""
+    size, turns = sum(len(item.body) for item in record.read(folder)), defaultdict[str, list[dict[str, Any]]](list)
+    head(f"{title}: {size / 1e6:.1f} MB")
     for _ in range(ROUNDS):
-        for way in ("filter", *(f"datatrove {name}" for name in FILTERS)):
+        for way in ways:
             if found := measure(way, folder, python):
                 turns[way].append(found)
     for way, those in turns.items():
         middle = {key: statistics.median(one[key] for one in those) for key in ("cpu", "peak")}
         ratio = statistics.median(one["cpu"] / ours["cpu"] for one, ours in zip(those, turns["filter"], strict=True))
-        show(way, middle, small.bytes, middle["cpu"] / ratio)
+        show(way, middle, size, middle["cpu"] / ratio)
 
 
 def growth(root: Path, megabytes: int, plot: Path | None) -> None:
