@@ -1,6 +1,7 @@
 """States, the head's matrix and targets in, the mean cross-entropy out, without ever holding all logits.
 
-The gradients are worked out while the logits of a piece are at hand, so nothing is computed twice.
+The gradients are worked out while the logits of a piece are at hand, so nothing is computed twice. A piece has at least D tokens: with
+fewer, adding up the head's gradient would take longer than computing it, and with D no piece is larger than the head itself.
 
 Shapes: N tokens, D hidden, V vocabulary, C tokens of one piece.
 """
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from provenlm.layers.precision import working_type
 
-PIECE = {"cpu": 1 << 20, "cuda": 1 << 27}  # logits held at a time: 4 MB in float32 stay in a CPU's cache; a GPU wants wide products
+PIECE = {"cpu": 1 << 22, "cuda": 1 << 27}  # logits held at a time, 16 MB and 512 MB in float32; more if they were fewer rows than D
 
 
 def cross_entropy(states_ND: Tensor, head_VD: Tensor, targets_N: Tensor, ignore: int) -> Tensor:
@@ -34,7 +35,7 @@ def smoothed_cross_entropy(
     """
     kind = states_ND.device.type
     dtype = working_type(states_ND)
-    rows = max(1, PIECE.get(kind, PIECE["cpu"]) // head_VD.shape[0])
+    rows = max(head_VD.shape[1], PIECE.get(kind, PIECE["cpu"]) // head_VD.shape[0])
     with torch.autocast(kind, enabled=False):
         states_ND, head_VD = states_ND.to(dtype), head_VD.to(dtype)
         if torch.is_grad_enabled():
@@ -55,23 +56,23 @@ def _logits(states_ND: Tensor, head_VD: Tensor, rows: int) -> Iterator[tuple[sli
 
 
 class _Piece(NamedTuple):
-    """Sums over one piece; log Σ exp and targets as columns, with 0 for targets that are ignored."""
+    """Sums over one piece; log softmax, in the memory of the logits; targets as a column, with 0 for targets that are ignored."""
 
     loss: Tensor
     nats: Tensor
-    partition_C1: Tensor
+    chances_CV: Tensor
     column_C1: Tensor
 
 
 def _piece(logits_CV: Tensor, targets_C: Tensor, ignore: int, smoothing: float) -> _Piece:
     ignored_C1 = (targets_C == ignore)[:, None]
     column_C1 = targets_C[:, None].masked_fill(ignored_C1, 0)
-    partition_C1 = logits_CV.logsumexp(-1, keepdim=True)
-    nats = loss = (partition_C1 - logits_CV.gather(1, column_C1)).masked_fill(ignored_C1, 0.0).sum()
+    chances_CV = torch.log_softmax(logits_CV, -1, out=logits_CV)
+    nats = loss = -chances_CV.gather(1, column_C1).masked_fill(ignored_C1, 0.0).sum()
     if smoothing:
-        even = (partition_C1 - logits_CV.mean(-1, keepdim=True)).masked_fill(ignored_C1, 0.0).sum()
+        even = -chances_CV.mean(-1, keepdim=True).masked_fill(ignored_C1, 0.0).sum()
         loss = (1 - smoothing) * nats + smoothing * even
-    return _Piece(loss, nats, partition_C1, column_C1)
+    return _Piece(loss, nats, chances_CV, column_C1)
 
 
 class _InPieces(torch.autograd.Function):
@@ -87,10 +88,10 @@ class _InPieces(torch.autograd.Function):
             found = _piece(logits_CV, targets_N[piece], ignore, smoothing)
             total += found.loss
             plain += found.nats
-            slope_CV = logits_CV.sub_(found.partition_C1).exp_()
+            slope_CV = found.chances_CV.exp_()
             if smoothing:
                 slope_CV.sub_(smoothing / head_VD.shape[0])
-            slope_CV.scatter_add_(1, found.column_C1, torch.full_like(found.partition_C1, smoothing - 1.0))
+            slope_CV.scatter_add_(1, found.column_C1, slope_CV.new_full(found.column_C1.shape, smoothing - 1.0))
             slope_CV.masked_fill_((targets_N[piece] == ignore)[:, None], 0.0)
             narrow_CV = slope_CV.to(states_ND.dtype)
             to_states_ND[piece] = narrow_CV @ head_VD

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from provenlm.layers import cross_entropy as room
 from provenlm.layers.cross_entropy import cross_entropy, smoothed_cross_entropy
@@ -17,10 +18,10 @@ def pieces_of_three(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def case(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """8 states of width 5, 11 words, two targets without loss: pieces of 3, 3 and 2 rows."""
+    """8 states of width 3, 11 words, two targets without loss: pieces of 3, 3 and 2 rows."""
     draw = torch.Generator().manual_seed(6)
-    states = torch.randn(8, 5, generator=draw, dtype=dtype).requires_grad_()
-    head = torch.randn(11, 5, generator=draw, dtype=dtype).requires_grad_()
+    states = torch.randn(8, 3, generator=draw, dtype=dtype).requires_grad_()
+    head = torch.randn(11, 3, generator=draw, dtype=dtype).requires_grad_()
     targets = torch.randint(0, 11, (8,), generator=draw)
     targets[[2, 7]] = IGNORE
     return states, head, targets
@@ -75,3 +76,24 @@ def test_smoothed_value_and_gradients_are_torchs_and_the_plain_value_stands_besi
         assert [each.item() for each in smoothed_cross_entropy(states, head, targets, IGNORE, 0.1)] == pytest.approx(
             [ours.item(), plain.item()], rel=1e-12
         )
+
+
+class Softmaxes(TorchDispatchMode):
+    """Which shapes a softmax was taken of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "softmax" in str(func):
+            self.shapes.append(tuple(args[0].shape))
+        return func(*args, **kwargs or {})
+
+
+def test_a_piece_has_no_fewer_rows_than_a_state_has_components(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(room.PIECE, "cpu", 1)
+    states, head, targets = case(torch.float32)
+    with Softmaxes() as seen:
+        cross_entropy(states, head, targets, IGNORE)
+    assert seen.shapes == [(3, 11), (3, 11), (2, 11)]
