@@ -33,6 +33,7 @@ SKIPPED = [
     "nav", ".headerlink", ".sphinxsidebar", ".navheader", ".navfooter", ".toc", "#toc", ".related", ".breadcrumb", ".breadcrumbs", "script",
     "style", "noscript", "aside", "form", "button", "header", "footer", "[role=navigation]",
 ]  # fmt: skip
+GENERATORS = ("sphinx", "docbook", "mkdocs", "docusaurus", "asciidoctor", "doxygen")
 FRAMES = {
     "documentation": """<!DOCTYPE html><html lang="en"><head><title>{title}</title></head><body>
 <div class="related" role="navigation"><h3>Navigation</h3><ul><li><a href="/i">index</a></li><li><a href="/n">next</a> |</li></ul></div>
@@ -180,7 +181,15 @@ def extractors() -> dict[str, Callable[[str], str]]:
 
         ways["resiliparse, main content"] = lambda page: extract_plain_text(page, main_content=True)
         ways["resiliparse, with a skip list"] = lambda page: extract_plain_text(page, main_content=False, skip_elements=SKIPPED)
+    if {"trafilatura, fast", "resiliparse, with a skip list"} <= ways.keys():
+        documentation, other = ways["resiliparse, with a skip list"], ways["trafilatura, fast"]
+        ways["the two by page type"] = lambda page: (documentation if is_documentation(page) else other)(page)
     return ways
+
+
+def is_documentation(page: str) -> bool:
+    """Does it hold code in several places, or name a generator of documentation at its beginning?"""
+    return page.count("<pre") > 1 or any(name in page[:4096].lower() for name in GENERATORS)
 
 
 def main() -> None:

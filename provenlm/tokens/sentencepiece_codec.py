@@ -31,13 +31,10 @@ PAST = re.compile(f"([{SPACE}\udc80-\udcff]+)")  # the latter: bytes that are no
 PAST_UTF8 = re.compile("[\udc80-\udcff]")
 PAST_LINES = re.compile(f"({'|'.join(sorted(SYMBOLS, reverse=True))}|[{SPACE}\udc80-\udcff]+)")
 LINE = 4096  # characters; SentencePiece leaves longer lines out of its training without a word
+BLOCK = 1 << 16  # characters
 KIND = "sentencepiece"
-SPELLING = "".join(
-    sorted(set("<pad><unk><s></s><0x0123456789ABCDEF>"))
-)  # so that no text need be read as the name of a special piece
-STEPS = (
-    16  # of a unigram score between two whole numbers; exact for lines whose scores sum to 2 ** 24 / 16, some 100,000 characters
-)
+SPELLING = "".join(sorted(set("<pad><unk><s></s><0x0123456789ABCDEF>")))  # no text need be read as the name of a special piece
+STEPS = 16  # of a unigram score between two whole numbers; exact for lines that sum to 2 ** 24 / 16, some 100,000 characters
 Model = Literal["bpe", "unigram"]
 
 
@@ -213,12 +210,22 @@ def fields(data: bytes, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
 
 
 def sample(read: Callable[[], Iterable[Record]], limit: int) -> list[str]:
-    """The lines of the records that hash into the share of all bytes which `limit` is, none longer than `LINE` characters."""
+    """The lines of the blocks that hash into the share of all bytes which `limit` is, none longer than `LINE` characters.
+
+    A block is a record, or a piece of a long one, which would be all of the sample or none of it.
+    """
     total = sum(len(record.body) for record in read())
     share = limit / max(1, total)
-    chosen = (record for record in read() if rng.share_of(record.id, "codec") < share)
-    lines = (line for record in chosen for line in record.body.decode("utf-8", "replace").replace(SPACE, " ").split("\n"))
+    lines = (line for record in read() for line in _chosen(record, share).replace(SPACE, " ").split("\n"))
     return [line[start : start + LINE] for line in lines if line.strip() for start in range(0, len(line), LINE)]
+
+
+def _chosen(record: Record, share: float) -> str:
+    """The record's text with a line break for each block that is not chosen."""
+    places = range(0, max(1, len(record.body)), BLOCK)  # in bytes, of which there are at least as many as characters
+    chosen = {place for place in places if rng.share_of(f"{record.id}+{place}" if place else record.id, "codec") < share}
+    text = record.body.decode("utf-8", "replace") if chosen else ""
+    return "".join(text[place : place + BLOCK] if place in chosen else "\n" for place in places)
 
 
 def advice(vocabulary: int, message: str) -> str:

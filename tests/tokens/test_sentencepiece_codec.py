@@ -161,6 +161,14 @@ def test_the_sample_is_bounded_and_the_same_for_any_order():
     assert sorted(sentencepiece_codec.sample(lambda: items[::-1], 20_000)) == sorted(lines)
 
 
+def test_a_record_longer_than_the_sample_gives_its_share_and_not_all_or_nothing():
+    items = [record(f"line {i} " + "x" * 91) for i in range(20)]
+    items.append(record("é" + "\n".join(f"row {i} of a dump" for i in range(500_000))))
+    lines = sentencepiece_codec.sample(lambda: items, 1_000_000)
+    assert 500_000 < sum(map(len, lines)) < 1_500_000
+    assert sentencepiece_codec.sample(lambda: items, 10**9) == [line for item in items for line in item.text.split("\n")]
+
+
 def test_no_line_of_the_sample_is_so_long_that_it_would_be_left_out():
     lines = sentencepiece_codec.sample(lambda: [record("é" * 10_000)], 10**6)
     assert "".join(lines) == "é" * 10_000
