@@ -6,11 +6,15 @@ import importlib
 import inspect
 import re
 import sys
+import tomllib
 import typing
+from contextlib import suppress
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from provenlm.core import plugin
 
@@ -246,6 +250,22 @@ def test_core_needs_neither_torch_nor_a_network():
             names = {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
             names |= {(n.module or "").split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
             assert not names & heavy, module
+
+
+def test_every_pinned_release_installs_on_each_python_that_we_name():
+    """One that asked for 3.11.5 would shut out the Python of Debian 12."""
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    asked = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        name, _, version = line.partition("==")
+        with suppress(metadata.PackageNotFoundError):
+            found = metadata.metadata(name)
+            if found["Version"].partition("+")[0] == version and found["Requires-Python"]:
+                asked[line] = SpecifierSet(found["Requires-Python"])
+    assert len(asked) > 100
+    pythons = [python for python in ("3.11.0", "3.12.0", "3.13.0") if python in SpecifierSet(named)]
+    assert len(pythons) == 3
+    assert {line: python for line, ask in asked.items() for python in pythons if python not in ask} == {}
 
 
 def test_public_functions_say_what_they_do():
