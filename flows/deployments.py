@@ -1,5 +1,6 @@
 """What the server is told of the flows: deployments with schedules from params.yaml, who hears of failures, runs that a dead process left."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -12,12 +13,13 @@ from prefect import Flow
 from prefect.automations import Automation
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import StateType
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events.actions import CallWebhook
 from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.runner.storage import LocalStorage
 from prefect.schedules import Cron, Schedule
 from prefect.states import Crashed
 from prefect.types.entrypoint import EntrypointType
@@ -25,6 +27,7 @@ from pydantic import SecretStr
 
 from flows.deployed import REPORTS, build, health, report
 from flows.refreshing import refresh, settings_of
+from provenlm.core.errors import UserError
 
 WEBHOOK = "failures"
 SAID = (
@@ -48,29 +51,60 @@ def deployments(pool: str | None) -> list[RunnerDeployment]:
     ]
 
 
+class Here(LocalStorage):
+    """The folder in which a worker starts a run. Not told so, one in a container runs in a copy, and all it made ends with it."""
+
+    def to_pull_step(self) -> dict[str, Any]:
+        return {"prefect.deployments.steps.set_working_directory": {"directory": "."}}
+
+
 def _deployment(
     flow: Flow[..., Any], tag: str, parameters: dict[str, Any], pool: str | None, schedules: Sequence[Schedule] = ()
 ) -> RunnerDeployment:
     """A worker starts in the folder of this checkout; that of another machine has its own `working_dir`, in the settings of its pool."""
-    made = flow.to_deployment(
-        flow.name,
-        tags=[tag],
-        description=(flow.description or "").partition("Args:")[0].strip(),  # the form has the rest
-        parameters=parameters,
-        schedules=list(schedules),
-        work_pool_name=pool,
-        job_variables={"working_dir": str(Path.cwd())} if pool else None,
-        entrypoint_type=EntrypointType.MODULE_PATH,
+    made = cast(
+        RunnerDeployment,
+        flow.to_deployment(
+            flow.name,
+            tags=[tag],
+            description=(flow.description or "").partition("Args:")[0].strip(),  # the form has the rest
+            parameters=parameters,
+            schedules=list(schedules),
+            work_pool_name=pool,
+            job_variables={"working_dir": str(Path.cwd())} if pool else None,
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        ),
     )
-    return cast(RunnerDeployment, made)
+    made.storage = Here(".") if pool else None
+    return made
 
 
-def deploy(client: SyncPrefectClient, made: Sequence[RunnerDeployment], pool: str) -> None:
-    """Name `made` to the workers of `pool`, which is made, of the kind that starts a process for each run, if it is not there."""
-    if pool not in {known.name for known in client.read_work_pools()}:
-        client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+def deploy(client: SyncPrefectClient, made: Sequence[RunnerDeployment], pool: str, template: Path | None = None) -> None:
+    """Name `made` to the workers of `pool`, which is made if it is not there: as `template` says, or to start a process for each run.
+
+    UserError if `template` is no template, or one of another type than the pool has.
+    """
+    jobs = _jobs(template) if template else {}
+    kind = template.stem if template else "process"
+    known = {known.name: known.type for known in client.read_work_pools()}
+    if pool not in known:
+        client.create_work_pool(WorkPoolCreate(name=pool, type=kind, base_job_template=jobs))
+    elif template and known[pool] != kind:
+        raise UserError(f"--template {template}: the pool {pool} is of type {known[pool]}, not {kind}; name another pool")
+    elif template:
+        client.update_work_pool(pool, WorkPoolUpdate(base_job_template=jobs))
     for deployment in made:
         deployment.apply()
+
+
+def _jobs(template: Path) -> dict[str, Any]:
+    try:
+        said = json.loads(template.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--template {template}: {error}") from None
+    if not isinstance(said, dict) or said.keys() != {"job_configuration", "variables"}:
+        raise UserError(f"--template {template}: job_configuration and variables make a template, and nothing else")
+    return said
 
 
 def take_back(client: SyncPrefectClient, made: Sequence[RunnerDeployment]) -> None:

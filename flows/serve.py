@@ -24,8 +24,13 @@ def main() -> int:
     parser.add_argument(
         "--pool", help="name the flows to the workers of this pool (made if it is not there), in place of running them"
     )
+    parser.add_argument(
+        "--template", type=Path, metavar="FILE", help="of that pool, and named after its type, as docs/pools/docker.json is"
+    )
     parser.add_argument("--tell", metavar="URL", help="post a line of JSON there whenever a run fails or crashes")
     options = parser.parse_args()
+    if options.template and not options.pool:
+        parser.error("--template is of a pool: --pool NAME")
     return terminal.run(lambda: _serve(options))
 
 
@@ -46,7 +51,7 @@ def _serve(options: argparse.Namespace) -> int:
         for name in deployments.forget_the_dead(client):
             print(f"{name}: its process is gone; it is shown as crashed, and goes on when it is run again")
         if options.pool:
-            deployments.deploy(client, made, options.pool)
+            deployments.deploy(client, made, options.pool, options.template)
         else:
             deployments.take_back(client, made)
     said = f"{Path.cwd().name}: {', '.join(deployment.name for deployment in made)} at {os.environ['PREFECT_API_URL'].removesuffix('/api')}"

@@ -1,10 +1,17 @@
-"""The templates of docs/pools, read by the workers that would run them; no container is started."""
+"""The templates of docs/pools, read by the workers that would run them; the one of Docker also with a container that runs."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import HERE, Project
 from prefect.utilities.templating import apply_values
+from serving import Served
+
+from provenlm.core.errors import UserError
 
 POOLS = Path(__file__).resolve().parents[2] / "docs/pools"
 
@@ -31,3 +38,47 @@ def test_a_run_in_kubernetes_is_one_job_that_works_in_the_volume_and_is_never_re
     container = pod["template"]["spec"]["containers"][0]
     assert container["workingDir"] == "/srv/clone" and container["volumeMounts"][0]["mountPath"] == "/srv/clone"
     assert pod["template"]["spec"]["volumes"][0]["persistentVolumeClaim"] == {"claimName": "provenlm"}
+
+
+@pytest.mark.slow  # a server, a worker and a container
+def test_what_a_run_in_a_container_makes_is_there_when_the_container_is_gone(tmp_path):
+    docker = pytest.importorskip("docker", reason="pip install prefect-docker")
+    try:
+        docker.from_env().images.get("provenlm")
+    except docker.errors.DockerException as error:
+        pytest.skip(f"docker build -f docs/pools/Dockerfile -t provenlm .: {error}")
+    project = Project(tmp_path / "project", HERE / "project")
+    project.dvc("init", "--no-scm")
+    served = Served(tmp_path, project)
+    server = served.serve("--pool", "boxes", "--template", str(POOLS / "docker.json"))
+    environment = {**project.environment, **served.environment, "PREFECT_API_URL": f"http://127.0.0.1:{served.port}/api"}
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "boxes"]
+    worker = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        run = served.start("build", names=["proof"])
+        assert served.ended(run)[0] == "Completed"
+        assert "docker" in served.ask(f"/flow_runs/{run}", method="GET")["infrastructure_pid"]
+        assert (project.root / "reports/proof.md").exists() and (project.root / "models/small").is_dir()
+    finally:
+        for process in (worker, server):
+            process.send_signal(signal.SIGINT)
+            process.wait()
+        served.listener.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("docker.json", None, "No such file"),
+        ("docker.json", "{", "Expecting"),
+        ("docker.json", "[]", "job_configuration and variables make a template"),
+    ],
+)
+def test_a_template_that_is_none_is_refused_in_one_line(tmp_path, name, text, said):
+    from flows.deployments import deploy
+
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=said) as refusal:
+        deploy(None, [], "boxes", tmp_path / name)
+    assert len(str(refusal.value).splitlines()) == 1
