@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -130,7 +131,8 @@ def train(run: stage.Run, recipe: Ready, crew: Crew) -> None:
     if writer is not None:
         writing.record(run.audit, ours.written, ours.history, judge)
     figures.ending(run.audit, last, len(ours.begun) - 1)
-    watching.record(run.audit, settings.length, ours.begun)
+    meter = meter if crew.size > 1 else meter.by(matmul_peak(crew.device, settings.precision))
+    replace(watching, meter=meter).record(run.audit, settings.length, ours.begun)
     run.facts |= {"device": crew.device.type, "threads": torch.get_num_threads(), "seed": settings.seed}
     run.facts |= {"precision": settings.precision, "processes": crew.size}
     shutil.rmtree(run.layout.resume(run.subject), ignore_errors=True)  # last: until here a kill costs little

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -56,6 +56,10 @@ class Meter:
         seconds, positions = float(row["seconds"] or 0), int(row["positions"] or 0)
         needed = self.flops(positions // int(row["rows"] or 1)) * positions
         return {"tokens_per_second": float(row["targets"] or 0) / seconds, "mfu": needed / seconds / self.peak}
+
+    def by(self, peak: float) -> "Meter":
+        """The same by the larger of both peaks: one measured while the device had other work too is none, and lets shares exceed 1."""
+        return replace(self, peak=max(self.peak, peak))
 
 
 def real(history: History, begun: Sequence[int]) -> list[Row]:

@@ -40,7 +40,7 @@ class Watch:
             "matmul_peak",
             self.meter.peak,
             "FLOP/s",
-            "a large matrix product at this precision, best of a few, before step 1, all processes",
+            "a large matrix product at this precision, all processes: best of a few before the first step and, by one, after the last",
         )
         audit.measured(
             "mfu", mfu, "share", "closed-form FLOP/s over matmul_peak, median over real optimizer steps, the first few left out"

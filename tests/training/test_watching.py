@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,12 @@ def lines(path: Path) -> list[dict[str, str]]:
 def test_targets_a_second_and_the_share_of_the_peak_are_those_worked_out_by_hand() -> None:
     """60 targets in a quarter of a second; 80 positions in rows of 10, 1000 FLOP each, of the 250,000 that fit in that time."""
     assert METER.rates(row(1)) == {"tokens_per_second": 240.0, "mfu": pytest.approx(0.32)}
+
+
+def test_a_peak_taken_on_a_busy_machine_gives_way_to_a_better_one() -> None:
+    busy = replace(METER, peak=METER.peak / 4)
+    assert busy.rates(row(1))["mfu"] > 1
+    assert busy.by(METER.peak) == METER.by(busy.peak) == METER
 
 
 def test_the_published_200m_shape_needs_the_operations_of_six_an_active_element_and_twelve_of_attention() -> None:
