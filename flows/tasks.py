@@ -5,9 +5,10 @@ import contextvars
 import re
 import textwrap
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from provenlm.core.errors import UserError
 from provenlm.core.layout import Layout
 
 UNCHANGED = "DVC: unchanged"
-CELL = 36  # characters of a line in a cell of a table
+CELL, MEANT = 26, 52  # characters of a line in a cell of a table, and below the name of a figure
+FIGURE, MEANING = "Figure", "Meaning"  # heads of columns
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ def key(name: str) -> str:
 def as_artifact(markdown: str, folder: Path) -> str:
     """`markdown` with its SVG pictures, named relative to `folder`, inside, and its links into files as plain words.
 
-    An artifact has no files beside it. Prefect's pages never break a line in a table, so long cells are broken here.
+    An artifact has no files beside it. Prefect's pages never break a line in a table and cut off what is too wide, so long cells are
+    broken here, and what a figure means stands below its name.
     """
 
     def picture(found: re.Match[str]) -> str:
@@ -152,11 +155,22 @@ def as_artifact(markdown: str, folder: Path) -> str:
 
     shown = re.sub(r"\]\(([^():]+\.svg)\)", picture, markdown)
     words = re.sub(r'(?<!!)\[([^\[\]]*)\]\((?!https?:)[^()"]*("[^"]*")?\)', r"\1", shown)
-    return "\n".join(_folded(line) if line.startswith("| ") else line for line in words.split("\n"))
+    lines = groupby(words.split("\n"), lambda line: line.startswith("| "))
+    return "\n".join(line for rows, found in lines for line in (_narrow(list(found)) if rows else found))
 
 
-def _folded(row: str) -> str:
-    whole = re.sub("`[^`]*`", lambda code: code[0].replace(" ", "\u00a0"), row)
-    cells = whole.removeprefix("| ").removesuffix(" |").split(" | ")
-    lines = (textwrap.wrap(cell, CELL, break_long_words=False, break_on_hyphens=False) for cell in cells)
-    return f"| {' | '.join(map('<br>'.join, lines))} |"
+def _narrow(rows: list[str]) -> Iterator[str]:
+    """The rows of a table: head, rule and body."""
+    cells = [row.removeprefix("| ").removesuffix(" |").split(" | ") for row in rows]
+    wide = cells[0].index(FIGURE) if cells[0][-1] == MEANING and FIGURE in cells[0] else None
+    below = [row.pop() for row in cells] if wide is not None else []
+    shown = [[_broken(cell, MEANT if place == wide else CELL) for place, cell in enumerate(row)] for row in cells]
+    for row, meaning in zip(shown[2:], below[2:], strict=bool(below)):
+        row[wide or 0] += f"<br>{_broken(meaning, MEANT)}" if meaning else ""
+    return (f"| {' | '.join(row)} |" for row in shown)
+
+
+def _broken(cell: str, width: int) -> str:
+    """In lines, broken between words and never within code."""
+    whole = re.sub("`[^`]*`", lambda code: code[0].replace(" ", "\u00a0"), cell)
+    return "<br>".join(textwrap.wrap(whole, width, break_long_words=False, break_on_hyphens=False))

@@ -64,5 +64,13 @@ def test_stages_that_wait_for_each_other_are_named_and_not_waited_for(tmp_path):
 def test_long_cells_of_a_table_are_broken_between_words_and_never_inside_code(tmp_path):
     bound = "`>= " + 40 * "x" + "`"
     table = f"| Meaning | Bound |\n| --- | --- |\n| {'word ' * 7}word | {bound} |\n"
-    folded = f"| Meaning | Bound |\n| --- | --- |\n| {'word ' * 6}word<br>word | {bound.replace(' ', chr(160))} |\n"
+    folded = f"| Meaning | Bound |\n| --- | --- |\n| {'word ' * 4}word<br>word word word | {bound.replace(' ', chr(160))} |\n"
     assert tasks.as_artifact(table, tmp_path) == folded
+
+
+def test_what_a_figure_means_stands_below_its_name(tmp_path):
+    head = "| Verdict | Figure | Bound | Meaning |\n| --- | --- | --- | --- |\n"
+    table = f"text\n\n{head}| **PASS** | `loss` | `< 3` | {'word ' * 15}word |\n| **FAIL** | `a` `b` | `== 1` |  |\n\ntext"
+    narrow = "| Verdict | Figure | Bound |\n| --- | --- | --- |\n"
+    rows = f"| **PASS** | `loss`<br>{'word ' * 9}word<br>{'word ' * 5}word | `<\u00a03` |\n| **FAIL** | `a` `b` | `==\u00a01` |"
+    assert tasks.as_artifact(table, tmp_path) == f"text\n\n{narrow}{rows}\n\ntext"
