@@ -46,6 +46,17 @@ def _signal(group: int, number: int) -> bool:
     return True
 
 
+def lives(number: str) -> bool:
+    """Whether there is a process of this number, whosever it is."""
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def start(command: Sequence[str], environment: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
     """`command` in a session of its own, so that a Ctrl-C reaches it only through us; kept until `release`."""
     process = subprocess.Popen(

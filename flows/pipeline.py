@@ -25,7 +25,6 @@ from provenlm.core.progress import MARK
 
 DVC = [sys.executable, "-m", "dvc", "--wait-for-lock"]  # without waiting, two runs side by side fail now and then
 KINDS = ("scrape", "filter", "dedupe", "tokenize", "train", "validate", "report")  # in the order in which they build on each other
-BUSY_SECONDS = 2.0
 LOCK_SECONDS = 0.2
 
 How = Literal["ran", "cached", "restored"]  # restored: made before and kept, so what reads it may have to be made anew
@@ -40,6 +39,7 @@ _CHATTER = re.compile(
 )
 _FAILED = re.compile(r"ERROR: failed to reproduce '[^']*': ")
 _BUSY = re.compile(r"is busy|Unable to acquire lock")
+_HOLDER = re.compile(r'"pid": (\d+)')
 _EXITED = re.compile(r"failed to run: .*, exited with (-?\d+)")
 
 
@@ -121,8 +121,22 @@ def repro(step: Step, root: Path, listen: Listener, crew: groups.Crew | None = N
             if not waiting:
                 listen(f"waiting for another DVC: {reason}")
             waiting = True
-            crew.ended.wait(BUSY_SECONDS)
+            _until_free(root / ".dvc/tmp/rwlock", crew.ended)
     raise StoppedError(f"{step.stage}: stopped; the next run goes on from here")
+
+
+def _until_free(held: Path, ended: threading.Event) -> None:
+    """Wait until `held`, where DVC notes who works on which paths, is written anew, or nobody in it lives.
+
+    Asking DVC again and again would take the lock that the other one needs when its stage ends; it would fail if nobody told it to wait.
+    """
+
+    def noted() -> str:
+        return held.read_text(encoding="utf-8") if held.exists() else ""
+
+    begun = noted()
+    while not ended.wait(LOCK_SECONDS) and noted() == begun and any(map(groups.lives, _HOLDER.findall(begun))):
+        pass
 
 
 @contextmanager
