@@ -93,6 +93,7 @@ def deploy(client: SyncPrefectClient, made: Sequence[RunnerDeployment], pool: st
         raise UserError(f"--template {template}: the pool {pool} is of type {known[pool]}, not {kind}; name another pool")
     elif template:
         client.update_work_pool(pool, WorkPoolUpdate(base_job_template=jobs))
+    take_over(client, made)
     for deployment in made:
         deployment.apply()
 
@@ -107,11 +108,14 @@ def _jobs(template: Path) -> dict[str, Any]:
     return said
 
 
-def take_back(client: SyncPrefectClient, made: Sequence[RunnerDeployment]) -> None:
-    """To be called before `made` are served from here: what was named to a pool before, Prefect would leave to the workers of that."""
-    names = {deployment.name for deployment in made}
+def take_over(client: SyncPrefectClient, made: Sequence[RunnerDeployment]) -> None:
+    """Forget deployments by the names of `made` that others run: a pool's, if they are to be served from here, or else what is served.
+
+    Prefect leaves to the workers of a pool what was named to it once, and who serves a deployment goes on to run it by its id.
+    """
+    pooled = {deployment.name: deployment.work_pool_name is not None for deployment in made}
     for known in client.read_deployments():
-        if known.name in names and known.work_pool_name is not None:
+        if known.name in pooled and (known.work_pool_name is not None) != pooled[known.name]:
             client.delete_deployment(known.id)
 
 

@@ -53,7 +53,7 @@ def _serve(options: argparse.Namespace) -> int:
         if options.pool:
             deployments.deploy(client, made, options.pool, options.template)
         else:
-            deployments.take_back(client, made)
+            deployments.take_over(client, made)
     said = f"{Path.cwd().name}: {', '.join(deployment.name for deployment in made)} at {os.environ['PREFECT_API_URL'].removesuffix('/api')}"
     if not options.pool:
         asyncio.run(_runner(made, said))

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 from pathlib import Path
 
@@ -96,6 +97,22 @@ def test_the_health_page_says_what_was_published_and_what_comes_next(served, eve
     assert f"| proof | {versions.last(served.project.root, 'proof')} | proof: " in page
     assert "| refresh | proof | Scheduled | " in page.partition("## Next")[2]
     assert served.ended(served.start("health"))[0] == "Completed"
+
+
+def test_flows_that_are_given_to_a_pool_are_no_longer_run_by_who_served_them(tmp_path):
+    served = tiny(tmp_path)
+    process = served.serve()
+    try:
+        assert served.ended(served.start("health"))[0] == "Completed"
+        assert served.serve("--pool", "nobody").wait() == 0
+        run = served.start("health")
+        time.sleep(15)  # who serves looks every two seconds
+        assert served.state(run)["type"] == "SCHEDULED"
+        assert process.poll() is None
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        served.listener.shutdown()
 
 
 def test_runs_of_a_killed_process_are_shown_as_crashed_by_the_next_two_workers_share_a_pool_and_flows_come_back_from_it(
