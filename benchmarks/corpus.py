@@ -1,7 +1,7 @@
 """Nothing in; out, CPU seconds, memory, recall and precision of filtering and deduplicating real text, beside datatrove and Daft.
 
-A peer that is not installed (`pip install 'datatrove[processing]' spacy daft`, here or for `--python`) is left out with a line that
-says so. Ratios of CPU seconds are what counts: wall time on a busy machine is worth little.
+A peer that is not installed (`pip install 'datatrove[io,processing]' orjson spacy daft ruamel.yaml numba`, in the environment of
+`--python`) is left out with a line that says so. Ratios of CPU seconds are what counts: wall time on a busy machine is worth little.
 """
 
 import argparse
