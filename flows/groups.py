@@ -50,10 +50,8 @@ def lives(number: str) -> bool:
     """Whether there is a process of this number, whosever it is."""
     try:
         os.kill(int(number), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return isinstance(error, PermissionError)
     return True
 
 

@@ -126,7 +126,7 @@ def repro(step: Step, root: Path, listen: Listener, crew: groups.Crew | None = N
 
 
 def _until_free(held: Path, ended: threading.Event) -> None:
-    """Wait until `held`, where DVC notes who works on which paths, is written anew, or nobody in it lives.
+    """Wait until `held`, where DVC notes who works on which paths, is written anew, or one of those who live there now is gone.
 
     Asking DVC again and again would take the lock that the other one needs when its stage ends; it would fail if nobody told it to wait.
     """
@@ -135,7 +135,8 @@ def _until_free(held: Path, ended: threading.Event) -> None:
         return held.read_text(encoding="utf-8") if held.exists() else ""
 
     begun = noted()
-    while not ended.wait(LOCK_SECONDS) and noted() == begun and any(map(groups.lives, _HOLDER.findall(begun))):
+    living = [number for number in _HOLDER.findall(begun) if groups.lives(number)]
+    while not ended.wait(LOCK_SECONDS) and living and noted() == begun and all(map(groups.lives, living)):
         pass
 
 

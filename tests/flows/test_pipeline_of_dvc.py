@@ -1,5 +1,6 @@
 """DVC's order, and one stage at a time done by it. No Prefect here."""
 
+import json
 import os
 import re
 import signal
@@ -153,6 +154,20 @@ def test_a_stage_that_someone_runs_by_hand_is_waited_for(project, monkeypatch):
     assert len(heard) == 1 and re.match(r"waiting for another DVC: '.*/words/.*' is busy", heard[0])
     assert by_hand.wait() == 0 and len(asked) == 2
     by_hand.stdout.close()
+
+
+def test_who_is_killed_is_waited_for_no_longer_though_others_in_the_note_go_on(tmp_path):
+    killed = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    note = tmp_path / "rwlock"
+    note.write_text(json.dumps({"write": {"a": {"pid": killed.pid}, "b": {"pid": os.getpid()}, "c": {"pid": 2**22 + 1}}}))
+    waiting = threading.Thread(target=pipeline._until_free, args=(note, threading.Event()), daemon=True)
+    waiting.start()
+    waiting.join(1)
+    assert waiting.is_alive()
+    killed.kill()
+    killed.communicate()
+    waiting.join(10)
+    assert not waiting.is_alive()
 
 
 @pytest.mark.parametrize("shell", [None, "/bin/sh", "/bin/bash"])

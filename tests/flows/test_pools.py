@@ -67,18 +67,14 @@ def test_what_a_run_in_a_container_makes_is_there_when_the_container_is_gone(tmp
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
-    [
-        ("docker.json", None, "No such file"),
-        ("docker.json", "{", "Expecting"),
-        ("docker.json", "[]", "job_configuration and variables make a template"),
-    ],
+    ("text", "said"), [(None, "No such file"), ("{", "Expecting"), ("[]", "job_configuration and variables make a template")]
 )
-def test_a_template_that_is_none_is_refused_in_one_line(tmp_path, name, text, said):
+def test_a_template_that_is_none_is_refused_in_one_line(tmp_path, text, said):
     from flows.deployments import deploy
 
+    template = tmp_path / "docker.json"
     if text is not None:
-        (tmp_path / name).write_text(text)
+        template.write_text(text)
     with pytest.raises(UserError, match=said) as refusal:
-        deploy(None, [], "boxes", tmp_path / name)
+        deploy(None, [], "boxes", template)
     assert len(str(refusal.value).splitlines()) == 1

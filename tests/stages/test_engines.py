@@ -57,9 +57,7 @@ def test_daft_on_this_machine_leaves_the_same_files(scraped):
 def test_daft_on_a_cluster_of_two_workers_leaves_the_same_files(scraped):
     pytest.importorskip("ray", reason="needs the extra [scale]")
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
-    port = (
-        25000 + os.getpid() % 7000
-    )  # neither those of the clients that Ray starts, from 23000, nor those that the kernel gives away
+    port = 25000 + os.getpid() % 7000  # Ray's own clients have those from 23000, the kernel gives away those from 32768
 
     def ray(*words: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus", "1", *words]
