@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from beside import chain
-from beside.texts import Planted, build, grow
+from comparisons import stage_costs as chain
+from comparisons.synthetic_corpus import Planted, build, grow
 
-from provenlm.core import record
-from provenlm.corpus import hashing, oracle
-from provenlm.domains.text import dedupe as text
+from provenlm.core import ngram_hashing, records
+from provenlm.dedup import brute_force
+from provenlm.domains.text.dedupe import spec as text
 
 HERE = Path(__file__).resolve().parent
 SHINGLES = text.shingles(text.Settings(0.7, 5, 5))
@@ -63,10 +63,10 @@ def quality(folder: Path, planted: Planted, kept: np.ndarray) -> str:
     removed = np.flatnonzero(~kept).tolist()
     sample = random.Random(3).sample(removed, min(PIVOTS, len(removed)))
     wanted = {*sample, *(row for pair in planted.near for row in pair)}
-    sets = {row: hashing.distinct(SHINGLES(item)) for row, item in enumerate(record.read(folder)) if row in wanted}
+    sets = {row: ngram_hashing.distinct(SHINGLES(item)) for row, item in enumerate(records.read(folder)) if row in wanted}
     pivots = {row: sets[row] for row in sample}
-    members = ((row, hashing.distinct(SHINGLES(item))) for row, item in enumerate(record.read(folder)) if kept[row])
-    right = {row for pair in oracle.similar(members, pivots, 0.7) for row in pair if row in pivots}
+    members = ((row, ngram_hashing.distinct(SHINGLES(item))) for row, item in enumerate(records.read(folder)) if kept[row])
+    right = {row for pair in brute_force.similar(members, pivots, 0.7) for row in pair if row in pivots}
     said = [f"exact {share(planted.exact, kept)}"]
     for low, high in ((0.9, 1.01), (0.8, 0.9), (0.7, 0.8)):
         pairs = [(a, b) for a, b in planted.near if low <= jaccard(sets[a], sets[b]) < high]
@@ -107,13 +107,13 @@ def filters(folder: Path, megabytes: int, python: str) -> None:
     build(many, 10 * megabytes * 10**6)
     if measure(FASTEST, many, python):
         kept, whole = np.load(many.parent / f"{FASTEST}.npy"), folder.parents[1] / "whole texts" / "records"
-        record.write((item for item, keep in zip(record.read(many), kept, strict=True) if keep), whole)
+        records.write((item for item, keep in zip(records.read(many), kept, strict=True) if keep), whole)
         in_turns("filters, on texts that datatrove's fastest keeps and so reads to the end", whole, ["filter", FASTEST], python)
 
 
 def in_turns(title: str, folder: Path, ways: list[str], python: str) -> None:
     """Because what else the machine does changes what a CPU second is worth; medians."""
-    size, turns = sum(len(item.body) for item in record.read(folder)), defaultdict[str, list[dict[str, Any]]](list)
+    size, turns = sum(len(item.body) for item in records.read(folder)), defaultdict[str, list[dict[str, Any]]](list)
     head(f"{title}: {size / 1e6:.1f} MB")
     for _ in range(ROUNDS):
         for way in ways:
@@ -131,12 +131,12 @@ def growth(root: Path, megabytes: int, plot: Path | None) -> None:
     build(base, megabytes * 10**6)
     build(tiny.corpus("python_docs", "scraped"), 200_000)
     chain.costs(tiny)  # compiles, and keeps what it compiled
-    start, few = chain.costs(tiny), record.count(tiny.corpus("python_docs", "scraped"))  # the interpreter, imports, and these few
+    start, few = chain.costs(tiny), records.count(tiny.corpus("python_docs", "scraped"))  # the interpreter, imports, and these few
     rows = []
     for times in (1, 4, 10, 40, 100):
         layout = chain.project(root / f"times {times}")
         folder = layout.corpus("python_docs", "scraped")
-        size, count = grow(base, folder, times), record.count(folder)
+        size, count = grow(base, folder, times), records.count(folder)
         rows += [
             (stage, times, size / 1e6, 1e6 * (cost.cpu - start[stage].cpu) / (count - few), cost.peak / (1 << 20))
             for stage, cost in chain.costs(layout).items()

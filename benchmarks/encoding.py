@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import sentencepiece
-from beside.rounds import compare, keep, show
-from beside.texts import texts
+from comparisons.interleaved_timing import compare, keep, show
+from comparisons.synthetic_corpus import texts
 
-from provenlm.core.record import Record
-from provenlm.core.work import batches
-from provenlm.tokens import fast, sentencepiece_codec
-from provenlm.tokens.published import tokenizer
-from provenlm.tokens.sentencepiece_codec import SentencePieceCodec
+from provenlm.core.executors.base import batches
+from provenlm.core.records import Record
+from provenlm.tokenizers import fastokens_backend, sentencepiece_model
+from provenlm.tokenizers.hf_export import tokenizer
+from provenlm.tokenizers.sentencepiece_model import SentencePieceCodec
 
 Ids = Sequence[Sequence[int] | np.ndarray]
 
@@ -30,7 +30,7 @@ Ids = Sequence[Sequence[int] | np.ndarray]
 def encoders(codec: SentencePieceCodec, records: Sequence[Record]) -> dict[str, Callable[[], Ids]]:
     """Ours as the tokenize stage uses it first; SentencePiece, Hugging Face's and fastokens as their authors say."""
     bodies = [record.body.decode() for record in records]
-    quick = fast.checked(codec, lambda: records)
+    quick = fastokens_backend.checked(codec, lambda: records)
     ways: dict[str, Callable[[], Ids]] = {
         "ours": lambda: [ids for batch in batches(records) for ids in quick.encode(batch)],
         "ours, by SentencePiece": lambda: [ids for batch in batches(records) for ids in codec.encode(batch)],
@@ -71,9 +71,9 @@ def main() -> None:
     records = [Record.of(text.encode("utf-8", "replace"), "text/plain", "file") for text in texts(megabytes * 10**6)]
     learned, rest = records[: len(records) // 3], records[len(records) // 3 :]
     size, tables, facts = sum(len(record.body) for record in rest), [], {}
-    models: tuple[sentencepiece_codec.Model, ...] = ("bpe", "unigram")
+    models: tuple[sentencepiece_model.Model, ...] = ("bpe", "unigram")
     for model in models:
-        codec = sentencepiece_codec.learn(lambda: learned, vocabulary, 0.9995, 10**9, model)
+        codec = sentencepiece_model.learn(lambda: learned, vocabulary, 0.9995, 10**9, model)
         ways = encoders(codec, rest)
         lines = compare(f"encoding: {len(rest)} texts, {size / 1e6:.1f} MB, {vocabulary} pieces, {model}", ways, rounds)
         show(lines)

@@ -20,12 +20,12 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from beside.rounds import compare, keep, show
+from comparisons.interleaved_timing import compare, keep, show
 from lxml import etree
 from markdown_it import MarkdownIt
 
-from provenlm.scraping import extract
-from provenlm.scraping.content import main_text
+from provenlm.scraping.extraction import html as extract
+from provenlm.scraping.extraction.main_content import main_text
 
 LEAST, MOST = 1500, 60_000  # characters of a description
 BLOCKS = {"p", "div", "li", "dt", "dd", "td", "th", "tr", "pre", "h1", "h2", "h3", "h4", "br", "section", "ul", "ol", "dl", "table"}

@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 import transformers
-from beside import peers
+from comparisons import hf_models as peers
 
-from provenlm.core import params, plugin
+from provenlm.core import config, registry
+from provenlm.models.common.spec import Net
 from provenlm.training import memory
-from provenlm.training.net import Net
-from provenlm.training.utilisation import matmul_peak
+from provenlm.training.mfu import matmul_peak
 
 ROOT = Path(__file__).resolve().parents[1]
 CLOSE = 2e-2  # of the first losses in bfloat16: further apart, they are different models
@@ -91,7 +91,7 @@ def measured(task: Task) -> Result:
     """Some steps to warm up, then the steps that count; each waits for its loss, so the clock sees all of it."""
     transformers.logging.set_verbosity_error()
     torch._logging.set_logs(dynamo=logging.ERROR, inductor=logging.ERROR)
-    device, net = torch.device(task.device), plugin.load("nets", task.way.net, "net", Net)
+    device, net = torch.device(task.device), registry.load_model(task.way.net, Net)
     batch = peers.drawn(task.vocabulary, task.rows, task.length, task.device)
     model = peers.built(net, task.settings, task.vocabulary)
     if task.way.peer is None:
@@ -122,16 +122,16 @@ def measured(task: Task) -> Result:
 
 def tasks(asked: argparse.Namespace) -> list[Task]:
     """Every way on the shape of params.yaml, or on a tiny one."""
-    table = params.load(ROOT / "params.yaml")
+    table = config.load(ROOT / "params.yaml")
     shape = table.row("recipes", "docs_moe")["validate"]["also_count"]["claimed_200m"]
-    net = plugin.load("nets", "moe", "net", Net)
-    moe = replace(params.parse(net.settings, shape["net"], "claimed_200m"), dropout=0.0, balance="joint")
+    net = registry.load_model("moe", Net)
+    moe = replace(config.parse(net.settings, shape["net"], "claimed_200m"), dropout=0.0, balance="joint")
     vocabulary = shape["vocabulary"]
     if asked.tiny:
         moe, vocabulary = replace(moe, hidden=64, layers=2, expert_hidden=64, context=asked.length), 256
     inner = moe.experts_per_token * moe.expert_hidden
     same = {name: getattr(moe, name) for name in ("hidden", "layers", "heads", "kv_heads", "context", "rope_theta", "norm_eps")}
-    dense = plugin.load("nets", "gpt", "net", Net).settings(style="llama", inner=inner, tied=True, dropout=0.0, **same)
+    dense = registry.load_model("gpt", Net).settings(style="llama", inner=inner, tied=True, dropout=0.0, **same)
     return [
         Task(way, moe if way.net == "moe" else dense, vocabulary, asked.rows, asked.length, asked.device, asked.steps)
         for way in WAYS

@@ -12,16 +12,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from beside import numpy_gpt, peers
-from beside.rounds import Line, compare, keep, show
+from comparisons import hf_models as peers
+from comparisons import numpy_gpt
+from comparisons.interleaved_timing import Line, compare, keep, show
 
-from provenlm.core import params
-from provenlm.tokens.shards import Split, Tokens
-from provenlm.training.batches import batches_for
-from provenlm.training.fit import fit
-from provenlm.training.net import Chosen, chosen
-from provenlm.training.objective import IGNORE, Batch
-from provenlm.training.settings import Settings
+from provenlm.core import config
+from provenlm.data.token_dataset import Split, Tokens
+from provenlm.models.common.objective import IGNORE, Batch
+from provenlm.models.common.spec import Chosen, chosen
+from provenlm.training.config import Settings
+from provenlm.training.dataloader import batches_for
+from provenlm.training.loop import fit
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNGS = {"ladder_memorise": (37, 4_624, 4), "ladder_copilot": (61, 33_472, 63)}  # vocabulary, parameters, positions a row
@@ -31,7 +32,7 @@ CLOSE = 1e-6
 
 def rung(name: str, rows: int, rounds: int) -> list[Line]:
     """Forward and backward of both, and a whole step of ours with clipping, optimizer and all that the loop keeps."""
-    table = params.load(ROOT / "params.yaml")
+    table = config.load(ROOT / "params.yaml")
     vocabulary, parameters, length = RUNGS[name]
     found = chosen(table.row("recipes", name)["net"], name)
     batch = drawn(vocabulary, rows, length)

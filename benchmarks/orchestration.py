@@ -21,10 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from beside import texts
+from comparisons import synthetic_corpus as texts
 from ruamel.yaml import YAML
 
-from provenlm.core import params as parameters
+from provenlm.core import config as parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("scrape", "filter", "dedupe", "tokenize", "train", "validate", "report")

@@ -19,21 +19,22 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from beside import peers
-from beside.apart import apart
-from beside.rounds import Line, compare, keep, show
+from comparisons import hf_models as peers
+from comparisons.interleaved_timing import Line, compare, keep, show
+from comparisons.subprocess_timer import apart
 from torch import Tensor, nn
 
-from provenlm.core import params, plugin
-from provenlm.layers import experts
-from provenlm.tokens.shards import Split, Tokens
-from provenlm.training import optimizers
-from provenlm.training.batches import batches_for
+from provenlm.core import config, registry
+from provenlm.data.token_dataset import Split, Tokens
+from provenlm.models.common.layers import moe_experts
+from provenlm.models.common.objective import IGNORE, Batch
+from provenlm.models.common.spec import Net
+from provenlm.training.build_model import fresh
+from provenlm.training.config import Settings
+from provenlm.training.dataloader import batches_for
 from provenlm.training.device import emulated, keep_memory
-from provenlm.training.fit import fit
-from provenlm.training.net import Net, fresh
-from provenlm.training.objective import IGNORE, Batch
-from provenlm.training.settings import Settings
+from provenlm.training.loop import fit
+from provenlm.training.optim import factory
 
 ROOT = Path(__file__).resolve().parents[1]
 HIDDEN, INNER, EXPERTS, CHOSEN, TOKENS = 512, 2048, 8, 2, 2048  # the expert layer of the 223M shape of params.yaml
@@ -51,9 +52,9 @@ def expert_layer(dtype: torch.dtype, rounds: int) -> list[Line]:
     weights, chosen = torch.randn(TOKENS, EXPERTS).softmax(-1).topk(CHOSEN, -1)
     weights = (weights / weights.sum(-1, keepdim=True)).to(dtype)
     ways: dict[str, Any] = {
-        "ours (split)": experts.by_split,
-        "ours, for GPUs (grouped)": experts.by_grouped,
-        "plain loop": experts.by_loop,
+        "ours (split)": moe_experts.by_split,
+        "ours, for GPUs (grouped)": moe_experts.by_grouped,
+        "plain loop": moe_experts.by_loop,
         "Mixtral, eager": peers.mixtral_experts("eager", gate_up, down, CHOSEN),
         "Mixtral, grouped_mm": peers.mixtral_experts("grouped_mm", gate_up, down, CHOSEN),
     }
@@ -70,9 +71,9 @@ def expert_layer(dtype: torch.dtype, rounds: int) -> list[Line]:
 
 def moe_step(precision: str, rounds: int) -> list[Line]:
     """A training step of the mixture, against Mixtral in both of its ways, with the same weights and the same loss."""
-    net = plugin.load("nets", "moe", "net", Net)
-    shape = params.load(ROOT / "params.yaml").row("recipes", "docs_moe")["validate"]["also_count"]["claimed_200m"]["net"]
-    settings = replace(params.parse(net.settings, shape, "claimed_200m"), layers=LAYERS, dropout=0.0, balance="joint")
+    net = registry.load_model("moe", Net)
+    shape = config.load(ROOT / "params.yaml").row("recipes", "docs_moe")["validate"]["also_count"]["claimed_200m"]["net"]
+    settings = replace(config.parse(net.settings, shape, "claimed_200m"), layers=LAYERS, dropout=0.0, balance="joint")
     ways = {"eager": {"experts_implementation": "eager"}, "grouped_mm": {"experts_implementation": "grouped_mm"}}
     more = {f"Mixtral, {way}": {"output_router_logits": True, **keys} for way, keys in ways.items()}
     return whole_step("mixture", "moe", settings, more, precision, rounds)
@@ -80,7 +81,7 @@ def moe_step(precision: str, rounds: int) -> list[Line]:
 
 def dense_step(precision: str, rounds: int) -> list[Line]:
     """A training step of the dense decoder of equal active width, against Llama."""
-    net = plugin.load("nets", "gpt", "net", Net)
+    net = registry.load_model("gpt", Net)
     settings = net.settings("llama", HIDDEN, LAYERS, 8, 2, CHOSEN * INNER, 2048, True, 10_000.0, 1e-5, 0.0)
     return whole_step("dense", "gpt", settings, {"Llama": {}}, precision, rounds)
 
@@ -114,7 +115,7 @@ def a_step(kind: str, settings: Any, said: dict[str, Any] | None, kept: bool, pr
     transformers.logging.set_verbosity_error()
     if kept:
         keep_memory()
-    net = plugin.load("nets", kind, "net", Net)
+    net = registry.load_model(kind, Net)
     batch = peers.drawn(VOCABULARY, ROWS, LENGTH)
     model = peers.built(net, settings, VOCABULARY)
     if said is not None:
@@ -127,17 +128,17 @@ def a_step(kind: str, settings: Any, said: dict[str, Any] | None, kept: bool, pr
 
 def the_products(kind: str, settings: Any, precision: str, threads: int) -> Callable[[], float]:
     torch.set_num_threads(threads)
-    model = peers.built(plugin.load("nets", kind, "net", Net), settings, VOCABULARY)
+    model = peers.built(registry.load_model(kind, Net), settings, VOCABULARY)
     return peers.products(model, ROWS * LENGTH, CHOSEN, torch.float32 if precision == "fp32" else torch.bfloat16)
 
 
 def default_step(rounds: int) -> list[Line]:
     """A step of the default recipe through `fit`, beside its bare model and optimizers on one batch."""
-    table = params.load(ROOT / "params.yaml")
+    table = config.load(ROOT / "params.yaml")
     row = dict(table.row("recipes", "docs_moe")["net"])
-    net = plugin.load("nets", row.pop("kind"), "net", Net)
+    net = registry.load_model(row.pop("kind"), Net)
     settings = table.settings("recipes", "docs_moe", "train", Settings)
-    shape: Any = params.parse(net.settings, row, "docs_moe.net")
+    shape: Any = config.parse(net.settings, row, "docs_moe.net")
     tokens = random_tokens(table.row("corpora", "python_docs")["tokenize"]["vocabulary"])
     model, alone = (fresh(net, shape, tokens.vocabulary, settings.seed) for _ in range(2))
     batches = batches_for(tokens, settings)
@@ -162,7 +163,7 @@ def default_step(rounds: int) -> list[Line]:
 def bare_steps(net: Net, model: nn.Module, batch: Batch, settings: Settings) -> Iterator[None]:
     """Forward, backward, clipping and the recipe's optimizers, and nothing else."""
     objective = net.objectives(model, IGNORE)[0]
-    own = optimizers.optimizers_for(objective, settings.optimizer)
+    own = factory.optimizers_for(objective, settings.optimizer)
     while True:
         model.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):

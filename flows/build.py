@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from flows import pipeline, terminal
-from provenlm.core import params as parameters
-from provenlm.core.layout import Layout
+from flows import dvc_runner, terminal
+from provenlm.core import config as parameters
+from provenlm.core.paths import Layout
 
 if TYPE_CHECKING:
-    from flows.deployed import Built
+    from flows.deployed_flows import Built
 
 NOT_PASSED = 2
 
@@ -50,7 +50,7 @@ def _arguments() -> argparse.ArgumentParser:
         "and `dvc exp show` lists the result",
     )
     parser.add_argument(
-        "--from", choices=pipeline.KINDS, default=pipeline.KINDS[0], dest="begin", help="leave as it is what stands before"
+        "--from", choices=dvc_runner.KINDS, default=dvc_runner.KINDS[0], dest="begin", help="leave as it is what stands before"
     )
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="stages side by side; speeds measured so depend on their neighbours"
@@ -79,20 +79,22 @@ def targets(names: Sequence[str], params: parameters.Params) -> list[str]:
 
 def _build(options: argparse.Namespace) -> "Built":
     ready = terminal.connect()
-    from flows import deployed  # Prefect reads its settings at import, and takes a second: that of the server's start
+    from flows import deployed_flows  # Prefect reads its settings at import, and takes a second: that of the server's start
 
     ready()
-    state = deployed.build(options.names, options.overrides, options.begin, options.jobs, options.trainings, return_state=True)
+    state = deployed_flows.build(
+        options.names, options.overrides, options.begin, options.jobs, options.trainings, return_state=True
+    )
     return cast("Built", state.result())
 
 
 def _show_plan(options: argparse.Namespace) -> int:
     """A stage runs if it changed; one behind it may turn out to be unchanged when its turn comes."""
-    from flows import trees
+    from flows import worktrees
 
-    root = trees.prepared(Path.cwd(), options.overrides)
+    root = worktrees.prepared(Path.cwd(), options.overrides)
     behind: set[str] = set()
-    for step in pipeline.plan([f"report@{name}" for name in options.names], root, options.begin):
+    for step in dvc_runner.plan([f"report@{name}" for name in options.names], root, options.begin):
         later = behind.intersection(step.needs)
         if step.changed or later:
             behind.add(step.stage)
@@ -106,7 +108,7 @@ def _show(built: "Built", reports: Sequence[str], layout: Layout) -> bool:
     for outcome in built.outcomes:
         print(f"{outcome.stage:<28} {outcome.how:<8} {outcome.seconds:8.1f} s")
     here = Layout(built.root)
-    found = {name: pipeline.verdict(name, built.root) for name in reports}
+    found = {name: dvc_runner.verdict(name, built.root) for name in reports}
     for name, status in found.items():
         pages = " ".join(str(here.report(name, ending).relative_to(layout.root)) for ending in ("md", "html"))
         print(f"\n{name}: {status}\n{pages}")

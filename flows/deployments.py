@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
-from flows import environment  # noqa: F401  before Prefect, which reads its settings at import
+from flows import server  # noqa: F401  before Prefect, which reads its settings at import
 
 # isort: split
 from prefect import Flow
@@ -25,8 +25,8 @@ from prefect.states import Crashed
 from prefect.types.entrypoint import EntrypointType
 from pydantic import SecretStr
 
-from flows.deployed import REPORTS, build, health, report
-from flows.refreshing import refresh, settings_of
+from flows.deployed_flows import REPORTS, build, health, report
+from flows.refresh_flow import refresh, settings_of
 from provenlm.core.errors import UserError
 
 WEBHOOK = "failures"

@@ -15,11 +15,11 @@ def main() -> int:
 
     def body() -> int:
         ready = terminal.connect()
-        from flows import refreshing  # Prefect reads its settings at import
+        from flows import refresh_flow  # Prefect reads its settings at import
 
-        refreshing.wanted(name)
+        refresh_flow.wanted(name)
         ready()
-        state = refreshing.refresh(name, return_state=True)
+        state = refresh_flow.refresh(name, return_state=True)
         version = cast("str | None", state.result())
         print(f"\n{state.name}: {state.message}\npublished: {version}")
         return 0

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows import environment, terminal
+from flows import server as environment
+from flows import terminal
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment

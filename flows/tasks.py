@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from flows import environment  # noqa: F401  before Prefect, which reads its settings at import
+from flows import server  # noqa: F401  before Prefect, which reads its settings at import
 
 # isort: split
 from prefect import get_run_logger, task
@@ -21,10 +21,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 from prefect.states import Cancelled, Completed, Failed
 
-from flows import groups, meter, pipeline
+from flows import dvc_runner, process_groups, progress
 from provenlm.core import audit as audits
 from provenlm.core.errors import UserError
-from provenlm.core.layout import Layout
+from provenlm.core.paths import Layout
 
 UNCHANGED = "DVC: unchanged"
 CELL, MEANT = 26, 52  # characters of a line in a cell of a table, and below the name of a figure
@@ -36,7 +36,7 @@ class Outcome:
     """How one stage of a flow ended."""
 
     stage: str
-    how: pipeline.How
+    how: dvc_runner.How
     seconds: float
 
 
@@ -49,7 +49,7 @@ class Place:
     slots: Sequence[Path]
 
 
-def run(steps: Sequence[pipeline.Step], place: Place) -> list[Outcome]:
+def run(steps: Sequence[dvc_runner.Step], place: Place) -> list[Outcome]:
     """Run `steps`, each as a task when those that it reads from are done, up to `place.jobs` side by side.
 
     After a failure nothing new is begun, what runs is let finish, and StageError says the first. An exception in this thread (an
@@ -57,10 +57,10 @@ def run(steps: Sequence[pipeline.Step], place: Place) -> list[Outcome]:
     """
     waiting = {step.stage: step for step in steps}
     states: dict[str, State[Any]] = {}
-    running: dict[Future[tuple[State[Any], float]], pipeline.Step] = {}
+    running: dict[Future[tuple[State[Any], float]], dvc_runner.Step] = {}
     outcomes: dict[str, Outcome] = {}
     failed: list[State[Any]] = []
-    crew = groups.Crew()
+    crew = process_groups.Crew()
     with ThreadPoolExecutor(place.jobs) as pool:
         try:
             while running or (waiting and not failed):
@@ -85,13 +85,13 @@ def run(steps: Sequence[pipeline.Step], place: Place) -> list[Outcome]:
     return [outcomes[step.stage] for step in steps]
 
 
-def _ready(waiting: Mapping[str, pipeline.Step], running: Iterable[pipeline.Step]) -> list[pipeline.Step]:
+def _ready(waiting: Mapping[str, dvc_runner.Step], running: Iterable[dvc_runner.Step]) -> list[dvc_runner.Step]:
     """Those that read from nothing that is still to come, in DVC's order."""
     ahead = waiting.keys() | {step.stage for step in running}
     return [step for step in waiting.values() if ahead.isdisjoint(step.needs)]
 
 
-def _one(step: pipeline.Step, needed: list[State[Any]], place: Place, crew: groups.Crew) -> tuple[State[Any], float]:
+def _one(step: dvc_runner.Step, needed: list[State[Any]], place: Place, crew: process_groups.Crew) -> tuple[State[Any], float]:
     started = time.monotonic()
     fresh = not step.changed and not step.force and all(state.message == UNCHANGED for state in needed)
     state = stage.with_options(name=step.kind)(step, fresh, place, crew, return_state=True, wait_for=needed)
@@ -99,7 +99,7 @@ def _one(step: pipeline.Step, needed: list[State[Any]], place: Place, crew: grou
 
 
 @task(name="stage", task_run_name="{step.stage}", cache_policy=NO_CACHE)  # what is cached is for DVC alone to say
-def stage(step: pipeline.Step, fresh: bool, place: Place, crew: groups.Crew) -> State[None]:
+def stage(step: dvc_runner.Step, fresh: bool, place: Place, crew: process_groups.Crew) -> State[None]:
     """Reproduce one stage. `fresh`: nothing it rests on changed, so DVC need not even be started."""
     log = get_run_logger()
     if fresh:
@@ -108,13 +108,13 @@ def stage(step: pipeline.Step, fresh: bool, place: Place, crew: groups.Crew) -> 
     log.info("started")
     started = time.monotonic()
     try:
-        with meter.listening(step.stage, key(f"progress-{step.stage}"), log.info) as listen:
-            how = pipeline.repro(step, place.root, listen, crew, place.slots)
+        with progress.listening(step.stage, key(f"progress-{step.stage}"), log.info) as listen:
+            how = dvc_runner.repro(step, place.root, listen, crew, place.slots)
         if how == "ran":
             _publish_figures(step, Layout(place.root))
-    except pipeline.StoppedError as error:
+    except dvc_runner.StoppedError as error:
         return Cancelled(message=str(error), data=error)
-    except (UserError, pipeline.StageError) as error:
+    except (UserError, dvc_runner.StageError) as error:
         return Failed(message=str(error), data=error)  # no stack trace: it is told in one line
     if how != "ran":
         log.info(how)
@@ -124,7 +124,7 @@ def stage(step: pipeline.Step, fresh: bool, place: Place, crew: groups.Crew) -> 
     return Completed(message=done)
 
 
-def _publish_figures(step: pipeline.Step, layout: Layout) -> None:
+def _publish_figures(step: dvc_runner.Step, layout: Layout) -> None:
     audit = audits.read(layout.audit(step.subject, step.kind))
     rows = [
         {"figure": name, "value": _short(figure.value), "unit": figure.unit, "kind": figure.kind, "meaning": figure.meaning}

@@ -11,7 +11,8 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from flows import environment, pipeline
+from flows import dvc_runner
+from flows import server as environment
 from provenlm.core.errors import UserError
 
 
@@ -22,7 +23,7 @@ def run(body: Callable[[], int]) -> int:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         return body()
-    except (UserError, pipeline.StageError) as error:
+    except (UserError, dvc_runner.StageError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -9,20 +9,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from provenlm.core import files, plugin, rng
-from provenlm.core import record as records
+from provenlm.core import interfaces, io, ngram_hashing, records, registry, rng
 from provenlm.core.errors import UserError
-from provenlm.core.plugin import Blocks
+from provenlm.core.executors.base import Corpus, Work
+from provenlm.core.interfaces import Blocks
 from provenlm.core.progress import Progress, progress
-from provenlm.core.record import Record
-from provenlm.core.work import Corpus, Work
-from provenlm.corpus import blocks, duplicates, hashing, minhash, oracle
-from provenlm.corpus import dedupe_figures as figures
-from provenlm.corpus.blocks import Repeats
-from provenlm.corpus.dedupe_figures import Left
-from provenlm.corpus.duplicates import Found
-from provenlm.corpus.rows import Rows
-from stages import stage
+from provenlm.core.records import Record
+from provenlm.dedup import brute_force, minhash, near_duplicates, paragraph_dedup
+from provenlm.dedup import metrics as figures
+from provenlm.dedup.metrics import Left
+from provenlm.dedup.near_duplicates import Found
+from provenlm.dedup.paragraph_dedup import Repeats
+from provenlm.filtering.parquet_writer import Rows
+from stages import runner
 
 WORDS, NUMBER = pa.string(), pa.int64()
 T = TypeVar("T")
@@ -41,8 +40,8 @@ REMOVED = pa.schema(
 PIVOTS = 100  # records that are compared with all others to measure what the search misses
 
 
-def body(run: stage.Run) -> None:
-    face = plugin.load("domains", run.row["domain"], "dedupe", plugin.Deduping)
+def body(run: runner.Run) -> None:
+    face = registry.load_domain(run.row["domain"], "dedupe", interfaces.Deduping)
     settings: Any = run.settings("dedupe", face.settings)
     source = run.reads(run.layout.corpus(run.subject, "filtered"))
     target = run.writes(run.layout.corpus(run.subject, "deduped"))
@@ -50,10 +49,10 @@ def body(run: stage.Run) -> None:
     asked = face.blocks(settings)
     if count == 0:
         raise UserError(f"{source.relative_to(run.layout.root).as_posix()}: no records; loosen corpora.{run.subject}.filter")
-    with files.new_folder(target) as folder, progress(f"dedupe {run.subject}", "records read", 6 * count) as bar:
+    with io.new_folder(target) as folder, progress(f"dedupe {run.subject}", "records read", 6 * count) as bar:
         corpus = Watched(run.records(source), bar)
-        found = duplicates.find(corpus, face.canonical, shingles, threshold)
-        left = Left(blocks.survey(rows_of(corpus, found.kept), asked) if asked else Repeats())
+        found = near_duplicates.find(corpus, face.canonical, shingles, threshold)
+        left = Left(paragraph_dedup.survey(rows_of(corpus, found.kept), asked) if asked else Repeats())
         with Rows(folder / "blocks.parquet", REMOVED) as removed:
             records.write(kept(rows_of(corpus, np.ones(count, bool)), found, asked, left, removed), folder)
         pq.write_table(twins(found), folder / "twins.parquet", compression="zstd")
@@ -62,11 +61,11 @@ def body(run: stage.Run) -> None:
         figures.record(run.audit, found, left)
         if threshold <= 1:
             pivots = sorted(found.firsts.tolist(), key=lambda row: rng.share_of(found.ids[row], "oracle"))[:PIVOTS]
-            sets = {row: hashing.distinct(shingles(item)) for row, item in rows_of(corpus, np.isin(np.arange(count), pivots))}
+            sets = {row: ngram_hashing.distinct(shingles(item)) for row, item in rows_of(corpus, np.isin(np.arange(count), pivots))}
             figures.planted(run.audit, minhash.planted({row: members for row, members in sets.items() if len(members)}, threshold))
             firsts = np.isin(np.arange(count), found.firsts)
-            members = ((row, hashing.distinct(shingles(item))) for row, item in rows_of(corpus, firsts))
-            figures.oracle(run.audit, found, pivots, oracle.similar(members, sets, threshold))
+            members = ((row, ngram_hashing.distinct(shingles(item))) for row, item in rows_of(corpus, firsts))
+            figures.oracle(run.audit, found, pivots, brute_force.similar(members, sets, threshold))
         bar.advance(total=bar.done)
 
 
@@ -117,13 +116,13 @@ def kept(source: Iterator[tuple[int, Record]], found: Found, asked: Blocks | Non
 
 def less_repeats(row: int, item: Record, found: Found, asked: Blocks, left: Left, removed: Rows) -> bytes:
     """The body less the blocks to remove; each is written to `removed` with the place of its original, ids as they came in."""
-    those = list(blocks.repeats(row, item, left.repeated, asked))
+    those = list(paragraph_dedup.repeats(row, item, left.repeated, asked))
     for one in those:
         left.add(one, item.body)
         if one.removed:
             of = {"of": found.ids[one.of], "of_source": found.sources[one.of], "of_start": one.of_start}
             removed.put(id=item.id, source=item.source, start=one.start, end=one.end, **of, kind=one.kind)
-    return blocks.without(item.body, those)
+    return paragraph_dedup.without(item.body, those)
 
 
 def twins(found: Found) -> pa.Table:
@@ -141,4 +140,4 @@ def twins(found: Found) -> pa.Table:
 
 
 if __name__ == "__main__":
-    stage.main("dedupe", "corpora", body, __doc__)
+    runner.main("dedupe", "corpora", body, __doc__)

@@ -3,26 +3,25 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from provenlm.core import files, plugin
-from provenlm.core import record as records
+from provenlm.core import interfaces, io, records, registry
 from provenlm.core.errors import UserError
 from provenlm.core.progress import progress
-from provenlm.core.record import Record
-from provenlm.corpus import filter_figures as figures
-from provenlm.corpus import filtering
-from provenlm.corpus.filtering import Judged
-from stages import stage
+from provenlm.core.records import Record
+from provenlm.filtering import metrics as figures
+from provenlm.filtering import scoring
+from provenlm.filtering.scoring import Judged
+from stages import runner
 
 
-def body(run: stage.Run) -> None:
-    face = plugin.load("domains", run.row["domain"], "filter", plugin.Filtering)
+def body(run: runner.Run) -> None:
+    face = registry.load_domain(run.row["domain"], "filter", interfaces.Filtering)
     settings: Any = run.settings("filter", face.settings)
     source = run.reads(run.layout.corpus(run.subject, "scraped"))
     target = run.writes(run.layout.corpus(run.subject, "filtered"))
     tally = figures.Tally()
     with (
-        files.new_folder(target) as folder,
-        filtering.Dropped(folder / "dropped.parquet") as dropped,
+        io.new_folder(target) as folder,
+        scoring.Dropped(folder / "dropped.parquet") as dropped,
         progress(f"filter {run.subject}", "records", records.count(source)) as bar,
     ):
 
@@ -35,7 +34,7 @@ def body(run: stage.Run) -> None:
                 else:
                     dropped.add(item)
 
-        judged = run.records(source).map(filtering.judging(face, settings))
+        judged = run.records(source).map(scoring.judging(face, settings))
         kept = records.write(sift(item for _, item in judged), folder)
         if kept == 0:
             raise UserError(
@@ -45,4 +44,4 @@ def body(run: stage.Run) -> None:
 
 
 if __name__ == "__main__":
-    stage.main("filter", "corpora", body, __doc__)
+    runner.main("filter", "corpora", body, __doc__)

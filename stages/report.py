@@ -4,26 +4,26 @@ import os
 from pathlib import Path
 
 from provenlm.core import audit as audits
-from provenlm.core import digest, files
-from provenlm.core.layout import Layout
+from provenlm.core import hashing, io
+from provenlm.core.paths import Layout
 from provenlm.core.progress import say
-from provenlm.reporting import versions
+from provenlm.reporting import previous_version
 from provenlm.reporting.evidence import Source
-from provenlm.reporting.rendering import Rendering, rendering
-from stages import stage
+from provenlm.reporting.render import Rendering, rendering
+from stages import runner
 
 CORPUS_STAGES = ("scrape", "filter", "dedupe", "tokenize")
 RECIPE_STAGES = ("train", "validate")
 
 
-def body(run: stage.Run) -> None:
+def body(run: runner.Run) -> None:
     made = rendered(run)
     layout, folder = run.layout, run.layout.report(run.subject, "md").parent
     for old in (layout.plots(run.subject), layout.cards(run.subject)):
-        with files.new_folder(run.writes(old)):
+        with io.new_folder(run.writes(old)):
             pass  # what an earlier run left goes
     for address, data in made.files.items():
-        files.write_bytes(folder / address, data)
+        io.write_bytes(folder / address, data)
     for path in layout.pages(run.subject):
         run.writes(path)
     for name, figure in made.counts.figures.items():
@@ -33,7 +33,7 @@ def body(run: stage.Run) -> None:
     say(layout.report(run.subject, "md").relative_to(layout.root).as_posix())
 
 
-def rendered(run: stage.Run) -> Rendering:
+def rendered(run: runner.Run) -> Rendering:
     """The report as its audits and bounds have it now; nothing is written."""
     title = run.settings("title", str)
     corpora = run.settings("corpora", tuple[str, ...])
@@ -48,18 +48,18 @@ def rendered(run: stage.Run) -> Rendering:
     return rendering(run.subject, title, sources, own, rows, place, known(run.layout.versions(run.subject)))
 
 
-def known(path: Path) -> versions.Versions | None:
+def known(path: Path) -> previous_version.Versions | None:
     """What the report said when it was made last; None if it never was."""
-    return versions.read(path.read_bytes(), path.as_posix()) if path.exists() else None
+    return previous_version.read(path.read_bytes(), path.as_posix()) if path.exists() else None
 
 
-def source(run: stage.Run, subject: str, name: str) -> Source:
+def source(run: runner.Run, subject: str, name: str) -> Source:
     """The audit of one stage, declared as read; a stage that was not run leaves a source without audit."""
     path = run.layout.audit(subject, name)
     if not path.exists():
         return Source(subject, name, address(run.layout, path), "", None)
     found = audits.read(run.reads(path))
-    return Source(subject, name, address(run.layout, path), digest.of_file(path), found)
+    return Source(subject, name, address(run.layout, path), hashing.of_file(path), found)
 
 
 def address(layout: Layout, path: Path) -> str:
@@ -68,4 +68,4 @@ def address(layout: Layout, path: Path) -> str:
 
 
 if __name__ == "__main__":
-    stage.main("report", "reports", body, __doc__)
+    runner.main("report", "reports", body, __doc__)

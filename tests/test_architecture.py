@@ -16,17 +16,21 @@ from pathlib import Path
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from provenlm.core import plugin
+from provenlm.core import registry
 
 ROOT = Path(__file__).resolve().parents[1]
-FLOORS = [
+LAYERS = [
     {"core"},
-    {"scraping", "corpus", "tokens", "layers", "reporting"},
-    {"training", "validation"},
-    {"domains", "nets"},
+    {"scraping", "filtering", "dedup", "data", "reporting"},
+    {"tokenizers", "models"},
+    {"scaling"},
+    {"training"},
+    {"evaluation"},
+    {"domains"},
+    {"cli"},
 ]
 ROOMS = [ROOT / "provenlm", ROOT / "stages", ROOT / "flows"]
-FACES = {"scrape": "domains", "filter": "domains", "dedupe": "domains", "tokenize": "domains", "validate": "domains", "net": "nets"}
+SPECS = {"scrape": "domains", "filter": "domains", "dedupe": "domains", "tokenize": "domains", "evaluate": "domains", "": "models"}
 
 
 def modules() -> dict[str, Path]:
@@ -56,54 +60,64 @@ def imports(path: Path) -> frozenset[str]:
     return frozenset(found & MODULES.keys())
 
 
-def room(module: str) -> str:
+def package(module: str) -> str:
+    """The package of a module of `provenlm`: `core`, `training`, …"""
     return module.split(".")[1] if module.count(".") else ""
 
 
-def floor(module: str) -> int:
-    return next((i for i, rooms in enumerate(FLOORS) if room(module) in rooms), -1)
+def layer(module: str) -> int:
+    return next((i for i, packages in enumerate(LAYERS) if package(module) in packages), -1)
 
 
-def faults(importer: str, imported: str) -> str | None:
+def import_fault(importer: str, imported: str) -> str | None:
     """Why `importer` may not import `imported`, or None."""
     tops = (importer.split(".")[0], imported.split(".")[0])
+    if package(importer) == "cli" and tops[0] == "provenlm":
+        return None
+    if package(imported) == "cli" and tops[1] == "provenlm":
+        return "nothing imports the command line"
     if tops[0] == "flows":
-        return None if tops[1] == "flows" or room(imported) == "core" else "flows know only core; DVC runs the rest"
+        return None if tops[1] == "flows" or package(imported) == "core" else "flows know only core; DVC runs the rest"
     if tops[0] == "stages":
         return "stages do not start flows" if tops[1] == "flows" else None
     if tops[1] != "provenlm":
         return "the library imports neither stages nor flows"
-    if room(importer) == room(imported):
-        plugins = [module.split(".")[2] if module.count(".") > 1 else "" for module in (importer, imported)]
-        sideways = room(importer) in ("domains", "nets") and plugins[0] != plugins[1]
-        return "a plug-in does not import its neighbour" if sideways else None
-    return None if floor(imported) < floor(importer) else "an import goes down, never up or sideways"
+    if package(importer) == package(imported):
+        folders = [module.split(".")[2] if module.count(".") > 1 else "" for module in (importer, imported)]
+        plugins = set(registry.plugin_names(package(importer))) if package(importer) in registry.MARKERS else set()
+        if folders[1] in plugins and folders[0] != folders[1]:
+            return "a plug-in is imported by itself alone; others load it by name"
+        return None
+    return None if layer(imported) < layer(importer) else "an import goes down, never up or sideways"
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_go_down(module):
-    wrong = {other: faults(module, other) for other in imports(MODULES[module]) if faults(module, other)}
+    wrong = {other: import_fault(module, other) for other in imports(MODULES[module]) if import_fault(module, other)}
     assert not wrong
 
 
 @pytest.mark.parametrize(
     ("importer", "imported"),
     [
-        ("provenlm.core.audit", "provenlm.corpus.filtering"),
-        ("provenlm.corpus.filtering", "provenlm.scraping.crawl"),
-        ("provenlm.validation.probe", "provenlm.training.net"),
-        ("provenlm.domains.text.filter", "provenlm.domains.strings.filter"),
-        ("provenlm.training.fit", "stages.stage"),
-        ("flows.build", "provenlm.training.fit"),
+        ("provenlm.core.audit", "provenlm.filtering.scoring"),
+        ("provenlm.filtering.scoring", "provenlm.scraping.crawl.crawler"),
+        ("provenlm.training.loop", "provenlm.evaluation.probe"),
+        ("provenlm.models.common.spec", "provenlm.models.gpt.spec"),
+        ("provenlm.models.gpt.spec", "provenlm.models.moe.spec"),
+        ("stages.train", "provenlm.cli.verify"),
+        ("provenlm.domains.text.filter.spec", "provenlm.domains.strings.filter.spec"),
+        ("provenlm.training.loop", "stages.runner"),
+        ("flows.build", "provenlm.training.loop"),
     ],
 )
 def test_a_planted_upward_or_sideways_import_is_seen(importer, imported):
-    assert faults(importer, imported)
+    assert import_fault(importer, imported)
 
 
 def test_every_room_has_a_floor():
     rooms = {path.parent.name for path in (ROOT / "provenlm").glob("*/__init__.py")}
-    assert rooms == set().union(*FLOORS)
+    assert rooms == set().union(*LAYERS)
 
 
 @pytest.mark.parametrize(
@@ -116,14 +130,16 @@ def test_a_package_file_is_a_sentence_and_no_code(path):
 
 
 def plugged(path: Path, plugins: dict[str, str]) -> set[str]:
-    """Modules that `path` loads by `plugin.load(room, name, file, kind)`, for the plug-in of each room that the subject names."""
-    found = set()
+    """Modules that `path` loads through the registry, for the domain and the model that the subject names."""
+    modules = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("plugin.load"):
-            where, _, file = node.args[:3]
-            assert isinstance(where, ast.Constant) and isinstance(file, ast.Constant), f"{path}: room and file must be literals"
-            found.add(f"provenlm.{where.value}.{plugins[where.value]}.{file.value}")
-    return found
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "registry.load_domain":
+            stage = node.args[1]
+            assert isinstance(stage, ast.Constant), f"{path}: the stage must be a literal"
+            modules.add(f"provenlm.domains.{plugins['domains']}.{stage.value}.spec")
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "registry.load_model":
+            modules.add(f"provenlm.models.{plugins['models']}.spec")
+    return modules
 
 
 def closure(stage: str, plugins: dict[str, str]) -> set[str]:
@@ -151,7 +167,7 @@ def dvc_stages() -> list[tuple[str, dict[str, str], list[str]]]:
         for stage in repo.index.stages:
             kind, subject = stage.addressing.split("@")
             row = {**params["corpora"], **params["recipes"], **params["reports"]}[subject]
-            plugins = {"domains": row.get("domain", ""), "nets": row.get("net", {}).get("kind", "")}
+            plugins = {"domains": row.get("domain", ""), "models": row.get("net", {}).get("kind", "")}
             deps = [d.def_path for d in stage.deps if d.protocol == "local" and d.def_path.startswith(("stages/", "provenlm/"))]
             found.append((kind, plugins, deps))
     return found
@@ -169,15 +185,17 @@ def test_dvc_tracks_exactly_the_code_that_each_stage_can_import():
 
 
 def test_the_closure_follows_imports_inside_functions_and_plugins():
-    files = closure("filter", {"domains": "text", "nets": ""})
-    assert {"stages/filter.py", "stages/stage.py", "provenlm/domains/text/filter.py", "provenlm/core/audit.py"} <= files
+    files = closure("filter", {"domains": "text", "models": ""})
+    assert {"stages/filter.py", "stages/runner.py", "provenlm/domains/text/filter/spec.py", "provenlm/core/audit.py"} <= files
     assert not [f for f in files if f.startswith(("provenlm/scraping", "provenlm/training", "provenlm/domains/strings"))]
 
 
 def settings_classes() -> list[type]:
     """Every dataclass that params.yaml is parsed into, found from the faces of every plug-in and the stages' own settings."""
     seen: set[type] = set()
-    todo = [face.settings for room in ("domains", "nets") for name in plugin.names(room) for face in faces_of(room, name)]
+    todo = [
+        face.settings for room in ("domains", "models") for name in registry.plugin_names(room) for face in faces_of(room, name)
+    ]
     for stage in ("train", "validate", "report"):
         source = MODULES[f"stages.{stage}"].read_text(encoding="utf-8")
         module = importlib.import_module(f"stages.{stage}")
@@ -201,9 +219,9 @@ def flattened(hint: typing.Any) -> list[typing.Any]:
 def faces_of(room: str, name: str) -> list[typing.Any]:
     folder = ROOT / "provenlm" / room / name
     return [
-        importlib.import_module(f"provenlm.{room}.{name}.{file}").FACE
-        for file, where in FACES.items()
-        if where == room and (folder / f"{file}.py").exists()
+        importlib.import_module(".".join(filter(None, ("provenlm", room, name, stage, "spec")))).SPEC
+        for stage, package in SPECS.items()
+        if package == room and (folder / stage / "spec.py").exists()
     ]
 
 
@@ -224,10 +242,10 @@ def test_every_setting_is_read_somewhere():
     assert not unread
 
 
-@pytest.mark.parametrize(("room", "name"), [(room, name) for room in ("domains", "nets") for name in plugin.names(room)])
+@pytest.mark.parametrize(("room", "name"), [(room, name) for room in ("domains", "models") for name in registry.plugin_names(room)])
 def test_a_plugin_answers_every_question_of_its_kind(room, name):
-    wanted = {file for file, where in FACES.items() if where == room}
-    assert {path.stem for path in (ROOT / "provenlm" / room / name).glob("*.py")} >= wanted
+    for stage, package in SPECS.items():
+        assert package != room or (ROOT / "provenlm" / room / name / stage / "spec.py").exists()
     for face in faces_of(room, name):
         assert dataclasses.is_dataclass(face.settings)
         assert typing.cast(typing.Any, face.settings).__dataclass_params__.frozen, f"{face.settings}: settings are frozen"
@@ -245,7 +263,7 @@ def test_only_layout_joins_paths_of_the_project():
 def test_core_needs_neither_torch_nor_a_network():
     heavy = {"torch", "requests", "bs4", "prefect", "dvc", "transformers", "matplotlib", "pandas"}
     for module, path in MODULES.items():
-        if room(module) == "core":
+        if package(module) == "core":
             tree = ast.parse(path.read_text(encoding="utf-8"))
             names = {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
             names |= {(n.module or "").split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from dvc.repo import Repo
 
-from provenlm.core.layout import Layout
-from provenlm.training.monitors.curves import Curves
+from provenlm.core.paths import Layout
+from provenlm.training.loggers.csv_logger import Curves
 
 ROOT = Path(__file__).resolve().parents[1]
 

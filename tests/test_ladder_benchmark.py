@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from provenlm.core import params
-from provenlm.training.net import chosen
+from provenlm.core import config
+from provenlm.models.common.spec import chosen
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,7 +24,7 @@ def asked(request, ladder):
     """A net's settings, its vocabulary, and a batch of three rows."""
     name, vocabulary, length = request.param
     torch.set_num_threads(1)
-    found = chosen(params.load(ROOT / "params.yaml").row("recipes", name)["net"], name)
+    found = chosen(config.load(ROOT / "params.yaml").row("recipes", name)["net"], name)
     return found, vocabulary, ladder.drawn(vocabulary, 3, length)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from provenlm.core import digest
+from provenlm.core import hashing
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ["scrape@twelve_strings", "filter@twelve_strings", "dedupe@twelve_strings", "tokenize@twelve_strings"]
@@ -96,7 +96,7 @@ def test_the_report_is_there_and_its_verdict_was_computed(built):
 
 
 def verify(folder: Path) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "stages.verify", "ladder"]
+    words = [sys.executable, "-m", "provenlm.cli.verify", "ladder"]
     return subprocess.run(words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
@@ -119,7 +119,12 @@ def test_on_a_clone_the_report_fits_after_a_pull_and_nothing_is_built(built, tmp
     pulled = dvc(clone, "pull", "--with-deps", "report@ladder")
     assert pulled.returncode == 0, pulled.stderr
     done = subprocess.run(
-        [sys.executable, "-m", "stages.verify", "ladder"], cwd=clone, env=ENVIRONMENT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "provenlm.cli.verify", "ladder"],
+        cwd=clone,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.stdout == "verify ladder: everything fits\n", done.stdout + done.stderr
     assert "Running stage" not in dvc(clone, "repro", "report@ladder").stdout
@@ -208,8 +213,8 @@ def test_a_training_killed_in_the_middle_finishes_with_the_same_weights(built, t
     done = dvc(folder, "repro", "--single-item", "train@ladder_memorise")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "going on after step" in done.stdout
-    resumed = digest.of_file(folder / "models" / "ladder_memorise" / "model.safetensors")
+    resumed = hashing.of_file(folder / "models" / "ladder_memorise" / "model.safetensors")
     assert not [path for path in (folder / "models" / ".resume").rglob("*") if path.is_file()]
     undisturbed = dvc(folder, "repro", "--force", "--single-item", "train@ladder_memorise")
     assert undisturbed.returncode == 0 and "going on" not in undisturbed.stdout
-    assert digest.of_file(folder / "models" / "ladder_memorise" / "model.safetensors") == resumed
+    assert hashing.of_file(folder / "models" / "ladder_memorise" / "model.safetensors") == resumed

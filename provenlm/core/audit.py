@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from provenlm.core import files
+from provenlm.core import io
 from provenlm.core.errors import UserError
 
 Kind = Literal["measured", "counted", "estimated"]
@@ -101,7 +101,7 @@ class Recorder:
 
 def write(path: Path, audit: Audit) -> None:
     """Write `audit` atomically. A value that is not finite is kept as a word (`nan`, `inf`), which no bound admits."""
-    files.write_json(
+    io.write_json(
         path,
         {
             "subject": audit.subject,

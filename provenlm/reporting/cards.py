@@ -11,9 +11,9 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from provenlm.core.audit import Figure, Table
-from provenlm.reporting.cite import cite
+from provenlm.reporting.checks import Check, Status
+from provenlm.reporting.citations import cite
 from provenlm.reporting.evidence import Evidence, Source, leaves
-from provenlm.reporting.judge import Check, Status
 from provenlm.reporting.markdown import Markdown, bullets, code, heading, link, strong, table, text
 
 UNKNOWN = Markdown("Unknown: no stage records it.")
@@ -59,7 +59,7 @@ class Card:
         report = link(text(self.title), self.place, "")
         return Markdown(
             f"A part of the report {report}, whose verdict is {strong(Markdown(self.status))}. Every number links to the audit that "
-            "it was read from; `python -m stages.verify` checks this card with the report."
+            "it was read from; `python -m provenlm.cli.verify` checks this card with the report."
         )
 
     def told(self, stage: str, section: str) -> Markdown:

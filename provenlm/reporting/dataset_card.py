@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from provenlm.reporting.cards import NO_LICENCE, UNKNOWN, Card, card, listed
-from provenlm.reporting.cite import tabled
+from provenlm.reporting.citations import tabled
 from provenlm.reporting.markdown import Markdown, bullets, code, strong, text
 
 SPLITS = (("train", "train"), ("validation", "val"))  # as the hub calls them, as our figures do

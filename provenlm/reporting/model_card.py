@@ -77,7 +77,7 @@ def _sections(about: Card) -> Iterator[tuple[int, str, Markdown]]:
     yield (
         3,
         "Direct Use",
-        Markdown(f"Writing on text of the kind it was trained on: {code(f'python -m stages.generate {about.name}')}."),
+        Markdown(f"Writing on text of the kind it was trained on: {code(f'python -m provenlm.cli.generate {about.name}')}."),
     )
     yield 3, "Out-of-Scope Use", Markdown("Anything that no check below measured.")
     yield 2, "Bias, Risks, and Limitations", _risks(about)
@@ -86,7 +86,7 @@ def _sections(about: Card) -> Iterator[tuple[int, str, Markdown]]:
         2,
         "How to Get Started with the Model",
         Markdown(
-            f"{code(f'python -m stages.export {about.name} FOLDER')} writes a folder that `AutoModelForCausalLM.from_pretrained` and "
+            f"{code(f'python -m provenlm.cli.export {about.name} FOLDER')} writes a folder that `AutoModelForCausalLM.from_pretrained` and "
             "`AutoTokenizer.from_pretrained` of transformers load."
         ),
     )

@@ -10,12 +10,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from provenlm.core.audit import Figure, Series, Table
-from provenlm.reporting.cite import cite, tabled
-from provenlm.reporting.comparison import compared
+from provenlm.reporting.checks import Check, Status, counted, verdict
+from provenlm.reporting.citations import cite, tabled
+from provenlm.reporting.diff import compared
 from provenlm.reporting.evidence import Evidence, Source, leaves, split
-from provenlm.reporting.judge import Check, Status, counted, verdict
 from provenlm.reporting.markdown import Markdown, bullets, code, heading, image, link, slug, strong, table, text
-from provenlm.reporting.versions import Versions
+from provenlm.reporting.previous_version import Versions
 
 SHORT = 16  # letters of a digest that a page shows; the rest is under the pointer
 BULKY = ("params", "code")  # the audit holds them; the page shows their digests

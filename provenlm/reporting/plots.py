@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from provenlm.core.audit import Series
 from provenlm.core.errors import UserError
-from provenlm.reporting import maps
+from provenlm.reporting import heatmaps
 from provenlm.reporting.markdown import visible
 
 STYLE = Path(__file__).with_suffix(".mplstyle")
@@ -35,7 +35,7 @@ def draw(series: Series, ending: str = "svg") -> bytes:
     with matplotlib.rc_context(fname=str(STYLE)):
         figure = Figure()
         if series.shape == "maps":
-            maps.draw(figure, series)
+            heatmaps.draw(figure, series)
         else:
             _points(figure, series)
         file = io.BytesIO()

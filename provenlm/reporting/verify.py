@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from provenlm.core import digest
+from provenlm.core import hashing
 from provenlm.core.audit import Figure
 from provenlm.reporting.evidence import Source
 
@@ -50,12 +50,12 @@ def audit_faults(source: Source, digests: Digests, section: Callable[[str], Any]
     found = []
     if (audit.subject, audit.stage) != (source.subject, source.stage):
         found.append(f"{source.path}: is an audit of {audit.subject}/{audit.stage}")
-    if facts.get("params_digest") != digest.of_json(facts.get("params")):
+    if facts.get("params_digest") != hashing.of_json(facts.get("params")):
         found.append(f"{source.name}: the digest of its params is not theirs")
     found += [
         f"{source.name}: {key} in params.yaml is not what it was run with"
         for key, value in facts.get("params", {}).items()
-        if digest.of_json(section(key)) != digest.of_json(value)
+        if hashing.of_json(section(key)) != hashing.of_json(value)
     ]
     for role in ("inputs", "outputs"):
         found += [fault for path, known in facts.get(role, []) if (fault := _file_fault(source, role, path, known, digests(path)))]

@@ -8,18 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from provenlm.core import digest, rng
+from provenlm.core import hashing, rng
 from provenlm.core.errors import UserError
-from provenlm.training import optimizers as optim
-from provenlm.training import randomness, schedules
-from provenlm.training.average import Average
-from provenlm.training.checkpoint import Checkpoint
-from provenlm.training.objective import Batch, Objective
-from provenlm.training.parallel import Crew
-from provenlm.training.room import Room
-from provenlm.training.scaler import Scaler
-from provenlm.training.settings import Settings
-from provenlm.training.sharding import cut_like, whole
+from provenlm.models.common.objective import Batch, Objective
+from provenlm.training import rng_state
+from provenlm.training.checkpoints.checkpoint import Checkpoint
+from provenlm.training.config import Settings
+from provenlm.training.distributed.fsdp import cut_like, whole
+from provenlm.training.distributed.process_group import Crew
+from provenlm.training.oom_backoff import Room
+from provenlm.training.optim import factory as optim
+from provenlm.training.optim import lr_scheduler
+from provenlm.training.optim.ema import Average
+from provenlm.training.optim.grad_scaler import Scaler
 from provenlm.training.step import GoBack, Monitor
 
 
@@ -56,7 +57,7 @@ class State:
 
     def share(self) -> float:
         """The next step's share of the peak rates: what the schedule says, and less for a while after going back."""
-        share = schedules.share(self.settings.schedule, self.step, self.settings.total_steps)
+        share = lr_scheduler.share(self.settings.schedule, self.step, self.settings.total_steps)
         for factor, until in self.slower:
             share *= factor if self.step < until else 1.0
         return share
@@ -76,7 +77,7 @@ class State:
             for objective, own in zip(self.objectives, self.optimizers, strict=True)
             for name, tensor in optim.state(own, self.names).items()
         }
-        torch_random, random_facts = self.crew.gathered(*randomness.take())
+        torch_random, random_facts = self.crew.gathered(*rng_state.take())
         facts = {
             "step": self.step,
             "position": self.position,
@@ -103,7 +104,7 @@ class State:
     def seed(self, *names: object) -> None:
         """Start this process's random generators anew; those of no two processes give the same."""
         others = (self.crew.rank,) if self.crew.rank else ()
-        randomness.seed_all(rng.seed_of(self.settings.seed, "steps", *others, *names))
+        rng_state.seed_all(rng.seed_of(self.settings.seed, "steps", *others, *names))
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Become what `snapshot` saw. UserError if that was under other settings or another number of threads."""
@@ -129,7 +130,7 @@ class State:
         if drawing is None:
             self.seed(self.step)  # there were fewer processes when the checkpoint was made
         else:
-            randomness.give_back(*drawing)  # last: what came before may draw
+            rng_state.give_back(*drawing)  # last: what came before may draw
 
     def go_back(self, good: Checkpoint, asked: GoBack) -> str:
         """Become `good`, but stay where we are in the data and go on more slowly; in words what was done."""
@@ -154,4 +155,4 @@ def _whole(tensors: Mapping[str, Tensor], crew: Crew) -> dict[str, Tensor]:
 
 def _fixed(settings: Settings) -> dict[str, object]:
     """What must be the same for a resumed run to go on; with as many processes it gives the same bits."""
-    return {"threads": torch.get_num_threads(), "settings": digest.of_json(settings.deciding)}
+    return {"threads": torch.get_num_threads(), "settings": hashing.of_json(settings.deciding)}

@@ -5,8 +5,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from provenlm.training.checkpoint import Checkpoint
-from provenlm.training.objective import Told
+from provenlm.models.common.objective import Told
+from provenlm.training.checkpoints.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)

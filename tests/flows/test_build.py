@@ -8,9 +8,10 @@ import sqlite3
 import pytest
 from ruamel.yaml import YAML
 
-from flows import environment, pipeline
+from flows import dvc_runner
+from flows import server as environment
 from flows.build import targets
-from provenlm.core import params as parameters
+from provenlm.core import config as parameters
 from provenlm.core.errors import UserError
 
 ORDER = ["scrape@words", "filter@words", "dedupe@words", "tokenize@words", "train@small", "validate@small", "report@proof"]
@@ -87,7 +88,7 @@ def test_an_interrupted_training_is_saved_and_the_next_build_goes_on(built, serv
     count = json.loads((built.root / "models/.resume/small.json").read_text())
     built.set("recipes", "small", train={"steps": count + 1})
     lines: list[str] = []
-    assert pipeline.repro(pipeline.Step("train@small", (), True), built.root, lines.append) == "ran"
+    assert dvc_runner.repro(dvc_runner.Step("train@small", (), True), built.root, lines.append) == "ran"
     assert f"goes on at {count}" in lines
 
 

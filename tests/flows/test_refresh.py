@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import versions
+from flows import releases
 
 
 class World:
@@ -45,7 +45,7 @@ class World:
         return out.splitlines()[-2]
 
     def last(self):
-        return versions.last(self.project.root, "proof")
+        return releases.last(self.project.root, "proof")
 
     def whole(self, version):
         """Whether a clone of origin at `version` gets all its data, of the world of then, from the remote, with nothing to build."""

@@ -9,7 +9,7 @@ import pytest
 import real
 from conftest import KEYS, Project, eventually
 
-from flows import versions
+from flows import releases
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # four trainings of a real net with all that is around them
 
@@ -38,7 +38,7 @@ class World:
         return out.splitlines()[-2]
 
     def last(self):
-        return versions.last(self.project.root, "proof")
+        return releases.last(self.project.root, "proof")
 
     def why(self, version):
         return self.project.git("tag", "--list", "--format=%(contents)", version)
@@ -63,7 +63,11 @@ def world(tmp_path_factory, bucket, server):
 def whole(clone):
     """Nothing is left to build, and every figure, digest and file is as the report says."""
     verified = subprocess.run(
-        [sys.executable, "-m", "stages.verify", "proof"], cwd=clone.root, env=clone.environment, capture_output=True, text=True
+        [sys.executable, "-m", "provenlm.cli.verify", "proof"],
+        cwd=clone.root,
+        env=clone.environment,
+        capture_output=True,
+        text=True,
     )
     return "Running" not in clone.dvc("repro", "report@proof") and verified.stdout == "verify proof: everything fits\n"
 

@@ -102,7 +102,11 @@ def test_a_second_clone_of_the_project_pulls_verifies_and_builds_nothing(tmp_pat
     second.dvc("pull", "--with-deps", "report@small")
     assert "Running" not in second.dvc("repro", "report@small")
     verified = subprocess.run(
-        [sys.executable, "-m", "stages.verify", "small"], cwd=second.root, env=second.environment, capture_output=True, text=True
+        [sys.executable, "-m", "provenlm.cli.verify", "small"],
+        cwd=second.root,
+        env=second.environment,
+        capture_output=True,
+        text=True,
     )
     assert verified.returncode == 0, verified.stdout
     shown = second.dvc("plots", "show", "--out", str(tmp_path / "plots"))

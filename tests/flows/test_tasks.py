@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from flows import meter, pipeline, tasks
+from flows import dvc_runner, progress, tasks
 
 FIELDS = {"label": "train", "done": 40, "total": 100, "unit": "steps", "note": "loss 3.1"}
 
@@ -13,23 +13,23 @@ FIELDS = {"label": "train", "done": 40, "total": 100, "unit": "steps", "note": "
 @pytest.fixture
 def said(monkeypatch):
     """Lines that a meter without a terminal says; every progress line is due."""
-    monkeypatch.setattr(meter, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     return []
 
 
 def test_progress_without_a_terminal_is_a_line(said):
-    meter.Meter(said.append, terminal=False).show(FIELDS)
+    progress.Meter(said.append, terminal=False).show(FIELDS)
     assert said == ["train: 40 of 100 steps loss 3.1"]
 
 
 def test_progress_towards_an_unknown_end_names_no_end(said):
-    meter.Meter(said.append, terminal=False).show({**FIELDS, "total": None, "note": ""})
+    progress.Meter(said.append, terminal=False).show({**FIELDS, "total": None, "note": ""})
     assert said == ["train: 40 steps"]
 
 
 def test_progress_that_comes_often_is_said_seldom():
     said = []
-    shown = meter.Meter(said.append, terminal=False)
+    shown = progress.Meter(said.append, terminal=False)
     for done in range(1000):
         shown.show({**FIELDS, "done": done})
     assert said == []
@@ -38,7 +38,7 @@ def test_progress_that_comes_often_is_said_seldom():
 def test_progress_on_a_terminal_is_a_bar_and_no_line(monkeypatch):
     said, terminal = [], io.StringIO()
     monkeypatch.setattr("sys.stderr", terminal)
-    shown = meter.Meter(said.append, terminal=True)
+    shown = progress.Meter(said.append, terminal=True)
     shown.show(FIELDS)
     shown.show({**FIELDS, "done": 60, "total": 120})
     shown.close()
@@ -56,7 +56,7 @@ def test_pictures_of_a_page_are_put_into_it_and_links_to_files_are_words(tmp_pat
 
 
 def test_stages_that_wait_for_each_other_are_named_and_not_waited_for(tmp_path):
-    steps = [pipeline.Step("a@x", ("b@x",), True), pipeline.Step("b@x", ("a@x",), True)]
+    steps = [dvc_runner.Step("a@x", ("b@x",), True), dvc_runner.Step("b@x", ("a@x",), True)]
     with pytest.raises(RuntimeError, match="each of these waits for another of them: a@x, b@x"):
         tasks.run(steps, tasks.Place(tmp_path, 1, []))
 

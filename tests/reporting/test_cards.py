@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 
 from provenlm.core.audit import Figure, Table
 from provenlm.reporting.dataset_card import size_class
-from provenlm.reporting.rendering import rendering
+from provenlm.reporting.render import rendering
 
 CITATION = re.compile(r'\[((?:\\.|[^\]\\])*)\]\(([^ )]+) "((?:\\.|[^"\\])*)"\)')
 ROWS = {

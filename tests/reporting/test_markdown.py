@@ -6,7 +6,8 @@ import re
 import pytest
 from markdown_it import MarkdownIt
 
-from provenlm.reporting import markdown, web
+from provenlm.reporting import html as web
+from provenlm.reporting import markdown
 
 HOSTILE = [
     "a | b || c",

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from provenlm.core.audit import Series
 from provenlm.core.errors import UserError
-from provenlm.reporting import maps, plots
+from provenlm.reporting import heatmaps, plots
 
 
 def series(x: Sequence[float], lines: Mapping[str, Sequence[float]], shape: Literal["lines", "bars"] = "lines") -> Series:
@@ -99,7 +99,7 @@ def test_maps_are_drawn_a_row_of_heads_for_each_layer():
     picture = Series("s", "maps", "meaning", "token looked at", "token", [0, 1], heads)
     assert plots.draw(picture) == plots.draw(picture)
     figure = Figure()
-    maps.draw(figure, picture)
+    heatmaps.draw(figure, picture)
     shown = [axes for axes in figure.axes if axes.get_title()]
     assert [axes.get_title() for axes in shown] == list(heads)
     assert len({round(axes.get_position().y0, 3) for axes in figure.axes}) == 3

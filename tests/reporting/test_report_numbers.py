@@ -2,7 +2,7 @@
 
 import pytest
 
-from provenlm.reporting.numbers import exact, moved, shown
+from provenlm.reporting.number_format import exact, moved, shown
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 
 from provenlm.core.audit import Figure, Series, Table
 from provenlm.core.errors import UserError
-from provenlm.reporting.numbers import exact, shown
-from provenlm.reporting.rendering import rendering
+from provenlm.reporting.number_format import exact, shown
+from provenlm.reporting.render import rendering
 
 ROOM = Path(__file__).resolve().parents[2] / "provenlm" / "reporting"
 CITATION = re.compile(r'\[((?:\\.|[^\]\\])*)\]\(([^ )]+) "((?:\\.|[^"\\])*)"\)')

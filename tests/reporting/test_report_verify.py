@@ -2,7 +2,7 @@
 
 import pytest
 
-from provenlm.core import digest
+from provenlm.core import hashing
 from provenlm.core.audit import Figure
 from provenlm.reporting import verify
 
@@ -14,7 +14,7 @@ DISK = {"data/words/tokens": "aa", "models/toy": "bb"}
 def train(source):
     facts = {
         "params": PARAMS,
-        "params_digest": digest.of_json(PARAMS),
+        "params_digest": hashing.of_json(PARAMS),
         "inputs": [["data/words/tokens", "aa"]],
         "outputs": [["models/toy", "bb"]],
         "code": ["stages/train.py"],

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from provenlm.core.progress import Progress
-from provenlm.core.record import Fetch
-from provenlm.scraping.crawl import crawl
-from provenlm.scraping.fetcher import Manners
-from provenlm.scraping.reading import TEXT, Reader
-from provenlm.scraping.urls import Bounds, Site
+from provenlm.core.records import Fetch
+from provenlm.scraping.crawl.crawler import crawl
+from provenlm.scraping.crawl.fetcher import Manners
+from provenlm.scraping.crawl.urls import Bounds, Site
+from provenlm.scraping.extraction.reader import TEXT, Reader
 
 Answer = tuple[int, dict[str, str], bytes]
 

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 from provenlm.core.progress import Progress
-from provenlm.scraping.crawl import crawl
-from provenlm.scraping.fetcher import Manners
-from provenlm.scraping.reading import TEXT
-from provenlm.scraping.urls import Bounds, Site
+from provenlm.scraping.crawl.crawler import crawl
+from provenlm.scraping.crawl.fetcher import Manners
+from provenlm.scraping.crawl.urls import Bounds, Site
+from provenlm.scraping.extraction.reader import TEXT
 
 state, *starts = sys.argv[1:]
 bounds = Bounds("host", (), (), 100_000, 1 << 30, 9999, 9999)

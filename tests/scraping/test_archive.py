@@ -7,11 +7,11 @@ from warcio.archiveiterator import ArchiveIterator
 
 from provenlm.core.errors import UserError
 from provenlm.core.progress import Progress
-from provenlm.scraping.archive import Archive
-from provenlm.scraping.crawl import crawl
-from provenlm.scraping.fetcher import Manners
-from provenlm.scraping.reading import TEXT, Page, Reader
-from provenlm.scraping.urls import Bounds, Site
+from provenlm.scraping.crawl.archive import Archive
+from provenlm.scraping.crawl.crawler import crawl
+from provenlm.scraping.crawl.fetcher import Manners
+from provenlm.scraping.crawl.urls import Bounds, Site
+from provenlm.scraping.extraction.reader import TEXT, Page, Reader
 
 DATE = "2026-03-01T12:00:00+00:00"
 

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from provenlm.scraping.reading import TEXT
+from provenlm.scraping.extraction.reader import TEXT
 
 RECORD = ("record", "")
 GREETINGS = (

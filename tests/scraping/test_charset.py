@@ -1,6 +1,6 @@
 import pytest
 
-from provenlm.scraping.charset import decoded
+from provenlm.scraping.extraction.charset import decoded
 
 WORD = "Größe"
 

@@ -1,9 +1,9 @@
 from provenlm.core.progress import Progress
-from provenlm.scraping.crawl import crawl
-from provenlm.scraping.feed import entries
-from provenlm.scraping.fetcher import Manners
-from provenlm.scraping.reading import TEXT
-from provenlm.scraping.urls import Bounds, Site
+from provenlm.scraping.crawl.crawler import crawl
+from provenlm.scraping.crawl.fetcher import Manners
+from provenlm.scraping.crawl.urls import Bounds, Site
+from provenlm.scraping.extraction.reader import TEXT
+from provenlm.scraping.sources.feed import entries
 
 RSS = """<?xml version="1.0"?><rss version="2.0"><channel><link>http://h/</link>
 <item><title>a</title><link>http://h/a</link><guid isPermaLink="false">7</guid></item>

@@ -4,8 +4,8 @@ from email.utils import formatdate
 
 import pytest
 
-from provenlm.scraping.addresses import Reach
-from provenlm.scraping.fetcher import Answer, Fetcher, Manners
+from provenlm.scraping.crawl.fetcher import Answer, Fetcher, Manners
+from provenlm.scraping.crawl.network import Reach
 
 
 def _manners(**changed: object) -> Manners:

@@ -9,11 +9,11 @@ import pytest
 
 from provenlm.core.errors import UserError
 from provenlm.core.progress import Progress
-from provenlm.core.record import Fetch
-from provenlm.scraping.crawl import crawl
-from provenlm.scraping.fetcher import Manners
-from provenlm.scraping.reading import TEXT
-from provenlm.scraping.urls import Bounds, Site
+from provenlm.core.records import Fetch
+from provenlm.scraping.crawl.crawler import crawl
+from provenlm.scraping.crawl.fetcher import Manners
+from provenlm.scraping.crawl.urls import Bounds, Site
+from provenlm.scraping.extraction.reader import TEXT
 
 LOOPBACK = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 

@@ -1,8 +1,8 @@
 import pytest
 from requests.structures import CaseInsensitiveDict
 
-from provenlm.scraping.fetcher import Answer
-from provenlm.scraping.robots import rules_from
+from provenlm.scraping.crawl.fetcher import Answer
+from provenlm.scraping.crawl.robots import rules_from
 
 
 def _rules(text: str | bytes, status: int | None = 200, reason: str = ""):

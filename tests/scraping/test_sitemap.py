@@ -1,6 +1,6 @@
 import gzip
 
-from provenlm.scraping.sitemap import parse
+from provenlm.scraping.crawl.sitemap import parse
 
 PLAIN = b"""<?xml version="1.0" encoding="UTF-8"?>
 <urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9" xmlns:image="http://www.google.com/schemas/sitemap-image/1.1">

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from provenlm.scraping.urls import Bounds, Site, belongs, canonical, seen_from
+from provenlm.scraping.crawl.urls import Bounds, Site, belongs, canonical, seen_from
 
 
 @pytest.mark.parametrize(

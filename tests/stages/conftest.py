@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from provenlm.core import audit, record
-from provenlm.core.layout import Layout
-from provenlm.core.record import Record
-from stages import stage
+from provenlm.core import audit
+from provenlm.core import records as record
+from provenlm.core.paths import Layout
+from provenlm.core.records import Record
+from stages import runner
 
 CORPUS = {
     "domain": "text",
@@ -63,7 +64,7 @@ class Project:
         """The stage `name` on the corpus, as its command line runs it. SystemExit with the message on a user's mistake."""
         module = importlib.import_module(f"stages.{name}")
         self.patch.setattr(sys, "argv", [name, "c"])
-        stage.main(name, "corpora", module.body, module.__doc__)
+        runner.main(name, "corpora", module.body, module.__doc__)
         return self.audit(name)
 
     def audit(self, name: str) -> audit.Audit:

@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from provenlm.core import rng
-from provenlm.core.record import Record
-from provenlm.corpus import dedupe_figures, duplicates, minhash
+from provenlm.core.records import Record
+from provenlm.dedup import metrics, minhash, near_duplicates
 
 WORDS = [f"w{i}" for i in range(900)]
 
@@ -90,7 +90,7 @@ def test_copies_planted_just_at_the_threshold_are_found(planted):
 
 
 def test_the_oracle_shows_a_search_that_misses(planted, monkeypatch):
-    monkeypatch.setattr(duplicates, "candidates", lambda keys, ranks: minhash.candidates(keys, ranks)[:3])
+    monkeypatch.setattr(near_duplicates, "candidates", lambda keys, ranks: minhash.candidates(keys, ranks)[:3])
     planted.run("dedupe")
     values = planted.values("dedupe")
     assert (values["oracle.pairs_left"], values["oracle.recall"]) == (1, 0.75)
@@ -98,8 +98,8 @@ def test_the_oracle_shows_a_search_that_misses(planted, monkeypatch):
 
 def test_the_oracle_shows_a_removal_without_a_cause(planted, monkeypatch):
     unrelated, near = [(0, 1)], [(i, i + 20) for i in range(10, 14)]
-    monkeypatch.setattr(duplicates, "candidates", lambda keys, ranks: np.array(unrelated + near))
-    monkeypatch.setattr(duplicates, "compare", lambda pairs, sets: np.ones(len(pairs)))
+    monkeypatch.setattr(near_duplicates, "candidates", lambda keys, ranks: np.array(unrelated + near))
+    monkeypatch.setattr(near_duplicates, "compare", lambda pairs, sets: np.ones(len(pairs)))
     planted.run("dedupe")
     assert planted.values("dedupe")["oracle.precision"] == 4 / 5
 
@@ -113,7 +113,7 @@ def test_without_pairs_recall_is_a_word_that_no_bound_admits(project):
 
 def test_the_least_similar_near_twins_are_shown(planted, monkeypatch):
     records = planted.records("filtered")
-    monkeypatch.setattr(dedupe_figures, "SHOWN", 2)
+    monkeypatch.setattr(metrics, "SHOWN", 2)
     further = record([*prose(20)[:90], *prose(60)[:10], *prose(20)[100:]], "further", 0.5)  # ten words of 200 differ
     planted.put("filtered", [*records, further])
     (table,) = (table for table in planted.run("dedupe").tables if table.name == "near_twins")

@@ -4,8 +4,8 @@ import random
 import pyarrow.parquet as pq
 import pytest
 
-from provenlm.core.record import Record
-from provenlm.corpus import filter_figures
+from provenlm.core.records import Record
+from provenlm.filtering import metrics
 
 WORDS = [f"{a}{b}e" for a in "abcdefgh" for b in "klmnopqr"]
 
@@ -79,7 +79,7 @@ def test_the_bars_of_scores_and_lengths_count_every_record(project):
 def test_a_few_dropped_records_of_each_reason_are_shown(project):
     project.scraped([good(1), *[record(f"only {i}", f"short/{i}") for i in range(5)], BAD[2]])
     (table,) = (table for table in project.run("filter").tables if table.name == "dropped")
-    assert [row[1] for row in table.rows] == ["not_utf8", *["too_short"] * filter_figures.EXAMPLES]
+    assert [row[1] for row in table.rows] == ["not_utf8", *["too_short"] * metrics.EXAMPLES]
     assert table.rows[1] == ["short/0", "too_short", 0.0, "only 0"]
 
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from provenlm.core.record import Record
+from provenlm.core.records import Record
 
 SIZE = 50_000_000  # bytes
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from provenlm.core.record import Record
+from provenlm.core.records import Record
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = 4000  # records of 5 kB, and four times as many

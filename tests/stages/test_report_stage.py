@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from provenlm.core import audit, digest, params
-from provenlm.core.layout import Layout
-from stages import stage, verify
+from provenlm.cli import verify
+from provenlm.core import audit, config, hashing
+from provenlm.core.paths import Layout
+from stages import runner as stage
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = """
@@ -34,17 +35,17 @@ reports:
 
 
 def put(folder: Path, subject: str, stage: str, sections: dict, reads: str, writes: str, **figures: float) -> None:
-    """An audit as stages.stage signs it, by a stage that copied one file."""
+    """An audit as stages.runner signs it, by a stage that copied one file."""
     (folder / writes).parent.mkdir(parents=True, exist_ok=True)
     (folder / writes).write_text(f"made by {stage}")
     provenance = {
         "command": f"python -m stages.{stage} {subject}",
         "params": sections,
-        "params_digest": digest.of_json(sections),
-        "inputs": [[reads, digest.of_path(folder / reads)]] if reads else [],
-        "outputs": [[writes, digest.of_path(folder / writes)]],
+        "params_digest": hashing.of_json(sections),
+        "inputs": [[reads, hashing.of_path(folder / reads)]] if reads else [],
+        "outputs": [[writes, hashing.of_path(folder / writes)]],
         "code": [],
-        "code_digest": digest.of_files([], folder),
+        "code_digest": hashing.of_files([], folder),
         "seed": 1,
     }
     curve = audit.Series("curve", "lines", "loss by step", "step", "nats", [1, 2, 3], {"training": [3.0, 2.0, 1.5]})
@@ -186,9 +187,9 @@ def test_a_report_that_fits_verifies(reported):
 
 
 def faults(folder: Path) -> list[str]:
-    """What `python -m stages.verify proof` would print, one line each."""
+    """What `python -m provenlm.cli.verify proof` would print, one line each."""
     layout = Layout(folder)
-    return verify.faults_of(stage.Run("report", "reports", "proof", layout, params.load(layout.params)))
+    return verify.faults_of(stage.Run("report", "reports", "proof", layout, config.load(layout.params)))
 
 
 def changed(path: Path, old: str, new: str) -> None:
@@ -273,7 +274,7 @@ def test_a_claim_carries_all_that_is_needed_to_doubt_it(reported):
     signed = audit.read(audited).provenance
     assert (claim["id"], claim["value"], claim["unit"], claim["kind"]) == ("toy/validate.loss", 1.9123456, "nats", "measured")
     assert (claim["bound"], claim["audit"]) == ("< toy/validate.bigram", "audits/toy/validate.json")
-    assert claim["digest"] == digest.of_file(audited)
+    assert claim["digest"] == hashing.of_file(audited)
     for fact in ("command", "params_digest", "code_digest", "seed"):
         assert claim[fact] == signed[fact]
     assert {"commit", "dirty", "device", "versions", "started"} <= set(claim)

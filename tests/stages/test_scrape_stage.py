@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from provenlm.core import audit, digest, record
+from provenlm.core import audit, hashing, records
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = """
@@ -63,7 +63,7 @@ def test_every_address_is_in_the_balance(project: Path) -> None:
     fetches = pd.read_parquet(project / "data/docs/fetches/fetches.parquet")
     assert figures["addresses"] == len(fetches) == figures["records"] + figures["refused"] + figures["failed"]
     assert figures["balance"] == 0
-    assert figures["records"] == record.count(project / "data/docs/scraped") == (fetches.state == "record").sum()
+    assert figures["records"] == records.count(project / "data/docs/scraped") == (fetches.state == "record").sum()
     assert figures["failed.http-404"] == (fetches.reason == "http-404").sum() > 0
     assert fetches.url.is_unique
     assert list(fetches.columns) == ["url", "state", "reason", "status", "bytes", "tries", "seconds", "fetched_at"]
@@ -71,7 +71,7 @@ def test_every_address_is_in_the_balance(project: Path) -> None:
 
 def test_the_figures_are_those_of_the_records(project: Path) -> None:
     found = audit.read(project / "reports/audits/docs/scrape.json")
-    sizes = [len(item.body) for item in record.read(project / "data/docs/scraped")]
+    sizes = [len(item.body) for item in records.read(project / "data/docs/scraped")]
     assert found.figures["bytes"].value == sum(sizes)
     assert sum(found.series[0].lines["records"]) == len(sizes)
     assert {row[0]: row[1] for row in found.tables[0].rows}.keys() == {"pydoc:requests", "pydoc:urllib3"}
@@ -83,9 +83,9 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_scraping_again_writes_the_same_shards_from_pages_not_sent_again(project: Path) -> None:
-    before = digest.of_path(project / "data/docs/scraped")
+    before = hashing.of_path(project / "data/docs/scraped")
     assert scrape(project, "pydoc:requests, pydoc:urllib3").returncode == 0
-    assert digest.of_path(project / "data/docs/scraped") == before  # all that filter depends on
+    assert hashing.of_path(project / "data/docs/scraped") == before  # all that filter depends on
     figures = json.loads((project / "reports/audits/docs/scrape.json").read_text())["figures"]
     assert figures["unchanged"] == figures["records"] == figures["records.same"]
 
@@ -103,7 +103,7 @@ def test_a_damaged_last_scrape_is_mended_by_scraping_again(tmp_path: Path) -> No
     shard.write_bytes(b"cut in half")
     done = scrape(tmp_path, "pydoc:requests")
     assert (done.returncode, "damaged or not a shard" in done.stdout) == (0, True)
-    assert record.count(shard.parent) > 0
+    assert records.count(shard.parent) > 0
 
 
 def test_a_site_that_is_not_there_leaves_the_last_scrape_as_it_was(project: Path) -> None:
@@ -129,4 +129,4 @@ def test_a_domain_that_fetches_nothing_is_scraped_by_the_same_stage(tmp_path: Pa
     (tmp_path / "params.yaml").write_text(strings, encoding="utf-8")
     command = [sys.executable, "-m", "stages.scrape", "s"]
     subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
-    assert [item.text for item in record.read(tmp_path / "data/s/scraped")] == ["ABC", "DEF"]
+    assert [item.text for item in records.read(tmp_path / "data/s/scraped")] == ["ABC", "DEF"]

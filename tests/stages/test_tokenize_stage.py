@@ -3,9 +3,10 @@ import random
 
 import pytest
 
-from provenlm.core.record import Record
-from provenlm.domains.text import tokenize as text_tokenize
-from provenlm.tokens import sentencepiece_codec, shards
+from provenlm.core.records import Record
+from provenlm.data import token_dataset
+from provenlm.domains.text.tokenize import spec as text_tokenize
+from provenlm.tokenizers import sentencepiece_model
 
 WORDS = [f"{a}{b}{c}e" for a in "abcdefgh" for b in "klmnopqr" for c in "stuvwxyz"]
 
@@ -27,7 +28,7 @@ def deduped(project):
 def test_every_record_lies_on_one_side_with_all_its_bytes(deduped):
     deduped.run("tokenize")
     values = deduped.values("tokenize")
-    tokens = shards.read(deduped.layout.corpus("c", "tokens"))
+    tokens = token_dataset.read(deduped.layout.corpus("c", "tokens"))
     assert values["records.in"] == 40 == values["documents.train"] + values["documents.val"]
     assert values["documents.val"] == len(tokens.val.record_ids) > 0
     assert (values["tokens.train"], values["tokens.val"]) == (len(tokens.train.ids), len(tokens.val.ids))
@@ -38,7 +39,7 @@ def test_every_record_lies_on_one_side_with_all_its_bytes(deduped):
 def test_the_tokens_decode_to_the_bodies(deduped):
     deduped.run("tokenize")
     folder = deduped.layout.corpus("c", "tokens")
-    codec, tokens = sentencepiece_codec.load(folder / "codec"), shards.read(folder)
+    codec, tokens = sentencepiece_model.load(folder / "codec"), token_dataset.read(folder)
     bodies = {item.id: item.body for item in deduped.records("deduped")}
     for split in (tokens.train, tokens.val):
         for place, identity in enumerate(split.record_ids):
@@ -55,15 +56,15 @@ def test_the_codec_learns_from_the_training_side_alone(deduped, monkeypatch):
         learned.extend(item.id for item in read())
         return text_tokenize.learn(settings, read)
 
-    face = text_tokenize.FACE
-    monkeypatch.setattr(text_tokenize, "FACE", type(face)(face.settings, learn, face.load, face.held_out))
+    face = text_tokenize.SPEC
+    monkeypatch.setattr(text_tokenize, "SPEC", type(face)(face.settings, learn, face.load, face.held_out))
     deduped.run("tokenize")
-    assert learned == shards.read(deduped.layout.corpus("c", "tokens")).train.record_ids
+    assert learned == token_dataset.read(deduped.layout.corpus("c", "tokens")).train.record_ids
 
 
 def test_a_codec_that_loses_a_byte_is_counted_and_its_records_named(deduped, monkeypatch):
     monkeypatch.setattr(
-        sentencepiece_codec.SentencePieceCodec, "decode", lambda codec, ids: b"".join(codec._bytes[i] for i in ids[2:])
+        sentencepiece_model.SentencePieceCodec, "decode", lambda codec, ids: b"".join(codec._bytes[i] for i in ids[2:])
     )
     made = deduped.run("tokenize")
     assert made.figures["round_trip_failures"].value == 40
@@ -76,7 +77,7 @@ def test_near_twins_of_a_cluster_lie_on_one_side(deduped):
     deduped.put("deduped", items)
     deduped.run("tokenize")
     cluster = {item.id: item.facts["cluster"] for item in items}
-    tokens = shards.read(deduped.layout.corpus("c", "tokens"))
+    tokens = token_dataset.read(deduped.layout.corpus("c", "tokens"))
     train, val = ({cluster[name] for name in split.record_ids} for split in (tokens.train, tokens.val))
     assert not train & val
     assert len(train) + len(val) == 8
@@ -110,8 +111,8 @@ def test_every_record_is_found_by_its_digest_and_nothing_is_lost_on_the_way(dedu
 
 
 def test_a_record_that_never_reaches_the_arrays_is_missed(deduped, monkeypatch):
-    write = shards.write
-    monkeypatch.setattr(shards, "write", lambda folder, documents, *rest: write(folder, list(documents)[1:], *rest))
+    write = token_dataset.write
+    monkeypatch.setattr(token_dataset, "write", lambda folder, documents, *rest: write(folder, list(documents)[1:], *rest))
     made = deduped.run("tokenize")
     first = deduped.records("deduped")[0]
     (table,) = (table for table in made.tables if table.name == "missing")
@@ -158,7 +159,7 @@ def test_probes_are_looked_for_on_both_sides(deduped):
 
 def shards_of(project) -> dict[str, bytes]:
     """The body of the first record of each side."""
-    return {shards.side(item.facts["cluster"], 0.2): item.body for item in reversed(project.records("deduped"))}
+    return {token_dataset.side(item.facts["cluster"], 0.2): item.body for item in reversed(project.records("deduped"))}
 
 
 def test_a_corpus_that_changed_between_two_stages_breaks_the_chain(deduped):

@@ -15,9 +15,9 @@ import pytest
 from test_train_stage import PARAMS, SAMPLES, changed, finish, start, weights
 
 from provenlm.core import audit as audits
-from provenlm.tokens import shards
-from provenlm.tokens.character_codec import CharacterCodec
-from provenlm.training import checkpoint
+from provenlm.data import token_dataset
+from provenlm.tokenizers.characters import CharacterCodec
+from provenlm.training.checkpoints import checkpoint
 
 LIMIT = 90.0  # seconds that anything may take on a machine that is busy with other things
 
@@ -41,9 +41,10 @@ def project(tmp_path: Path) -> Callable[[str, int, str], Path]:
         CharacterCodec("abcdefghijklmnopqrs", end=False).save(folder / "codec")
         draw = np.random.default_rng(1)
         documents = [
-            shards.Document(str(i), str(i), 1 + i % 10, draw.integers(4, 20, 1 + i % 10).astype(np.uint32)) for i in range(30)
+            token_dataset.Document(str(i), str(i), 1 + i % 10, draw.integers(4, 20, 1 + i % 10).astype(np.uint32))
+            for i in range(30)
         ]
-        shards.write(folder, documents, 20, {"pad": 0, "unk": 1, "bos": 2, "eos": 3}, 0.2)
+        token_dataset.write(folder, documents, 20, {"pad": 0, "unk": 1, "bos": 2, "eos": 3}, 0.2)
         return root
 
     return made

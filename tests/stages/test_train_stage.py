@@ -18,11 +18,11 @@ import torch
 from safetensors.numpy import load_file
 
 from provenlm.core import audit as audits
-from provenlm.tokens import shards
-from provenlm.tokens.character_codec import CharacterCodec
-from provenlm.training import checkpoint
+from provenlm.data import token_dataset
+from provenlm.tokenizers.characters import CharacterCodec
+from provenlm.training.checkpoints import checkpoint
+from provenlm.training.checkpoints.replay import replay
 from provenlm.training.device import emulated
-from provenlm.training.dump import replay
 
 ADAMW = "{kind: adamw, rate: 0.01, betas: [0.9, 0.95], weight_decay: 0.0}"
 SAMPLES = "{prompts: [abc, d], tokens: 3, sampling: {temperature: 1.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0}}"
@@ -95,10 +95,11 @@ def project(tmp_path: Path) -> Callable[[str, int], Path]:
         (root / "params.yaml").write_text(PARAMS.replace("STEPS", str(steps)))
         draw = np.random.default_rng(1)
         documents = [
-            shards.Document(str(i), str(i), 1 + i % 10, draw.integers(4, 20, 1 + i % 10).astype(np.uint32)) for i in range(30)
+            token_dataset.Document(str(i), str(i), 1 + i % 10, draw.integers(4, 20, 1 + i % 10).astype(np.uint32))
+            for i in range(30)
         ]
         CharacterCodec("abcdefghijklmnopqrs", end=False).save(folder / "codec")
-        shards.write(folder, documents, 20, {"pad": 0, "unk": 1, "bos": 2, "eos": 3}, 0.2)
+        token_dataset.write(folder, documents, 20, {"pad": 0, "unk": 1, "bos": 2, "eos": 3}, 0.2)
         return root
 
     return made
@@ -158,7 +159,7 @@ def test_a_run_leaves_a_net_its_history_and_an_audit_and_no_resume_folder(projec
     assert 0.5 < figures["tokens.share"] < 0.9
     # 29 documents of 3 to 12 tokens, all but the first of each a target, padded to the longest of 8
     assert figures["tokens.share"] == pytest.approx(figures["tokens"] / sum(positions))
-    documents = len(shards.read(root / "data/toy/tokens").train.record_ids)
+    documents = len(token_dataset.read(root / "data/toy/tokens").train.record_ids)
     assert figures["epochs"] == pytest.approx(20 * 8 / documents)
     assert figures["stopped"] == "all 20 steps done"
     assert figures["loss.last"] < figures["loss.first"]

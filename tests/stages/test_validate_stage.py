@@ -11,13 +11,14 @@ import pytest
 from ruamel.yaml import YAML
 
 from provenlm.core import audit as audits
-from provenlm.core.record import Record
-from provenlm.nets.moe.net import FACE
-from provenlm.tokens import character_codec, shards
-from provenlm.training import checkpoint
-from provenlm.training.monitors.history import History
-from provenlm.training.net import fresh
-from stages import stage, validate
+from provenlm.core.records import Record
+from provenlm.data import token_dataset
+from provenlm.models.moe.spec import SPEC
+from provenlm.tokenizers import characters
+from provenlm.training.build_model import fresh
+from provenlm.training.callbacks.history import History
+from provenlm.training.checkpoints import checkpoint
+from stages import runner, validate
 
 STRINGS = ["ABCDE", "FGHIJ", "KLMNO", "PQRST", "UVWXY", "12345", "67890", "AAAAA", "BBBBB", "CCCCC", "A1B2C", "X9Y8Z"]
 NET = """
@@ -73,14 +74,14 @@ def params():
 
 def project(root: Path, params, length: int = 4) -> Path:
     """A folder as tokenize and train leave it, after no step of training."""
-    codec = character_codec.learn((Record.of(s.encode(), "text/plain", "test") for s in STRINGS), end=False)
+    codec = characters.learn((Record.of(s.encode(), "text/plain", "test") for s in STRINGS), end=False)
     tokens = root / "data" / "toy" / "tokens"
     tokens.mkdir(parents=True)
-    documents = [shards.Document(s, s, len(s), codec.encode([Record.of(s.encode(), "", "")])[0]) for s in STRINGS]
-    shards.write(tokens, documents, codec.vocabulary, codec.special, 0.0)
+    documents = [token_dataset.Document(s, s, len(s), codec.encode([Record.of(s.encode(), "", "")])[0]) for s in STRINGS]
+    token_dataset.write(tokens, documents, codec.vocabulary, codec.special, 0.0)
     codec.save(tokens / "codec")
     raw = {name: value for name, value in params["recipes"]["tiny"]["net"].items() if name != "kind"}
-    model = fresh(FACE, FACE.settings(**raw), codec.vocabulary, 5)
+    model = fresh(SPEC, SPEC.settings(**raw), codec.vocabulary, 5)
     described = checkpoint.Described("moe", raw, codec.vocabulary, length)
     state = checkpoint.Checkpoint({"model": model.state_dict()}, {})
     checkpoint.write(root / "models" / "tiny", state, {"net.json": described.to_json(), "history.parquet": History().to_parquet()})
@@ -99,7 +100,7 @@ def run_here(root: Path, monkeypatch):
     """The same without a process of its own."""
     monkeypatch.chdir(root)
     monkeypatch.setattr(sys, "argv", ["validate", "tiny"])
-    stage.main("validate", "recipes", validate.body, validate.__doc__)
+    runner.main("validate", "recipes", validate.body, validate.__doc__)
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from provenlm.nets.moe.settings import Settings as Shape
-from provenlm.tokens.shards import Split, Tokens
-from provenlm.training.sections import Checkpoints, Group, HeldOut, Optimizer, Schedule
-from provenlm.training.settings import Settings
+from provenlm.data.token_dataset import Split, Tokens
+from provenlm.models.moe.config import Settings as Shape
+from provenlm.training.config import Settings
+from provenlm.training.config_sections import Checkpoints, Group, HeldOut, Optimizer, Schedule
 
 
 @pytest.fixture(autouse=True)

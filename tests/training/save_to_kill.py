@@ -14,15 +14,16 @@ from typing import Any
 
 import torch
 
-from provenlm.nets.moe.net import FACE
-from provenlm.nets.moe.settings import Settings as Shape
-from provenlm.training import checkpoint, randomness
-from provenlm.training.batches import Batches
-from provenlm.training.fit import fit
-from provenlm.training.objective import IGNORE, Batch
-from provenlm.training.sections import Checkpoints, Group, Optimizer, Schedule
-from provenlm.training.settings import Settings
-from provenlm.training.store import Store, steps
+from provenlm.models.common.objective import IGNORE, Batch
+from provenlm.models.moe.config import Settings as Shape
+from provenlm.models.moe.spec import SPEC
+from provenlm.training import rng_state
+from provenlm.training.checkpoints import checkpoint
+from provenlm.training.checkpoints.manager import Store, steps
+from provenlm.training.config import Settings
+from provenlm.training.config_sections import Checkpoints, Group, Optimizer, Schedule
+from provenlm.training.dataloader import Batches
+from provenlm.training.loop import fit
 
 WATCHED = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
 ADAMW = Group("adamw", 0.01, (0.9, 0.95), 0.0)
@@ -70,10 +71,10 @@ def train(root: Path) -> str:
     """Train to the end, going on from what lies below `root`; a digest of the weights and of their average."""
     store = Store(root, KEEP, lambda line: None)
     newest = store.newest()
-    randomness.seed_all(3)
-    model = FACE.build(Shape(8, 1, 1, 1, 2, 1, 8, 8, True, 10_000.0, 1e-5, 0.1, "layerwise", 0.01, 0.001), 11)
+    rng_state.seed_all(3)
+    model = SPEC.build(Shape(8, 1, 1, 1, 2, 1, 8, 8, True, 10_000.0, 1e-5, 0.1, "layerwise", 0.01, 0.001), 11)
     state = last = None if newest is None else checkpoint.read(newest)
-    for step in fit(model, FACE.objectives(model, IGNORE), Batches(Rows(), 1, []), [], SETTINGS, state, store.recall):
+    for step in fit(model, SPEC.objectives(model, IGNORE), Batches(Rows(), 1, []), [], SETTINGS, state, store.recall):
         last = step.snapshot()
         if step.number % KEEP.every == 0:
             store.save(last, {}, None)

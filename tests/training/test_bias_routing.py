@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from provenlm.core.errors import UserError
-from provenlm.nets.moe.net import FACE
-from provenlm.training import checkpoint, randomness
-from provenlm.training.batches import batches_for
-from provenlm.training.fit import fit
-from provenlm.training.objective import IGNORE, Batch
+from provenlm.models.common.objective import IGNORE, Batch
+from provenlm.models.moe.spec import SPEC
+from provenlm.training import rng_state
+from provenlm.training.checkpoints import checkpoint
+from provenlm.training.dataloader import batches_for
+from provenlm.training.loop import fit
 
 
 @pytest.fixture(autouse=True)
@@ -22,9 +23,9 @@ def one_thread():
 def begin(tokens, shape, settings):
     def begun(resume=None, rate=0.01, **changes):
         wanted = settings(**changes)
-        randomness.seed_all(3)
-        model = FACE.build(replace(shape, balance="bias", balance_weight=rate, dropout=0.0), tokens.vocabulary)
-        objectives = FACE.objectives(model, IGNORE)
+        rng_state.seed_all(3)
+        model = SPEC.build(replace(shape, balance="bias", balance_weight=rate, dropout=0.0), tokens.vocabulary)
+        objectives = SPEC.objectives(model, IGNORE)
         return model, objectives[0], fit(model, objectives, batches_for(tokens, wanted), [], wanted, resume, lambda: None)
 
     return begun
@@ -107,7 +108,7 @@ def test_a_collapsed_router_is_brought_back_by_its_bias_alone(begin):
         for _ in range(60):
             objective.loss(Batch(ids, ids))
             objective.after(True)
-        return FACE.probe(model.eval(), ids)["dead_experts"][0]
+        return SPEC.probe(model.eval(), ids)["dead_experts"][0]
 
     assert dead(0.0) > 0
     assert dead(0.05) == 0
@@ -116,4 +117,4 @@ def test_a_collapsed_router_is_brought_back_by_its_bias_alone(begin):
 def test_such_a_net_has_no_counterpart_among_those_of_others(begin):
     model, _, _ = begin()
     with pytest.raises(UserError, match="Mixtral's routers have no bias"):
-        FACE.published(model.settings, 20, model.state_dict())
+        SPEC.published(model.settings, 20, model.state_dict())

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from provenlm.core.errors import UserError
-from provenlm.nets.moe.net import FACE
-from provenlm.training import checkpoint, randomness
-from provenlm.training.checkpoint import Checkpoint, Described
-from provenlm.training.sections import Checkpoints
-from provenlm.training.store import Store, step_folder
+from provenlm.models.moe.spec import SPEC
+from provenlm.training import rng_state
+from provenlm.training.checkpoints import checkpoint
+from provenlm.training.checkpoints.checkpoint import Checkpoint, Described
+from provenlm.training.checkpoints.manager import Store, step_folder
+from provenlm.training.config_sections import Checkpoints
 
 KEEP = Checkpoints(5, 2, None, False)
 
@@ -64,27 +65,27 @@ def test_a_half_written_one_is_not_seen(tmp_path: Path) -> None:
 
 
 def test_the_random_states_survive_json() -> None:
-    randomness.seed_all(11)
+    rng_state.seed_all(11)
     torch.rand(3), np.random.rand(5), np.random.standard_normal()
-    tensors, facts = randomness.take()
+    tensors, facts = rng_state.take()
     expected = torch.rand(4).tolist(), np.random.standard_normal(3).tolist()
     torch.rand(9), np.random.rand(9)
-    randomness.give_back(tensors, json.loads(json.dumps(facts)))
+    rng_state.give_back(tensors, json.loads(json.dumps(facts)))
     assert (torch.rand(4).tolist(), np.random.standard_normal(3).tolist()) == expected
 
 
 def test_a_net_comes_back_from_its_folder_as_it_was(tmp_path: Path, shape: Any) -> None:
-    model = FACE.build(shape, 20).eval()
+    model = SPEC.build(shape, 20).eval()
     described = Described("moe", vars(shape), 20, 8)
     checkpoint.write(tmp_path / "m", Checkpoint({"model": model.state_dict()}, {}), {"net.json": described.to_json()})
     loaded = checkpoint.load_net(tmp_path / "m")
     ids = torch.tensor([[2, 5, 9]])
     assert loaded.described == described
-    assert torch.equal(loaded.net.logits(loaded.model, ids), FACE.logits(model, ids))
+    assert torch.equal(loaded.net.logits(loaded.model, ids), SPEC.logits(model, ids))
 
 
 def test_weights_of_another_shape_are_refused_by_name(tmp_path: Path, shape: Any) -> None:
-    model = FACE.build(shape, 20)
+    model = SPEC.build(shape, 20)
     described = Described("moe", vars(shape), 21, 8)
     checkpoint.write(tmp_path / "m", Checkpoint({"model": model.state_dict()}, {}), {"net.json": described.to_json()})
     with pytest.raises(UserError, match=r"weights that do not fit net.json.*embed_tokens"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from provenlm.training.muon import Muon, orthogonalise
+from provenlm.training.optim.muon import Muon, orthogonalise
 
 
 def drawn(*shape: int) -> Tensor:

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from provenlm.training import optimizers
-from provenlm.training.objective import Objective
-from provenlm.training.sections import Group, Optimizer
+from provenlm.models.common.objective import Objective
+from provenlm.training.config_sections import Group, Optimizer
+from provenlm.training.optim import factory
 
 
 def made(kind: str, betas: tuple[float, ...], decay: float = 0.0) -> tuple[nn.Parameter, torch.optim.Optimizer]:
     parameter = nn.Parameter(torch.tensor([1.0, -2.0]))
     group = Group(kind, 0.1, betas, decay)  # type: ignore[arg-type]
     objective: Any = Objective("o", {"rest": [parameter]}, lambda batch: {}, "loss")
-    (optimizer,) = optimizers.optimizers_for(objective, Optimizer(group, group, group, None))
+    (optimizer,) = factory.optimizers_for(objective, Optimizer(group, group, group, None))
     return parameter, optimizer
 
 

@@ -7,16 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from provenlm.core import params
+from provenlm.core import config
 from provenlm.core.audit import Recorder
 from provenlm.core.errors import UserError
 from provenlm.core.progress import Progress
-from provenlm.core.record import Record
-from provenlm.domains.strings import scrape, tokenize
-from provenlm.domains.strings.validate import FACE, Settings
-from provenlm.tokens import character_codec, shards
-from provenlm.tokens.shards import Split, Tokens
-from provenlm.validation.probe import Subject
+from provenlm.core.records import Record
+from provenlm.data import token_dataset
+from provenlm.data.token_dataset import Split, Tokens
+from provenlm.domains.strings.evaluate.spec import SPEC, Settings
+from provenlm.domains.strings.scrape import spec as scrape
+from provenlm.domains.strings.tokenize import spec as tokenize
+from provenlm.evaluation.probe import Subject
+from provenlm.tokenizers import characters
 
 TRAIN, VAL = ["ab\ncd", "abx", "yy"], ["ab\nce"]
 
@@ -48,7 +50,7 @@ def split_of(rows):
 
 def subject(val=VAL, ends=True) -> Subject:
     """A net that knows the training strings; with `ends` false it does not know where they end."""
-    codec = character_codec.learn((Record.of(s.encode(), "", "") for s in [*TRAIN, *VAL]), end=True)
+    codec = characters.learn((Record.of(s.encode(), "", "") for s in [*TRAIN, *VAL]), end=True)
     train, held = ([[*codec.prompt(s), codec.special["eos"]] for s in strings] for strings in (TRAIN, val))
     model = Knowing(train if ends else [row[:-1] for row in train], codec.vocabulary)
     return Subject(
@@ -69,7 +71,7 @@ def subject(val=VAL, ends=True) -> Subject:
 
 def asked(name, of, demos=("ab",)):
     recorder = Recorder()
-    FACE.probes(Settings((1,), demos, 64))[name](of, recorder)
+    SPEC.probes(Settings((1,), demos, 64))[name](of, recorder)
     return {key: figure.value for key, figure in recorder.figures.items()}, recorder
 
 
@@ -124,13 +126,13 @@ def test_a_prompt_that_no_training_string_begins_with_is_refused():
 @pytest.fixture(scope="module")
 def snippets(tmp_path_factory):
     """The corpus of the copilot as params.yaml has it: (training texts, held-out texts, codec, demos)."""
-    table = params.load(Path(__file__).parents[3] / "params.yaml")
+    table = config.load(Path(__file__).parents[3] / "params.yaml")
     settings = table.settings("corpora", "python_snippets", "scrape", scrape.Settings)
     cut = table.settings("corpora", "python_snippets", "tokenize", tokenize.Settings)
-    fetched = scrape.FACE.fetch(settings, tmp_path_factory.mktemp("state"), Progress("x", "addresses", None))
+    fetched = scrape.SPEC.fetch(settings, tmp_path_factory.mktemp("state"), Progress("x", "addresses", None))
     records = [fetch.record for fetch in fetched if fetch.record is not None]
-    sides = {side: [r for r in records if shards.side(r.id, cut.held_out) == side] for side in ("train", "val")}
-    codec = tokenize.FACE.learn(cut, lambda: sides["train"])
+    sides = {side: [r for r in records if token_dataset.side(r.id, cut.held_out) == side] for side in ("train", "val")}
+    codec = tokenize.SPEC.learn(cut, lambda: sides["train"])
     demos = table.row("recipes", "ladder_copilot")["validate"]["probes"]["demos"]
     return *([r.text for r in sides[side]] for side in ("train", "val")), codec, demos
 

@@ -6,13 +6,13 @@ import torch
 from torch.nn import functional as F
 
 from provenlm.core.audit import Recorder
-from provenlm.core.record import Record
-from provenlm.domains.strings.validate import FACE, Settings, attainable
-from provenlm.nets.moe.net import FACE as MOE
-from provenlm.nets.moe.settings import Settings as Shape
-from provenlm.tokens import character_codec
-from provenlm.tokens.shards import Split, Tokens
-from provenlm.validation.probe import Subject
+from provenlm.core.records import Record
+from provenlm.data.token_dataset import Split, Tokens
+from provenlm.domains.strings.evaluate.spec import SPEC, Settings, attainable
+from provenlm.evaluation.probe import Subject
+from provenlm.models.moe.config import Settings as Shape
+from provenlm.models.moe.spec import SPEC as MOE
+from provenlm.tokenizers import characters as character_codec
 
 STRINGS = ["ABCDE", "FGHIJ", "KLMNO", "PQRST", "UVWXY", "12345", "67890", "AAAAA", "BBBBB", "CCCCC", "A1B2C", "X9Y8Z"]
 SHAPE = Shape(32, 1, 2, 1, 2, 1, 32, 8, True, 10_000.0, 1e-5, 0.0, "layerwise", 0.0, 0.0)
@@ -60,7 +60,7 @@ def learned():
 
 def recall(subject, characters=(1, 2)):
     recorder = Recorder()
-    FACE.probes(Settings(characters, (), 64))["recall"](subject, recorder)
+    SPEC.probes(Settings(characters, (), 64))["recall"](subject, recorder)
     return {name: figure.value for name, figure in recorder.figures.items()}, recorder
 
 

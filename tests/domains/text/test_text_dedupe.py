@@ -3,12 +3,12 @@ import unicodedata
 
 import pytest
 
-from provenlm.core import params
-from provenlm.core.engine import Here
+from provenlm.core import config
 from provenlm.core.errors import UserError
-from provenlm.core.record import Record
-from provenlm.corpus import duplicates
-from provenlm.domains.text.dedupe import FACE, Settings, canonical
+from provenlm.core.executors.local import Here
+from provenlm.core.records import Record
+from provenlm.dedup import near_duplicates
+from provenlm.domains.text.dedupe.spec import SPEC, Settings, canonical
 
 SETTINGS = Settings(near=0.7, words=5, characters=5)
 
@@ -17,9 +17,9 @@ def record(body: str | bytes, score: float = 1.0) -> Record:
     return Record.of(body if isinstance(body, bytes) else body.encode(), "text/plain", "here", score=score)
 
 
-def found(*bodies: str) -> duplicates.Found:
+def found(*bodies: str) -> near_duplicates.Found:
     items = [record(body) for body in bodies]
-    return duplicates.find(Here(lambda: items), FACE.canonical, FACE.shingles(SETTINGS), FACE.threshold(SETTINGS))
+    return near_duplicates.find(Here(lambda: items), SPEC.canonical, SPEC.shingles(SETTINGS), SPEC.threshold(SETTINGS))
 
 
 def test_texts_that_differ_in_whitespace_alone_are_equal():
@@ -37,11 +37,11 @@ def test_texts_that_differ_in_case_are_not_equal():
 
 def test_bytes_that_are_no_utf8_do_not_crash_and_stay_as_they_are():
     assert canonical(record(b"caf\xe9  x")) == b"caf\xe9 x"
-    assert len(FACE.shingles(SETTINGS)(record(b"\xff\xfe"))) == 1
+    assert len(SPEC.shingles(SETTINGS)(record(b"\xff\xfe"))) == 1
 
 
 def test_shingles_are_runs_of_five_words():
-    shingles = FACE.shingles(SETTINGS)
+    shingles = SPEC.shingles(SETTINGS)
     assert len(shingles(record("a b c d e f g"))) == 3
     one, other = (set(shingles(record(text)).tolist()) for text in ("a b c d e f", "x a b c d e"))
     assert len(one & other) == 1
@@ -49,7 +49,7 @@ def test_shingles_are_runs_of_five_words():
 
 def test_shingles_are_runs_of_five_characters_where_words_are_not_spaced():
     text = "今日はとても良い天気ですから公園を散歩しましょう"
-    assert len(FACE.shingles(SETTINGS)(record(text))) == len(text) - 4
+    assert len(SPEC.shingles(SETTINGS)(record(text))) == len(text) - 4
 
 
 def test_near_twins_are_found_in_writing_without_spaces():
@@ -72,4 +72,4 @@ def test_texts_that_share_a_header_alone_are_no_twins():
 )
 def test_wrong_settings_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
-        params.parse(Settings, {"near": 0.7, "words": 5, "characters": 5} | changes, "x")
+        config.parse(Settings, {"near": 0.7, "words": 5, "characters": 5} | changes, "x")

@@ -6,11 +6,11 @@ import textwrap
 
 import pytest
 
-from provenlm.core import params
+from provenlm.core import config
 from provenlm.core.errors import UserError
-from provenlm.core.record import Record
-from provenlm.corpus.filtering import Judged, judging, score_of
-from provenlm.domains.text.filter import FACE, Settings, bands
+from provenlm.core.records import Record
+from provenlm.domains.text.filter.spec import SPEC, Settings, bands
+from provenlm.filtering.scoring import Judged, judging, score_of
 
 BANDS = {
     "least": 0.5,
@@ -30,7 +30,7 @@ BANDS = {
 
 
 def settings(**changes: object) -> Settings:
-    return params.parse(Settings, BANDS | changes, "params.yaml: corpora.x.filter")
+    return config.parse(Settings, BANDS | changes, "params.yaml: corpora.x.filter")
 
 
 def verdict(body: str | bytes, given: Settings | None = None) -> tuple[str | None, float]:
@@ -41,7 +41,7 @@ def verdict(body: str | bytes, given: Settings | None = None) -> tuple[str | Non
 
 
 def of(record: Record, given: Settings) -> Judged:
-    (judged,) = judging(FACE, given).do([record])
+    (judged,) = judging(SPEC, given).do([record])
     return judged
 
 
@@ -125,7 +125,7 @@ def test_the_score_falls_as_a_text_repeats_itself_more():
 
 def test_there_is_one_named_part_for_each_band():
     record = Record.of(PAGES["prose"].encode(), "text/plain", "here")
-    (verdict_,) = FACE.judge(settings())([record])
+    (verdict_,) = SPEC.judge(settings())([record])
     parts = verdict_.parts
     assert list(parts) == [name for name in BANDS if name != "least"]
     assert score_of(parts) == verdict(PAGES["prose"])[1]
@@ -213,7 +213,7 @@ def test_another_language_is_dropped_and_the_language_is_a_fact():
 
 
 def test_what_travels_between_machines_is_what_was_judged():
-    work = judging(FACE, settings(**SECTIONS))
+    work = judging(SPEC, settings(**SECTIONS))
     for item in work.do([Record.of(page.encode(), "text/plain", "here") for page in PAGES.values()]):
         assert work.unpack(work.pack(item)) == item
 
@@ -222,7 +222,7 @@ def test_a_verdict_on_a_record_is_the_same_in_any_company():
     texts = [*PAGES.values(), *PLANTED.values(), "", "AKIAQ2W3E4R5T6Y7U7IJ", "jane.doe@mail.org"]
     records = [Record.of(text.encode(), kind, "here") for text in texts for kind in ("text/plain", "text/x-python")]
     records.append(Record.of(b"\xff", "text/plain", "here"))
-    work = judging(FACE, settings(**SECTIONS))
+    work = judging(SPEC, settings(**SECTIONS))
     assert work.do(records) == [work.do([record])[0] for record in records]
 
 

@@ -3,10 +3,10 @@ import sys
 
 import pytest
 
-from provenlm.core import params, plugin
+from provenlm.core import config, interfaces, registry
 from provenlm.core.errors import UserError
 from provenlm.core.progress import Progress
-from provenlm.domains.text.scrape import Settings
+from provenlm.domains.text.scrape.spec import Settings
 
 MANNERS = {
     "contact": "", "delay_seconds": 1.0, "timeout_seconds": 10.0, "tries": 2, "max_wait_seconds": 5.0, "max_page_bytes": 1 << 20,
@@ -33,11 +33,11 @@ def section_of(sources: list, contact: str = "", taxonomy: tuple = ()) -> dict[s
 
 def settings(*start: str, contact: str = "") -> Settings:
     section = section_of([site(*start)], contact)
-    return params.parse(Settings, section, "params.yaml: corpora.docs.scrape")
+    return config.parse(Settings, section, "params.yaml: corpora.docs.scrape")
 
 
 def scraped(state, *start: str):
-    face = plugin.load("domains", "text", "scrape", plugin.Scraping)
+    face = registry.load_domain("text", "scrape", interfaces.Scraping)
     return list(face.fetch(settings(*start), state, Progress("scrape", "addresses", None)))
 
 
@@ -89,8 +89,8 @@ def test_a_scrape_repeated_receives_no_page_twice_and_gives_the_same_records(tmp
 
 def test_a_module_that_acts_is_refused_by_the_site_itself(tmp_path) -> None:
     fetches = {}
-    for fetch in plugin.load("domains", "text", "scrape", plugin.Scraping).fetch(
-        params.parse(
+    for fetch in registry.load_domain("text", "scrape", interfaces.Scraping).fetch(
+        config.parse(
             Settings,
             section_of([site("pydoc:stdlib", include=["/(this|antigravity|abc).html"])]),
             "x",

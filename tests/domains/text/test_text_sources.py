@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
-from provenlm.core import params, plugin
+from provenlm.core import config, interfaces, registry
 from provenlm.core.errors import UserError
 from provenlm.core.progress import Progress
-from provenlm.core.record import Fetch
-from provenlm.domains.text.scrape import Settings
-from provenlm.scraping.archive import Archive
+from provenlm.core.records import Fetch
+from provenlm.domains.text.scrape.spec import Settings
+from provenlm.scraping.crawl.archive import Archive
 
 ROOT = Path(__file__).resolve().parents[3]
 MANNERS = {
@@ -32,11 +32,11 @@ WARC = {"kind": "warc", "files": ["kept/*"], "licence": None}
 
 def parsed(sources: list, taxonomy: tuple = ()) -> Settings:
     section = {"sources": sources, "manners": MANNERS, "taxonomy": list(taxonomy), "offline": False}
-    return params.parse(Settings, section, "params.yaml: corpora.x.scrape")
+    return config.parse(Settings, section, "params.yaml: corpora.x.scrape")
 
 
 def scraped(*sources: dict, taxonomy: tuple = ()) -> dict[str, Fetch]:
-    face = plugin.load("domains", "text", "scrape", plugin.Scraping)
+    face = registry.load_domain("text", "scrape", interfaces.Scraping)
     found = list(face.fetch(parsed(list(sources), taxonomy), Path("state"), Progress("scrape", "addresses", None)))
     assert len({fetch.url for fetch in found}) == len(found), "an address ended twice"
     return {fetch.url: fetch for fetch in found}
@@ -89,7 +89,7 @@ def test_a_source_that_is_not_there_is_named_with_its_place() -> None:
 
 def test_the_page_that_shows_one_of_each_is_right() -> None:
     (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/sources.md").read_text(encoding="utf-8"), re.DOTALL)
-    settings = params.parse(Settings, YAML(typ="safe").load(block), "docs/sources.md")
+    settings = config.parse(Settings, YAML(typ="safe").load(block), "docs/sources.md")
     assert [source.kind for source in settings.sources] == ["site", "feed", "git", "folder", "jsonl", "warc"]
     assert len(settings.taxonomy) == 8
 

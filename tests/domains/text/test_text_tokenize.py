@@ -3,25 +3,25 @@ import textwrap
 
 import pytest
 
-from provenlm.core import params
+from provenlm.core import config
 from provenlm.core.errors import UserError
-from provenlm.core.record import Record
-from provenlm.domains.text.tokenize import FACE, Settings
+from provenlm.core.records import Record
+from provenlm.domains.text.tokenize.spec import SPEC, Settings
 
 SECTION = {"vocabulary": 600, "sample_bytes": 100_000, "character_coverage": 0.9995, "held_out": 0.1}
 
 
 def test_the_face_learns_saves_and_loads_a_codec_of_the_size_asked_for(tmp_path):
     record = Record.of(inspect.getsource(textwrap).encode(), "text/x-python", "textwrap")
-    codec = FACE.learn(params.parse(Settings, SECTION, "x"), lambda: [record])
+    codec = SPEC.learn(config.parse(Settings, SECTION, "x"), lambda: [record])
     codec.save(tmp_path)
-    loaded = FACE.load(tmp_path)
+    loaded = SPEC.load(tmp_path)
     assert loaded.vocabulary == 600
     assert loaded.decode(codec.encode([record])[0].tolist()) == record.body
 
 
 def test_the_share_held_out_is_the_one_in_the_settings():
-    assert FACE.held_out(params.parse(Settings, SECTION, "x")) == 0.1
+    assert SPEC.held_out(config.parse(Settings, SECTION, "x")) == 0.1
 
 
 @pytest.mark.parametrize(
@@ -36,4 +36,4 @@ def test_the_share_held_out_is_the_one_in_the_settings():
 )
 def test_wrong_settings_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
-        params.parse(Settings, SECTION | changes, "x")
+        config.parse(Settings, SECTION | changes, "x")

@@ -5,9 +5,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from provenlm.core.audit import Recorder
-from provenlm.domains.text.validate import FACE, Settings, closings
-from provenlm.tokens.shards import Split, Tokens
-from provenlm.validation.probe import Subject
+from provenlm.data.token_dataset import Split, Tokens
+from provenlm.domains.text.evaluate.spec import SPEC, Settings, closings
+from provenlm.evaluation.probe import Subject
 
 SETTINGS = Settings(10, 30, 20, 8, 8, 512)
 
@@ -85,7 +85,7 @@ def subject_of(model, texts):
 
 def asked(name, model, texts):
     recorder = Recorder()
-    FACE.probes(SETTINGS)[name](subject_of(model, texts), recorder)
+    SPEC.probes(SETTINGS)[name](subject_of(model, texts), recorder)
     return {name: figure.value for name, figure in recorder.figures.items()}
 
 

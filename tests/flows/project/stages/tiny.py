@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from provenlm.core import record
+from provenlm.core import records
 from provenlm.core.progress import progress, say
 
 READS = {"filter": "scraped", "dedupe": "filtered", "tokenize": "deduped"}
@@ -41,9 +41,9 @@ def main(stage: str, table: str, subject: str) -> None:
     steps = walk(subject, section.get("steps", 0), section.get("pause", 0), asked)
     write(Path("reports/audits") / subject / f"{stage}.json", audit(stage, subject, steps))
     if stage == "scrape":
-        record.write(world(section), Path("data") / subject / WRITES[stage])
+        records.write(world(section), Path("data") / subject / WRITES[stage])
     elif stage in WRITES:
-        read = [(r.source, r.id) for r in record.read(Path("data") / subject / "scraped")] if stage == "filter" else []
+        read = [(r.source, r.id) for r in records.read(Path("data") / subject / "scraped")] if stage == "filter" else []
         write(Path("data") / subject / WRITES[stage] / "all.json", {**section, "read": read} if read else section)
     elif stage == "train":
         write(Path("models") / subject / "model.json", steps)
@@ -57,10 +57,10 @@ def main(stage: str, table: str, subject: str) -> None:
         Path(f"reports/{subject}.md").write_text(f"# {status}\n\n![loss]({subject}_files/loss.svg)\n")
 
 
-def world(section: dict[str, str]) -> list[record.Record]:
+def world(section: dict[str, str]) -> list[records.Record]:
     """The records of the file `world`, source to text; without one a single record."""
     pages = json.loads(Path(section["world"]).read_text()) if "world" in section else {"a": "A"}
-    return [record.Record.of(text.encode(), "text/plain", source) for source, text in sorted(pages.items())]
+    return [records.Record.of(text.encode(), "text/plain", source) for source, text in sorted(pages.items())]
 
 
 def meet(subject: str, other: str) -> None:

@@ -1,0 +1,79 @@
+"""A file's name and bytes in; out, the page that it holds, or why it holds none. Also: which files a source takes, by patterns."""
+
+import io
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import PurePosixPath
+
+from provenlm.scraping.extraction import charset, licenses
+from provenlm.scraping.extraction.reader import TEXT, Page
+
+BINARY_WITHIN = 8192  # bytes: a zero among them is taken for a file that is no text, as git does
+HTML = {".html", ".htm", ".xhtml"}
+PROSE = {
+    ".md": "text/markdown",
+    ".markdown": "text/markdown",
+    ".rst": "text/x-rst",
+    ".adoc": "text/x-asciidoc",
+    ".tex": "text/x-tex",
+}
+CODE = {
+    ".bash": "sh", ".c": "c", ".cc": "c++", ".cfg": "ini", ".cpp": "c++", ".cs": "csharp", ".css": "css", ".cu": "cuda", ".go": "go",
+    ".h": "c", ".hpp": "c++", ".hs": "haskell", ".ini": "ini", ".ipynb": "json", ".java": "java", ".jl": "julia", ".js": "javascript",
+    ".json": "json", ".jsx": "javascript", ".kt": "kotlin", ".lua": "lua", ".m": "objective-c", ".ml": "ocaml", ".php": "php",
+    ".pl": "perl", ".proto": "protobuf", ".ps1": "powershell", ".py": "python", ".pyi": "python", ".pyx": "cython", ".r": "r",
+    ".rb": "ruby", ".rs": "rust", ".scala": "scala", ".sh": "sh", ".sql": "sql", ".swift": "swift", ".toml": "toml",
+    ".ts": "typescript", ".tsx": "typescript", ".xml": "xml", ".yaml": "yaml", ".yml": "yaml", ".zig": "zig",
+}  # fmt: skip
+POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def read(name: str, body: bytes) -> Page | str:
+    """The page in a file, its media type by its ending: code is `text/x-<language>`. Else the reason: binary, lfs-pointer, pdf …"""
+    ending = PurePosixPath(name).suffix.lower()
+    if ending == ".pdf":
+        return _pdf(body)
+    if body.startswith(POINTER):
+        return "lfs-pointer"
+    marked = any(body.startswith(mark) for mark, _ in charset.MARKS)
+    if not marked and b"\0" in body[:BINARY_WITHIN]:
+        return "binary"
+    if ending in HTML:
+        return TEXT.page(body, "text/html", "http://file.invalid/")
+    text, _ = charset.decoded(body, "")
+    media_type = PROSE.get(ending) or (f"text/x-{CODE[ending]}" if ending in CODE else "text/plain")
+    licence = licenses.stated(text)
+    return Page(text.encode("utf-8", "replace"), media_type, {"licence": licence} if licence else {}, ())
+
+
+def _pdf(body: bytes) -> Page | str:
+    """The text of a PDF, page by page. Whatever a damaged one raises, the file is named with its reason and the next one is read."""
+    try:
+        from pypdf import PdfReader
+    except ImportError:
+        return "pdf-needs-extra"  # pip install -e .[pdf]
+    try:
+        reader = PdfReader(io.BytesIO(body))
+        if reader.is_encrypted:
+            return "pdf-encrypted"
+        text = "\n\n".join(page.extract_text().strip() for page in reader.pages)
+        title = str((reader.metadata and reader.metadata.title) or "").strip()
+    except Exception:  # a parser of such a format fails in every way there is
+        return "pdf-damaged"
+    return Page(text.encode("utf-8", "replace"), "text/plain", {"title": title} if title else {}, ())
+
+
+@cache
+def pattern(glob: str) -> re.Pattern[str]:
+    """A path pattern: `*` and `?` stay within a folder, `**/` stands for any folders, none too."""
+    parts = re.split(r"(\*\*/|\*\*|\*|\?)", glob)
+    meant = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    return re.compile("".join(meant.get(part, re.escape(part)) for part in parts))
+
+
+def reason_against(path: str, include: Sequence[str], exclude: Sequence[str]) -> str:
+    """Why a source leaves the file at `path` out; "" if it takes it. No `include` takes all."""
+    if include and not any(pattern(glob).fullmatch(path) for glob in include):
+        return "not-included"
+    return "excluded" if any(pattern(glob).fullmatch(path) for glob in exclude) else ""

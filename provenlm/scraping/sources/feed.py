@@ -1,0 +1,46 @@
+"""A feed in (RSS 0.9 to 2.0, Atom), the addresses of its entries out."""
+
+import io
+from collections.abc import Iterator
+
+from lxml import etree
+
+from provenlm.scraping.crawl.urls import canonical
+
+MEDIA_TYPES = ("application/rss+xml", "application/atom+xml", "application/rdf+xml", "application/xml", "text/xml")
+MAX_ENTRIES = 10_000
+NAMES = ("item", "entry")
+
+
+def entries(body: bytes, url: str) -> Iterator[str]:
+    """Canonical addresses of what the feed at `url` lists, up to the first thing that is not a feed. No entity is ever resolved."""
+    count = 0
+    try:
+        events = etree.iterparse(
+            io.BytesIO(body), events=("end",), resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False
+        )
+        for _, element in events:
+            name = etree.QName(element).localname if isinstance(element.tag, str) else ""
+            if name not in NAMES or count >= MAX_ENTRIES:
+                continue
+            address = canonical(_link(element), url) if _link(element) else None
+            element.clear()
+            if address is not None:
+                count += 1
+                yield address
+    except etree.XMLSyntaxError:
+        return
+
+
+def _link(entry: etree._Element) -> str:
+    """Where an entry leads: RSS writes it as text, Atom as an attribute, and a permanent guid may stand for it."""
+    guid = ""
+    for child in entry:
+        name = etree.QName(child).localname if isinstance(child.tag, str) else ""
+        if name == "link" and child.get("href") and child.get("rel", "alternate") == "alternate":
+            return str(child.get("href"))
+        if name == "link" and (child.text or "").strip():
+            return str(child.text).strip()
+        if name == "guid" and child.get("isPermaLink", "true") == "true":
+            guid = (child.text or "").strip()
+    return guid

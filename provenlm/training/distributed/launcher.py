@@ -1,0 +1,83 @@
+"""A command and a number in, so many processes of it on this machine, started by torch's launcher, and how they ended out.
+
+It is what `torchrun --standalone` does, without its report: what went wrong, a process has said itself. On several machines torchrun
+starts the same command on each (docs/processes.md).
+"""
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from provenlm.core.errors import UserError
+from provenlm.training.config_sections import Parallel
+
+LAUNCHER = "PROVENLM_LAUNCHER"  # in the environment of those that `start` started: the process that they end with
+LOOPBACK = {"linux": "lo", "darwin": "lo0"}
+LOOK = 0.2  # seconds
+
+
+def wanted(parallel: Parallel | None) -> bool:
+    """Whether others have to be started: more than one is asked for, and this is none of them."""
+    return parallel is not None and parallel.processes > 1 and "WORLD_SIZE" not in os.environ
+
+
+def start(processes: int, command: Sequence[str]) -> int:
+    """Run `command` so many times until all are through; the exit status, or -n if signal n asked us to end.
+
+    When one ends early all are ended. A signal is handed on, and they have 30 seconds (TORCH_ELASTIC_SHUTDOWN_TIMEOUT) to save.
+    UserError if one was killed, which it cannot say itself.
+    """
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ[LAUNCHER] = str(os.getpid())
+    if sys.platform in LOOPBACK:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK[sys.platform])
+    with tempfile.TemporaryDirectory() as logs:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            logs_specs=DefaultLogsSpecs(log_dir=logs),
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="127.0.0.1:0",
+            local_addr="127.0.0.1",
+            max_restarts=0,
+        )
+        try:
+            elastic_launch(config, command[0])(*command[1:])
+        except SignalException as asked:
+            return -int(asked.sigval)
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            if failure.exitcode >= 0:
+                return failure.exitcode
+            name = signal.Signals(-failure.exitcode).name
+            raise UserError(
+                f"process {rank} of {processes} was ended by {name}; the next run goes on from the last checkpoint"
+            ) from None
+    return 0
+
+
+def end_with_the_launcher() -> None:
+    """Watch from now on: this process is killed as soon as the one that started it is gone, however that ended.
+
+    Each process has a session of its own, so nothing else would reach it, and it could write where the next run writes.
+    """
+    launcher = int(os.environ.get(LAUNCHER, os.getppid()))
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(LOOK)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="launcher", daemon=True).start()

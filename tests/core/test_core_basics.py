@@ -1,0 +1,78 @@
+"""Digests, random numbers, atomic files, progress: the small things that everything stands on."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+from provenlm.core import hashing, interfaces, io, registry, rng
+from provenlm.core.errors import UserError
+
+
+def test_a_digest_of_json_does_not_depend_on_the_order_of_keys():
+    assert hashing.of_json({"a": 1, "b": [2]}) == hashing.of_json({"b": [2], "a": 1})
+    assert hashing.of_json([]) == hashlib.sha256(b"[]").hexdigest()
+
+
+def test_a_digest_of_a_folder_changes_with_a_name_and_with_a_byte(tmp_path):
+    (tmp_path / "a").write_bytes(b"1")
+    first = hashing.of_path(tmp_path)
+    (tmp_path / "a").rename(tmp_path / "b")
+    second = hashing.of_path(tmp_path)
+    (tmp_path / "b").write_bytes(b"2")
+    assert len({first, second, hashing.of_path(tmp_path)}) == 3
+
+
+def test_seeds_with_other_names_are_independent_and_equal_ones_are_equal():
+    assert rng.seed_of(1, "a", 2) == rng.seed_of(1, "a", 2)
+    assert len({rng.seed_of(1, "a"), rng.seed_of(2, "a"), rng.seed_of(1, "b"), rng.seed_of(1, "a", "")}) == 4
+    assert rng.generator(1, "a").random() == rng.generator(1, "a").random()
+
+
+def test_shares_are_spread_evenly_over_zero_to_one():
+    shares = [rng.share_of(str(i), "split") for i in range(4000)]
+    assert min(shares) >= 0 and max(shares) < 1
+    assert sum(share < 0.1 for share in shares) == pytest.approx(400, abs=60)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    io.write_json(tmp_path / "x.json", {"a": 1})
+    with pytest.raises(ValueError):
+        io.write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_folder_that_was_not_finished_leaves_the_old_one(tmp_path):
+    with io.new_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("1")
+    with pytest.raises(RuntimeError), io.new_folder(tmp_path / "out") as folder:
+        (folder / "b").write_text("2")
+        raise RuntimeError
+    assert [p.name for p in tmp_path.rglob("*")] == ["out", "a"]
+
+
+def test_progress_without_a_terminal_is_lines_that_a_program_reads():
+    code = "from provenlm.core.progress import progress\nwith progress('crawl','pages',2) as p:\n p.advance()\n p.advance(1,'x')"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert out[0] == '::progress {"label": "crawl", "done": 1, "total": 2, "unit": "pages", "note": ""}'
+    assert json.loads(out[1].removeprefix("::progress "))["done"] == 2
+
+
+def test_a_reader_that_went_away_does_not_kill_the_writer(tmp_path):
+    code = (
+        "import sys, time, pathlib\nfrom provenlm.core.progress import say\nsay('one')\ntime.sleep(0.5)\n"
+        f"for i in range(3): say('more')\npathlib.Path({str(tmp_path / 'saved')!r}).write_text('yes')"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout and process.stdout.readline() == "one\n"
+    process.stdout.close()
+    assert process.wait(30) == 0
+    assert (tmp_path / "saved").read_text() == "yes"
+
+
+def test_an_unknown_plugin_names_the_known_ones():
+    with pytest.raises(UserError, match="no domain 'texts'; known: .*strings.*text"):
+        registry.load_domain("texts", "filter", interfaces.Filtering)

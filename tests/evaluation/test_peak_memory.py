@@ -1,0 +1,28 @@
+import torch
+
+from provenlm.evaluation.probes.peak_memory import peaks
+
+CPU = torch.device("cpu")
+
+
+def two(size):
+    def compute():
+        first = torch.empty(size, dtype=torch.uint8)
+        del first
+        return torch.empty(size // 2, dtype=torch.uint8), torch.empty(size, dtype=torch.uint8)
+
+    return compute
+
+
+def test_the_peak_is_what_was_held_at_once_not_what_was_asked_for_in_all():
+    assert peaks([two(1 << 20)], CPU) == [(1 << 20) + (1 << 19)]
+
+
+def test_each_computation_is_counted_for_itself():
+    kept = []
+    found = peaks([lambda: kept.append(torch.empty(1 << 20, dtype=torch.uint8)), two(1 << 12)], CPU)
+    assert found == [1 << 20, (1 << 12) + (1 << 11)]
+
+
+def test_a_device_whose_allocator_keeps_no_count_gives_none():
+    assert peaks([two(8)], torch.device("meta")) == []

@@ -1,0 +1,94 @@
+import json
+import math
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from provenlm.core.executors.local import Here
+from provenlm.core.interfaces import Filtering, Verdict
+from provenlm.core.records import Record
+from provenlm.filtering import scoring
+from provenlm.filtering.scoring import Dropped, Judged, score_of, trapezoid
+
+
+def record(text: str) -> Record:
+    return Record.of(text.encode(), "text/plain", f"from/{text}")
+
+
+def judge(items: list[Record], verdict, least: float) -> list[Judged]:
+    face = Filtering(object, lambda _: lambda records: [verdict(item) for item in records], lambda _: least)
+    return [judged for _, judged in Here(lambda: items).map(scoring.judging(face, None))]
+
+
+def halves(item: Record) -> Verdict:
+    reason = "short" if len(item.body) < 3 else None
+    return Verdict(item, reason, {"length": min(1.0, len(item.body) / 8), "one": 1.0}, {})
+
+
+def test_a_score_below_the_least_drops_what_no_rule_does():
+    judged = judge([record("x"), record("aaaa"), record("aaaaaaaa")], halves, 0.75)
+    assert [item.reason for item in judged] == ["short", "low_score", None]
+    assert [item.score for item in judged] == pytest.approx([math.sqrt(0.125), math.sqrt(0.5), 1])
+
+
+def test_a_score_equal_to_the_least_is_kept():
+    assert judge([record("aa")], lambda item: Verdict(item, None, {"half": 0.25}, {}), 0.25)[0].reason is None
+
+
+def test_a_dropped_record_keeps_its_score_and_parts():
+    (judged,) = judge([record("x")], halves, 0.0)
+    assert judged.parts == {"length": 0.125, "one": 1.0}
+
+
+def test_a_score_is_the_geometric_mean_of_its_parts():
+    assert score_of({"a": 0.5, "b": 0.5, "c": 1.0, "d": 1.0}) == pytest.approx(0.25**0.25)
+    assert score_of({"a": 0.0, "b": 1.0}) == 0
+    assert score_of({}) == 1
+
+
+@pytest.mark.parametrize("part", [-0.1, 1.1, math.nan])
+def test_a_part_outside_0_to_1_is_refused(part):
+    with pytest.raises(ValueError, match="from 0 to 1, got bad="):
+        score_of({"good": 0.5, "bad": part})
+
+
+@pytest.mark.parametrize(("value", "expected"), [(1, 0), (2, 0), (3, 0.5), (4, 1), (6, 1), (9, 0.25), (10, 0), (99, 0)])
+def test_a_trapezoid_rises_and_falls_in_straight_lines(value, expected):
+    assert trapezoid(np.array([5, value]), 2, 4, 6, 10) == pytest.approx([1, expected])
+
+
+def test_a_trapezoid_does_not_fall_towards_an_infinite_edge():
+    assert trapezoid(np.array([-1e9]), -math.inf, -math.inf, 1, 2) == 1
+    assert trapezoid(np.array([1e9]), 0, 1, math.inf, math.inf) == 1
+
+
+def test_dropped_records_are_written_with_reason_score_and_parts(tmp_path):
+    with Dropped(tmp_path / "dropped.parquet") as dropped:
+        for item in judge([record("x")] * 5000, halves, 0.0):
+            dropped.add(item)
+    rows = pq.read_table(tmp_path / "dropped.parquet").to_pylist()
+    assert len(rows) == 5000
+    assert rows[4999] | {"parts": json.loads(rows[4999]["parts"])} == {
+        "id": record("x").id,
+        "source": "from/x",
+        "reason": "short",
+        "score": math.sqrt(0.125),
+        "parts": {"length": 0.125, "one": 1.0},
+    }
+
+
+def test_no_drop_leaves_a_table_without_rows(tmp_path):
+    with Dropped(tmp_path / "dropped.parquet"):
+        pass
+    assert pq.read_table(tmp_path / "dropped.parquet").schema.equals(scoring.SCHEMA)
+
+
+def test_the_size_is_that_of_the_body_before_it_was_masked():
+    (judged,) = judge([record("aa")], lambda item: Verdict(item.with_body(b"aaaa"), None, {}, {"seen": 2}), 0.0)
+    assert (judged.record.body, judged.record.id, judged.size, judged.found) == (b"aaaa", record("aaaa").id, 2, {"seen": 2})
+
+
+def test_what_is_judged_travels_and_comes_back_the_same():
+    for item in judge([record("x"), record("line\nline aä").with_facts(title="ö")], halves, 0.5):
+        assert scoring.unpack(scoring.pack(item)) == item

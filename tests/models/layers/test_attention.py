@@ -1,0 +1,31 @@
+"""Attention against its definition written out."""
+
+import pytest
+import torch
+
+from provenlm.models.common.layers import attention, rotary
+from provenlm.models.common.layers.attention import Attention
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (4, 1)])
+def test_grouped_queries_attend_as_the_definition_says(heads: int, kv_heads: int) -> None:
+    torch.manual_seed(0)
+    layer, hidden = Attention(16, heads, kv_heads, 0.0, bias=False), torch.randn(1, 5, 16)
+    angles = rotary.angles(torch.arange(5), 16 // heads, 10_000.0)
+    query = rotary.rotate(layer.q_proj(hidden)[0].view(5, heads, -1).transpose(0, 1), angles)
+    key = rotary.rotate(layer.k_proj(hidden)[0].view(5, kv_heads, -1).transpose(0, 1), angles)
+    value = layer.v_proj(hidden)[0].view(5, kv_heads, -1).transpose(0, 1)
+    expected = []
+    for head in range(heads):
+        group = head // (heads // kv_heads)
+        scores = query[head] @ key[group].T / (16 // heads) ** 0.5
+        scores = scores.masked_fill(torch.ones(5, 5).triu(1).bool(), float("-inf"))
+        expected.append(scores.softmax(-1) @ value[group])
+    assert torch.allclose(layer(hidden, angles, None, None)[0], layer.o_proj(torch.cat(expected, -1)), atol=1e-6)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_the_closed_form_counts_what_is_built(kv_heads: int, bias: bool) -> None:
+    layer = Attention(16, 4, kv_heads, 0.0, bias)
+    assert sum(p.numel() for p in layer.parameters()) == attention.parameters(16, 4, kv_heads, bias)

@@ -1,0 +1,134 @@
+"""The router's choice and its losses, by hand and by finite differences."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from provenlm.models.common.layers.moe_router import Router, Routing, balance_loss, joint_balance_loss, z_loss
+
+
+def routing(chosen: list[list[int]], logits: list[list[float]]) -> Routing:
+    logits_NE = torch.tensor(logits, dtype=torch.float64)
+    probabilities_NE = logits_NE.softmax(-1)
+    chosen_NK = torch.tensor(chosen)
+    return Routing(chosen_NK, probabilities_NE.gather(1, chosen_NK), probabilities_NE, logits_NE)
+
+
+def test_a_tokens_weights_are_the_renormalised_probabilities_of_its_experts() -> None:
+    router = Router(3, 3, 2, biased=False)
+    with torch.no_grad():
+        router.weight.copy_(torch.eye(3))
+    logits = torch.tensor([[math.log(5.0), math.log(2.0), math.log(3.0)]])
+    chosen, weights, probabilities, _ = router(logits)
+    assert chosen.tolist() == [[0, 2]]
+    assert weights[0].tolist() == pytest.approx([5 / 8, 3 / 8])
+    assert probabilities[0].tolist() == pytest.approx([0.5, 0.2, 0.3])
+
+
+def test_an_even_load_costs_the_number_of_experts_a_token() -> None:
+    even = routing([[0, 1], [2, 3]], [[0.0] * 4] * 2)
+    assert balance_loss(even).item() == pytest.approx(2.0)
+
+
+def test_all_load_on_one_expert_costs_the_number_of_experts() -> None:
+    collapsed = routing([[0], [0]], [[50.0, 0.0, 0.0, 0.0]] * 2)
+    assert balance_loss(collapsed).item() == pytest.approx(4.0)
+
+
+def test_the_balance_loss_counts_the_dispatch_that_happened_not_the_probabilities() -> None:
+    # probabilities even, but both tokens went to expert 0: f = (1, 0), P = (1/2, 1/2), 2 · 1/2 = 1;
+    # probabilities (3/4, 1/4) with the same dispatch: 2 · 3/4
+    assert balance_loss(routing([[0], [0]], [[0.0, 0.0]] * 2)).item() == pytest.approx(1.0)
+    assert balance_loss(routing([[0], [0]], [[math.log(3.0), 0.0]] * 2)).item() == pytest.approx(1.5)
+
+
+def test_the_joint_form_lets_layers_balance_each_other() -> None:
+    first, second = routing([[0]], [[math.log(3.0), 0.0]]), routing([[1]], [[0.0, math.log(3.0)]])
+    assert joint_balance_loss([first, second]).item() == pytest.approx(1.0)
+    assert balance_loss(first).item() == pytest.approx(1.5)
+
+
+def test_the_z_loss_is_the_mean_square_of_the_log_partition() -> None:
+    # log(1 + 1) and log(3 + 1), squared, averaged
+    assert z_loss(routing([[0], [0]], [[0.0, 0.0], [math.log(3.0), 0.0]])).item() == pytest.approx(
+        (math.log(2) ** 2 + math.log(4) ** 2) / 2
+    )
+
+
+def test_the_router_and_its_losses_have_the_gradient_of_finite_differences() -> None:
+    router = Router(4, 3, 2, biased=False).double()
+    torch.nn.init.normal_(router.weight, generator=torch.Generator().manual_seed(3))
+    states = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(4)).requires_grad_()
+
+    def outputs(states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        routed = router(states)
+        return routed.weights_NK, balance_loss(routed), z_loss(routed)
+
+    assert gradcheck(outputs, (states,))
+
+
+def test_the_router_stays_wide_under_autocast() -> None:
+    router = Router(4, 3, 2, biased=False)
+    torch.nn.init.normal_(router.weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert router(torch.randn(2, 4)).logits_NE.dtype == torch.float32
+
+
+def test_a_bias_moves_the_choice_and_not_the_weights() -> None:
+    router = Router(3, 3, 2, biased=True)
+    with torch.no_grad():
+        router.weight.copy_(torch.eye(3))
+        router.bias_E.copy_(torch.tensor([0.0, 0.15, 0.0]))
+    logits = torch.tensor([[math.log(5.0), math.log(2.0), math.log(3.0)]])
+    chosen, weights, _, _ = router(logits)  # 0.5, 0.35, 0.3 where it is chosen
+    assert chosen.tolist() == [[0, 1]]
+    assert weights[0].tolist() == pytest.approx([5 / 7, 2 / 7])
+
+
+def test_a_bias_of_zero_chooses_as_none_does() -> None:
+    torch.manual_seed(0)
+    one, other, states = Router(8, 5, 3, biased=False), Router(8, 5, 3, biased=True), torch.randn(50, 8)
+    torch.nn.init.normal_(one.weight)
+    other.load_state_dict({**one.state_dict(), "bias_E": torch.zeros(5)})
+    for mine, its in zip(one(states), other(states), strict=True):
+        assert torch.equal(mine, its)
+
+
+def test_rebalancing_moves_each_bias_by_the_rate_towards_the_mean_load_of_all_passes() -> None:
+    router = Router(3, 4, 1, biased=True)
+    for chosen in ([[0], [0], [1]], [[0], [2], [2], [1], [3]]):
+        router.note(routing(chosen, [[0.0] * 4] * len(chosen)))
+    router.rebalance(0.01)  # loads 3, 2, 2, 1, of which the mean is 2
+    assert router.bias_E.tolist() == pytest.approx([-0.01, 0.0, 0.0, 0.01])
+    router.rebalance(0.01)  # nothing was noted since
+    assert router.bias_E.tolist() == pytest.approx([-0.01, 0.0, 0.0, 0.01])
+
+
+def test_the_bias_is_in_the_state_and_the_load_is_not() -> None:
+    assert set(Router(3, 4, 1, biased=True).state_dict()) == {"weight", "bias_E"}
+    assert set(Router(3, 4, 1, biased=False).state_dict()) == {"weight"}
+
+
+MEMBER = """
+import sys, torch
+from provenlm.models.common.layers.moe_router import Router, Routing
+place, meeting = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=place, world_size=2)
+router, none = Router(3, 3, 1, biased=True), torch.zeros(0)
+router.note(Routing(torch.tensor([[[0], [0], [1]], [[1], [1], [2]]][place]), none, none, none))
+router.rebalance(0.5)
+print(router.bias_E.tolist())
+"""
+
+
+def test_two_processes_move_the_bias_by_the_load_of_both(tmp_path) -> None:
+    members = [
+        subprocess.Popen([sys.executable, "-c", MEMBER, str(place), str(tmp_path / "meeting")], stdout=subprocess.PIPE, text=True)
+        for place in (0, 1)
+    ]
+    # loads 2, 1, 0 and 0, 2, 1 are 2, 3, 1 together
+    assert [member.communicate(timeout=100)[0] for member in members] == ["[0.0, -0.5, 0.5]\n"] * 2

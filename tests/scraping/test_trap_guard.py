@@ -1,0 +1,100 @@
+import pytest
+
+from provenlm.scraping.crawl.trap_guard import Variants, shape
+from provenlm.scraping.crawl.urls import Bounds, Site, belongs, canonical
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("http://h/search?q=a", "http://h/search"),
+        ("http://h/calendar/2026/11/21", "http://h/calendar/#"),
+        ("http://h/calendar/2026-11-21/", "http://h/calendar/#/"),
+        ("http://h/events/2026/11?view=day", "http://h/events/#"),
+        ("http://h/2026/11/21/a-title", ""),  # an article, and another one tomorrow
+        ("http://h/issues/12345", ""),
+        ("http://h/a", ""),
+    ],
+)
+def test_addresses_of_a_kind_differ_in_query_or_final_date(url: str, kind: str) -> None:
+    assert shape(url) == kind
+
+
+def test_the_first_so_many_of_a_kind_pass_each_counted_once() -> None:
+    variants = Variants(["http://h/s?0"])
+    said = [variants.reason_against(f"http://h/s?{number}", 3) for number in (0, 1, 1, 2, 3, 4, 1)]
+    assert said == ["", "", "", "", "trap-variants", "trap-variants", ""]
+    assert variants.reason_against("http://h/other?3", 3) == ""
+
+
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("http://h/a;jsessionid=0F3A?x=1", "http://h/a?x=1"),
+        ("http://h/a?PHPSESSID=abc&x=1", "http://h/a?x=1"),
+        ("http://h/a?x=1&utm_source=feed&utm_medium=rss", "http://h/a?x=1"),
+        ("http://h/a?sid=0123456789abcdef0123", "http://h/a"),
+        ("http://h/a?sid=12&s=term", "http://h/a?sid=12&s=term"),  # no session has so short a name: it means something
+    ],
+)
+def test_what_names_a_session_or_campaign_is_no_part_of_an_address(url: str, same: str) -> None:
+    assert canonical(url) == same
+
+
+@pytest.mark.parametrize(
+    ("path", "trapped"), [("/a/b/a/b/a/b/x", True), ("/a/a/a", True), ("/a/b/a/b/c", False), ("/ab/a/a", False)]
+)
+def test_folders_that_repeat_are_a_relative_link_gone_wrong(path: str, trapped: bool) -> None:
+    site = Site("s", "http://h/", Bounds("host", (), (), 1, 1, 1, 1))
+    assert (belongs(f"http://h{path}", [site])[1] == "trap-repetition") is trapped
+
+
+def test_a_calendar_without_end_ends_and_the_pages_beside_it_are_found(web, crawling) -> None:
+    def day(handler) -> None:
+        number = int(handler.path.rsplit("-", 1)[1])
+        links = "".join(f'<a href="/calendar/2026-11-{n:02}">.</a>' for n in (number + 1, number + 2)) + '<a href="/real">.</a>'
+        body = f"<p>day {number}</p>{links}".encode()
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/html")
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    web.html("/", "start", ("/calendar/2026-11-01",))
+    web.html("/real", "found")
+    for number in range(1, 32):
+        web.pages[f"/calendar/2026-11-{number:02}"] = day
+    found = crawling(max_variants=5)
+    assert sum(path.startswith("/calendar") and fetch.state == "record" for path, fetch in found.items()) == 5
+    assert {fetch.reason for fetch in found.values() if fetch.state == "refused"} == {"trap-variants"}
+    assert found["/real"].state == "record"
+
+
+def test_a_link_that_grows_at_every_visit_ends(web, crawling) -> None:
+    class Growing(dict):
+        def get(self, path, default=None):
+            return super().get(path) or (200, {}, f'<p>page {path}</p><a href="{path.rstrip("/")}/more/more/x">.</a>'.encode())
+
+    web.pages = Growing({"/robots.txt": (404, {}, b""), "/sitemap.xml": (404, {}, b"")})
+    found = crawling()
+    assert any(fetch.reason == "trap-repetition" for fetch in found.values())
+    assert len(found) < 20
+
+
+def test_a_page_that_names_another_as_its_canonical_one_gives_way_to_it(web, crawling) -> None:
+    text = "<p>one</p><p>two</p><p>three</p>"
+    web.html("/", "start", ("/print",))
+    web.pages["/print"] = (200, {}, f'<link rel="canonical" href="/page"><p>printed</p>{text}'.encode())
+    web.pages["/page"] = (200, {}, f'<link rel="canonical" href="/page">{text}'.encode())
+    found = crawling()
+    assert (found["/print"].reason, found["/page"].reason) == ("canonical", "")
+
+
+def test_a_canonical_address_that_says_something_else_or_nothing_hides_no_page(web, crawling) -> None:
+    web.html("/", "the front page", ("/a", "/b", "/c", "/d"))
+    web.pages["/a"] = (200, {}, b'<link rel="canonical" href="/"><p>page a, of a site whose every page names the front page</p>')
+    web.pages["/b"] = (200, {}, b'<link rel="canonical" href="/gone"><p>page b</p>')
+    web.pages["/c"] = (200, {}, b'<link rel="canonical" href="/d"><p>same</p>')
+    web.pages["/d"] = (200, {}, b'<link rel="canonical" href="/c"><p>same</p>')
+    found = crawling()
+    assert [found[f"/{name}"].state for name in "abcd"] == ["record"] * 4
