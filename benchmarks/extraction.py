@@ -20,21 +20,21 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from comparisons.interleaved_timing import compare, keep, show
+from comparisons.interleaved_timing import compare_in_turns, print_table, save_json
 from lxml import etree
 from markdown_it import MarkdownIt
 
 from provenlm.scraping.extraction import html as extract
-from provenlm.scraping.extraction.main_content import main_text
+from provenlm.scraping.extraction.main_content import extract_main_text
 
-LEAST, MOST = 1500, 60_000  # characters of a description
+MIN_CHARS, MAX_CHARS = 1500, 60_000  # characters of a description
 BLOCKS = {"p", "div", "li", "dt", "dd", "td", "th", "tr", "pre", "h1", "h2", "h3", "h4", "br", "section", "ul", "ol", "dl", "table"}
-SKIPPED = [
+SKIPPED_SELECTORS = [
     "nav", ".headerlink", ".sphinxsidebar", ".navheader", ".navfooter", ".toc", "#toc", ".related", ".breadcrumb", ".breadcrumbs", "script",
     "style", "noscript", "aside", "form", "button", "header", "footer", "[role=navigation]",
 ]  # fmt: skip
 GENERATORS = ("sphinx", "docbook", "mkdocs", "docusaurus", "asciidoctor", "doxygen")
-FRAMES = {
+PAGE_TEMPLATES = {
     "documentation": """<!DOCTYPE html><html lang="en"><head><title>{title}</title></head><body>
 <div class="related" role="navigation"><h3>Navigation</h3><ul><li><a href="/i">index</a></li><li><a href="/n">next</a> |</li></ul></div>
 <div class="document"><div class="documentwrapper"><div class="bodywrapper"><div class="body" role="main">{body}</div></div></div>
@@ -52,7 +52,7 @@ FRAMES = {
 
 
 # Where generators put the content: of pages below a folder named so, these elements, and what of them is none.
-PLACED = {
+CONTENT_XPATHS = {
     "python3*/html": ("//div[@role='main']", "headerlink"),
     "python-django-doc/html": ("//div[@id='bd']//div[@class='yui-g']", "headerlink"),
     "postgresql-doc-*/html": ("//body/div[not(starts-with(@class, 'nav'))]", "toc"),
@@ -62,7 +62,7 @@ PLACED = {
 
 
 @dataclass(frozen=True)
-class Gold:
+class GroundTruth:
     """A page, the text that should come out, and its lines of code."""
 
     page: str
@@ -70,19 +70,21 @@ class Gold:
     code: tuple[str, ...]
 
 
-def golds(frame: str, most: int) -> list[Gold]:
+def synthetic_pages(template: str, max_pages: int) -> list[GroundTruth]:
     """Pages whose text is known. Descriptions that hold HTML of their own are left out: what of that is text is a matter of opinion."""
-    found, markdown = [], MarkdownIt("commonmark").enable("table")
+    truths, markdown = [], MarkdownIt("commonmark").enable("table")
     for package in sorted(metadata.distributions(), key=lambda item: str(item.metadata["Name"]).lower()):
-        said = package.metadata
-        source = said.get_payload() if "markdown" in str(said["Description-Content-Type"]) else ""  # type: ignore[attr-defined]
-        source = source or str(said["Description"] or "") if "markdown" in str(said["Description-Content-Type"]) else ""
-        tokens = markdown.parse(source) if LEAST <= len(source) <= MOST else []
+        fields = package.metadata
+        source = fields.get_payload() if "markdown" in str(fields["Description-Content-Type"]) else ""  # type: ignore[attr-defined]
+        source = source or str(fields["Description"] or "") if "markdown" in str(fields["Description-Content-Type"]) else ""
+        tokens = markdown.parse(source) if MIN_CHARS <= len(source) <= MAX_CHARS else []
         inner = [child for token in tokens for child in token.children or ()]
         if not tokens or any(token.type in ("html_block", "html_inline") for token in [*tokens, *inner]):
             continue
         blocks = [
-            token.content if token.type in ("fence", "code_block") else "".join(_words(child) for child in token.children or ())
+            token.content
+            if token.type in ("fence", "code_block")
+            else "".join(_inline_text(child) for child in token.children or ())
             for token in tokens
             if token.type in ("fence", "code_block", "inline")
         ]
@@ -92,25 +94,27 @@ def golds(frame: str, most: int) -> list[Gold]:
         links = "".join(
             f'<li><a href="/{n}">{html.escape(word)}</a></li>' for n, word in enumerate(dict.fromkeys(source.split()[:40]))
         )
-        page = FRAMES[frame].format(title=html.escape(str(said["Name"])), body=markdown.render(source), links=links)
-        found.append(Gold(page, "\n".join(blocks), code))
-    return found[:most]
+        page = PAGE_TEMPLATES[template].format(title=html.escape(str(fields["Name"])), body=markdown.render(source), links=links)
+        truths.append(GroundTruth(page, "\n".join(blocks), code))
+    return truths[:max_pages]
 
 
-def placed(docs: Path, most: int) -> list[Gold]:
+def documentation_pages(docs: Path, max_pages: int) -> list[GroundTruth]:
     """Real pages whose content stands in a known element; `most` of each kind, in a mixed order that is always the same."""
-    found = []
-    for pattern, (where, without) in PLACED.items():
+    truths = []
+    for pattern, (content_xpath, excluded_class) in CONTENT_XPATHS.items():
         paths = sorted(path for folder in sorted(docs.glob(pattern)) if not folder.is_symlink() for path in folder.rglob("*.html*"))
-        golds = []
+        folder_truths = []
         for path in random.Random(0).sample(paths, len(paths)):
             page = path.read_text("utf-8", "replace") if path.suffix == ".html" or ".html.en" in path.name else ""
-            contents = etree.fromstring(page.encode(), etree.HTMLParser(encoding="utf-8")).xpath(where) if page.strip() else []
+            contents = (
+                etree.fromstring(page.encode(), etree.HTMLParser(encoding="utf-8")).xpath(content_xpath) if page.strip() else []
+            )
             for content in contents:
-                for tag in content.xpath(f".//*[contains(concat(' ', @class, ' '), ' {without} ')] | .//script | .//style"):
-                    parent, before = tag.getparent(), tag.getprevious()
-                    if before is not None:
-                        before.tail = (before.tail or "") + (tag.tail or "")
+                for tag in content.xpath(f".//*[contains(concat(' ', @class, ' '), ' {excluded_class} ')] | .//script | .//style"):
+                    parent, previous = tag.getparent(), tag.getprevious()
+                    if previous is not None:
+                        previous.tail = (previous.tail or "") + (tag.tail or "")
                     else:
                         parent.text = (parent.text or "") + (tag.tail or "")
                     parent.remove(tag)
@@ -123,11 +127,11 @@ def placed(docs: Path, most: int) -> list[Gold]:
                 if line.strip()
             )
             if len(text.split()) >= 100:
-                golds.append(Gold(page, text, code))
-            if len(golds) == most:
+                folder_truths.append(GroundTruth(page, text, code))
+            if len(folder_truths) == max_pages:
                 break
-        found += golds
-    return found
+        truths += folder_truths
+    return truths
 
 
 def _strings(content: etree._Element) -> Iterator[tuple[etree._Element, str]]:
@@ -138,53 +142,55 @@ def _strings(content: etree._Element) -> Iterator[tuple[etree._Element, str]]:
             yield tag, text
 
 
-def _words(token: object) -> str:
+def _inline_text(token: object) -> str:
     kind, content = getattr(token, "type", ""), getattr(token, "content", "")
     return " " if kind in ("softbreak", "hardbreak") else content if kind in ("text", "code_inline") else ""
 
 
-def shingles(text: str) -> set[tuple[str, ...]]:
+def word_ngrams(text: str) -> set[tuple[str, ...]]:
     """Its overlapping pieces of four words."""
     words = re.findall(r"\w+", text.lower())
     return {tuple(words[i : i + 4]) for i in range(len(words) - 3)}
 
 
-def score(extractor: Callable[[str], str], pages: Sequence[Gold]) -> tuple[float, float, float, float]:
+def score_extractor(extractor: Callable[[str], str], pages: Sequence[GroundTruth]) -> tuple[float, float, float, float]:
     """Mean precision, recall and F1 of shingles over pages; the share of code lines that come out to the blank."""
-    measured = []
-    kept = lines = 0
-    for gold in pages:
-        out = extractor(gold.page)
-        wanted, got = shingles(gold.text), shingles(out)
-        common = len(wanted & got)
-        precision, recall = common / max(1, len(got)), common / max(1, len(wanted))
-        measured.append((precision, recall, 2 * precision * recall / max(1e-9, precision + recall)))
-        found = {line.rstrip() for line in out.splitlines()}
-        kept += sum(line.rstrip() in found for line in gold.code)
-        lines += len(gold.code)
-    return *(statistics.mean(column) for column in zip(*measured, strict=True)), kept / max(1, lines)  # type: ignore[return-value]
+    page_scores = []
+    kept_lines = total_lines = 0
+    for truth in pages:
+        out = extractor(truth.page)
+        expected, extracted = word_ngrams(truth.text), word_ngrams(out)
+        common = len(expected & extracted)
+        precision, recall = common / max(1, len(extracted)), common / max(1, len(expected))
+        page_scores.append((precision, recall, 2 * precision * recall / max(1e-9, precision + recall)))
+        output_lines = {line.rstrip() for line in out.splitlines()}
+        kept_lines += sum(line.rstrip() in output_lines for line in truth.code)
+        total_lines += len(truth.code)
+    return *(statistics.mean(column) for column in zip(*page_scores, strict=True)), kept_lines / max(1, total_lines)  # type: ignore[return-value]
 
 
-def extractors() -> dict[str, Callable[[str], str]]:
+def make_extractors() -> dict[str, Callable[[str], str]]:
     """Ours first: the whole reading, with links and facts, and what the peers do, the text alone. Then those that are installed."""
-    ways: dict[str, Callable[[str], str]] = {
-        "ours, with links and facts": lambda page: extract.read(page, "http://h/").text,
-        "ours, text alone": lambda page: main_text(extract.parsed(page)),
+    extract_functions: dict[str, Callable[[str], str]] = {
+        "ours, with links and facts": lambda page: extract.read_html(page, "http://h/").text,
+        "ours, text alone": lambda page: extract_main_text(extract.parse_html(page)),
     }
     if importlib.util.find_spec("trafilatura"):
         from trafilatura import extract as trafilatura
 
-        ways["trafilatura"] = lambda page: trafilatura(page, include_tables=True) or ""
-        ways["trafilatura, fast"] = lambda page: trafilatura(page, include_tables=True, fast=True) or ""
+        extract_functions["trafilatura"] = lambda page: trafilatura(page, include_tables=True) or ""
+        extract_functions["trafilatura, fast"] = lambda page: trafilatura(page, include_tables=True, fast=True) or ""
     if importlib.util.find_spec("resiliparse"):
         from resiliparse.extract.html2text import extract_plain_text
 
-        ways["resiliparse, main content"] = lambda page: extract_plain_text(page, main_content=True)
-        ways["resiliparse, with a skip list"] = lambda page: extract_plain_text(page, main_content=False, skip_elements=SKIPPED)
-    if {"trafilatura, fast", "resiliparse, with a skip list"} <= ways.keys():
-        documentation, other = ways["resiliparse, with a skip list"], ways["trafilatura, fast"]
-        ways["the two by page type"] = lambda page: (documentation if is_documentation(page) else other)(page)
-    return ways
+        extract_functions["resiliparse, main content"] = lambda page: extract_plain_text(page, main_content=True)
+        extract_functions["resiliparse, with a skip list"] = lambda page: extract_plain_text(
+            page, main_content=False, skip_elements=SKIPPED_SELECTORS
+        )
+    if {"trafilatura, fast", "resiliparse, with a skip list"} <= extract_functions.keys():
+        documentation, general = extract_functions["resiliparse, with a skip list"], extract_functions["trafilatura, fast"]
+        extract_functions["the two by page type"] = lambda page: (documentation if is_documentation(page) else general)(page)
+    return extract_functions
 
 
 def is_documentation(page: str) -> bool:
@@ -197,34 +203,34 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="12 pages of each frame, 1 round instead of 3")
     parser.add_argument("--docs", type=Path, default=Path("/usr/share/doc"), help="where packages put their documentation")
     parser.add_argument("--json", type=Path, help="also write the tables here")
-    asked = parser.parse_args()
-    ways, tables, facts = extractors(), [], {}
-    sets = {frame: golds(frame, 12 if asked.quick else 60) for frame in FRAMES}
-    sets["documentation of packages"] = placed(asked.docs, 4 if asked.quick else 40)
-    for name, pages in sets.items():
+    options = parser.parse_args()
+    extract_functions, tables, scores = make_extractors(), [], {}
+    page_sets = {template: synthetic_pages(template, 12 if options.quick else 60) for template in PAGE_TEMPLATES}
+    page_sets["documentation of packages"] = documentation_pages(options.docs, 4 if options.quick else 40)
+    for name, pages in page_sets.items():
         if not pages:
-            print(f"\n{name}: left out, {asked.docs} holds none that is known")
+            print(f"\n{name}: left out, {options.docs} holds none that is known")
             continue
-        lines = compare(
+        timings = compare_in_turns(
             f"extraction: {len(pages)} pages, {name}",
-            {way: partial(_all, extractor, pages) for way, extractor in ways.items()},
-            1 if asked.quick else 3,
+            {label: partial(extract_all, extractor, pages) for label, extractor in extract_functions.items()},
+            1 if options.quick else 3,
         )
-        show(lines)
+        print_table(timings)
         print(f"  {'':34}{'precision':>10}{'recall':>8}{'F1':>8}{'code':>8}{'pages/CPU s':>13}")
-        for line in lines:
-            quality = score(ways[line.way], pages)
-            facts[f"{name}: {line.way}"] = dict(zip(("precision", "recall", "f1", "code"), quality, strict=True))
+        for timing in timings:
+            quality = score_extractor(extract_functions[timing.implementation], pages)
+            scores[f"{name}: {timing.implementation}"] = dict(zip(("precision", "recall", "f1", "code"), quality, strict=True))
             numbers = "".join(f"{number:8.3f}" for number in quality[1:])
-            print(f"  {line.way:34}{quality[0]:10.3f}{numbers}{1e3 * len(pages) / line.cpu_ms:13.0f}", flush=True)
-        tables += lines
-    if asked.json:
-        keep(asked.json, tables, facts)
+            print(f"  {timing.implementation:34}{quality[0]:10.3f}{numbers}{1e3 * len(pages) / timing.cpu_ms:13.0f}", flush=True)
+        tables += timings
+    if options.json:
+        save_json(options.json, tables, scores)
 
 
-def _all(way: Callable[[str], str], pages: Sequence[Gold]) -> None:
-    for gold in pages:
-        way(gold.page)
+def extract_all(extract_function: Callable[[str], str], pages: Sequence[GroundTruth]) -> None:
+    for truth in pages:
+        extract_function(truth.page)
 
 
 if __name__ == "__main__":

@@ -23,119 +23,144 @@ import transformers
 from comparisons import hf_models as peers
 
 from provenlm.core import config, registry
-from provenlm.models.common.spec import Net
+from provenlm.models.common.spec import ModelSpec
 from provenlm.training import memory
-from provenlm.training.mfu import matmul_peak
+from provenlm.training.mfu import measure_peak_flops
 
 ROOT = Path(__file__).resolve().parents[1]
-CLOSE = 2e-2  # of the first losses in bfloat16: further apart, they are different models
+MAX_LOSS_DIFFERENCE = 2e-2  # of the first losses in bfloat16: further apart, they are different models
 
 
 @dataclass(frozen=True)
-class Way:
+class StepVariant:
     """A net of ours, or with `peer`, which is told to its configuration, Hugging Face's model of it."""
 
     name: str
-    net: str
-    peer: Mapping[str, Any] | None = None
+    model_name: str
+    peer_config: Mapping[str, Any] | None = None
     compiled: bool = False
-    recompute: bool = False
+    activation_checkpointing: bool = False
 
 
 @dataclass(frozen=True)
-class Task:
+class StepBenchmark:
     """One way on one batch. Of `settings`, each net has its own."""
 
-    way: Way
-    settings: Any
-    vocabulary: int
-    rows: int
-    length: int
+    variant: StepVariant
+    model_config: Any
+    vocab_size: int
+    batch_size: int
+    seq_len: int
     device: str
     steps: int
 
 
 @dataclass(frozen=True)
-class Result:
+class StepBenchmarkResult:
     """Milliseconds a step: median, least and most; seconds of the first step, which compiles; bytes; first and last loss."""
 
     name: str
-    net: str
-    median: float
-    least: float
-    most: float
+    model_name: str
+    median_ms: float
+    min_ms: float
+    max_ms: float
     first_seconds: float
     tokens_per_second: float
     tflops: float
     mfu: float
-    peak: int
+    peak_bytes: int
     losses: tuple[float, float]
 
 
-MIXTRAL = {"output_router_logits": True}
-WAYS = (
-    Way("mixture, ours", "moe"),
-    Way("mixture, ours, compiled", "moe", compiled=True),
-    Way("mixture, ours, recomputed", "moe", recompute=True),
-    Way("Mixtral, grouped_mm", "moe", {**MIXTRAL, "experts_implementation": "grouped_mm"}),
-    Way("Mixtral, grouped_mm, compiled", "moe", {**MIXTRAL, "experts_implementation": "grouped_mm"}, compiled=True),
-    Way("Mixtral, eager", "moe", {**MIXTRAL, "experts_implementation": "eager"}),
-    Way("dense, ours", "gpt"),
-    Way("dense, ours, compiled", "gpt", compiled=True),
-    Way("Llama", "gpt", {}),
-    Way("Llama, compiled", "gpt", {}, compiled=True),
+MIXTRAL_CONFIG = {"output_router_logits": True}
+VARIANTS = (
+    StepVariant("mixture, ours", "moe"),
+    StepVariant("mixture, ours, compiled", "moe", compiled=True),
+    StepVariant("mixture, ours, recomputed", "moe", activation_checkpointing=True),
+    StepVariant("Mixtral, grouped_mm", "moe", {**MIXTRAL_CONFIG, "experts_implementation": "grouped_mm"}),
+    StepVariant("Mixtral, grouped_mm, compiled", "moe", {**MIXTRAL_CONFIG, "experts_implementation": "grouped_mm"}, compiled=True),
+    StepVariant("Mixtral, eager", "moe", {**MIXTRAL_CONFIG, "experts_implementation": "eager"}),
+    StepVariant("dense, ours", "gpt"),
+    StepVariant("dense, ours, compiled", "gpt", compiled=True),
+    StepVariant("Llama", "gpt", {}),
+    StepVariant("Llama, compiled", "gpt", {}, compiled=True),
 )
 
 
-def measured(task: Task) -> Result:
+def run_benchmark(benchmark: StepBenchmark) -> StepBenchmarkResult:
     """Some steps to warm up, then the steps that count; each waits for its loss, so the clock sees all of it."""
     transformers.logging.set_verbosity_error()
     torch._logging.set_logs(dynamo=logging.ERROR, inductor=logging.ERROR)
-    device, net = torch.device(task.device), registry.load_model(task.way.net, Net)
-    batch = peers.drawn(task.vocabulary, task.rows, task.length, task.device)
-    model = peers.built(net, task.settings, task.vocabulary)
-    if task.way.peer is None:
+    device, spec = torch.device(benchmark.device), registry.load_model(benchmark.variant.model_name, ModelSpec)
+    batch = peers.random_batch(benchmark.vocab_size, benchmark.batch_size, benchmark.seq_len, benchmark.device)
+    model = peers.build_ours(spec, benchmark.model_config, benchmark.vocab_size)
+    if benchmark.variant.peer_config is None:
         model = model.to(device)
-        model.recompute = 1 if task.way.recompute else None  # type: ignore[assignment]
-        loss = peers.loss_of_ours(net, model, batch)
-        for block in model.layers if task.way.compiled else ():  # type: ignore[union-attr]
+        model.recompute = 1 if benchmark.variant.activation_checkpointing else None  # type: ignore[assignment]
+        loss = peers.our_loss(spec, model, batch)
+        for block in model.layers if benchmark.variant.compiled else ():  # type: ignore[union-attr]
             block.compile()  # type: ignore[operator]
     else:
-        model = peers.peer(net, task.settings, model, task.vocabulary, **task.way.peer).to(device)
-        loss = peers.loss_of_peer(model, batch)
-        if task.way.compiled:
+        model = peers.build_peer(spec, benchmark.model_config, model, benchmark.vocab_size, **benchmark.variant.peer_config).to(
+            device
+        )
+        loss = peers.peer_loss(model, batch)
+        if benchmark.variant.compiled:
             model.compile()
-    once, losses, seconds = peers.step(model, loss, True, task.device), [], []
-    for _ in range(3 + task.steps):
+    train_step, losses, seconds = peers.make_train_step(model, loss, True, benchmark.device), [], []
+    for _ in range(3 + benchmark.steps):
         begin = time.perf_counter()
-        losses.append(once())
+        losses.append(train_step())
         seconds.append(time.perf_counter() - begin)
-    timed, tokens = seconds[3:], task.rows * task.length
-    rate = tokens / statistics.median(timed)
-    flops = rate * net.flops(task.settings, task.vocabulary, task.length)
-    ms = [1e3 * each for each in (statistics.median(timed), min(timed), max(timed))]
-    share = flops / matmul_peak(device, "bf16")
-    return Result(
-        task.way.name, task.way.net, *ms, seconds[0], rate, flops / 1e12, share, memory.peak(device), (losses[0], losses[-1])
+    timed_seconds, tokens = seconds[3:], benchmark.batch_size * benchmark.seq_len
+    tokens_per_second = tokens / statistics.median(timed_seconds)
+    flops = tokens_per_second * spec.flops_per_token(benchmark.model_config, benchmark.vocab_size, benchmark.seq_len)
+    ms = [1e3 * milliseconds for milliseconds in (statistics.median(timed_seconds), min(timed_seconds), max(timed_seconds))]
+    mfu = flops / measure_peak_flops(device, "bf16")
+    return StepBenchmarkResult(
+        benchmark.variant.name,
+        benchmark.variant.model_name,
+        *ms,
+        seconds[0],
+        tokens_per_second,
+        flops / 1e12,
+        mfu,
+        memory.max_memory_allocated(device),
+        (losses[0], losses[-1]),
     )
 
 
-def tasks(asked: argparse.Namespace) -> list[Task]:
+def make_benchmarks(options: argparse.Namespace) -> list[StepBenchmark]:
     """Every way on the shape of params.yaml, or on a tiny one."""
-    table = config.load(ROOT / "params.yaml")
-    shape = table.row("recipes", "docs_moe")["validate"]["also_count"]["claimed_200m"]
-    net = registry.load_model("moe", Net)
-    moe = replace(config.parse(net.settings, shape["net"], "claimed_200m"), dropout=0.0, balance="joint")
-    vocabulary = shape["vocabulary"]
-    if asked.tiny:
-        moe, vocabulary = replace(moe, hidden=64, layers=2, expert_hidden=64, context=asked.length), 256
-    inner = moe.experts_per_token * moe.expert_hidden
-    same = {name: getattr(moe, name) for name in ("hidden", "layers", "heads", "kv_heads", "context", "rope_theta", "norm_eps")}
-    dense = registry.load_model("gpt", Net).settings(style="llama", inner=inner, tied=True, dropout=0.0, **same)
+    table = config.load_params(ROOT / "params.yaml")
+    shape = table.entry("recipes", "docs_moe")["validate"]["also_count"]["claimed_200m"]
+    spec = registry.load_model("moe", ModelSpec)
+    moe_config = replace(config.parse_config(spec.config_type, shape["net"], "claimed_200m"), dropout=0.0, load_balancing="joint")
+    vocab_size = shape["vocabulary"]
+    if options.tiny:
+        moe_config, vocab_size = (
+            replace(moe_config, hidden_size=64, num_hidden_layers=2, intermediate_size=64, context=options.length),
+            256,
+        )
+    intermediate_size = moe_config.experts_per_token * moe_config.expert_hidden
+    shared_fields = {
+        name: getattr(moe_config, name) for name in ("hidden", "layers", "heads", "kv_heads", "context", "rope_theta", "norm_eps")
+    }
+    dense_config = registry.load_model("gpt", ModelSpec).config_type(
+        style="llama", inner=intermediate_size, tied=True, dropout=0.0, **shared_fields
+    )
     return [
-        Task(way, moe if way.net == "moe" else dense, vocabulary, asked.rows, asked.length, asked.device, asked.steps)
-        for way in WAYS
-        if asked.only is None or asked.only in way.name
+        StepBenchmark(
+            variant,
+            moe_config if variant.model_name == "moe" else dense_config,
+            vocab_size,
+            options.rows,
+            options.length,
+            options.device,
+            options.steps,
+        )
+        for variant in VARIANTS
+        if options.only is None or options.only in variant.name
     ]
 
 
@@ -148,35 +173,37 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--only", help="ways whose name holds this")
     parser.add_argument("--json", type=Path, help="also write the table here")
-    asked = parser.parse_args()
-    if asked.device == "cuda" and not torch.cuda.is_available():
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
         print("a training step on a GPU: NOT RUN, there is none here")
         return
-    name = torch.cuda.get_device_name() if asked.device == "cuda" else "CPU"
-    print(f"{name}, torch {torch.__version__}, transformers {transformers.__version__}; {asked.rows} × {asked.length} tokens, bf16")
+    name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+    print(
+        f"{name}, torch {torch.__version__}, transformers {transformers.__version__}; {options.rows} × {options.length} tokens, bf16"
+    )
     print(f"  {'':32}{'ms':>9}{'least':>9}{'most':>9}{'first s':>9}{'tokens/s':>11}{'TFLOP/s':>9}{'MFU':>7}{'GiB':>7}")
-    found: list[Result] = []
-    for task in tasks(asked):
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
+    results: list[StepBenchmarkResult] = []
+    for benchmark in make_benchmarks(options):
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
             try:
-                one = apart.submit(measured, task).result()
+                result = executor.submit(run_benchmark, benchmark).result()
             except RuntimeError as error:  # no memory left, or a kernel that is not there
-                print(f"  {task.way.name:32}NOT RUN: {str(error).splitlines()[0]}", flush=True)
+                print(f"  {benchmark.variant.name:32}NOT RUN: {str(error).splitlines()[0]}", flush=True)
                 continue
-        found.append(one)
+        results.append(result)
         print(
-            f"  {one.name:32}{one.median:9.1f}{one.least:9.1f}{one.most:9.1f}{one.first_seconds:9.1f}{one.tokens_per_second:11,.0f}"
-            f"{one.tflops:9.1f}{one.mfu:7.1%}{one.peak / (1 << 30):7.1f}",
+            f"  {result.name:32}{result.median_ms:9.1f}{result.min_ms:9.1f}{result.max_ms:9.1f}{result.first_seconds:9.1f}{result.tokens_per_second:11,.0f}"
+            f"{result.tflops:9.1f}{result.mfu:7.1%}{result.peak_bytes / (1 << 30):7.1f}",
             flush=True,
         )
-    for kind in ("moe", "gpt"):
-        first = {one.name: one.losses[0] for one in found if one.net == kind}
-        if first and max(first.values()) - min(first.values()) > CLOSE:
-            print(f"the first losses differ, so these are different models: {first}", file=sys.stderr)
+    for model_name in ("moe", "gpt"):
+        first_losses = {result.name: result.losses[0] for result in results if result.model_name == model_name}
+        if first_losses and max(first_losses.values()) - min(first_losses.values()) > MAX_LOSS_DIFFERENCE:
+            print(f"the first losses differ, so these are different models: {first_losses}", file=sys.stderr)
             sys.exit(1)
-    if asked.json:
-        asked.json.write_text(
-            json.dumps({"device": name, "lines": [asdict(one) for one in found]}, indent=2) + "\n", encoding="utf-8"
+    if options.json:
+        options.json.write_text(
+            json.dumps({"device": name, "lines": [asdict(result) for result in results]}, indent=2) + "\n", encoding="utf-8"
         )
 
 

@@ -8,30 +8,30 @@ from typing import TYPE_CHECKING, cast
 
 from flows import dvc_runner, terminal
 from provenlm.core import config as parameters
-from provenlm.core.paths import Layout
+from provenlm.core.paths import ProjectPaths
 
 if TYPE_CHECKING:
-    from flows.deployed_flows import Built
+    from flows.deployed_flows import BuildResult
 
-NOT_PASSED = 2
+EXIT_NOT_PASSED = 2
 
 
 def main() -> int:
     """Exit status 0: built; 1: a stage or a setting is wrong, said in one line; 2: see --require-pass; 130, 143: interrupted."""
-    options = _arguments().parse_args()
+    options = _make_parser().parse_args()
 
-    def body() -> int:
-        layout = Layout(Path.cwd())
-        options.names = targets(options.names, parameters.load(layout.params))
+    def command() -> int:
+        layout = ProjectPaths(Path.cwd())
+        options.names = resolve_reports(options.names, parameters.load_params(layout.params_yaml))
         if options.dry_run:
-            return _show_plan(options)
-        passed = _show(_build(options), options.names, layout)
-        return NOT_PASSED if options.require_pass and not passed else 0
+            return _print_plan(options)
+        all_passed = _print_result(_run_build(options), options.names, layout)
+        return EXIT_NOT_PASSED if options.require_pass and not all_passed else 0
 
-    return terminal.run(body)
+    return terminal.run_cli(command)
 
 
-def _arguments() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m flows.build",
         description="Build reports and everything they rest on, and print their verdicts. Without a name: the first report of params.yaml.",
@@ -50,7 +50,11 @@ def _arguments() -> argparse.ArgumentParser:
         "and `dvc exp show` lists the result",
     )
     parser.add_argument(
-        "--from", choices=dvc_runner.KINDS, default=dvc_runner.KINDS[0], dest="begin", help="leave as it is what stands before"
+        "--from",
+        choices=dvc_runner.STAGE_NAMES,
+        default=dvc_runner.STAGE_NAMES[0],
+        dest="begin",
+        help="leave as it is what stands before",
     )
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="stages side by side; speeds measured so depend on their neighbours"
@@ -59,63 +63,65 @@ def _arguments() -> argparse.ArgumentParser:
         "--trainings", type=int, default=1, metavar="N", help="trainings at once on this machine, if --jobs allows it"
     )
     parser.add_argument("--dry-run", action="store_true", help="only say which stages would run")
-    parser.add_argument("--require-pass", action="store_true", help=f"exit with {NOT_PASSED} unless every verdict is PASS")
+    parser.add_argument("--require-pass", action="store_true", help=f"exit with {EXIT_NOT_PASSED} unless every verdict is PASS")
     return parser
 
 
-def targets(names: Sequence[str], params: parameters.Params) -> list[str]:
-    """The reports that `names` mean, without names the first one. UserError for a name that is neither report nor recipe of one."""
+def resolve_reports(names: Sequence[str], params: parameters.Params) -> list[str]:
+    """The reports that `names` mean, without names the first one. ProvenlmError for a name that is neither report nor recipe of one."""
     reports = params.tables["reports"]
     if not names:
         return list(reports)[:1]
-    found: dict[str, None] = {}
+    report_names: dict[str, None] = {}
     for name in names:
-        meant = [name] if name in reports else [report for report in reports if name in params.covered(report)]
-        if not meant:
-            params.row("reports", name)
-        found |= dict.fromkeys(meant)
-    return list(found)
+        matches = [name] if name in reports else [report for report in reports if name in params.recipes_of(report)]
+        if not matches:
+            params.entry("reports", name)
+        report_names |= dict.fromkeys(matches)
+    return list(report_names)
 
 
-def _build(options: argparse.Namespace) -> "Built":
-    ready = terminal.connect()
+def _run_build(options: argparse.Namespace) -> "BuildResult":
+    wait_until_ready = terminal.connect_to_server()
     from flows import deployed_flows  # Prefect reads its settings at import, and takes a second: that of the server's start
 
-    ready()
+    wait_until_ready()
     state = deployed_flows.build(
         options.names, options.overrides, options.begin, options.jobs, options.trainings, return_state=True
     )
-    return cast("Built", state.result())
+    return cast("BuildResult", state.result())
 
 
-def _show_plan(options: argparse.Namespace) -> int:
+def _print_plan(options: argparse.Namespace) -> int:
     """A stage runs if it changed; one behind it may turn out to be unchanged when its turn comes."""
     from flows import worktrees
 
-    root = worktrees.prepared(Path.cwd(), options.overrides)
-    behind: set[str] = set()
-    for step in dvc_runner.plan([f"report@{name}" for name in options.names], root, options.begin):
-        later = behind.intersection(step.needs)
-        if step.changed or later:
-            behind.add(step.stage)
-        print(f"{step.stage:<28} {'runs' if step.changed else 'runs if what it reads changes' if later else 'cached'}")
+    root = worktrees.prepare_worktree(Path.cwd(), options.overrides)
+    pending: set[str] = set()
+    for step in dvc_runner.plan_stages([f"report@{name}" for name in options.names], root, options.begin):
+        pending_dependencies = pending.intersection(step.dependencies)
+        if step.changed or pending_dependencies:
+            pending.add(step.address)
+        print(
+            f"{step.address:<28} {'runs' if step.changed else 'runs if what it reads changes' if pending_dependencies else 'cached'}"
+        )
     return 0
 
 
-def _show(built: "Built", reports: Sequence[str], layout: Layout) -> bool:
+def _print_result(result: "BuildResult", report_names: Sequence[str], layout: ProjectPaths) -> bool:
     """Print what was done, the verdicts as their stages computed them, and where their pages are; whether all are PASS."""
     print()
-    for outcome in built.outcomes:
-        print(f"{outcome.stage:<28} {outcome.how:<8} {outcome.seconds:8.1f} s")
-    here = Layout(built.root)
-    found = {name: dvc_runner.verdict(name, built.root) for name in reports}
-    for name, status in found.items():
-        pages = " ".join(str(here.report(name, ending).relative_to(layout.root)) for ending in ("md", "html"))
-        print(f"\n{name}: {status}\n{pages}")
-    if built.root != layout.root:
-        tree = built.root.relative_to(layout.root)
+    for stage_result in result.stage_results:
+        print(f"{stage_result.stage:<28} {stage_result.status:<8} {stage_result.seconds:8.1f} s")
+    run_layout = ProjectPaths(result.root)
+    statuses = {name: dvc_runner.report_status(name, result.root) for name in report_names}
+    for name, status in statuses.items():
+        page_paths = " ".join(str(run_layout.report_file(name, ending).relative_to(layout.root)) for ending in ("md", "html"))
+        print(f"\n{name}: {status}\n{page_paths}")
+    if result.root != layout.root:
+        tree = result.root.relative_to(layout.root)
         print(f"\n`dvc exp apply {tree.name}` brings it here; `git worktree remove --force {tree}` frees its room")
-    return set(found.values()) == {"PASS"}
+    return set(statuses.values()) == {"PASS"}
 
 
 if __name__ == "__main__":

@@ -17,60 +17,65 @@ from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 
 from flows import dvc_runner, tasks, worktrees
-from flows.build import targets
-from flows.status_page import publish
+from flows.build import resolve_reports
+from flows.status_page import publish_status
 from provenlm.core import config as parameters
-from provenlm.core.errors import UserError
-from provenlm.core.paths import Layout
+from provenlm.core.errors import ProvenlmError
+from provenlm.core.paths import ProjectPaths
 
-PARAMS = parameters.load(Layout(Path.cwd()).params)
+PARAMS = parameters.load_params(ProjectPaths(Path.cwd()).params_yaml)
 REPORTS = PARAMS.names("reports")
 
 if TYPE_CHECKING:
-    Report: TypeAlias = str
-    Name: TypeAlias = str
-    Kind: TypeAlias = str
+    ReportName: TypeAlias = str
+    TargetName: TypeAlias = str
+    StageName: TypeAlias = str
 else:
-    Kind = Literal[dvc_runner.KINDS]
+    StageName = Literal[dvc_runner.STAGE_NAMES]
     # choices in the form, and a wrong name is refused before a run is made
-    Report = Literal[tuple(REPORTS)]
-    Name = Literal[tuple(dict.fromkeys([*REPORTS, *(recipe for report in REPORTS for recipe in PARAMS.covered(report))]))]
-Override = Annotated[
+    ReportName = Literal[tuple(REPORTS)]
+    TargetName = Literal[tuple(dict.fromkeys([*REPORTS, *(recipe for report in REPORTS for recipe in PARAMS.recipes_of(report))]))]
+ParamOverride = Annotated[
     str, Field(pattern=r"^(corpora|recipes|reports)\.[^=]+=.*$", examples=["recipes.ladder_memorise.train.steps=50"])
 ]
-Count = Annotated[int, Field(ge=1)]
+PositiveCount = Annotated[int, Field(ge=1)]
 
 
-def _unsaid(line: logging.LogRecord) -> bool:
+def _keep_log_record(record: logging.LogRecord) -> bool:
     """Not the stack trace that Prefect's engine logs of a mistake that the state of the run has told in one line."""
-    return not (line.exc_info and isinstance(line.exc_info[1], UserError | dvc_runner.StageError))
+    return not (record.exc_info and isinstance(record.exc_info[1], ProvenlmError | dvc_runner.StageError))
 
 
-for _name in ("prefect.flow_runs", "prefect.engine"):
-    logging.getLogger(_name).addFilter(_unsaid)
+for _logger_name in ("prefect.flow_runs", "prefect.engine"):
+    logging.getLogger(_logger_name).addFilter(_keep_log_record)
 
 
 @dataclass(frozen=True)
-class Built:
+class BuildResult:
     """What a build did, and the checkout in which it did it."""
 
-    outcomes: Sequence[tasks.Outcome]
+    stage_results: Sequence[tasks.StageResult]
     root: Path
 
 
-def _names() -> str:
-    given: Any = flow_run.parameters
-    return ", ".join([*(given["names"] if "names" in given else [given["report"]]), *given.get("overrides", [])])
+def _flow_run_name() -> str:
+    flow_parameters: Any = flow_run.parameters
+    return ", ".join(
+        [
+            *(flow_parameters["names"] if "names" in flow_parameters else [flow_parameters["report"]]),
+            *flow_parameters.get("overrides", []),
+        ]
+    )
 
 
-@flow(name="build", flow_run_name=_names)
+@flow(name="build", flow_run_name=_flow_run_name)
 def build(
-    names: list[Name] = REPORTS[:1],
-    overrides: list[Override] = [],  # noqa: B006
-    begin: Kind = "scrape",
-    jobs: Count = 1,
-    trainings: Count = 1,
-) -> State[Built]:
+    names: list[TargetName] = REPORTS[:1],
+    overrides: list[ParamOverride] = [],  # noqa: B006
+    start_at: StageName = "scrape",
+    jobs: PositiveCount = 1,
+    max_parallel_train: PositiveCount = 1,
+) -> State[BuildResult]:
     """From the world to the verdict: every stage that a report rests on, those that changed and no others.
 
     Args:
@@ -82,49 +87,53 @@ def build(
     """
     home = Path.cwd()
     try:
-        reports = targets(names, PARAMS)
-        root = worktrees.prepared(home, overrides)
-        outcomes = tasks.run(
-            dvc_runner.plan([f"report@{name}" for name in reports], root, begin), place(home, root, jobs, trainings)
+        reports = resolve_reports(names, PARAMS)
+        root = worktrees.prepare_worktree(home, overrides)
+        stage_results = tasks.run_stages(
+            dvc_runner.plan_stages([f"report@{name}" for name in reports], root, start_at),
+            run_location(home, root, jobs, max_parallel_train),
         )
         if overrides:
-            worktrees.save(root, [outcome.stage for outcome in outcomes])
-    except dvc_runner.StoppedError as error:
+            worktrees.save_experiment(root, [stage_result.stage for stage_result in stage_results])
+    except dvc_runner.StageCancelledError as error:
         return Cancelled(message=str(error), data=error)
-    except (UserError, dvc_runner.StageError) as error:
+    except (ProvenlmError, dvc_runner.StageError) as error:
         return Failed(message=str(error), data=error)  # no stack trace: it is told in one line
     for name in reports:
-        show(name, root)
-    ran = sum(outcome.how == "ran" for outcome in outcomes)
-    return Completed(message=f"{ran} ran, {len(outcomes) - ran} cached", data=Built(outcomes, root))
+        publish_report(name, root)
+    num_ran = sum(stage_result.status == "ran" for stage_result in stage_results)
+    return Completed(message=f"{num_ran} ran, {len(stage_results) - num_ran} cached", data=BuildResult(stage_results, root))
 
 
-@flow(name="report", flow_run_name=_names)
-def report(report: Report = REPORTS[0]) -> State[Built]:
+@flow(name="report", flow_run_name=_flow_run_name)
+def report(report: ReportName = REPORTS[0]) -> State[BuildResult]:
     """Judge anew what was measured: the report alone, from the audits that lie there, with the bounds as they now are.
 
     Args:
         report: which
     """
-    state: State[Built] = build.fn([report], begin="report")
+    state: State[BuildResult] = build.fn([report], begin="report")
     return state
 
 
 @flow(name="health")
-def health() -> None:
+def status() -> None:
     """What runs, the last good versions and what comes next, as a page (an artifact of this run)."""
-    publish()
+    publish_status()
 
 
-def place(home: Path, root: Path, jobs: int, trainings: int) -> tasks.Place:
+def run_location(home: Path, root: Path, jobs: int, max_parallel_train: int) -> tasks.RunLocation:
     """Trainings of all checkouts of `home` share its locks."""
-    return tasks.Place(root, jobs, [Layout(home).lock(f"train-{slot}") for slot in range(trainings)])
+    return tasks.RunLocation(root, jobs, [ProjectPaths(home).file_lock(f"train-{slot}") for slot in range(max_parallel_train)])
 
 
-def show(name: str, root: Path) -> None:
+def publish_report(name: str, root: Path) -> None:
     """The page of report `name` as an artifact, and its verdict in the log."""
-    page = Layout(root).report(name, "md")
-    text, status = tasks.as_artifact(page.read_text(encoding="utf-8"), page.parent), dvc_runner.verdict(name, root)
-    text += f"\n\nThe links to audits are in {page.relative_to(Path.cwd())}.\n"
-    create_markdown_artifact(text, tasks.key(f"page-{name}"), f"{name}: {status}")
-    get_run_logger().info("%s: %s", name, status)
+    page_path = ProjectPaths(root).report_file(name, "md")
+    text, verdict = (
+        tasks.to_prefect_markdown(page_path.read_text(encoding="utf-8"), page_path.parent),
+        dvc_runner.report_status(name, root),
+    )
+    text += f"\n\nThe links to audits are in {page_path.relative_to(Path.cwd())}.\n"
+    create_markdown_artifact(text, tasks.artifact_key(f"page-{name}"), f"{name}: {verdict}")
+    get_run_logger().info("%s: %s", name, verdict)

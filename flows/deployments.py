@@ -25,44 +25,44 @@ from prefect.states import Crashed
 from prefect.types.entrypoint import EntrypointType
 from pydantic import SecretStr
 
-from flows.deployed_flows import REPORTS, build, health, report
-from flows.refresh_flow import refresh, settings_of
-from provenlm.core.errors import UserError
+from flows.deployed_flows import REPORTS, build, report, status
+from flows.refresh_flow import load_refresh_config, refresh
+from provenlm.core.errors import ProvenlmError
 
-WEBHOOK = "failures"
-SAID = (
+FAILURE_WEBHOOK = "failures"
+FAILURE_PAYLOAD = (
     '{"run": "{{ flow_run.name }}", "state": "{{ flow_run.state.name }}", "message": {{ (flow_run.state.message or "")|tojson }}}'
 )
 
 
-def deployments(pool: str | None) -> list[RunnerDeployment]:
+def build_deployments(pool: str | None) -> list[RunnerDeployment]:
     """All flows, `refresh` with a schedule for each report that names one; run by a worker of `pool`, or by who serves."""
-    refreshed = {name: settings for name in REPORTS if (settings := settings_of(name)) is not None}
+    refresh_configs = {name: refresh_config for name in REPORTS if (refresh_config := load_refresh_config(name)) is not None}
     schedules = [
-        Cron(settings.cron, timezone="UTC", parameters={"report": name}, slug=name)
-        for name, settings in refreshed.items()
-        if settings.cron
+        Cron(refresh_config.cron, timezone="UTC", parameters={"report": name}, slug=name)
+        for name, refresh_config in refresh_configs.items()
+        if refresh_config.cron
     ]
     return [
-        _deployment(build, "by hand", {"names": REPORTS[:1]}, pool),
-        _deployment(report, "by hand", {"report": REPORTS[0]}, pool),
-        _deployment(refresh, "scheduled", {"report": next(iter(refreshed), REPORTS[0])}, pool, schedules),
-        _deployment(health, "by hand", {}, pool),
+        _make_deployment(build, "by hand", {"names": REPORTS[:1]}, pool),
+        _make_deployment(report, "by hand", {"report": REPORTS[0]}, pool),
+        _make_deployment(refresh, "scheduled", {"report": next(iter(refresh_configs), REPORTS[0])}, pool, schedules),
+        _make_deployment(status, "by hand", {}, pool),
     ]
 
 
-class Here(LocalStorage):
+class MountedStorage(LocalStorage):
     """The folder in which a worker starts a run. Not told so, one in a container runs in a copy, and all it made ends with it."""
 
     def to_pull_step(self) -> dict[str, Any]:
         return {"prefect.deployments.steps.set_working_directory": {"directory": "."}}
 
 
-def _deployment(
+def _make_deployment(
     flow: Flow[..., Any], tag: str, parameters: dict[str, Any], pool: str | None, schedules: Sequence[Schedule] = ()
 ) -> RunnerDeployment:
     """A worker starts in the folder of this checkout; that of another machine has its own `working_dir`, in the settings of its pool."""
-    made = cast(
+    deployment = cast(
         RunnerDeployment,
         flow.to_deployment(
             flow.name,
@@ -75,75 +75,81 @@ def _deployment(
             entrypoint_type=EntrypointType.MODULE_PATH,
         ),
     )
-    made.storage = Here(".") if pool else None
-    return made
+    deployment.storage = MountedStorage(".") if pool else None
+    return deployment
 
 
-def deploy(client: SyncPrefectClient, made: Sequence[RunnerDeployment], pool: str, template: Path | None = None) -> None:
+def apply_deployments(
+    client: SyncPrefectClient, deployments: Sequence[RunnerDeployment], pool: str, template: Path | None = None
+) -> None:
     """Name `made` to the workers of `pool`, which is made if it is not there: as `template` says, or to start a process for each run.
 
-    UserError if `template` is no template, or one of another type than the pool has.
+    ProvenlmError if `template` is no template, or one of another type than the pool has.
     """
-    jobs = _jobs(template) if template else {}
-    kind = template.stem if template else "process"
-    known = {known.name: known.type for known in client.read_work_pools()}
-    if pool not in known:
-        client.create_work_pool(WorkPoolCreate(name=pool, type=kind, base_job_template=jobs))
-    elif template and known[pool] != kind:
-        raise UserError(f"--template {template}: the pool {pool} is of type {known[pool]}, not {kind}; name another pool")
+    job_template = _read_job_template(template) if template else {}
+    pool_type = template.stem if template else "process"
+    pool_types = {pool_types.name: pool_types.type for pool_types in client.read_work_pools()}
+    if pool not in pool_types:
+        client.create_work_pool(WorkPoolCreate(name=pool, type=pool_type, base_job_template=job_template))
+    elif template and pool_types[pool] != pool_type:
+        raise ProvenlmError(
+            f"--template {template}: the pool {pool} is of type {pool_types[pool]}, not {pool_type}; name another pool"
+        )
     elif template:
-        client.update_work_pool(pool, WorkPoolUpdate(base_job_template=jobs))
-    take_over(client, made)
-    for deployment in made:
+        client.update_work_pool(pool, WorkPoolUpdate(base_job_template=job_template))
+    replace_deployments(client, deployments)
+    for deployment in deployments:
         deployment.apply()
 
 
-def _jobs(template: Path) -> dict[str, Any]:
+def _read_job_template(template: Path) -> dict[str, Any]:
     try:
-        said = json.loads(template.read_text("utf-8"))
+        job_template = json.loads(template.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"--template {template}: {error}") from None
-    if not isinstance(said, dict) or said.keys() != {"job_configuration", "variables"}:
-        raise UserError(f"--template {template}: job_configuration and variables make a template, and nothing else")
-    return said
+        raise ProvenlmError(f"--template {template}: {error}") from None
+    if not isinstance(job_template, dict) or job_template.keys() != {"job_configuration", "variables"}:
+        raise ProvenlmError(f"--template {template}: job_configuration and variables make a template, and nothing else")
+    return job_template
 
 
-def take_over(client: SyncPrefectClient, made: Sequence[RunnerDeployment]) -> None:
+def replace_deployments(client: SyncPrefectClient, deployments: Sequence[RunnerDeployment]) -> None:
     """Forget deployments by the names of `made` that others run: a pool's, if they are to be served from here, or else what is served.
 
     Prefect leaves to the workers of a pool what was named to it once, and who serves a deployment goes on to run it by its id.
     """
-    pooled = {deployment.name: deployment.work_pool_name is not None for deployment in made}
-    for known in client.read_deployments():
-        if known.name in pooled and (known.work_pool_name is not None) != pooled[known.name]:
-            client.delete_deployment(known.id)
+    uses_pool = {deployment.name: deployment.work_pool_name is not None for deployment in deployments}
+    for existing in client.read_deployments():
+        if existing.name in uses_pool and (existing.work_pool_name is not None) != uses_pool[existing.name]:
+            client.delete_deployment(existing.id)
 
 
-def forget_the_dead(client: SyncPrefectClient) -> Sequence[str]:
+def mark_crashed_runs(client: SyncPrefectClient) -> Sequence[str]:
     """Runs that were going on when the process that served them ended, by name: they become Crashed. To be called before serving."""
-    lost = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
-    ours = {deployment.id for deployment in client.read_deployments() if deployment.work_pool_name is None}
+    unfinished_states = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
+    served_ids = {deployment.id for deployment in client.read_deployments() if deployment.work_pool_name is None}
     runs = [
         run
-        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=lost)))
-        if run.deployment_id in ours
+        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=unfinished_states)))
+        if run.deployment_id in served_ids
     ]
     for run in runs:
         client.set_flow_run_state(run.id, Crashed(message="the process that served it ended; run it again, it goes on"), force=True)
     return [run.name for run in runs]
 
 
-def tell(address: str) -> None:
+def add_failure_webhook(url: str) -> None:
     """An automation of Prefect that posts a line of JSON to `address` whenever a run fails or crashes."""
-    block = Webhook(method="POST", url=SecretStr(address), allow_private_urls=True).save(WEBHOOK, overwrite=True)
+    block = Webhook(method="POST", url=SecretStr(url), allow_private_urls=True).save(FAILURE_WEBHOOK, overwrite=True)
     trigger = EventTrigger(
         expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
         match={"prefect.resource.id": "prefect.flow-run.*"},
         posture=Posture.Reactive,
         threshold=1,
     )
-    wanted = Automation(name=WEBHOOK, trigger=trigger, actions=[CallWebhook(block_document_id=cast(UUID, block), payload=SAID)])
+    automation = Automation(
+        name=FAILURE_WEBHOOK, trigger=trigger, actions=[CallWebhook(block_document_id=cast(UUID, block), payload=FAILURE_PAYLOAD)]
+    )
     with get_client(sync_client=True) as client:
-        for old in client.read_automations_by_name(WEBHOOK):
-            client.delete_automation(old.id)
-    wanted.create()
+        for previous in client.read_automations_by_name(FAILURE_WEBHOOK):
+            client.delete_automation(previous.id)
+    automation.create()

@@ -18,61 +18,61 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from tqdm import tqdm
 
 from flows import dvc_runner
-from provenlm.core.progress import MARK
+from provenlm.core.progress import PROGRESS_PREFIX
 
 LINE_SECONDS = 10.0
 ARTIFACT_SECONDS = 1.0
 
 
 @contextmanager
-def listening(stage: str, key: str, say: Callable[[str], None]) -> Iterator[dvc_runner.Listener]:
+def progress_listener(stage: str, key: str, write_line: Callable[[str], None]) -> Iterator[dvc_runner.LineListener]:
     """A listener to a stage's lines: progress becomes a bar or a line now and then, and an artifact; the rest is said as it is."""
-    meter = Meter(say, sys.stderr.isatty())
+    relay = ProgressRelay(write_line, sys.stderr.isatty())
     artifact = ProgressArtifact(key, stage)
 
     def listen(line: str) -> None:
-        if not line.startswith(MARK):
-            say(line)
+        if not line.startswith(PROGRESS_PREFIX):
+            write_line(line)
             return
         with suppress(ValueError, KeyError):  # a line cut short by a dying stage
-            fields = json.loads(line.removeprefix(MARK))
-            meter.show(fields)
+            fields = json.loads(line.removeprefix(PROGRESS_PREFIX))
+            relay.update(fields)
             if fields["total"]:
                 artifact.percent = 100.0 * fields["done"] / fields["total"]
 
     try:
         yield listen
     finally:
-        meter.close()
+        relay.close()
         artifact.close()
 
 
-class Meter:
+class ProgressRelay:
     """Progress of a stage for a person: one bar on a terminal, elsewhere a line every ten seconds."""
 
-    def __init__(self, say: Callable[[str], None], terminal: bool) -> None:
-        self._say, self._terminal = say, terminal
+    def __init__(self, write_line: Callable[[str], None], is_terminal: bool) -> None:
+        self._write_line, self._is_terminal = write_line, is_terminal
         self._bar: tqdm[Any] | None = None
-        self._label, self._said = "", time.monotonic()
+        self._label, self._last_line_at = "", time.monotonic()
 
-    def show(self, fields: Mapping[str, Any]) -> None:
+    def update(self, fields: Mapping[str, Any]) -> None:
         """`fields` of a progress line: label, done, total (or null), unit, note."""
         if fields["label"] != self._label:
             self.close()
             self._label = fields["label"]
-        if self._terminal:
-            self._draw(fields)
-        elif time.monotonic() - self._said >= LINE_SECONDS:
-            self._said = time.monotonic()
-            share = f" of {fields['total']}" if fields["total"] else ""
-            self._say(f"{fields['label']}: {fields['done']}{share} {fields['unit']} {fields['note']}".rstrip())
+        if self._is_terminal:
+            self._update_bar(fields)
+        elif time.monotonic() - self._last_line_at >= LINE_SECONDS:
+            self._last_line_at = time.monotonic()
+            of_total = f" of {fields['total']}" if fields["total"] else ""
+            self._write_line(f"{fields['label']}: {fields['done']}{of_total} {fields['unit']} {fields['note']}".rstrip())
 
-    def _draw(self, fields: Mapping[str, Any]) -> None:
-        done, total = fields["done"], fields["total"]
+    def _update_bar(self, fields: Mapping[str, Any]) -> None:
+        completed, total = fields["done"], fields["total"]
         if (bar := self._bar) is None:
             unit = f" {fields['unit']}"
-            self._bar = bar = tqdm(desc=fields["label"], total=total, unit=unit, leave=False, dynamic_ncols=True, initial=done)
-        bar.n, bar.total = done, total
+            self._bar = bar = tqdm(desc=fields["label"], total=total, unit=unit, leave=False, dynamic_ncols=True, initial=completed)
+        bar.n, bar.total = completed, total
         bar.set_postfix_str(fields["note"])
 
     def close(self) -> None:
@@ -87,27 +87,27 @@ class ProgressArtifact:
     def __init__(self, key: str, description: str) -> None:
         self.percent: float | None = None
         self._key, self._description = key, description
-        self._ended = threading.Event()
+        self._closed = threading.Event()
         context = contextvars.copy_context()  # so that the artifact belongs to this task run
-        self._thread = threading.Thread(target=context.run, args=(self._tell,), daemon=True)
+        self._thread = threading.Thread(target=context.run, args=(self._send_updates,), daemon=True)
         self._thread.start()
 
-    def _tell(self) -> None:
-        artifact: UUID | None = None
-        told = None
-        while not self._ended.wait(ARTIFACT_SECONDS):
-            if (percent := self.percent) is None or percent == told:
+    def _send_updates(self) -> None:
+        artifact_id: UUID | None = None
+        sent_percent = None
+        while not self._closed.wait(ARTIFACT_SECONDS):
+            if (percent := self.percent) is None or percent == sent_percent:
                 continue
             try:
-                if artifact is None:
-                    artifact = cast(UUID, create_progress_artifact(percent, self._key, self._description))
+                if artifact_id is None:
+                    artifact_id = cast(UUID, create_progress_artifact(percent, self._key, self._description))
                 else:
-                    update_progress_artifact(artifact, percent)
+                    update_progress_artifact(artifact_id, percent)
             except Exception as error:  # nobody should lose a training to the picture of a bar
                 logging.getLogger(__name__).warning("progress is no longer shown in Prefect: %s", error)
                 return
-            told = percent
+            sent_percent = percent
 
     def close(self) -> None:
-        self._ended.set()
+        self._closed.set()
         self._thread.join(2 * ARTIFACT_SECONDS)

@@ -13,18 +13,18 @@ def main() -> int:
     parser.add_argument("report", help="a name below `reports` in params.yaml, with a `refresh` section")
     name = parser.parse_args().report
 
-    def body() -> int:
-        ready = terminal.connect()
+    def command() -> int:
+        wait_until_ready = terminal.connect_to_server()
         from flows import refresh_flow  # Prefect reads its settings at import
 
-        refresh_flow.wanted(name)
-        ready()
+        refresh_flow.require_refresh_config(name)
+        wait_until_ready()
         state = refresh_flow.refresh(name, return_state=True)
         version = cast("str | None", state.result())
         print(f"\n{state.name}: {state.message}\npublished: {version}")
         return 0
 
-    return terminal.run(body)
+    return terminal.run_cli(command)
 
 
 if __name__ == "__main__":

@@ -23,18 +23,18 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
 from flows import dvc_runner, process_groups, releases, status_page, tasks, worktrees
-from flows.deployed_flows import REPORTS, Report, place, show
+from flows.deployed_flows import REPORTS, ReportName, publish_report, run_location
 from provenlm.core import audit as audits
 from provenlm.core import config as parameters
 from provenlm.core import records
-from provenlm.core.errors import UserError
-from provenlm.core.paths import Layout
+from provenlm.core.errors import ProvenlmError
+from provenlm.core.paths import ProjectPaths
 
-NAMED = 10  # sources that a page names of each kind of change
+MAX_LISTED_SOURCES = 10  # sources that a page names of each kind of change
 
 
 @dataclass(frozen=True)
-class Refresh:
+class RefreshConfig:
     """The `refresh` section of a report: when (five fields of cron, UTC; null: when asked), and how much worse a new net may be.
 
     `worse` is in bits per byte of the records that the new and the published net both hold out; a net that is worse by more is not
@@ -42,173 +42,184 @@ class Refresh:
     """
 
     cron: str | None
-    worse: float
+    max_regression_bits_per_byte: float
 
     def __post_init__(self) -> None:
-        if self.worse < 0:
-            raise ValueError(f"worse is {self.worse}; at least 0 would be right")
+        if self.max_regression_bits_per_byte < 0:
+            raise ValueError(f"worse is {self.max_regression_bits_per_byte}; at least 0 would be right")
         if self.cron is not None and len(self.cron.split()) != 5:
             raise ValueError(f'cron is {self.cron!r}; five fields such as "0 3 * * *", or null, would be right')
 
 
 @dataclass(frozen=True)
-class Changes:
+class CorpusDiff:
     """Sources of a corpus whose records came, became others, or went."""
 
     corpus: str
     added: Sequence[str]
     changed: Sequence[str]
-    gone: Sequence[str]
+    removed: Sequence[str]
 
     def __bool__(self) -> bool:
-        return bool(self.added or self.changed or self.gone)
+        return bool(self.added or self.changed or self.removed)
 
     def __str__(self) -> str:
-        return f"{self.corpus}: {len(self.added)} records added, {len(self.changed)} changed, {len(self.gone)} gone"
+        return f"{self.corpus}: {len(self.added)} records added, {len(self.changed)} changed, {len(self.removed)} gone"
 
 
 @flow(name="refresh", flow_run_name=lambda: flow_run.parameters["report"])
-def refresh(report: Report = REPORTS[0]) -> State[str]:
+def refresh(report: ReportName = REPORTS[0]) -> State[str]:
     """Scrape again; where records changed, rebuild what rests on them, compare with the published version, and publish if no worse.
 
     Args:
         report: what is refreshed, with everything that it rests on
     """
     home = Path.cwd()
-    say = get_run_logger().info
+    log_info = get_run_logger().info
     try:
-        settings = wanted(report)
-        with dvc_runner.alone([Layout(home).lock("refresh")], lambda: say("waiting for another refresh")):
-            return _refresh(report, settings, home)
-    except dvc_runner.StoppedError as error:
+        refresh_config = require_refresh_config(report)
+        with dvc_runner.exclusive_lock([ProjectPaths(home).file_lock("refresh")], lambda: log_info("waiting for another refresh")):
+            return _run_refresh(report, refresh_config, home)
+    except dvc_runner.StageCancelledError as error:
         return Cancelled(message=str(error), data=error)
-    except (UserError, dvc_runner.StageError) as error:
+    except (ProvenlmError, dvc_runner.StageError) as error:
         return Failed(message=str(error), data=error)
 
 
-def settings_of(report: str) -> Refresh | None:
+def load_refresh_config(report: str) -> RefreshConfig | None:
     """Whether and how params.yaml wants `report` refreshed."""
-    params = parameters.load(Layout(Path.cwd()).params)
-    section = params.row("reports", report)["refresh"]
-    return None if section is None else parameters.parse(Refresh, section, params.where("reports", report, "refresh"))
+    params = parameters.load_params(ProjectPaths(Path.cwd()).params_yaml)
+    section = params.entry("reports", report)["refresh"]
+    return (
+        None if section is None else parameters.parse_config(RefreshConfig, section, params.location("reports", report, "refresh"))
+    )
 
 
-def wanted(report: str) -> Refresh:
-    """UserError if params.yaml does not want `report` refreshed."""
-    if (settings := settings_of(report)) is None:
-        raise UserError(f"params.yaml: reports.{report}.refresh: null; {{cron: null, worse: 0.02}} would let it be refreshed")
-    return settings
+def require_refresh_config(report: str) -> RefreshConfig:
+    """ProvenlmError if params.yaml does not want `report` refreshed."""
+    if (refresh_config := load_refresh_config(report)) is None:
+        raise ProvenlmError(f"params.yaml: reports.{report}.refresh: null; {{cron: null, worse: 0.02}} would let it be refreshed")
+    return refresh_config
 
 
-def _refresh(report: str, settings: Refresh, home: Path) -> State[str]:
-    say = get_run_logger().info
-    version = releases.last(home, report)
+def _run_refresh(report: str, refresh_config: RefreshConfig, home: Path) -> State[str]:
+    log_info = get_run_logger().info
+    version = releases.latest_release(home, report)
     if version:
-        push_tag(home, version)  # which a refresh that was killed may have left here
-    tree = releases.opened(home, report, f"refresh-{report}")
-    params = parameters.load(Layout(tree).params)
-    corpora, recipes = params.row("reports", report)["corpora"], params.covered(report)
-    where, steps = place(home, tree, 1, 1), dvc_runner.plan([f"report@{report}"], tree)
-    before = {corpus: records.ids(Layout(tree).corpus(corpus, "scraped")) for corpus in corpora}
-    figures = _figures(tree, [*corpora, *recipes])
-    tasks.run([replace(step, force=True, needs=()) for step in steps if step.kind == "scrape"], where)
-    changes = [compared(corpus, ids, records.ids(Layout(tree).corpus(corpus, "scraped"))) for corpus, ids in before.items()]
-    for change in changes:
-        say(str(change))
-    if version and not any(changes):
+        push_tag_task(home, version)  # which a refresh that was killed may have left here
+    tree = releases.open_release_worktree(home, report, f"refresh-{report}")
+    params = parameters.load_params(ProjectPaths(tree).params_yaml)
+    corpora, recipes = params.entry("reports", report)["corpora"], params.recipes_of(report)
+    location, planned_stages = run_location(home, tree, 1, 1), dvc_runner.plan_stages([f"report@{report}"], tree)
+    ids_before = {corpus: records.read_ids_by_source(ProjectPaths(tree).corpus_dir(corpus, "scraped")) for corpus in corpora}
+    metrics_before = _read_metrics(tree, [*corpora, *recipes])
+    tasks.run_stages(
+        [replace(step, force=True, dependencies=()) for step in planned_stages if step.stage_name == "scrape"], location
+    )
+    diffs = [
+        diff_records(corpus, ids, records.read_ids_by_source(ProjectPaths(tree).corpus_dir(corpus, "scraped")))
+        for corpus, ids in ids_before.items()
+    ]
+    for diff in diffs:
+        log_info(str(diff))
+    if version and not any(diffs):
         return Completed(name="Unchanged", message=f"no record changed; {version} stays", data=version)
 
-    tasks.run([step for step in dvc_runner.plan([f"report@{report}"], tree) if step.kind != "scrape"], where)
-    show(report, tree)
-    text, good = _judged(report, recipes, settings, home, tree, version)
-    text = "\n\n".join([text, *map(_described, changes), _moved(figures, _figures(tree, [*corpora, *recipes]))])
-    create_markdown_artifact(text, tasks.key(f"refresh-{report}"), text.splitlines()[0])
-    say(text.splitlines()[0])
-    if not good:
-        return Completed(name="Kept", message=text.splitlines()[0], data=version)
-    push(tree, [step.stage for step in steps])
-    made = releases.publish(tree, report, text)
-    push_tag(home, made)
-    status_page.publish()
-    return Completed(name="Published", message=made, data=made)
+    tasks.run_stages([step for step in dvc_runner.plan_stages([f"report@{report}"], tree) if step.stage_name != "scrape"], location)
+    publish_report(report, tree)
+    summary, accepted = _compare_with_published(report, recipes, refresh_config, home, tree, version)
+    summary = "\n\n".join(
+        [summary, *map(_describe_diff, diffs), _metric_changes_table(metrics_before, _read_metrics(tree, [*corpora, *recipes]))]
+    )
+    create_markdown_artifact(summary, tasks.artifact_key(f"refresh-{report}"), summary.splitlines()[0])
+    log_info(summary.splitlines()[0])
+    if not accepted:
+        return Completed(name="Kept", message=summary.splitlines()[0], data=version)
+    push_data_task(tree, [step.address for step in planned_stages])
+    new_version = releases.tag_release(tree, report, summary)
+    push_tag_task(home, new_version)
+    status_page.publish_status()
+    return Completed(name="Published", message=new_version, data=new_version)
 
 
-def compared(corpus: str, before: Mapping[str, str], after: Mapping[str, str]) -> Changes:
+def diff_records(corpus: str, before: Mapping[str, str], after: Mapping[str, str]) -> CorpusDiff:
     """Two scrapes, each as ids of records by their source."""
     common = before.keys() & after.keys()
     changed = [source for source in common if before[source] != after[source]]
-    return Changes(corpus, sorted(after.keys() - common), sorted(changed), sorted(before.keys() - common))
+    return CorpusDiff(corpus, sorted(after.keys() - common), sorted(changed), sorted(before.keys() - common))
 
 
-def _judged(
-    report: str, recipes: Sequence[str], settings: Refresh, home: Path, tree: Path, version: str | None
+def _compare_with_published(
+    report: str, recipes: Sequence[str], refresh_config: RefreshConfig, home: Path, tree: Path, version: str | None
 ) -> tuple[str, bool]:
     """Whether the nets in `tree` may take the place of the published ones, and why, its first line a sentence."""
     if version is None:
         return f"{report}: the first version, so there is nothing to compare it with", True
-    other = worktrees.opened(home, f"published-{report}", version)
-    worktrees.dvc(other, "checkout", "--allow-missing", "--force", "--quiet")
-    lines, good = [], True
+    published_tree = worktrees.ensure_worktree(home, f"published-{report}", version)
+    worktrees.run_dvc(published_tree, "checkout", "--allow-missing", "--force", "--quiet")
+    lines, accepted = [], True
     for recipe in recipes:
-        found = _compare(recipe, tree, other)
-        if not found["records"]:
+        result = _run_compare(recipe, tree, published_tree)
+        if not result["records"]:
             lines.append(f"{recipe}: no record was held out by both, so nothing says that it is no worse than {version}")
-            good = False
+            accepted = False
             continue
         lines.append(
-            f"{recipe}: {found['difference']:+.4f} bits/byte against {version} on the {found['records']} records that both hold out "
-            f"({found['here']:.4f}, before {found['there']:.4f}); at most {settings.worse:+.4f} is wanted"
+            f"{recipe}: {result['difference']:+.4f} bits/byte against {version} on the {result['records']} records that both hold out "
+            f"({result['here']:.4f}, before {result['there']:.4f}); at most {refresh_config.max_regression_bits_per_byte:+.4f} is wanted"
         )
-        good = good and found["difference"] <= settings.worse
-    return "\n".join([f"{report}: {'no worse than' if good else 'kept'} {version}: {lines[0]}", *lines[1:]]), good
+        accepted = accepted and result["difference"] <= refresh_config.max_regression_bits_per_byte
+    return "\n".join([f"{report}: {'no worse than' if accepted else 'kept'} {version}: {lines[0]}", *lines[1:]]), accepted
 
 
-def _compare(recipe: str, tree: Path, other: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "provenlm.cli.compare", recipe, str(other)]
-    with process_groups.running(
-        command, cwd=tree, environment=dvc_runner.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+def _run_compare(recipe: str, tree: Path, published_tree: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "provenlm.cli.compare", recipe, str(published_tree)]
+    with process_groups.managed_process(
+        command, cwd=tree, environment=dvc_runner.dvc_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
-        out = process.communicate()[0].strip().splitlines()
+        output_lines = process.communicate()[0].strip().splitlines()
     if process.returncode:
-        raise dvc_runner.StageError(out[-1] if out else f"compare {recipe}: ended by signal {-process.returncode}")
-    found: dict[str, Any] = json.loads(out[-1])
-    return found
+        raise dvc_runner.StageError(
+            output_lines[-1] if output_lines else f"compare {recipe}: ended by signal {-process.returncode}"
+        )
+    result: dict[str, Any] = json.loads(output_lines[-1])
+    return result
 
 
 @task(name="push", retries=3, retry_delay_seconds=[2, 20, 60], cache_policy=NO_CACHE)  # a network may come back
-def push(tree: Path, stages: Sequence[str]) -> None:
+def push_data_task(tree: Path, stages: Sequence[str]) -> None:
     """The data of `stages`, to DVC's remote, if there is one."""
     releases.push_data(tree, stages)
 
 
 @task(name="push tag", retries=3, retry_delay_seconds=[2, 20, 60], cache_policy=NO_CACHE)
-def push_tag(home: Path, version: str) -> None:
+def push_tag_task(home: Path, version: str) -> None:
     """To the git remote, if there is one."""
     releases.push_tag(home, version)
 
 
-def _figures(tree: Path, subjects: Sequence[str]) -> dict[str, audits.Value]:
+def _read_metrics(tree: Path, subjects: Sequence[str]) -> dict[str, audits.MetricValue]:
     """What the audits of `subjects` say now, clocks left out."""
-    layout = Layout(tree)
-    pairs = [(subject, kind) for subject in subjects for kind in dvc_runner.KINDS]
+    layout = ProjectPaths(tree)
+    pairs = [(subject, stage_name) for subject in subjects for stage_name in dvc_runner.STAGE_NAMES]
     return {
-        f"{subject}/{kind}.{name}": figure.value
-        for subject, kind in pairs
-        if layout.audit(subject, kind).exists()
-        for name, figure in audits.read(layout.audit(subject, kind)).figures.items()
-        if figure.kind != "measured" or figure.unit not in ("s", "bytes", "tokens/s")
+        f"{subject}/{stage_name}.{name}": metric.value
+        for subject, stage_name in pairs
+        if layout.audit_json(subject, stage_name).exists()
+        for name, metric in audits.read_audit(layout.audit_json(subject, stage_name)).metrics.items()
+        if metric.kind != "measured" or metric.unit not in ("s", "bytes", "tokens/s")
     }
 
 
-def _described(change: Changes) -> str:
-    named = [
-        f"- {word}: {', '.join(sources[:NAMED])}{f' and {len(sources) - NAMED} more' if len(sources) > NAMED else ''}"
-        for word, sources in (("added", change.added), ("changed", change.changed), ("gone", change.gone))
+def _describe_diff(diff: CorpusDiff) -> str:
+    bullets = [
+        f"- {label}: {', '.join(sources[:MAX_LISTED_SOURCES])}{f' and {len(sources) - MAX_LISTED_SOURCES} more' if len(sources) > MAX_LISTED_SOURCES else ''}"
+        for label, sources in (("added", diff.added), ("changed", diff.changed), ("gone", diff.removed))
         if sources
     ]
-    return "\n".join([f"**{change}**", "", *named])
+    return "\n".join([f"**{diff}**", "", *bullets])
 
 
-def _moved(before: Mapping[str, audits.Value], after: Mapping[str, audits.Value]) -> str:
+def _metric_changes_table(before: Mapping[str, audits.MetricValue], after: Mapping[str, audits.MetricValue]) -> str:
     rows = [f"| {name} | {before.get(name, '')} | {value} |" for name, value in after.items() if before.get(name) != value]
     return "\n".join(["| figure | before | after |", "| --- | ---: | ---: |", *rows])

@@ -15,7 +15,7 @@ from flows import terminal
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
 
-RUNS = 4  # at once; stages of one subject wait for each other in any case
+MAX_CONCURRENT_RUNS = 4  # at once; stages of one subject wait for each other in any case
 
 
 def main() -> int:
@@ -32,47 +32,47 @@ def main() -> int:
     options = parser.parse_args()
     if options.template and not options.pool:
         parser.error("--template is of a pool: --pool NAME")
-    return terminal.run(lambda: _serve(options))
+    return terminal.run_cli(lambda: _run_server(options))
 
 
-def _serve(options: argparse.Namespace) -> int:
+def _run_server(options: argparse.Namespace) -> int:
     # poll often: a person who pressed a button waits; settings are read when Prefect is imported
     os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "2")
-    server = environment.serve(options.port)
+    prefect_server = environment.start_server(options.port)
     from prefect.client.orchestration import get_client
 
     from flows import deployments
 
-    if server is not None:
-        server.ready()
-    made = deployments.deployments(options.pool)
+    if prefect_server is not None:
+        prefect_server.wait_until_ready()
+    runner_deployments = deployments.build_deployments(options.pool)
     if options.tell:
-        deployments.tell(options.tell)
+        deployments.add_failure_webhook(options.tell)
     with get_client(sync_client=True) as client:
-        for name in deployments.forget_the_dead(client):
-            print(f"{name}: its process is gone; it is shown as crashed, and goes on when it is run again")
+        for run_name in deployments.mark_crashed_runs(client):
+            print(f"{run_name}: its process is gone; it is shown as crashed, and goes on when it is run again")
         if options.pool:
-            deployments.deploy(client, made, options.pool, options.template)
+            deployments.apply_deployments(client, runner_deployments, options.pool, options.template)
         else:
-            deployments.take_over(client, made)
-    said = f"{Path.cwd().name}: {', '.join(deployment.name for deployment in made)} at {os.environ['PREFECT_API_URL'].removesuffix('/api')}"
+            deployments.replace_deployments(client, runner_deployments)
+    status_line = f"{Path.cwd().name}: {', '.join(deployment.name for deployment in runner_deployments)} at {os.environ['PREFECT_API_URL'].removesuffix('/api')}"
     if not options.pool:
-        asyncio.run(_runner(made, said))
+        asyncio.run(_serve_deployments(runner_deployments, status_line))
         return 0
-    print(said, flush=True)
-    if server is not None:
+    print(status_line, flush=True)
+    if prefect_server is not None:
         signal.pause()
     return 0
 
 
-async def _runner(made: "Sequence[RunnerDeployment]", said: str) -> None:
+async def _serve_deployments(runner_deployments: "Sequence[RunnerDeployment]", status_line: str) -> None:
     """Serve `made` until a signal; runs that go on then are cancelled by the end of this process, as gently as by hand."""
     from prefect.runner import Runner
 
-    runner = Runner(name="flows", limit=RUNS, pause_on_shutdown=False)
-    for deployment in made:
+    runner = Runner(name="flows", limit=MAX_CONCURRENT_RUNS, pause_on_shutdown=False)
+    for deployment in runner_deployments:
         await runner.aadd_deployment(deployment)
-    print(said, flush=True)
+    print(status_line, flush=True)
     await runner.start()
 
 

@@ -5,29 +5,29 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from flows import server, terminal
-from provenlm.core.errors import UserError
+from provenlm.core.errors import ProvenlmError
 
 
 def main() -> int:
     """Exit status 0: printed; 1: no server answers."""
 
-    def body() -> int:
-        if not server.found():
-            raise UserError("no Prefect server answers; `make serve` starts one")
-        print(page())
+    def command() -> int:
+        if not server.find_server():
+            raise ProvenlmError("no Prefect server answers; `make serve` starts one")
+        print(status_markdown())
         return 0
 
-    return terminal.run(body)
+    return terminal.run_cli(command)
 
 
-def publish() -> None:
+def publish_status() -> None:
     """The page as an artifact of the server, with one version for each time."""
     from prefect.artifacts import create_markdown_artifact
 
-    create_markdown_artifact(page(), "health", "what runs, the last good versions, what comes next")
+    create_markdown_artifact(status_markdown(), "health", "what runs, the last good versions, what comes next")
 
 
-def page() -> str:
+def status_markdown() -> str:
     """Of this checkout's reports and of the server's runs, as they are now."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
@@ -36,49 +36,54 @@ def page() -> str:
 
     with get_client(sync_client=True) as client:
 
-        def runs(sort: FlowRunSort, limit: int, *kinds: StateType) -> Sequence[FlowRun]:
-            wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(kinds))))
-            return client.read_flow_runs(flow_run_filter=wanted, sort=sort, limit=limit)
+        def read_runs(sort: FlowRunSort, limit: int, *state_types: StateType) -> Sequence[FlowRun]:
+            run_filter = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(state_types))))
+            return client.read_flow_runs(flow_run_filter=run_filter, sort=sort, limit=limit)
 
-        names = {flow.id: flow.name for flow in client.read_flows()}
-        now = runs(FlowRunSort.START_TIME_ASC, 20, StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
-        ended = runs(FlowRunSort.END_TIME_DESC, 5, StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
-        coming = runs(FlowRunSort.EXPECTED_START_TIME_ASC, 5, StateType.SCHEDULED)
+        flow_names = {flow.id: flow.name for flow in client.read_flows()}
+        running = read_runs(FlowRunSort.START_TIME_ASC, 20, StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
+        finished = read_runs(
+            FlowRunSort.END_TIME_DESC, 5, StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED
+        )
+        scheduled = read_runs(FlowRunSort.EXPECTED_START_TIME_ASC, 5, StateType.SCHEDULED)
 
-    def rows(found: Iterable[FlowRun], clock: str) -> list[Sequence[object]]:
-        return [(names[r.flow_id], _about(r), r.state and r.state.name, _minute(getattr(r, clock))) for r in found]
+    def table_rows(flow_runs: Iterable[FlowRun], time_field: str) -> list[Sequence[object]]:
+        return [
+            (flow_names[run.flow_id], _subject(run), run.state and run.state.name, _format_minute(getattr(run, time_field)))
+            for run in flow_runs
+        ]
 
-    heads = ("flow", "of", "state")
+    columns = ("flow", "of", "state")
     return "\n\n".join(
         [
             "# Health",
-            _table("Published", ("report", "version", "what it says"), _published(Path.cwd())),
-            _table("Running", (*heads, "since"), rows(now, "start_time")),
-            _table("Next", (*heads, "at"), rows(coming, "expected_start_time")),
-            _table("Ended last", (*heads, "at"), rows(ended, "end_time")),
+            _table("Published", ("report", "version", "what it says"), _published_rows(Path.cwd())),
+            _table("Running", (*columns, "since"), table_rows(running, "start_time")),
+            _table("Next", (*columns, "at"), table_rows(scheduled, "expected_start_time")),
+            _table("Ended last", (*columns, "at"), table_rows(finished, "end_time")),
         ]
     )
 
 
-def _about(run: object) -> str:
-    given = getattr(run, "parameters", {})
-    return ", ".join(given.get("names", [given.get("report", "")]))
+def _subject(run: object) -> str:
+    flow_parameters = getattr(run, "parameters", {})
+    return ", ".join(flow_parameters.get("names", [flow_parameters.get("report", "")]))
 
 
-def _published(home: Path) -> list[Sequence[object]]:
+def _published_rows(home: Path) -> list[Sequence[object]]:
     from flows import releases, worktrees
     from provenlm.core import config as parameters
-    from provenlm.core.paths import Layout
+    from provenlm.core.paths import ProjectPaths
 
-    reports = parameters.load(Layout(home).params).names("reports") if (home / ".git").exists() else []
-    found = [(report, version) for report in reports if (version := releases.last(home, report))]
+    reports = parameters.load_params(ProjectPaths(home).params_yaml).names("reports") if (home / ".git").exists() else []
+    latest = [(report, version) for report in reports if (version := releases.latest_release(home, report))]
     return [
-        (report, version, worktrees.git(home, "tag", "--list", "--format=%(contents:subject)", version))
-        for report, version in found
+        (report, version, worktrees.run_git(home, "tag", "--list", "--format=%(contents:subject)", version))
+        for report, version in latest
     ]
 
 
-def _minute(moment: object) -> str:
+def _format_minute(moment: object) -> str:
     return f"{moment:%Y-%m-%d %H:%M} UTC" if moment else ""
 
 

@@ -4,44 +4,44 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from provenlm.core import interfaces, io, records, registry
-from provenlm.core.errors import UserError
-from provenlm.core.progress import progress
+from provenlm.core.errors import ProvenlmError
+from provenlm.core.progress import progress_bar
 from provenlm.core.records import Record
 from provenlm.filtering import metrics as figures
 from provenlm.filtering import scoring
-from provenlm.filtering.scoring import Judged
+from provenlm.filtering.scoring import FilterDecision
 from stages import runner
 
 
-def body(run: runner.Run) -> None:
-    face = registry.load_domain(run.row["domain"], "filter", interfaces.Filtering)
-    settings: Any = run.settings("filter", face.settings)
-    source = run.reads(run.layout.corpus(run.subject, "scraped"))
-    target = run.writes(run.layout.corpus(run.subject, "filtered"))
-    tally = figures.Tally()
+def run_stage(context: runner.StageContext) -> None:
+    spec = registry.load_domain(context.entry["domain"], "filter", interfaces.FilterSpec)
+    config: Any = context.parse_section("filter", spec.config_type)
+    source = context.declare_input(context.paths.corpus_dir(context.subject, "scraped"))
+    target = context.declare_output(context.paths.corpus_dir(context.subject, "filtered"))
+    tally = figures.FilterTally()
     with (
-        io.new_folder(target) as folder,
-        scoring.Dropped(folder / "dropped.parquet") as dropped,
-        progress(f"filter {run.subject}", "records", records.count(source)) as bar,
+        io.atomic_dir(target) as folder,
+        scoring.ExclusionWriter(folder / "dropped.parquet") as exclusions,
+        progress_bar(f"filter {context.subject}", "records", records.count_records(source)) as bar,
     ):
 
-        def sift(judged: Iterable[Judged]) -> Iterator[Record]:
-            for item in judged:
-                bar.advance()
-                tally.add(item)
-                if item.reason is None:
-                    yield item.record.with_facts(score=round(item.score, 6))
+        def kept_records(decisions: Iterable[FilterDecision]) -> Iterator[Record]:
+            for decision in decisions:
+                bar.update()
+                tally.add(decision)
+                if decision.drop_reason is None:
+                    yield decision.record.with_metadata(score=round(decision.score, 6))
                 else:
-                    dropped.add(item)
+                    exclusions.add(decision)
 
-        judged = run.records(source).map(scoring.judging(face, settings))
-        kept = records.write(sift(item for _, item in judged), folder)
-        if kept == 0:
-            raise UserError(
-                f"{run.params.where('corpora', run.subject, 'filter')}: no record is left; {figures.told(tally.reasons)}"
+        results = context.open_records(source).map(scoring.make_filter_step(spec, config))
+        num_kept = records.write_records(kept_records(item for _, item in results), folder)
+        if num_kept == 0:
+            raise ProvenlmError(
+                f"{context.params.location('corpora', context.subject, 'filter')}: no record is left; {figures.drop_summary(tally.drop_reasons)}"
             )
-    figures.record(run.audit, tally)
+    figures.record_filter_metrics(context.recorder, tally)
 
 
 if __name__ == "__main__":
-    runner.main("filter", "corpora", body, __doc__)
+    runner.main("filter", "corpora", run_stage, __doc__)

@@ -19,14 +19,14 @@ from typing import Any, TypeVar
 from provenlm.core import audit as audits
 from provenlm.core import config as parameters
 from provenlm.core import hashing
-from provenlm.core.errors import UserError
+from provenlm.core.errors import ProvenlmError
 from provenlm.core.executors import local
-from provenlm.core.executors.base import Corpus
-from provenlm.core.paths import Layout
-from provenlm.core.progress import say
+from provenlm.core.executors.base import RecordSource
+from provenlm.core.paths import ProjectPaths
+from provenlm.core.progress import log_line
 
-S = TypeVar("S")
-PACKAGES = [
+ConfigT = TypeVar("S")
+VERSIONED_PACKAGES = [
     "torch",
     "numpy",
     "pandas",
@@ -44,120 +44,129 @@ PACKAGES = [
 ]
 
 
-class Stop:
+class SignalFlag:
     """True once SIGTERM or SIGINT asked us to end. The first asks; a second SIGTERM ends us at once."""
 
     def __init__(self) -> None:
-        self.signal = 0
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._asked)
+        self.signum = 0
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self._on_signal)
 
-    def _asked(self, number: int, frame: FrameType | None) -> None:
-        if self.signal and number == signal.SIGTERM:
-            os._exit(128 + number)
-        self.signal = self.signal or number
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum and signum == signal.SIGTERM:
+            os._exit(128 + signum)
+        self.signum = self.signum or signum
 
     def __bool__(self) -> bool:
-        return self.signal != 0
+        return self.signum != 0
 
 
 @dataclass
-class Run:
+class StageContext:
     """One run of one stage on one subject (a corpus, a recipe or a report)."""
 
     stage: str
     table: str
     subject: str
-    layout: Layout
+    paths: ProjectPaths
     params: parameters.Params
-    audit: audits.Recorder = field(default_factory=audits.Recorder)
-    facts: dict[str, Any] = field(default_factory=dict)  # of the provenance: device, seed, threads …
-    read: list[Path] = field(default_factory=list)
-    written: list[Path] = field(default_factory=list)
-    slices: dict[str, Any] = field(default_factory=dict)
+    recorder: audits.MetricRecorder = field(default_factory=audits.MetricRecorder)
+    provenance: dict[str, Any] = field(default_factory=dict)  # of the provenance: device, seed, threads …
+    inputs: list[Path] = field(default_factory=list)
+    outputs: list[Path] = field(default_factory=list)
+    config_sections: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def row(self) -> Any:
-        return self.params.row(self.table, self.subject)
+    def entry(self) -> Any:
+        return self.params.entry(self.table, self.subject)
 
-    def settings(self, section: str, kind: type[S]) -> S:
+    def parse_section(self, section: str, config_type: type[ConfigT]) -> ConfigT:
         """The subject's section of params.yaml, typed; it becomes part of the audit's provenance."""
-        self.slices[f"{self.table}.{self.subject}.{section}"] = self.row[section]
-        return self.params.settings(self.table, self.subject, section, kind)
+        self.config_sections[f"{self.table}.{self.subject}.{section}"] = self.entry[section]
+        return self.params.parse_section(self.table, self.subject, section, config_type)
 
-    def records(self, folder: Path) -> Corpus:
+    def open_records(self, folder: Path) -> RecordSource:
         """The records of `folder`, on the engine that the corpus names."""
-        name = self.row.get("engine")
-        return local.over(folder, None if name is None else str(name))
+        name = self.entry.get("engine")
+        return local.make_executor(folder, None if name is None else str(name))
 
-    def reads(self, path: Path) -> Path:
-        """Declare an input: its digest goes into the audit. UserError if it is not there."""
+    def declare_input(self, path: Path) -> Path:
+        """Declare an input: its digest goes into the audit. ProvenlmError if it is not there."""
         if not path.exists():
-            raise UserError(
-                f"{path.relative_to(self.layout.root).as_posix()}: not there; `dvc repro {self.stage}@{self.subject}` makes it"
+            raise ProvenlmError(
+                f"{path.relative_to(self.paths.root).as_posix()}: not there; `dvc repro {self.stage}@{self.subject}` makes it"
             )
-        self.read.append(path)
+        self.inputs.append(path)
         return path
 
-    def writes(self, path: Path) -> Path:
+    def declare_output(self, path: Path) -> Path:
         """Declare an output: its digest goes into the audit."""
-        self.written.append(path)
+        self.outputs.append(path)
         return path
 
 
-def main(stage: str, table: str, body: Callable[[Run], None], doc: str | None) -> None:
+def main(stage: str, table: str, run_stage: Callable[[StageContext], None], doc: str | None) -> None:
     """Run `body` for the subject named on the command line and write its audit. Exit 1 with one line on a user's mistake."""
     parser = argparse.ArgumentParser(prog=f"python -m stages.{stage}", description=doc)
     parser.add_argument("subject", help=f"a name below `{table}` in params.yaml")
     subject = parser.parse_args().subject
-    layout = Layout(Path.cwd())
+    paths = ProjectPaths(Path.cwd())
     started, clock = datetime.now(UTC), time.perf_counter()
     try:
-        run = Run(stage, table, subject, layout, parameters.load(layout.params))
-        run.params.row(table, subject)  # a wrong name is a mistake of the first line
-        body(run)
-    except UserError as error:
+        context = StageContext(stage, table, subject, paths, parameters.load_params(paths.params_yaml))
+        context.params.entry(table, subject)  # a wrong name is a mistake of the first line
+        run_stage(context)
+    except ProvenlmError as error:
         sys.exit(f"{stage}@{subject}: {error}")
     seconds = time.perf_counter() - clock
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    run.audit.measured("seconds", round(seconds, 3), "s", "wall time of the stage, imports not included")
-    run.audit.measured(
+    context.recorder.add_measurement("seconds", round(seconds, 3), "s", "wall time of the stage, imports not included")
+    context.recorder.add_measurement(
         "cpu_seconds", round(usage.ru_utime + usage.ru_stime, 3), "s", "CPU time of the stage's process, by the kernel"
     )
-    run.audit.measured("peak_memory", usage.ru_maxrss * 1024, "bytes", "largest resident set of the stage's process, by the kernel")
-    made = audits.Audit(subject, stage, run.audit.figures, run.audit.series, run.audit.tables, provenance(run, started))
-    audits.write(layout.audit(subject, stage), made)
-    say(f"{stage}@{subject}: {len(made.figures)} figures in {seconds:.1f} s")
+    context.recorder.add_measurement(
+        "peak_memory", usage.ru_maxrss * 1024, "bytes", "largest resident set of the stage's process, by the kernel"
+    )
+    audit = audits.Audit(
+        subject,
+        stage,
+        context.recorder.metrics,
+        context.recorder.series,
+        context.recorder.tables,
+        collect_provenance(context, started),
+    )
+    audits.write_audit(paths.audit_json(subject, stage), audit)
+    log_line(f"{stage}@{subject}: {len(audit.metrics)} figures in {seconds:.1f} s")
 
 
-def provenance(run: Run, started: datetime) -> dict[str, Any]:
+def collect_provenance(context: StageContext, started: datetime) -> dict[str, Any]:
     """Everything needed to repeat or doubt a run: command, params, digests of inputs, outputs and code, versions, machine, time."""
-    root = run.layout.root.resolve()
-    code = loaded_code(root)
+    root = context.paths.root.resolve()
+    code = imported_files(root)
     return {
-        "command": f"python -m stages.{run.stage} {run.subject}",
-        "params": run.slices,
-        "params_digest": hashing.of_json(run.slices),
-        "inputs": [[path.relative_to(run.layout.root).as_posix(), hashing.of_path(path)] for path in run.read],
-        "outputs": [[path.relative_to(run.layout.root).as_posix(), hashing.of_path(path)] for path in run.written],
+        "command": f"python -m stages.{context.stage} {context.subject}",
+        "params": context.config_sections,
+        "params_digest": hashing.sha256_json(context.config_sections),
+        "inputs": [[path.relative_to(context.paths.root).as_posix(), hashing.sha256_path(path)] for path in context.inputs],
+        "outputs": [[path.relative_to(context.paths.root).as_posix(), hashing.sha256_path(path)] for path in context.outputs],
         "code": [path.relative_to(root).as_posix() for path in code],
-        "code_digest": hashing.of_files(code, root),
+        "code_digest": hashing.sha256_files(code, root),
         **git_state(root),
-        **run.facts,
+        **context.provenance,
         "machine": platform.machine(),
         "system": platform.system(),
         "cores": os.cpu_count(),
-        "versions": {"python": platform.python_version(), **versions()},
+        "versions": {"python": platform.python_version(), **package_versions()},
         "started": started.isoformat(timespec="seconds"),
     }
 
 
-def loaded_code(root: Path) -> list[Path]:
+def imported_files(root: Path) -> list[Path]:
     """The project's own files below `root` that this process has imported so far."""
-    loaded = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    module_files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
     return sorted(
         path
-        for path in {Path(file).resolve() for file in loaded if file}
+        for path in {Path(file).resolve() for file in module_files if file}
         if path.is_relative_to(root) and path.relative_to(root).parts[0] in ("provenlm", "stages")
     )
 
@@ -168,9 +177,9 @@ def git_state(root: Path) -> dict[str, Any]:
     What the stages themselves write (reports/ and dvc.lock) does not count: it changes with every run.
     """
 
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
+    def git(*args: str) -> str:
+        result = subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, check=False)
+        return result.stdout.strip() if result.returncode == 0 else ""
 
     return {
         "commit": git("rev-parse", "HEAD"),
@@ -178,7 +187,7 @@ def git_state(root: Path) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Versions of the packages that are loaded in this process and can move a figure."""
-    names = {"beautifulsoup4": "bs4"}
-    return {name: metadata.version(name) for name in PACKAGES if names.get(name, name) in sys.modules}
+    import_names = {"beautifulsoup4": "bs4"}
+    return {name: metadata.version(name) for name in VERSIONED_PACKAGES if import_names.get(name, name) in sys.modules}

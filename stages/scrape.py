@@ -8,62 +8,62 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from provenlm.core import interfaces, io, records, registry
-from provenlm.core.errors import UserError
-from provenlm.core.progress import progress, say
-from provenlm.core.records import Fetch, Record
+from provenlm.core.errors import ProvenlmError
+from provenlm.core.progress import log_line, progress_bar
+from provenlm.core.records import FetchResult, Record
 from provenlm.scraping import metrics
 from stages import runner
 
-FATES = pa.schema(
+FETCH_SCHEMA = pa.schema(
     [("url", pa.string()), ("state", pa.string()), ("reason", pa.string()), ("status", pa.int32()), ("bytes", pa.int64()),
      ("tries", pa.int32()), ("seconds", pa.float64()), ("fetched_at", pa.string())]
 )  # fmt: skip
-ROWS = 10_000  # of fates held in memory
+MAX_BUFFERED_ROWS = 10_000  # of fates held in memory
 
 
-def body(run: runner.Run) -> None:
-    face = registry.load_domain(run.row["domain"], "scrape", interfaces.Scraping)
-    settings: Any = run.settings("scrape", face.settings)
-    out = run.writes(run.layout.corpus(run.subject, "scraped"))
-    table = run.writes(run.layout.corpus(run.subject, "fetches"))
-    seen = metrics.Seen(_last(out))
+def run_stage(context: runner.StageContext) -> None:
+    spec = registry.load_domain(context.entry["domain"], "scrape", interfaces.ScrapeSpec)
+    config: Any = context.parse_section("scrape", spec.config_type)
+    records_dir = context.declare_output(context.paths.corpus_dir(context.subject, "scraped"))
+    fetches_dir = context.declare_output(context.paths.corpus_dir(context.subject, "fetches"))
+    tally = metrics.CrawlTally(_previous_ids(records_dir))
     try:
         with (
-            io.new_folder(table) as beside,
-            io.new_folder(out) as folder,
-            progress(f"scrape {run.subject}", "addresses") as bar,
-            pq.ParquetWriter(beside / "fetches.parquet", FATES, compression="zstd") as fates,
+            io.atomic_dir(fetches_dir) as new_fetches_dir,
+            io.atomic_dir(records_dir) as new_records_dir,
+            progress_bar(f"scrape {context.subject}", "addresses") as bar,
+            pq.ParquetWriter(new_fetches_dir / "fetches.parquet", FETCH_SCHEMA, compression="zstd") as fetch_writer,
         ):
-            found = face.fetch(settings, run.layout.crawl_state(run.subject), bar)
-            if records.write(_records(found, seen, fates), folder) == 0:
-                raise UserError("nothing that was found became a record")
-    except UserError as error:
-        raise UserError(f"{run.params.where('corpora', run.subject, 'scrape')}: {error}") from None
-    metrics.record(run.audit, seen)
+            fetches = spec.fetch(config, context.paths.crawl_state_dir(context.subject), bar)
+            if records.write_records(_tally_fetches(fetches, tally, fetch_writer), new_records_dir) == 0:
+                raise ProvenlmError("nothing that was found became a record")
+    except ProvenlmError as error:
+        raise ProvenlmError(f"{context.params.location('corpora', context.subject, 'scrape')}: {error}") from None
+    metrics.record_scrape_metrics(context.recorder, tally)
 
 
-def _last(out: Path) -> dict[str, str]:
+def _previous_ids(records_dir: Path) -> dict[str, str]:
     """Source and id of each record of the last scrape. Where it is damaged there is nothing to compare with: scraping mends it."""
     try:
-        return records.ids(out)
-    except UserError as error:
-        say(f"{error}; compared with nothing")
+        return records.read_ids_by_source(records_dir)
+    except ProvenlmError as error:
+        log_line(f"{error}; compared with nothing")
         return {}
 
 
-def _records(found: Iterator[Fetch], seen: metrics.Seen, fates: pq.ParquetWriter) -> Iterator[Record]:
+def _tally_fetches(fetches: Iterator[FetchResult], tally: metrics.CrawlTally, fetch_writer: pq.ParquetWriter) -> Iterator[Record]:
     """The records among `found`; on the way, what happened (without the bodies) is noted and written."""
     rows: list[dict[str, Any]] = []
-    for fetch in found:
-        seen.add(fetch)
-        rows.append({name: getattr(fetch, name) for name in FATES.names})
-        if len(rows) == ROWS:
-            fates.write_table(pa.Table.from_pylist(rows, FATES))
+    for fetch in fetches:
+        tally.add(fetch)
+        rows.append({name: getattr(fetch, name) for name in FETCH_SCHEMA.names})
+        if len(rows) == MAX_BUFFERED_ROWS:
+            fetch_writer.write_table(pa.Table.from_pylist(rows, FETCH_SCHEMA))
             rows.clear()
         if fetch.record is not None:
             yield fetch.record
-    fates.write_table(pa.Table.from_pylist(rows, FATES))
+    fetch_writer.write_table(pa.Table.from_pylist(rows, FETCH_SCHEMA))
 
 
 if __name__ == "__main__":
-    runner.main("scrape", "corpora", body, __doc__)
+    runner.main("scrape", "corpora", run_stage, __doc__)

@@ -8,75 +8,94 @@ from numpy.typing import NDArray
 
 from provenlm.core import audit as audits
 from provenlm.core import interfaces, io, records, registry
-from provenlm.core.errors import UserError
-from provenlm.core.executors.base import Corpus, Work
-from provenlm.core.interfaces import Codec
-from provenlm.core.progress import Progress, progress
+from provenlm.core.errors import ProvenlmError
+from provenlm.core.executors.base import RecordMap, RecordSource
+from provenlm.core.interfaces import Tokenizer
+from provenlm.core.progress import ProgressReporter, progress_bar
 from provenlm.core.records import Record
 from provenlm.data import integrity, metrics, token_dataset
-from provenlm.data.token_dataset import Document
+from provenlm.data.token_dataset import TokenizedDocument
 from stages import runner
 
 
-def body(run: runner.Run) -> None:
-    face = registry.load_domain(run.row["domain"], "tokenize", interfaces.Tokenizing)
-    settings: Any = run.settings("tokenize", face.settings)
-    source = run.reads(run.layout.corpus(run.subject, "deduped"))
-    history = {name: audits.read(run.reads(run.layout.audit(run.subject, name))) for name in ("scrape", "filter", "dedupe")}
-    target = run.writes(run.layout.corpus(run.subject, "tokens"))
-    metrics.check_chain(history, records.count(source))
-    held_out = face.held_out(settings)
+def run_stage(context: runner.StageContext) -> None:
+    spec = registry.load_domain(context.entry["domain"], "tokenize", interfaces.TokenizeSpec)
+    config: Any = context.parse_section("tokenize", spec.config_type)
+    source = context.declare_input(context.paths.corpus_dir(context.subject, "deduped"))
+    upstream_audits = {
+        name: audits.read_audit(context.declare_input(context.paths.audit_json(context.subject, name)))
+        for name in ("scrape", "filter", "dedupe")
+    }
+    target = context.declare_output(context.paths.corpus_dir(context.subject, "tokens"))
+    metrics.check_lineage(upstream_audits, records.count_records(source))
+    val_fraction = spec.val_fraction(config)
 
-    def training() -> Iterator[Record]:
-        return (item for item in records.read(source) if token_dataset.side(cluster_of(item), held_out) == "train")
+    def training_records() -> Iterator[Record]:
+        return (
+            item
+            for item in records.read_records(source)
+            if token_dataset.assign_split(require_cluster(item), val_fraction) == "train"
+        )
 
-    if next(training(), None) is None:
-        where = run.params.where("corpora", run.subject, "tokenize")
-        raise UserError(f"{where}: held_out {held_out} leaves no record of {records.count(source)} to train on; lower it")
-    tally = metrics.Tally()
-    with io.new_folder(target) as folder, progress(f"tokenize {run.subject}", "records", records.count(source)) as bar:
-        codec = face.learn(settings, training)
-        codec.save(folder / "codec")
-        documents = encoded(run.records(source), codec, held_out, tally, bar)
-        token_dataset.write(folder, documents, codec.vocabulary, codec.special, held_out)
-    tokens = token_dataset.read(target)
-    metrics.record(run.audit, codec, tally)
-    integrity.record(run.audit, integrity.check(records.read(source), tokens, codec, face.probes(settings)))
-    metrics.balance(run.audit, history, tally, len(tokens.train.ids) + len(tokens.val.ids))
-    run.audit.tables.append(metrics.yields(history, tally))
-    share = tally.bytes["train"] / max(1, metrics.figure(history, "scrape", "bytes"))
-    run.audit.counted("yield", round(share, 6), "share", "bytes of the scraped records that the trainer will see as tokens")
+    if next(training_records(), None) is None:
+        location = context.params.location("corpora", context.subject, "tokenize")
+        raise ProvenlmError(
+            f"{location}: held_out {val_fraction} leaves no record of {records.count_records(source)} to train on; lower it"
+        )
+    tally = metrics.TokenizeTally()
+    with (
+        io.atomic_dir(target) as folder,
+        progress_bar(f"tokenize {context.subject}", "records", records.count_records(source)) as bar,
+    ):
+        tokenizer = spec.train(config, training_records)
+        tokenizer.save(folder / "codec")
+        documents = encode_documents(context.open_records(source), tokenizer, val_fraction, tally, bar)
+        token_dataset.write_token_dataset(folder, documents, tokenizer.vocab_size, tokenizer.special_tokens, val_fraction)
+    tokens = token_dataset.load_token_dataset(target)
+    metrics.record_tokenize_metrics(context.recorder, tokenizer, tally)
+    integrity.record_integrity(
+        context.recorder,
+        integrity.check_integrity(records.read_records(source), tokens, tokenizer, spec.contamination_prompts(config)),
+    )
+    metrics.record_accounting(context.recorder, upstream_audits, tally, len(tokens.train.ids) + len(tokens.val.ids))
+    context.recorder.tables.append(metrics.retention_table(upstream_audits, tally))
+    retention = tally.bytes["train"] / max(1, metrics.metric_value(upstream_audits, "scrape", "bytes"))
+    context.recorder.add_count(
+        "yield", round(retention, 6), "share", "bytes of the scraped records that the trainer will see as tokens"
+    )
 
 
-def cluster_of(item: Record) -> str:
-    """UserError if dedupe did not leave its mark: without clusters, near twins could straddle the split."""
-    cluster = item.facts.get("cluster")
+def require_cluster(item: Record) -> str:
+    """ProvenlmError if dedupe did not leave its mark: without clusters, near twins could straddle the split."""
+    cluster = item.metadata.get("cluster")
     if not isinstance(cluster, str):
-        raise UserError(f"record {item.id} from {item.source}: no duplicate cluster; run dedupe again")
+        raise ProvenlmError(f"record {item.id} from {item.source}: no duplicate cluster; run dedupe again")
     return cluster
 
 
-def encoding(codec: Codec) -> Work[NDArray[np.uint32]]:
-    return Work(codec.encode, lambda ids: ids.tobytes(), lambda packed: np.frombuffer(packed, np.uint32))
+def make_encode_step(tokenizer: Tokenizer) -> RecordMap[NDArray[np.uint32]]:
+    return RecordMap(tokenizer.encode, lambda ids: ids.tobytes(), lambda data: np.frombuffer(data, np.uint32))
 
 
-def encoded(corpus: Corpus, codec: Codec, held_out: float, tally: metrics.Tally, bar: Progress) -> Iterator[Document]:
+def encode_documents(
+    corpus: RecordSource, tokenizer: Tokenizer, val_fraction: float, tally: metrics.TokenizeTally, bar: ProgressReporter
+) -> Iterator[TokenizedDocument]:
     """Each record as a document."""
-    for item, ids in corpus.map(encoding(codec)):
-        cluster = cluster_of(item)
-        side = token_dataset.side(cluster, held_out)
-        around = sum(name in codec.special for name in ("bos", "eos"))
+    for item, ids in corpus.map(make_encode_step(tokenizer)):
+        cluster = require_cluster(item)
+        side = token_dataset.assign_split(cluster, val_fraction)
+        num_special = sum(name in tokenizer.special_tokens for name in ("bos", "eos"))
         tally.documents[side] += 1
-        tally.tokens[side] += len(ids) + around
-        tally.bytes[side] += len(item.body)
+        tally.tokens[side] += len(ids) + num_special
+        tally.bytes[side] += len(item.content)
         tally.clusters[side].add(cluster)
-        tally.lengths.append(len(ids) + around)
-        tally.body_tokens += len(ids)
-        tally.body_words += len(item.body.split())
-        tally.unlearned += codec.unlearned(ids)
-        bar.advance()
-        yield Document(item.id, cluster, len(item.body), ids)
+        tally.doc_lengths.append(len(ids) + num_special)
+        tally.content_tokens += len(ids)
+        tally.content_words += len(item.content.split())
+        tally.unknown_tokens += tokenizer.count_unknown(ids)
+        bar.update()
+        yield TokenizedDocument(item.id, cluster, len(item.content), ids)
 
 
 if __name__ == "__main__":
-    runner.main("tokenize", "corpora", body, __doc__)
+    runner.main("tokenize", "corpora", run_stage, __doc__)

@@ -8,118 +8,145 @@ from typing import Any
 import torch
 
 from provenlm.core import config, interfaces, registry
-from provenlm.core.audit import Recorder
-from provenlm.core.errors import UserError
+from provenlm.core.audit import MetricRecorder
+from provenlm.core.errors import ProvenlmError
 from provenlm.data import token_dataset
 from provenlm.evaluation import suite, sweep
-from provenlm.evaluation.probe import Probe, Subject, Validating
+from provenlm.evaluation.probe import EvalContext, Probe, ValidateSpec
 from provenlm.evaluation.probes import compile_parity, generation_quality, resume_bitexact
-from provenlm.evaluation.probes.learning_curve import curve
-from provenlm.evaluation.probes.parameter_count import Shape
-from provenlm.evaluation.probes.resume_bitexact import Trial
-from provenlm.evaluation.probes.seed_rerun import again
-from provenlm.evaluation.runner import run as ask
-from provenlm.evaluation.suite import AlsoCount, Settings
-from provenlm.evaluation.trained_check import trained as say_if_trained
+from provenlm.evaluation.probes.learning_curve import learning_curve_probe
+from provenlm.evaluation.probes.parameter_count import CountOnlyModel
+from provenlm.evaluation.probes.resume_bitexact import TrainingCase
+from provenlm.evaluation.probes.seed_rerun import retrain_with_seed
+from provenlm.evaluation.runner import run_probes as ask
+from provenlm.evaluation.suite import CountOnlyConfig, ValidateConfig
+from provenlm.evaluation.trained_check import record_trained_check as say_if_trained
 from provenlm.models.common.objective import IGNORE
-from provenlm.models.common.spec import Net
+from provenlm.models.common.spec import ModelSpec
 from provenlm.training.build_model import fresh
-from provenlm.training.callbacks.history import History
+from provenlm.training.callbacks.history import StepHistory
 from provenlm.training.checkpoints import checkpoint
-from provenlm.training.checkpoints.checkpoint import Loaded, load_net
-from provenlm.training.config import Settings as Training
-from provenlm.training.dataloader import batches_for, in_steps
-from provenlm.training.metrics import beside
+from provenlm.training.checkpoints.checkpoint import LoadedModel, load_model
+from provenlm.training.config import TrainConfig as Training
+from provenlm.training.dataloader import build_dataloader, resolve_max_steps
+from provenlm.training.metrics import train_vs_val_points
 from stages import runner
 
 
-def body(run: runner.Run) -> None:
-    settings, where = run.settings("validate", Settings), run.params.where(run.table, run.subject, "validate")
-    face = registry.load_domain(run.row["domain"], "evaluate", Validating)
-    own = face.probes(config.parse(face.settings, settings.probes, f"{where}.probes"))
-    torch.set_num_threads(settings.threads)
-    train = run.settings("train", Training)
-    subject, trained = subject_of(run, settings, train.seed)
-    history = History.from_parquet((run.layout.model(run.subject) / "history.parquet").read_bytes())
-    shapes = {name: shape_of(trained.net, also, f"{where}.also_count.{name}.net") for name, also in settings.also_count.items()}
-    written: list[generation_quality.Sample] = []
-    asked = {**suite.probes(settings, trained.net.probe, shapes, written), **of_training(subject, trained, train, history), **own}
-    if settings.follow is not None:
-        asked |= sweep.probes(settings.follow, asked, others(run, subject, trained, train, history))
-    ask(subject, asked, run.audit)
-    say_if_trained(run.audit, sum("skipped" not in row for row in history.lasting()))
-    generation_quality.write(run.writes(run.layout.samples(run.subject)), written)
-    run.facts |= {"device": subject.device.type, "threads": torch.get_num_threads(), "seed": subject.seed}
+def run_stage(context: runner.StageContext) -> None:
+    config, location = (
+        context.parse_section("validate", ValidateConfig),
+        context.params.location(context.table, context.subject, "validate"),
+    )
+    spec = registry.load_domain(context.entry["domain"], "evaluate", ValidateSpec)
+    domain_probes = spec.probes(config.parse_config(spec.config_type, config.probes, f"{location}.probes"))
+    torch.set_num_threads(config.threads)
+    train_config = context.parse_section("train", Training)
+    eval_context, trained_model = load_eval_context(context, config, train_config.seed)
+    history = StepHistory.from_parquet((context.paths.model_dir(context.subject) / "history.parquet").read_bytes())
+    count_only_models = {
+        name: count_only_model(trained_model.spec, count_only, f"{location}.also_count.{name}.net")
+        for name, count_only in config.count_only_models.items()
+    }
+    generated_samples: list[generation_quality.GeneratedSample] = []
+    probes = {
+        **suite.standard_probes(config, trained_model.spec.eval_metrics, count_only_models, generated_samples),
+        **training_probes(eval_context, trained_model, train_config, history),
+        **domain_probes,
+    }
+    if config.sweeps is not None:
+        probes |= sweep.sweep_probes(
+            config.sweeps, probes, model_variants(context, eval_context, trained_model, train_config, history)
+        )
+    ask(eval_context, probes, context.recorder)
+    say_if_trained(context.recorder, sum("skipped" not in row for row in history.effective_rows()))
+    generation_quality.write_samples(context.declare_output(context.paths.samples_parquet(context.subject)), generated_samples)
+    context.provenance |= {"device": eval_context.device.type, "threads": torch.get_num_threads(), "seed": eval_context.seed}
 
 
-def of_training(subject: Subject, trained: Loaded, train: Training, history: History) -> dict[str, Probe]:
+def training_probes(
+    eval_context: EvalContext, trained_model: LoadedModel, train_config: Training, history: StepHistory
+) -> dict[str, Probe]:
     """Probes of how the net was trained, and of whether that can be stopped and taken up."""
-    net, size = trained.net, subject.tokens.vocabulary
-    trial = Trial(net, lambda: subject.small(size), batches_for(subject.tokens, train), in_steps(train, subject.tokens))
+    spec, vocab_size = trained_model.spec, eval_context.tokens.vocab_size
+    trial = TrainingCase(
+        spec,
+        lambda: eval_context.build_small(vocab_size),
+        build_dataloader(eval_context.tokens, train_config),
+        resolve_max_steps(train_config, eval_context.tokens),
+    )
 
-    def resume(subject: Subject, figures: Recorder) -> None:
+    def resume(eval_context: EvalContext, recorder: MetricRecorder) -> None:
         with TemporaryDirectory() as folder:
-            resume_bitexact.record(figures, trial, Path(folder) / "checkpoint", checkpoint.read)
+            resume_bitexact.record_resume_metrics(recorder, trial, Path(folder) / "checkpoint", checkpoint.load_checkpoint)
 
-    judge = net.objectives(trained.model, IGNORE)[0].judge
+    eval_term = spec.objectives(trained_model.model, IGNORE)[0].eval_term
     return {
-        "curve": curve(beside(history, judge)),
+        "curve": learning_curve_probe(train_vs_val_points(history, eval_term)),
         "resume": resume,
-        "equivalence": lambda subject, figures: compile_parity.record(figures, trial),
+        "equivalence": lambda eval_context, recorder: compile_parity.record_compile_parity(recorder, trial),
     }
 
 
-def others(run: runner.Run, subject: Subject, trained: Loaded, train: Training, history: History) -> sweep.Others:
+def model_variants(
+    context: runner.StageContext,
+    eval_context: EvalContext,
+    trained_model: LoadedModel,
+    train_config: Training,
+    history: StepHistory,
+) -> sweep.ModelVariants:
     """Nets of the same recipe: from other seeds, and at the steps whose checkpoints were kept."""
-    kept = [
-        (int(path.name.removeprefix("step-")), lambda path=path: replace(subject, model=load_net(path).model))
-        for path in sorted((run.layout.model(run.subject) / "checkpoints").glob("step-*"))
+    checkpoints = [
+        (int(path.name.removeprefix("step-")), lambda path=path: replace(eval_context, model=load_model(path).model))
+        for path in sorted((context.paths.model_dir(context.subject) / "checkpoints").glob("step-*"))
     ]
 
-    def other(seed: int) -> tuple[Subject, float]:
-        model, seconds = again(trained.net, trained.settings, subject.tokens, train, seed)
-        return replace(subject, model=model), seconds
+    def retrain(seed: int) -> tuple[EvalContext, float]:
+        model, seconds = retrain_with_seed(trained_model.spec, trained_model.model_config, eval_context.tokens, train_config, seed)
+        return replace(eval_context, model=model), seconds
 
-    own = (train.seed, sum(seconds for _, seconds in history.column("seconds")))
-    return sweep.Others(own, other, kept, len(history.lasting()))
+    recipe_seed_cost = (train_config.seed, sum(seconds for _, seconds in history.series("seconds")))
+    return sweep.ModelVariants(recipe_seed_cost, retrain, checkpoints, len(history.effective_rows()))
 
 
-def subject_of(run: runner.Run, settings: Settings, seed: int) -> tuple[Subject, Loaded]:
-    """The trained net with the tokens and codec of its corpus. UserError if they do not belong together."""
-    folder = run.reads(run.layout.corpus(run.row["corpus"], "tokens"))
-    token_dataset.verify(folder)
-    tokens = token_dataset.read(folder)
-    trained = load_net(run.reads(run.layout.model(run.subject)))
-    net, shape, described = trained.net, trained.settings, trained.described
-    if described.vocabulary != tokens.vocabulary:
-        raise UserError(
-            f"the net was trained on a vocabulary of {described.vocabulary}, the corpus has {tokens.vocabulary}; "
-            f"`dvc repro train@{run.subject}` trains it anew"
+def load_eval_context(context: runner.StageContext, config: ValidateConfig, seed: int) -> tuple[EvalContext, LoadedModel]:
+    """The trained net with the tokens and codec of its corpus. ProvenlmError if they do not belong together."""
+    tokens_dir = context.declare_input(context.paths.corpus_dir(context.entry["corpus"], "tokens"))
+    token_dataset.verify_digests(tokens_dir)
+    tokens = token_dataset.load_token_dataset(tokens_dir)
+    trained_model = load_model(context.declare_input(context.paths.model_dir(context.subject)))
+    spec, model_config, model_metadata = trained_model.spec, trained_model.model_config, trained_model.metadata
+    if model_metadata.vocab_size != tokens.vocab_size:
+        raise ProvenlmError(
+            f"the net was trained on a vocabulary of {model_metadata.vocab_size}, the corpus has {tokens.vocab_size}; "
+            f"`dvc repro train@{context.subject}` trains it anew"
         )
-    where = f"{run.params.where(run.table, run.subject, 'validate')}.small"
-    smaller: Any = config.parse(net.settings, {**described.settings, **settings.small}, where)
-    codec = registry.load_domain(run.row["domain"], "tokenize", interfaces.Tokenizing).load(folder / "codec")
-    subject = Subject(
-        model=trained.model,
-        logits=net.logits,
-        continued=net.continued,
-        untrained=lambda: fresh(net, shape, described.vocabulary, seed),
-        small=lambda vocabulary: net.build(smaller, vocabulary),
-        losses=net.losses,
-        published=lambda weights: net.published(shape, described.vocabulary, weights),
-        closed_form=net.count(shape, described.vocabulary),
-        codec=codec,
+    location = f"{context.params.location(context.table, context.subject, 'validate')}.small"
+    small_config: Any = config.parse_config(spec.config_type, {**model_metadata.config, **config.small_model_overrides}, location)
+    tokenizer = registry.load_domain(context.entry["domain"], "tokenize", interfaces.TokenizeSpec).load(tokens_dir / "codec")
+    eval_context = EvalContext(
+        model=trained_model.model,
+        logits=spec.logits,
+        logits_with_cache=spec.logits_with_cache,
+        build_untrained=lambda: fresh(spec, model_config, model_metadata.vocab_size, seed),
+        build_small=lambda vocab_size: spec.build(small_config, vocab_size),
+        losses=spec.losses,
+        to_hf=lambda weights: spec.to_hf(model_config, model_metadata.vocab_size, weights),
+        analytic_counts=spec.num_params(model_config, model_metadata.vocab_size),
+        tokenizer=tokenizer,
         tokens=tokens,
-        length=described.length,
+        max_seq_len=model_metadata.seq_len,
         seed=seed,
     )
-    return subject, trained
+    return eval_context, trained_model
 
 
-def shape_of(net: Net, also: AlsoCount, where: str) -> Shape:
-    shape: Any = config.parse(net.settings, also.net, where)
-    return Shape(lambda: net.build(shape, also.vocabulary), net.count(shape, also.vocabulary))
+def count_only_model(spec: ModelSpec, count_only: CountOnlyConfig, location: str) -> CountOnlyModel:
+    model_config: Any = config.parse_config(spec.config_type, count_only.model, location)
+    return CountOnlyModel(
+        lambda: spec.build(model_config, count_only.vocab_size), spec.num_params(model_config, count_only.vocab_size)
+    )
 
 
 if __name__ == "__main__":
-    runner.main("validate", "recipes", body, __doc__)
+    runner.main("validate", "recipes", run_stage, __doc__)

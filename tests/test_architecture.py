@@ -29,18 +29,18 @@ LAYERS = [
     {"domains"},
     {"cli"},
 ]
-ROOMS = [ROOT / "provenlm", ROOT / "stages", ROOT / "flows"]
+PACKAGES = [ROOT / "provenlm", ROOT / "stages", ROOT / "flows"]
 SPECS = {"scrape": "domains", "filter": "domains", "dedupe": "domains", "tokenize": "domains", "evaluate": "domains", "": "models"}
 
 
 def modules() -> dict[str, Path]:
     """Every module of the project by its dotted name."""
-    found = {}
-    for room in ROOMS:
-        for path in room.rglob("*.py"):
+    modules_by_name = {}
+    for package in PACKAGES:
+        for path in package.rglob("*.py"):
             parts = path.relative_to(ROOT).with_suffix("").parts
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+            modules_by_name[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return modules_by_name
 
 
 MODULES = modules()
@@ -49,15 +49,15 @@ MODULES = modules()
 @cache
 def imports(path: Path) -> frozenset[str]:
     """The project's modules that `path` imports, at the top or inside a function; packages only where a module is not meant."""
-    found: set[str] = set()
+    imported: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            imported.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative imports hide which floor they reach"
             inner = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
-            found.update(inner or {node.module or ""})
-    return frozenset(found & MODULES.keys())
+            imported.update(inner or {node.module or ""})
+    return frozenset(imported & MODULES.keys())
 
 
 def package(module: str) -> str:
@@ -116,12 +116,12 @@ def test_a_planted_upward_or_sideways_import_is_seen(importer, imported):
 
 
 def test_every_room_has_a_floor():
-    rooms = {path.parent.name for path in (ROOT / "provenlm").glob("*/__init__.py")}
-    assert rooms == set().union(*LAYERS)
+    packages = {path.parent.name for path in (ROOT / "provenlm").glob("*/__init__.py")}
+    assert packages == set().union(*LAYERS)
 
 
 @pytest.mark.parametrize(
-    "path", sorted(p for room in ROOMS for p in room.rglob("__init__.py")), ids=lambda p: p.parent.as_posix()[-30:]
+    "path", sorted(p for room in PACKAGES for p in room.rglob("__init__.py")), ids=lambda p: p.parent.as_posix()[-30:]
 )
 def test_a_package_file_is_a_sentence_and_no_code(path):
     kinds = [type(node) for node in ast.parse(path.read_text(encoding="utf-8")).body]
@@ -129,7 +129,7 @@ def test_a_package_file_is_a_sentence_and_no_code(path):
     assert kinds == [ast.Expr, *setting]
 
 
-def plugged(path: Path, plugins: dict[str, str]) -> set[str]:
+def plugin_modules(path: Path, plugins: dict[str, str]) -> set[str]:
     """Modules that `path` loads through the registry, for the domain and the model that the subject names."""
     modules = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -144,16 +144,16 @@ def plugged(path: Path, plugins: dict[str, str]) -> set[str]:
 
 def closure(stage: str, plugins: dict[str, str]) -> set[str]:
     """Files of the project that `stages/<stage>.py` can import, plug-ins included, package sentences left out."""
-    seen: set[str] = set()
+    reached: set[str] = set()
     todo = [f"stages.{stage}"]
     while todo:
         module = todo.pop()
-        if module in seen:
+        if module in reached:
             continue
-        seen.add(module)
+        reached.add(module)
         path = MODULES[module]
-        todo += imports(path) | plugged(path, plugins)
-    return {p.relative_to(ROOT).as_posix() for m in seen if (p := MODULES[m]).name != "__init__.py"}
+        todo += imports(path) | plugin_modules(path, plugins)
+    return {p.relative_to(ROOT).as_posix() for m in reached if (p := MODULES[m]).name != "__init__.py"}
 
 
 def dvc_stages() -> list[tuple[str, dict[str, str], list[str]]]:
@@ -162,15 +162,15 @@ def dvc_stages() -> list[tuple[str, dict[str, str], list[str]]]:
     from ruamel.yaml import YAML
 
     params = YAML(typ="safe").load(ROOT / "params.yaml")
-    found = []
+    stages = []
     with Repo(str(ROOT)) as repo:
         for stage in repo.index.stages:
             kind, subject = stage.addressing.split("@")
             row = {**params["corpora"], **params["recipes"], **params["reports"]}[subject]
             plugins = {"domains": row.get("domain", ""), "models": row.get("net", {}).get("kind", "")}
             deps = [d.def_path for d in stage.deps if d.protocol == "local" and d.def_path.startswith(("stages/", "provenlm/"))]
-            found.append((kind, plugins, deps))
-    return found
+            stages.append((kind, plugins, deps))
+    return stages
 
 
 def covers(dep: str, file: str) -> bool:
@@ -190,11 +190,14 @@ def test_the_closure_follows_imports_inside_functions_and_plugins():
     assert not [f for f in files if f.startswith(("provenlm/scraping", "provenlm/training", "provenlm/domains/strings"))]
 
 
-def settings_classes() -> list[type]:
+def config_classes() -> list[type]:
     """Every dataclass that params.yaml is parsed into, found from the faces of every plug-in and the stages' own settings."""
-    seen: set[type] = set()
+    classes: set[type] = set()
     todo = [
-        face.settings for room in ("domains", "models") for name in registry.plugin_names(room) for face in faces_of(room, name)
+        spec.settings
+        for package in ("domains", "models")
+        for name in registry.plugin_names(package)
+        for spec in specs_of(package, name)
     ]
     for stage in ("train", "validate", "report"):
         source = MODULES[f"stages.{stage}"].read_text(encoding="utf-8")
@@ -206,22 +209,22 @@ def settings_classes() -> list[type]:
         ]
     while todo:
         kind = todo.pop()
-        if dataclasses.is_dataclass(kind) and kind not in seen:
-            seen.add(typing.cast(type, kind))
+        if dataclasses.is_dataclass(kind) and kind not in classes:
+            classes.add(typing.cast(type, kind))
             todo += [arg for hint in typing.get_type_hints(kind).values() for arg in flattened(hint)]
-    return sorted(seen, key=lambda c: (c.__module__, c.__qualname__))
+    return sorted(classes, key=lambda c: (c.__module__, c.__qualname__))
 
 
 def flattened(hint: typing.Any) -> list[typing.Any]:
     return [hint, *(inner for arg in typing.get_args(hint) for inner in flattened(arg))]
 
 
-def faces_of(room: str, name: str) -> list[typing.Any]:
-    folder = ROOT / "provenlm" / room / name
+def specs_of(package: str, name: str) -> list[typing.Any]:
+    folder = ROOT / "provenlm" / package / name
     return [
-        importlib.import_module(".".join(filter(None, ("provenlm", room, name, stage, "spec")))).SPEC
+        importlib.import_module(".".join(filter(None, ("provenlm", package, name, stage, "spec")))).SPEC
         for stage, package in SPECS.items()
-        if package == room and (folder / stage / "spec.py").exists()
+        if package == package and (folder / stage / "spec.py").exists()
     ]
 
 
@@ -235,7 +238,7 @@ def test_every_setting_is_read_somewhere():
     }
     unread = [
         f"{kind.__module__}.{kind.__qualname__}.{f.name}"
-        for kind in settings_classes()
+        for kind in config_classes()
         for f in dataclasses.fields(kind)
         if f.name not in read
     ]
@@ -246,9 +249,9 @@ def test_every_setting_is_read_somewhere():
 def test_a_plugin_answers_every_question_of_its_kind(room, name):
     for stage, package in SPECS.items():
         assert package != room or (ROOT / "provenlm" / room / name / stage / "spec.py").exists()
-    for face in faces_of(room, name):
-        assert dataclasses.is_dataclass(face.settings)
-        assert typing.cast(typing.Any, face.settings).__dataclass_params__.frozen, f"{face.settings}: settings are frozen"
+    for spec in specs_of(room, name):
+        assert dataclasses.is_dataclass(spec.settings)
+        assert typing.cast(typing.Any, spec.settings).__dataclass_params__.frozen, f"{spec.settings}: settings are frozen"
 
 
 def test_only_layout_joins_paths_of_the_project():
@@ -273,17 +276,17 @@ def test_core_needs_neither_torch_nor_a_network():
 def test_every_pinned_release_installs_on_each_python_that_we_name():
     """One that asked for 3.11.5 would shut out the Python of Debian 12."""
     named = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
-    asked = {}
+    requirement = {}
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         name, _, version = line.partition("==")
         with suppress(metadata.PackageNotFoundError):
-            found = metadata.metadata(name)
-            if found["Version"].partition("+")[0] == version and "Requires-Python" in found:
-                asked[line] = SpecifierSet(found["Requires-Python"])
-    assert len(asked) > 100
+            requirements = metadata.metadata(name)
+            if requirements["Version"].partition("+")[0] == version and "Requires-Python" in requirements:
+                requirement[line] = SpecifierSet(requirements["Requires-Python"])
+    assert len(requirement) > 100
     pythons = [python for python in ("3.11.0", "3.12.0", "3.13.0") if python in SpecifierSet(named)]
     assert len(pythons) == 3
-    assert {line: python for line, ask in asked.items() for python in pythons if python not in ask} == {}
+    assert {line: python for line, ask in requirement.items() for python in pythons if python not in ask} == {}
 
 
 def test_public_functions_say_what_they_do():

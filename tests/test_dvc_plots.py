@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from dvc.repo import Repo
 
-from provenlm.core.paths import Layout
-from provenlm.training.loggers.csv_logger import Curves
+from provenlm.core.paths import ProjectPaths
+from provenlm.training.loggers.csv_logger import CsvLogger
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,11 +27,11 @@ def half_trained(tmp_path: Path) -> Path:
         shutil.copy(ROOT / name, tmp_path / name)
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     dvc(tmp_path, "init", "-q")
-    curves = Curves(Layout(tmp_path).curves("docs_moe"), "cross_entropy")
-    curves.begin()
+    curves = CsvLogger(ProjectPaths(tmp_path).curves_csv("docs_moe"), "cross_entropy")
+    curves.start()
     for step, held in ((1, 8.5), (2, None), (3, 7.0)):
         values = {"cross_entropy": 9.0 - step, "tokens_per_second": 5000.0, "mfu": 0.3, "grad_norm": 1.0, "share": 1.0}
-        curves.write(step, values | ({"held_out.cross_entropy": held} if held else {}))
+        curves.log(step, values | ({"held_out.cross_entropy": held} if held else {}))
     return tmp_path
 
 
@@ -50,10 +50,10 @@ def test_dvc_draws_the_losses_and_the_throughput_of_a_training_that_runs(half_tr
 
 
 def test_a_training_that_holds_nothing_out_is_drawn_without_a_word_of_warning(half_trained: Path) -> None:
-    curves = Curves(Layout(half_trained).curves("docs_moe"), "cross_entropy")
-    curves.begin()
+    curves = CsvLogger(ProjectPaths(half_trained).curves_csv("docs_moe"), "cross_entropy")
+    curves.start()
     for step in (1, 2):
-        curves.write(step, {"cross_entropy": 9.0 - step, "tokens_per_second": 5000.0, "mfu": 0.3, "grad_norm": 1.0, "share": 1.0})
+        curves.log(step, {"cross_entropy": 9.0 - step, "tokens_per_second": 5000.0, "mfu": 0.3, "grad_norm": 1.0, "share": 1.0})
     shown = subprocess.run(
         [sys.executable, "-m", "dvc", "plots", "show", "reports/curves", "--json"], cwd=half_trained, capture_output=True, text=True
     )

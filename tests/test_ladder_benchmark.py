@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from provenlm.core import config
-from provenlm.models.common.spec import chosen
+from provenlm.models.common.spec import resolve_model
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,7 +24,7 @@ def asked(request, ladder):
     """A net's settings, its vocabulary, and a batch of three rows."""
     name, vocabulary, length = request.param
     torch.set_num_threads(1)
-    found = chosen(config.load(ROOT / "params.yaml").row("recipes", name)["net"], name)
+    found = resolve_model(config.load_params(ROOT / "params.yaml").entry("recipes", name)["net"], name)
     return found, vocabulary, ladder.drawn(vocabulary, 3, length)
 
 

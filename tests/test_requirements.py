@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from provenlm.reporting.evidence import split
+from provenlm.reporting.evidence import split_metric_id
 from provenlm.reporting.markdown import slug
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,8 +25,8 @@ def rows(page: str) -> Iterator[tuple[str, str, str, str]]:
     """Id, question, answer and status of every row."""
     for line in page.splitlines():
         if re.match(r"\| R\d", line):
-            number, asked, answer, status = (cell.strip() for cell in line.strip("|\n").split("|"))
-            yield number, asked, answer, status
+            number, requirement, answer, status = (cell.strip() for cell in line.strip("|\n").split("|"))
+            yield number, requirement, answer, status
 
 
 ROWS = list(rows(MAP.read_text(encoding="utf-8")))
@@ -37,7 +37,7 @@ def names(answer: str) -> list[str]:
 
 
 @cache
-def known_tests() -> frozenset[str]:
+def existing_tests() -> frozenset[str]:
     """`file.py::function` of every test."""
     return frozenset(
         f"{path.name}::{node.name}"
@@ -48,14 +48,14 @@ def known_tests() -> frozenset[str]:
 
 
 @cache
-def measured() -> frozenset[str]:
+def measured_metrics() -> frozenset[str]:
     """The id of every figure, series and table of the audits in git, and of every bound in params.yaml."""
-    found = {figure for report in params()["reports"].values() for figure in report["bounds"]}
+    metrics = {metric for report in params()["reports"].values() for metric in report["bounds"]}
     for path in (ROOT / "reports" / "audits").glob("*/*.json"):
         audit = json.loads(path.read_text(encoding="utf-8"))
-        said = [*audit["figures"], *(item["name"] for kind in ("series", "tables") for item in audit[kind])]
-        found |= {f"{audit['subject']}/{audit['stage']}.{name}" for name in said}
-    return frozenset(found)
+        metric_names = [*audit["figures"], *(item["name"] for kind in ("series", "tables") for item in audit[kind])]
+        metrics |= {f"{audit['subject']}/{audit['stage']}.{name}" for name in metric_names}
+    return frozenset(metrics)
 
 
 @cache
@@ -63,7 +63,7 @@ def params() -> Any:
     return YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
 
 
-def setting(name: str) -> bool:
+def has_setting(name: str) -> bool:
     value: Any = params()
     for word in name.split("."):
         if not isinstance(value, dict) or word not in value:
@@ -83,16 +83,16 @@ def headings(page: Path) -> set[str]:
     return {slug(line.lstrip("# ")) for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("#")}
 
 
-def leads_somewhere(name: str) -> bool:
+def is_resolvable(name: str) -> bool:
     """Whether a name of the map is a command, a test, a heading of a page, a figure, a setting, or a file."""
     if COMMAND.fullmatch(name):
         return command(name)
     if "::" in name:
-        return name in known_tests()
+        return name in existing_tests()
     if "#" in name:
         page, _, anchor = name.partition("#")
         return (ROOT / page).exists() and anchor in headings(ROOT / page)
-    return name in measured() or setting(name) or (ROOT / name).exists()
+    return name in measured_metrics() or has_setting(name) or (ROOT / name).exists()
 
 
 def test_every_id_of_the_five_reports_has_one_row_in_order():
@@ -101,14 +101,14 @@ def test_every_id_of_the_five_reports_has_one_row_in_order():
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
 def test_every_name_leads_somewhere(row):
-    assert [name for name in names(row[2]) if not leads_somewhere(name)] == []
+    assert [name for name in names(row[2]) if not is_resolvable(name)] == []
 
 
 def test_every_row_has_a_status_and_what_it_asks_of_its_answer():
     assert {status for *_, status in ROWS} <= STATUSES
     assert [number for number, _, answer, status in ROWS if status == "ANSWERED" and not names(answer)] == []
-    wordless = [number for number, _, answer, status in ROWS if status != "ANSWERED" and not re.sub(r"`[^`]+`|\W", "", answer)]
-    assert wordless == []
+    unexplained = [number for number, _, answer, status in ROWS if status != "ANSWERED" and not re.sub(r"`[^`]+`|\W", "", answer)]
+    assert unexplained == []
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_every_row_has_a_status_and_what_it_asks_of_its_answer():
     ],
 )
 def test_a_planted_name_that_leads_nowhere_is_seen(name):
-    assert not leads_somewhere(name)
+    assert not is_resolvable(name)
 
 
 def test_a_planted_row_that_is_missing_is_seen():
@@ -135,6 +135,6 @@ def test_a_planted_row_that_is_missing_is_seen():
 
 
 def test_a_figure_is_looked_up_under_its_own_audit():
-    figure = "docs_moe/validate.heldout.bits_per_byte"
-    assert leads_somewhere(figure) and split(figure) == ("docs_moe/validate", "heldout.bits_per_byte")
-    assert not leads_somewhere(figure.replace("validate", "train"))
+    metric = "docs_moe/validate.heldout.bits_per_byte"
+    assert is_resolvable(metric) and split_metric_id(metric) == ("docs_moe/validate", "heldout.bits_per_byte")
+    assert not is_resolvable(metric.replace("validate", "train"))

@@ -12,60 +12,60 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 from provenlm.models.common.objective import IGNORE, Batch
-from provenlm.models.common.spec import Net
+from provenlm.models.common.spec import ModelSpec
 
 
-def built(net: Net, settings: Any, vocabulary: int) -> nn.Module:
+def build_ours(spec: ModelSpec, model_config: Any, vocab_size: int) -> nn.Module:
     """A net of ours with every matrix drawn, so that no product is with zeros."""
     torch.manual_seed(0)
-    model = net.build(settings, vocabulary)
+    model = spec.build(model_config, vocab_size)
     for parameter in model.parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, 0.0, 0.02)
     return model.train()
 
 
-def peer(net: Net, settings: Any, ours: nn.Module, vocabulary: int, **more: Any) -> nn.Module:
+def build_peer(spec: ModelSpec, model_config: Any, ours: nn.Module, vocab_size: int, **config_overrides: Any) -> nn.Module:
     """Hugging Face's model with the weights of `ours`; `more` are keys of its configuration, `experts_implementation` among them."""
-    published = net.published(settings, vocabulary, ours.state_dict())
-    experts = more.pop("experts_implementation", None)
-    made = AutoModelForCausalLM.from_config(AutoConfig.for_model(**{**published.config, "use_cache": False, **more}))
+    export = spec.to_hf(model_config, vocab_size, ours.state_dict())
+    experts = config_overrides.pop("experts_implementation", None)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**{**export.config, "use_cache": False, **config_overrides}))
     if experts is not None:
-        made.set_experts_implementation(experts)
-    made.load_state_dict(dict(published.tensors), strict=False)
-    made.tie_weights()
-    return made.train()
+        model.set_experts_implementation(experts)
+    model.load_state_dict(dict(export.state_dict), strict=False)
+    model.tie_weights()
+    return model.train()
 
 
-def mixtral_experts(way: str, gate_up_E2FD: nn.Parameter, down_EDF: nn.Parameter, chosen: int) -> Callable[..., Tensor]:
+def mixtral_experts(implementation: str, gate_up_E2FD: nn.Parameter, down_EDF: nn.Parameter, top_k: int) -> Callable[..., Tensor]:
     """The expert layer of Mixtral in one of its ways, on matrices of ours."""
-    n_experts, hidden, inner = down_EDF.shape
+    n_experts, hidden, intermediate = down_EDF.shape
     config = AutoConfig.for_model(
-        "mixtral", hidden_size=hidden, intermediate_size=inner, num_local_experts=n_experts, num_experts_per_tok=chosen
+        "mixtral", hidden_size=hidden, intermediate_size=intermediate, num_local_experts=n_experts, num_experts_per_tok=top_k
     )
-    config._experts_implementation = way
+    config._experts_implementation = implementation
     with torch.device("meta"):
         layer = MixtralExperts(config)
     layer.gate_up_proj, layer.down_proj = gate_up_E2FD, down_EDF
-    return lambda states_ND, chosen_NK, weights_NK, *_: layer(states_ND, chosen_NK, weights_NK)
+    return lambda states_ND, selected_NK, weights_NK, *_: layer(states_ND, selected_NK, weights_NK)
 
 
-def loss_of_ours(net: Net, model: nn.Module, batch: Batch) -> Callable[[], Tensor]:
-    objective = net.objectives(model, IGNORE)[0]
+def our_loss(spec: ModelSpec, model: nn.Module, batch: Batch) -> Callable[[], Tensor]:
+    objective = spec.objectives(model, IGNORE)[0]
     return lambda: objective.loss(batch)["loss"]
 
 
-def loss_of_peer(model: nn.Module, batch: Batch) -> Callable[[], Tensor]:
+def peer_loss(model: nn.Module, batch: Batch) -> Callable[[], Tensor]:
     return lambda: model(input_ids=batch.inputs_BT, labels=batch.inputs_BT, shift_labels=batch.targets_BT).loss
 
 
-def drawn(vocabulary: int, rows: int, length: int, device: str = "cpu") -> Batch:
+def random_batch(vocab_size: int, batch_size: int, seq_len: int, device: str = "cpu") -> Batch:
     """A batch of random tokens, the same for everyone."""
-    ids = torch.randint(vocabulary, (rows, length + 1), generator=torch.Generator().manual_seed(1)).to(device)
+    ids = torch.randint(vocab_size, (batch_size, seq_len + 1), generator=torch.Generator().manual_seed(1)).to(device)
     return Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
 
 
-def products(model: nn.Module, tokens: int, chosen: int, dtype: torch.dtype) -> Callable[[], float]:
+def matmul_lower_bound(model: nn.Module, tokens: int, top_k: int, dtype: torch.dtype) -> Callable[[], float]:
     """The matrix products of a training step of `model`, a net of ours, and nothing else: what no step can be faster than.
 
     Forward, and backward to states and to weights, of every matrix and of the head; every expert has its even share of the `tokens`,
@@ -76,26 +76,26 @@ def products(model: nn.Module, tokens: int, chosen: int, dtype: torch.dtype) -> 
         if parameter.ndim < 2 or (name == "embed_tokens.weight" and model.lm_head is not None):
             continue
         matrices = parameter.detach().to(dtype).unbind(0) if parameter.ndim == 3 else [parameter.detach().to(dtype)]
-        rows = tokens * chosen // len(matrices) if parameter.ndim == 3 else tokens
+        num_rows = tokens * top_k // len(matrices) if parameter.ndim == 3 else tokens
         for matrix in matrices:
-            states, slopes = torch.randn(rows, matrix.shape[1], dtype=dtype), torch.randn(rows, matrix.shape[0], dtype=dtype)
-            runs.append((matrix, states, slopes, torch.empty_like(slopes), torch.empty_like(states), torch.empty_like(matrix)))
+            states, grads = torch.randn(num_rows, matrix.shape[1], dtype=dtype), torch.randn(num_rows, matrix.shape[0], dtype=dtype)
+            runs.append((matrix, states, grads, torch.empty_like(grads), torch.empty_like(states), torch.empty_like(matrix)))
 
-    def once() -> float:
-        for matrix, states, slopes, forward, to_states, to_matrix in runs:
+    def run_matmuls() -> float:
+        for matrix, states, grads, forward, grad_states, grad_matrix in runs:
             torch.mm(states, matrix.T, out=forward)
-            torch.mm(slopes, matrix, out=to_states)
-            torch.mm(slopes.T, states, out=to_matrix)
+            torch.mm(grads, matrix, out=grad_states)
+            torch.mm(grads.T, states, out=grad_matrix)
         return 0.0
 
-    return once
+    return run_matmuls
 
 
-def step(model: nn.Module, loss: Callable[[], Tensor], autocast: bool, device: str = "cpu") -> Callable[[], float]:
+def make_train_step(model: nn.Module, loss: Callable[[], Tensor], autocast: bool, device: str = "cpu") -> Callable[[], float]:
     """A whole training step: forward, backward, clipping, fused AdamW; the same for everyone. It gives the loss, and so waits for it."""
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
 
-    def once() -> float:
+    def train_step() -> float:
         optimizer.zero_grad()
         with torch.autocast(device, torch.bfloat16, enabled=autocast):
             value = loss()
@@ -104,4 +104,4 @@ def step(model: nn.Module, loss: Callable[[], Tensor], autocast: bool, device: s
         optimizer.step()
         return value.item()
 
-    return once
+    return train_step

@@ -17,81 +17,87 @@ import numpy as np
 
 from provenlm.core import config as params
 from provenlm.core import interfaces, records, registry
-from provenlm.core.executors.local import Here
+from provenlm.core.executors.local import LocalExecutor
 
 ROOT = Path(__file__).resolve().parents[2]
-BANDS, ROWS = 14, 8  # datatrove's own
+NUM_BANDS, HASHES_PER_BAND = 14, 8  # datatrove's own
 
 
-def settings(stage: str, face: Any) -> Any:
-    return params.load(ROOT / "params.yaml").settings("corpora", "python_docs", stage, face.settings)
+def load_config(stage: str, spec: Any) -> Any:
+    return params.load_params(ROOT / "params.yaml").parse_section("corpora", "python_docs", stage, spec.settings)
 
 
-def filtered(folder: Path) -> Callable[[], np.ndarray]:
+def prepare_filter(folder: Path) -> Callable[[], np.ndarray]:
     """All statistics, bands by profile, the rules of four published sets, the score; no language, nothing private."""
     import dataclasses
 
     from provenlm.filtering import scoring
 
-    face = registry.load_domain("text", "filter", interfaces.Filtering)
-    asked = dataclasses.replace(settings("filter", face), languages=None, private=None)
-    work = scoring.judging(face, asked)
-    return lambda: np.array([judged.reason is None for _, judged in Here(lambda: records.read(folder)).map(work)])
+    spec = registry.load_domain("text", "filter", interfaces.FilterSpec)
+    filter_config = dataclasses.replace(load_config("filter", spec), language_filter=None, pii=None)
+    work = scoring.make_filter_step(spec, filter_config)
+    return lambda: np.array(
+        [decision.drop_reason is None for _, decision in LocalExecutor(lambda: records.read_records(folder)).map(work)]
+    )
 
 
-def deduped(folder: Path) -> Callable[[], np.ndarray]:
+def prepare_dedup(folder: Path) -> Callable[[], np.ndarray]:
     from provenlm.dedup import near_duplicates
 
-    face = registry.load_domain("text", "dedupe", interfaces.Deduping)
-    asked = settings("dedupe", face)
-    corpus = Here(lambda: records.read(folder))
-    return lambda: near_duplicates.find(corpus, face.canonical, face.shingles(asked), face.threshold(asked)).kept
+    spec = registry.load_domain("text", "dedupe", interfaces.DedupeSpec)
+    dedup_config = load_config("dedupe", spec)
+    corpus = LocalExecutor(lambda: records.read_records(folder))
+    return lambda: (
+        near_duplicates.find_duplicates(
+            corpus, spec.normalize, spec.ngram_hashes(dedup_config), spec.jaccard_threshold(dedup_config)
+        ).kept_mask
+    )
 
 
-def jsonl(folder: Path) -> tuple[Path, int]:
+def write_jsonl(folder: Path) -> tuple[Path, int]:
     """The records as datatrove reads them."""
     out = folder.parent / "jsonl"
     out.mkdir(exist_ok=True)
     count = 0
     with (out / "0.jsonl").open("w", encoding="utf-8") as file:
-        for count, item in enumerate(records.read(folder), start=1):
-            print(json.dumps({"text": item.body.decode("utf-8", "replace"), "id": str(count - 1)}), file=file)
+        for count, item in enumerate(records.read_records(folder), start=1):
+            print(json.dumps({"text": item.content.decode("utf-8", "replace"), "id": str(count - 1)}), file=file)
     return out, count
 
 
-def datatrove_deduped(folder: Path) -> Callable[[], np.ndarray]:
+def prepare_datatrove_dedup(folder: Path) -> Callable[[], np.ndarray]:
     from datatrove.executor.local import LocalPipelineExecutor
     from datatrove.pipeline.dedup import MinhashDedupSignature
     from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupFilter
     from datatrove.pipeline.readers import JsonlReader
     from datatrove.pipeline.writers.jsonl import JsonlWriter
 
-    source, count = jsonl(folder)
+    source, count = write_jsonl(folder)
     out = folder.parent / "datatrove"
     shutil.rmtree(out, ignore_errors=True)
-    config, read = MinhashConfig(num_buckets=BANDS, hashes_per_bucket=ROWS, n_grams=5), JsonlReader(str(source))
+    config, reader = MinhashConfig(num_buckets=NUM_BANDS, hashes_per_bucket=HASHES_PER_BAND, n_grams=5), JsonlReader(str(source))
 
     def run() -> np.ndarray:
-        write = JsonlWriter(f"{out}/out", compression=None)
+        writer = JsonlWriter(f"{out}/out", compression=None)
         for number, (steps, tasks) in enumerate(
             (
-                ([read, MinhashDedupSignature(output_folder=f"{out}/sig", config=config)], 1),
-                ([MinhashDedupBuckets(input_folder=f"{out}/sig", output_folder=f"{out}/buckets", config=config)], BANDS),
+                ([reader, MinhashDedupSignature(output_folder=f"{out}/sig", config=config)], 1),
+                ([MinhashDedupBuckets(input_folder=f"{out}/sig", output_folder=f"{out}/buckets", config=config)], NUM_BANDS),
                 ([MinhashDedupCluster(input_folder=f"{out}/buckets", output_folder=f"{out}/remove", config=config)], 1),
-                ([read, MinhashDedupFilter(input_folder=f"{out}/remove"), write], 1),
+                ([reader, MinhashDedupFilter(input_folder=f"{out}/remove"), writer], 1),
             )
         ):
             LocalPipelineExecutor(pipeline=steps, tasks=tasks, workers=1, logging_dir=f"{out}/logs/{number}").run()
-        kept = np.zeros(count, bool)
+        kept_mask = np.zeros(count, bool)
         for path in Path(out, "out").glob("*.jsonl"):
             for line in path.open(encoding="utf-8"):
-                kept[int(json.loads(line)["id"])] = True
-        return kept
+                kept_mask[int(json.loads(line)["id"])] = True
+        return kept_mask
 
     return run
 
 
-def datatrove_filter(name: str) -> Callable[[Path], Callable[[], np.ndarray]]:
+def datatrove_filter_factory(name: str) -> Callable[[Path], Callable[[], np.ndarray]]:
     """One of its filters; each document is handed over in memory."""
 
     def prepare(folder: Path) -> Callable[[], np.ndarray]:
@@ -99,25 +105,27 @@ def datatrove_filter(name: str) -> Callable[[Path], Callable[[], np.ndarray]]:
         from datatrove.pipeline import filters
         from datatrove.utils.text import split_into_sentences, split_into_words
 
-        one = getattr(filters, name)()
-        documents = [Document(item.body.decode("utf-8", "replace"), str(i)) for i, item in enumerate(records.read(folder))]
+        text_filter = getattr(filters, name)()
+        documents = [
+            Document(item.content.decode("utf-8", "replace"), str(i)) for i, item in enumerate(records.read_records(folder))
+        ]
         split_into_words("Loads its tokenizer, which a text dropped early would not."), split_into_sentences("It does. So.")
-        return lambda: np.array([one.filter(document) is True for document in documents])
+        return lambda: np.array([text_filter.filter(document) is True for document in documents])
 
     return prepare
 
 
-def daft_deduped(folder: Path) -> Callable[[], np.ndarray]:
+def prepare_daft_dedup(folder: Path) -> Callable[[], np.ndarray]:
     """MinHash, bands and connected components, as its guide has it; nothing is verified."""
     import daft
     from daft import DataType, col
 
     daft.set_runner_native()
-    count = records.count(folder)
+    count = records.count_records(folder)
 
     @daft.func()
-    def places(band: list[int]) -> list[int]:
-        return list(range(BANDS))
+    def band_indices(band: list[int]) -> list[int]:
+        return list(range(NUM_BANDS))
 
     def run() -> np.ndarray:
         frame = daft.read_parquet(f"{folder}/*.parquet").select(
@@ -127,10 +135,10 @@ def daft_deduped(folder: Path) -> Callable[[], np.ndarray]:
             .normalize(remove_punct=True, lowercase=True, nfd_unicode=True, white_space=True)
             .alias("text"),
         )
-        hashed = col("text").minhash(num_hashes=BANDS * ROWS, ngram_size=5, seed=42, hash_function="xxhash")
+        hashed = col("text").minhash(num_hashes=NUM_BANDS * HASHES_PER_BAND, ngram_size=5, seed=42, hash_function="xxhash")
         frame = frame.with_column("minima", hashed).select("row", "minima").collect()
-        bands = frame.with_column("keys", col("minima").cast(DataType.list(DataType.uint32())).chunk(ROWS))
-        bands = bands.with_column("band", places(col("minima"))).select("row", "keys", "band").explode("keys", "band")
+        bands = frame.with_column("keys", col("minima").cast(DataType.list(DataType.uint32())).chunk(HASHES_PER_BAND))
+        bands = bands.with_column("band", band_indices(col("minima"))).select("row", "keys", "band").explode("keys", "band")
         groups = bands.groupby(col("band"), col("keys")).agg(col("row").list_agg().alias("rows")).where(col("rows").length() > 1)
         parent = list(range(count))
 
@@ -142,44 +150,46 @@ def daft_deduped(folder: Path) -> Callable[[], np.ndarray]:
 
         for rows in groups.select("rows").to_pydict()["rows"]:
             for row in rows[1:]:
-                one, other = sorted((root(rows[0]), root(row)))
-                parent[other] = one
+                smaller, larger = sorted((root(rows[0]), root(row)))
+                parent[larger] = smaller
         return np.array([root(row) == row for row in range(count)])
 
     return run
 
 
-WAYS: dict[str, Callable[[Path], Callable[[], np.ndarray]]] = {
-    "filter": filtered,
-    "dedupe": deduped,
-    "datatrove dedupe": datatrove_deduped,
-    "daft dedupe": daft_deduped,
+IMPLEMENTATIONS: dict[str, Callable[[Path], Callable[[], np.ndarray]]] = {
+    "filter": prepare_filter,
+    "dedupe": prepare_dedup,
+    "datatrove dedupe": prepare_datatrove_dedup,
+    "daft dedupe": prepare_daft_dedup,
     **{
-        f"datatrove {n}": datatrove_filter(n)
+        f"datatrove {n}": datatrove_filter_factory(n)
         for n in ("GopherRepetitionFilter", "GopherQualityFilter", "C4QualityFilter", "FineWebQualityFilter")
     },
 }
 
 
 def main() -> None:
-    way, folder = sys.argv[1], Path(sys.argv[2])
+    implementation, folder = sys.argv[1], Path(sys.argv[2])
     os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
-    if way in ("filter", "dedupe"):
-        small = folder.parent / "warm"
-        records.write(first(folder, 20), small)
-        WAYS[way](small)()  # compiles
-    run = WAYS[way](folder)
-    begin = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    kept = run()
+    if implementation in ("filter", "dedupe"):
+        warmup_folder = folder.parent / "warm"
+        records.write_records(first_records(folder, 20), warmup_folder)
+        IMPLEMENTATIONS[implementation](warmup_folder)()  # compiles
+    run = IMPLEMENTATIONS[implementation](folder)
+    start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    kept_mask = run()
     end = resource.getrusage(resource.RUSAGE_SELF)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = end.ru_utime + end.ru_stime - begin[0].ru_utime - begin[0].ru_stime + children.ru_utime + children.ru_stime
-    np.save(folder.parent / f"{way}.npy", kept)
-    print(json.dumps({"cpu": cpu, "wall": time.perf_counter() - begin[1], "peak": end.ru_maxrss * 1024, "kept": int(kept.sum())}))
+    cpu = end.ru_utime + end.ru_stime - start[0].ru_utime - start[0].ru_stime + children.ru_utime + children.ru_stime
+    np.save(folder.parent / f"{implementation}.npy", kept_mask)
+    print(
+        json.dumps({"cpu": cpu, "wall": time.perf_counter() - start[1], "peak": end.ru_maxrss * 1024, "kept": int(kept_mask.sum())})
+    )
 
 
-def first(folder: Path, count: int) -> list[records.Record]:
-    return [item for item, _ in zip(records.read(folder), range(count), strict=False)]
+def first_records(folder: Path, count: int) -> list[records.Record]:
+    return [item for item, _ in zip(records.read_records(folder), range(count), strict=False)]
 
 
 if __name__ == "__main__":

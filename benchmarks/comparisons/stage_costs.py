@@ -8,54 +8,56 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provenlm.core import audit, config, records
-from provenlm.core.paths import Layout
+from provenlm.core.paths import ProjectPaths
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("filter", "dedupe", "tokenize")
 
 
 @dataclass(frozen=True)
-class Cost:
+class StageCost:
     """Of one process: its CPU seconds, start included, and its largest resident set in bytes, as the kernel tells both."""
 
-    cpu: float
-    peak: int
+    cpu_seconds: float
+    peak_bytes: int
 
 
-def project(folder: Path) -> Layout:
+def make_project(folder: Path) -> ProjectPaths:
     """A project at `folder` whose only corpus, `python_docs`, has the default settings; its records go to `layout.corpus(…)`."""
-    layout = Layout(folder)
+    layout = ProjectPaths(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    corpora = config.load(ROOT / "params.yaml").row("corpora", "python_docs")
-    layout.params.write_text(json.dumps({"corpora": {"python_docs": corpora}, "recipes": {}, "reports": {}}), encoding="utf-8")
+    corpora = config.load_params(ROOT / "params.yaml").entry("corpora", "python_docs")
+    layout.params_yaml.write_text(json.dumps({"corpora": {"python_docs": corpora}, "recipes": {}, "reports": {}}), encoding="utf-8")
     return layout
 
 
-def costs(layout: Layout) -> dict[str, Cost]:
+def stage_costs(layout: ProjectPaths) -> dict[str, StageCost]:
     """Run the three stages over the scraped records of the project."""
-    scraped = layout.corpus("python_docs", "scraped")
-    said, count = audit.Recorder(), records.count(scraped)
-    size = sum(len(item.body) for item in records.read(scraped))
+    scraped = layout.corpus_dir("python_docs", "scraped")
+    recorder, num_records = audit.MetricRecorder(), records.count_records(scraped)
+    num_bytes = sum(len(item.content) for item in records.read_records(scraped))
     for name, value in (
-        ("records", count),
-        ("addresses", count),
+        ("records", num_records),
+        ("addresses", num_records),
         ("refused", 0),
         ("failed", 0),
-        ("bytes_received", size),
-        ("bytes", size),
+        ("bytes_received", num_bytes),
+        ("bytes", num_bytes),
     ):
-        said.counted(name, value, "", name)
-    audit.write(layout.audit("python_docs", "scrape"), audit.Audit("python_docs", "scrape", said.figures, [], [], {}))
-    return {stage: run(stage, layout) for stage in STAGES}
+        recorder.add_count(name, value, "", name)
+    audit.write_audit(
+        layout.audit_json("python_docs", "scrape"), audit.Audit("python_docs", "scrape", recorder.metrics, [], [], {})
+    )
+    return {stage: run_stage(stage, layout) for stage in STAGES}
 
 
-def run(stage: str, layout: Layout) -> Cost:
+def run_stage(stage: str, layout: ProjectPaths) -> StageCost:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", f"stages.{stage}", "python_docs"]
     process = subprocess.Popen(command, cwd=layout.root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr
     error = process.stderr.read()
-    _, status, used = os.wait4(process.pid, 0)
+    _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{stage}: {error.decode(errors='replace')[-1000:]}")
-    return Cost(used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
+    return StageCost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)

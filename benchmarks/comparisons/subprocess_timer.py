@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 
 
 @dataclass(frozen=True)
-class Spent:
+class Timing:
     """What one call gave, and the seconds that it took where it was made."""
 
     value: float
@@ -18,32 +18,32 @@ class Spent:
 
 
 @contextmanager
-def apart(make: Callable[[], Callable[[], float]]) -> Iterator[Callable[[], Spent]]:
+def in_subprocess(factory: Callable[[], Callable[[], float]]) -> Iterator[Callable[[], Timing]]:
     """Calls of what `make()` gives there. `make` must be picklable: a function of a module, perhaps with arguments bound to it."""
-    here, there = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(there, make), daemon=True)
+    parent_end, child_end = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(child_end, factory), daemon=True)
     process.start()
-    there.close()
+    child_end.close()
 
-    def call() -> Spent:
-        here.send(None)
-        spent: Spent = here.recv()  # EOFError if it died
-        return spent
+    def call() -> Timing:
+        parent_end.send(None)
+        timing: Timing = parent_end.recv()  # EOFError if it died
+        return timing
 
     try:
         yield call
     finally:
-        here.close()
+        parent_end.close()
         process.join()
 
 
-def _serve(asked: Connection, make: Callable[[], Callable[[], float]]) -> None:
-    do = make()
+def _serve(connection: Connection, factory: Callable[[], Callable[[], float]]) -> None:
+    function = factory()
     while True:
         try:
-            asked.recv()
+            connection.recv()
         except EOFError:
             return
-        begin, used = time.perf_counter(), time.process_time()
-        value = do()
-        asked.send(Spent(value, time.perf_counter() - begin, time.process_time() - used))
+        wall_start, cpu_start = time.perf_counter(), time.process_time()
+        value = function()
+        connection.send(Timing(value, time.perf_counter() - wall_start, time.process_time() - cpu_start))

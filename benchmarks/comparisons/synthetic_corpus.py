@@ -14,85 +14,90 @@ from pathlib import Path
 from provenlm.core import records
 from provenlm.core.records import Record
 
-ENDINGS = {".py", ".rst", ".md", ".txt", ".html", ".pyi"}
-LEAST, MOST = 500, 200_000  # bytes of a text
+SUFFIXES = {".py", ".rst", ".md", ".txt", ".html", ".pyi"}
+MIN_BYTES, MAX_BYTES = 500, 200_000  # bytes of a text
 
 
 @dataclass(frozen=True)
-class Planted:
+class SyntheticDuplicates:
     """Rows of copies and of what they copy."""
 
     exact: list[tuple[int, int]]
     near: list[tuple[int, int]]
-    rows: int
-    bytes: int
+    num_texts: int
+    num_bytes: int
 
 
-def files() -> Iterator[Path]:
+def local_files() -> Iterator[Path]:
     roots = [sysconfig.get_paths()["stdlib"], *site.getsitepackages(), "/usr/share/doc", "/usr/lib/python3"]
     for root in dict.fromkeys(roots):
         yield from sorted(
-            path for path in Path(root).rglob("*") if path.suffix in ENDINGS and "site-packages/numba" not in str(path)
+            path for path in Path(root).rglob("*") if path.suffix in SUFFIXES and "site-packages/numba" not in str(path)
         )
 
 
-def texts(limit: int) -> Iterator[str]:
+def local_texts(limit: int) -> Iterator[str]:
     """Different real texts of about `limit` bytes in all, in an order that mixes their sources."""
-    found = [path for path in files() if path.is_file() and LEAST <= path.stat().st_size <= MOST]
-    random.Random(1).shuffle(found)
-    size, seen = 0, set[int]()
-    for path in found:
+    paths = [path for path in local_files() if path.is_file() and MIN_BYTES <= path.stat().st_size <= MAX_BYTES]
+    random.Random(1).shuffle(paths)
+    size, hashes = 0, set[int]()
+    for path in paths:
         text = path.read_text("utf-8", "replace")
-        if hash(text) not in seen:
-            seen.add(hash(text))
+        if hash(text) not in hashes:
+            hashes.add(hash(text))
             size += len(text.encode("utf-8", "replace"))
             yield text
             if size >= limit:
                 return
 
 
-def changed(text: str, draw: random.Random) -> str:
+def perturb(text: str, rng: random.Random) -> str:
     words = text.split(" ")
-    for _ in range(max(1, int(len(words) * draw.uniform(0.01, 0.05)))):
-        place = draw.randrange(len(words))
-        words[place] = draw.choice(["", "other", f"{words[place]} {words[place]}"])
+    for _ in range(max(1, int(len(words) * rng.uniform(0.01, 0.05)))):
+        index = rng.randrange(len(words))
+        words[index] = rng.choice(["", "other", f"{words[index]} {words[index]}"])
     return " ".join(words)
 
 
-def build(folder: Path, limit: int) -> Planted:
+def build_corpus(folder: Path, limit: int) -> SyntheticDuplicates:
     """Write shards of about `limit` bytes, copies included, in a mixed order."""
-    draw, originals = random.Random(2), list(texts(int(limit / 1.2)))
-    items: list[tuple[str, str, int]] = [(text, "original", place) for place, text in enumerate(originals)]
-    for place in draw.sample(range(len(originals)), len(originals) // 10):
-        items.append((originals[place], "exact", place))
-    for place in draw.sample(range(len(originals)), len(originals) // 10):
-        items.append((changed(originals[place], draw), "near", place))
-    draw.shuffle(items)
-    row_of = {place: row for row, (_, kind, place) in enumerate(items) if kind == "original"}
-    pairs = {kind: [(row, row_of[place]) for row, (_, of, place) in enumerate(items) if of == kind] for kind in ("exact", "near")}
-    bodies = [text.encode("utf-8", "replace") for text, _, _ in items]
-    made = (Record.of(body, "text/plain", f"text {row}", score=1.0, row=row) for row, body in enumerate(bodies))
-    records.write(made, folder)
-    return Planted(pairs["exact"], pairs["near"], len(items), sum(map(len, bodies)))
+    rng, originals = random.Random(2), list(local_texts(int(limit / 1.2)))
+    items: list[tuple[str, str, int]] = [(text, "original", index) for index, text in enumerate(originals)]
+    for index in rng.sample(range(len(originals)), len(originals) // 10):
+        items.append((originals[index], "exact", index))
+    for index in rng.sample(range(len(originals)), len(originals) // 10):
+        items.append((perturb(originals[index], rng), "near", index))
+    rng.shuffle(items)
+    row_of = {index: row for row, (_, kind, index) in enumerate(items) if kind == "original"}
+    pairs = {
+        kind: [(row, row_of[index]) for row, (_, copy_kind, index) in enumerate(items) if copy_kind == kind]
+        for kind in ("exact", "near")
+    }
+    contents = [text.encode("utf-8", "replace") for text, _, _ in items]
+    new_records = (
+        Record.from_content(content, "text/plain", f"text {row}", score=1.0, row=row) for row, content in enumerate(contents)
+    )
+    records.write_records(new_records, folder)
+    return SyntheticDuplicates(pairs["exact"], pairs["near"], len(items), sum(map(len, contents)))
 
 
-def grow(source: Path, folder: Path, times: int) -> int:
+def scale_corpus(source: Path, folder: Path, times: int) -> int:
     """The records of `source`, `times` times, the words of all but the first mixed within their lines; how many bytes."""
     size = 0
 
-    def grown() -> Iterator[Record]:
+    def scaled_records() -> Iterator[Record]:
         nonlocal size
-        for turn in range(times):
-            draw = random.Random(turn)
-            for item in records.read(source):
-                body = item.body
-                if turn:
-                    lines = [line.split(b" ") for line in body.split(b"\n")]
+        for copy in range(times):
+            rng = random.Random(copy)
+            for item in records.read_records(source):
+                content = item.content
+                if copy:
+                    lines = [line.split(b" ") for line in content.split(b"\n")]
                     for words in lines:
-                        draw.shuffle(words)
-                    body = b"\n".join(b" ".join(words) for words in lines)
-                size += len(body)
-                yield Record.of(body, "text/plain", f"{item.source} {turn}", score=1.0)
+                        rng.shuffle(words)
+                    content = b"\n".join(b" ".join(words) for words in lines)
+                size += len(content)
+                yield Record.from_content(content, "text/plain", f"{item.source} {copy}", score=1.0)
 
-    records.write(grown(), folder)
+    records.write_records(scaled_records(), folder)
     return size

@@ -7,54 +7,54 @@ from typing import Any
 
 from provenlm.core import config as parameters
 from provenlm.core import interfaces, registry
-from provenlm.core.errors import UserError
-from provenlm.core.paths import Layout
-from provenlm.evaluation.probe import Validating
-from provenlm.evaluation.suite import Settings as Validation
-from provenlm.models.common.spec import chosen
+from provenlm.core.errors import ProvenlmError
+from provenlm.core.paths import ProjectPaths
+from provenlm.evaluation.probe import ValidateSpec
+from provenlm.evaluation.suite import ValidateConfig as Validation
+from provenlm.models.common.spec import resolve_model
 from provenlm.reporting import thresholds
-from provenlm.training.config import Settings as Training
+from provenlm.training.config import TrainConfig as Training
 
 
 def main() -> None:
     """Exit 0 if every setting is right; else 1 with one line that names file, key, and what would be right."""
     argparse.ArgumentParser(prog="python -m provenlm.cli.check", description=__doc__).parse_args()
     try:
-        params = parameters.load(Layout(Path.cwd()).params)
+        params = parameters.load_params(ProjectPaths(Path.cwd()).params_yaml)
         for name in params.names("corpora"):
-            corpus(params, name)
+            check_corpus(params, name)
         for name in params.names("recipes"):
-            recipe(params, name)
+            check_recipe(params, name)
         for name in params.names("reports"):
-            thresholds.wanted(params.row("reports", name)["bounds"], params.where("reports", name, "bounds"))
-    except UserError as error:
+            thresholds.parse_checks(params.entry("reports", name)["bounds"], params.location("reports", name, "bounds"))
+    except ProvenlmError as error:
         sys.exit(str(error))
 
 
-def corpus(params: parameters.Params, name: str) -> None:
-    """UserError for the first mistake in the sections of a corpus."""
-    domain = params.row("corpora", name)["domain"]
-    for section, kind in (
-        ("scrape", interfaces.Scraping),
-        ("filter", interfaces.Filtering),
-        ("dedupe", interfaces.Deduping),
-        ("tokenize", interfaces.Tokenizing),
+def check_corpus(params: parameters.Params, name: str) -> None:
+    """ProvenlmError for the first mistake in the sections of a corpus."""
+    domain = params.entry("corpora", name)["domain"]
+    for section, spec_type in (
+        ("scrape", interfaces.ScrapeSpec),
+        ("filter", interfaces.FilterSpec),
+        ("dedupe", interfaces.DedupeSpec),
+        ("tokenize", interfaces.TokenizeSpec),
     ):
-        face: Any = registry.load_domain(domain, section, kind)
-        params.settings("corpora", name, section, face.settings)
+        spec: Any = registry.load_domain(domain, section, spec_type)
+        params.parse_section("corpora", name, section, spec.settings)
 
 
-def recipe(params: parameters.Params, name: str) -> None:
-    """UserError for the first mistake in the sections of a recipe."""
-    row = params.row("recipes", name)
-    params.settings("recipes", name, "train", Training)
-    net = chosen(row["net"], params.where("recipes", name, "net")).net
-    asked = params.settings("recipes", name, "validate", Validation)
-    where = params.where("recipes", name, "validate")
-    for other, also in asked.also_count.items():
-        parameters.parse(net.settings, also.net, f"{where}.also_count.{other}.net")
-    face = registry.load_domain(row["domain"], "evaluate", Validating)
-    parameters.parse(face.settings, asked.probes, f"{where}.probes")
+def check_recipe(params: parameters.Params, name: str) -> None:
+    """ProvenlmError for the first mistake in the sections of a recipe."""
+    entry = params.entry("recipes", name)
+    params.parse_section("recipes", name, "train", Training)
+    model_spec = resolve_model(entry["net"], params.location("recipes", name, "net")).spec
+    config = params.parse_section("recipes", name, "validate", Validation)
+    location = params.location("recipes", name, "validate")
+    for model_name, count_only in config.count_only_models.items():
+        parameters.parse_config(model_spec.config_type, count_only.model, f"{location}.also_count.{model_name}.net")
+    spec = registry.load_domain(entry["domain"], "evaluate", ValidateSpec)
+    parameters.parse_config(spec.config_type, config.probes, f"{location}.probes")
 
 
 if __name__ == "__main__":

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 
 from provenlm.core import config as parameters
-from provenlm.core.errors import UserError
-from provenlm.core.paths import Layout
-from provenlm.core.progress import say
-from provenlm.evaluation.confidence import ratio
-from provenlm.evaluation.probe import Subject
-from provenlm.evaluation.suite import Settings
-from provenlm.evaluation.token_loss import Floats, measure, windows
+from provenlm.core.errors import ProvenlmError
+from provenlm.core.paths import ProjectPaths
+from provenlm.core.progress import log_line
+from provenlm.evaluation.confidence import ratio_interval
+from provenlm.evaluation.probe import EvalContext
+from provenlm.evaluation.suite import ValidateConfig
+from provenlm.evaluation.token_loss import FloatArray, make_windows, token_losses
 from stages import runner
-from stages.validate import subject_of
+from stages.validate import load_eval_context
 
 
 def main() -> None:
@@ -28,45 +28,57 @@ def main() -> None:
     parser.add_argument("other", type=Path, help="another checkout of the project, with the recipe's tokens and net")
     options = parser.parse_args()
     try:
-        found = compared(options.recipe, Path.cwd(), options.other)
-    except UserError as error:
+        comparison = compare_models(options.recipe, Path.cwd(), options.other)
+    except ProvenlmError as error:
         sys.exit(f"compare {options.recipe}: {error}")
-    say(json.dumps(found))
+    log_line(json.dumps(comparison))
 
 
-def compared(recipe: str, here: Path, other: Path) -> dict[str, float]:
+def compare_models(recipe: str, root: Path, other_root: Path) -> dict[str, float]:
     """Bits per byte of both nets on the records that both hold out, here minus there, with its 95 % interval over records.
 
     Each net reads them through the codec that it was trained with; bits per byte do not depend on it.
     """
-    runs = [runner.Run("validate", "recipes", recipe, Layout(root), parameters.load(Layout(root).params)) for root in (here, other)]
-    settings = runs[0].settings("validate", Settings)
-    torch.set_num_threads(settings.threads)
-    subjects = [subject_of(run, run.settings("validate", Settings), run.row["train"]["seed"])[0] for run in runs]
-    shared = sorted(set.intersection(*(set(subject.tokens.val.record_ids) for subject in subjects)))
-    if not shared:
+    contexts = [
+        runner.StageContext(
+            "validate", "recipes", recipe, ProjectPaths(path), parameters.load_params(ProjectPaths(path).params_yaml)
+        )
+        for path in (root, other_root)
+    ]
+    config = contexts[0].parse_section("validate", ValidateConfig)
+    torch.set_num_threads(config.threads)
+    eval_contexts = [
+        load_eval_context(context, context.parse_section("validate", ValidateConfig), context.entry["train"]["seed"])[0]
+        for context in contexts
+    ]
+    record_ids = sorted(set.intersection(*(set(eval_context.tokens.val.record_ids) for eval_context in eval_contexts)))
+    if not record_ids:
         return {"records": 0}
-    bits_D, others_D = (by_record(subject, shared, settings.loss.batch_tokens) for subject in subjects)
-    sizes = dict(zip(subjects[0].tokens.val.record_ids, subjects[0].tokens.val.bytes.tolist(), strict=True))
-    bytes_D = np.array([sizes[name] for name in shared], np.float64)
-    difference = ratio(bits_D - others_D, bytes_D)
+    bits_D, other_bits_D = (
+        bits_per_record(eval_context, record_ids, config.loss_eval.tokens_per_batch) for eval_context in eval_contexts
+    )
+    sizes = dict(zip(eval_contexts[0].tokens.val.record_ids, eval_contexts[0].tokens.val.doc_bytes.tolist(), strict=True))
+    bytes_D = np.array([sizes[name] for name in record_ids], np.float64)
+    difference = ratio_interval(bits_D - other_bits_D, bytes_D)
     return {
-        "records": len(shared),
+        "records": len(record_ids),
         "bytes": int(bytes_D.sum()),
         "here": float(bits_D.sum() / bytes_D.sum()),
-        "there": float(others_D.sum() / bytes_D.sum()),
+        "there": float(other_bits_D.sum() / bytes_D.sum()),
         "difference": difference.value,
-        **({"low": difference.low, "high": difference.high} if len(shared) > 1 else {}),
+        **({"low": difference.low, "high": difference.high} if len(record_ids) > 1 else {}),
     }
 
 
-def by_record(subject: Subject, names: list[str], batch_tokens: int) -> Floats:
+def bits_per_record(eval_context: EvalContext, record_ids: list[str], batch_tokens: int) -> FloatArray:
     """The loss of `subject`'s net on each held-out record of `names`, in bits, (D,)."""
-    split = subject.tokens.val
-    places = {name: place for place, name in enumerate(split.record_ids)}
-    chosen_D = np.array([places[name] for name in names], np.int64)
-    losses = measure(subject, split, windows(split, subject.length, chosen_D), batch_tokens, "held out by both")
-    return losses.by_document(losses.nats, len(split.record_ids))[chosen_D] / math.log(2)
+    split = eval_context.tokens.val
+    index_of = {name: index for index, name in enumerate(split.record_ids)}
+    selected_D = np.array([index_of[name] for name in record_ids], np.int64)
+    losses = token_losses(
+        eval_context, split, make_windows(split, eval_context.max_seq_len, selected_D), batch_tokens, "held out by both"
+    )
+    return losses.sum_by_document(losses.nats, len(split.record_ids))[selected_D] / math.log(2)
 
 
 if __name__ == "__main__":

@@ -6,21 +6,21 @@ from typing import NamedTuple
 
 from provenlm.core import config as parameters
 from provenlm.core import interfaces, registry
-from provenlm.core.errors import UserError
-from provenlm.core.interfaces import Codec
-from provenlm.core.paths import Layout
-from provenlm.training.checkpoints.checkpoint import Loaded, damage, load_net
+from provenlm.core.errors import ProvenlmError
+from provenlm.core.interfaces import Tokenizer
+from provenlm.core.paths import ProjectPaths
+from provenlm.training.checkpoints.checkpoint import LoadedModel, find_corruption, load_model
 
 
-class Trained(NamedTuple):
+class RecipeModel(NamedTuple):
     """`folder` is the checkpoint that the net was read from."""
 
-    net: Loaded
-    codec: Codec
-    folder: Path
+    model: LoadedModel
+    tokenizer: Tokenizer
+    checkpoint_dir: Path
 
 
-def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
     """The option that `read` takes as its `checkpoint`."""
     parser.add_argument(
         "--checkpoint",
@@ -30,39 +30,41 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read(layout: Layout, recipe: str, checkpoint: Path | None) -> Trained:
-    """The net of `recipe`: of `checkpoint`, else of its finished training, else the newest of an unfinished one. UserError if there is none."""
-    params = parameters.load(layout.params)
-    row = params.row("recipes", recipe)
-    folder = checkpoint or finished_or_newest(layout, recipe)
-    if not folder.is_dir():
-        raise UserError(f"{folder.as_posix()}: no such folder; a checkpoint is a folder that holds manifest.json")
-    codec_folder = layout.corpus(row["corpus"], "tokens") / "codec"
-    if not codec_folder.is_dir():
-        raise UserError(f"{shown(layout, codec_folder)}: not there; `dvc repro tokenize@{row['corpus']}` or `dvc pull` brings it")
-    codec = registry.load_domain(row["domain"], "tokenize", interfaces.Tokenizing).load(codec_folder)
-    net = load_net(folder)
-    if net.described.vocabulary != codec.vocabulary:
-        raise UserError(
-            f"{shown(layout, folder)}: has a vocabulary of {net.described.vocabulary}, the codec of {row['corpus']} one of "
-            f"{codec.vocabulary}; `dvc repro train@{recipe}` trains it anew"
+def load_recipe_model(paths: ProjectPaths, recipe: str, checkpoint: Path | None) -> RecipeModel:
+    """The net of `recipe`: of `checkpoint`, else of its finished training, else the newest of an unfinished one. ProvenlmError if there is none."""
+    params = parameters.load_params(paths.params_yaml)
+    entry = params.entry("recipes", recipe)
+    checkpoint_dir = checkpoint or find_checkpoint(paths, recipe)
+    if not checkpoint_dir.is_dir():
+        raise ProvenlmError(f"{checkpoint_dir.as_posix()}: no such folder; a checkpoint is a folder that holds manifest.json")
+    tokenizer_dir = paths.corpus_dir(entry["corpus"], "tokens") / "codec"
+    if not tokenizer_dir.is_dir():
+        raise ProvenlmError(
+            f"{display_path(paths, tokenizer_dir)}: not there; `dvc repro tokenize@{entry['corpus']}` or `dvc pull` brings it"
         )
-    return Trained(net, codec, folder)
+    tokenizer = registry.load_domain(entry["domain"], "tokenize", interfaces.TokenizeSpec).load(tokenizer_dir)
+    model = load_model(checkpoint_dir)
+    if model.metadata.vocab_size != tokenizer.vocab_size:
+        raise ProvenlmError(
+            f"{display_path(paths, checkpoint_dir)}: has a vocabulary of {model.metadata.vocab_size}, the codec of {entry['corpus']} one of "
+            f"{tokenizer.vocab_size}; `dvc repro train@{recipe}` trains it anew"
+        )
+    return RecipeModel(model, tokenizer, checkpoint_dir)
 
 
-def finished_or_newest(layout: Layout, recipe: str) -> Path:
-    """Where the net of `recipe` lies. UserError if it was never trained."""
-    if (folder := layout.model(recipe)).is_dir():
+def find_checkpoint(paths: ProjectPaths, recipe: str) -> Path:
+    """Where the net of `recipe` lies. ProvenlmError if it was never trained."""
+    if (folder := paths.model_dir(recipe)).is_dir():
         return folder
-    unfinished = sorted(layout.resume(recipe).glob("*/step-*"), key=lambda folder: folder.name, reverse=True)
+    unfinished = sorted(paths.resume_dir(recipe).glob("*/step-*"), key=lambda folder: folder.name, reverse=True)
     for folder in unfinished:
-        if damage(folder) is None:
+        if find_corruption(folder) is None:
             return folder
-    raise UserError(
-        f"{shown(layout, layout.model(recipe))}: not there; `dvc repro train@{recipe}` trains it, or give a --checkpoint"
+    raise ProvenlmError(
+        f"{display_path(paths, paths.model_dir(recipe))}: not there; `dvc repro train@{recipe}` trains it, or give a --checkpoint"
     )
 
 
-def shown(layout: Layout, path: Path) -> str:
+def display_path(paths: ProjectPaths, path: Path) -> str:
     """`path` from the project's root, where it lies below it."""
-    return (path.relative_to(layout.root) if path.is_relative_to(layout.root) else path).as_posix()
+    return (path.relative_to(paths.root) if path.is_relative_to(paths.root) else path).as_posix()

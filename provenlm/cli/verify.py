@@ -11,9 +11,9 @@ from ruamel.yaml import YAML
 
 from provenlm.core import config as parameters
 from provenlm.core import hashing
-from provenlm.core.errors import UserError
-from provenlm.core.paths import Layout
-from provenlm.core.progress import say
+from provenlm.core.errors import ProvenlmError
+from provenlm.core.paths import ProjectPaths
+from provenlm.core.progress import log_line
 from provenlm.reporting import verify
 from stages import report
 from stages import runner as stage
@@ -24,64 +24,68 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m provenlm.cli.verify", description=__doc__)
     parser.add_argument("report", help="a name below `reports` in params.yaml")
     name = parser.parse_args().report
-    layout = Layout(Path.cwd())
+    paths = ProjectPaths(Path.cwd())
     try:
-        faults = faults_of(stage.Run("report", "reports", name, layout, parameters.load(layout.params)))
-    except UserError as error:
+        mismatches = find_mismatches(
+            stage.StageContext("report", "reports", name, paths, parameters.load_params(paths.params_yaml))
+        )
+    except ProvenlmError as error:
         sys.exit(f"verify {name}: {error}")
-    for fault in faults:
-        say(fault)
-    say(f"verify {name}: {f'{len(faults)} things do not fit' if faults else 'everything fits'}")
-    sys.exit(1 if faults else 0)
+    for mismatch in mismatches:
+        log_line(mismatch)
+    log_line(f"verify {name}: {f'{len(mismatches)} things do not fit' if mismatches else 'everything fits'}")
+    sys.exit(1 if mismatches else 0)
 
 
-def faults_of(run: stage.Run) -> list[str]:
+def find_mismatches(context: stage.StageContext) -> list[str]:
     """Everything about the report that does not fit, as sentences."""
-    rendered = report.rendered(run)
-    own = report.source(run, run.subject, "report")
-    sources = [*(source for source in rendered.sources if source.audit is not None), own]
-    recorded = outputs(run.layout.recorded)
-    found = verify.differences(rendered.files, on_disk(run.layout, run.subject))
-    found += verify.counts_faults(own, rendered.counts.figures)
+    output = report.render_report(context)
+    own_audit = report.load_source(context, context.subject, "report")
+    sources = [*(source for source in output.audit_files if source.audit is not None), own_audit]
+    dvc_md5s = dvc_outputs(context.paths.dvc_lock)
+    mismatches = verify.file_mismatches(output.files, read_report_files(context.paths, context.subject))
+    mismatches += verify.count_mismatches(own_audit, output.counts.metrics)
     for source in sources:
-        found += verify.audit_faults(source, lambda path: digest_of(run.layout.root, path), lambda key: section(run.params, key))
-        if source is not own:  # the report itself is made anew above
-            path = run.layout.audit(source.subject, source.stage).relative_to(run.layout.root).as_posix()
-            found += verify.record_fault(source, recorded, lambda path: md5_of(run.layout.root / path), path)
-        found += verify.code_fault(source, lambda paths: code_digest(run.layout.root, paths))
-    return found + verify.chain_faults(sources)
+        mismatches += verify.audit_mismatches(
+            source, lambda path: path_digest(context.paths.root, path), lambda key: config_value(context.params, key)
+        )
+        if source is not own_audit:  # the report itself is made anew above
+            path = context.paths.audit_json(source.subject, source.stage).relative_to(context.paths.root).as_posix()
+            mismatches += verify.dvc_lock_mismatch(source, dvc_md5s, lambda path: path_md5(context.paths.root / path), path)
+        mismatches += verify.code_mismatch(source, lambda paths: files_digest(context.paths.root, paths))
+    return mismatches + verify.lineage_mismatches(sources)
 
 
-def on_disk(layout: Layout, name: str) -> dict[str, bytes]:
+def read_report_files(paths: ProjectPaths, name: str) -> dict[str, bytes]:
     """The files of a report that are there, by their address below the folder of reports."""
-    paths = [*layout.pages(name), *sorted(layout.plots(name).glob("*")), *sorted(layout.cards(name).glob("*"))]
-    return {report.address(layout, path): path.read_bytes() for path in paths if path.is_file()}
+    files = [*paths.report_files(name), *sorted(paths.plots_dir(name).glob("*")), *sorted(paths.cards_dir(name).glob("*"))]
+    return {report.report_link(paths, path): path.read_bytes() for path in files if path.is_file()}
 
 
-def digest_of(root: Path, path: str) -> str | None:
-    return hashing.of_path(root / path) if (root / path).exists() else None
+def path_digest(root: Path, path: str) -> str | None:
+    return hashing.sha256_path(root / path) if (root / path).exists() else None
 
 
-def outputs(lock: Path) -> dict[str, str]:
+def dvc_outputs(lock: Path) -> dict[str, str]:
     """MD5 of every output that DVC recorded, by its path; nothing where DVC never ran."""
     stages = YAML(typ="safe", pure=True).load(lock)["stages"] if lock.exists() else {}
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out}
 
 
-def md5_of(path: Path) -> str | None:
+def path_md5(path: Path) -> str | None:
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() if path.is_file() else None
 
 
-def code_digest(root: Path, paths: Any) -> str | None:
+def files_digest(root: Path, paths: Any) -> str | None:
     files = [root / path for path in paths]
-    return hashing.of_files(files, root) if all(file.is_file() for file in files) else None
+    return hashing.sha256_files(files, root) if all(file.is_file() for file in files) else None
 
 
-def section(params: parameters.Params, key: str) -> Any:
+def config_value(params: parameters.Params, key: str) -> Any:
     """The value of the dotted `key` in params.yaml; None if there is none now."""
     value: Any = params.tables
-    for word in key.split("."):
-        value = value.get(word) if isinstance(value, Mapping) else None
+    for key_part in key.split("."):
+        value = value.get(key_part) if isinstance(value, Mapping) else None
     return value
 
 

@@ -13,44 +13,44 @@ from pathlib import Path
 from typing import Any, Literal
 
 from provenlm.core import io
-from provenlm.core.errors import UserError
+from provenlm.core.errors import ProvenlmError
 
-Kind = Literal["measured", "counted", "estimated"]
-Value = int | float | str
+MetricKind = Literal["measured", "counted", "estimated"]
+MetricValue = int | float | str
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Metric:
     """One number (or one word). `measured`: by a clock, a kernel or an evaluation; `counted`: exact; `estimated`: by a formula."""
 
-    value: Value
+    value: MetricValue
     unit: str
-    meaning: str
-    kind: Kind
+    description: str
+    kind: MetricKind
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
+class PlotSeries:
     """Points to draw: `lines` share x; `bars` are counts of the bins that begin at x (one more x than y closes the last); each of `maps`
     is a square of shares, row after row, as many rows and columns as x."""
 
     name: str
-    shape: Literal["lines", "bars", "maps"]
-    meaning: str
+    kind: Literal["lines", "bars", "maps"]
+    description: str
     x_label: str
     y_label: str
-    x: Sequence[float]
-    lines: Mapping[str, Sequence[float]]
+    x_values: Sequence[float]
+    y_values: Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class AuditTable:
     """Rows to show: samples, sources, parts of a model. Cells are numbers or text (never markup)."""
 
     name: str
-    meaning: str
+    description: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[Value]]
+    rows: Sequence[Sequence[MetricValue]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,87 +59,90 @@ class Audit:
 
     subject: str
     stage: str
-    figures: Mapping[str, Figure]
-    series: Sequence[Series]
-    tables: Sequence[Table]
+    metrics: Mapping[str, Metric]
+    series: Sequence[PlotSeries]
+    tables: Sequence[AuditTable]
     provenance: Mapping[str, Any]
 
 
 @dataclass
-class Recorder:
+class MetricRecorder:
     """Collects what a stage measures, in the order in which it is said."""
 
-    figures: dict[str, Figure] = field(default_factory=dict)
-    series: list[Series] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    series: list[PlotSeries] = field(default_factory=list)
+    tables: list[AuditTable] = field(default_factory=list)
 
-    def counted(self, name: str, value: Value, unit: str, meaning: str) -> None:
-        self.add(name, Figure(value, unit, meaning, "counted"))
+    def add_count(self, name: str, value: MetricValue, unit: str, description: str) -> None:
+        self.add_metric(name, Metric(value, unit, description, "counted"))
 
-    def measured(self, name: str, value: Value, unit: str, meaning: str) -> None:
-        self.add(name, Figure(value, unit, meaning, "measured"))
+    def add_measurement(self, name: str, value: MetricValue, unit: str, description: str) -> None:
+        self.add_metric(name, Metric(value, unit, description, "measured"))
 
-    def estimated(self, name: str, value: Value, unit: str, meaning: str) -> None:
-        self.add(name, Figure(value, unit, meaning, "estimated"))
+    def add_estimate(self, name: str, value: MetricValue, unit: str, description: str) -> None:
+        self.add_metric(name, Metric(value, unit, description, "estimated"))
 
-    def add(self, name: str, figure: Figure) -> None:
+    def add_metric(self, name: str, metric: Metric) -> None:
         """ValueError if a figure of that name was said before: a number has one home."""
-        if name in self.figures:
+        if name in self.metrics:
             raise ValueError(f"figure {name!r} recorded twice")
-        self.figures[name] = figure
+        self.metrics[name] = metric
 
     @contextmanager
-    def under(self, prefix: str) -> Iterator["Recorder"]:
+    def scope(self, prefix: str) -> Iterator["MetricRecorder"]:
         """A recorder whose figures, series and tables land here with `prefix.` before their names."""
-        inner = Recorder()
+        inner = MetricRecorder()
         yield inner
-        for name, figure in inner.figures.items():
-            self.add(f"{prefix}.{name}", figure)
-        self.series += [Series(f"{prefix}.{s.name}", s.shape, s.meaning, s.x_label, s.y_label, s.x, s.lines) for s in inner.series]
-        self.tables += [Table(f"{prefix}.{t.name}", t.meaning, t.columns, t.rows) for t in inner.tables]
+        for name, metric in inner.metrics.items():
+            self.add_metric(f"{prefix}.{name}", metric)
+        self.series += [
+            PlotSeries(f"{prefix}.{s.name}", s.kind, s.description, s.x_label, s.y_label, s.x_values, s.y_values)
+            for s in inner.series
+        ]
+        self.tables += [AuditTable(f"{prefix}.{t.name}", t.description, t.columns, t.rows) for t in inner.tables]
 
 
-def write(path: Path, audit: Audit) -> None:
+def write_audit(path: Path, audit: Audit) -> None:
     """Write `audit` atomically. A value that is not finite is kept as a word (`nan`, `inf`), which no bound admits."""
     io.write_json(
         path,
         {
             "subject": audit.subject,
             "stage": audit.stage,
-            "figures": {name: _finite(figure.value) for name, figure in audit.figures.items()},
-            "described": [[name, figure.unit, figure.kind, figure.meaning] for name, figure in audit.figures.items()],
-            "series": [_finite_all(asdict(series)) for series in audit.series],
-            "tables": [_finite_all(asdict(table)) for table in audit.tables],
+            "figures": {name: _finite_or_text(metric.value) for name, metric in audit.metrics.items()},
+            "described": [[name, metric.unit, metric.kind, metric.description] for name, metric in audit.metrics.items()],
+            "series": [_finite_or_text_deep(asdict(series)) for series in audit.series],
+            "tables": [_finite_or_text_deep(asdict(table)) for table in audit.tables],
             "provenance": [dict(audit.provenance)],
         },
     )
 
 
-def read(path: Path) -> Audit:
-    """Read an audit back. UserError if the file is not one, or says a figure without describing it."""
+def read_audit(path: Path) -> Audit:
+    """Read an audit back. ProvenlmError if the file is not one, or says a figure without describing it."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        described = {name: (unit, kind, meaning) for name, unit, kind, meaning in raw["described"]}
-        if set(described) != set(raw["figures"]):
-            raise ValueError(f"figures and their descriptions differ: {sorted(set(described) ^ set(raw['figures']))}")
-        figures = {
-            name: Figure(value, described[name][0], described[name][2], described[name][1])
+        descriptions = {name: (unit, kind, meaning) for name, unit, kind, meaning in raw["described"]}
+        if set(descriptions) != set(raw["figures"]):
+            raise ValueError(f"figures and their descriptions differ: {sorted(set(descriptions) ^ set(raw['figures']))}")
+        metrics = {
+            name: Metric(value, descriptions[name][0], descriptions[name][2], descriptions[name][1])
             for name, value in raw["figures"].items()
         }
-        series = [Series(**item) for item in raw["series"]]
-        tables = [Table(**item) for item in raw["tables"]]
-        return Audit(raw["subject"], raw["stage"], figures, series, tables, raw["provenance"][0])
+        series = [PlotSeries(**item) for item in raw["series"]]
+        tables = [AuditTable(**item) for item in raw["tables"]]
+        return Audit(raw["subject"], raw["stage"], metrics, series, tables, raw["provenance"][0])
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise UserError(f"{path.as_posix()}: not a readable audit: {error}") from None
+        raise ProvenlmError(f"{path.as_posix()}: not a readable audit: {error}") from None
 
 
-def _finite(value: Any) -> Any:
+def _finite_or_text(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _finite_all(value: Any) -> Any:
+def _finite_or_text_deep(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _finite_all(item) for key, item in value.items()}
+        return {key: _finite_or_text_deep(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_finite_all(item) for item in value]
-    return _finite(value)
+        return [_finite_or_text_deep(item) for item in value]
+    return _finite_or_text(value)

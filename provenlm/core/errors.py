@@ -1,5 +1,26 @@
-"""The one exception that is the user's to mend: its message is shown on the first line, without a stack trace."""
+"""Define the errors that a user can cause; each message is one line that names the place, the fault and what is allowed.
+
+    ProvenlmError
+    ├── ConfigError       a value of params.yaml or of the command line
+    ├── DataError         a source, record, token file or audit
+    ├── CheckpointError   a model folder or a checkpoint
+    └── StageError        a stage that failed or was cancelled
+
+Commands and stages print the message of a ProvenlmError and exit with status 1; every other exception is a fault of the program.
+"""
 
 
-class UserError(Exception):
-    """A mistake in what the user gave us. The message names the file and key and says what would be right."""
+class ProvenlmError(Exception):
+    """Report a mistake that the user can correct."""
+
+
+class ConfigError(ProvenlmError):
+    """Report a value of params.yaml or of the command line that is not allowed."""
+
+
+class DataError(ProvenlmError):
+    """Report a source, record, token file or audit that is missing, damaged or unsuitable."""
+
+
+class CheckpointError(ProvenlmError):
+    """Report a model folder or a checkpoint that is missing, damaged or of another model."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from provenlm.core.progress import Progress
-from provenlm.core.records import Fetch, Record
+from provenlm.core.progress import ProgressReporter
+from provenlm.core.records import FetchResult, Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,94 +18,94 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Scraping:
+class ScrapeSpec:
     """`fetch(settings, state, progress)` yields what became of each address; `state` is a folder that outlives a run."""
 
-    settings: type
-    fetch: Callable[[Any, Path, Progress], Iterator[Fetch]]
+    config_type: type
+    fetch: Callable[[Any, Path, ProgressReporter], Iterator[FetchResult]]
 
 
-class Verdict(NamedTuple):
+class FilterResult(NamedTuple):
     """A record with what was found out about it as facts, masked where that was asked for; the reason to drop it, if there is one; the
     named parts of its score, each from 0 to 1; what was counted in it."""
 
     record: Record
-    reason: str | None
-    parts: Mapping[str, float]
-    found: Mapping[str, int]
+    drop_reason: str | None
+    sub_scores: Mapping[str, float]
+    counts: Mapping[str, int]
 
 
 @dataclass(frozen=True)
-class Filtering:
+class FilterSpec:
     """`judge(settings)` gives a verdict on each of some records, which depends on that record alone.
 
     `least(settings)` is the score below which a record is dropped.
     """
 
-    settings: type
-    judge: Callable[[Any], Callable[[Sequence[Record]], Sequence[Verdict]]]
-    least: Callable[[Any], float]
+    config_type: type
+    classify: Callable[[Any], Callable[[Sequence[Record]], Sequence[FilterResult]]]
+    min_score: Callable[[Any], float]
 
 
 @dataclass(frozen=True)
-class Blocks:
+class ParagraphDedupSpec:
     """How to look for repeated blocks: `spans` cuts a body, blocks with equal `canonical` bytes are equal.
 
     `inside`, `across`: what to do with a block that stood before in its own record, or in another one of at least `records` in all.
     """
 
-    spans: Callable[[bytes], Sequence[tuple[int, int]]]
-    canonical: Callable[[bytes], bytes]
-    inside: Literal["keep", "remove"]
-    across: Literal["keep", "remove"]
-    records: int
+    split: Callable[[bytes], Sequence[tuple[int, int]]]
+    normalize: Callable[[bytes], bytes]
+    within_document: Literal["keep", "remove"]
+    across_documents: Literal["keep", "remove"]
+    min_documents: int
 
 
 @dataclass(frozen=True)
-class Deduping:
+class DedupeSpec:
     """`canonical(record)`: equal bytes are exact twins. `shingles(settings)`: hashes of a record's overlapping pieces.
 
     `threshold(settings)` is the Jaccard similarity of two shingle sets from which records are near twins; above 1 there are none.
     `blocks(settings)` says how to look for repeated blocks; None: not at all.
     """
 
-    settings: type
-    canonical: Callable[[Record], bytes]
-    shingles: Callable[[Any], Callable[[Record], "NDArray[np.uint64]"]]
-    threshold: Callable[[Any], float]
-    blocks: Callable[[Any], Blocks | None] = lambda settings: None
+    config_type: type
+    normalize: Callable[[Record], bytes]
+    ngram_hashes: Callable[[Any], Callable[[Record], "NDArray[np.uint64]"]]
+    jaccard_threshold: Callable[[Any], float]
+    paragraph_dedup: Callable[[Any], ParagraphDedupSpec | None] = lambda settings: None
 
 
-class Codec(Protocol):
+class Tokenizer(Protocol):
     """Record to token ids and back."""
 
     @property
-    def vocabulary(self) -> int: ...  # ids are 0 … vocabulary - 1
+    def vocab_size(self) -> int: ...  # ids are 0 … vocabulary - 1
 
     @property
-    def special(self) -> Mapping[str, int]: ...  # "pad", "unk", "bos", "eos": each its own id
+    def special_tokens(self) -> Mapping[str, int]: ...  # "pad", "unk", "bos", "eos": each its own id
 
     def encode(self, records: Sequence[Record]) -> list["NDArray[np.uint32]"]: ...  # without special tokens
 
     def decode(self, ids: Sequence[int]) -> bytes: ...  # the body; special tokens are left out
 
-    def unlearned(self, ids: "NDArray[np.uint32]") -> int: ...  # how many stand for what no learned token covers
+    def count_unknown(self, ids: "NDArray[np.uint32]") -> int: ...  # how many stand for what no learned token covers
 
-    def prompt(self, text: str) -> list[int]: ...  # ids of a prompt, special tokens as training would put them before it
+    def encode_prompt(self, text: str) -> list[int]: ...  # ids of a prompt, special tokens as training would put them before it
 
     def save(self, folder: Path) -> None: ...
 
 
 @dataclass(frozen=True)
-class Tokenizing:
+class TokenizeSpec:
     """`learn(settings, records)` makes a codec (records may be read more than once); `load(folder)` reads a saved one.
 
     `held_out(settings)` is the share of duplicate clusters kept for validation; `probes(settings)` are texts that a trained net will be
     asked about, which are looked for in the corpus.
     """
 
-    settings: type
-    learn: Callable[[Any, Callable[[], Iterable[Record]]], Codec]
-    load: Callable[[Path], Codec]
-    held_out: Callable[[Any], float]
-    probes: Callable[[Any], Sequence[str]] = lambda settings: ()
+    config_type: type
+    train: Callable[[Any, Callable[[], Iterable[Record]]], Tokenizer]
+    load: Callable[[Path], Tokenizer]
+    val_fraction: Callable[[Any], float]
+    contamination_prompts: Callable[[Any], Sequence[str]] = lambda settings: ()

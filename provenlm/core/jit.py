@@ -8,7 +8,7 @@ import numba
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def compiled(function: F) -> F:
+def jit(function: F) -> F:
     """Compile `function` by Numba at its first call; other threads run meanwhile. Where nothing can be kept, each process compiles."""
     try:
         return cast(F, numba.njit(nogil=True, cache=True)(function))

@@ -3,119 +3,119 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from provenlm.core.jit import compiled
+from provenlm.core.jit import jit
 
 Hashes = NDArray[np.uint64]
-Bytes = NDArray[np.uint8]
+ByteArray = NDArray[np.uint8]
 
 BASE = 0x9E3779B97F4A7C15
-WHITESPACE = np.isin(np.arange(256), np.frombuffer(b" \t\n\v\f\r", np.uint8))
+IS_WHITESPACE = np.isin(np.arange(256), np.frombuffer(b" \t\n\v\f\r", np.uint8))
 
 _BASE = np.uint64(BASE)
-_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_MULTIPLIER_1, _MULTIPLIER_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _27, _30, _31 = np.uint64(27), np.uint64(30), np.uint64(31)
 
 
-@compiled
-def mixed(value: np.uint64) -> np.uint64:
+@jit
+def splitmix64(value: np.uint64) -> np.uint64:
     """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): a bijection in which each input bit moves about half of the output bits."""
-    value = (value ^ (value >> _30)) * _FIRST
-    value = (value ^ (value >> _27)) * _SECOND
+    value = (value ^ (value >> _30)) * _MULTIPLIER_1
+    value = (value ^ (value >> _27)) * _MULTIPLIER_2
     return value ^ (value >> _31)
 
 
-@compiled
-def mix(values: Hashes) -> Hashes:
+@jit
+def splitmix64_array(values: Hashes) -> Hashes:
     """`mixed` of each of `values`."""
-    found = np.empty_like(values)
-    for place in range(len(values)):
-        found[place] = mixed(values[place])
-    return found
+    hashes = np.empty_like(values)
+    for index in range(len(values)):
+        hashes[index] = splitmix64(values[index])
+    return hashes
 
 
-BYTES = mix(np.arange(1, 257, dtype=np.uint64))
+BYTE_HASHES = splitmix64_array(np.arange(1, 257, dtype=np.uint64))
 
 
-@compiled
-def _words(data: Bytes) -> Hashes:
-    found = np.empty(len(data) // 2 + 1, np.uint64)
+@jit
+def _hash_words(data: ByteArray) -> Hashes:
+    hashes = np.empty(len(data) // 2 + 1, np.uint64)
     count = length = 0
     value, power = np.uint64(0), np.uint64(1)
-    for place in range(len(data) + 1):
-        if place == len(data) or WHITESPACE[data[place]]:
+    for position in range(len(data) + 1):
+        if position == len(data) or IS_WHITESPACE[data[position]]:
             if length:
-                found[count] = mixed(value + np.uint64(length))
+                hashes[count] = splitmix64(value + np.uint64(length))
                 count, length = count + 1, 0
                 value, power = np.uint64(0), np.uint64(1)
         else:
-            value += BYTES[data[place]] * power
+            value += BYTE_HASHES[data[position]] * power
             power *= _BASE
             length += 1
-    return found[:count]
+    return hashes[:count]
 
 
-@compiled
-def _windows(values: Hashes, size: int) -> Hashes:
+@jit
+def _hash_ngrams(values: Hashes, size: int) -> Hashes:
     size = min(size, len(values))
-    found = np.empty(len(values) - size + 1 if size else 0, np.uint64)
-    for place in range(len(found)):
+    hashes = np.empty(len(values) - size + 1 if size else 0, np.uint64)
+    for index in range(len(hashes)):
         value = np.uint64(size)
         for offset in range(size):
-            value = mixed(value * _BASE + values[place + offset])
-        found[place] = value
-    return found
+            value = splitmix64(value * _BASE + values[index + offset])
+        hashes[index] = value
+    return hashes
 
 
-def words(data: bytes) -> Hashes:
+def hash_words(data: bytes) -> Hashes:
     """A hash of each word of `data`, its longest runs without ASCII whitespace, in order, repeats included.
 
     It is a polynomial over the bytes modulo 2**64 (Karp and Rabin 1987), mixed with their number.
     """
-    return _words(np.frombuffer(data, np.uint8))
+    return _hash_words(np.frombuffer(data, np.uint8))
 
 
-def windows(values: Hashes, size: int) -> Hashes:
+def hash_ngrams(values: Hashes, size: int) -> Hashes:
     """A hash of each run of `size` neighbours; of all of them together when there are fewer. Empty for no values."""
-    return _windows(values, size)
+    return _hash_ngrams(values, size)
 
 
-@compiled
-def _distinct(ordered: Hashes) -> int:
-    count = min(1, len(ordered))
-    for place in range(1, len(ordered)):
-        if ordered[place] != ordered[place - 1]:
-            ordered[count] = ordered[place]
+@jit
+def _unique_in_place(sorted_values: Hashes) -> int:
+    count = min(1, len(sorted_values))
+    for index in range(1, len(sorted_values)):
+        if sorted_values[index] != sorted_values[index - 1]:
+            sorted_values[count] = sorted_values[index]
             count += 1
     return count
 
 
-def distinct(values: Hashes) -> Hashes:
+def sorted_unique(values: Hashes) -> Hashes:
     """The different ones of `values`, sorted."""
-    ordered = np.sort(values)
-    return ordered[: _distinct(ordered)].copy()
+    sorted_values = np.sort(values)
+    return sorted_values[: _unique_in_place(sorted_values)].copy()
 
 
-@compiled
-def _collapse(data: Bytes, spaces: NDArray[np.bool_]) -> Bytes:
-    found = np.empty(len(data), np.uint8)
+@jit
+def _collapse_whitespace(data: ByteArray, spaces: NDArray[np.bool_]) -> ByteArray:
+    collapsed = np.empty(len(data), np.uint8)
     count = 0
     gap = False
-    for place in range(len(data)):
-        if spaces[data[place]]:
+    for position in range(len(data)):
+        if spaces[data[position]]:
             gap = count > 0
         else:
             if gap:
-                found[count] = 32
+                collapsed[count] = 32
                 count += 1
                 gap = False
-            found[count] = data[place]
+            collapsed[count] = data[position]
             count += 1
-    return found[:count]
+    return collapsed[:count]
 
 
-SPACES = WHITESPACE | np.isin(np.arange(256), np.arange(0x1C, 0x20))  # what Python's `str.split` splits ASCII text at
+IS_SPACE = IS_WHITESPACE | np.isin(np.arange(256), np.arange(0x1C, 0x20))  # what Python's `str.split` splits ASCII text at
 
 
-def collapse(text: bytes) -> bytes:
+def collapse_whitespace(text: bytes) -> bytes:
     """`text`, which must be ASCII, each run of whitespace one space and none around it: as `" ".join(text.split())`."""
-    return _collapse(np.frombuffer(text, np.uint8), SPACES).tobytes()
+    return _collapse_whitespace(np.frombuffer(text, np.uint8), IS_SPACE).tobytes()

@@ -9,100 +9,117 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from provenlm.core import hashing
-from provenlm.core.audit import Recorder, Table
-from provenlm.core.interfaces import Codec
+from provenlm.core.audit import AuditTable, MetricRecorder
+from provenlm.core.interfaces import Tokenizer
 from provenlm.core.records import Record
-from provenlm.data.token_dataset import SIDES, Split, Tokens
+from provenlm.data.token_dataset import SPLIT_NAMES, DatasetSplit, TokenDataset
 
-SHOWN = 20  # records shown of each fault; places of origin shown of each kind
-ORIGINS = ("site", "domain", "licence", "language", "profile")  # facts of a record by which the corpus is broken down
+MAX_TABLE_ROWS = 20  # records shown of each fault; places of origin shown of each kind
+METADATA_FIELDS = ("site", "domain", "licence", "language", "profile")  # facts of a record by which the corpus is broken down
 
 
 @dataclass
-class Checked:
+class IntegrityResult:
     """`differing`: their document decodes to something else; `missing`: there is none; `strange`: documents that are no record."""
 
-    found: int = 0
-    differing: list[Record] = field(default_factory=list)
+    matched: int = 0
+    mismatched: list[Record] = field(default_factory=list)
     missing: list[Record] = field(default_factory=list)
-    strange: int = 0
-    probes: dict[str, Counter[str]] = field(default_factory=dict)  # of each probe, in how many records of each side it stands
-    origins: dict[str, dict[str, Counter[str]]] = field(default_factory=lambda: {fact: {} for fact in ORIGINS})
+    extra: int = 0
+    prompt_counts: dict[str, Counter[str]] = field(
+        default_factory=dict
+    )  # of each probe, in how many records of each side it stands
+    metadata_counts: dict[str, dict[str, Counter[str]]] = field(default_factory=lambda: {key: {} for key in METADATA_FIELDS})
 
 
-def check(records: Iterable[Record], tokens: Tokens, codec: Codec, probes: Sequence[str]) -> Checked:
+def check_integrity(
+    records: Iterable[Record], dataset: TokenDataset, tokenizer: Tokenizer, prompts: Sequence[str]
+) -> IntegrityResult:
     """Look for each of `records` in `tokens`, and for each of `probes` in the records. In memory: one record, and the place of each."""
-    sides: dict[str, Split] = {"train": tokens.train, "val": tokens.val}
-    places = {identity: (side, place) for side in SIDES for place, identity in enumerate(sides[side].record_ids)}
-    checked = Checked(probes={probe: Counter() for probe in probes})
+    splits: dict[str, DatasetSplit] = {"train": dataset.train, "val": dataset.val}
+    doc_locations = {
+        record_id: (split_name, doc_index)
+        for split_name in SPLIT_NAMES
+        for doc_index, record_id in enumerate(splits[split_name].record_ids)
+    }
+    result = IntegrityResult(prompt_counts={prompt: Counter() for prompt in prompts})
     for record in records:
-        side, place = places.pop(record.id, (None, 0))
-        if side is None:
-            checked.missing.append(record)
+        split_name, doc_index = doc_locations.pop(record.id, (None, 0))
+        if split_name is None:
+            result.missing.append(record)
             continue
-        split = sides[side]
-        ids = split.ids[split.starts[place] : split.starts[place + 1]].tolist()
-        whole, words = hashing.of_bytes(codec.decode(ids))[: len(record.id)] == record.id, len(record.body.split())
-        checked.found += whole
-        if not whole:
-            checked.differing.append(record)
-        for probe, sides_of in checked.probes.items():
-            sides_of[side] += probe.encode() in record.body
-        for fact in ORIGINS:
-            tally = checked.origins[fact].setdefault(origin(record, fact), Counter())
-            tally.update(records=1, bytes=len(record.body), words=words, tokens=len(ids), **{side: len(ids)})
-            tally["whole"] += whole
-    checked.strange = len(places)
-    return checked
+        split = splits[split_name]
+        ids = split.ids[split.doc_offsets[doc_index] : split.doc_offsets[doc_index + 1]].tolist()
+        is_match, num_words = (
+            hashing.sha256_bytes(tokenizer.decode(ids))[: len(record.id)] == record.id,
+            len(record.content.split()),
+        )
+        result.matched += is_match
+        if not is_match:
+            result.mismatched.append(record)
+        for prompt, counts in result.prompt_counts.items():
+            counts[split_name] += prompt.encode() in record.content
+        for key in METADATA_FIELDS:
+            tally = result.metadata_counts[key].setdefault(metadata_value(record, key), Counter())
+            tally.update(records=1, bytes=len(record.content), words=num_words, tokens=len(ids), **{split_name: len(ids)})
+            tally["whole"] += is_match
+    result.extra = len(doc_locations)
+    return result
 
 
-def origin(record: Record, fact: str) -> str:
+def metadata_value(record: Record, key: str) -> str:
     """What `record` says of itself; its host where it does not name its site, `unknown` where it does not say."""
-    said = record.facts.get(fact)
-    if said is None and fact == "site":
+    value = record.metadata.get(key)
+    if value is None and key == "site":
         return urlsplit(record.source).netloc or record.source.split(":", 1)[0]
-    return "unknown" if said is None else str(said)
+    return "unknown" if value is None else str(value)
 
 
-def record(audit: Recorder, checked: Checked) -> None:
-    meaning = "records whose document, read back from the arrays and decoded, has the digest that the record is named by"
-    audit.counted("found", checked.found, "records", meaning)
-    audit.counted("missing", len(checked.missing), "records", "unique records that stand nowhere in the arrays; all are looked for")
-    audit.counted("strange", checked.strange, "documents", "documents of the arrays that are none of the unique records")
-    meaning = "records that differ when decoded again; every record is tried"
-    audit.counted("round_trip_failures", len(checked.differing), "records", meaning)
-    for name, meaning, faulty in (
-        ("round_trip", "that differ when decoded again", checked.differing),
-        ("missing", "that stand nowhere in the arrays", checked.missing),
+def record_integrity(audit: MetricRecorder, result: IntegrityResult) -> None:
+    description = "records whose document, read back from the arrays and decoded, has the digest that the record is named by"
+    audit.add_count("found", result.matched, "records", description)
+    audit.add_count(
+        "missing", len(result.missing), "records", "unique records that stand nowhere in the arrays; all are looked for"
+    )
+    audit.add_count("strange", result.extra, "documents", "documents of the arrays that are none of the unique records")
+    description = "records that differ when decoded again; every record is tried"
+    audit.add_count("round_trip_failures", len(result.mismatched), "records", description)
+    for name, description, faulty_records in (
+        ("round_trip", "that differ when decoded again", result.mismatched),
+        ("missing", "that stand nowhere in the arrays", result.missing),
     ):
-        rows = [(item.id, item.source) for item in faulty[:SHOWN]]
+        rows = [(item.id, item.source) for item in faulty_records[:MAX_TABLE_ROWS]]
         if rows or name == "round_trip":
-            audit.tables.append(Table(name, f"the first {SHOWN} records {meaning}", ("id", "source"), rows))
-    if checked.probes:
-        audit.counted("probes", len(checked.probes), "probes", "texts that a trained net will be asked about")
-        for side, name in (("train", "training"), ("val", "held-out")):
-            count = sum(counts[side] > 0 for counts in checked.probes.values())
-            audit.counted(f"probes.{side}", count, "probes", f"probes that stand, letter by letter, in a {name} record")
-        stands = [(repr(probe), counts["train"], counts["val"]) for probe, counts in checked.probes.items()]
-        meaning = "in how many records each probe stands: of one that stands in training, memory alone can know how it goes on"
-        audit.tables.append(Table("probes", meaning, ("probe", "training", "held out"), stands))
-    for fact, values in checked.origins.items():
+            audit.tables.append(AuditTable(name, f"the first {MAX_TABLE_ROWS} records {description}", ("id", "source"), rows))
+    if result.prompt_counts:
+        audit.add_count("probes", len(result.prompt_counts), "probes", "texts that a trained net will be asked about")
+        for split_name, name in (("train", "training"), ("val", "held-out")):
+            num_prompts = sum(counts[split_name] > 0 for counts in result.prompt_counts.values())
+            audit.add_count(
+                f"probes.{split_name}", num_prompts, "probes", f"probes that stand, letter by letter, in a {name} record"
+            )
+        prompt_rows = [(repr(prompt), counts["train"], counts["val"]) for prompt, counts in result.prompt_counts.items()]
+        description = "in how many records each probe stands: of one that stands in training, memory alone can know how it goes on"
+        audit.tables.append(AuditTable("probes", description, ("probe", "training", "held out"), prompt_rows))
+    for key, values in result.metadata_counts.items():
         if values.keys() - {"unknown"}:
-            audit.counted(f"origins.{fact}", len(values.keys() - {"unknown"}), "values", f"different values of the fact `{fact}`")
-            audit.tables.append(breakdown(fact, values))
+            audit.add_count(f"origins.{key}", len(values.keys() - {"unknown"}), "values", f"different values of the fact `{key}`")
+            audit.tables.append(breakdown_table(key, values))
 
 
-def breakdown(fact: str, values: dict[str, Counter[str]]) -> Table:
+def breakdown_table(key: str, values: dict[str, Counter[str]]) -> AuditTable:
     """What the corpus consists of by one fact, the largest first."""
-    whole = max(1, sum(tally["tokens"] for tally in values.values()))
+    total_tokens = max(1, sum(tally["tokens"] for tally in values.values()))
     order = sorted(values, key=lambda value: (-values[value]["tokens"], value))
     rows: list[Sequence[int | float | str]] = []
-    for value in order[:SHOWN]:
+    for value in order[:MAX_TABLE_ROWS]:
         tally = values[value]
-        shares = (round(tally["tokens"] / whole, 4), round(tally["val"] / max(1, tally["tokens"]), 4))
+        fractions = (round(tally["tokens"] / total_tokens, 4), round(tally["val"] / max(1, tally["tokens"]), 4))
         rates = (round(tally["bytes"] / max(1, tally["tokens"]), 3), round(tally["tokens"] / max(1, tally["words"]), 3))
-        back = round(tally["whole"] / tally["records"], 4)
-        rows.append((value, tally["records"], tally["bytes"], tally["tokens"], *shares, *rates, back))
-    columns = (fact, "records", "bytes", "tokens", "share of tokens", "held out", "bytes a token", "tokens a word", "round trip")
-    meaning = f"records by {fact}" if len(order) <= SHOWN else f"records by {fact}, the largest {SHOWN} of {len(order)}"
-    return Table(f"by_{fact}", meaning, columns, rows)
+        round_trip = round(tally["whole"] / tally["records"], 4)
+        rows.append((value, tally["records"], tally["bytes"], tally["tokens"], *fractions, *rates, round_trip))
+    columns = (key, "records", "bytes", "tokens", "share of tokens", "held out", "bytes a token", "tokens a word", "round trip")
+    description = (
+        f"records by {key}" if len(order) <= MAX_TABLE_ROWS else f"records by {key}, the largest {MAX_TABLE_ROWS} of {len(order)}"
+    )
+    return AuditTable(f"by_{key}", description, columns, rows)

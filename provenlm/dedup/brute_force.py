@@ -7,7 +7,9 @@ import numpy as np
 from provenlm.core.ngram_hashing import Hashes
 
 
-def similar(sets: Iterable[tuple[int, Hashes]], pivots: Mapping[int, Hashes], threshold: float) -> dict[tuple[int, int], float]:
+def brute_force_pairs(
+    sets: Iterable[tuple[int, Hashes]], pivots: Mapping[int, Hashes], threshold: float
+) -> dict[tuple[int, int], float]:
     """The Jaccard similarity of each pair (smaller row first) of a row in `pivots` and another in `sets` that reaches `threshold`.
 
     Every set is compared with every pivot. Sets are sorted and without repeats; in memory are the pivots and one set.
@@ -17,15 +19,15 @@ def similar(sets: Iterable[tuple[int, Hashes]], pivots: Mapping[int, Hashes], th
     elements = np.concatenate([*pivots.values(), np.zeros(0, np.uint64)])
     order = np.argsort(elements, kind="stable")
     elements, owners = elements[order], np.repeat(np.arange(len(rows)), sizes)[order]
-    found: dict[tuple[int, int], float] = {}
+    pairs: dict[tuple[int, int], float] = {}
     for row, members in sets:
         first, last = np.searchsorted(elements, members, "left"), np.searchsorted(elements, members, "right")
         counts = last - first
-        places = np.arange(counts.sum()) + np.repeat(first - np.cumsum(counts) + counts, counts)
-        shared = np.bincount(owners[places], minlength=len(rows))
-        union = np.maximum(1, sizes + len(members) - shared)
-        for pivot in np.flatnonzero(shared / union >= threshold).tolist():
-            other = int(rows[pivot])
-            if other != row:
-                found[min(row, other), max(row, other)] = float(shared[pivot] / union[pivot])
-    return found
+        element_indices = np.arange(counts.sum()) + np.repeat(first - np.cumsum(counts) + counts, counts)
+        intersections = np.bincount(owners[element_indices], minlength=len(rows))
+        unions = np.maximum(1, sizes + len(members) - intersections)
+        for pivot in np.flatnonzero(intersections / unions >= threshold).tolist():
+            pivot_row = int(rows[pivot])
+            if pivot_row != row:
+                pairs[min(row, pivot_row), max(row, pivot_row)] = float(intersections[pivot] / unions[pivot])
+    return pairs

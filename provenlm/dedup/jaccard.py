@@ -7,72 +7,72 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from provenlm.core.jit import compiled
+from provenlm.core.jit import jit
 from provenlm.core.ngram_hashing import Hashes
-from provenlm.core.progress import progress
+from provenlm.core.progress import progress_bar
 
-Rows = NDArray[np.int64]
-HELD = 48 << 20  # bytes of sets in memory
+RowArray = NDArray[np.int64]
+MAX_CACHE_BYTES = 48 << 20  # bytes of sets in memory
 
 
-class Sets:
+class SetStore:
     """Sets of hashes by row, on disk; those that were asked for last are in memory too."""
 
     def __init__(self, sets: Iterable[tuple[int, Hashes]]) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the object)
-        self._places: dict[int, tuple[int, int]] = {}
-        self._held: OrderedDict[int, Hashes] = OrderedDict()
-        self._bytes = place = 0
+        self._locations: dict[int, tuple[int, int]] = {}
+        self._cache: OrderedDict[int, Hashes] = OrderedDict()
+        self._cache_bytes = offset = 0
         for row, members in sets:
-            self._places[row] = (place, len(members))
-            place += self._file.write(members.tobytes())
+            self._locations[row] = (offset, len(members))
+            offset += self._file.write(members.tobytes())
 
     def __getitem__(self, row: int) -> Hashes:
-        if row in self._held:
-            self._held.move_to_end(row)
-            return self._held[row]
-        place, count = self._places[row]
-        self._file.seek(place)
+        if row in self._cache:
+            self._cache.move_to_end(row)
+            return self._cache[row]
+        offset, count = self._locations[row]
+        self._file.seek(offset)
         members = np.frombuffer(self._file.read(8 * count), np.uint64)
-        self._held[row] = members
-        self._bytes += members.nbytes
-        while self._bytes > HELD and len(self._held) > 2:
-            self._bytes -= self._held.popitem(last=False)[1].nbytes
+        self._cache[row] = members
+        self._cache_bytes += members.nbytes
+        while self._cache_bytes > MAX_CACHE_BYTES and len(self._cache) > 2:
+            self._cache_bytes -= self._cache.popitem(last=False)[1].nbytes
         return members
 
-    def __enter__(self) -> "Sets":
+    def __enter__(self) -> "SetStore":
         return self
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._file.close()
 
 
-def compare(pairs: Rows, sets: Sets) -> NDArray[np.float64]:
+def jaccard_similarities(pairs: RowArray, sets: SetStore) -> NDArray[np.float64]:
     """The Jaccard similarity of each pair of rows, (n, 2) to (n,)."""
-    found = np.empty(len(pairs))
-    with progress("compare candidates", "pairs", len(pairs)) as bar:
-        for place, (one, other) in enumerate(pairs.tolist()):
-            found[place] = jaccard(sets[one], sets[other])
-            bar.advance()
-    return found
+    similarities = np.empty(len(pairs))
+    with progress_bar("compare candidates", "pairs", len(pairs)) as bar:
+        for index, (first_row, second_row) in enumerate(pairs.tolist()):
+            similarities[index] = jaccard(sets[first_row], sets[second_row])
+            bar.update()
+    return similarities
 
 
-@compiled
-def _shared(one: Hashes, other: Hashes) -> int:
-    first = second = shared = 0
-    while first < len(one) and second < len(other):
-        if one[first] == other[second]:
-            shared += 1
-            first += 1
-            second += 1
-        elif one[first] < other[second]:
-            first += 1
+@jit
+def _intersection_size(left: Hashes, right: Hashes) -> int:
+    left_index = right_index = size = 0
+    while left_index < len(left) and right_index < len(right):
+        if left[left_index] == right[right_index]:
+            size += 1
+            left_index += 1
+            right_index += 1
+        elif left[left_index] < right[right_index]:
+            left_index += 1
         else:
-            second += 1
-    return shared
+            right_index += 1
+    return size
 
 
-def jaccard(one: Hashes, other: Hashes) -> float:
+def jaccard(left: Hashes, right: Hashes) -> float:
     """Shared elements over all elements of two sorted sets; 0 if both are empty."""
-    shared = _shared(one, other)
-    return shared / max(1, len(one) + len(other) - shared)
+    intersection = _intersection_size(left, right)
+    return intersection / max(1, len(left) + len(right) - intersection)

@@ -10,89 +10,93 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenlm.core import rng
-from provenlm.core.jit import compiled
-from provenlm.core.ngram_hashing import BASE, Hashes, mixed
+from provenlm.core.jit import jit
+from provenlm.core.ngram_hashing import BASE, Hashes, splitmix64
 
-MINIMA = 128  # of a signature
-SURE = 0.999  # the least chance that a pair at the threshold shares a band
-WHOLE = 48  # in a bucket of equal bands up to this size every two records are paired
+NUM_PERM = 128  # of a signature
+MIN_HIT_PROBABILITY = 0.999  # the least chance that a pair at the threshold shares a band
+MAX_BUCKET = 48  # in a bucket of equal bands up to this size every two records are paired
 
-_BASE, _HALF = np.uint64(BASE), np.uint64(32)
+_BASE, _SHIFT_32 = np.uint64(BASE), np.uint64(32)
 
 
-class Sketcher:
+class MinHasher:
     """Turns shingle sets into band keys. Chooses the bands for a threshold; its hash functions depend on nothing else."""
 
     def __init__(self, threshold: float) -> None:
-        self.rows = rows_for(threshold)
-        self.bands = MINIMA // self.rows
-        random = rng.generator(0, "minhash")
-        self._factor = random.integers(0, 1 << 63, MINIMA, dtype=np.uint64) << np.uint64(1) | np.uint64(1)
-        self._summand = random.integers(0, 1 << 63, MINIMA, dtype=np.uint64)
+        self.hashes_per_band = hashes_per_band_for(threshold)
+        self.num_bands = NUM_PERM // self.hashes_per_band
+        generator = rng.make_rng(0, "minhash")
+        self._multipliers = generator.integers(0, 1 << 63, NUM_PERM, dtype=np.uint64) << np.uint64(1) | np.uint64(1)
+        self._offsets = generator.integers(0, 1 << 63, NUM_PERM, dtype=np.uint64)
 
-    def keys(self, shingles: Hashes) -> Hashes:
+    def band_hashes(self, shingles: Hashes) -> Hashes:
         """One key a band, uint64 (bands,), of a set that is not empty; the keys of different bands never agree by design."""
-        return _keys(shingles, self._factor, self._summand, self.bands, self.rows)
+        return _band_hashes(shingles, self._multipliers, self._offsets, self.num_bands, self.hashes_per_band)
 
 
-@compiled
-def _keys(shingles: Hashes, factor: Hashes, summand: Hashes, bands: int, rows: int) -> Hashes:
-    least = np.full(MINIMA, np.uint64(0xFFFFFFFFFFFFFFFF))
+@jit
+def _band_hashes(shingles: Hashes, multipliers: Hashes, offsets: Hashes, num_bands: int, hashes_per_band: int) -> Hashes:
+    minima = np.full(NUM_PERM, np.uint64(0xFFFFFFFFFFFFFFFF))
     for shingle in shingles:
-        for place in range(MINIMA):
-            least[place] = min(least[place], factor[place] * shingle + summand[place])
-    keys = np.empty(bands, np.uint64)
-    for band in range(bands):
+        for index in range(NUM_PERM):
+            minima[index] = min(minima[index], multipliers[index] * shingle + offsets[index])
+    band_hashes = np.empty(num_bands, np.uint64)
+    for band in range(num_bands):
         value = np.uint64(band)
-        for row in range(rows):
-            value = mixed(value + (least[band * rows + row] >> _HALF) * _BASE)
-        keys[band] = value
-    return keys
+        for row in range(hashes_per_band):
+            value = splitmix64(value + (minima[band * hashes_per_band + row] >> _SHIFT_32) * _BASE)
+        band_hashes[band] = value
+    return band_hashes
 
 
-def planted(sets: Mapping[int, Hashes], threshold: float) -> list[bool]:
+def detect_synthetic_duplicates(sets: Mapping[int, Hashes], threshold: float) -> list[bool]:
     """For a copy of each set, so much of it replaced that their similarity is just at `threshold`: whether the search would compare them."""
-    sketcher, found = Sketcher(threshold), list[bool]()
+    hasher, detected = MinHasher(threshold), list[bool]()
     for row, members in sets.items():
-        draw, copy = rng.generator(0, "planted", row), members.copy()
-        changed = draw.choice(len(copy), int(len(copy) * (1 - threshold) / (1 + threshold)), replace=False)
-        copy[changed] = draw.integers(0, 1 << 63, len(changed), dtype=np.uint64)
-        found.append(bool(np.any(sketcher.keys(members) == sketcher.keys(copy))))
-    return found
+        generator, copy = rng.make_rng(0, "planted", row), members.copy()
+        replaced = generator.choice(len(copy), int(len(copy) * (1 - threshold) / (1 + threshold)), replace=False)
+        copy[replaced] = generator.integers(0, 1 << 63, len(replaced), dtype=np.uint64)
+        detected.append(bool(np.any(hasher.band_hashes(members) == hasher.band_hashes(copy))))
+    return detected
 
 
-def rows_for(threshold: float) -> int:
+def hashes_per_band_for(threshold: float) -> int:
     """The most rows a band (fewest false candidates) with which a pair at `threshold` still shares a band with chance `SURE`."""
-    fitting = [rows for rows in (1, 2, 4, 8, 16) if 1 - (1 - threshold**rows) ** (MINIMA // rows) >= SURE]
-    return max(fitting, default=1)
+    feasible = [
+        hashes_per_band
+        for hashes_per_band in (1, 2, 4, 8, 16)
+        if 1 - (1 - threshold**hashes_per_band) ** (NUM_PERM // hashes_per_band) >= MIN_HIT_PROBABILITY
+    ]
+    return max(feasible, default=1)
 
 
-def candidates(keys: Hashes, rank: NDArray[np.int64]) -> NDArray[np.int64]:
+def candidate_pairs(band_hashes: Hashes, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
     """Pairs of rows of `keys`, (rows, bands), that share a key of a band: int64 (pairs, 2), sorted, each once.
 
     In a bucket larger than `WHOLE` each record is paired with the one of the lowest rank and with its neighbour in rank alone, so
     that a page repeated a million times costs two million pairs, not half a billion.
     """
-    count = max(1, len(keys))
-    found = np.zeros(0, np.int64)
-    for band in range(keys.shape[1] if len(keys) else 0):
-        order = np.lexsort((rank, keys[:, band]))
-        starts = np.flatnonzero(np.diff(keys[order, band], prepend=~keys[order[:1], band]) != 0)
-        sizes = np.diff(np.append(starts, count))
-        fresh = [found]
+    num_rows = max(1, len(band_hashes))
+    encoded_pairs = np.zeros(0, np.int64)
+    for band in range(band_hashes.shape[1] if len(band_hashes) else 0):
+        order = np.lexsort((ranks, band_hashes[:, band]))
+        starts = np.flatnonzero(np.diff(band_hashes[order, band], prepend=~band_hashes[order[:1], band]) != 0)
+        sizes = np.diff(np.append(starts, num_rows))
+        new_pairs = [encoded_pairs]
         for size in np.unique(sizes[sizes > 1]):
             buckets = order[starts[sizes == size][:, None] + np.arange(size)]
-            left, right = _within(int(size))
-            one, other = buckets[:, left].ravel(), buckets[:, right].ravel()
-            fresh.append(np.minimum(one, other) * count + np.maximum(one, other))
-        found = np.unique(np.concatenate(fresh))
-    return np.stack([found // count, found % count], axis=1)
+            left_index, right_index = _bucket_pairs(int(size))
+            first, second = buckets[:, left_index].ravel(), buckets[:, right_index].ravel()
+            new_pairs.append(np.minimum(first, second) * num_rows + np.maximum(first, second))
+        encoded_pairs = np.unique(np.concatenate(new_pairs))
+    return np.stack([encoded_pairs // num_rows, encoded_pairs % num_rows], axis=1)
 
 
-def _within(size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _bucket_pairs(size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The places of a bucket that are paired."""
-    if size <= WHOLE:
-        left, right = np.triu_indices(size, 1)
-        return left, right
-    others = np.arange(1, size)
-    return np.concatenate([np.zeros(size - 1, np.int64), others[:-1]]), np.concatenate([others, others[1:]])
+    if size <= MAX_BUCKET:
+        first_index, second_index = np.triu_indices(size, 1)
+        return first_index, second_index
+    later = np.arange(1, size)
+    return np.concatenate([np.zeros(size - 1, np.int64), later[:-1]]), np.concatenate([later, later[1:]])

@@ -16,28 +16,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenlm.core import rng
-from provenlm.core.executors.base import Corpus, Work
-from provenlm.core.ngram_hashing import Hashes, distinct
+from provenlm.core.executors.base import RecordMap, RecordSource
+from provenlm.core.ngram_hashing import Hashes, sorted_unique
 from provenlm.core.records import Record
-from provenlm.dedup.jaccard import Rows, Sets, compare
-from provenlm.dedup.minhash import Sketcher, candidates
+from provenlm.dedup.jaccard import RowArray, SetStore, jaccard_similarities
+from provenlm.dedup.minhash import MinHasher, candidate_pairs
 
-Canonical = Callable[[Record], bytes]
-Shingles = Callable[[Record], Hashes]
+NormalizeFn = Callable[[Record], bytes]
+NgramHashFn = Callable[[Record], Hashes]
 
 
 @dataclass(frozen=True, slots=True)
-class Twin:
+class Duplicate:
     """The record in `row` repeats the one in row `of`, which is kept. `similarity`: 1 for an exact twin, else Jaccard."""
 
     row: int
-    of: int
+    kept_row: int
     kind: Literal["exact", "near"]
     similarity: float
 
 
 @dataclass(frozen=True)
-class Found:
+class DedupResult:
     """What is repeated in a corpus. Rows are places of records in the order of reading.
 
     `firsts`: the first row of each set of exact twins, and whether one of the set `stays`; `pairs`, (n, 2): verified near
@@ -46,30 +46,30 @@ class Found:
 
     ids: Sequence[str]
     sources: Sequence[str]
-    kept: NDArray[np.bool_]
-    cluster: Sequence[str]
-    twins: Sequence[Twin]
-    firsts: Rows
-    stays: NDArray[np.bool_]
-    candidates: int
-    pairs: Rows
+    kept_mask: NDArray[np.bool_]
+    cluster_ids: Sequence[str]
+    duplicates: Sequence[Duplicate]
+    representatives: RowArray
+    representative_kept_mask: NDArray[np.bool_]
+    num_candidates: int
+    pairs: RowArray
     similarities: NDArray[np.float64]
 
 
 @dataclass
-class Survey:
+class SignaturePass:
     """What the first reading leaves in memory of each record, and of each group of exact twins."""
 
     ids: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
-    groups: list[int] = field(default_factory=list)  # of each row
-    firsts: list[int] = field(default_factory=list)  # of each group
-    sketched: list[int] = field(default_factory=list)  # groups that have shingles
-    keys: bytearray = field(default_factory=bytearray)  # of each sketched group
+    group_ids: list[int] = field(default_factory=list)  # of each row
+    representatives: list[int] = field(default_factory=list)  # of each group
+    hashed_groups: list[int] = field(default_factory=list)  # groups that have shingles
+    band_hashes: bytearray = field(default_factory=bytearray)  # of each sketched group
 
-    def ranks(self) -> Rows:
+    def ranks(self) -> RowArray:
         """0 for the row to prefer over all others, and so on."""
         rows = range(len(self.ids))
         order = sorted(rows, key=lambda row: (-self.scores[row], -self.sizes[row], self.ids[row], self.sources[row], row))
@@ -78,96 +78,115 @@ class Survey:
         return ranks
 
 
-def find(corpus: Corpus, canonical: Canonical, shingles: Shingles, threshold: float) -> Found:
+def find_duplicates(corpus: RecordSource, normalize: NormalizeFn, ngram_hashes: NgramHashFn, threshold: float) -> DedupResult:
     """The twins among the records of `corpus`, each with a fact `score`.
 
     `shingles` must depend on `canonical` alone. A `threshold` above 1 asks for exact twins only.
     """
-    seen = survey(corpus, sketching(canonical, shingles, threshold))
-    ranks, groups = seen.ranks(), np.array(seen.groups, np.int64)
-    best = np.full(len(seen.firsts), -1, np.int64)
+    signatures = collect_signatures(corpus, make_signature_step(normalize, ngram_hashes, threshold))
+    ranks, group_ids = signatures.ranks(), np.array(signatures.group_ids, np.int64)
+    best_rows = np.full(len(signatures.representatives), -1, np.int64)
     for row in np.argsort(-ranks):  # the best comes last and stays
-        best[groups[row]] = row
-    likely = np.zeros((0, 2), np.int64)
-    if seen.sketched:
-        sketched = np.array(seen.sketched, np.int64)
-        keys = np.frombuffer(seen.keys, np.uint64).reshape(len(sketched), -1)
-        likely = sketched[candidates(keys, ranks[best[sketched]])]
-    firsts = np.array(seen.firsts, np.int64)
+        best_rows[group_ids[row]] = row
+    likely_pairs = np.zeros((0, 2), np.int64)
+    if signatures.hashed_groups:
+        hashed_groups = np.array(signatures.hashed_groups, np.int64)
+        band_hashes = np.frombuffer(signatures.band_hashes, np.uint64).reshape(len(hashed_groups), -1)
+        likely_pairs = hashed_groups[candidate_pairs(band_hashes, ranks[best_rows[hashed_groups]])]
+    representatives = np.array(signatures.representatives, np.int64)
     similarity = np.zeros(0)
-    if len(likely):
-        wanted = set(firsts[np.unique(likely)].tolist())
-        with Sets((row, distinct(shingles(item))) for row, item in enumerate(corpus.read()) if row in wanted) as sets:
-            similarity = compare(firsts[likely], sets)
+    if len(likely_pairs):
+        needed_rows = set(representatives[np.unique(likely_pairs)].tolist())
+        with SetStore(
+            (row, sorted_unique(ngram_hashes(item))) for row, item in enumerate(corpus.read()) if row in needed_rows
+        ) as sets:
+            similarity = jaccard_similarities(representatives[likely_pairs], sets)
     verified = similarity >= threshold
-    pairs, similarity = likely[verified], similarity[verified]
-    chosen = choose(pairs, similarity, ranks[best])
-    twins = [
-        Twin(row, int(best[of]), "exact" if of == group else "near", 1.0 if of == group else how)
-        for row, group in enumerate(seen.groups)
-        for of, how in [chosen[group]]
-        if best[of] != row
+    pairs, similarity = likely_pairs[verified], similarity[verified]
+    matches = select_kept(pairs, similarity, ranks[best_rows])
+    duplicate_records = [
+        Duplicate(row, int(best_rows[target]), "exact" if target == group else "near", 1.0 if target == group else match_similarity)
+        for row, group in enumerate(signatures.group_ids)
+        for target, match_similarity in [matches[group]]
+        if best_rows[target] != row
     ]
-    kept = np.ones(len(groups), bool)
-    kept[[twin.row for twin in twins]] = False
-    stays = np.array([of == group for group, (of, _) in enumerate(chosen)], bool)
-    cluster = clusters(seen.ids, groups, pairs)
-    return Found(seen.ids, seen.sources, kept, cluster, twins, firsts, stays, len(likely), firsts[pairs], similarity)
+    kept_mask = np.ones(len(group_ids), bool)
+    kept_mask[[duplicate.row for duplicate in duplicate_records]] = False
+    representative_kept_mask = np.array([target == group for group, (target, _) in enumerate(matches)], bool)
+    cluster_ids = connected_components(signatures.ids, group_ids, pairs)
+    return DedupResult(
+        signatures.ids,
+        signatures.sources,
+        kept_mask,
+        cluster_ids,
+        duplicate_records,
+        representatives,
+        representative_kept_mask,
+        len(likely_pairs),
+        representatives[pairs],
+        similarity,
+    )
 
 
-def sketching(canonical: Canonical, shingles: Shingles, threshold: float) -> Work[tuple[bytes, bytes]]:
+def make_signature_step(normalize: NormalizeFn, ngram_hashes: NgramHashFn, threshold: float) -> RecordMap[tuple[bytes, bytes]]:
     """For each record the digest of its canonical form and its band keys; none where it has no shingles or they are not asked for."""
-    sketcher = Sketcher(threshold) if threshold <= 1 else None
+    hasher = MinHasher(threshold) if threshold <= 1 else None
 
-    def sketch(record: Record) -> tuple[bytes, bytes]:
-        keys = b""
-        if sketcher is not None and len(found := shingles(record)):
-            keys = sketcher.keys(found).tobytes()
-        return hashlib.blake2b(canonical(record), digest_size=16).digest(), keys
+    def compute_signature(record: Record) -> tuple[bytes, bytes]:
+        band_hashes = b""
+        if hasher is not None and len(hashes := ngram_hashes(record)):
+            band_hashes = hasher.band_hashes(hashes).tobytes()
+        return hashlib.blake2b(normalize(record), digest_size=16).digest(), band_hashes
 
-    return Work(lambda batch: [sketch(record) for record in batch], b"".join, lambda packed: (packed[:16], packed[16:]))
+    return RecordMap(
+        lambda batch: [compute_signature(record) for record in batch], b"".join, lambda packed: (packed[:16], packed[16:])
+    )
 
 
-def survey(corpus: Corpus, sketching: Work[tuple[bytes, bytes]]) -> Survey:
+def collect_signatures(corpus: RecordSource, signature_step: RecordMap[tuple[bytes, bytes]]) -> SignaturePass:
     """Group exact twins; keep the keys of the first of each group."""
-    seen = Survey()
-    group_of: dict[bytes, int] = {}
-    for row, (record, (digest, keys)) in enumerate(corpus.map(sketching)):
-        seen.ids.append(record.id)
-        seen.sources.append(record.source)
-        seen.scores.append(float(record.facts["score"]))
-        seen.sizes.append(len(record.body))
-        group = group_of.setdefault(digest, len(group_of))
-        seen.groups.append(group)
-        if group == len(seen.firsts):
-            seen.firsts.append(row)
-            if keys:
-                seen.sketched.append(group)
-                seen.keys += keys
-    return seen
+    signatures = SignaturePass()
+    group_by_digest: dict[bytes, int] = {}
+    for row, (record, (digest, band_hashes)) in enumerate(corpus.map(signature_step)):
+        signatures.ids.append(record.id)
+        signatures.sources.append(record.source)
+        signatures.scores.append(float(record.metadata["score"]))
+        signatures.sizes.append(len(record.content))
+        group = group_by_digest.setdefault(digest, len(group_by_digest))
+        signatures.group_ids.append(group)
+        if group == len(signatures.representatives):
+            signatures.representatives.append(row)
+            if band_hashes:
+                signatures.hashed_groups.append(group)
+                signatures.band_hashes += band_hashes
+    return signatures
 
 
-def choose(pairs: Rows, similarities: NDArray[np.float64], ranks: Rows) -> list[tuple[int, float]]:
+def select_kept(pairs: RowArray, similarities: NDArray[np.float64], ranks: RowArray) -> list[tuple[int, float]]:
     """For each group, in order of `ranks`, the most similar of the kept groups it is paired with; itself if there is none."""
-    near: dict[int, list[tuple[int, float]]] = {}
-    for (one, other), similarity in zip(pairs.tolist(), similarities.tolist(), strict=True):
-        near.setdefault(one, []).append((other, similarity))
-        near.setdefault(other, []).append((one, similarity))
-    chosen = [(group, 1.0) for group in range(len(ranks))]
-    for group in sorted(near, key=lambda group: int(ranks[group])):
-        before = [(of, how) for of, how in near[group] if ranks[of] < ranks[group] and chosen[of][0] == of]
-        if before:
-            chosen[group] = max(before, key=lambda pair: (pair[1], -int(ranks[pair[0]])))
-    return chosen
+    neighbors: dict[int, list[tuple[int, float]]] = {}
+    for (first, second), similarity in zip(pairs.tolist(), similarities.tolist(), strict=True):
+        neighbors.setdefault(first, []).append((second, similarity))
+        neighbors.setdefault(second, []).append((first, similarity))
+    matches = [(group, 1.0) for group in range(len(ranks))]
+    for group in sorted(neighbors, key=lambda group: int(ranks[group])):
+        kept_neighbors = [
+            (target, target_similarity)
+            for target, target_similarity in neighbors[group]
+            if ranks[target] < ranks[group] and matches[target][0] == target
+        ]
+        if kept_neighbors:
+            matches[group] = max(kept_neighbors, key=lambda pair: (pair[1], -int(ranks[pair[0]])))
+    return matches
 
 
-def clusters(ids: Sequence[str], groups: Rows, pairs: Rows) -> list[str]:
+def connected_components(ids: Sequence[str], group_ids: RowArray, pairs: RowArray) -> list[str]:
     """For each row the name of the connected component that its group belongs to: the id, of all in it, that is held out first.
 
     tokenize holds out a cluster if `rng.share_of(name, SPLIT)` is below a share, so a cluster is held out when any record in it
     would be by itself. Therefore no record that arrives, and no twins that it connects, ever move a held-out record into training.
     """
-    parent = list(range(int(groups.max()) + 1)) if len(groups) else []
+    parent = list(range(int(group_ids.max()) + 1)) if len(group_ids) else []
 
     def root(group: int) -> int:
         while parent[group] != group:
@@ -175,11 +194,14 @@ def clusters(ids: Sequence[str], groups: Rows, pairs: Rows) -> list[str]:
             group = parent[group]
         return group
 
-    for one, other in pairs.tolist():
-        parent[root(one)] = root(other)
-    roots = [root(group) for group in groups.tolist()]
+    for first, second in pairs.tolist():
+        parent[root(first)] = root(second)
+    roots = [root(group) for group in group_ids.tolist()]
     members: dict[int, set[str]] = {}
-    for identity, of in zip(ids, roots, strict=True):
-        members.setdefault(of, set()).add(identity)
-    names = {of: min(those, key=lambda one: (rng.share_of(one, rng.SPLIT), one)) for of, those in members.items()}
-    return [names[of] for of in roots]
+    for record_id, component in zip(ids, roots, strict=True):
+        members.setdefault(component, set()).add(record_id)
+    cluster_ids = {
+        component: min(component_ids, key=lambda first: (rng.hash_to_unit(first, rng.SPLIT_SALT), first))
+        for component, component_ids in members.items()
+    }
+    return [cluster_ids[component] for component in roots]

@@ -11,97 +11,103 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from provenlm.core.interfaces import Blocks
+from provenlm.core.interfaces import ParagraphDedupSpec
 from provenlm.core.records import Record
 
-Kind = Literal["inside", "across"]
+DuplicateKind = Literal["inside", "across"]
 
 
 @dataclass(frozen=True, slots=True)
-class Repeat:
+class DuplicateSpan:
     """Bytes `start` to `end` of the record in `row` repeat those from `of_start` of the record in `of`, which stay."""
 
     row: int
     start: int
     end: int
-    of: int
-    of_start: int
-    kind: Kind
+    original_row: int
+    original_start: int
+    kind: DuplicateKind
     removed: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Original:
+class FirstOccurrence:
     """The first place of a block that repeats, and in how many records it stands."""
 
     row: int
     start: int
-    records: int
+    num_records: int
 
 
 @dataclass
-class Repeats:
+class ParagraphIndex:
     """What `survey` found: the originals of the blocks that repeat, by digest. `blocks`: how many there are in all."""
 
-    blocks: int = 0
-    originals: dict[bytes, Original] = field(default_factory=dict)
+    num_blocks: int = 0
+    first_occurrences: dict[bytes, FirstOccurrence] = field(default_factory=dict)
 
 
-def digest(block: bytes) -> bytes:
+def hash_block(block: bytes) -> bytes:
     return hashlib.blake2b(block, digest_size=16).digest()
 
 
-def survey(records: Iterable[tuple[int, Record]], asked: Blocks) -> Repeats:
+def index_paragraphs(records: Iterable[tuple[int, Record]], config: ParagraphDedupSpec) -> ParagraphIndex:
     """Find the blocks that stand more than once. In memory: 32 bytes a block, and the repeated ones."""
     digests, rows, starts = bytearray(), bytearray(), bytearray()
     for row, record in records:
-        spans = asked.spans(record.body)
+        spans = config.split(record.content)
         for start, end in spans:
-            digests += digest(asked.canonical(record.body[start:end]))
+            digests += hash_block(config.normalize(record.content[start:end]))
         rows += np.full(len(spans), row, np.int64).tobytes()
         starts += np.array([start for start, _ in spans], np.int64).tobytes()
-    return _repeats(np.frombuffer(digests, "<u8").reshape(-1, 2), np.frombuffer(rows, np.int64), np.frombuffer(starts, np.int64))
+    return _build_index(
+        np.frombuffer(digests, "<u8").reshape(-1, 2), np.frombuffer(rows, np.int64), np.frombuffer(starts, np.int64)
+    )
 
 
-def _repeats(digests: NDArray[np.uint64], rows: NDArray[np.int64], starts: NDArray[np.int64]) -> Repeats:
+def _build_index(digests: NDArray[np.uint64], rows: NDArray[np.int64], starts: NDArray[np.int64]) -> ParagraphIndex:
     order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: the first place of each block stays the first
-    ordered, rows = digests[order], rows[order]
-    fresh = np.flatnonzero(np.any(ordered[1:] != ordered[:-1], axis=1)) + 1
-    begins = np.concatenate([np.zeros(min(1, len(order)), np.int64), fresh])
-    ends = np.append(begins[1:], len(order))[: len(begins)]
-    found = Repeats(blocks=len(order))
-    for begin, end in zip(begins[ends - begins > 1].tolist(), ends[ends - begins > 1].tolist(), strict=True):
-        records = len(np.unique(rows[begin:end]))
-        found.originals[ordered[begin].tobytes()] = Original(int(rows[begin]), int(starts[order[begin]]), records)
-    return found
+    sorted_digests, rows = digests[order], rows[order]
+    boundaries = np.flatnonzero(np.any(sorted_digests[1:] != sorted_digests[:-1], axis=1)) + 1
+    group_starts = np.concatenate([np.zeros(min(1, len(order)), np.int64), boundaries])
+    group_ends = np.append(group_starts[1:], len(order))[: len(group_starts)]
+    index = ParagraphIndex(num_blocks=len(order))
+    for begin, end in zip(
+        group_starts[group_ends - group_starts > 1].tolist(), group_ends[group_ends - group_starts > 1].tolist(), strict=True
+    ):
+        num_records = len(np.unique(rows[begin:end]))
+        index.first_occurrences[sorted_digests[begin].tobytes()] = FirstOccurrence(
+            int(rows[begin]), int(starts[order[begin]]), num_records
+        )
+    return index
 
 
-def repeats(row: int, record: Record, found: Repeats, asked: Blocks) -> Iterator[Repeat]:
+def find_repeats(row: int, record: Record, index: ParagraphIndex, config: ParagraphDedupSpec) -> Iterator[DuplicateSpan]:
     """The blocks of `record` that stood before, in its own text or in those of earlier rows."""
-    own: set[bytes] = set()
-    for start, end in asked.spans(record.body):
-        name = digest(asked.canonical(record.body[start:end]))
-        original = found.originals.get(name)
-        if original is None or (original.row, original.start) == (row, start):
+    repeated_here: set[bytes] = set()
+    for start, end in config.split(record.content):
+        block_hash = hash_block(config.normalize(record.content[start:end]))
+        first = index.first_occurrences.get(block_hash)
+        if first is None or (first.row, first.start) == (row, start):
             continue
-        if original.row == row or name in own:
-            yield Repeat(row, start, end, original.row, original.start, "inside", asked.inside == "remove")
-        elif original.records >= asked.records:
-            yield Repeat(row, start, end, original.row, original.start, "across", asked.across == "remove")
-            if asked.across == "keep":
-                own.add(name)
+        if first.row == row or block_hash in repeated_here:
+            yield DuplicateSpan(row, start, end, first.row, first.start, "inside", config.within_document == "remove")
+        elif first.num_records >= config.min_documents:
+            yield DuplicateSpan(row, start, end, first.row, first.start, "across", config.across_documents == "remove")
+            if config.across_documents == "keep":
+                repeated_here.add(block_hash)
         else:
-            own.add(name)
+            repeated_here.add(block_hash)
 
 
-def without(body: bytes, gone: Sequence[Repeat]) -> bytes:
+def remove_spans(content: bytes, spans: Sequence[DuplicateSpan]) -> bytes:
     """`body` less its removed blocks and the whitespace behind each."""
-    kept, place = [], 0
-    for repeat in gone:
-        if repeat.removed:
-            kept.append(body[place : repeat.start])
-            rest = body[repeat.end :]
-            place = len(body) - len(rest.lstrip())
-            indent = body.rfind(b"\n", repeat.end, place) + 1  # the indentation of what follows stays with it
-            place = max(repeat.end, indent) if place < len(body) else len(body)
-    return b"".join([*kept, body[place:]]) if kept else body
+    pieces, position = [], 0
+    for span in spans:
+        if span.removed:
+            pieces.append(content[position : span.start])
+            remainder = content[span.end :]
+            position = len(content) - len(remainder.lstrip())
+            indent = content.rfind(b"\n", span.end, position) + 1  # the indentation of what follows stays with it
+            position = max(span.end, indent) if position < len(content) else len(content)
+    return b"".join([*pieces, content[position:]]) if pieces else content

@@ -10,54 +10,54 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from provenlm.data.token_dataset import Split
+from provenlm.data.token_dataset import DatasetSplit
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
 DISCOUNTS = (0.1, 0.95)  # the estimate leaves [0, 1] on a corpus with hardly any rare tokens: no token may get nothing
 
 
 @dataclass(frozen=True)
-class Unigram:
+class UnigramModel:
     """`probabilities_V` sum to one and are never nought."""
 
-    probabilities_V: Floats
+    probabilities_V: FloatArray
 
-    def nats(self, following: NDArray[Any]) -> Floats:
-        nats: Floats = -np.log(self.probabilities_V[following])
+    def nats(self, following: NDArray[Any]) -> FloatArray:
+        nats: FloatArray = -np.log(self.probabilities_V[following])
         return nats
 
 
 @dataclass(frozen=True)
-class Bigram:
+class BigramModel:
     """`keys` are the pairs seen, `previous * V + following`, sorted, with `kept` their discounted share of their context.
 
     `backing_V` is the weight that each context gives to `lower`: one for a context never seen.
     """
 
-    keys: Ints
-    kept: Floats
-    backing_V: Floats
-    lower: Unigram
+    pair_ids: IntArray
+    discounted_probs: FloatArray
+    backoff_weights_V: FloatArray
+    lower_order: UnigramModel
 
-    def probabilities(self, previous: NDArray[Any], following: NDArray[Any]) -> Floats:
+    def probabilities(self, previous: NDArray[Any], following: NDArray[Any]) -> FloatArray:
         """p(following | previous), elementwise."""
-        size = len(self.backing_V)
-        asked = previous.astype(np.int64) * size + following.astype(np.int64)
-        place = np.minimum(np.searchsorted(self.keys, asked), len(self.keys) - 1)
-        own = np.where(self.keys[place] == asked, self.kept[place], 0.0)
-        found: Floats = own + self.backing_V[previous] * self.lower.probabilities_V[following]
-        return found
+        vocab_size = len(self.backoff_weights_V)
+        query = previous.astype(np.int64) * vocab_size + following.astype(np.int64)
+        index = np.minimum(np.searchsorted(self.pair_ids, query), len(self.pair_ids) - 1)
+        higher_order = np.where(self.pair_ids[index] == query, self.discounted_probs[index], 0.0)
+        mixture: FloatArray = higher_order + self.backoff_weights_V[previous] * self.lower_order.probabilities_V[following]
+        return mixture
 
-    def nats(self, previous: NDArray[Any], following: NDArray[Any]) -> Floats:
-        nats: Floats = -np.log(self.probabilities(previous, following))
+    def nats(self, previous: NDArray[Any], following: NDArray[Any]) -> FloatArray:
+        nats: FloatArray = -np.log(self.probabilities(previous, following))
         return nats
 
-    def best(self) -> Ints:
+    def top_continuations(self) -> IntArray:
         """The most probable token after each token, (V,)."""
-        size = len(self.backing_V)
-        best = np.full(size, int(self.lower.probabilities_V.argmax()), dtype=np.int64)
-        previous, following = self.keys // size, self.keys % size
+        vocab_size = len(self.backoff_weights_V)
+        best = np.full(vocab_size, int(self.lower_order.probabilities_V.argmax()), dtype=np.int64)
+        previous, following = self.pair_ids // vocab_size, self.pair_ids % vocab_size
         order = np.lexsort((self.probabilities(previous, following), previous))
         last = np.flatnonzero(np.diff(previous[order], append=-1))
         contexts, choices = previous[order][last], following[order][last]
@@ -66,39 +66,41 @@ class Bigram:
         return best
 
 
-def fit(split: Split, vocabulary: int) -> tuple[Unigram, Bigram]:
+def fit_ngrams(split: DatasetSplit, vocab_size: int) -> tuple[UnigramModel, BigramModel]:
     """Count the targets of `split`: every token but the first of each document, after the one before it.
 
     ValueError if there is not one pair.
     """
     ids = np.asarray(split.ids).astype(np.int64)
-    first = np.zeros(len(ids) + 1, dtype=np.bool_)
-    first[split.starts] = True
-    pair = ~first[1:-1]
-    previous, following = ids[:-1][pair], ids[1:][pair]
+    is_first = np.zeros(len(ids) + 1, dtype=np.bool_)
+    is_first[split.doc_offsets] = True
+    is_pair = ~is_first[1:-1]
+    previous, following = ids[:-1][is_pair], ids[1:][is_pair]
     if not len(following):
         raise ValueError("baselines need at least one document of two tokens to count")
-    keys, counts = np.unique(previous * vocabulary + following, return_counts=True)
-    lower = Unigram(_interpolated(np.bincount(keys % vocabulary, minlength=vocabulary)))
-    totals_V = np.bincount(keys // vocabulary, weights=counts, minlength=vocabulary)
-    distinct_V = np.bincount(keys // vocabulary, minlength=vocabulary)
+    pair_ids, counts = np.unique(previous * vocab_size + following, return_counts=True)
+    lower_order = UnigramModel(_smooth(np.bincount(pair_ids % vocab_size, minlength=vocab_size)))
+    totals_V = np.bincount(pair_ids // vocab_size, weights=counts, minlength=vocab_size)
+    distinct_V = np.bincount(pair_ids // vocab_size, minlength=vocab_size)
     discount = _discount(counts)
-    kept = (counts - discount) / totals_V[keys // vocabulary]
-    backing_V = np.where(totals_V > 0, discount * distinct_V / np.maximum(totals_V, 1), 1.0)
-    return Unigram(_interpolated(np.bincount(following, minlength=vocabulary))), Bigram(keys, kept, backing_V, lower)
+    discounted_probs = (counts - discount) / totals_V[pair_ids // vocab_size]
+    backoff_weights_V = np.where(totals_V > 0, discount * distinct_V / np.maximum(totals_V, 1), 1.0)
+    return UnigramModel(_smooth(np.bincount(following, minlength=vocab_size))), BigramModel(
+        pair_ids, discounted_probs, backoff_weights_V, lower_order
+    )
 
 
-def _interpolated(counts_V: NDArray[Any]) -> Floats:
+def _smooth(counts_V: NDArray[Any]) -> FloatArray:
     """Absolute discounting of `counts_V`, what is taken away spread evenly over the vocabulary."""
     discount = _discount(counts_V[counts_V > 0])
-    total, seen = counts_V.sum(), np.count_nonzero(counts_V)
-    kept_V: Floats = np.maximum(counts_V - discount, 0) / total
-    spread_V: Floats = kept_V + discount * seen / total / len(counts_V)
-    return spread_V
+    total, num_seen = counts_V.sum(), np.count_nonzero(counts_V)
+    discounted_V: FloatArray = np.maximum(counts_V - discount, 0) / total
+    smoothed_V: FloatArray = discounted_V + discount * num_seen / total / len(counts_V)
+    return smoothed_V
 
 
 def _discount(counts: NDArray[Any]) -> float:
     """n1 / (n1 + 2 n2), where n1 and n2 are how many items were seen once and twice (Ney, Essen and Kneser 1994)."""
-    once, twice = np.count_nonzero(counts == 1), np.count_nonzero(counts == 2)
-    estimate = once / (once + 2 * twice) if once + twice else DISCOUNTS[0]
+    n1, n2 = np.count_nonzero(counts == 1), np.count_nonzero(counts == 2)
+    estimate = n1 / (n1 + 2 * n2) if n1 + n2 else DISCOUNTS[0]
     return float(np.clip(estimate, *DISCOUNTS))

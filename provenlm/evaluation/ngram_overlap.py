@@ -11,85 +11,87 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
-VERBATIM = 32  # tokens; shorter stretches are phrases that two authors may write: GPT-3's own check used 13 words
+IntArray = NDArray[np.int64]
+OVERLAP_TOKENS = 32  # tokens; shorter stretches are phrases that two authors may write: GPT-3's own check used 13 words
 
 
-def ranks(ids: NDArray[Any], length: int) -> Ints:
+def window_ranks(ids: NDArray[Any], window_len: int) -> IntArray:
     """For each place the rank of the window of `length` tokens that begins there: equal where the windows are equal.
 
     A window that runs over the end is shorter and ranks before those that go on. ValueError unless `length` is a power of two.
     """
-    if length < 1 or length & (length - 1):
-        raise ValueError(f"length is {length}; a power of two would be right")
+    if window_len < 1 or window_len & (window_len - 1):
+        raise ValueError(f"length is {window_len}; a power of two would be right")
     rank = np.unique(np.asarray(ids), return_inverse=True)[1].astype(np.int64)
     step = 1
-    while step < length:
-        behind = np.concatenate([rank[step:] + 1, np.zeros(min(step, len(rank)), np.int64)])
-        rank = np.unique(rank * (len(rank) + 1) + behind, return_inverse=True)[1].astype(np.int64)
+    while step < window_len:
+        next_rank = np.concatenate([rank[step:] + 1, np.zeros(min(step, len(rank)), np.int64)])
+        rank = np.unique(rank * (len(rank) + 1) + next_rank, return_inverse=True)[1].astype(np.int64)
         step *= 2
     return rank
 
 
-def repeated_windows(ids: NDArray[Any], others: NDArray[Any], length: int) -> NDArray[np.bool_]:
+def shared_windows(ids: NDArray[Any], reference_ids: NDArray[Any], window_len: int) -> NDArray[np.bool_]:
     """For each window of `length` tokens of `ids`: whether it occurs in `others`. Shorter than a window: an empty array."""
-    count = len(ids) - length + 1
-    if count < 1:
+    num_windows = len(ids) - window_len + 1
+    if num_windows < 1:
         return np.zeros(0, np.bool_)
-    apart = max(int(ids.max()), int(others.max(initial=0))) + 1  # a token of neither, so that no window spans both
-    rank = ranks(np.concatenate([others, [apart], ids]).astype(np.int64), length)
-    there = rank[: max(0, len(others) - length + 1)]
-    return np.isin(rank[len(others) + 1 :][:count], there)
+    separator = max(int(ids.max()), int(reference_ids.max(initial=0))) + 1  # a token of neither, so that no window spans both
+    rank = window_ranks(np.concatenate([reference_ids, [separator], ids]).astype(np.int64), window_len)
+    reference_ranks = rank[: max(0, len(reference_ids) - window_len + 1)]
+    return np.isin(rank[len(reference_ids) + 1 :][:num_windows], reference_ranks)
 
 
-def covered(ids: NDArray[Any], others: NDArray[Any], length: int) -> NDArray[np.bool_]:
+def overlap_mask(ids: NDArray[Any], reference_ids: NDArray[Any], window_len: int) -> NDArray[np.bool_]:
     """For each token of `ids`: whether a window of `length` tokens around it occurs in `others`."""
-    seen = repeated_windows(ids, others, length).astype(np.int64)
-    begun = np.concatenate([np.zeros(1, np.int64), np.cumsum(seen), np.full(len(ids) - len(seen), seen.sum())])
-    places = np.arange(len(ids))
-    inside: NDArray[np.bool_] = begun[places + 1] > begun[np.maximum(places - length + 1, 0)]
-    return inside
+    is_shared = shared_windows(ids, reference_ids, window_len).astype(np.int64)
+    num_begun = np.concatenate([np.zeros(1, np.int64), np.cumsum(is_shared), np.full(len(ids) - len(is_shared), is_shared.sum())])
+    positions = np.arange(len(ids))
+    mask: NDArray[np.bool_] = num_begun[positions + 1] > num_begun[np.maximum(positions - window_len + 1, 0)]
+    return mask
 
 
 @dataclass(frozen=True)
-class Suffixes:
+class SuffixArray:
     """A sequence with its places sorted by the `depth` tokens that follow each."""
 
-    order: Ints
-    text: bytes  # each token as four bytes, most significant first: comparing bytes compares tokens
-    depth: int
+    order: IntArray
+    token_bytes: bytes  # each token as four bytes, most significant first: comparing bytes compares tokens
+    max_length: int
 
     @classmethod
-    def of(cls, ids: NDArray[Any], depth: int) -> "Suffixes":
+    def build(cls, ids: NDArray[Any], max_length: int) -> "SuffixArray":
         """Sort the places of `ids`; `depth` is rounded up to a power of two."""
-        depth = 1 << max(0, depth - 1).bit_length()
-        return cls(np.argsort(ranks(ids, depth), kind="stable"), _text(ids), depth)
+        max_length = 1 << max(0, max_length - 1).bit_length()
+        return cls(np.argsort(window_ranks(ids, max_length), kind="stable"), _to_bytes(ids), max_length)
 
-    def longest_shared(self, sample: Sequence[int]) -> int:
+    def longest_match(self, token_ids: Sequence[int]) -> int:
         """Length of the longest stretch of `sample` that occurs here too, at most `depth`."""
-        text, best = _text(np.asarray(sample, dtype=np.int64)), 0
-        for place in range(len(sample)):
-            if len(sample) - place <= best:
+        token_bytes, best = _to_bytes(np.asarray(token_ids, dtype=np.int64)), 0
+        for position in range(len(token_ids)):
+            if len(token_ids) - position <= best:
                 break
-            best = max(best, self._longest_at(text[4 * place : 4 * (place + self.depth)]))
+            best = max(best, self._longest_prefix(token_bytes[4 * position : 4 * (position + self.max_length)]))
         return best
 
-    def _longest_at(self, wanted: bytes) -> int:
+    def _longest_prefix(self, query: bytes) -> int:
         """How many of the first tokens of `wanted` occur here: its neighbours in sorted order share the most with it."""
-        above = bisect_left(range(len(self.order)), wanted, key=self._window)
-        return max((_shared(wanted, self._window(n)) for n in (above - 1, above) if 0 <= n < len(self.order)), default=0)
+        insertion = bisect_left(range(len(self.order)), query, key=self._window)
+        return max(
+            (_common_prefix(query, self._window(n)) for n in (insertion - 1, insertion) if 0 <= n < len(self.order)), default=0
+        )
 
-    def _window(self, place: int) -> bytes:
-        start = 4 * int(self.order[place])
-        return self.text[start : start + 4 * self.depth]
+    def _window(self, rank: int) -> bytes:
+        start = 4 * int(self.order[rank])
+        return self.token_bytes[start : start + 4 * self.max_length]
 
 
-def _text(ids: NDArray[Any]) -> bytes:
+def _to_bytes(ids: NDArray[Any]) -> bytes:
     return np.asarray(ids).astype(">u4").tobytes()
 
 
-def _shared(one: bytes, other: bytes) -> int:
+def _common_prefix(a: bytes, b: bytes) -> int:
     """How many tokens two windows have in common from their beginning."""
-    short = min(len(one), len(other)) // 4
-    differ = np.frombuffer(one, ">u4", short) != np.frombuffer(other, ">u4", short)
-    return int(differ.argmax()) if differ.any() else short
+    min_length = min(len(a), len(b)) // 4
+    differ = np.frombuffer(a, ">u4", min_length) != np.frombuffer(b, ">u4", min_length)
+    return int(differ.argmax()) if differ.any() else min_length

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from provenlm.core.audit import Recorder
-from provenlm.core.interfaces import Codec
-from provenlm.data.token_dataset import Split, Tokens
-from provenlm.models.common.hf_export import Published
-from provenlm.models.common.layers.kv_cache import Cache
+from provenlm.core.audit import MetricRecorder
+from provenlm.core.interfaces import Tokenizer
+from provenlm.data.token_dataset import DatasetSplit, TokenDataset
+from provenlm.models.common.hf_export import HFExport
+from provenlm.models.common.layers.kv_cache import KVCache
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvalContext:
     """What a probe may look at.
 
     `logits(model, tokens_BT)` gives logits_BTV of the next token; `length` is the longest T the model was trained on.
@@ -27,15 +27,15 @@ class Subject:
 
     model: nn.Module
     logits: Callable[[nn.Module, Tensor], Tensor]
-    continued: Callable[[nn.Module, Tensor, Cache], Tensor] | None
-    untrained: Callable[[], nn.Module]
-    small: Callable[[int], nn.Module]
+    logits_with_cache: Callable[[nn.Module, Tensor, KVCache], Tensor] | None
+    build_untrained: Callable[[], nn.Module]
+    build_small: Callable[[int], nn.Module]
     losses: Callable[[nn.Module, Tensor, Tensor], Mapping[str, Tensor]]
-    published: Callable[[Mapping[str, Tensor]], Published]
-    closed_form: Mapping[str, int]
-    codec: Codec
-    tokens: Tokens
-    length: int
+    to_hf: Callable[[Mapping[str, Tensor]], HFExport]
+    analytic_counts: Mapping[str, int]
+    tokenizer: Tokenizer
+    tokens: TokenDataset
+    max_seq_len: int
     seed: int
 
     @property
@@ -43,17 +43,17 @@ class Subject:
         return next(self.model.parameters()).device
 
     @property
-    def unseen(self) -> Split:
+    def val_or_train_split(self) -> DatasetSplit:
         """The held-out split, or the training split where nothing was held out: for probes of mechanism, not of generalisation."""
         return self.tokens.val if len(self.tokens.val.record_ids) else self.tokens.train
 
 
-Probe = Callable[[Subject, Recorder], None]
+Probe = Callable[[EvalContext, MetricRecorder], None]
 
 
 @dataclass(frozen=True)
-class Validating:
+class ValidateSpec:
     """A domain's own questions: `probes(settings)` by name, asked in order after the general ones."""
 
-    settings: type
+    config_type: type
     probes: Callable[[Any], Mapping[str, Probe]]

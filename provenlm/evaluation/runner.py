@@ -4,31 +4,31 @@ import time
 import traceback
 from collections.abc import Mapping
 
-from provenlm.core.audit import Recorder, Table
-from provenlm.core.errors import UserError
-from provenlm.core.progress import progress, say
-from provenlm.evaluation.probe import Probe, Subject
+from provenlm.core.audit import AuditTable, MetricRecorder
+from provenlm.core.errors import ProvenlmError
+from provenlm.core.progress import log_line, progress_bar
+from provenlm.evaluation.probe import EvalContext, Probe
 
 
-def run(subject: Subject, probes: Mapping[str, Probe], audit: Recorder) -> None:
+def run_probes(context: EvalContext, probes: Mapping[str, Probe], audit: MetricRecorder) -> None:
     """Ask every probe in order. What one recorded before it raised is dropped: half a measurement proves nothing.
 
-    `errors` counts those that raised. UserError (a mistake in params.yaml) and KeyboardInterrupt end the run.
+    `errors` counts those that raised. ProvenlmError (a mistake in params.yaml) and KeyboardInterrupt end the run.
     """
-    subject.model.eval()
+    context.model.eval()
     rows: list[tuple[str, int, float, float]] = []
-    raised = 0
-    with progress("validate", "probes", len(probes)) as bar:
+    num_failed = 0
+    with progress_bar("validate", "probes", len(probes)) as bar:
         for name, probe in probes.items():
-            clock, cpu, before = time.perf_counter(), time.process_time(), len(audit.figures)
-            raised += _ask(name, probe, subject, audit)
-            spent = (round(time.perf_counter() - clock, 3), round(time.process_time() - cpu, 3))
-            rows.append((name, len(audit.figures) - before, *spent))
-            bar.advance(note=name)
-    audit.counted("probes", len(probes), "probes", "probes that were asked")
-    audit.counted("errors", raised, "probes", "probes that raised an exception instead of measuring")
+            wall_start, cpu_start, num_before = time.perf_counter(), time.process_time(), len(audit.metrics)
+            num_failed += _run_probe(name, probe, context, audit)
+            durations = (round(time.perf_counter() - wall_start, 3), round(time.process_time() - cpu_start, 3))
+            rows.append((name, len(audit.metrics) - num_before, *durations))
+            bar.update(postfix=name)
+    audit.add_count("probes", len(probes), "probes", "probes that were asked")
+    audit.add_count("errors", num_failed, "probes", "probes that raised an exception instead of measuring")
     audit.tables.append(
-        Table(
+        AuditTable(
             "probes",
             "each probe: figures recorded, its wall time, and that of all cores",
             ("probe", "figures", "seconds", "CPU seconds"),
@@ -37,16 +37,16 @@ def run(subject: Subject, probes: Mapping[str, Probe], audit: Recorder) -> None:
     )
 
 
-def _ask(name: str, probe: Probe, subject: Subject, audit: Recorder) -> bool:
+def _run_probe(name: str, probe: Probe, context: EvalContext, audit: MetricRecorder) -> bool:
     """True if `probe` raised."""
     try:
-        with audit.under(name) as recorder:
-            probe(subject, recorder)
-    except UserError:
+        with audit.scope(name) as recorder:
+            probe(context, recorder)
+    except ProvenlmError:
         raise
     except Exception as error:
-        say(f"probe {name} raised:\n{traceback.format_exc()}")
-        word = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        audit.counted(f"{name}.error", word[:300], "", "the probe raised this exception and measured nothing")
+        log_line(f"probe {name} raised:\n{traceback.format_exc()}")
+        summary = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        audit.add_count(f"{name}.error", summary[:300], "", "the probe raised this exception and measured nothing")
         return True
     return False

@@ -11,37 +11,39 @@ from provenlm.evaluation.probe import Probe
 from provenlm.evaluation.probes import causality as leakage
 from provenlm.evaluation.probes import generation_quality, heldout_loss, overfit_batch, parity
 from provenlm.evaluation.probes import throughput as speed
-from provenlm.evaluation.probes.attention_patterns import attention
+from provenlm.evaluation.probes.attention_patterns import attention_probe
 from provenlm.evaluation.probes.compute_optimality import capacity
-from provenlm.evaluation.probes.gradcheck import gradients
-from provenlm.evaluation.probes.gradcheck_ops import operations
-from provenlm.evaluation.probes.improvement import learned
-from provenlm.evaluation.probes.model_metrics import particular
-from provenlm.evaluation.probes.parameter_count import Shape, parameters
-from provenlm.evaluation.probes.split_overlap import separation
+from provenlm.evaluation.probes.gradcheck import gradcheck_probe
+from provenlm.evaluation.probes.gradcheck_ops import gradcheck_ops_probe
+from provenlm.evaluation.probes.improvement import improvement_probe
+from provenlm.evaluation.probes.model_metrics import model_metrics_probe
+from provenlm.evaluation.probes.parameter_count import CountOnlyModel, param_count_probe
+from provenlm.evaluation.probes.split_overlap import split_overlap_probe
 
 
 @dataclass(frozen=True)
-class AlsoCount:
+class CountOnlyConfig:
     """A further shape of the recipe's kind of net, to be counted and never trained."""
 
-    vocabulary: int
-    net: dict[str, Any]  # typed by the net
+    vocab_size: int
+    model: dict[str, Any]  # typed by the net
 
 
 @dataclass(frozen=True)
-class Settings:
+class ValidateConfig:
     """The `validate` section of a recipe, typed."""
 
     threads: int
-    small: dict[str, Any]  # what of the net's section is another in a small net of its kind, for what would be dear at full size
-    memorise: overfit_batch.Settings
-    loss: heldout_loss.Settings
-    leakage: leakage.Settings
-    generation: generation_quality.Settings
-    speed: speed.Settings
-    also_count: dict[str, AlsoCount]
-    follow: follow.Settings | None
+    small_model_overrides: dict[
+        str, Any
+    ]  # what of the net's section is another in a small net of its kind, for what would be dear at full size
+    overfit_batch: overfit_batch.OverfitBatchConfig
+    loss_eval: heldout_loss.LossEvalConfig
+    causality: leakage.CausalityConfig
+    generation: generation_quality.GenerationEvalConfig
+    throughput: speed.ThroughputConfig
+    count_only_models: dict[str, CountOnlyConfig]
+    sweeps: follow.SweepConfig | None
     probes: dict[str, Any]  # typed by the domain
 
     def __post_init__(self) -> None:
@@ -49,26 +51,26 @@ class Settings:
             raise ValueError(f"threads is {self.threads}; it must be at least 1")
 
 
-def probes(
-    settings: Settings,
-    own: Callable[[nn.Module, Tensor], Mapping[str, tuple[float, str, str]]],
-    shapes: Mapping[str, Shape],
-    written: list[generation_quality.Sample],
+def standard_probes(
+    config: ValidateConfig,
+    model_metrics: Callable[[nn.Module, Tensor], Mapping[str, tuple[float, str, str]]],
+    count_only_models: Mapping[str, CountOnlyModel],
+    collected_samples: list[generation_quality.GeneratedSample],
 ) -> dict[str, Probe]:
     """Probes by name. `own` gives what the net says of itself; `written` receives the samples."""
     return {
-        "operations": operations,
-        "gradients": gradients(),
-        "memorised": overfit_batch.memorised(settings.memorise),
-        **heldout_loss.probes(settings.loss),
-        "learned": learned(settings.loss.batch_tokens, settings.leakage.tokens),
-        "parameters": parameters(shapes),
+        "operations": gradcheck_ops_probe,
+        "gradients": gradcheck_probe(),
+        "memorised": overfit_batch.overfit_batch_probe(config.overfit_batch),
+        **heldout_loss.loss_probes(config.loss_eval),
+        "learned": improvement_probe(config.loss_eval.tokens_per_batch, config.causality.num_tokens),
+        "parameters": param_count_probe(count_only_models),
         "capacity": capacity,
-        "leakage.split": separation,
-        **leakage.probes(settings.leakage),
-        **parity.probes(settings.leakage.tokens),
-        "net": particular(own, settings.leakage.tokens),
-        "attention": attention(settings.generation.prompts),
-        "generation": generation_quality.generation(settings.generation, written),
-        "speed": speed.speed(settings.speed),
+        "leakage.split": split_overlap_probe,
+        **leakage.causality_probes(config.causality),
+        **parity.parity_probes(config.causality.num_tokens),
+        "net": model_metrics_probe(model_metrics, config.causality.num_tokens),
+        "attention": attention_probe(config.generation.prompts),
+        "generation": generation_quality.generation_probe(config.generation, collected_samples),
+        "speed": speed.throughput_probe(config.throughput),
     }

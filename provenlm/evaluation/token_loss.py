@@ -13,127 +13,133 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from provenlm.core import rng
-from provenlm.core.progress import progress
-from provenlm.data.token_dataset import Split
-from provenlm.evaluation.probe import Subject
+from provenlm.core.progress import progress_bar
+from provenlm.data.token_dataset import DatasetSplit
+from provenlm.evaluation.probe import EvalContext
 
 IGNORE = -100  # torch's own word for a target that carries no loss
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Windows:
+class EvalWindows:
     """Stretches of documents: row n reads `ids[starts[n]:stops[n]]` and is asked for the same moved on by one. All int64, (N,)."""
 
-    starts: Ints
-    stops: Ints
-    documents: Ints
+    starts: IntArray
+    stops: IntArray
+    documents: IntArray
 
     @property
-    def lengths(self) -> Ints:
+    def lengths(self) -> IntArray:
         return self.stops - self.starts
 
 
 @dataclass(frozen=True)
-class Losses:
+class TokenLosses:
     """One entry a target, all (M,). `index` is the target's place in the split's ids, `place` its place in its window."""
 
-    nats: Floats
-    right: NDArray[np.bool_]  # the most probable token was the target
-    index: Ints
-    place: Ints
-    document: Ints
+    nats: FloatArray
+    correct: NDArray[np.bool_]  # the most probable token was the target
+    token_index: IntArray
+    window_position: IntArray
+    document: IntArray
 
-    def only(self, chosen_M: NDArray[np.bool_]) -> "Losses":
+    def select(self, mask_M: NDArray[np.bool_]) -> "TokenLosses":
         """The chosen targets alone."""
-        return Losses(
-            self.nats[chosen_M], self.right[chosen_M], self.index[chosen_M], self.place[chosen_M], self.document[chosen_M]
+        return TokenLosses(
+            self.nats[mask_M], self.correct[mask_M], self.token_index[mask_M], self.window_position[mask_M], self.document[mask_M]
         )
 
-    def by_document(self, values: NDArray[Any], documents: int) -> Floats:
+    def sum_by_document(self, values: NDArray[Any], num_documents: int) -> FloatArray:
         """Sums of `values_M` for each of `documents`."""
-        return np.bincount(self.document, weights=values, minlength=documents).astype(np.float64)
+        return np.bincount(self.document, weights=values, minlength=num_documents).astype(np.float64)
 
 
-def windows(split: Split, length: int, documents: Ints) -> Windows:
+def make_windows(split: DatasetSplit, max_len: int, documents: IntArray) -> EvalWindows:
     """Cut each of `documents` into windows of at most `length` targets that do not overlap and never cross a document.
 
     The first token of a document (its `bos`) is read and never asked for; every other token is asked for exactly once.
     """
-    rows = [
-        (start, min(start + length, int(split.starts[d + 1]) - 1), int(d))
-        for d in documents
-        for start in range(int(split.starts[d]), int(split.starts[d + 1]) - 1, length)
+    spans = [
+        (start, min(start + max_len, int(split.doc_offsets[document + 1]) - 1), int(document))
+        for document in documents
+        for start in range(int(split.doc_offsets[document]), int(split.doc_offsets[document + 1]) - 1, max_len)
     ]
-    table = np.array(rows, dtype=np.int64).reshape(-1, 3)
-    return Windows(table[:, 0], table[:, 1], table[:, 2])
+    table = np.array(spans, dtype=np.int64).reshape(-1, 3)
+    return EvalWindows(table[:, 0], table[:, 1], table[:, 2])
 
 
-def some_documents(split: Split, targets: int, seed: int) -> Ints:
+def sample_documents(split: DatasetSplit, min_targets: int, seed: int) -> IntArray:
     """Whole documents, drawn without replacement until they hold at least `targets` targets or there are no more; sorted."""
-    order = rng.generator(seed, "documents").permutation(len(split.record_ids))
-    lengths = np.maximum(np.diff(split.starts) - 1, 0)
-    enough = int(np.searchsorted(np.cumsum(lengths[order]), targets)) + 1
-    return np.sort(order[:enough]).astype(np.int64)
+    order = rng.make_rng(seed, "documents").permutation(len(split.record_ids))
+    lengths = np.maximum(np.diff(split.doc_offsets) - 1, 0)
+    num_documents = int(np.searchsorted(np.cumsum(lengths[order]), min_targets)) + 1
+    return np.sort(order[:num_documents]).astype(np.int64)
 
 
-def stretches(subject: Subject, tokens: int) -> torch.Tensor:
+def equal_length_sequences(context: EvalContext, num_tokens: int) -> torch.Tensor:
     """About `tokens` tokens of documents, as rows_BT of equal length: a window of inputs and the last target behind it."""
-    split = subject.unseen
-    rows = windows(split, subject.length, some_documents(split, tokens, subject.seed))
-    longest = int(rows.lengths.max())
-    starts = rows.starts[rows.lengths == longest][: max(1, tokens // longest)]
+    split = context.val_or_train_split
+    windows = make_windows(split, context.max_seq_len, sample_documents(split, num_tokens, context.seed))
+    longest = int(windows.lengths.max())
+    starts = windows.starts[windows.lengths == longest][: max(1, num_tokens // longest)]
     ids = np.asarray(split.ids[starts[:, None] + np.arange(longest + 1)]).astype(np.int64)
-    return torch.from_numpy(ids).to(subject.device)
+    return torch.from_numpy(ids).to(context.device)
 
 
-def measure(subject: Subject, split: Split, rows: Windows, batch_tokens: int, label: str) -> Losses:
+def token_losses(context: EvalContext, split: DatasetSplit, windows: EvalWindows, tokens_per_batch: int, label: str) -> TokenLosses:
     """The loss in nats of every target of `rows`, in the order of `rows`; at most `batch_tokens` tokens go forward at once."""
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(rows.lengths)])
-    place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], rows.lengths)
-    nats, right = np.zeros(offsets[-1]), np.zeros(offsets[-1], dtype=np.bool_)
-    with progress(label, "tokens", int(offsets[-1])) as bar, torch.inference_mode():
-        for chosen in _batches(rows.lengths, batch_tokens):
-            inputs_BT, targets_BT = batch(subject, split, rows, chosen)
-            logits_BTV = subject.logits(subject.model, inputs_BT).float()
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(windows.lengths)])
+    position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], windows.lengths)
+    nats, correct = np.zeros(offsets[-1]), np.zeros(offsets[-1], dtype=np.bool_)
+    with progress_bar(label, "tokens", int(offsets[-1])) as bar, torch.inference_mode():
+        for window_ids in _batches(windows.lengths, tokens_per_batch):
+            inputs_BT, targets_BT = make_batch(context, split, windows, window_ids)
+            logits_BTV = context.logits(context.model, inputs_BT).float()
             nats_BT = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE, reduction="none")
-            asked = (targets_BT != IGNORE).flatten()
-            where = np.concatenate([np.arange(offsets[n], offsets[n + 1]) for n in chosen])
-            nats[where] = nats_BT[asked].double().cpu().numpy()
-            right[where] = (logits_BTV.argmax(-1) == targets_BT).flatten()[asked].cpu().numpy()
-            bar.advance(len(where))
-    index = np.repeat(rows.starts, rows.lengths) + place + 1
-    return Losses(nats, right, index, place, np.repeat(rows.documents, rows.lengths))
+            is_target = (targets_BT != IGNORE).flatten()
+            slots = np.concatenate([np.arange(offsets[n], offsets[n + 1]) for n in window_ids])
+            nats[slots] = nats_BT[is_target].double().cpu().numpy()
+            correct[slots] = (logits_BTV.argmax(-1) == targets_BT).flatten()[is_target].cpu().numpy()
+            bar.update(len(slots))
+    token_index = np.repeat(windows.starts, windows.lengths) + position + 1
+    return TokenLosses(nats, correct, token_index, position, np.repeat(windows.documents, windows.lengths))
 
 
-def of_rows(subject: Subject, rows: Sequence[Sequence[int]], batch_tokens: int, label: str) -> Losses:
+def sequence_losses(context: EvalContext, sequences: Sequence[Sequence[int]], tokens_per_batch: int, label: str) -> TokenLosses:
     """The loss of each token of `rows` but the first of each; a row is a document of the result. ValueError for one beyond `length`."""
-    sizes = np.array([len(row) for row in rows], dtype=np.int64)
-    if not len(sizes) or sizes.min() < 2 or sizes.max() > subject.length + 1:
-        raise ValueError(f"rows must hold 2 to {subject.length + 1} tokens")
-    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
-    names = [str(n) for n in range(len(rows))]
-    split = Split(np.concatenate([np.asarray(row) for row in rows]), starts, names, np.zeros(len(rows), np.int64))
-    return measure(subject, split, windows(split, subject.length, np.arange(len(rows))), batch_tokens, label)
+    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+    if not len(lengths) or lengths.min() < 2 or lengths.max() > context.max_seq_len + 1:
+        raise ValueError(f"rows must hold 2 to {context.max_seq_len + 1} tokens")
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    record_ids = [str(n) for n in range(len(sequences))]
+    split = DatasetSplit(
+        np.concatenate([np.asarray(sequence) for sequence in sequences]), starts, record_ids, np.zeros(len(sequences), np.int64)
+    )
+    return token_losses(
+        context, split, make_windows(split, context.max_seq_len, np.arange(len(sequences))), tokens_per_batch, label
+    )
 
 
-def batch(subject: Subject, split: Split, rows: Windows, chosen: Ints) -> tuple[torch.Tensor, torch.Tensor]:
+def make_batch(
+    context: EvalContext, split: DatasetSplit, windows: EvalWindows, window_ids: IntArray
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Windows `chosen` as inputs_BT and targets_BT, padded on the right to the longest of them."""
-    span = np.arange(int(rows.lengths[chosen].max()))
-    inside = span < rows.lengths[chosen][:, None]
-    index = np.where(inside, rows.starts[chosen][:, None] + span, 0)
-    inputs = np.where(inside, split.ids[index], subject.tokens.special.get("pad", 0)).astype(np.int64)
-    targets = np.where(inside, split.ids[np.where(inside, index + 1, 0)].astype(np.int64), IGNORE)
-    return torch.from_numpy(inputs).to(subject.device), torch.from_numpy(targets).to(subject.device)
+    offsets = np.arange(int(windows.lengths[window_ids].max()))
+    in_window = offsets < windows.lengths[window_ids][:, None]
+    index = np.where(in_window, windows.starts[window_ids][:, None] + offsets, 0)
+    inputs = np.where(in_window, split.ids[index], context.tokens.special_tokens.get("pad", 0)).astype(np.int64)
+    targets = np.where(in_window, split.ids[np.where(in_window, index + 1, 0)].astype(np.int64), IGNORE)
+    return torch.from_numpy(inputs).to(context.device), torch.from_numpy(targets).to(context.device)
 
 
-def _batches(lengths: Ints, batch_tokens: int) -> Iterator[Ints]:
+def _batches(lengths: IntArray, tokens_per_batch: int) -> Iterator[IntArray]:
     """Rows of similar length together, so that little is padded; at least one row a batch."""
     order = np.argsort(-lengths, kind="stable")
-    first = 0
-    while first < len(order):
-        rows = max(1, batch_tokens // int(lengths[order[first]]))
-        yield order[first : first + rows]
-        first += rows
+    start = 0
+    while start < len(order):
+        batch_size = max(1, tokens_per_batch // int(lengths[order[start]]))
+        yield order[start : start + batch_size]
+        start += batch_size

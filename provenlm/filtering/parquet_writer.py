@@ -7,25 +7,25 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-HELD = 4096
+ROWS_PER_GROUP = 4096
 
 
-class Rows:
+class ParquetAppender:
     """A Parquet file that is written row by row within a `with` block."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._schema = schema
-        self._rows: list[dict[str, object]] = []
+        self._pending_rows: list[dict[str, object]] = []
         self._writer = pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
 
-    def put(self, **row: object) -> None:
-        self._rows.append(row)
-        if len(self._rows) >= HELD:
+    def append(self, **row: object) -> None:
+        self._pending_rows.append(row)
+        if len(self._pending_rows) >= ROWS_PER_GROUP:
             self._flush()
 
     def _flush(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._rows, self._schema))
-        self._rows = []
+        self._writer.write_table(pa.Table.from_pylist(self._pending_rows, self._schema))
+        self._pending_rows = []
 
     def __enter__(self) -> Self:
         return self

@@ -10,15 +10,15 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from provenlm.core.audit import Figure, Table
-from provenlm.reporting.checks import Check, Status
+from provenlm.core.audit import AuditTable, Metric
+from provenlm.reporting.checks import CheckResult, CheckStatus
 from provenlm.reporting.citations import cite
-from provenlm.reporting.evidence import Evidence, Source, leaves
-from provenlm.reporting.markdown import Markdown, bullets, code, heading, link, strong, table, text
+from provenlm.reporting.evidence import AuditFile, AuditSet, flatten
+from provenlm.reporting.markdown import Markdown, bold, bullet_list, code, escape, heading, link, table
 
 UNKNOWN = Markdown("Unknown: no stage records it.")
-UNMEASURED = Markdown("not measured")
-NO_LICENCE = "unknown"  # as the hub spells it
+NOT_MEASURED = Markdown("not measured")
+UNKNOWN_LICENSE = "unknown"  # as the hub spells it
 
 
 @dataclass(frozen=True)
@@ -27,107 +27,113 @@ class Card:
 
     name: str
     title: str
-    place: str
-    status: Status
-    sources: Mapping[str, Source]
-    checks: Sequence[Check]
+    report_path: str
+    status: CheckStatus
+    audit_files: Mapping[str, AuditFile]
+    checks: Sequence[CheckResult]
 
-    def figure(self, stage: str, name: str) -> Figure | None:
-        source = self.sources.get(stage)
-        return source.audit.figures.get(name) if source and source.audit else None
+    def metric(self, stage: str, name: str) -> Metric | None:
+        file = self.audit_files.get(stage)
+        return file.audit.metrics.get(name) if file and file.audit else None
 
-    def cited(self, stage: str, name: str) -> Markdown:
-        figure = self.figure(stage, name)
-        return cite(self.sources[stage], name, figure) if figure else UNMEASURED
+    def cite(self, stage: str, name: str) -> Markdown:
+        metric = self.metric(stage, name)
+        return cite(self.audit_files[stage], name, metric) if metric else NOT_MEASURED
 
-    def fact(self, stage: str, key: str) -> Any:
+    def provenance(self, stage: str, key: str) -> Any:
         """A fact of the provenance; None if it is not there."""
-        source = self.sources.get(stage)
-        return source.audit.provenance.get(key) if source and source.audit else None
+        file = self.audit_files.get(stage)
+        return file.audit.provenance.get(key) if file and file.audit else None
 
-    def setting(self, stage: str, section: str) -> Any:
+    def config_section(self, stage: str, section: str) -> Any:
         """What a stage was told: the slice of params.yaml that ends so; None if it was told nothing of the kind."""
-        slices = self.fact(stage, "params") or {}
-        return next((value for key, value in slices.items() if key.endswith(f".{self.name}.{section}")), None)
+        config_sections = self.provenance(stage, "params") or {}
+        return next((value for key, value in config_sections.items() if key.endswith(f".{self.name}.{section}")), None)
 
-    def tables(self, stage: str, prefix: str) -> list[Table]:
-        source = self.sources.get(stage)
-        return [item for item in source.audit.tables if item.name.startswith(prefix)] if source and source.audit else []
+    def tables(self, stage: str, prefix: str) -> list[AuditTable]:
+        file = self.audit_files.get(stage)
+        return [table_data for table_data in file.audit.tables if table_data.name.startswith(prefix)] if file and file.audit else []
 
-    def verdict(self) -> Markdown:
+    def status_paragraph(self) -> Markdown:
         """Where the numbers come from, and how the report judged."""
-        report = link(text(self.title), self.place, "")
+        report = link(escape(self.title), self.report_path, "")
         return Markdown(
-            f"A part of the report {report}, whose verdict is {strong(Markdown(self.status))}. Every number links to the audit that "
+            f"A part of the report {report}, whose verdict is {bold(Markdown(self.status))}. Every number links to the audit that "
             "it was read from; `python -m provenlm.cli.verify` checks this card with the report."
         )
 
-    def told(self, stage: str, section: str) -> Markdown:
+    def settings(self, stage: str, section: str) -> Markdown:
         """The settings of a stage, key by key."""
-        found = self.setting(stage, section)
-        if found is None:
-            return UNMEASURED
-        words = " · ".join(f"{text(key)} {strong(text(value))}" for key, value in leaves(found))
-        return Markdown(f"{link(Markdown('Settings'), self.sources[stage].path, section)}: {words or 'none'}")
+        config = self.config_section(stage, section)
+        if config is None:
+            return NOT_MEASURED
+        items = " · ".join(f"{escape(key)} {bold(escape(value))}" for key, value in flatten(config))
+        return Markdown(f"{link(Markdown('Settings'), self.audit_files[stage].path, section)}: {items or 'none'}")
 
-    def checked(self) -> Markdown:
+    def checks_table(self) -> Markdown:
         """Every check on a figure of this subject; a sentence if there is none."""
-        own = [
-            (check, source) for check in self.checks for source in self.sources.values() if check.id.startswith(f"{source.name}.")
+        own_checks = [
+            (check, file) for check in self.checks for file in self.audit_files.values() if check.id.startswith(f"{file.name}.")
         ]
         columns = [Markdown(word) for word in ("Verdict", "Figure", "Measured", "Bound", "Meaning")]
         rows = [
             [
-                strong(Markdown(check.status)),
-                Markdown(f"{code(source.stage)} {code(check.id.removeprefix(f'{source.name}.'))}"),
-                self.cited(source.stage, check.id.removeprefix(f"{source.name}.")),
-                code(check.bound.text) if check.bound else Markdown("no exception"),
-                text(check.figure.meaning if check.figure else check.reason),
+                bold(Markdown(check.status)),
+                Markdown(f"{code(file.stage)} {code(check.id.removeprefix(f'{file.name}.'))}"),
+                self.cite(file.stage, check.id.removeprefix(f"{file.name}.")),
+                code(check.threshold.text) if check.threshold else Markdown("no exception"),
+                escape(check.metric.description if check.metric else check.reason),
             ]
-            for check, source in own
+            for check, file in own_checks
         ]
         return table(columns, rows, [False, False, True, False, False]) if rows else Markdown("The report has no bound on it.")
 
-    def failed(self) -> Markdown:
+    def failed_checks(self) -> Markdown:
         """The advice of each bound that failed on it."""
-        names = [source.name for source in self.sources.values()]
-        found = [c for c in self.checks if c.status is Status.FAIL and any(c.id.startswith(f"{name}.") for name in names)]
+        names = [file.name for file in self.audit_files.values()]
+        failures = [
+            check
+            for check in self.checks
+            if check.status is CheckStatus.FAIL and any(check.id.startswith(f"{name}.") for name in names)
+        ]
         return (
-            bullets(Markdown(f"{code(check.id)}: {text(check.advice)}") for check in found)
-            if found
+            bullet_list(Markdown(f"{code(check.id)}: {escape(check.hint)}") for check in failures)
+            if failures
             else Markdown("No bound failed on it.")
         )
 
 
-def card(of: str, about: Card, facts: Mapping[str, Any], sections: Iterable[tuple[int, str, Markdown]]) -> str:
+def render_card(
+    title_prefix: str, subject: Card, metadata: Mapping[str, Any], sections: Iterable[tuple[int, str, Markdown]]
+) -> str:
     """A page with `facts` as its YAML front matter."""
-    blocks = [heading(1, text(f"{of} {about.name}")), about.verdict()]
-    for depth, title, said in sections:
-        blocks += [heading(depth, Markdown(title)), *([said] if said else [])]
-    return f"---\n{_yaml(facts)}---\n\n" + "\n\n".join(blocks) + "\n"
+    blocks = [heading(1, escape(f"{title_prefix} {subject.name}")), subject.status_paragraph()]
+    for depth, title, content in sections:
+        blocks += [heading(depth, Markdown(title)), *([content] if content else [])]
+    return f"---\n{_yaml(metadata)}---\n\n" + "\n\n".join(blocks) + "\n"
 
 
-def listed(rows: Iterable[tuple[str, Markdown]]) -> Markdown:
+def definition_list(entries: Iterable[tuple[str, Markdown]]) -> Markdown:
     """Facts with their names, as the hub's templates set them."""
-    return bullets(Markdown(f"{strong(Markdown(f'{name}:'))} {said}") for name, said in rows)
+    return bullet_list(Markdown(f"{bold(Markdown(f'{name}:'))} {value}") for name, value in entries)
 
 
-def subjects(evidence: Evidence, folder: str) -> dict[str, dict[str, Source]]:
+def by_subject(audits: AuditSet, folder: str) -> dict[str, dict[str, AuditFile]]:
     """The sources of each subject by stage, with paths as a page inside `folder` links to them."""
-    found: dict[str, dict[str, Source]] = {}
-    for source in evidence.sources:
-        found.setdefault(source.subject, {})[source.stage] = replace(source, path=f"{folder}{source.path}")
-    return found
+    files_by_subject: dict[str, dict[str, AuditFile]] = {}
+    for file in audits.files:
+        files_by_subject.setdefault(file.subject, {})[file.stage] = replace(file, path=f"{folder}{file.path}")
+    return files_by_subject
 
 
-def file_of(subject: str) -> str:
+def card_filename(subject: str) -> str:
     """The name of a subject's card; those of all subjects lie in one folder."""
     return f"{subject.replace('/', '-')}.md"
 
 
-def _yaml(facts: Mapping[str, Any]) -> str:
+def _yaml(metadata: Mapping[str, Any]) -> str:
     writer = YAML()
     writer.width = 10**6
-    file = io.StringIO()
-    writer.dump(dict(facts), file)
-    return file.getvalue()
+    stream = io.StringIO()
+    writer.dump(dict(metadata), stream)
+    return stream.getvalue()

@@ -14,15 +14,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from provenlm.core.audit import Figure, Recorder
-from provenlm.core.errors import UserError
-from provenlm.reporting.evidence import Evidence, failures
-from provenlm.reporting.thresholds import Bound, Number, Wanted
+from provenlm.core.audit import Metric, MetricRecorder
+from provenlm.core.errors import ProvenlmError
+from provenlm.reporting.evidence import AuditSet, probe_errors
+from provenlm.reporting.thresholds import CheckSpec, Number, Threshold
 
-INAPPLICABLE = "not applicable"
+NOT_APPLICABLE_VALUE = "not applicable"
 
 
-class Status(StrEnum):
+class CheckStatus(StrEnum):
     """What became of a check, and of a report."""
 
     PASS = "PASS"
@@ -32,111 +32,127 @@ class Status(StrEnum):
     NOT_APPLICABLE = "NOT APPLICABLE"
 
 
-WORST_FIRST = (Status.FAIL, Status.NOT_RUN, Status.ESTIMATED, Status.PASS, Status.NOT_APPLICABLE)
+WORST_FIRST = (CheckStatus.FAIL, CheckStatus.NOT_RUN, CheckStatus.ESTIMATED, CheckStatus.PASS, CheckStatus.NOT_APPLICABLE)
 
 
 @dataclass(frozen=True)
-class Check:
+class CheckResult:
     """One figure against its bound. `reason` says why it is not a plain PASS; `bound` is None for a probe that raised.
 
     `limits` are the figures that the bound names, `beside` the ceiling and the chance level of the figure, where it has them.
     """
 
     id: str
-    status: Status
+    status: CheckStatus
     reason: str
-    bound: Bound | None
-    figure: Figure | None
-    limits: Mapping[str, Figure]
-    beside: Mapping[str, Figure]
-    advice: str
+    threshold: Threshold | None
+    metric: Metric | None
+    operands: Mapping[str, Metric]
+    reference_levels: Mapping[str, Metric]
+    hint: str
 
 
-def judge(evidence: Evidence, wanted: Mapping[str, Wanted], where: str) -> list[Check]:
+def evaluate_checks(audits: AuditSet, specs: Mapping[str, CheckSpec], location: str) -> list[CheckResult]:
     """A check for each bound, in their order, then one for each probe that raised.
 
-    UserError, beginning with `where`, for a bound on a figure that its audit does not hold, and for one above its figure's ceiling.
+    ProvenlmError, beginning with `where`, for a bound on a figure that its audit does not hold, and for one above its figure's ceiling.
     """
-    checks = [_check(evidence, figure, row, f"{where}.{figure}") for figure, row in wanted.items()]
+    checks = [_evaluate_check(audits, metric, spec, f"{location}.{metric}") for metric, spec in specs.items()]
     return checks + [
-        Check(
+        CheckResult(
             name,
-            Status.FAIL,
+            CheckStatus.FAIL,
             "the probe raised an exception",
             None,
-            figure,
+            metric,
             {},
             {},
             "mend what the probe complains of, or the probe",
         )
-        for source in evidence.sources
-        for name, figure in failures(source).items()
+        for file in audits.files
+        for name, metric in probe_errors(file).items()
     ]
 
 
-def verdict(checks: Sequence[Check]) -> Status:
+def overall_status(checks: Sequence[CheckResult]) -> CheckStatus:
     """The worst status of `checks`; NOT RUN if there are none."""
-    return min((check.status for check in checks), key=WORST_FIRST.index, default=Status.NOT_RUN)
+    return min((check.status for check in checks), key=WORST_FIRST.index, default=CheckStatus.NOT_RUN)
 
 
-def record(checks: Sequence[Check], recorder: Recorder) -> None:
+def record_counts(checks: Sequence[CheckResult], recorder: MetricRecorder) -> None:
     """The verdict and the counts of each status as figures, so that the page can cite them like any other."""
-    meanings = {
-        Status.PASS: "measured or counted, and within the bound",
-        Status.FAIL: "outside the bound, not a number, or not measured because the probe raised an exception",
-        Status.NOT_RUN: "the audit that holds the figure is not there",
-        Status.ESTIMATED: "within the bound, by a formula and not by a measurement",
-        Status.NOT_APPLICABLE: "the question has no meaning for this subject",
+    descriptions = {
+        CheckStatus.PASS: "measured or counted, and within the bound",
+        CheckStatus.FAIL: "outside the bound, not a number, or not measured because the probe raised an exception",
+        CheckStatus.NOT_RUN: "the audit that holds the figure is not there",
+        CheckStatus.ESTIMATED: "within the bound, by a formula and not by a measurement",
+        CheckStatus.NOT_APPLICABLE: "the question has no meaning for this subject",
     }
-    recorder.counted("verdict", verdict(checks).value, "", "the worst status of all checks")
-    recorder.counted("checks.total", len(checks), "checks", "bounds, and probes that raised")
-    for status, meaning in meanings.items():
-        recorder.counted(counted(status), sum(check.status is status for check in checks), "", meaning)
+    recorder.add_count("verdict", overall_status(checks).value, "", "the worst status of all checks")
+    recorder.add_count("checks.total", len(checks), "checks", "bounds, and probes that raised")
+    for status, description in descriptions.items():
+        recorder.add_count(count_metric_name(status), sum(check.status is status for check in checks), "", description)
 
 
-def counted(status: Status) -> str:
+def count_metric_name(status: CheckStatus) -> str:
     """The figure that counts the checks of a status: `checks.not_run`."""
     return f"checks.{status.name.lower()}"
 
 
-def _check(evidence: Evidence, name: str, row: Wanted, where: str) -> Check:
-    names = [name, *row.bound.needs()]
-    if error := next((failed for n in names if (failed := evidence.failure(n, where))), None):
-        return Check(name, Status.FAIL, f"the probe raised an exception: {error}", row.bound, None, {}, {}, row.advice)
-    found = {n: evidence.figure(n, where) for n in names}
-    figures = {n: figure for n, figure in found.items() if figure is not None}
-    status, reason = _status(name, row.bound, found, figures)
-    beside = evidence.beside(name, where)
-    _refuse_unattainable(row.bound, figures, beside, where)
-    limits = {n: f for n, f in figures.items() if n != name}
-    return Check(name, status, reason, row.bound, found[name], limits, beside, row.advice)
+def _evaluate_check(audits: AuditSet, checked_id: str, spec: CheckSpec, location: str) -> CheckResult:
+    metric_ids = [checked_id, *spec.threshold.dependencies()]
+    if error := next((error_id for metric_id in metric_ids if (error_id := audits.error_of(metric_id, location))), None):
+        return CheckResult(
+            checked_id, CheckStatus.FAIL, f"the probe raised an exception: {error}", spec.threshold, None, {}, {}, spec.hint
+        )
+    optional_metrics = {metric_id: audits.metric(metric_id, location) for metric_id in metric_ids}
+    metrics = {metric_id: metric for metric_id, metric in optional_metrics.items() if metric is not None}
+    status, reason = _status_of(checked_id, spec.threshold, optional_metrics, metrics)
+    reference_levels = audits.reference_levels(checked_id, location)
+    _refuse_unreachable(spec.threshold, metrics, reference_levels, location)
+    operands = {metric_id: metric for metric_id, metric in metrics.items() if metric_id != checked_id}
+    return CheckResult(
+        checked_id, status, reason, spec.threshold, optional_metrics[checked_id], operands, reference_levels, spec.hint
+    )
 
 
-def _refuse_unattainable(bound: Bound, figures: Mapping[str, Figure], beside: Mapping[str, Figure], where: str) -> None:
-    """UserError if the bound asks for more than the figure's ceiling: a check that nothing can pass judges the bound alone."""
-    known = {n: number for n, figure in figures.items() if (number := _number(figure)) is not None}
-    ceiling = next((_number(figure) for n, figure in beside.items() if n.endswith(".ceiling")), None)
-    if ceiling is not None and known.keys() >= set(bound.needs()) and not bound.attainable(ceiling, known):
-        raise UserError(
-            f"{where}: {bound.text!r} asks for more than can be reached, which is {ceiling}; the ceiling itself would be right"
+def _refuse_unreachable(
+    threshold: Threshold, metrics: Mapping[str, Metric], reference_levels: Mapping[str, Metric], location: str
+) -> None:
+    """ProvenlmError if the bound asks for more than the figure's ceiling: a check that nothing can pass judges the bound alone."""
+    metric_values = {metric_id: number for metric_id, metric in metrics.items() if (number := _finite_number(metric)) is not None}
+    max_value = next(
+        (_finite_number(metric) for metric_id, metric in reference_levels.items() if metric_id.endswith(".ceiling")), None
+    )
+    if (
+        max_value is not None
+        and metric_values.keys() >= set(threshold.dependencies())
+        and not threshold.reachable(max_value, metric_values)
+    ):
+        raise ProvenlmError(
+            f"{location}: {threshold.text!r} asks for more than can be reached, which is {max_value}; the ceiling itself would be right"
         )
 
 
-def _status(name: str, bound: Bound, found: Mapping[str, Figure | None], figures: Mapping[str, Figure]) -> tuple[Status, str]:
-    if absent := [n for n in found if n not in figures]:
-        return Status.NOT_RUN, f"no audit holds {absent[0]}"
-    if any(figure.value == INAPPLICABLE for figure in figures.values()):
-        return Status.NOT_APPLICABLE, next(figure.meaning for figure in figures.values() if figure.value == INAPPLICABLE)
-    numbers = {n: number for n, figure in figures.items() if (number := _number(figure)) is not None}
-    if words := [n for n in figures if n not in numbers]:
-        return Status.FAIL, f"{words[0]} is not a number"
-    if not bound.admits(numbers[name], numbers):
-        return Status.FAIL, "outside the bound"
-    if estimates := [n for n, figure in figures.items() if figure.kind == "estimated"]:
-        return Status.ESTIMATED, f"{estimates[0]} is an estimate"
-    return Status.PASS, ""
+def _status_of(
+    checked_id: str, threshold: Threshold, optional_metrics: Mapping[str, Metric | None], metrics: Mapping[str, Metric]
+) -> tuple[CheckStatus, str]:
+    if missing := [metric_id for metric_id in optional_metrics if metric_id not in metrics]:
+        return CheckStatus.NOT_RUN, f"no audit holds {missing[0]}"
+    if any(metric.value == NOT_APPLICABLE_VALUE for metric in metrics.values()):
+        return CheckStatus.NOT_APPLICABLE, next(
+            metric.description for metric in metrics.values() if metric.value == NOT_APPLICABLE_VALUE
+        )
+    numbers = {metric_id: number for metric_id, metric in metrics.items() if (number := _finite_number(metric)) is not None}
+    if not_numbers := [metric_id for metric_id in metrics if metric_id not in numbers]:
+        return CheckStatus.FAIL, f"{not_numbers[0]} is not a number"
+    if not threshold.holds(numbers[checked_id], numbers):
+        return CheckStatus.FAIL, "outside the bound"
+    if estimates := [metric_id for metric_id, metric in metrics.items() if metric.kind == "estimated"]:
+        return CheckStatus.ESTIMATED, f"{estimates[0]} is an estimate"
+    return CheckStatus.PASS, ""
 
 
-def _number(figure: Figure) -> Number | None:
-    value = figure.value
+def _finite_number(metric: Metric) -> Number | None:
+    value = metric.value
     return value if not isinstance(value, str) and math.isfinite(value) else None

@@ -1,21 +1,21 @@
 """A figure or a table of an audit in, the only form in which a number gets onto a page out."""
 
-from provenlm.core.audit import Figure, Table
-from provenlm.reporting.evidence import Source
-from provenlm.reporting.markdown import Markdown, link, table, text
-from provenlm.reporting.number_format import exact, plain, shown
+from provenlm.core.audit import AuditTable, Metric
+from provenlm.reporting.evidence import AuditFile
+from provenlm.reporting.markdown import Markdown, escape, link, table
+from provenlm.reporting.number_format import exact_repr, format_number, format_value
 
 
-def cite(source: Source, name: str, figure: Figure) -> Markdown:
+def cite(file: AuditFile, name: str, metric: Metric) -> Markdown:
     """The figure as a reader wants it, linked to its audit; its id and its exact value are the link's title."""
-    mark = "≈ " if figure.kind == "estimated" else ""
-    value = "" if isinstance(figure.value, str) else f" = {exact(figure.value)} {figure.unit}".rstrip()
-    words = shown(figure.value, figure.unit) or "(empty)"
-    return link(text(mark + words), source.path, f"{source.name}.{name}{value}")
+    prefix = "≈ " if metric.kind == "estimated" else ""
+    value = "" if isinstance(metric.value, str) else f" = {exact_repr(metric.value)} {metric.unit}".rstrip()
+    formatted = format_value(metric.value, metric.unit) or "(empty)"
+    return link(escape(prefix + formatted), file.path, f"{file.name}.{name}{value}")
 
 
-def tabled(item: Table) -> Markdown:
+def cite_table(table_data: AuditTable) -> Markdown:
     """The rows of an audit's table; what is text in it stays text."""
-    numeric = [all(not isinstance(row[i], str) for row in item.rows) for i in range(len(item.columns))]
-    rows = [[text(cell if isinstance(cell, str) else plain(cell)) for cell in row] for row in item.rows]
-    return table([text(column) for column in item.columns], rows, numeric)
+    numeric = [all(not isinstance(row[index], str) for row in table_data.rows) for index in range(len(table_data.columns))]
+    rows = [[escape(cell if isinstance(cell, str) else format_number(cell)) for cell in row] for row in table_data.rows]
+    return table([escape(column) for column in table_data.columns], rows, numeric)

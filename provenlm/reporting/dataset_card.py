@@ -6,140 +6,140 @@ Gebru and others, Datasheets for Datasets, Communications of the ACM, volume LXI
 from collections.abc import Iterator
 from typing import Any
 
-from provenlm.reporting.cards import NO_LICENCE, UNKNOWN, Card, card, listed
-from provenlm.reporting.citations import tabled
-from provenlm.reporting.markdown import Markdown, bullets, code, strong, text
+from provenlm.reporting.cards import UNKNOWN, UNKNOWN_LICENSE, Card, definition_list, render_card
+from provenlm.reporting.citations import cite_table
+from provenlm.reporting.markdown import Markdown, bold, bullet_list, code, escape
 
-SPLITS = (("train", "train"), ("validation", "val"))  # as the hub calls them, as our figures do
-NOBODY = "unknown"  # as a breakdown calls the records that do not say
-ORDER = 10  # the hub's classes of size each hold ten times as much
-LETTERS = ((10**9, "B"), (10**6, "M"), (10**3, "K"), (1, ""))
+SPLIT_NAMES = (("train", "train"), ("validation", "val"))  # as the hub calls them, as our figures do
+UNKNOWN_VALUE = "unknown"  # as a breakdown calls the records that do not say
+SIZE_STEP = 10  # the hub's classes of size each hold ten times as much
+SIZE_SUFFIXES = ((10**9, "B"), (10**6, "M"), (10**3, "K"), (1, ""))
 
 
-def dataset_card(about: Card) -> str:
+def dataset_card(card: Card) -> str:
     """The card of a corpus whose audits are `scrape`, `filter`, `dedupe` and `tokenize`."""
-    return card("Dataset card of", about, _facts(about), _sections(about))
+    return render_card("Dataset card of", card, _metadata(card), _sections(card))
 
 
-def _facts(about: Card) -> dict[str, Any]:
-    kept = about.figure("dedupe", "records.unique")
+def _metadata(card: Card) -> dict[str, Any]:
+    unique_records = card.metric("dedupe", "records.unique")
     splits = [
         {"name": split, "num_bytes": size.value, "num_examples": count.value}
-        for split, side in SPLITS
-        if (size := about.figure("tokenize", f"bytes.{side}")) and (count := about.figure("tokenize", f"documents.{side}"))
+        for split, side in SPLIT_NAMES
+        if (size := card.metric("tokenize", f"bytes.{side}")) and (count := card.metric("tokenize", f"documents.{side}"))
     ]
     return {
-        "license": NO_LICENCE,
-        **({"language": codes} if (codes := [code for code in _values(about, "by_language") if code != NOBODY]) else {}),
-        "pretty_name": about.name,
+        "license": UNKNOWN_LICENSE,
+        **({"language": codes} if (codes := [code for code in _values(card, "by_language") if code != UNKNOWN_VALUE]) else {}),
+        "pretty_name": card.name,
         "tags": ["provenlm"],
-        **({"size_categories": [size_class(int(kept.value))]} if kept else {}),
+        **({"size_categories": [size_category(int(unique_records.value))]} if unique_records else {}),
         **({"dataset_info": {"splits": splits, "dataset_size": sum(split["num_bytes"] for split in splits)}} if splits else {}),
     }
 
 
-def size_class(records: int) -> str:
+def size_category(records: int) -> str:
     """The hub's class for so many records, between two powers of ten from a thousand on."""
-    low = LETTERS[-2][0]
-    if records < low:
-        return f"n<{_letters(low)}"
-    while records >= low * ORDER:
-        low *= ORDER
-    return f"{_letters(low)}<n<{_letters(low * ORDER)}"
+    lower = SIZE_SUFFIXES[-2][0]
+    if records < lower:
+        return f"n<{_with_suffix(lower)}"
+    while records >= lower * SIZE_STEP:
+        lower *= SIZE_STEP
+    return f"{_with_suffix(lower)}<n<{_with_suffix(lower * SIZE_STEP)}"
 
 
-def _letters(number: int) -> str:
-    return next(f"{number // scale}{letter}" for scale, letter in LETTERS if number >= scale)
+def _with_suffix(number: int) -> str:
+    return next(f"{number // scale}{suffix}" for scale, suffix in SIZE_SUFFIXES if number >= scale)
 
 
-def _sections(about: Card) -> Iterator[tuple[int, str, Markdown]]:
-    breakdowns = about.tables("tokenize", "by_")
+def _sections(card: Card) -> Iterator[tuple[int, str, Markdown]]:
+    breakdowns = card.tables("tokenize", "by_")
     yield 2, "Dataset Details", Markdown("")
     yield (
         3,
         "Dataset Description",
-        listed(
+        definition_list(
             [
                 ("Curated by", UNKNOWN),
                 ("Funded by", UNKNOWN),
                 ("Shared by", UNKNOWN),
-                ("Language(s) (NLP)", _named(about, "by_language")),
-                ("License", _named(about, "by_licence")),
+                ("Language(s) (NLP)", _breakdown_text(card, "by_language")),
+                ("License", _breakdown_text(card, "by_licence")),
             ]
         ),
     )
     yield 2, "Uses", Markdown("")
     yield 3, "Direct Use", Markdown("Training and measuring the nets of this project's recipes.")
     yield 3, "Out-of-Scope Use", UNKNOWN
-    yield 2, "Dataset Structure", _structure(about)
-    for item in breakdowns:
-        yield 3, f"By {text(item.columns[0])}", tabled(item)
+    yield 2, "Dataset Structure", _structure(card)
+    for table_data in breakdowns:
+        yield 3, f"By {escape(table_data.columns[0])}", cite_table(table_data)
     yield 2, "Dataset Creation", Markdown("")
     yield 3, "Curation Rationale", UNKNOWN
     yield 3, "Source Data", Markdown("")
-    yield 4, "Data Collection and Processing", _processing(about)
+    yield 4, "Data Collection and Processing", _processing(card)
     yield 4, "Who are the source data producers?", UNKNOWN
-    for item in about.tables("scrape", "sources"):
-        yield 4, "Sources", tabled(item)
+    for table_data in card.tables("scrape", "sources"):
+        yield 4, "Sources", cite_table(table_data)
     yield 3, "Annotations", Markdown("None.")
-    yield 4, "Personal and Sensitive Information", _private(about)
-    yield 2, "Bias, Risks, and Limitations", about.checked()
-    yield 3, "Recommendations", about.failed()
-    yield 2, "Datasheet", _datasheet(about)
+    yield 4, "Personal and Sensitive Information", _personal_data(card)
+    yield 2, "Bias, Risks, and Limitations", card.checks_table()
+    yield 3, "Recommendations", card.failed_checks()
+    yield 2, "Datasheet", _datasheet(card)
     for title in ("Citation", "Dataset Card Authors", "Dataset Card Contact"):
         yield 2, title, UNKNOWN
 
 
-def _values(about: Card, name: str) -> list[str]:
+def _values(card: Card, name: str) -> list[str]:
     """The values that a breakdown lists."""
-    return [str(row[0]) for item in about.tables("tokenize", name) for row in item.rows]
+    return [str(row[0]) for table_data in card.tables("tokenize", name) for row in table_data.rows]
 
 
-def _named(about: Card, name: str) -> Markdown:
-    return text(", ".join(values)) if (values := _values(about, name)) else UNKNOWN
+def _breakdown_text(card: Card, name: str) -> Markdown:
+    return escape(", ".join(values)) if (values := _values(card, name)) else UNKNOWN
 
 
-def _structure(about: Card) -> Markdown:
+def _structure(card: Card) -> Markdown:
     rows = [
-        f"{strong(Markdown(split))}: {about.cited('tokenize', f'documents.{side}')}, {about.cited('tokenize', f'bytes.{side}')}, "
-        f"{about.cited('tokenize', f'tokens.{side}')}"
-        for split, side in SPLITS
+        f"{bold(Markdown(split))}: {card.cite('tokenize', f'documents.{side}')}, {card.cite('tokenize', f'bytes.{side}')}, "
+        f"{card.cite('tokenize', f'tokens.{side}')}"
+        for split, side in SPLIT_NAMES
     ]
-    overlap = f"Clusters of near duplicates on both sides: {about.cited('tokenize', 'clusters.overlap')}"
-    return bullets(Markdown(row) for row in [*rows, overlap])
+    overlap = f"Clusters of near duplicates on both sides: {card.cite('tokenize', 'clusters.overlap')}"
+    return bullet_list(Markdown(row) for row in [*rows, overlap])
 
 
-def _processing(about: Card) -> Markdown:
+def _processing(card: Card) -> Markdown:
     """From addresses to unique records, with the settings of each step."""
     steps = (
         ("scrape", "Scraped", "records", "bytes"),
         ("filter", "Kept by the filter", "records.kept", "bytes.kept"),
         ("dedupe", "Unique", "records.unique", "bytes.unique"),
     )
-    return bullets(
-        Markdown(f"{strong(Markdown(word))}: {about.cited(stage, count)}, {about.cited(stage, size)}. {about.told(stage, stage)}")
+    return bullet_list(
+        Markdown(f"{bold(Markdown(word))}: {card.cite(stage, count)}, {card.cite(stage, size)}. {card.settings(stage, stage)}")
         for stage, word, count, size in steps
     )
 
 
-def _private(about: Card) -> Markdown:
+def _personal_data(card: Card) -> Markdown:
     """What the filter found of it, if it looked."""
-    source = about.sources.get("filter")
-    figures = source.audit.figures if source and source.audit else {}
-    found = [name for name in figures if name.startswith("private.")]
+    file = card.audit_files.get("filter")
+    metrics = file.audit.metrics if file and file.audit else {}
+    pii_metrics = [name for name in metrics if name.startswith("private.")]
     return (
-        listed((code(name), about.cited("filter", name)) for name in found)
-        if found
+        definition_list((code(name), card.cite("filter", name)) for name in pii_metrics)
+        if pii_metrics
         else Markdown("Unknown: nothing looked for it.")
     )
 
 
-def _datasheet(about: Card) -> Markdown:
-    return listed(
+def _datasheet(card: Card) -> Markdown:
+    return definition_list(
         [
             ("Motivation", UNKNOWN),
-            ("Composition", Markdown(f"{about.cited('dedupe', 'records.unique')}; see Dataset Structure")),
-            ("Collection process", Markdown(f"{about.cited('scrape', 'addresses')}; see Data Collection and Processing")),
+            ("Composition", Markdown(f"{card.cite('dedupe', 'records.unique')}; see Dataset Structure")),
+            ("Collection process", Markdown(f"{card.cite('scrape', 'addresses')}; see Data Collection and Processing")),
             ("Preprocessing, cleaning, labelling", Markdown("see Data Collection and Processing; nothing is labelled")),
             ("Uses", Markdown("see Uses")),
             ("Distribution", UNKNOWN),

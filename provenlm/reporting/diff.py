@@ -3,59 +3,68 @@
 from collections.abc import Iterator
 from typing import cast
 
-from provenlm.core.audit import Figure
+from provenlm.core.audit import Metric
 from provenlm.reporting.citations import cite
-from provenlm.reporting.evidence import Evidence, Source
-from provenlm.reporting.markdown import Markdown, bullets, code, heading, link, strong, table, text
-from provenlm.reporting.number_format import exact, moved, shown
-from provenlm.reporting.previous_version import Version, Versions
+from provenlm.reporting.evidence import AuditFile, AuditSet
+from provenlm.reporting.markdown import Markdown, bold, bullet_list, code, escape, heading, link, table
+from provenlm.reporting.number_format import exact_repr, format_change, format_value
+from provenlm.reporting.previous_version import ReportSnapshot, SnapshotPair
 
 TITLE = Markdown("Since the version before")
 COLUMNS = [Markdown(word) for word in ("Figure", "Before", "Now", "Moved", "Verdict")]
-FLUSH = [False, True, True, True, False]
+RIGHT_ALIGNED = [False, True, True, True, False]
 
 
-def compared(versions: Versions, evidence: Evidence, place: str) -> Iterator[Markdown]:
+def diff_section(snapshots: SnapshotPair, audits: AuditSet, snapshot_path: str) -> Iterator[Markdown]:
     """Blocks of the page. `place`: the file of versions as the page links to it."""
     yield heading(2, TITLE)
-    now, before = versions.now, versions.before
-    if before is None:
+    current, previous = snapshots.current, snapshots.previous
+    if previous is None:
         yield Markdown("No version before this one is known.")
         return
-    told = link(text(before.begun or before.status), place, "begun")
-    yield Markdown(f"Compared with the version of {told}, whose verdict was {strong(text(before.status))}.")
-    rows = [_row(source, name, figure, versions, place) for source, name, figure in _moved(before, now, evidence)]
-    yield table(COLUMNS, rows, FLUSH) if rows else Markdown("No figure and no verdict moved.")
-    yield from _listed("New", [name for name in now.figures if name not in before.figures])
-    yield from _listed("Gone", [name for name in before.figures if name not in now.figures])
+    started_at = link(escape(previous.started_at or previous.status), snapshot_path, "begun")
+    yield Markdown(f"Compared with the version of {started_at}, whose verdict was {bold(escape(previous.status))}.")
+    rows = [
+        _row(file, name, metric, snapshots, snapshot_path) for file, name, metric in _changed_metrics(previous, current, audits)
+    ]
+    yield table(COLUMNS, rows, RIGHT_ALIGNED) if rows else Markdown("No figure and no verdict moved.")
+    yield from _name_list("New", [name for name in current.metrics if name not in previous.metrics])
+    yield from _name_list("Gone", [name for name in previous.metrics if name not in current.metrics])
 
 
-def _moved(before: Version, now: Version, evidence: Evidence) -> list[tuple[Source, str, Figure]]:
+def _changed_metrics(previous: ReportSnapshot, current: ReportSnapshot, audits: AuditSet) -> list[tuple[AuditFile, str, Metric]]:
     """Figures of both versions whose value or verdict differs: those that a check holds to a bound first."""
-    found = []
-    for source in evidence.sources:
-        for name, figure in source.audit.figures.items() if source.audit else ():
-            key = f"{source.name}.{name}"
-            if key in before.figures and (before.figures[key], before.checks.get(key)) != (figure.value, now.checks.get(key)):
-                found.append((source, name, figure))
-    return sorted(found, key=lambda item: f"{item[0].name}.{item[1]}" not in now.checks)
+    changed = []
+    for file in audits.files:
+        for name, metric in file.audit.metrics.items() if file.audit else ():
+            key = f"{file.name}.{name}"
+            if key in previous.metrics and (previous.metrics[key], previous.checks.get(key)) != (
+                metric.value,
+                current.checks.get(key),
+            ):
+                changed.append((file, name, metric))
+    return sorted(changed, key=lambda item: f"{item[0].name}.{item[1]}" not in current.checks)
 
 
-def _row(source: Source, name: str, figure: Figure, versions: Versions, place: str) -> list[Markdown]:
-    key, before = f"{source.name}.{name}", cast(Version, versions.before)
-    old, step = before.figures[key], moved(before.figures[key], figure.value, figure.unit)
-    verdicts = [strong(text(status)) for status in (before.checks.get(key), versions.now.checks.get(key)) if status]
+def _row(file: AuditFile, name: str, metric: Metric, snapshots: SnapshotPair, snapshot_path: str) -> list[Markdown]:
+    key, previous = f"{file.name}.{name}", cast(ReportSnapshot, snapshots.previous)
+    old_value, change = previous.metrics[key], format_change(previous.metrics[key], metric.value, metric.unit)
+    verdicts = [bold(escape(status)) for status in (previous.checks.get(key), snapshots.current.checks.get(key)) if status]
     return [
-        Markdown(f"{code(source.name)} {code(name)}"),
+        Markdown(f"{code(file.name)} {code(name)}"),
         link(
-            text(shown(old, figure.unit) or "(empty)"), place, f"{key}, before" if isinstance(old, str) else f"{key} = {exact(old)}"
+            escape(format_value(old_value, metric.unit) or "(empty)"),
+            snapshot_path,
+            f"{key}, before" if isinstance(old_value, str) else f"{key} = {exact_repr(old_value)}",
         ),
-        cite(source, name, figure),
-        link(text(step), place, f"{key} = {exact(old)}, then {exact(figure.value)}") if step else Markdown("–"),
+        cite(file, name, metric),
+        link(escape(change), snapshot_path, f"{key} = {exact_repr(old_value)}, then {exact_repr(metric.value)}")
+        if change
+        else Markdown("–"),
         Markdown(" → ".join(dict.fromkeys(verdicts))),
     ]
 
 
-def _listed(word: str, names: list[str]) -> Iterator[Markdown]:
+def _name_list(title: str, names: list[str]) -> Iterator[Markdown]:
     if names:
-        yield bullets([Markdown(f"{word}: {', '.join(code(name) for name in names)}")])
+        yield bullet_list([Markdown(f"{title}: {', '.join(code(name) for name in names)}")])

@@ -1,4 +1,4 @@
-"""Audits in, figures by id out; an id that no audit can hold is a `UserError` that names the closest ones."""
+"""Audits in, figures by id out; an id that no audit can hold is a `ProvenlmError` that names the closest ones."""
 
 import difflib
 import json
@@ -7,15 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from provenlm.core.audit import Audit, Figure
-from provenlm.core.errors import UserError
+from provenlm.core.audit import Audit, Metric
+from provenlm.core.errors import ProvenlmError
 
-IDENTITY = re.compile(r"(\S+?/[^\s/.]+)\.(\S+)")  # subject/stage.figure; the subject may be of a family, as in music/vae
-ABSENT = "none"  # an empty list or text in the settings
+METRIC_ID = re.compile(r"(\S+?/[^\s/.]+)\.(\S+)")  # subject/stage.figure; the subject may be of a family, as in music/vae
+EMPTY_VALUE = "none"  # an empty list or text in the settings
 
 
 @dataclass(frozen=True)
-class Source:
+class AuditFile:
     """Where figures come from: an audit, its file as the page links to it, and that file's digest. `audit` is None if not there."""
 
     subject: str
@@ -28,7 +28,7 @@ class Source:
     def name(self) -> str:
         return f"{self.subject}/{self.stage}"
 
-    def present(self) -> Audit:
+    def require_audit(self) -> Audit:
         """The audit; LookupError if it was not there."""
         if self.audit is None:
             raise LookupError(f"{self.name}: no audit")
@@ -36,86 +36,92 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class AuditSet:
     """Every source that a report covers, in the order in which the pipeline runs."""
 
-    sources: tuple[Source, ...]
+    files: tuple[AuditFile, ...]
 
-    def source(self, figure: str, where: str) -> Source:
-        """The source that a figure's id names. UserError if the report does not cover it."""
-        name, _ = split(figure)
-        for source in self.sources:
-            if source.name == name:
-                return source
-        known = [source.name for source in self.sources]
-        raise UserError(f"{where}: {figure!r}: this report covers no {name!r}{closest(name, known)}; covered: {', '.join(known)}")
+    def file_of(self, metric_id: str, location: str) -> AuditFile:
+        """The source that a figure's id names. ProvenlmError if the report does not cover it."""
+        name, _ = split_metric_id(metric_id)
+        for file in self.files:
+            if file.name == name:
+                return file
+        names = [file.name for file in self.files]
+        raise ProvenlmError(
+            f"{location}: {metric_id!r}: this report covers no {name!r}{suggest(name, names)}; covered: {', '.join(names)}"
+        )
 
-    def figure(self, figure: str, where: str) -> Figure | None:
-        """The figure of that id; None if its audit is not there. UserError if the audit is there and does not hold it."""
-        audit = self.source(figure, where).audit
+    def metric(self, metric_id: str, location: str) -> Metric | None:
+        """The figure of that id; None if its audit is not there. ProvenlmError if the audit is there and does not hold it."""
+        audit = self.file_of(metric_id, location).audit
         if audit is None:
             return None
-        _, name = split(figure)
-        if name not in audit.figures:
-            hint = closest(name, audit.figures)
-            raise UserError(
-                f"{where}: nobody measured {name!r}: the audit of {audit.subject}/{audit.stage} has no such figure{hint}"
+        _, name = split_metric_id(metric_id)
+        if name not in audit.metrics:
+            hint = suggest(name, audit.metrics)
+            raise ProvenlmError(
+                f"{location}: nobody measured {name!r}: the audit of {audit.subject}/{audit.stage} has no such figure{hint}"
             )
-        return audit.figures[name]
+        return audit.metrics[name]
 
-    def failure(self, figure: str, where: str) -> str | None:
+    def error_of(self, metric_id: str, location: str) -> str | None:
         """The id of the error that kept `figure` from being measured: an `.error` beside or above it. None if there is none."""
-        source = self.source(figure, where)
-        errors = failures(source)
-        _, name = split(figure)
-        parents = [f"{source.name}.{name[:i]}.error" for i, letter in enumerate(name) if letter == "."]
-        own = [f"{source.name}.error", f"{source.name}.{name}.error"]
-        return next((error for error in (*reversed(parents), *own) if error in errors), None)
+        file = self.file_of(metric_id, location)
+        errors = probe_errors(file)
+        _, name = split_metric_id(metric_id)
+        parent_ids = [f"{file.name}.{name[:index]}.error" for index, char in enumerate(name) if char == "."]
+        exact_ids = [f"{file.name}.error", f"{file.name}.{name}.error"]
+        return next((error for error in (*reversed(parent_ids), *exact_ids) if error in errors), None)
 
-    def beside(self, figure: str, where: str) -> dict[str, Figure]:
+    def reference_levels(self, metric_id: str, location: str) -> dict[str, Metric]:
         """By id the ceiling and the chance level that its audit gives for `figure`, or for the figure whose interval it ends."""
-        source, (_, name) = self.source(figure, where), split(figure)
-        figures = source.audit.figures if source.audit else {}
-        whole = name.removesuffix(".low").removesuffix(".high")
-        return {f"{source.name}.{n}": figures[n] for word in ("ceiling", "chance") if (n := f"{whole}.{word}") in figures}
+        file, (_, name) = self.file_of(metric_id, location), split_metric_id(metric_id)
+        metrics = file.audit.metrics if file.audit else {}
+        base_name = name.removesuffix(".low").removesuffix(".high")
+        return {
+            f"{file.name}.{level_name}": metrics[level_name]
+            for level in ("ceiling", "chance")
+            if (level_name := f"{base_name}.{level}") in metrics
+        }
 
-    def absent(self) -> list[Source]:
-        return [source for source in self.sources if source.audit is None]
+    def missing(self) -> list[AuditFile]:
+        return [file for file in self.files if file.audit is None]
 
 
-def failures(source: Source) -> Mapping[str, Figure]:
+def probe_errors(file: AuditFile) -> Mapping[str, Metric]:
     """The figures of a source that say, in words, what a probe raised; by id."""
-    figures = source.audit.figures if source.audit else {}
+    metrics = file.audit.metrics if file.audit else {}
     return {
-        f"{source.name}.{name}": figure
-        for name, figure in figures.items()
-        if name.split(".")[-1] == "error" and isinstance(figure.value, str)
+        f"{file.name}.{name}": metric
+        for name, metric in metrics.items()
+        if name.split(".")[-1] == "error" and isinstance(metric.value, str)
     }
 
 
-def closest(word: str, known: Iterable[str]) -> str:
+def suggest(name: str, candidates: Iterable[str]) -> str:
     """A hint that names what was probably meant, or nothing."""
-    close = difflib.get_close_matches(word, list(known))
-    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+    matches = difflib.get_close_matches(name, list(candidates))
+    return f" (did you mean {' or '.join(map(repr, matches))}?)" if matches else ""
 
 
-def split(figure: str) -> tuple[str, str]:
+def split_metric_id(metric_id: str) -> tuple[str, str]:
     """The id `subject/stage.figure` as `subject/stage` and `figure`; what is no id is of no source."""
-    found = IDENTITY.fullmatch(figure)
-    return (found[1], found[2]) if found else (figure, "")
+    match = METRIC_ID.fullmatch(metric_id)
+    return (match[1], match[2]) if match else (metric_id, "")
 
 
-def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Every leaf of a nested value with its dotted key."""
     if isinstance(value, Mapping) and value:
         for key, item in value.items():
-            yield from leaves(item, f"{prefix}.{key}" if prefix else str(key))
+            yield from flatten(item, f"{prefix}.{key}" if prefix else str(key))
     elif isinstance(value, list):
-        yield prefix, ", ".join(map(_word, value)) or ABSENT
+        yield prefix, ", ".join(map(_yaml_scalar, value)) or EMPTY_VALUE
     else:
-        yield prefix, _word(value) or ABSENT
+        yield prefix, _yaml_scalar(value) or EMPTY_VALUE
 
 
-def _word(value: Any) -> str:
+def _yaml_scalar(value: Any) -> str:
     """As it would stand in params.yaml: null, true, false."""
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

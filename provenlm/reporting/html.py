@@ -13,59 +13,61 @@ from markdown_it.renderer import RendererProtocol
 from markdown_it.token import Token
 from markdown_it.utils import OptionsDict
 
-from provenlm.reporting.checks import Status
+from provenlm.reporting.checks import CheckStatus
 from provenlm.reporting.markdown import slug
 
 TEMPLATE = Path(__file__).with_name("page.html")
 STYLE = Path(__file__).with_name("page.css")
-STATUSES = {status.value: status.name.lower() for status in Status}
+STATUS_CLASSES = {status.value: status.name.lower() for status in CheckStatus}
 
 
-def page(markdown: str, title: str, pictures: Mapping[str, bytes]) -> str:
+def render_html(markdown: str, title: str, svgs: Mapping[str, bytes]) -> str:
     """`markdown` as HTML. `pictures`: SVG by the address that the Markdown gives; they become part of the page."""
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
-    parser.add_render_rule("table_open", _wide)
-    parser.add_render_rule("table_close", _wide)
-    parser.add_render_rule("code_inline", _name)
+    parser.add_render_rule("table_open", _render_table_tag)
+    parser.add_render_rule("table_close", _render_table_tag)
+    parser.add_render_rule("code_inline", _render_code)
     tokens = parser.parse(markdown)
     for token in tokens:
         for child in token.children or ():
-            if child.type == "image" and child.attrs["src"] in pictures:
-                child.attrs["src"] = f"data:image/svg+xml,{quote(pictures[str(child.attrs['src'])])}"
-        _mark(token.children or ())
-    contents = _anchor(tokens)
+            if child.type == "image" and child.attrs["src"] in svgs:
+                child.attrs["src"] = f"data:image/svg+xml,{quote(svgs[str(child.attrs['src'])])}"
+        _color_status(token.children or ())
+    contents = _add_anchors(tokens)
     return Template(TEMPLATE.read_bytes().decode()).substitute(
         title=html.escape(title),
         style=STYLE.read_bytes().decode(),
-        contents="\n".join(f'<a class="{tag}" href="#{anchor}">{html.escape(words)}</a>' for tag, anchor, words in contents),
+        contents="\n".join(
+            f'<a class="{tag}" href="#{anchor}">{html.escape(title_text)}</a>' for tag, anchor, title_text in contents
+        ),
         body=parser.renderer.render(tokens, parser.options, {}),
     )
 
 
-def _anchor(tokens: Sequence[Token]) -> list[tuple[str, str, str]]:
+def _add_anchors(tokens: Sequence[Token]) -> list[tuple[str, str, str]]:
     """Give every heading the anchor that the Markdown links to; returns tag, anchor and words of those after the title."""
-    found = []
+    headings = []
     for opening, inline in itertools.pairwise(tokens):
         if opening.type == "heading_open":
-            words = "".join(child.content for child in inline.children or ())
-            opening.attrSet("id", slug(words))
-            found.append((opening.tag, slug(words), words))
-    return found[1:]
+            title = "".join(child.content for child in inline.children or ())
+            opening.attrSet("id", slug(title))
+            headings.append((opening.tag, slug(title), title))
+    return headings[1:]
 
 
-def _mark(children: Sequence[Token]) -> None:
+def _color_status(children: Sequence[Token]) -> None:
     """A status word that stands alone in bold gets its colour."""
     for opening, inner in itertools.pairwise(children):
-        if opening.type == "strong_open" and inner.content in STATUSES:
-            opening.attrSet("class", f"status {STATUSES[inner.content]}")
+        if opening.type == "strong_open" and inner.content in STATUS_CLASSES:
+            opening.attrSet("class", f"status {STATUS_CLASSES[inner.content]}")
 
 
-def _name(self: RendererProtocol, tokens: Sequence[Token], index: int, options: OptionsDict, env: Any) -> str:
+def _render_code(self: RendererProtocol, tokens: Sequence[Token], index: int, options: OptionsDict, env: Any) -> str:
     """A long name may go on in the next line behind a point or an underscore, and nowhere else."""
     escaped = html.escape(tokens[index].content)
     return f"<code>{escaped.replace('.', '.<wbr>').replace('_', '_<wbr>')}</code>"
 
 
-def _wide(self: RendererProtocol, tokens: Sequence[Token], index: int, options: OptionsDict, env: Any) -> str:
+def _render_table_tag(self: RendererProtocol, tokens: Sequence[Token], index: int, options: OptionsDict, env: Any) -> str:
     """A table scrolls by itself where the window is narrow."""
     return '<div class="wide"><table>' if tokens[index].nesting > 0 else "</table></div>"

@@ -8,45 +8,47 @@ from urllib.parse import quote
 
 Markdown = NewType("Markdown", str)  # safe to stand on a page; plain text becomes it by `text` alone
 
-SPECIAL = re.compile(r"[\\`*_\[\]<>|~!#$^={}]")
+MARKUP_CHARS = re.compile(r"[\\`*_\[\]<>|~!#$^={}]")
 # A bare address becomes a link on many hosts though nobody wrote one; an entity shows the same sign and starts none.
 ENTITIES = (("&", "&amp;"), ("://", "&colon;//"), ("@", "&commat;"))
-WORLD = re.compile(r"(?<=www)\.", re.IGNORECASE)
-HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-LONGEST = 400  # characters of one piece of text that a page shows; the audit holds all
+WWW_DOT = re.compile(r"(?<=www)\.", re.IGNORECASE)
+HIDDEN_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+MAX_TEXT_CHARS = 400  # characters of one piece of text that a page shows; the audit holds all
 
 
-def text(words: str) -> Markdown:
+def escape(raw: str) -> Markdown:
     """`words` as text and nothing else: no markup, link, line break, control or direction sign survives."""
-    shown = visible(words[:LONGEST])
-    for sign, entity in ENTITIES:
-        shown = shown.replace(sign, entity)
-    escaped = WORLD.sub("&period;", SPECIAL.sub(lambda sign: f"\\{sign[0]}", shown))
-    return Markdown(f"{escaped}…" if len(words) > LONGEST else escaped)
+    cleaned = replace_control_chars(raw[:MAX_TEXT_CHARS])
+    for match, entity in ENTITIES:
+        cleaned = cleaned.replace(match, entity)
+    escaped = WWW_DOT.sub("&period;", MARKUP_CHARS.sub(lambda match: f"\\{match[0]}", cleaned))
+    return Markdown(f"{escaped}…" if len(raw) > MAX_TEXT_CHARS else escaped)
 
 
-def code(words: str) -> Markdown:
+def code(raw: str) -> Markdown:
     """`words` in fixed width. A name with signs that a code span cannot hold is set as text."""
-    return Markdown(f"`{words}`") if words and re.fullmatch(r"[\w./@+:<>=*, -]+", words, re.ASCII) else text(words)
+    return Markdown(f"`{raw}`") if raw and re.fullmatch(r"[\w./@+:<>=*, -]+", raw, re.ASCII) else escape(raw)
 
 
-def link(shown: Markdown, target: str, title: str) -> Markdown:
+def link(label: Markdown, target: str, title: str) -> Markdown:
     """`shown` as a link to `target`, a path or a #heading of the page; `title` appears under the pointer."""
-    return Markdown(f'[{shown}]({_address(target)} "{_title(title)}")' if title else f"[{shown}]({_address(target)})")
+    return Markdown(
+        f'[{label}]({_quote_target(target)} "{_escape_title(title)}")' if title else f"[{label}]({_quote_target(target)})"
+    )
 
 
-def image(meaning: str, target: str) -> Markdown:
-    return Markdown(f"![{text(meaning)}]({_address(target)})")
+def image(alt: str, target: str) -> Markdown:
+    return Markdown(f"![{escape(alt)}]({_quote_target(target)})")
 
 
-def strong(shown: Markdown) -> Markdown:
+def bold(content: Markdown) -> Markdown:
     """`shown` in bold. Blanks at its ends would make the stars stand for themselves, so they are written as signs."""
-    kept = re.sub(r"^ +| +$", lambda blanks: "&nbsp;" * len(blanks[0]), shown)
-    return Markdown(f"**{kept}**")
+    padded = re.sub(r"^ +| +$", lambda blanks: "&nbsp;" * len(blanks[0]), content)
+    return Markdown(f"**{padded}**")
 
 
-def heading(depth: int, shown: Markdown) -> Markdown:
-    return Markdown(f"{'#' * depth} {shown}")
+def heading(depth: int, content: Markdown) -> Markdown:
+    return Markdown(f"{'#' * depth} {content}")
 
 
 def table(columns: Sequence[Markdown], rows: Iterable[Sequence[Markdown]], numeric: Sequence[bool]) -> Markdown:
@@ -56,7 +58,7 @@ def table(columns: Sequence[Markdown], rows: Iterable[Sequence[Markdown]], numer
     return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
-def bullets(items: Iterable[Markdown]) -> Markdown:
+def bullet_list(items: Iterable[Markdown]) -> Markdown:
     return Markdown("\n".join(f"- {item}" for item in items))
 
 
@@ -65,22 +67,29 @@ def slug(title: str) -> str:
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
-def visible(words: str) -> str:
+def replace_control_chars(raw: str) -> str:
     """`words` without line breaks, control and direction signs, each replaced by a sign that says that it was there."""
-    return "".join(_visible(letter) for letter in words)
+    return "".join(_replace_control_char(char) for char in raw)
 
 
-def _visible(letter: str) -> str:
-    if letter == "\n":
+def _replace_control_char(char: str) -> str:
+    if char == "\n":
         return "⏎"
-    if letter == "\t":
+    if char == "\t":
         return " "
-    return "\N{REPLACEMENT CHARACTER}" if unicodedata.category(letter) in HIDDEN else letter
+    return "\N{REPLACEMENT CHARACTER}" if unicodedata.category(char) in HIDDEN_CATEGORIES else char
 
 
-def _title(words: str) -> str:
-    return visible(words).replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"').replace("|", "\\|").replace("<", "&lt;")
+def _escape_title(raw: str) -> str:
+    return (
+        replace_control_chars(raw)
+        .replace("&", "&amp;")
+        .replace("\\", "\\\\")
+        .replace('"', '\\"')
+        .replace("|", "\\|")
+        .replace("<", "&lt;")
+    )
 
 
-def _address(target: str) -> str:
+def _quote_target(target: str) -> str:
     return quote(target, safe="/#._-")

@@ -4,64 +4,68 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from provenlm.core.audit import Figure
-from provenlm.reporting.cards import NO_LICENCE, UNKNOWN, UNMEASURED, Card, card, file_of, listed
-from provenlm.reporting.evidence import leaves
-from provenlm.reporting.markdown import Markdown, code, link, text
+from provenlm.core.audit import Metric
+from provenlm.reporting.cards import NOT_MEASURED, UNKNOWN, UNKNOWN_LICENSE, Card, card_filename, definition_list, render_card
+from provenlm.reporting.evidence import flatten
+from provenlm.reporting.markdown import Markdown, code, escape, link
 
-ALWAYS = ("heldout.bits_per_byte", "heldout.perplexity", "heldout.accuracy")
-MACHINE = ("machine", "system", "cores", "device", "threads", "precision")
+DEFAULT_METRICS = ("heldout.bits_per_byte", "heldout.perplexity", "heldout.accuracy")
+HARDWARE_KEYS = ("machine", "system", "cores", "device", "threads", "precision")
 
 
-def model_card(about: Card) -> str:
+def model_card(card: Card) -> str:
     """The card of a recipe whose audits are `train` and `validate`."""
-    return card("Model card of", about, _facts(about), _sections(about))
+    return render_card("Model card of", card, _metadata(card), _sections(card))
 
 
-def corpus(about: Card) -> str | None:
+def training_corpus(card: Card) -> str | None:
     """The corpus that the net was trained on."""
-    found = about.setting("train", "corpus")
-    return found if isinstance(found, str) else None
+    name = card.config_section("train", "corpus")
+    return name if isinstance(name, str) else None
 
 
-def _facts(about: Card) -> dict[str, Any]:
-    named, kind = corpus(about), (about.setting("train", "net") or {}).get("kind")
+def _metadata(card: Card) -> dict[str, Any]:
+    dataset, kind = training_corpus(card), (card.config_section("train", "net") or {}).get("kind")
     return {
-        "license": NO_LICENCE,
+        "license": UNKNOWN_LICENSE,
         "tags": ["provenlm", *([kind] if kind else [])],
-        **({"datasets": [named]} if named else {}),
-        "model-index": [{"name": about.name, "results": [_results(about, named or "unknown")]}],
+        **({"datasets": [dataset]} if dataset else {}),
+        "model-index": [{"name": card.name, "results": [_results(card, dataset or "unknown")]}],
     }
 
 
-def _results(about: Card, named: str) -> dict[str, Any]:
-    prefix = f"{about.name}/validate."
-    names = [*ALWAYS, *(check.id.removeprefix(prefix) for check in about.checks if check.id.startswith(prefix))]
-    found = [(name, figure) for name in dict.fromkeys(names) if (figure := about.figure("validate", name)) and _number(figure)]
-    source = about.sources.get("validate")
+def _results(card: Card, dataset: str) -> dict[str, Any]:
+    prefix = f"{card.name}/validate."
+    names = [*DEFAULT_METRICS, *(check.id.removeprefix(prefix) for check in card.checks if check.id.startswith(prefix))]
+    metrics = [
+        (name, metric) for name in dict.fromkeys(names) if (metric := card.metric("validate", name)) and _is_finite_number(metric)
+    ]
+    file = card.audit_files.get("validate")
     return {
         "task": {"type": "text-generation"},
-        "dataset": {"type": named, "name": named, "split": "validation"},
-        "metrics": [{"type": name, "value": figure.value, "name": f"{figure.meaning} ({figure.unit})"} for name, figure in found],
-        "source": {"name": source.name if source else "unknown", "url": source.path if source else ""},
+        "dataset": {"type": dataset, "name": dataset, "split": "validation"},
+        "metrics": [
+            {"type": name, "value": metric.value, "name": f"{metric.description} ({metric.unit})"} for name, metric in metrics
+        ],
+        "source": {"name": file.name if file else "unknown", "url": file.path if file else ""},
     }
 
 
-def _number(figure: Figure) -> bool:
-    return not isinstance(figure.value, str) and math.isfinite(figure.value)
+def _is_finite_number(metric: Metric) -> bool:
+    return not isinstance(metric.value, str) and math.isfinite(metric.value)
 
 
-def _sections(about: Card) -> Iterator[tuple[int, str, Markdown]]:
-    named = corpus(about)
-    trained_on = link(text(named), file_of(named), "") if named else UNKNOWN
-    kind = (about.setting("train", "net") or {}).get("kind")
-    total, active = about.cited("validate", "parameters.total"), about.cited("validate", "parameters.active")
+def _sections(card: Card) -> Iterator[tuple[int, str, Markdown]]:
+    dataset = training_corpus(card)
+    trained_on = link(escape(dataset), card_filename(dataset), "") if dataset else UNKNOWN
+    kind = (card.config_section("train", "net") or {}).get("kind")
+    total, active = card.cite("validate", "parameters.total"), card.cite("validate", "parameters.active")
     model = Markdown(f"{code(str(kind)) if kind else UNKNOWN}; {total} in the built net, {active} active for a token")
     yield 2, "Model Details", Markdown("")
     yield (
         3,
         "Model Description",
-        listed(
+        definition_list(
             [
                 ("Developed by", UNKNOWN),
                 ("Funded by", UNKNOWN),
@@ -77,16 +81,16 @@ def _sections(about: Card) -> Iterator[tuple[int, str, Markdown]]:
     yield (
         3,
         "Direct Use",
-        Markdown(f"Writing on text of the kind it was trained on: {code(f'python -m provenlm.cli.generate {about.name}')}."),
+        Markdown(f"Writing on text of the kind it was trained on: {code(f'python -m provenlm.cli.generate {card.name}')}."),
     )
     yield 3, "Out-of-Scope Use", Markdown("Anything that no check below measured.")
-    yield 2, "Bias, Risks, and Limitations", _risks(about)
-    yield 3, "Recommendations", about.failed()
+    yield 2, "Bias, Risks, and Limitations", _risks(card)
+    yield 3, "Recommendations", card.failed_checks()
     yield (
         2,
         "How to Get Started with the Model",
         Markdown(
-            f"{code(f'python -m provenlm.cli.export {about.name} FOLDER')} writes a folder that `AutoModelForCausalLM.from_pretrained` and "
+            f"{code(f'python -m provenlm.cli.export {card.name} FOLDER')} writes a folder that `AutoModelForCausalLM.from_pretrained` and "
             "`AutoTokenizer.from_pretrained` of transformers load."
         ),
     )
@@ -94,15 +98,15 @@ def _sections(about: Card) -> Iterator[tuple[int, str, Markdown]]:
     yield (
         3,
         "Training Data",
-        Markdown(f"{trained_on}; {about.cited('train', 'tokens')} were trained on, {about.cited('train', 'epochs')}."),
+        Markdown(f"{trained_on}; {card.cite('train', 'tokens')} were trained on, {card.cite('train', 'epochs')}."),
     )
     yield 3, "Training Procedure", Markdown("")
-    yield 4, "Training Hyperparameters", about.told("train", "train")
+    yield 4, "Training Hyperparameters", card.settings("train", "train")
     yield (
         4,
         "Speeds, Sizes, Times",
-        listed(
-            (word, about.cited("train", name))
+        definition_list(
+            (word, card.cite("train", name))
             for word, name in (
                 ("Wall time", "seconds"),
                 ("Steps", "steps"),
@@ -119,17 +123,17 @@ def _sections(about: Card) -> Iterator[tuple[int, str, Markdown]]:
         3,
         "Testing Data, Factors & Metrics",
         Markdown(
-            f"Held-out records of {trained_on}: {about.cited('validate', 'heldout.documents')}, kept apart by cluster of near duplicates."
+            f"Held-out records of {trained_on}: {card.cite('validate', 'heldout.documents')}, kept apart by cluster of near duplicates."
         ),
     )
-    yield 3, "Results", about.checked()
+    yield 3, "Results", card.checks_table()
     yield (
         2,
         "Environmental Impact",
-        listed(
+        definition_list(
             [
-                ("Hardware Type", _machine(about)),
-                ("Time used", about.cited("train", "cpu_seconds")),
+                ("Hardware Type", _machine(card)),
+                ("Time used", card.cite("train", "cpu_seconds")),
                 ("Cloud Provider", UNKNOWN),
                 ("Compute Region", UNKNOWN),
                 ("Carbon Emitted", UNKNOWN),
@@ -137,32 +141,32 @@ def _sections(about: Card) -> Iterator[tuple[int, str, Markdown]]:
         ),
     )
     yield 2, "Technical Specifications", Markdown("")
-    yield 3, "Model Architecture and Objective", about.told("train", "net")
+    yield 3, "Model Architecture and Objective", card.settings("train", "net")
     yield 3, "Compute Infrastructure", Markdown("")
-    yield 4, "Hardware", _machine(about)
-    yield 4, "Software", _software(about)
+    yield 4, "Hardware", _machine(card)
+    yield 4, "Software", _software(card)
     for title in ("Citation", "Model Card Authors", "Model Card Contact"):
         yield 2, title, UNKNOWN
 
 
-def _risks(about: Card) -> Markdown:
+def _risks(card: Card) -> Markdown:
     """What could be measured of them; bias was not."""
-    copied = about.sources["validate"].audit if "validate" in about.sources else None
-    names = [name for name in (copied.figures if copied else {}) if name.endswith(".copied.longest")]
-    return listed(
+    audit = card.audit_files["validate"].audit if "validate" in card.audit_files else None
+    copy_metrics = [name for name in (audit.metrics if audit else {}) if name.endswith(".copied.longest")]
+    return definition_list(
         [
             ("Bias", UNKNOWN),
-            ("Held-out less training loss", about.cited("validate", "training.gap")),
-            *((f"Longest copy of training text, {name.split('.')[-3]}", about.cited("validate", name)) for name in names),
+            ("Held-out less training loss", card.cite("validate", "training.gap")),
+            *((f"Longest copy of training text, {name.split('.')[-3]}", card.cite("validate", name)) for name in copy_metrics),
         ]
     )
 
 
-def _machine(about: Card) -> Markdown:
-    known = [(key, about.fact("train", key)) for key in MACHINE]
-    return Markdown(" · ".join(f"{key} {text(str(value))}" for key, value in known if value is not None)) or UNMEASURED
+def _machine(card: Card) -> Markdown:
+    hardware = [(key, card.provenance("train", key)) for key in HARDWARE_KEYS]
+    return Markdown(" · ".join(f"{key} {escape(str(value))}" for key, value in hardware if value is not None)) or NOT_MEASURED
 
 
-def _software(about: Card) -> Markdown:
-    found = about.fact("train", "versions")
-    return Markdown(" · ".join(f"{text(key)} {text(value)}" for key, value in leaves(found))) if found else UNMEASURED
+def _software(card: Card) -> Markdown:
+    versions = card.provenance("train", "versions")
+    return Markdown(" · ".join(f"{escape(key)} {escape(value)}" for key, value in flatten(versions))) if versions else NOT_MEASURED

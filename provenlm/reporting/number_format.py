@@ -3,71 +3,71 @@
 import json
 import math
 
-from provenlm.core.audit import Value
+from provenlm.core.audit import MetricValue
 
-DIGITS = 4  # significant ones of a float; the exact value stands behind it
-LARGEST = 1e15
-SMALLEST = 1e-4
-SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-SECONDS = ((86400, "days"), (3600, "h"), (60, "min"))
-FEWER = 1  # decimals of a percentage that only says how large a change is
+SIGNIFICANT_DIGITS = 4  # significant ones of a float; the exact value stands behind it
+MAX_PLAIN = 1e15
+MIN_PLAIN = 1e-4
+BYTE_SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+TIME_SCALES = ((86400, "days"), (3600, "h"), (60, "min"))
+PERCENT_DECIMALS = 1  # decimals of a percentage that only says how large a change is
 MINUS = "\N{MINUS SIGN}"
-LONG = 2  # how many minutes are minutes, hours hours: below that, the smaller unit says more
+MIN_UNITS = 2  # how many minutes are minutes, hours hours: below that, the smaller unit says more
 
 
-def shown(value: Value, unit: str) -> str:
+def format_value(value: MetricValue, unit: str) -> str:
     """`value` for a reader: bytes as kB or MB, seconds as minutes when long, shares in percent, thousands apart."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
         return "yes" if value else "no"
     if unit == "bytes":
-        return _bytes(value)
+        return _format_bytes(value)
     if unit == "s":
-        return _seconds(value)
+        return _format_seconds(value)
     if unit == "share":
-        return f"{plain(value * 100)} %"
-    return f"{plain(value)} {unit}".rstrip()
+        return f"{format_number(value * 100)} %"
+    return f"{format_number(value)} {unit}".rstrip()
 
 
-def moved(before: Value, now: Value, unit: str) -> str:
+def format_change(before: MetricValue, after: MetricValue, unit: str) -> str:
     """By how much a number moved, with its sign, and in percent of what it was; nothing for words. Shares move by points."""
-    if isinstance(before, str) or isinstance(now, str):
+    if isinstance(before, str) or isinstance(after, str):
         return ""
-    step = float(f"{now - before:.{DIGITS}g}") if isinstance(now - before, float) else now - before
-    size = f"{plain(abs(step) * 100)} points" if unit == "share" else shown(abs(step), unit)
-    part = f" ({step / abs(before):+.{FEWER}%})" if before and unit != "share" else ""
-    return f"{'+' if step > 0 else MINUS if step < 0 else ''}{size}{part}".replace("-", MINUS)
+    change = float(f"{after - before:.{SIGNIFICANT_DIGITS}g}") if isinstance(after - before, float) else after - before
+    size = f"{format_number(abs(change) * 100)} points" if unit == "share" else format_value(abs(change), unit)
+    percent = f" ({change / abs(before):+.{PERCENT_DECIMALS}%})" if before and unit != "share" else ""
+    return f"{'+' if change > 0 else MINUS if change < 0 else ''}{size}{percent}".replace("-", MINUS)
 
 
-def exact(value: Value) -> str:
+def exact_repr(value: MetricValue) -> str:
     """`value` as its audit says it, to be read back without loss."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def plain(value: int | float) -> str:
+def format_number(value: int | float) -> str:
     """Whole numbers in full, others to four significant digits or fewer if that is all there are; thousands apart."""
     if isinstance(value, int):
         return f"{value:,}"
-    if float(f"{value:.{DIGITS}g}") == value and SMALLEST <= abs(value) < LARGEST:
+    if float(f"{value:.{SIGNIFICANT_DIGITS}g}") == value and MIN_PLAIN <= abs(value) < MAX_PLAIN:
         return f"{int(value):,}" if value.is_integer() else f"{value:,}"
     if not math.isfinite(value) or value == 0:
         return f"{value:g}"
-    if not SMALLEST <= abs(value) < LARGEST:
-        return f"{value:.{DIGITS - 1}e}"
-    decimals = max(0, DIGITS - 1 - math.floor(math.log10(abs(value))))
+    if not MIN_PLAIN <= abs(value) < MAX_PLAIN:
+        return f"{value:.{SIGNIFICANT_DIGITS - 1}e}"
+    decimals = max(0, SIGNIFICANT_DIGITS - 1 - math.floor(math.log10(abs(value))))
     return f"{value:,.{decimals}f}"
 
 
-def _bytes(value: int | float) -> str:
-    for scale, prefix in SCALES:
+def _format_bytes(value: int | float) -> str:
+    for scale, prefix in BYTE_SCALES:
         if abs(value) >= scale:
-            return f"{plain(value / scale)} {prefix}B"
-    return f"{plain(value)} bytes"
+            return f"{format_number(value / scale)} {prefix}B"
+    return f"{format_number(value)} bytes"
 
 
-def _seconds(value: int | float) -> str:
-    for scale, name in SECONDS:
-        if abs(value) >= LONG * scale:
-            return f"{plain(value / scale)} {name}"
-    return f"{plain(value)} s"
+def _format_seconds(value: int | float) -> str:
+    for scale, name in TIME_SCALES:
+        if abs(value) >= MIN_UNITS * scale:
+            return f"{format_number(value / scale)} {name}"
+    return f"{format_number(value)} s"

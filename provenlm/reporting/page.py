@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from provenlm.core.audit import Figure, Series, Table
-from provenlm.reporting.checks import Check, Status, counted, verdict
-from provenlm.reporting.citations import cite, tabled
-from provenlm.reporting.diff import compared
-from provenlm.reporting.evidence import Evidence, Source, leaves, split
-from provenlm.reporting.markdown import Markdown, bullets, code, heading, image, link, slug, strong, table, text
-from provenlm.reporting.previous_version import Versions
+from provenlm.core.audit import AuditTable, Metric, PlotSeries
+from provenlm.reporting.checks import CheckResult, CheckStatus, count_metric_name, overall_status
+from provenlm.reporting.citations import cite, cite_table
+from provenlm.reporting.diff import diff_section
+from provenlm.reporting.evidence import AuditFile, AuditSet, flatten, split_metric_id
+from provenlm.reporting.markdown import Markdown, bold, bullet_list, code, escape, heading, image, link, slug, table
+from provenlm.reporting.previous_version import SnapshotPair
 
-SHORT = 16  # letters of a digest that a page shows; the rest is under the pointer
-BULKY = ("params", "code")  # the audit holds them; the page shows their digests
-NOTHING = Markdown("–")
-RULES = Markdown(
+SHORT_DIGEST = 16  # letters of a digest that a page shows; the rest is under the pointer
+BULKY_KEYS = ("params", "code")  # the audit holds them; the page shows their digests
+EMPTY_CELL = Markdown("–")
+VERDICT_RULES = Markdown(
     "The verdict is the worst status among the checks: PASS needs every bound to hold on a figure that was measured or counted. "
     "This page is a function of the audits under Sources, of the bounds in params.yaml and of what it said before; every number "
     "links to its audit, and shows its id and its exact value under the pointer. The mark ≈ stands before an estimate."
@@ -32,146 +32,166 @@ class Report:
     """All that a page shows. `own` is the report's own audit: its counts of checks. `plots`: files by the id of their series."""
 
     title: str
-    evidence: Evidence
-    own: Source
-    checks: Sequence[Check]
+    audits: AuditSet
+    own_audit: AuditFile
+    checks: Sequence[CheckResult]
     plots: Mapping[str, str]
-    versions: Versions
-    memory: str  # the file of versions
+    snapshots: SnapshotPair
+    snapshot_file: str  # the file of versions
     cards: Sequence[str]  # files, named after the subjects that they describe
 
 
-def render(report: Report) -> str:
+def render_markdown(report: Report) -> str:
     """The page as Markdown: one blank line between blocks, a newline at the end."""
-    blocks = [heading(1, text(report.title)), *_verdict(report), *_checks(report), *_advice(report), *_not_run(report)]
+    blocks = [
+        heading(1, escape(report.title)),
+        *_verdict_block(report),
+        *_checks_section(report),
+        *_hints_section(report),
+        *_not_run_section(report),
+    ]
     subject = ""
-    for source in report.evidence.sources:
-        if source.audit is not None:
-            blocks += [heading(2, text(source.subject))] if source.subject != subject else []
-            blocks += _stage(report, source)
-            subject = source.subject
-    blocks += compared(report.versions, report.evidence, report.memory)
-    blocks += [heading(2, Markdown("Sources")), _cards(report)]
-    blocks += [block for source in report.evidence.sources if source.audit is not None for block in _source(source)]
+    for file in report.audits.files:
+        if file.audit is not None:
+            blocks += [heading(2, escape(file.subject))] if file.subject != subject else []
+            blocks += _stage_section(report, file)
+            subject = file.subject
+    blocks += diff_section(report.snapshots, report.audits, report.snapshot_file)
+    blocks += [heading(2, Markdown("Sources")), _cards_paragraph(report)]
+    blocks += [block for file in report.audits.files if file.audit is not None for block in _provenance_section(file)]
     return "\n\n".join(blocks) + "\n"
 
 
-def _cited(report: Report, identity: str, figure: Figure) -> Markdown:
-    return cite(report.evidence.source(identity, report.title), split(identity)[1], figure)
+def _cite(report: Report, metric_id: str, metric: Metric) -> Markdown:
+    return cite(report.audits.file_of(metric_id, report.title), split_metric_id(metric_id)[1], metric)
 
 
-def _verdict(report: Report) -> Iterator[Markdown]:
-    audit = report.own.present()
-    counts = {name: cite(report.own, name, figure) for name, figure in audit.figures.items() if name.startswith("checks.")}
-    status = strong(Markdown(verdict(report.checks)))
-    words = " · ".join(f"{counts[name]} {word.value}" for word in Status if (name := counted(word)))
-    yield Markdown(f"{status} {counts['checks.total']}: {words}")
-    yield RULES
+def _verdict_block(report: Report) -> Iterator[Markdown]:
+    audit = report.own_audit.require_audit()
+    counts = {name: cite(report.own_audit, name, metric) for name, metric in audit.metrics.items() if name.startswith("checks.")}
+    status = bold(Markdown(overall_status(report.checks)))
+    counts_line = " · ".join(
+        f"{counts[name]} {check_status.value}" for check_status in CheckStatus if (name := count_metric_name(check_status))
+    )
+    yield Markdown(f"{status} {counts['checks.total']}: {counts_line}")
+    yield VERDICT_RULES
 
 
-def _checks(report: Report) -> Iterator[Markdown]:
+def _checks_section(report: Report) -> Iterator[Markdown]:
     yield heading(2, Markdown("Checks"))
     columns = [Markdown(word) for word in ("Verdict", "Figure", "Measured", "Bound", "Meaning")]
-    yield table(columns, [_check(report, check) for check in report.checks], [False, False, True, False, False])
+    yield table(columns, [_check_row(report, check) for check in report.checks], [False, False, True, False, False])
 
 
-def _check(report: Report, check: Check) -> list[Markdown]:
-    source, name = split(check.id)
-    section = slug(source) if report.evidence.source(check.id, report.title).audit else slug("Not run")
-    measured = _cited(report, check.id, check.figure) if check.figure else NOTHING
-    beside = [f"{identity.rpartition('.')[2]} {_cited(report, identity, figure)}" for identity, figure in check.beside.items()]
-    bound = code(check.bound.text) if check.bound else Markdown("no exception")
-    limits = [_cited(report, identity, figure) for identity, figure in check.limits.items()]
-    meaning = [text(words) for words in (check.figure.meaning if check.figure else "", check.reason) if words]
+def _check_row(report: Report, check: CheckResult) -> list[Markdown]:
+    audit_name, name = split_metric_id(check.id)
+    anchor = slug(audit_name) if report.audits.file_of(check.id, report.title).audit else slug("Not run")
+    measured = _cite(report, check.id, check.metric) if check.metric else EMPTY_CELL
+    levels = [
+        f"{metric_id.rpartition('.')[2]} {_cite(report, metric_id, metric)}" for metric_id, metric in check.reference_levels.items()
+    ]
+    threshold = code(check.threshold.text) if check.threshold else Markdown("no exception")
+    operands = [_cite(report, metric_id, metric) for metric_id, metric in check.operands.items()]
+    descriptions = [escape(part) for part in (check.metric.description if check.metric else "", check.reason) if part]
     return [
-        strong(Markdown(check.status)),
-        Markdown(f"{link(code(source), f'#{section}', '')} {code(name)}"),
-        Markdown(f"{measured} ({', '.join(beside)})" if beside else measured),
-        Markdown(f"{bound} ({', '.join(limits)})" if limits else bound),
-        Markdown("; ".join(meaning)),
+        bold(Markdown(check.status)),
+        Markdown(f"{link(code(audit_name), f'#{anchor}', '')} {code(name)}"),
+        Markdown(f"{measured} ({', '.join(levels)})" if levels else measured),
+        Markdown(f"{threshold} ({', '.join(operands)})" if operands else threshold),
+        Markdown("; ".join(descriptions)),
     ]
 
 
-def _advice(report: Report) -> Iterator[Markdown]:
+def _hints_section(report: Report) -> Iterator[Markdown]:
     yield heading(2, Markdown("Advice"))
-    failed = [check for check in report.checks if check.status is Status.FAIL]
+    failed = [check for check in report.checks if check.status is CheckStatus.FAIL]
     yield (
-        bullets(Markdown(f"{code(check.id)}: {text(check.advice)}") for check in failed)
+        bullet_list(Markdown(f"{code(check.id)}: {escape(check.hint)}") for check in failed)
         if failed
         else Markdown("No bound failed: no advice.")
     )
 
 
-def _not_run(report: Report) -> Iterator[Markdown]:
+def _not_run_section(report: Report) -> Iterator[Markdown]:
     yield heading(2, Markdown("Not run"))
-    absent = report.evidence.absent()
+    missing = report.audits.missing()
     yield (
-        bullets(Markdown(f"{code(s.name)}: no audit; {code(f'dvc repro {s.stage}@{s.subject}')} writes it") for s in absent)
-        if absent
+        bullet_list(
+            Markdown(f"{code(file.name)}: no audit; {code(f'dvc repro {file.stage}@{file.subject}')} writes it") for file in missing
+        )
+        if missing
         else Markdown("Every stage that this report covers has left its audit.")
     )
 
 
-def _stage(report: Report, source: Source) -> Iterator[Markdown]:
-    audit = source.present()
-    yield heading(3, text(source.name))
-    yield Markdown(f"Signed under {link(Markdown('Sources'), f'#{slug(_source_title(source))}', '')}.")
+def _stage_section(report: Report, file: AuditFile) -> Iterator[Markdown]:
+    audit = file.require_audit()
+    yield heading(3, escape(file.name))
+    yield Markdown(f"Signed under {link(Markdown('Sources'), f'#{slug(_provenance_title(file))}', '')}.")
     columns = [Markdown(word) for word in ("Figure", "Value", "Kind", "Meaning")]
-    rows = [[code(name), cite(source, name, f), text(f.kind), text(f.meaning)] for name, f in audit.figures.items()]
+    rows = [
+        [code(name), cite(file, name, metric), escape(metric.kind), escape(metric.description)]
+        for name, metric in audit.metrics.items()
+    ]
     yield table(columns, rows, [False, True, False, False])
     for series in audit.series:
-        yield from _plot(report, source, series)
-    for item in audit.tables:
-        yield from _table(source, item)
-    yield from _settings(source, audit.provenance.get("params", {}))
+        yield from _plot_blocks(report, file, series)
+    for table_data in audit.tables:
+        yield from _table_blocks(file, table_data)
+    yield from _settings_blocks(file, audit.provenance.get("params", {}))
 
 
-def _plot(report: Report, source: Source, series: Series) -> Iterator[Markdown]:
-    identity = f"{source.name}.{series.name}"
-    yield _caption(source, series.name, series.meaning)
-    yield image(series.meaning, report.plots[identity])
+def _plot_blocks(report: Report, file: AuditFile, series: PlotSeries) -> Iterator[Markdown]:
+    series_id = f"{file.name}.{series.name}"
+    yield _caption(file, series.name, series.description)
+    yield image(series.description, report.plots[series_id])
 
 
-def _table(source: Source, item: Table) -> Iterator[Markdown]:
-    yield _caption(source, item.name, item.meaning)
-    yield tabled(item)
+def _table_blocks(file: AuditFile, table_data: AuditTable) -> Iterator[Markdown]:
+    yield _caption(file, table_data.name, table_data.description)
+    yield cite_table(table_data)
 
 
-def _caption(source: Source, name: str, meaning: str) -> Markdown:
-    return Markdown(f"{strong(text(meaning))} {link(code(name), source.path, f'{source.name}.{name}')}")
+def _caption(file: AuditFile, name: str, description: str) -> Markdown:
+    return Markdown(f"{bold(escape(description))} {link(code(name), file.path, f'{file.name}.{name}')}")
 
 
-def _settings(source: Source, slices: Mapping[str, Any]) -> Iterator[Markdown]:
+def _settings_blocks(file: AuditFile, config_sections: Mapping[str, Any]) -> Iterator[Markdown]:
     """What the stage was told, from the audit's own copy of params.yaml."""
-    for where, value in slices.items():
-        words = [Markdown(f"{text(key)} {strong(text(item))}") for key, item in leaves(value)]
-        yield Markdown(f"{link(Markdown('Settings'), source.path, where)} {code(where)}: {' · '.join(words) or NOTHING}")
+    for key_path, value in config_sections.items():
+        items = [Markdown(f"{escape(key)} {bold(escape(item))}") for key, item in flatten(value)]
+        yield Markdown(f"{link(Markdown('Settings'), file.path, key_path)} {code(key_path)}: {' · '.join(items) or EMPTY_CELL}")
 
 
-def _cards(report: Report) -> Markdown:
-    named = [link(text(PurePosixPath(place).stem), place, "") for place in report.cards]
-    return Markdown(f"The same evidence as cards for the hub of Hugging Face: {' · '.join(named) or NOTHING}")
+def _cards_paragraph(report: Report) -> Markdown:
+    links = [link(escape(PurePosixPath(path).stem), path, "") for path in report.cards]
+    return Markdown(f"The same evidence as cards for the hub of Hugging Face: {' · '.join(links) or EMPTY_CELL}")
 
 
-def _source(source: Source) -> Iterator[Markdown]:
+def _provenance_section(file: AuditFile) -> Iterator[Markdown]:
     """Who measured, when, with what: the audit's provenance, line by line."""
-    yield heading(3, text(_source_title(source)))
-    rows = [[Markdown("audit"), Markdown(f"{link(code(source.path), source.path, source.name)} {_digest(source, source.digest)}")]]
-    facts = dict(source.present().provenance)
+    yield heading(3, escape(_provenance_title(file)))
+    rows = [[Markdown("audit"), Markdown(f"{link(code(file.path), file.path, file.name)} {_digest_link(file, file.digest)}")]]
+    provenance = dict(file.require_audit().provenance)
     for key in ("inputs", "outputs"):
-        rows += [[Markdown(key), Markdown(f"{code(path)} {_digest(source, digest)}")] for path, digest in facts.pop(key, [])]
-    signed = [(key, facts.pop(key, "")) for key in ("params_digest", "code_digest", "commit")]
-    changed = " with uncommitted changes" if facts.pop("dirty", False) else ""
-    words = " · ".join(f"{key.partition('_')[0]} {_digest(source, value)}" for key, value in signed)
-    rows.append([Markdown("signed"), Markdown(f"{words}{changed}")])
-    run = [f"{text(key)} {text(value)}" for key, value in leaves({k: v for k, v in facts.items() if k not in BULKY})]
-    rows.append([Markdown("run"), Markdown(" · ".join(run))])
+        rows += [
+            [Markdown(key), Markdown(f"{code(path)} {_digest_link(file, digest)}")] for path, digest in provenance.pop(key, [])
+        ]
+    digest_values = [(key, provenance.pop(key, "")) for key in ("params_digest", "code_digest", "commit")]
+    dirty_note = " with uncommitted changes" if provenance.pop("dirty", False) else ""
+    digests = " · ".join(f"{key.partition('_')[0]} {_digest_link(file, value)}" for key, value in digest_values)
+    rows.append([Markdown("signed"), Markdown(f"{digests}{dirty_note}")])
+    run_facts = [
+        f"{escape(key)} {escape(value)}"
+        for key, value in flatten({name: item for name, item in provenance.items() if name not in BULKY_KEYS})
+    ]
+    rows.append([Markdown("run"), Markdown(" · ".join(run_facts))])
     yield table([Markdown("fact"), Markdown("value")], rows, [False, False])
 
 
-def _source_title(source: Source) -> str:
-    return f"Source: {source.name}"
+def _provenance_title(file: AuditFile) -> str:
+    return f"Source: {file.name}"
 
 
-def _digest(source: Source, digest: str) -> Markdown:
-    return link(code(digest[:SHORT]), source.path, digest) if digest else NOTHING
+def _digest_link(file: AuditFile, digest: str) -> Markdown:
+    return link(code(digest[:SHORT_DIGEST]), file.path, digest) if digest else EMPTY_CELL

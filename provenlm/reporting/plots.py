@@ -14,51 +14,53 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocator, ScalarFormatter
 from numpy.typing import NDArray
 
-from provenlm.core.audit import Series
-from provenlm.core.errors import UserError
+from provenlm.core.audit import PlotSeries
+from provenlm.core.errors import ProvenlmError
 from provenlm.reporting import heatmaps
-from provenlm.reporting.markdown import visible
+from provenlm.reporting.markdown import replace_control_chars
 
 STYLE = Path(__file__).with_suffix(".mplstyle")
-MARKED = 40  # up to so many points are marked: a curve through few points would hide where they are
-FACTOR = 1000  # from this ratio of the largest to the smallest value on, a linear axis hides the small ones
-MIDDLE = (5, 95)  # … and not only for a few points at the ends, such as a warm-up's first
-THOUSANDS = 10_000  # from here on, ticks read 10k and not 10000
-WIDE = 4  # more lines than this have their legend at the side
+MAX_MARKED_POINTS = 40  # up to so many points are marked: a curve through few points would hide where they are
+LOG_SCALE_RATIO = 1000  # from this ratio of the largest to the smallest value on, a linear axis hides the small ones
+CENTRAL_PERCENTILES = (5, 95)  # … and not only for a few points at the ends, such as a warm-up's first
+MIN_ENGINEERING_VALUE = 10_000  # from here on, ticks read 10k and not 10000
+MAX_TOP_LEGEND_LINES = 4  # more lines than this have their legend at the side
 
 Floats = NDArray[np.float64]
 
 
-def draw(series: Series, ending: str = "svg") -> bytes:
-    """`series` as a picture in the format `ending`. UserError if a line is not as long as its x."""
-    series = _readable(series)
+def plot_series(series: PlotSeries, file_format: str = "svg") -> bytes:
+    """`series` as a picture in the format `ending`. ProvenlmError if a line is not as long as its x."""
+    series = _sanitized(series)
     with matplotlib.rc_context(fname=str(STYLE)):
-        figure = Figure()
-        if series.shape == "maps":
-            heatmaps.draw(figure, series)
+        fig = Figure()
+        if series.kind == "maps":
+            heatmaps.draw_heatmaps(fig, series)
         else:
-            _points(figure, series)
-        file = io.BytesIO()
-        figure.savefig(file, format=ending, metadata={"Date": None, "Creator": None} if ending == "svg" else None)
-    return file.getvalue()
+            _plot_axes(fig, series)
+        buffer = io.BytesIO()
+        fig.savefig(buffer, format=file_format, metadata={"Date": None, "Creator": None} if file_format == "svg" else None)
+    return buffer.getvalue()
 
 
-def _readable(series: Series) -> Series:
+def _sanitized(series: PlotSeries) -> PlotSeries:
     """The series with words that a drawing can hold: a control sign of a scraped name would make a file that nobody opens."""
-    lines = {visible(name): values for name, values in series.lines.items()}
-    return replace(series, lines=lines, x_label=visible(series.x_label), y_label=visible(series.y_label))
+    lines = {replace_control_chars(name): values for name, values in series.y_values.items()}
+    return replace(
+        series, lines=lines, x_label=replace_control_chars(series.x_label), y_label=replace_control_chars(series.y_label)
+    )
 
 
-def _points(figure: Figure, series: Series) -> None:
-    axes = figure.add_subplot()
-    x, lines = _floats(series.x), {name: _floats(y) for name, y in series.lines.items()}
-    _check(series, x, lines)
-    draw_lines = _bars if series.shape == "bars" else _curves
+def _plot_axes(fig: Figure, series: PlotSeries) -> None:
+    axes = fig.add_subplot()
+    x, lines = _floats(series.x_values), {name: _floats(y) for name, y in series.y_values.items()}
+    _check_lengths(series, x, lines)
+    draw_lines = _bars if series.kind == "bars" else _curves
     draw_lines(axes, x, lines)
-    _scale(axes, series, x, lines)
+    _set_scales(axes, series, x, lines)
     axes.set_xlabel(series.x_label)
     axes.set_title(series.y_label)
-    _legend(axes, lines)
+    _add_legend(axes, lines)
 
 
 def _floats(values: Sequence[float]) -> Floats:
@@ -68,16 +70,16 @@ def _floats(values: Sequence[float]) -> Floats:
     return numbers
 
 
-def _check(series: Series, x: Floats, lines: dict[str, Floats]) -> None:
-    allowed = (len(x), len(x) - 1) if series.shape == "bars" else (len(x),)
+def _check_lengths(series: PlotSeries, x: Floats, lines: dict[str, Floats]) -> None:
+    allowed = (len(x), len(x) - 1) if series.kind == "bars" else (len(x),)
     for name, y in lines.items():
         if len(y) not in allowed:
-            raise UserError(f"series {series.name!r}: line {name!r} has {len(y)} points for {len(x)} of x")
+            raise ProvenlmError(f"series {series.name!r}: line {name!r} has {len(y)} points for {len(x)} of x")
 
 
 def _curves(axes: Axes, x: Floats, lines: dict[str, Floats]) -> None:
     for name, y in lines.items():
-        line = axes.plot(x, y, label=name, marker="o" if len(x) <= MARKED else "")[0]
+        line = axes.plot(x, y, label=name, marker="o" if len(x) <= MAX_MARKED_POINTS else "")[0]
         if len(y) > 1 and (y == y[0]).all():  # a baseline: there to be compared with
             line.set(dashes=(4, 2), linewidth=1.2, marker="")
 
@@ -91,58 +93,58 @@ def _bars(axes: Axes, x: Floats, lines: dict[str, Floats]) -> None:
     axes.set_ylim(bottom=0)
 
 
-def _scale(axes: Axes, series: Series, x: Floats, lines: dict[str, Floats]) -> None:
+def _set_scales(axes: Axes, series: PlotSeries, x: Floats, lines: dict[str, Floats]) -> None:
     """Log axes where values are spaced by factors; ticks a reader can say aloud."""
     values = np.concatenate([*lines.values(), np.empty(0)])
-    if _geometric(x):
+    if _is_geometric(x):
         axes.set_xscale("log")
-    elif len(x) and x[0] == 0 and _geometric(x[1:]):
+    elif len(x) and x[0] == 0 and _is_geometric(x[1:]):
         axes.set_xscale("symlog", linthresh=x[1], linscale=0.5)  # bins that begin at zero and then grow by factors
-    middle = np.nanpercentile(values, MIDDLE) if np.isfinite(values).any() else values
-    if series.shape == "lines" and _spread(values) >= FACTOR <= _spread(middle):
+    central = np.nanpercentile(values, CENTRAL_PERCENTILES) if np.isfinite(values).any() else values
+    if series.kind == "lines" and _dynamic_range(values) >= LOG_SCALE_RATIO <= _dynamic_range(central):
         axes.set_yscale("log")
-    _ticks(axes.xaxis, x)
-    _ticks(axes.yaxis, values)
+    _set_ticks(axes.xaxis, x)
+    _set_ticks(axes.yaxis, values)
     axes.margins(x=0.02)
-    if series.shape == "bars" and axes.get_xscale() != "linear":
-        _trim(axes, x, lines)
+    if series.kind == "bars" and axes.get_xscale() != "linear":
+        _trim_empty_bins(axes, x, lines)
 
 
-def _trim(axes: Axes, x: Floats, lines: dict[str, Floats]) -> None:
+def _trim_empty_bins(axes: Axes, x: Floats, lines: dict[str, Floats]) -> None:
     """Leave out the empty bins at both ends: bins that grow by factors are often more than the values need."""
-    filled = np.flatnonzero(np.any([*lines.values()], axis=0)) if lines else np.empty(0, dtype=np.intp)
-    if len(filled):
-        axes.set_xlim(x[filled[0]], x[min(filled[-1] + 1, len(x) - 1)])
+    occupied = np.flatnonzero(np.any([*lines.values()], axis=0)) if lines else np.empty(0, dtype=np.intp)
+    if len(occupied):
+        axes.set_xlim(x[occupied[0]], x[min(occupied[-1] + 1, len(x) - 1)])
 
 
-def _spread(values: Floats) -> float:
+def _dynamic_range(values: Floats) -> float:
     """The ratio of the largest to the smallest value if all are positive, else one."""
-    known = values[np.isfinite(values)]
-    return float(known.max() / known.min()) if len(known) and known.min() > 0 else 1.0
+    finite = values[np.isfinite(values)]
+    return float(finite.max() / finite.min()) if len(finite) and finite.min() > 0 else 1.0
 
 
-def _geometric(x: Floats) -> bool:
+def _is_geometric(x: Floats) -> bool:
     """Whether x grows by factors rather than by steps."""
-    if len(x) < 3 or _spread(x) < 10 or (np.diff(x) <= 0).any():
+    if len(x) < 3 or _dynamic_range(x) < 10 or (np.diff(x) <= 0).any():
         return False
     steps, factors = np.diff(x), np.diff(np.log(x))
     return bool(np.std(factors) / np.mean(factors) < np.std(steps) / np.mean(steps))
 
 
-def _ticks(axis: Axis, values: Floats) -> None:
-    known = np.abs(values[np.isfinite(values)])
-    large = len(known) > 0 and known.max() >= THOUSANDS
+def _set_ticks(axis: Axis, values: Floats) -> None:
+    finite = np.abs(values[np.isfinite(values)])
+    large = len(finite) > 0 and finite.max() >= MIN_ENGINEERING_VALUE
     axis.set_major_formatter(EngFormatter(sep="") if large else ScalarFormatter(useOffset=False))
     if axis.get_scale() == "log":
         if not large:
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        decades = math.log10(_spread(values))
+        decades = math.log10(_dynamic_range(values))
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
         axis.set_minor_locator(NullLocator())
 
 
-def _legend(axes: Axes, lines: dict[str, Floats]) -> None:
-    if len(lines) > WIDE:
+def _add_legend(axes: Axes, lines: dict[str, Floats]) -> None:
+    if len(lines) > MAX_TOP_LEGEND_LINES:
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     elif len(lines) > 1:
         axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(lines), borderaxespad=0.2, columnspacing=1.4)

@@ -8,58 +8,58 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from provenlm.core.audit import Value
-from provenlm.core.errors import UserError
-from provenlm.reporting.checks import Check, verdict
-from provenlm.reporting.evidence import Evidence
+from provenlm.core.audit import MetricValue
+from provenlm.core.errors import ProvenlmError
+from provenlm.reporting.checks import CheckResult, overall_status
+from provenlm.reporting.evidence import AuditSet
 
 
 @dataclass(frozen=True)
-class Version:
+class ReportSnapshot:
     """`audits`: path and digest of each audit that was there; `begun`: when the last of their stages was started."""
 
     audits: Sequence[Sequence[str]]
-    begun: str
+    started_at: str
     status: str
     checks: Mapping[str, str]  # status by figure
-    figures: Mapping[str, Value]  # value by id
+    metrics: Mapping[str, MetricValue]  # value by id
 
 
 @dataclass(frozen=True)
-class Versions:
+class SnapshotPair:
     """This version and the one before; None if there is none."""
 
-    now: Version
-    before: Version | None
+    current: ReportSnapshot
+    previous: ReportSnapshot | None
 
-    def file(self) -> bytes:
+    def to_json(self) -> bytes:
         return (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def version(evidence: Evidence, checks: Sequence[Check]) -> Version:
+def make_snapshot(audits: AuditSet, checks: Sequence[CheckResult]) -> ReportSnapshot:
     """What the evidence and the checks say."""
-    there = [(source, source.audit) for source in evidence.sources if source.audit is not None]
-    return Version(
-        audits=[[source.path, source.digest] for source, _ in there],
-        begun=max((str(audit.provenance.get("started", "")) for _, audit in there), default=""),
-        status=verdict(checks).value,
+    present_audits = [(file, file.audit) for file in audits.files if file.audit is not None]
+    return ReportSnapshot(
+        audits=[[file.path, file.digest] for file, _ in present_audits],
+        started_at=max((str(audit.provenance.get("started", "")) for _, audit in present_audits), default=""),
+        status=overall_status(checks).value,
         checks={check.id: check.status.value for check in checks},
-        figures={f"{source.name}.{name}": figure.value for source, audit in there for name, figure in audit.figures.items()},
+        metrics={f"{file.name}.{name}": metric.value for file, audit in present_audits for name, metric in audit.metrics.items()},
     )
 
 
-def advanced(known: Versions | None, now: Version) -> Versions:
+def advance_snapshots(recorded: SnapshotPair | None, current: ReportSnapshot) -> SnapshotPair:
     """`now`, and before it: what was before, if `known` is of the same audits; else what `known` says."""
-    if known is None:
-        return Versions(now, None)
-    same = [list(row) for row in known.now.audits] == [list(row) for row in now.audits]
-    return Versions(now, known.before if same else known.now)
+    if recorded is None:
+        return SnapshotPair(current, None)
+    same_audits = [list(row) for row in recorded.current.audits] == [list(row) for row in current.audits]
+    return SnapshotPair(current, recorded.previous if same_audits else recorded.current)
 
 
-def read(data: bytes, where: str) -> Versions:
-    """What `Versions.file` wrote. UserError, which begins with `where`, if it is something else."""
+def load_snapshots(data: bytes, location: str) -> SnapshotPair:
+    """What `Versions.file` wrote. ProvenlmError, which begins with `where`, if it is something else."""
     try:
         raw = json.loads(data)
-        return Versions(Version(**raw["now"]), Version(**raw["before"]) if raw["before"] else None)
+        return SnapshotPair(ReportSnapshot(**raw["now"]), ReportSnapshot(**raw["before"]) if raw["before"] else None)
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{where}: not readable: {error}; remove it, and the report compares itself with nothing") from None
+        raise ProvenlmError(f"{location}: not readable: {error}; remove it, and the report compares itself with nothing") from None

@@ -6,116 +6,123 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from provenlm.core.audit import Audit, Recorder
-from provenlm.core.errors import UserError
+from provenlm.core.audit import Audit, MetricRecorder
+from provenlm.core.errors import ProvenlmError
 from provenlm.reporting import cards, html, plots, previous_version, thresholds
 from provenlm.reporting import checks as judge
 from provenlm.reporting.dataset_card import dataset_card
-from provenlm.reporting.evidence import Evidence, Source
+from provenlm.reporting.evidence import AuditFile, AuditSet
 from provenlm.reporting.model_card import model_card
-from provenlm.reporting.page import BULKY, Report, render
+from provenlm.reporting.page import BULKY_KEYS, Report, render_markdown
 
-UNFIT = re.compile(r"[^\w.-]", re.ASCII)  # in the name of a file
-SIGNED = ("command", "params_digest", "code_digest", "commit", "dirty", "seed", "device", "versions", "started")
+UNSAFE_FILENAME_CHARS = re.compile(r"[^\w.-]", re.ASCII)  # in the name of a file
+PROVENANCE_KEYS = ("command", "params_digest", "code_digest", "commit", "dirty", "seed", "device", "versions", "started")
 
 
 @dataclass(frozen=True)
-class Rendering:
+class RenderedReport:
     """What a report consists of: its files by address below the folder of reports, its sources, its status, its counts as figures."""
 
-    sources: Sequence[Source]
+    audit_files: Sequence[AuditFile]
     files: Mapping[str, bytes]
-    status: judge.Status
-    counts: Recorder
+    status: judge.CheckStatus
+    counts: MetricRecorder
 
 
-def rendering(
+def render_report(
     name: str,
     title: str,
-    sources: Sequence[Source],
-    own: Source,
-    rows: Mapping[str, Mapping[str, str]],
-    where: str,
-    known: previous_version.Versions | None,
-) -> Rendering:
-    """The report `name`. `own`: where its own audit will lie; `rows`: its bounds, which `where` names in a UserError's message.
+    audit_files: Sequence[AuditFile],
+    own_audit: AuditFile,
+    checks_config: Mapping[str, Mapping[str, str]],
+    location: str,
+    recorded_snapshots: previous_version.SnapshotPair | None,
+) -> RenderedReport:
+    """The report `name`. `own`: where its own audit will lie; `rows`: its bounds, which `where` names in a ProvenlmError's message.
 
     `known`: what the file of its versions says, before this one is added.
     """
-    evidence = Evidence(tuple(sources))
-    checks = judge.judge(evidence, thresholds.wanted(rows, where), where)
-    counts = Recorder()
-    judge.record(checks, counts)
-    audit = Audit(own.subject, own.stage, counts.figures, (), (), {})
-    drawn = {identity: plots.draw(series) for identity, series in _series(sources).items()}
-    places = {identity: f"{name}_files/{UNFIT.sub('-', identity)}.svg" for identity in drawn}
-    if len(set(places.values())) < len(places):
-        raise UserError(f"{where}: two series would be drawn into one file: {sorted(places)}")
-    told = previous_version.advanced(known, previous_version.version(evidence, checks))
-    memory, described = f"{name}_versions.json", _cards(name, title, evidence, checks)
+    audits = AuditSet(tuple(audit_files))
+    results = judge.evaluate_checks(audits, thresholds.parse_checks(checks_config, location), location)
+    counts = MetricRecorder()
+    judge.record_counts(results, counts)
+    audit = Audit(own_audit.subject, own_audit.stage, counts.metrics, (), (), {})
+    svgs = {series_id: plots.plot_series(series) for series_id, series in _series_by_id(audit_files).items()}
+    plot_paths = {series_id: f"{name}_files/{UNSAFE_FILENAME_CHARS.sub('-', series_id)}.svg" for series_id in svgs}
+    if len(set(plot_paths.values())) < len(plot_paths):
+        raise ProvenlmError(f"{location}: two series would be drawn into one file: {sorted(plot_paths)}")
+    snapshots = previous_version.advance_snapshots(recorded_snapshots, previous_version.make_snapshot(audits, results))
+    snapshot_file, card_files = f"{name}_versions.json", _render_cards(name, title, audits, results)
     report = Report(
-        title, evidence, Source(own.subject, own.stage, own.path, "", audit), checks, places, told, memory, list(described)
+        title,
+        audits,
+        AuditFile(own_audit.subject, own_audit.stage, own_audit.path, "", audit),
+        results,
+        plot_paths,
+        snapshots,
+        snapshot_file,
+        list(card_files),
     )
-    page = render(report)
-    pictures = {places[identity]: drawn[identity] for identity in drawn}
-    written = {
+    page = render_markdown(report)
+    plot_files = {plot_paths[series_id]: svgs[series_id] for series_id in svgs}
+    files = {
         f"{name}.md": page.encode(),
-        f"{name}.html": html.page(page, title, pictures).encode(),
-        memory: told.file(),
-        f"{name}.json": (json.dumps(summary(name, report), indent=2, ensure_ascii=False) + "\n").encode(),
+        f"{name}.html": html.render_html(page, title, plot_files).encode(),
+        snapshot_file: snapshots.to_json(),
+        f"{name}.json": (json.dumps(summary_json(name, report), indent=2, ensure_ascii=False) + "\n").encode(),
     }
-    return Rendering(sources, {**written, **described, **pictures}, judge.verdict(checks), counts)
+    return RenderedReport(audit_files, {**files, **card_files, **plot_files}, judge.overall_status(results), counts)
 
 
-def _cards(name: str, title: str, evidence: Evidence, checks: Sequence[judge.Check]) -> dict[str, bytes]:
+def _render_cards(name: str, title: str, audits: AuditSet, checks: Sequence[judge.CheckResult]) -> dict[str, bytes]:
     """A card for each recipe and each corpus that left an audit, one folder below the page."""
-    written = {}
-    for subject, sources in cards.subjects(evidence, "../").items():
-        if any(source.audit for source in sources.values()):
-            about = cards.Card(subject, title, f"../{name}.md", judge.verdict(checks), sources, checks)
-            make = model_card if "train" in sources else dataset_card
-            written[f"{name}_cards/{cards.file_of(subject)}"] = make(about).encode()
-    return written
+    files = {}
+    for subject, audit_files in cards.by_subject(audits, "../").items():
+        if any(file.audit for file in audit_files.values()):
+            card = cards.Card(subject, title, f"../{name}.md", judge.overall_status(checks), audit_files, checks)
+            card_renderer = model_card if "train" in audit_files else dataset_card
+            files[f"{name}_cards/{cards.card_filename(subject)}"] = card_renderer(card).encode()
+    return files
 
 
-def summary(name: str, report: Report) -> dict[str, Any]:
+def summary_json(name: str, report: Report) -> dict[str, Any]:
     """The verdict and its claims for programs. Claims and sources are lists, so that `dvc metrics` shows the counts alone."""
-    figures = report.own.present().figures
+    metrics = report.own_audit.require_audit().metrics
     return {
         "report": name,
-        "status": judge.verdict(report.checks).value,
-        **{key: figure.value for key, figure in figures.items() if key != "verdict"},
-        "checks": [_claim(report, check) for check in report.checks],
-        "sources": [_origin(source) for source in report.evidence.sources],
+        "status": judge.overall_status(report.checks).value,
+        **{key: metric.value for key, metric in metrics.items() if key != "verdict"},
+        "checks": [_check_json(report, check) for check in report.checks],
+        "sources": [_audit_json(file) for file in report.audits.files],
     }
 
 
-def _claim(report: Report, check: judge.Check) -> dict[str, Any]:
+def _check_json(report: Report, check: judge.CheckResult) -> dict[str, Any]:
     """One check with all that is needed to doubt it; null for what its stage did not record (a scrape has no seed)."""
-    figure, source = check.figure, report.evidence.source(check.id, report.title)
-    facts = source.audit.provenance if source.audit else {}
+    metric, file = check.metric, report.audits.file_of(check.id, report.title)
+    provenance = file.audit.provenance if file.audit else {}
     return {
         "id": check.id,
         "status": check.status.value,
         "reason": check.reason,
-        "bound": check.bound.text if check.bound else None,
-        "value": figure.value if figure else None,
-        "unit": figure.unit if figure else None,
-        "kind": figure.kind if figure else None,
-        "limits": [[name, limit.value] for name, limit in check.limits.items()],
-        "advice": check.advice,
-        "meaning": figure.meaning if figure else None,
-        "audit": source.path,
-        "digest": source.digest or None,
-        **{fact: facts.get(fact) for fact in SIGNED},
+        "bound": check.threshold.text if check.threshold else None,
+        "value": metric.value if metric else None,
+        "unit": metric.unit if metric else None,
+        "kind": metric.kind if metric else None,
+        "limits": [[name, operand.value] for name, operand in check.operands.items()],
+        "advice": check.hint,
+        "meaning": metric.description if metric else None,
+        "audit": file.path,
+        "digest": file.digest or None,
+        **{key: provenance.get(key) for key in PROVENANCE_KEYS},
     }
 
 
-def _origin(source: Source) -> dict[str, Any]:
-    provenance = source.audit.provenance if source.audit else {}
-    facts = {key: value for key, value in provenance.items() if key not in BULKY}
-    return {"audit": source.path, "digest": source.digest, "present": source.audit is not None, **facts}
+def _audit_json(file: AuditFile) -> dict[str, Any]:
+    provenance = file.audit.provenance if file.audit else {}
+    fields = {key: value for key, value in provenance.items() if key not in BULKY_KEYS}
+    return {"audit": file.path, "digest": file.digest, "present": file.audit is not None, **fields}
 
 
-def _series(sources: Sequence[Source]) -> dict[str, Any]:
-    return {f"{source.name}.{series.name}": series for source in sources if source.audit for series in source.audit.series}
+def _series_by_id(audit_files: Sequence[AuditFile]) -> dict[str, Any]:
+    return {f"{file.name}.{series.name}": series for file in audit_files if file.audit for series in file.audit.series}

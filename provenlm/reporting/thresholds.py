@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from provenlm.core.errors import UserError
-from provenlm.reporting.evidence import IDENTITY
+from provenlm.core.errors import ProvenlmError
+from provenlm.reporting.evidence import METRIC_ID
 
 Number = int | float
 
-NUMBER = re.compile(r"[+-]?\d[\d_]*(\.\d[\d_]*)?([eE][+-]?\d\d?\d?)?", re.ASCII)
-RELATIONS: dict[str, Callable[[Number, Number], bool]] = {
+NUMBER_PATTERN = re.compile(r"[+-]?\d[\d_]*(\.\d[\d_]*)?([eE][+-]?\d\d?\d?)?", re.ASCII)
+OPERATORS: dict[str, Callable[[Number, Number], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
     "==": operator.eq,
@@ -26,84 +26,93 @@ GRAMMAR = "write `a..b`, `< x`, `<= x`, `> x`, `>= x` or `== x`, where x is a nu
 
 
 @dataclass(frozen=True)
-class Term:
+class Operand:
     """A number, or `number` times the figure called `figure`."""
 
-    number: Number
-    figure: str | None
+    factor: Number
+    metric_id: str | None
 
 
 @dataclass(frozen=True)
-class Bound:
+class Threshold:
     """`text` as the user wrote it; a value holds if it stands in each relation to its term."""
 
     text: str
-    tests: Sequence[tuple[str, Term]]
+    conditions: Sequence[tuple[str, Operand]]
 
-    def needs(self) -> list[str]:
+    def dependencies(self) -> list[str]:
         """The figures that must be known before a value can be judged."""
-        return [term.figure for _, term in self.tests if term.figure]
+        return [operand.metric_id for _, operand in self.conditions if operand.metric_id]
 
-    def admits(self, value: Number, known: Mapping[str, Number]) -> bool:
+    def holds(self, value: Number, metric_values: Mapping[str, Number]) -> bool:
         """Whether `value` lies within the bound, given the values of the figures it `needs`."""
-        return all(RELATIONS[relation](value, limit) for relation, limit in self._limits(known))
+        return all(OPERATORS[relation](value, limit) for relation, limit in self._resolve(metric_values))
 
-    def attainable(self, ceiling: Number, known: Mapping[str, Number]) -> bool:
+    def reachable(self, max_value: Number, metric_values: Mapping[str, Number]) -> bool:
         """Whether any value up to `ceiling` is high enough for the bound."""
-        up = {">": operator.gt, ">=": operator.ge, "==": operator.ge}
-        return all(up[relation](ceiling, limit) for relation, limit in self._limits(known) if relation in up)
+        lower_bound_operators = {">": operator.gt, ">=": operator.ge, "==": operator.ge}
+        return all(
+            lower_bound_operators[relation](max_value, limit)
+            for relation, limit in self._resolve(metric_values)
+            if relation in lower_bound_operators
+        )
 
-    def _limits(self, known: Mapping[str, Number]) -> list[tuple[str, Number]]:
-        return [(relation, term.number * known[term.figure] if term.figure else term.number) for relation, term in self.tests]
+    def _resolve(self, metric_values: Mapping[str, Number]) -> list[tuple[str, Number]]:
+        return [
+            (relation, operand.factor * metric_values[operand.metric_id] if operand.metric_id else operand.factor)
+            for relation, operand in self.conditions
+        ]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class CheckSpec:
     """One row of a report's bounds: the bound, and the advice to show when it does not hold."""
 
-    bound: Bound
-    advice: str
+    threshold: Threshold
+    hint: str
 
 
-def wanted(rows: Mapping[str, Mapping[str, str]], where: str) -> dict[str, Wanted]:
-    """The `bounds` of a report by figure. UserError, which begins with `where`, for a wrong key or a wrong bound."""
-    return {figure: _wanted(row, f"{where}.{figure}") for figure, row in rows.items()}
+def parse_checks(checks: Mapping[str, Mapping[str, str]], location: str) -> dict[str, CheckSpec]:
+    """The `bounds` of a report by figure. ProvenlmError, which begins with `where`, for a wrong key or a wrong bound."""
+    return {metric_id: _parse_check(entry, f"{location}.{metric_id}") for metric_id, entry in checks.items()}
 
 
-def _wanted(row: Mapping[str, str], where: str) -> Wanted:
-    if unknown := set(row) - {"bound", "else"}:
-        raise UserError(f"{where}: unknown key {min(unknown)!r}; known: bound, else")
-    if missing := {"bound", "else"} - set(row):
-        raise UserError(f"{where}: missing key {min(missing)!r}; known: bound, else")
-    return Wanted(parse(row["bound"], f"{where}.bound"), row["else"])
+def _parse_check(entry: Mapping[str, str], location: str) -> CheckSpec:
+    if unknown := set(entry) - {"bound", "else"}:
+        raise ProvenlmError(f"{location}: unknown key {min(unknown)!r}; known: bound, else")
+    if missing := {"bound", "else"} - set(entry):
+        raise ProvenlmError(f"{location}: missing key {min(missing)!r}; known: bound, else")
+    return CheckSpec(parse_threshold(entry["bound"], f"{location}.bound"), entry["else"])
 
 
-def parse(text: str, where: str) -> Bound:
-    """The bound that `text` says. UserError, which begins with `where` and gives the grammar, if it says none."""
-    words = text.strip()
-    if ".." in words:
-        low, high = (_term(part, text, where) for part in words.split("..", maxsplit=True))
-        if low.figure is None and high.figure is None and low.number > high.number:
-            raise UserError(f"{where}: {text!r} admits nothing: its lower end is above its upper")
-        return Bound(words, [(">=", low), ("<=", high)])
-    for relation in RELATIONS:
-        if words.startswith(relation):
-            return Bound(words, [(relation, _term(words.removeprefix(relation), text, where))])
-    raise UserError(f"{where}: {text!r} is no bound; {GRAMMAR}")
+def parse_threshold(text: str, location: str) -> Threshold:
+    """The bound that `text` says. ProvenlmError, which begins with `where` and gives the grammar, if it says none."""
+    expression = text.strip()
+    if ".." in expression:
+        low, high = (_parse_operand(part, text, location) for part in expression.split("..", maxsplit=True))
+        if low.metric_id is None and high.metric_id is None and low.factor > high.factor:
+            raise ProvenlmError(f"{location}: {text!r} admits nothing: its lower end is above its upper")
+        return Threshold(expression, [(">=", low), ("<=", high)])
+    for relation in OPERATORS:
+        if expression.startswith(relation):
+            return Threshold(expression, [(relation, _parse_operand(expression.removeprefix(relation), text, location))])
+    raise ProvenlmError(f"{location}: {text!r} is no bound; {GRAMMAR}")
 
 
-def _term(words: str, text: str, where: str) -> Term:
-    factor, star, figure = (part.strip() for part in words.strip().rpartition("*"))
-    if star and NUMBER.fullmatch(factor) and IDENTITY.fullmatch(figure):
-        return Term(_number(factor), figure)
-    if not star and NUMBER.fullmatch(figure):
-        return Term(_number(figure), None)
-    if not star and IDENTITY.fullmatch(figure):
-        return Term(1, figure)
-    raise UserError(f"{where}: {text!r} is no bound: {words.strip()!r} is neither a number nor a figure's id; {GRAMMAR}")
+def _parse_operand(expression: str, text: str, location: str) -> Operand:
+    factor, star, operand = (part.strip() for part in expression.strip().rpartition("*"))
+    if star and NUMBER_PATTERN.fullmatch(factor) and METRIC_ID.fullmatch(operand):
+        return Operand(_parse_number(factor), operand)
+    if not star and NUMBER_PATTERN.fullmatch(operand):
+        return Operand(_parse_number(operand), None)
+    if not star and METRIC_ID.fullmatch(operand):
+        return Operand(1, operand)
+    raise ProvenlmError(
+        f"{location}: {text!r} is no bound: {expression.strip()!r} is neither a number nor a figure's id; {GRAMMAR}"
+    )
 
 
-def _number(text: str) -> Number:
+def _parse_number(text: str) -> Number:
     """Exact where it can be: a whole number written with an exponent is whole, because counts are compared with it."""
     value = Decimal(text)
     return int(value) if value == value.to_integral_value() else float(value)

@@ -15,54 +15,65 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenlm.core import rng
-from provenlm.core.progress import say
+from provenlm.core.progress import log_line
 from provenlm.core.records import Record
-from provenlm.tokenizers.hf_export import tokenizer
-from provenlm.tokenizers.sentencepiece_model import SentencePieceCodec
+from provenlm.tokenizers.hf_export import to_tokenizer_json
+from provenlm.tokenizers.sentencepiece_model import SentencePieceTokenizer
 
-COMPARED = 300  # records, chosen by hash
-HEAD = 1 << 16  # bytes of each
-CONFUSING = (
+NUM_COMPARED_RECORDS = 300  # records, chosen by hash
+MAX_RECORD_BYTES = 1 << 16  # bytes of each
+ADVERSARIAL_TEXTS = (
     "", " ", "  a   ", "\n", "\n\n\n", " \n\n\n \n", "\t\t ", "a\r\nb\rc", "▁", "a▁b ▁▁", "<s></s><pad><unk>", "<0x0A><0xE2>", "\0", "a\0\0b",
     "\ufeff\ufffd\uffff", "e\u0301é\u00a0\u2003\u3000\u200b", "漢字 ภาษา العربية हिन्दी", "👩‍👩‍👧‍👦 🏳️‍🌈", "".join(map(chr, range(256))), "x" * 3000, " y" * 3000,
     "0123456789 1e-5 0x1F", "aaaaaaaaaaaaaab" * 50, "_____-----=====" * 9,
 )  # fmt: skip
 
 
-class Fastokens:
+class FastokensBackend:
     """`published`: a tokenizer.json."""
 
-    def __init__(self, published: str) -> None:
-        self.published = published
-        self._tokenizer = fastokens.Tokenizer.from_json_str(published)
+    def __init__(self, tokenizer_json: str) -> None:
+        self.tokenizer_json = tokenizer_json
+        self._tokenizer = fastokens.Tokenizer.from_json_str(tokenizer_json)
 
-    def __reduce__(self) -> tuple[type["Fastokens"], tuple[str]]:
-        return Fastokens, (self.published,)
+    def __reduce__(self) -> tuple[type["FastokensBackend"], tuple[str]]:
+        return FastokensBackend, (self.tokenizer_json,)
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        ids, ends = self._tokenizer.encode_batch_flat(list(texts), add_special_tokens=False, split_special_tokens=True)
-        found, offsets = np.frombuffer(ids, "<u4"), np.frombuffer(ends, "<u8").tolist()
-        return [found[begin:end] for begin, end in pairwise(offsets)]
+        id_buffer, offset_buffer = self._tokenizer.encode_batch_flat(
+            list(texts), add_special_tokens=False, split_special_tokens=True
+        )
+        token_ids, offsets = np.frombuffer(id_buffer, "<u4"), np.frombuffer(offset_buffer, "<u8").tolist()
+        return [token_ids[begin:end] for begin, end in pairwise(offsets)]
 
 
-def checked(codec: SentencePieceCodec, read: Callable[[], Iterable[Record]]) -> SentencePieceCodec:
+def attach_verified_backend(
+    tokenizer: SentencePieceTokenizer, read_records: Callable[[], Iterable[Record]]
+) -> SentencePieceTokenizer:
     """`codec` with fastokens to encode for it, if both agree on a sample of the records; else `codec`. It knows no unigram models."""
-    if codec.pieces().model != "bpe":
-        return codec
-    fast = SentencePieceCodec(codec.model, Fastokens(json.dumps(tokenizer(codec))))
-    found = next(differing(codec, fast, sample(read)), None)
-    if found is not None:
+    if tokenizer.export_vocab().model_type != "bpe":
+        return tokenizer
+    fast_tokenizer = SentencePieceTokenizer(tokenizer.model_proto, FastokensBackend(json.dumps(to_tokenizer_json(tokenizer))))
+    mismatch = next(find_mismatches(tokenizer, fast_tokenizer, sample_records(read_records)), None)
+    if mismatch is not None:
         version = metadata.version("fastokens")
-        say(f"fastokens {version} encodes {found.source} otherwise than SentencePiece does, which will encode alone, slower")
-    return codec if found is not None else fast
+        log_line(
+            f"fastokens {version} encodes {mismatch.source} otherwise than SentencePiece does, which will encode alone, slower"
+        )
+    return tokenizer if mismatch is not None else fast_tokenizer
 
 
-def sample(read: Callable[[], Iterable[Record]]) -> list[Record]:
-    made = [Record.of(text.encode("utf-8"), "text/plain", f"the text {text[:20]!r}") for text in CONFUSING]
-    chosen = heapq.nsmallest(COMPARED, read(), key=lambda record: rng.share_of(record.id, "fast"))
-    return [*made, *(Record.of(record.body[:HEAD], record.media_type, record.source) for record in chosen)]
+def sample_records(read_records: Callable[[], Iterable[Record]]) -> list[Record]:
+    adversarial = [Record.from_content(text.encode("utf-8"), "text/plain", f"the text {text[:20]!r}") for text in ADVERSARIAL_TEXTS]
+    sampled = heapq.nsmallest(NUM_COMPARED_RECORDS, read_records(), key=lambda record: rng.hash_to_unit(record.id, "fast"))
+    return [
+        *adversarial,
+        *(Record.from_content(record.content[:MAX_RECORD_BYTES], record.media_type, record.source) for record in sampled),
+    ]
 
 
-def differing(codec: SentencePieceCodec, fast: SentencePieceCodec, records: Sequence[Record]) -> Iterator[Record]:
-    both = zip(codec.encode(records), fast.encode(records), records, strict=True)
-    return (record for one, other, record in both if not np.array_equal(one, other))
+def find_mismatches(
+    tokenizer: SentencePieceTokenizer, fast_tokenizer: SentencePieceTokenizer, records: Sequence[Record]
+) -> Iterator[Record]:
+    pairs = zip(tokenizer.encode(records), fast_tokenizer.encode(records), records, strict=True)
+    return (record for expected, actual, record in pairs if not np.array_equal(expected, actual))

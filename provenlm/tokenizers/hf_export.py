@@ -8,100 +8,114 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from provenlm.core.errors import UserError
-from provenlm.core.interfaces import Codec
-from provenlm.tokenizers.characters import CharacterCodec
-from provenlm.tokenizers.sentencepiece_model import STEPS, SentencePieceCodec
+from provenlm.core.errors import ProvenlmError
+from provenlm.core.interfaces import Tokenizer
+from provenlm.tokenizers.characters import CharacterTokenizer
+from provenlm.tokenizers.sentencepiece_model import SCORE_STEPS, SentencePieceTokenizer
 
-NAMES = {"pad": "<pad>", "unk": "<unk>", "bos": "<s>", "eos": "</s>"}
-
-
-UNTAKEN = -1e6  # the score of what text is never read as: ids that stand for something else, under names that a text might hold
+SPECIAL_TOKEN_STRINGS = {"pad": "<pad>", "unk": "<unk>", "bos": "<s>", "eos": "</s>"}
 
 
-def published(codec: Codec, length: int) -> dict[str, bytes]:
-    """tokenizer.json and tokenizer_config.json for texts of at most `length` tokens. UserError for a codec of anything but text."""
-    made = tokenizer(codec)
+UNUSED_SCORE = (
+    -1e6
+)  # the score of what text is never read as: ids that stand for something else, under names that a text might hold
+
+
+def tokenizer_to_hf(tokenizer: Tokenizer, max_length: int) -> dict[str, bytes]:
+    """tokenizer.json and tokenizer_config.json for texts of at most `length` tokens. ProvenlmError for a codec of anything but text."""
+    tokenizer_json = to_tokenizer_json(tokenizer)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": length,
+        "model_max_length": max_length,
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": True,
-        **{f"{name}_token": NAMES[name] for name in codec.special},
+        **{f"{name}_token": SPECIAL_TOKEN_STRINGS[name] for name in tokenizer.special_tokens},
     }
-    files = {"tokenizer.json": made, "tokenizer_config.json": config}
+    files = {"tokenizer.json": tokenizer_json, "tokenizer_config.json": config}
     return {name: json.dumps(value, ensure_ascii=False, indent=1).encode() for name, value in files.items()}
 
 
-def tokenizer(codec: Codec) -> dict[str, Any]:
-    """What tokenizer.json says. UserError for a codec of anything but text."""
-    if not isinstance(codec, SentencePieceCodec | CharacterCodec):
-        raise UserError(f"a {type(codec).__name__} has no counterpart among Hugging Face's tokenizers")
-    names = {NAMES[name]: identity for name, identity in codec.special.items()}
-    if isinstance(codec, SentencePieceCodec):
-        pieces = codec.pieces()
-        vocabulary = {**names, **pieces.ids}
-        whole = {piece: pieces.ids[piece] for piece in pieces.whole}
-        if pieces.model == "unigram":
-            return assembled(names, whole, unigram(vocabulary, pieces.scores))
-        return assembled(names, whole, byte_pairs(vocabulary, merges(pieces.ids, pieces.learned), NAMES["unk"]))
-    characters = {character: identity for identity, character in enumerate(codec.characters, start=1)}
-    return assembled(names, {}, byte_pairs({**names, **characters}, [], None))
+def to_tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What tokenizer.json says. ProvenlmError for a codec of anything but text."""
+    if not isinstance(tokenizer, SentencePieceTokenizer | CharacterTokenizer):
+        raise ProvenlmError(f"a {type(tokenizer).__name__} has no counterpart among Hugging Face's tokenizers")
+    special_ids = {SPECIAL_TOKEN_STRINGS[name]: token_id for name, token_id in tokenizer.special_tokens.items()}
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        exported = tokenizer.export_vocab()
+        vocab = {**special_ids, **exported.ids}
+        symbol_ids = {piece: exported.ids[piece] for piece in exported.user_symbols}
+        if exported.model_type == "unigram":
+            return assemble_tokenizer_json(special_ids, symbol_ids, unigram_model(vocab, exported.scores))
+        return assemble_tokenizer_json(
+            special_ids,
+            symbol_ids,
+            bpe_model(vocab, bpe_merges(exported.ids, exported.learned_pieces), SPECIAL_TOKEN_STRINGS["unk"]),
+        )
+    characters = {character: token_id for token_id, character in enumerate(tokenizer.characters, start=1)}
+    return assemble_tokenizer_json(special_ids, {}, bpe_model({**special_ids, **characters}, [], None))
 
 
-def merges(ids: Mapping[str, int], learned: Sequence[str]) -> list[tuple[str, str]]:
+def bpe_merges(ids: Mapping[str, int], learned_pieces: Sequence[str]) -> list[tuple[str, str]]:
     """Every way to put a learned piece together from two others, in the order in which pieces were learned."""
     return [
-        (piece[:cut], piece[cut:]) for piece in learned for cut in range(1, len(piece)) if piece[:cut] in ids and piece[cut:] in ids
+        (piece[:cut], piece[cut:])
+        for piece in learned_pieces
+        for cut in range(1, len(piece))
+        if piece[:cut] in ids and piece[cut:] in ids
     ]
 
 
-def byte_pairs(vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]], unknown: str | None) -> dict[str, Any]:
+def bpe_model(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], unk_token: str | None) -> dict[str, Any]:
     """A model that merges pairs. With `unknown`, what no piece covers becomes single bytes."""
     return {
         "type": "BPE",
         "dropout": None,
-        "unk_token": unknown,
+        "unk_token": unk_token,
         "continuing_subword_prefix": None,
         "end_of_word_suffix": None,
         "fuse_unk": False,
-        "byte_fallback": unknown is not None,
+        "byte_fallback": unk_token is not None,
         "ignore_merges": False,
-        "vocab": dict(vocabulary),
+        "vocab": dict(vocab),
         "merges": [list(pair) for pair in merges],
     }
 
 
-def unigram(vocabulary: Mapping[str, int], scores: Mapping[str, float]) -> dict[str, Any]:
-    """A model that takes the likeliest reading. UserError for scores whose sums would be rounded: readings would hang on that."""
-    if any(not (score * STEPS).is_integer() for score in scores.values()):
-        raise UserError(
+def unigram_model(vocab: Mapping[str, int], scores: Mapping[str, float]) -> dict[str, Any]:
+    """A model that takes the likeliest reading. ProvenlmError for scores whose sums would be rounded: readings would hang on that."""
+    if any(not (score * SCORE_STEPS).is_integer() for score in scores.values()):
+        raise ProvenlmError(
             "this unigram model's scores are not rounded, so that each program may read a text otherwise; run tokenize again"
         )
-    pieces = [[piece, scores.get(piece, UNTAKEN)] for piece in sorted(vocabulary, key=lambda piece: vocabulary[piece])]
-    return {"type": "Unigram", "unk_id": vocabulary[NAMES["unk"]], "byte_fallback": True, "vocab": pieces}
+    pieces = [[piece, scores.get(piece, UNUSED_SCORE)] for piece in sorted(vocab, key=lambda piece: vocab[piece])]
+    return {"type": "Unigram", "unk_id": vocab[SPECIAL_TOKEN_STRINGS["unk"]], "byte_fallback": True, "vocab": pieces}
 
 
-def assembled(names: Mapping[str, int], whole: Mapping[str, int], model: Mapping[str, Any]) -> dict[str, Any]:
+def assemble_tokenizer_json(
+    special_ids: Mapping[str, int], symbol_ids: Mapping[str, int], model: Mapping[str, Any]
+) -> dict[str, Any]:
     """`names`: of special tokens; `whole`: pieces that are found before the model is asked; a text begins with bos, if there is one."""
-    added = [*((name, identity, True) for name, identity in names.items()), *((piece, i, False) for piece, i in whole.items())]
-    begin = {"id": "<s>", "ids": [names["<s>"]], "tokens": ["<s>"]} if "<s>" in names else None
+    added = [
+        *((name, token_id, True) for name, token_id in special_ids.items()),
+        *((piece, i, False) for piece, i in symbol_ids.items()),
+    ]
+    bos = {"id": "<s>", "ids": [special_ids["<s>"]], "tokens": ["<s>"]} if "<s>" in special_ids else None
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [
             {"id": i, "content": c, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": s}
-            for c, i, s in sorted(added, key=lambda one: one[1])
+            for c, i, s in sorted(added, key=lambda token: token[1])
         ],
         "normalizer": None,
         "pre_tokenizer": None,
-        "post_processor": begin
+        "post_processor": bos
         and {
             "type": "TemplateProcessing",
             "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
             "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {"<s>": begin},
+            "special_tokens": {"<s>": bos},
         },
         "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
         "model": dict(model),

@@ -4,22 +4,22 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from provenlm.core.errors import UserError
-from provenlm.core.interfaces import Codec
+from provenlm.core.errors import ProvenlmError
+from provenlm.core.interfaces import Tokenizer
 from provenlm.tokenizers import characters, sentencepiece_model
 
-LOADERS: Mapping[str, Callable[[Path], Codec]] = {
-    characters.KIND: characters.load,
-    sentencepiece_model.KIND: sentencepiece_model.load,
+TOKENIZER_LOADERS: Mapping[str, Callable[[Path], Tokenizer]] = {
+    characters.TOKENIZER_TYPE: characters.load_character_tokenizer,
+    sentencepiece_model.TOKENIZER_TYPE: sentencepiece_model.load_sentencepiece_tokenizer,
 }
 
 
-def load(folder: Path) -> Codec:
-    """The codec that its `save` left in `folder`. UserError if it is damaged or of a kind that is a domain's own."""
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The codec that its `save` left in `folder`. ProvenlmError if it is damaged or of a kind that is a domain's own."""
     try:
-        kind = json.loads((folder / "codec.json").read_text(encoding="utf-8"))["kind"]
+        tokenizer_type = json.loads((folder / "codec.json").read_text(encoding="utf-8"))["kind"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{(folder / 'codec.json').as_posix()}: not readable as a codec: {error}; run tokenize again") from None
-    if kind not in LOADERS:
-        raise UserError(f"{folder.as_posix()}: a codec of kind {kind!r}; known here: {', '.join(LOADERS)}")
-    return LOADERS[kind](folder)
+        raise ProvenlmError(f"{(folder / 'codec.json').as_posix()}: not readable as a codec: {error}; run tokenize again") from None
+    if tokenizer_type not in TOKENIZER_LOADERS:
+        raise ProvenlmError(f"{folder.as_posix()}: a codec of kind {tokenizer_type!r}; known here: {', '.join(TOKENIZER_LOADERS)}")
+    return TOKENIZER_LOADERS[tokenizer_type](folder)

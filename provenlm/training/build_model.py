@@ -5,26 +5,26 @@ from typing import Any
 from torch import nn
 
 from provenlm.core import rng
-from provenlm.core.errors import UserError
+from provenlm.core.errors import ProvenlmError
 from provenlm.models.common.layers.decoder import Decoder
-from provenlm.models.common.spec import Net
+from provenlm.models.common.spec import ModelSpec
 from provenlm.training import rng_state
-from provenlm.training.config import Settings
+from provenlm.training.config import TrainConfig
 
 
-def fresh(net: Net, settings: Any, vocabulary: int, seed: int) -> nn.Module:
+def fresh(net: ModelSpec, settings: Any, vocabulary: int, seed: int) -> nn.Module:
     """The net as it is before the first step of a training with `seed`."""
-    rng_state.seed_all(rng.seed_of(seed, "weights"))
+    rng_state.seed_all(rng.derive_seed(seed, "weights"))
     return net.build(settings, vocabulary)
 
 
-def arrange(model: nn.Module, settings: Settings) -> None:
-    """What `settings` say of how passes are computed, not what: recompute and compile. UserError for a net without blocks."""
-    if settings.recompute is None and not settings.compile:
+def arrange(model: nn.Module, settings: TrainConfig) -> None:
+    """What `settings` say of how passes are computed, not what: recompute and compile. ProvenlmError for a net without blocks."""
+    if settings.activation_checkpointing is None and not settings.compile:
         return
     if not isinstance(model, Decoder):
-        raise UserError("train: recompute and compile are for nets of blocks; null and false would be right for this one")
-    model.recompute = settings.recompute
+        raise ProvenlmError("train: recompute and compile are for nets of blocks; null and false would be right for this one")
+    model.activation_checkpointing = settings.activation_checkpointing
     if settings.compile:
         for block in model.layers:
             block.compile()

@@ -3,144 +3,146 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from provenlm.models.common.objective import Role
-from provenlm.models.generation.sampling import Sampling
+from provenlm.models.common.objective import ParamGroupName
+from provenlm.models.generation.sampling import SamplingConfig
 
 
 @dataclass(frozen=True)
-class Group:
+class ParamGroupConfig:
     """How the parameters of one role are moved. `betas`: adamw and lion have two, muon and sgd one (their momentum)."""
 
-    kind: Literal["adamw", "muon", "lion", "sgd"]
-    rate: float  # at the peak of the schedule
+    name: Literal["adamw", "muon", "lion", "sgd"]
+    lr: float  # at the peak of the schedule
     betas: tuple[float, ...]
     weight_decay: float  # decoupled: each step shrinks by rate · weight_decay
 
     def __post_init__(self) -> None:
-        wanted = {"adamw": 2, "lion": 2, "muon": 1, "sgd": 1}[self.kind]
-        if len(self.betas) != wanted or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas is {list(self.betas)}; {self.kind} takes {wanted}, each from 0 to below 1")
-        if self.rate <= 0 or self.weight_decay < 0:
-            raise ValueError(f"rate is {self.rate} and weight_decay {self.weight_decay}; above 0 and not below 0 would be right")
+        num_betas = {"adamw": 2, "lion": 2, "muon": 1, "sgd": 1}[self.name]
+        if len(self.betas) != num_betas or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas is {list(self.betas)}; {self.name} takes {num_betas}, each from 0 to below 1")
+        if self.lr <= 0 or self.weight_decay < 0:
+            raise ValueError(f"rate is {self.lr} and weight_decay {self.weight_decay}; above 0 and not below 0 would be right")
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class OptimizerConfig:
     """A group for each role, and the largest global gradient norm (null: gradients are not clipped)."""
 
-    embedding: Group
-    matrix: Group
-    rest: Group
-    clip: float | None
+    embedding: ParamGroupConfig
+    matrix: ParamGroupConfig
+    default: ParamGroupConfig
+    max_grad_norm: float | None
 
     def __post_init__(self) -> None:
-        for name, group in (("embedding", self.embedding), ("rest", self.rest)):
-            if group.kind == "muon":
+        for name, group in (("embedding", self.embedding), ("rest", self.default)):
+            if group.name == "muon":
                 raise ValueError(f"{name}: muon turns matrices into rotations; for {name} adamw would be right")
-        if self.clip is not None and self.clip <= 0:
-            raise ValueError(f"clip is {self.clip}; above 0 or null would be right")
+        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
+            raise ValueError(f"clip is {self.max_grad_norm}; above 0 or null would be right")
 
-    def of(self, role: Role) -> Group:
-        return {"embedding": self.embedding, "matrix": self.matrix, "rest": self.rest}[role]
+    def group_for(self, group_name: ParamGroupName) -> ParamGroupConfig:
+        return {"embedding": self.embedding, "matrix": self.matrix, "rest": self.default}[group_name]
 
 
 @dataclass(frozen=True)
-class Schedule:
+class LRScheduleConfig:
     """Rates as a share of their peak: `warmup` steps up, `hold` steps at 1, then down to `final` at the last step.
 
     `hold: 0` is the plain linear or cosine schedule; a long `hold` with a linear decay is warmup-stable-decay. inverse_sqrt falls
     with 1/√step from where it begins, and never below `final`.
     """
 
-    warmup: int
-    hold: int
-    decay: Literal["linear", "cosine", "inverse_sqrt"]
-    final: float
+    warmup_steps: int
+    stable_steps: int
+    decay_type: Literal["linear", "cosine", "inverse_sqrt"]
+    min_lr_factor: float
 
     def __post_init__(self) -> None:
-        if self.warmup < 0 or self.hold < 0 or not 0 <= self.final <= 1:
+        if self.warmup_steps < 0 or self.stable_steps < 0 or not 0 <= self.min_lr_factor <= 1:
             raise ValueError(
-                f"warmup, hold, final are {self.warmup}, {self.hold}, {self.final}; at least 0, at least 0, and 0 to 1 would be right"
+                f"warmup, hold, final are {self.warmup_steps}, {self.stable_steps}, {self.min_lr_factor}; at least 0, at least 0, and 0 to 1 would be right"
             )
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class TrainEvalConfig:
     """Loss on `rows` rows of the validation split, evenly spaced: after the first step, every `every` steps, and after the last."""
 
-    every: int
-    rows: int
+    interval: int
+    num_sequences: int
 
     def __post_init__(self) -> None:
-        if self.every < 1 or self.rows < 1:
-            raise ValueError(f"every and rows are {self.every}, {self.rows}; at least 1 would be right")
+        if self.interval < 1 or self.num_sequences < 1:
+            raise ValueError(f"every and rows are {self.interval}, {self.num_sequences}; at least 1 would be right")
 
 
 @dataclass(frozen=True)
-class Checkpoints:
+class CheckpointConfig:
     """Save every `every` steps and keep the newest `last` of these, one more than needed in case the newest is damaged.
 
     What stays beside the net when training is done: those at multiples of `spaced` (null: none) and, with `best`, the one with the
     smallest held-out loss, for which also a step between the intervals is saved.
     """
 
-    every: int
-    last: int
-    spaced: int | None
-    best: bool
+    save_interval: int
+    keep_latest_k: int
+    keep_every_n_steps: int | None
+    keep_best: bool
 
     def __post_init__(self) -> None:
-        if self.every < 1 or self.last < 1:
-            raise ValueError(f"every and last are {self.every}, {self.last}; at least 1 would be right")
-        if self.spaced is not None and (self.spaced < 1 or self.spaced % self.every):
-            raise ValueError(f"spaced is {self.spaced}; a multiple of every, {self.every}, or null would be right")
+        if self.save_interval < 1 or self.keep_latest_k < 1:
+            raise ValueError(f"every and last are {self.save_interval}, {self.keep_latest_k}; at least 1 would be right")
+        if self.keep_every_n_steps is not None and (self.keep_every_n_steps < 1 or self.keep_every_n_steps % self.save_interval):
+            raise ValueError(
+                f"spaced is {self.keep_every_n_steps}; a multiple of every, {self.save_interval}, or null would be right"
+            )
 
 
 @dataclass(frozen=True)
-class Curriculum:
+class SeqLenScheduleConfig:
     """Rows begin `begin` positions long and reach the full length after `steps`; each step has the same tokens all the while."""
 
-    begin: int
+    start: int
     steps: int
-    growth: Literal["linear", "exponential", "cosine"]
+    shape: Literal["linear", "exponential", "cosine"]
 
     def __post_init__(self) -> None:
-        if self.begin < 1 or self.steps < 1:
-            raise ValueError(f"begin and steps are {self.begin}, {self.steps}; at least 1 would be right")
+        if self.start < 1 or self.steps < 1:
+            raise ValueError(f"begin and steps are {self.start}, {self.steps}; at least 1 would be right")
 
 
 @dataclass(frozen=True)
-class Plateau:
+class ReduceLROnPlateauConfig:
     """After `measurements` of the held-out loss without one that is smaller by `least`, all rates are multiplied by `factor`."""
 
-    measurements: int
-    least: float
+    patience: int
+    min_delta: float
     factor: float
 
     def __post_init__(self) -> None:
-        _patient(self.measurements, self.least)
+        _check_patience(self.patience, self.min_delta)
         if not 0 < self.factor < 1:
             raise ValueError(f"factor is {self.factor}; between 0 and 1 would be right")
 
 
 @dataclass(frozen=True)
-class EarlyStop:
+class EarlyStoppingConfig:
     """After `measurements` of the held-out loss without one that is smaller by `least`, training ends."""
 
-    measurements: int
-    least: float
+    patience: int
+    min_delta: float
 
     def __post_init__(self) -> None:
-        _patient(self.measurements, self.least)
+        _check_patience(self.patience, self.min_delta)
 
 
-def _patient(measurements: int, least: float) -> None:
-    if measurements < 1 or least < 0:
-        raise ValueError(f"measurements and least are {measurements}, {least}; at least 1 and not below 0 would be right")
+def _check_patience(patience: int, min_delta: float) -> None:
+    if patience < 1 or min_delta < 0:
+        raise ValueError(f"measurements and least are {patience}, {min_delta}; at least 1 and not below 0 would be right")
 
 
 @dataclass(frozen=True)
-class Stability:
+class SpikeGuardConfig:
     """What is done about updates that are not finite or whose loss or gradient norm stands out (null: the first not finite one stops).
 
     A step is skipped if a score is above `limit`; scores are against the last `window` accepted steps, once there are `least`. After
@@ -148,52 +150,52 @@ class Stability:
     rates for `slower_steps`; at most `returns` times, then it stops.
     """
 
-    window: int
-    least: int
-    limit: float
-    skips: int
-    within: int
-    returns: int
-    slower: float
-    slower_steps: int
+    window_size: int
+    min_history: int
+    threshold_std: float
+    max_skips: int
+    skip_window: int
+    max_rollbacks: int
+    rollback_lr_factor: float
+    rollback_lr_steps: int
 
     def __post_init__(self) -> None:
-        if not 2 <= self.least <= self.window:
+        if not 2 <= self.min_history <= self.window_size:
             raise ValueError(
-                f"least and window are {self.least}, {self.window}; at least 2, and no more than the window would be right"
+                f"least and window are {self.min_history}, {self.window_size}; at least 2, and no more than the window would be right"
             )
-        if not 1 <= self.skips <= self.within:
+        if not 1 <= self.max_skips <= self.skip_window:
             raise ValueError(
-                f"skips and within are {self.skips}, {self.within}; at least 1, and no more than within would be right"
+                f"skips and within are {self.max_skips}, {self.skip_window}; at least 1, and no more than within would be right"
             )
-        if self.limit <= 0 or self.returns < 0 or not 0 < self.slower <= 1 or self.slower_steps < 0:
+        if self.threshold_std <= 0 or self.max_rollbacks < 0 or not 0 < self.rollback_lr_factor <= 1 or self.rollback_lr_steps < 0:
             raise ValueError(
-                f"limit, returns, slower, slower_steps are {self.limit}, {self.returns}, {self.slower}, {self.slower_steps}; "
+                f"limit, returns, slower, slower_steps are {self.threshold_std}, {self.max_rollbacks}, {self.rollback_lr_factor}, {self.rollback_lr_steps}; "
                 "above 0, at least 0, above 0 to 1, and at least 0 would be right"
             )
 
 
 @dataclass(frozen=True)
-class Samples:
+class SampleConfig:
     """At every checkpoint the net goes on from each of `prompts` with up to `tokens` tokens."""
 
     prompts: tuple[str, ...]
-    tokens: int
-    sampling: Sampling
+    max_new_tokens: int
+    sampling: SamplingConfig
 
     def __post_init__(self) -> None:
-        if not self.prompts or self.tokens < 1:
+        if not self.prompts or self.max_new_tokens < 1:
             raise ValueError("samples needs at least one of prompts and of tokens; null writes nothing")
 
 
 @dataclass(frozen=True)
-class Parallel:
+class DistributedConfig:
     """`processes` share each batch; with torchrun over several machines: all of them together. fsdp2 also shares the net out, each
     holding a part of weights and optimizer state; with ddp each holds all."""
 
-    processes: int
-    way: Literal["ddp", "fsdp2"]
+    world_size: int
+    strategy: Literal["ddp", "fsdp2"]
 
     def __post_init__(self) -> None:
-        if self.processes < 1:
-            raise ValueError(f"processes is {self.processes}; at least 1 would be right")
+        if self.world_size < 1:
+            raise ValueError(f"processes is {self.world_size}; at least 1 would be right")

@@ -4,31 +4,31 @@ import ctypes
 
 import torch
 
-from provenlm.core.errors import UserError
+from provenlm.core.errors import ProvenlmError
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of mallopt(3), malloc.h
 
 
-def device_of(wanted: str) -> torch.device:
-    """The device that `wanted` names; auto takes cuda, then mps, then the CPU. UserError if it is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    usable = [name for name, is_there in there.items() if is_there]
-    if wanted == "auto":
+def resolve_device(device_name: str) -> torch.device:
+    """The device that `wanted` names; auto takes cuda, then mps, then the CPU. ProvenlmError if it is not there."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    usable = [name for name, is_available in available.items() if is_available]
+    if device_name == "auto":
         return torch.device(usable[0])
-    if wanted not in usable:
-        raise UserError(f"train.device: {wanted} is not there; on this machine: {', '.join(usable)}")
-    return torch.device(wanted)
+    if device_name not in usable:
+        raise ProvenlmError(f"train.device: {device_name} is not there; on this machine: {', '.join(usable)}")
+    return torch.device(device_name)
 
 
-def emulated(device: torch.device, precision: str) -> bool:
+def is_dtype_emulated(device: torch.device, precision: str) -> bool:
     """Whether `device` has no products of `precision`, so that torch makes them up in software: ten to seventy times slower than fp32."""
     if device.type != "cpu" or precision == "fp32":
         return False
-    there = {"bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported, "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported}
-    return not there[precision]()
+    support_checks = {"bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported, "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported}
+    return not support_checks[precision]()
 
 
-def keep_memory() -> None:
+def retain_freed_memory() -> None:
     """Let the C library keep what a step frees for the next step, in this process, from here on.
 
     Else it gives each large tensor back to the kernel, which has to clear every page anew when the next one is asked for. Only glibc

@@ -13,197 +13,213 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from provenlm.models.common.objective import Batch, Objective, Told
+from provenlm.models.common.objective import Batch, Objective, StepMetrics
 from provenlm.training import auto_batch_size, rng_state, seq_len_schedule
 from provenlm.training.checkpoints.checkpoint import Checkpoint
-from provenlm.training.config import Settings
-from provenlm.training.dataloader import Batches
-from provenlm.training.distributed.process_group import ALONE, Crew
+from provenlm.training.config import TrainConfig
+from provenlm.training.dataloader import DataLoader
+from provenlm.training.distributed.process_group import SINGLE_PROCESS, DistributedContext
 from provenlm.training.optim import factory as optim
 from provenlm.training.optim import gradients
-from provenlm.training.state import State
-from provenlm.training.step import GoBack, Monitor, Slow, Step, Stop, Update
+from provenlm.training.state import TrainerState
+from provenlm.training.step import Callback, GradientInfo, ReduceLR, Rollback, StepResult, StopTraining
 
-Recall = Callable[[], Checkpoint | None]  # gives the last good checkpoint
+RollbackLoader = Callable[[], Checkpoint | None]  # gives the last good checkpoint
 
 
-def fit(
+def train_steps(
     model: nn.Module,
     objectives: Sequence[Objective],
-    batches: Batches,
-    monitors: Sequence[Monitor],
-    settings: Settings,
+    dataloader: DataLoader,
+    callbacks: Sequence[Callback],
+    config: TrainConfig,
     resume: Checkpoint | None,
-    recall: Recall,
-    crew: Crew = ALONE,
-) -> Iterator[Step]:
+    load_rollback_checkpoint: RollbackLoader,
+    dist: DistributedContext = SINGLE_PROCESS,
+) -> Iterator[StepResult]:
     """Train `model` where it lies (its device) and yield after every step; the last has a reason in `stop`.
 
     Each step draws one batch and every objective descends on it in turn, each process of `crew` on its share. With `resume` the run
     continues after the step that the checkpoint was taken at and gives the bits that it would have given had it never stopped. A
     monitor may ask to go back: then the run continues from what `recall` gives, with data that it has not seen.
     """
-    optimizers = [optim.optimizers_for(objective, settings.optimizer) for objective in objectives]
-    run = State(model, objectives, optimizers, monitors, settings, crew)
-    run.seed()
+    optimizers = [optim.build_optimizers(objective, config.optimizer) for objective in objectives]
+    state = TrainerState(model, objectives, optimizers, callbacks, config, dist)
+    state.seed_generators()
     if resume is not None:
-        run.restore(resume)
-    elif settings.micro_batch == "auto":
-        run.room.rows = run.held_out_room.rows = auto_batch_size.find(run, batches)
-    stopped = False
-    while not stopped and run.step < settings.total_steps:
-        step = _answered(run, _step(run, batches), recall)
+        state.restore(resume)
+    elif config.micro_batch_size == "auto":
+        state.oom_backoff.micro_batch_size = state.eval_oom_backoff.micro_batch_size = auto_batch_size.find_micro_batch_size(
+            state, dataloader
+        )
+    finished = False
+    while not finished and state.step < config.total_steps:
+        step = _apply_actions(state, _train_step(state, dataloader), load_rollback_checkpoint)
         yield step
-        stopped = step.stop is not None
+        finished = step.stop_reason is not None
 
 
-def _answered(run: State, step: Step, recall: Recall) -> Step:
+def _apply_actions(state: TrainerState, step: StepResult, load_rollback_checkpoint: RollbackLoader) -> StepResult:
     """The step with what its monitors asked for done: stopping comes before going back, and both before being through."""
-    asked = [wish for monitor in run.monitors if (wish := monitor.observe(step))]
-    stops = [wish.why for wish in asked if isinstance(wish, Stop)]
-    back = next((wish for wish in asked if isinstance(wish, GoBack)), None)
-    if back is not None and not stops:
-        good = recall()
-        if good is not None:
-            return replace(step, back=run.go_back(good, back))
-        stops = [f"{back.why}; there is no checkpoint to go back to"]
-    for wish in asked:
-        if isinstance(wish, Slow):
-            run.slower.append((wish.factor, run.settings.total_steps))
-            step = replace(step, slowed=f"{wish.why}; rates × {wish.factor:g}")
-    if not stops and run.step == run.settings.total_steps:
-        stops = [f"all {run.settings.total_steps} steps done"]
-    return replace(step, stop="; ".join(stops)) if stops else step
+    actions = [action for callback in state.callbacks if (action := callback.post_step(step))]
+    stop_reasons = [action.reason for action in actions if isinstance(action, StopTraining)]
+    rollback = next((action for action in actions if isinstance(action, Rollback)), None)
+    if rollback is not None and not stop_reasons:
+        checkpoint = load_rollback_checkpoint()
+        if checkpoint is not None:
+            return replace(step, rollback_reason=state.rollback(checkpoint, rollback))
+        stop_reasons = [f"{rollback.reason}; there is no checkpoint to go back to"]
+    for action in actions:
+        if isinstance(action, ReduceLR):
+            state.lr_backoffs.append((action.factor, state.config.total_steps))
+            step = replace(step, lr_drop_reason=f"{action.reason}; rates × {action.factor:g}")
+    if not stop_reasons and state.step == state.config.total_steps:
+        stop_reasons = [f"all {state.config.total_steps} steps done"]
+    return replace(step, stop_reason="; ".join(stop_reasons)) if stop_reasons else step
 
 
-def _step(run: State, batches: Batches) -> Step:
+def _train_step(state: TrainerState, dataloader: DataLoader) -> StepResult:
     """Draw a batch, let every objective descend on it, and look at held-out data when it is time."""
-    settings, begin = run.settings, time.perf_counter()
-    length = seq_len_schedule.length_at(settings.curriculum, run.step, settings.length)
-    batch = replace(batches.take(run.position, settings.batch), smoothing=settings.label_smoothing)
-    batch = batch if settings.curriculum is None else seq_len_schedule.shortened(batch, length)
-    drawn = time.perf_counter()
-    random, share = rng_state.take(), run.share()
-    run.model.train()
+    config, start_time = state.config, time.perf_counter()
+    seq_len = seq_len_schedule.seq_len_at_step(config.seq_len_schedule, state.step, config.seq_len)
+    batch = replace(dataloader.batch_at(state.samples_seen, config.global_batch_size), label_smoothing=config.label_smoothing)
+    batch = batch if config.seq_len_schedule is None else seq_len_schedule.split_sequences(batch, seq_len)
+    batch_time = time.perf_counter()
+    saved_rng, lr_scale = rng_state.get_rng_state(), state.lr_scale()
+    state.model.train()
     terms: dict[str, float] = {}
-    norms: dict[str, float] = {}
-    inside: dict[str, tuple[float, str, str]] = {}
-    descents: list[Descent] = []
-    for objective, own in zip(run.objectives, run.optimizers, strict=True):
-        optim.set_rates(own, share)
-        descents.append(_descend(run, objective, own, batch))
-        prefix, update = "" if len(run.objectives) == 1 else f"{objective.name}.", descents[-1].update
-        terms |= {f"{prefix}{name}": value for name, value in update.terms.items()}
-        norms |= {f"{prefix}{role}": norm for role, norm in update.grad_norms.items()}
-        inside |= {f"{prefix}{name}": told for name, told in descents[-1].inside.items()}
-    facts: dict[str, Any] = {
-        "step": run.step + 1,
-        "position": run.position,
-        "micro_batch": run.room.rows * _pieces(settings, batch),
-        "precision": settings.precision,
-        "smoothing": batch.smoothing,
-        "scale": run.scaler.scale,
+    grad_norms: dict[str, float] = {}
+    model_metrics: dict[str, tuple[float, str, str]] = {}
+    objective_steps: list[ObjectiveStep] = []
+    for objective, optimizers in zip(state.objectives, state.optimizers, strict=True):
+        optim.set_lr(optimizers, lr_scale)
+        objective_steps.append(_objective_step(state, objective, optimizers, batch))
+        prefix, gradient_info = "" if len(state.objectives) == 1 else f"{objective.name}.", objective_steps[-1].gradient_info
+        terms |= {f"{prefix}{name}": value for name, value in gradient_info.terms.items()}
+        grad_norms |= {f"{prefix}{role}": norm for role, norm in gradient_info.grad_norms.items()}
+        model_metrics |= {f"{prefix}{name}": metric for name, metric in objective_steps[-1].model_metrics.items()}
+    metadata: dict[str, Any] = {
+        "step": state.step + 1,
+        "position": state.samples_seen,
+        "micro_batch": state.oom_backoff.micro_batch_size * _splits_per_sequence(config, batch),
+        "precision": config.precision,
+        "smoothing": batch.label_smoothing,
+        "scale": state.grad_scaler.scale,
     }
-    overflow, skipped = (_together(whys) for whys in ([d.overflow for d in descents], [d.refused for d in descents]))
-    run.scaler.settle(overflow is not None)
-    run.step += 1
-    run.position += settings.batch
-    if run.average is not None and not (overflow or skipped):
-        run.average.follow(run.step)
-    ended = time.perf_counter()
-    return Step(
-        number=run.step,
+    overflow_reason, skip_reason = (
+        _join_reasons(reasons)
+        for reasons in (
+            [objective_step.overflow_reason for objective_step in objective_steps],
+            [objective_step.skip_reason for objective_step in objective_steps],
+        )
+    )
+    state.grad_scaler.update(overflow_reason is not None)
+    state.step += 1
+    state.samples_seen += config.global_batch_size
+    if state.ema is not None and not (overflow_reason or skip_reason):
+        state.ema.update(state.step)
+    end_time = time.perf_counter()
+    return StepResult(
+        number=state.step,
         terms=terms,
-        held_out=_held_out(run, batches) if _due(settings, run.step) else None,
-        share=share,
-        grad_norm=math.hypot(*(each.update.grad_norm for each in descents)),
-        grad_norms=norms,
-        inside=inside,
-        micro_batch=run.room.rows,
-        targets=gradients.targets(batch),
-        rows=len(batch.inputs_BT),
-        length=batch.inputs_BT.shape[1],
-        positions=batch.inputs_BT.numel(),
-        epochs=run.position / len(batches.rows),
-        seconds=ended - begin,
-        data_seconds=drawn - begin,
-        scale=facts["scale"],
-        overflow=overflow,
-        skipped=skipped,
-        slowed=None,
-        back=None,
-        stop=None,
-        judged=run.judged,
-        snapshot=run.snapshot,
-        evidence=partial(run.evidence, batch, random, facts),
+        val_losses=_val_losses(state, dataloader) if _is_eval_step(config, state.step) else None,
+        lr_scale=lr_scale,
+        grad_norm=math.hypot(*(result.gradient_info.grad_norm for result in objective_steps)),
+        grad_norms=grad_norms,
+        model_metrics=model_metrics,
+        micro_batch_size=state.oom_backoff.micro_batch_size,
+        num_targets=gradients.num_targets(batch),
+        num_sequences=len(batch.inputs_BT),
+        seq_len=batch.inputs_BT.shape[1],
+        num_positions=batch.inputs_BT.numel(),
+        epochs=state.samples_seen / len(dataloader.sequences),
+        seconds=end_time - start_time,
+        data_seconds=batch_time - start_time,
+        loss_scale=metadata["scale"],
+        overflow_reason=overflow_reason,
+        skip_reason=skip_reason,
+        lr_drop_reason=None,
+        rollback_reason=None,
+        stop_reason=None,
+        eval_weights=state.eval_weights,
+        snapshot=state.snapshot,
+        debug_dump=partial(state.debug_dump, batch, saved_rng, metadata),
     )
 
 
-def _together(whys: Sequence[str | None]) -> str | None:
-    return "; ".join(why for why in whys if why) or None
+def _join_reasons(reasons: Sequence[str | None]) -> str | None:
+    return "; ".join(reason for reason in reasons if reason) or None
 
 
-class Descent(NamedTuple):
+class ObjectiveStep(NamedTuple):
     """One objective's update, and why it was not applied: too large for fp16's scale, of which no monitor is told, or refused."""
 
-    update: Update
-    overflow: str | None
-    refused: str | None
-    inside: Told
+    gradient_info: GradientInfo
+    overflow_reason: str | None
+    skip_reason: str | None
+    model_metrics: StepMetrics
 
 
-def _descend(run: State, objective: Objective, own: Sequence[torch.optim.Optimizer], batch: Batch) -> Descent:
+def _objective_step(
+    state: TrainerState, objective: Objective, optimizers: Sequence[torch.optim.Optimizer], batch: Batch
+) -> ObjectiveStep:
     """One update of one objective's parameters, unless it overflowed, is not finite, or a monitor refuses it."""
-    settings = run.settings
-    pieces, random = _pieces(settings, batch), rng_state.take()
+    config = state.config
+    splits, saved_rng = _splits_per_sequence(config, batch), rng_state.get_rng_state()
 
-    def again() -> None:
-        rng_state.give_back(*random)
-        objective.after(False)  # what half a batch told is told once more
+    def reset() -> None:
+        rng_state.set_rng_state(*saved_rng)
+        objective.post_step(False)  # what half a batch told is told once more
 
-    found = run.room.fit(
-        lambda rows: gradients.passes(objective, batch, rows * pieces, settings.precision, run.scaler.scale, run.device, run.crew),
-        again,
-        run.crew,
+    term_sums = state.oom_backoff.run(
+        lambda num_sequences: gradients.accumulate_gradients(
+            objective, batch, num_sequences * splits, config.precision, state.grad_scaler.scale, state.device, state.dist
+        ),
+        reset,
+        state.dist,
     )
-    settled = gradients.settled(objective, found, run.scaler.scale, settings.optimizer.clip, run.crew)
-    update = Update(objective.name, run.step + 1, *settled)
-    overflow, refused = run.scaler.overflow(update), None
-    if not overflow:
-        refused = _not_finite(update) or next((why for monitor in run.monitors if (why := monitor.weigh(update))), None)
-    applied = not (overflow or refused)
+    result = gradients.finalize_gradients(objective, term_sums, state.grad_scaler.scale, config.optimizer.max_grad_norm, state.dist)
+    gradient_info = GradientInfo(objective.name, state.step + 1, *result)
+    overflow_reason, skip_reason = state.grad_scaler.overflow_reason(gradient_info), None
+    if not overflow_reason:
+        skip_reason = _nonfinite_reason(gradient_info) or next(
+            (reason for callback in state.callbacks if (reason := callback.pre_optim_step(gradient_info))), None
+        )
+    applied = not (overflow_reason or skip_reason)
     if applied:
-        for optimizer in own:
+        for optimizer in optimizers:
             optimizer.step()
-    return Descent(update, overflow, refused, objective.after(applied))
+    return ObjectiveStep(gradient_info, overflow_reason, skip_reason, objective.post_step(applied))
 
 
-def _pieces(settings: Settings, batch: Batch) -> int:
+def _splits_per_sequence(config: TrainConfig, batch: Batch) -> int:
     """Into how many the curriculum cut each row: so many more of them take the place of one."""
-    return len(batch.inputs_BT) // settings.batch
+    return len(batch.inputs_BT) // config.global_batch_size
 
 
-def _not_finite(update: Update) -> str | None:
-    wrong = [f"{name} is {value}" for name, value in update.terms.items() if not math.isfinite(value)]
-    if not math.isfinite(update.grad_norm):
-        wrong.append(f"the gradient norm is {update.grad_norm}")
-    return f"not finite: {', '.join(wrong)}" if wrong else None
+def _nonfinite_reason(gradient_info: GradientInfo) -> str | None:
+    problems = [f"{name} is {value}" for name, value in gradient_info.terms.items() if not math.isfinite(value)]
+    if not math.isfinite(gradient_info.grad_norm):
+        problems.append(f"the gradient norm is {gradient_info.grad_norm}")
+    return f"not finite: {', '.join(problems)}" if problems else None
 
 
-def _due(settings: Settings, step: int) -> bool:
-    wanted = settings.held_out
-    return wanted is not None and (step % wanted.every == 0 or step == 1 or step == settings.total_steps)
+def _is_eval_step(config: TrainConfig, step: int) -> bool:
+    eval_config = config.eval
+    return eval_config is not None and (step % eval_config.interval == 0 or step == 1 or step == config.total_steps)
 
 
 @torch.no_grad()
-def _held_out(run: State, batches: Batches) -> Mapping[str, float]:
+def _val_losses(state: TrainerState, dataloader: DataLoader) -> Mapping[str, float]:
     """Terms of the first objective on the held-out batches, by target, without dropout; random states are as before afterwards."""
-    run.model.eval()
+    state.model.eval()
 
     def loss(batch: Batch) -> Mapping[str, Tensor]:
-        return gradients.terms(run.objectives[0], gradients.to(batch, run.device), run.settings.precision)
+        return gradients.loss_terms(state.objectives[0], gradients.to_device(batch, state.device), state.config.precision)
 
-    with torch.random.fork_rng(enabled=True), run.judged():
-        return run.held_out_room.fit(
-            lambda rows: gradients.mean_terms(loss, batches.held_out, rows, run.crew), lambda: None, run.crew
+    with torch.random.fork_rng(enabled=True), state.eval_weights():
+        return state.eval_oom_backoff.run(
+            lambda num_sequences: gradients.mean_loss_terms(loss, dataloader.val_batches, num_sequences, state.dist),
+            lambda: None,
+            state.dist,
         )

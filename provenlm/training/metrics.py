@@ -10,160 +10,187 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from provenlm.core.audit import Recorder, Series, Table
-from provenlm.models.common.objective import Role
-from provenlm.training.callbacks.history import History, Row
-from provenlm.training.config import Settings
-from provenlm.training.mfu import real
-from provenlm.training.step import Step
+from provenlm.core.audit import AuditTable, MetricRecorder, PlotSeries
+from provenlm.models.common.objective import ParamGroupName
+from provenlm.training.callbacks.history import HistoryRow, StepHistory
+from provenlm.training.config import TrainConfig
+from provenlm.training.mfu import steady_state_rows
+from provenlm.training.step import StepResult
 
-POINTS = 400  # of a curve, so that an audit stays small
+MAX_POINTS = 400  # of a curve, so that an audit stays small
 
 
-def parameters(audit: Recorder, begun: nn.Module, ended: Mapping[str, Tensor], formula: Mapping[str, int]) -> None:
+def record_params(
+    audit: MetricRecorder, initial_model: nn.Module, final_weights: Mapping[str, Tensor], analytic: Mapping[str, int]
+) -> None:
     """What the net has, by counting `begun`, the net before the first step, and by the closed form, and what is else in `ended`."""
-    own = list(begun.parameters())
-    audit.counted("parameters.total", sum(p.numel() for p in own), "parameters", "counted on the built net, shared ones once")
-    audit.counted("parameters.trainable", sum(p.numel() for p in own if p.requires_grad), "parameters", "of these, trained")
-    audit.counted("parameters.formula", formula["total"], "parameters", "the same by the closed form, without building")
-    audit.counted("parameters.active", formula["active"], "parameters", "that one token meets, by the closed form")
-    audit.measured("parameters.moved", moved(begun, ended), "share", "share of tensors that training changed")
-    parts = [(part, count) for part, count in formula.items() if part not in ("total", "active")]
-    rows = [(part, count, round(count / formula["total"], 6)) for part, count in parts]
-    audit.tables.append(Table("parameters", "Where the parameters are", ("part", "parameters", "share"), rows))
+    params = list(initial_model.parameters())
+    audit.add_count("parameters.total", sum(p.numel() for p in params), "parameters", "counted on the built net, shared ones once")
+    audit.add_count("parameters.trainable", sum(p.numel() for p in params if p.requires_grad), "parameters", "of these, trained")
+    audit.add_count("parameters.formula", analytic["total"], "parameters", "the same by the closed form, without building")
+    audit.add_count("parameters.active", analytic["active"], "parameters", "that one token meets, by the closed form")
+    audit.add_measurement(
+        "parameters.moved", fraction_updated(initial_model, final_weights), "share", "share of tensors that training changed"
+    )
+    parts = [(part, count) for part, count in analytic.items() if part not in ("total", "active")]
+    rows = [(part, count, round(count / analytic["total"], 6)) for part, count in parts]
+    audit.tables.append(AuditTable("parameters", "Where the parameters are", ("part", "parameters", "share"), rows))
 
 
-def moved(begun: nn.Module, ended: Mapping[str, Tensor]) -> float:
+def fraction_updated(initial_model: nn.Module, final_weights: Mapping[str, Tensor]) -> float:
     """Share of the net's parameter tensors that differ from those in `ended` in at least one element."""
-    named = dict(begun.named_parameters())
-    return sum(not torch.equal(p.detach().cpu(), ended[name].cpu()) for name, p in named.items()) / len(named)
+    params = dict(initial_model.named_parameters())
+    return sum(not torch.equal(p.detach().cpu(), final_weights[name].cpu()) for name, p in params.items()) / len(params)
 
 
-def course(audit: Recorder, history: History, judge: str, settings: Settings, begun: Sequence[int]) -> None:
+def record_training_metrics(
+    audit: MetricRecorder, history: StepHistory, eval_term: str, config: TrainConfig, start_steps: Sequence[int]
+) -> None:
     """How the loss went, how fast, and how the gradients behaved.
 
     `judge` names the term that is the loss without regularisers; `begun` are the steps after which processes began.
     """
-    rows, kept = history.rows, history.lasting()
-    losses = [value for _, value in history.column(judge)]
-    audit.counted("steps", len(kept), "steps", "that led to these weights, skipped ones too")
-    audit.counted(
+    rows, effective_rows = history.rows, history.effective_rows()
+    losses = [value for _, value in history.series(eval_term)]
+    audit.add_count("steps", len(effective_rows), "steps", "that led to these weights, skipped ones too")
+    audit.add_count(
         "steps.skipped", sum("skipped" in row for row in rows), "steps", "not applied: not finite, or far above what was usual"
     )
-    audit.counted("steps.overflowed", sum("overflow" in row for row in rows), "steps", "not applied: beyond the range of fp16")
-    audit.counted("steps.undone", len(rows) - len(kept), "steps", "given up by going back to a checkpoint")
-    audit.counted("went_back", sum("back" in row for row in rows), "times", "that the run went back to a checkpoint")
-    targets, positions = (sum(value for _, value in history.column(name)) for name in ("targets", "positions"))
-    audit.counted("tokens", int(targets), "tokens", "targets trained on, repetitions counted")
-    audit.counted(
-        "tokens.share", targets / positions, "share", "of the positions that were computed; padding and first tokens carry no loss"
+    audit.add_count("steps.overflowed", sum("overflow" in row for row in rows), "steps", "not applied: beyond the range of fp16")
+    audit.add_count("steps.undone", len(rows) - len(effective_rows), "steps", "given up by going back to a checkpoint")
+    audit.add_count("went_back", sum("back" in row for row in rows), "times", "that the run went back to a checkpoint")
+    num_targets, num_positions = (sum(value for _, value in history.series(name)) for name in ("targets", "positions"))
+    audit.add_count("tokens", int(num_targets), "tokens", "targets trained on, repetitions counted")
+    audit.add_count(
+        "tokens.share",
+        num_targets / num_positions,
+        "share",
+        "of the positions that were computed; padding and first tokens carry no loss",
     )
-    audit.counted("batch", settings.batch, "rows", "a step, however few of them memory holds at a time")
-    audit.counted("micro_batch", rows[-1]["micro_batch"] or 0, "rows", f"at a time at the end; asked for: {settings.micro_batch}")
-    audit.counted("epochs", history.column("epochs")[-1][1], "epochs", "rows drawn over rows of the training split")
-    audit.measured("loss.first", losses[0], "nats/token", f"{judge} of the first step's batch, before any update")
-    audit.measured("loss.last", fmean(losses[-20:]), "nats/token", f"{judge}, mean of the last (up to 20) steps' batches")
-    if held := [value for _, value in history.column(f"held_out.{judge}")]:
-        audit.measured("held_out.best", min(held), "nats/token", f"{judge} on held-out rows, smallest during training")
-        audit.measured("held_out.last", held[-1], "nats/token", f"{judge} on held-out rows after the last step")
-    _speed(audit, real(history, begun))
-    norms = [value for _, value in history.column("grad_norm") if math.isfinite(value)] or [math.nan]
-    audit.measured(
-        "gradient_norm.median", median(norms), "", "global gradient norm before clipping, median over steps where it is finite"
+    audit.add_count("batch", config.global_batch_size, "rows", "a step, however few of them memory holds at a time")
+    audit.add_count(
+        "micro_batch", rows[-1]["micro_batch"] or 0, "rows", f"at a time at the end; asked for: {config.micro_batch_size}"
     )
-    audit.measured("gradient_norm.max", max(norms), "", "the largest")
-    peak = max(value for _, value in history.column("share"))
-    for role in get_args(Role):
-        rate = settings.optimizer.of(role).rate * peak
-        audit.counted(f"rate_peak.{role}", rate, "", f"largest learning rate that was used, {role} parameters")
-    audit.series.extend(curves(history, judge))
+    audit.add_count("epochs", history.series("epochs")[-1][1], "epochs", "rows drawn over rows of the training split")
+    audit.add_measurement("loss.first", losses[0], "nats/token", f"{eval_term} of the first step's batch, before any update")
+    audit.add_measurement(
+        "loss.last", fmean(losses[-20:]), "nats/token", f"{eval_term}, mean of the last (up to 20) steps' batches"
+    )
+    if val_losses := [value for _, value in history.series(f"held_out.{eval_term}")]:
+        audit.add_measurement(
+            "held_out.best", min(val_losses), "nats/token", f"{eval_term} on held-out rows, smallest during training"
+        )
+        audit.add_measurement("held_out.last", val_losses[-1], "nats/token", f"{eval_term} on held-out rows after the last step")
+    _record_speed(audit, steady_state_rows(history, start_steps))
+    grad_norms = [value for _, value in history.series("grad_norm") if math.isfinite(value)] or [math.nan]
+    audit.add_measurement(
+        "gradient_norm.median", median(grad_norms), "", "global gradient norm before clipping, median over steps where it is finite"
+    )
+    audit.add_measurement("gradient_norm.max", max(grad_norms), "", "the largest")
+    max_lr_scale = max(value for _, value in history.series("share"))
+    for role in get_args(ParamGroupName):
+        lr = config.optimizer.group_for(role).lr * max_lr_scale
+        audit.add_count(f"rate_peak.{role}", lr, "", f"largest learning rate that was used, {role} parameters")
+    audit.series.extend(build_plots(history, eval_term))
 
 
-def inside(audit: Recorder, history: History, last: Step) -> None:
+def record_model_metrics(audit: MetricRecorder, history: StepHistory, last_step: StepResult) -> None:
     """What the nets told of every step: the least and the most of it as figures, and curves of what ever changed, by unit."""
-    drawn: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    for name, (_, unit, meaning) in last.inside.items():
-        points = history.column(name)
+    varying_by_unit: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for name, (_, unit, description) in last_step.model_metrics.items():
+        points = history.series(name)
         values = [value for _, value in points]
-        audit.measured(f"{name}.least", min(values), unit, f"{meaning}; least of all steps")
-        audit.measured(f"{name}.most", max(values), unit, f"{meaning}; most of all steps")
+        audit.add_measurement(f"{name}.least", min(values), unit, f"{description}; least of all steps")
+        audit.add_measurement(f"{name}.most", max(values), unit, f"{description}; most of all steps")
         if min(values) < max(values):
-            drawn.setdefault(unit, {})[name] = points
-    for unit, lines in drawn.items():
-        audit.series += _together(next(iter(lines)), "; ".join(last.inside[name][2] for name in lines), unit, lines)
+            varying_by_unit.setdefault(unit, {})[name] = points
+    for unit, lines in varying_by_unit.items():
+        audit.series += _joint_plot(next(iter(lines)), "; ".join(last_step.model_metrics[name][2] for name in lines), unit, lines)
 
 
-def weights(audit: Recorder, settings: Settings) -> None:
+def record_eval_weights(audit: MetricRecorder, config: TrainConfig) -> None:
     """Which weights were judged during training and are published."""
-    which = "those of the last update" if settings.ema is None else f"their moving average, decay {settings.ema:g}"
-    audit.counted("weights", which, "text", "held-out loss is of these, and these are in model.safetensors of every checkpoint")
+    weights_text = "those of the last update" if config.ema_decay is None else f"their moving average, decay {config.ema_decay:g}"
+    audit.add_count(
+        "weights", weights_text, "text", "held-out loss is of these, and these are in model.safetensors of every checkpoint"
+    )
 
 
-def planned(audit: Recorder, asked: Settings, settings: Settings) -> None:
+def record_planned_steps(audit: MetricRecorder, config: TrainConfig, resolved_config: TrainConfig) -> None:
     """How long training was to be, in `settings` by steps."""
-    audit.counted("steps.planned", settings.total_steps, "steps", f"that `{asked.duration}` came to before training began")
+    audit.add_count(
+        "steps.planned", resolved_config.total_steps, "steps", f"that `{config.duration}` came to before training began"
+    )
 
 
-def ending(audit: Recorder, last: Step, resumed: int) -> None:
+def record_stop_reason(audit: MetricRecorder, last_step: StepResult, num_resumes: int) -> None:
     """Why training ended, and how often it was taken up again."""
-    audit.measured("stopped", last.stop or "", "text", "why training ended")
-    audit.counted("resumed", resumed, "times", "that training went on from a checkpoint, on the way to these weights")
+    audit.add_measurement("stopped", last_step.stop_reason or "", "text", "why training ended")
+    audit.add_count("resumed", num_resumes, "times", "that training went on from a checkpoint, on the way to these weights")
 
 
-def _speed(audit: Recorder, rows: Sequence[Row]) -> None:
+def _record_speed(audit: MetricRecorder, rows: Sequence[HistoryRow]) -> None:
     seconds = np.array([row["seconds"] for row in rows], np.float64)
-    rates = [float(row["targets"] or 0) / float(row["seconds"] or 1) for row in rows]
-    waits = sum(float(row["data_seconds"] or 0) for row in rows)
-    without = "updates that were applied, the first few of each process left out"
-    audit.measured("tokens_per_second", median(rates), "tokens/s", f"targets over wall time, median over {without}")
-    audit.measured("step_seconds.median", float(np.median(seconds)), "s", f"wall time a step, median over {without}")
-    audit.measured("step_seconds.p95", float(np.quantile(seconds, 0.95)), "s", f"wall time a step, 95th percentile over {without}")
-    audit.measured("data_share", waits / float(seconds.sum()), "share", "share of the steps' time spent on drawing batches")
+    tokens_per_second = [float(row["targets"] or 0) / float(row["seconds"] or 1) for row in rows]
+    data_seconds = sum(float(row["data_seconds"] or 0) for row in rows)
+    steps_text = "updates that were applied, the first few of each process left out"
+    audit.add_measurement(
+        "tokens_per_second", median(tokens_per_second), "tokens/s", f"targets over wall time, median over {steps_text}"
+    )
+    audit.add_measurement("step_seconds.median", float(np.median(seconds)), "s", f"wall time a step, median over {steps_text}")
+    audit.add_measurement(
+        "step_seconds.p95", float(np.quantile(seconds, 0.95)), "s", f"wall time a step, 95th percentile over {steps_text}"
+    )
+    audit.add_measurement(
+        "data_share", data_seconds / float(seconds.sum()), "share", "share of the steps' time spent on drawing batches"
+    )
 
 
-def curves(history: History, judge: str) -> list[Series]:
+def build_plots(history: StepHistory, eval_term: str) -> list[PlotSeries]:
     """The loss by step, the loss beside the held-out loss where that was measured, and the throughput."""
-    trained = history.column(judge)
-    speeds = [(int(row["step"] or 0), float(row["targets"] or 0) / float(row["seconds"] or 1)) for row in history.lasting()]
-    made = [
-        _lines("loss_by_step", "Training loss of each step's batch", "nats/token", ("training",), thinned(trained)),
-        _lines("throughput", "Targets a second, by step", "tokens/s", ("tokens/s",), thinned(speeds)),
+    train_losses = history.series(eval_term)
+    speeds = [(int(row["step"] or 0), float(row["targets"] or 0) / float(row["seconds"] or 1)) for row in history.effective_rows()]
+    plots = [
+        _line_plot("loss_by_step", "Training loss of each step's batch", "nats/token", ("training",), downsample(train_losses)),
+        _line_plot("throughput", "Targets a second, by step", "tokens/s", ("tokens/s",), downsample(speeds)),
     ]
-    roles = dict.fromkeys(name for row in history.lasting() for name in row if name.startswith("grad_norm."))
-    norms = {name.removeprefix("grad_norm."): history.column(name) for name in roles}
-    made += _together("gradient_norm", "Gradient norm before clipping, by part of the net", "", norms)
-    if both := beside(history, judge):
-        meaning = "Training loss (mean since the point before) and held-out loss"
-        made.insert(0, _lines("loss", meaning, "nats/token", ("training", "held-out"), both))
-    return made
+    roles = dict.fromkeys(name for row in history.effective_rows() for name in row if name.startswith("grad_norm."))
+    norms = {name.removeprefix("grad_norm."): history.series(name) for name in roles}
+    plots += _joint_plot("gradient_norm", "Gradient norm before clipping, by part of the net", "", norms)
+    if loss_points := train_vs_val_points(history, eval_term):
+        description = "Training loss (mean since the point before) and held-out loss"
+        plots.insert(0, _line_plot("loss", description, "nats/token", ("training", "held-out"), loss_points))
+    return plots
 
 
-def beside(history: History, judge: str) -> list[tuple[float, float, float]]:
+def train_vs_val_points(history: StepHistory, eval_term: str) -> list[tuple[float, float, float]]:
     """(step, mean training loss since the point before, held-out loss) wherever the held-out loss was measured."""
-    trained, held = history.column(judge), history.column(f"held_out.{judge}")
-    begins = [0, *(step for step, _ in held)]
-    means = [fmean(value for step, value in trained if begin < step <= end) for begin, end in pairwise(begins)]
-    return [(step, mean, value) for (step, value), mean in zip(held, means, strict=True)]
+    train_losses, val_losses = history.series(eval_term), history.series(f"held_out.{eval_term}")
+    interval_starts = [0, *(step for step, _ in val_losses)]
+    means = [fmean(value for step, value in train_losses if start < step <= end) for start, end in pairwise(interval_starts)]
+    return [(step, mean, value) for (step, value), mean in zip(val_losses, means, strict=True)]
 
 
-def _lines(name: str, meaning: str, unit: str, names: Sequence[str], points: Sequence[tuple[float, ...]]) -> Series:
+def _line_plot(name: str, description: str, unit: str, names: Sequence[str], points: Sequence[tuple[float, ...]]) -> PlotSeries:
     x, *lines = zip(*points, strict=True)
-    return Series(name, "lines", meaning, "step", unit, x, dict(zip(names, lines, strict=True)))
+    return PlotSeries(name, "lines", description, "step", unit, x, dict(zip(names, lines, strict=True)))
 
 
-def _together(name: str, meaning: str, unit: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> list[Series]:
+def _joint_plot(name: str, description: str, unit: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> list[PlotSeries]:
     """Lines over the steps at which all of them are there and finite; none where there is no such step."""
     by_step = [dict(line) for line in lines.values()]
-    shared = [n for n in dict(next(iter(lines.values()), ())) if all(math.isfinite(line.get(n, math.nan)) for line in by_step)]
-    if not shared:
+    common_steps = [
+        n for n in dict(next(iter(lines.values()), ())) if all(math.isfinite(line.get(n, math.nan)) for line in by_step)
+    ]
+    if not common_steps:
         return []
-    thin = [thinned([(step, line[step]) for step in shared]) for line in by_step]
-    points = [(column[0][0], *(value for _, value in column)) for column in zip(*thin, strict=True)]
-    return [_lines(name, meaning, unit, list(lines), points)]
+    downsampled = [downsample([(step, line[step]) for step in common_steps]) for line in by_step]
+    points = [(column[0][0], *(value for _, value in column)) for column in zip(*downsampled, strict=True)]
+    return [_line_plot(name, description, unit, list(lines), points)]
 
 
-def thinned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
+def downsample(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
     """At most `POINTS` points: where there are more, each is the mean of as many neighbours."""
-    width = -(-len(points) // POINTS)
+    width = -(-len(points) // MAX_POINTS)
     groups = [points[i : i + width] for i in range(0, len(points), width)]
     return [(group[-1][0], fmean(value for _, value in group)) for group in groups]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def take() -> tuple[dict[str, Tensor], dict[str, Any]]:
+def get_rng_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(torch's states as tensors, python's and numpy's as JSON)."""
     tensors = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -16,21 +16,24 @@ def take() -> tuple[dict[str, Tensor], dict[str, Any]]:
     if torch.backends.mps.is_available():
         tensors["mps"] = torch.mps.get_rng_state()
     version, words, gauss = random.getstate()
-    name, keys, place, has_gauss, cached = np.random.get_state(legacy=True)
-    return tensors, {"python": [version, list(words), gauss], "numpy": [name, np.asarray(keys).tolist(), place, has_gauss, cached]}
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return tensors, {
+        "python": [version, list(words), gauss],
+        "numpy": [name, np.asarray(keys).tolist(), position, has_gauss, cached],
+    }
 
 
-def give_back(tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+def set_rng_state(tensors: dict[str, Tensor], host_state: dict[str, Any]) -> None:
     """The reverse of `take`."""
     torch.set_rng_state(tensors["cpu"])
     if "cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["cuda"])
     if "mps" in tensors and torch.backends.mps.is_available():
         torch.mps.set_rng_state(tensors["mps"])
-    version, words, gauss = facts["python"]
+    version, words, gauss = host_state["python"]
     random.setstate((version, tuple(words), gauss))
-    name, keys, place, has_gauss, cached = facts["numpy"]
-    np.random.set_state((name, np.array(keys, np.uint32), place, has_gauss, cached))
+    name, keys, position, has_gauss, cached = host_state["numpy"]
+    np.random.set_state((name, np.array(keys, np.uint32), position, has_gauss, cached))
 
 
 def seed_all(seed: int) -> None:

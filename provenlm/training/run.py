@@ -6,170 +6,194 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from provenlm.core.progress import Progress, say
+from provenlm.core.progress import ProgressReporter, log_line
 from provenlm.training import sample_generator
-from provenlm.training.callbacks.early_stopping import Patience
-from provenlm.training.callbacks.history import History
-from provenlm.training.callbacks.nonfinite import Finite
-from provenlm.training.callbacks.spike_guard import Stability
+from provenlm.training.callbacks.early_stopping import PatienceCallback
+from provenlm.training.callbacks.history import StepHistory
+from provenlm.training.callbacks.nonfinite import NonFiniteGuard
+from provenlm.training.callbacks.spike_guard import SpikeGuard
 from provenlm.training.checkpoints import checkpoint
-from provenlm.training.checkpoints.checkpoint import Checkpoint, Described
-from provenlm.training.checkpoints.manager import Store
-from provenlm.training.config import Settings
-from provenlm.training.distributed.process_group import ALONE, Crew
-from provenlm.training.sample_generator import Writer, Written
-from provenlm.training.step import Monitor, Step
+from provenlm.training.checkpoints.checkpoint import Checkpoint, ModelMetadata
+from provenlm.training.checkpoints.manager import CheckpointManager
+from provenlm.training.config import TrainConfig
+from provenlm.training.distributed.process_group import SINGLE_PROCESS, DistributedContext
+from provenlm.training.sample_generator import SampleGenerator, TrainingSample
+from provenlm.training.step import Callback, StepResult
 
 
 @dataclass(frozen=True)
-class Session:
+class TrainingRun:
     """A run with all that it leaves on disk. `begun`: the steps after which its processes began; `judge`: see Objective."""
 
-    store: Store
-    described: Described
-    settings: Settings
-    judge: str
-    state: Checkpoint | None  # what an earlier process left
-    history: History
-    begun: Sequence[int]
-    written: list[Written]  # grows with the checkpoints
-    crew: Crew
+    checkpoint_manager: CheckpointManager
+    model_metadata: ModelMetadata
+    config: TrainConfig
+    eval_term: str
+    resume_checkpoint: Checkpoint | None  # what an earlier process left
+    history: StepHistory
+    start_steps: Sequence[int]
+    samples: list[TrainingSample]  # grows with the checkpoints
+    dist: DistributedContext
 
     @property
-    def extra(self) -> dict[str, bytes]:
+    def extra_files(self) -> dict[str, bytes]:
         """What lies beside the tensors of a checkpoint."""
-        runs = json.dumps(self.begun).encode()
-        beside = {"net.json": self.described.to_json(), "history.parquet": self.history.to_parquet(), "runs.json": runs}
-        return beside | ({"samples.json": sample_generator.to_json(self.written)} if self.written else {})
+        start_steps_json = json.dumps(self.start_steps).encode()
+        files = {
+            "net.json": self.model_metadata.to_json(),
+            "history.parquet": self.history.to_parquet(),
+            "runs.json": start_steps_json,
+        }
+        return files | ({"samples.json": sample_generator.samples_to_json(self.samples)} if self.samples else {})
 
-    def follow(
-        self, steps: Iterator[Step], bar: Progress, asked: Callable[[], bool], look: Callable[[], str], writer: Writer | None
-    ) -> Step | None:
+    def run(
+        self,
+        steps: Iterator[StepResult],
+        bar: ProgressReporter,
+        stop_requested: Callable[[], bool],
+        log_step: Callable[[], str],
+        generator: SampleGenerator | None,
+    ) -> StepResult | None:
         """Take steps to the last and give that, saving when it is time; None if any process is `asked` to end before, with all saved.
 
         `look` is called after each step, when its row is in the history; its words stand beside the bar. `writer` writes a sample
         whenever it is time to save, and after the last step.
         """
-        bar.advance(self.begun[-1])
+        bar.update(self.start_steps[-1])
         try:
-            for step in self.history.following(steps):
-                self._show(step, bar, look())
-                if step.stop:
-                    self._write(step, writer)
+            for step in self.history.record_steps(steps):
+                self._report(step, bar, log_step())
+                if step.stop_reason:
+                    self._generate_samples(step, generator)
                     return step
-                if step.back:
+                if step.rollback_reason:
                     continue  # its state is one that lies on disk
-                ending, due = self.crew.any(asked()), self.crew.any(self._due(step))
-                if ending or due:
-                    self._save(step, writer if due else None)  # a run that was interrupted shows no more than one that was not
-                if ending:
-                    say(f"asked to end: saved after step {step.number}; the next run goes on from there")
+                stopping, save_due = self.dist.any_rank(stop_requested()), self.dist.any_rank(self._is_save_step(step))
+                if stopping or save_due:
+                    self._save_checkpoint(
+                        step, generator if save_due else None
+                    )  # a run that was interrupted shows no more than one that was not
+                if stopping:
+                    log_line(f"asked to end: saved after step {step.number}; the next run goes on from there")
                     return None
         finally:
-            self.store.close()
+            self.checkpoint_manager.close()
         raise AssertionError("a training ends with a step that says why")
 
-    def _write(self, step: Step, writer: Writer | None) -> None:
+    def _generate_samples(self, step: StepResult, generator: SampleGenerator | None) -> None:
         """What was written at steps that going back undid is forgotten."""
-        if writer is not None:
-            with step.judged():
-                self.written[:] = [*(each for each in self.written if each.step < step.number), *writer.write(step.number)]
+        if generator is not None:
+            with step.eval_weights():
+                self.samples[:] = [
+                    *(sample for sample in self.samples if sample.step < step.number),
+                    *generator.generate(step.number),
+                ]
 
-    def _save(self, step: Step, writer: Writer | None) -> None:
-        self._write(step, writer)
-        self.store.save(step.snapshot(), self.extra, (step.held_out or {}).get(self.judge))
+    def _save_checkpoint(self, step: StepResult, generator: SampleGenerator | None) -> None:
+        self._generate_samples(step, generator)
+        self.checkpoint_manager.save(step.snapshot(), self.extra_files, (step.val_losses or {}).get(self.eval_term))
 
-    def _due(self, step: Step) -> bool:
-        return step.number % self.settings.checkpoints.every == 0 or (self.settings.checkpoints.best and self._is_best(step))
+    def _is_save_step(self, step: StepResult) -> bool:
+        return step.number % self.config.checkpoints.save_interval == 0 or (
+            self.config.checkpoints.keep_best and self._is_best(step)
+        )
 
-    def _is_best(self, step: Step) -> bool:
-        held = [value for _, value in self.history.column(f"held_out.{self.judge}")]
-        return step.held_out is not None and step.held_out[self.judge] <= min(held)
+    def _is_best(self, step: StepResult) -> bool:
+        val_losses = [value for _, value in self.history.series(f"held_out.{self.eval_term}")]
+        return step.val_losses is not None and step.val_losses[self.eval_term] <= min(val_losses)
 
-    def _show(self, step: Step, bar: Progress, words: str) -> None:
-        bar.advance(step.number - bar.done, words)
-        for what, said in (
-            ("overflowed", step.overflow),
-            ("skipped", step.skipped),
-            ("slows down", step.slowed),
-            ("went back", step.back),
-            ("stopped", step.stop),
+    def _report(self, step: StepResult, bar: ProgressReporter, status: str) -> None:
+        bar.update(step.number - bar.num_done, status)
+        for event, reason in (
+            ("overflowed", step.overflow_reason),
+            ("skipped", step.skip_reason),
+            ("slows down", step.lr_drop_reason),
+            ("went back", step.rollback_reason),
+            ("stopped", step.stop_reason),
         ):
-            if said:
-                say(f"step {step.number} {what}: {said}")
-        if step.number == 1 and self.settings.micro_batch == "auto":
-            say(f"memory holds {step.micro_batch} rows at a time, of {self.settings.batch} a step")
+            if reason:
+                log_line(f"step {step.number} {event}: {reason}")
+        if step.number == 1 and self.config.micro_batch_size == "auto":
+            log_line(f"memory holds {step.micro_batch_size} rows at a time, of {self.config.global_batch_size} a step")
             return
-        before = self.history.rows[-2]["micro_batch"] if len(self.history.rows) > 1 else self.settings.most_rows
-        if step.micro_batch != before:
-            say(
-                f"step {step.number} ran out of memory with {before} rows at a time: {step.micro_batch} from here on, the same batch"
+        previous_size = self.history.rows[-2]["micro_batch"] if len(self.history.rows) > 1 else self.config.max_micro_batch_size
+        if step.micro_batch_size != previous_size:
+            log_line(
+                f"step {step.number} ran out of memory with {previous_size} rows at a time: {step.micro_batch_size} from here on, the same batch"
             )
 
-    def deliver(self, folder: Path, last: Step) -> Checkpoint:
+    def finalize(self, folder: Path, last_step: StepResult) -> Checkpoint:
         """Leave in `folder` the last state, which is given back, the checkpoints that are to be kept, and, if it stopped over a step, a
         dump of that."""
-        state = last.snapshot()
-        checkpoint.write(folder, state, self.extra)
-        for kept in self.store.lasting():
-            shutil.copytree(kept, folder / "checkpoints" / kept.name)
-        if last.skipped:
-            checkpoint.write(folder / "dump", last.evidence(), {"net.json": self.described.to_json()})
-            say(f"the step it stopped over is in {folder.name}/dump; provenlm.training.checkpoints.replay.replay computes it again")
+        state = last_step.snapshot()
+        checkpoint.save_checkpoint(folder, state, self.extra_files)
+        for checkpoint_dir in self.checkpoint_manager.retained_dirs():
+            shutil.copytree(checkpoint_dir, folder / "checkpoints" / checkpoint_dir.name)
+        if last_step.skip_reason:
+            checkpoint.save_checkpoint(folder / "dump", last_step.debug_dump(), {"net.json": self.model_metadata.to_json()})
+            log_line(
+                f"the step it stopped over is in {folder.name}/dump; provenlm.training.checkpoints.replay.replay computes it again"
+            )
         return state
 
 
-def accompany(steps: Iterator[Step], asked: Callable[[], bool], crew: Crew) -> bool:
+def run_worker_rank(steps: Iterator[StepResult], stop_requested: Callable[[], bool], dist: DistributedContext) -> bool:
     """What the other processes do while the first has a session: take the same steps, and give their part of what it saves.
 
     False if any was asked to end before the last.
     """
     for step in steps:
-        if step.stop:
+        if step.stop_reason:
             step.snapshot()
-            if step.skipped:
-                step.evidence()
+            if step.skip_reason:
+                step.debug_dump()
             return True
-        if step.back:
+        if step.rollback_reason:
             continue
-        ending, due = crew.any(asked()), crew.any(False)
-        if ending or due:
+        stopping, save_due = dist.any_rank(stop_requested()), dist.any_rank(False)
+        if stopping or save_due:
             step.snapshot()
-        if ending:
+        if stopping:
             return False
     raise AssertionError("a training ends with a step that says why")
 
 
-def session(root: Path, described: Described, settings: Settings, judge: str, crew: Crew = ALONE) -> Session:
+def open_run(
+    root: Path, model_metadata: ModelMetadata, config: TrainConfig, eval_term: str, dist: DistributedContext = SINGLE_PROCESS
+) -> TrainingRun:
     """A session with checkpoints below `root`; it goes on from the newest whole one there, or begins. For the first process alone."""
-    store = Store(root, settings.checkpoints, say)
-    newest = store.newest()
-    if newest is None:
-        return Session(store, described, settings, judge, None, History(), [0], [], crew)
-    state = checkpoint.read(newest)
-    step = state.facts["step"]
-    say(f"going on after step {step}")
-    if (before := len(state.facts["random"])) != crew.size:
-        say(
-            f"saved by {before} of train.parallel.processes, now {crew.size}: the same but for the order of sums and dropout's draws"
+    manager = CheckpointManager(root, config.checkpoints, log_line)
+    latest = manager.latest()
+    if latest is None:
+        return TrainingRun(manager, model_metadata, config, eval_term, None, StepHistory(), [0], [], dist)
+    state = checkpoint.load_checkpoint(latest)
+    step = state.metadata["step"]
+    log_line(f"going on after step {step}")
+    if (saved_world_size := len(state.metadata["random"])) != dist.world_size:
+        log_line(
+            f"saved by {saved_world_size} of train.parallel.processes, now {dist.world_size}: the same but for the order of sums and dropout's draws"
         )
-    history = History.from_parquet((newest / "history.parquet").read_bytes())
-    begun = [*json.loads((newest / "runs.json").read_text(encoding="utf-8")), step]
-    samples = newest / "samples.json"
-    written = sample_generator.from_json(samples.read_bytes()) if samples.exists() else []
-    return Session(store, described, settings, judge, state, history, begun, written, crew)
+    history = StepHistory.from_parquet((latest / "history.parquet").read_bytes())
+    start_steps = [*json.loads((latest / "runs.json").read_text(encoding="utf-8")), step]
+    samples_path = latest / "samples.json"
+    generated = sample_generator.samples_from_json(samples_path.read_bytes()) if samples_path.exists() else []
+    return TrainingRun(manager, model_metadata, config, eval_term, state, history, start_steps, generated, dist)
 
 
-def only(folder: Path, key: str) -> Path:
+def remove_stale_runs(folder: Path, key: str) -> Path:
     """Where below `folder` the checkpoints of the training named `key` lie; those of any other are removed."""
     root = folder / key[:32]
-    for other in folder.glob("*"):
-        if other != root:
-            shutil.rmtree(other)
+    for path in folder.glob("*"):
+        if path != root:
+            shutil.rmtree(path)
     return root
 
 
-def monitors_for(settings: Settings, judge: str) -> list[Monitor]:
+def build_callbacks(config: TrainConfig, eval_term: str) -> list[Callback]:
     """Those that `settings` ask for; `judge` is the term of the held-out loss that some of them look at."""
-    made: list[Monitor] = [Finite() if settings.stability is None else Stability(settings.stability)]
-    return made + [Patience(wanted, judge) for wanted in (settings.plateau, settings.early_stop) if wanted is not None]
+    callbacks: list[Callback] = [NonFiniteGuard() if config.spike_guard is None else SpikeGuard(config.spike_guard)]
+    return callbacks + [
+        PatienceCallback(patience_config, eval_term)
+        for patience_config in (config.reduce_lr_on_plateau, config.early_stopping)
+        if patience_config is not None
+    ]

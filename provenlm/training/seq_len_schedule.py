@@ -7,22 +7,22 @@ the run, do not depend on the length.
 import math
 
 from provenlm.models.common.objective import Batch
-from provenlm.training.config_sections import Curriculum
+from provenlm.training.config_sections import SeqLenScheduleConfig
 
 
-def length_at(curriculum: Curriculum | None, step: int, full: int) -> int:
+def seq_len_at_step(schedule: SeqLenScheduleConfig | None, step: int, max_seq_len: int) -> int:
     """Positions a row at `step` of 0, 1 …: the largest divisor of `full` that is no longer than the curve from `begin` to `full`."""
-    if curriculum is None or step >= curriculum.steps:
-        return full
-    done = step / curriculum.steps
-    if curriculum.growth == "exponential":
-        wanted = curriculum.begin * (full / curriculum.begin) ** done
+    if schedule is None or step >= schedule.steps:
+        return max_seq_len
+    progress = step / schedule.steps
+    if schedule.shape == "exponential":
+        target = schedule.start * (max_seq_len / schedule.start) ** progress
     else:
-        share = (1 - math.cos(math.pi * done)) / 2 if curriculum.growth == "cosine" else done
-        wanted = curriculum.begin + (full - curriculum.begin) * share
-    return max(length for length in range(1, full + 1) if full % length == 0 and length <= wanted + 1e-9)
+        ramp = (1 - math.cos(math.pi * progress)) / 2 if schedule.shape == "cosine" else progress
+        target = schedule.start + (max_seq_len - schedule.start) * ramp
+    return max(seq_len for seq_len in range(1, max_seq_len + 1) if max_seq_len % seq_len == 0 and seq_len <= target + 1e-9)
 
 
-def shortened(batch: Batch, length: int) -> Batch:
+def split_sequences(batch: Batch, seq_len: int) -> Batch:
     """Every row cut into rows of `length`, which divides theirs. No target is lost: the last one of a piece begins the next."""
-    return batch.each(lambda each_BT: each_BT.reshape(-1, length))
+    return batch.map(lambda each_BT: each_BT.reshape(-1, seq_len))

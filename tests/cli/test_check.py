@@ -12,17 +12,17 @@ from provenlm.core import config as parameters
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def checked(folder, *overrides):
+def run_check(folder, *overrides):
     shutil.copy(ROOT / "params.yaml", folder)
-    parameters.override(folder / "params.yaml", overrides)
-    done = subprocess.run(
+    parameters.override_params(folder / "params.yaml", overrides)
+    result = subprocess.run(
         [sys.executable, "-m", "provenlm.cli.check"], cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )
-    return done.returncode, done.stdout + done.stderr
+    return result.returncode, result.stdout + result.stderr
 
 
 def test_params_yaml_as_it_stands_is_right_and_nothing_is_said(tmp_path):
-    assert checked(tmp_path) == (0, "")
+    assert run_check(tmp_path) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -46,5 +46,5 @@ def test_params_yaml_as_it_stands_is_right_and_nothing_is_said(tmp_path):
     ],
 )
 def test_a_planted_mistake_is_said_in_one_line(tmp_path, override, answer):
-    code, said = checked(tmp_path, override)
-    assert code == 1 and answer in said and said.count("\n") == 1
+    code, output = run_check(tmp_path, override)
+    assert code == 1 and answer in output and output.count("\n") == 1

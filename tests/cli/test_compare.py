@@ -13,81 +13,86 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_validate_stage import STRINGS, params, project  # noqa: F401  params is a fixture
 
-from provenlm.cli.compare import compared
+from provenlm.cli.compare import compare_models
 from provenlm.core import hashing
 from provenlm.core.records import Record
 from provenlm.data import token_dataset
 from provenlm.tokenizers import characters
-from provenlm.training.checkpoints.checkpoint import load_net
+from provenlm.training.checkpoints.checkpoint import load_model
 
 
-def held_out(root: Path, strings: list[str]) -> Path:
+def hold_out(root: Path, strings: list[str]) -> Path:
     """`root` with the tokens of all `STRINGS`, those of `strings` on the held-out side."""
-    codec = characters.load(root / "data/toy/tokens/codec")
+    tokenizer = characters.load_character_tokenizer(root / "data/toy/tokens/codec")
     side = {
-        name: next(f"{name}{n}" for n in range(1000) if (token_dataset.side(f"{name}{n}", 0.5) == "val") == (name in strings))
+        name: next(
+            f"{name}{n}" for n in range(1000) if (token_dataset.assign_split(f"{name}{n}", 0.5) == "val") == (name in strings)
+        )
         for name in STRINGS
     }
-    documents = [token_dataset.Document(s, side[s], len(s), codec.encode([Record.of(s.encode(), "", "")])[0]) for s in STRINGS]
-    token_dataset.write(root / "data/toy/tokens", documents, codec.vocabulary, codec.special, 0.5)
+    documents = [
+        token_dataset.TokenizedDocument(s, side[s], len(s), tokenizer.encode([Record.from_content(s.encode(), "", "")])[0])
+        for s in STRINGS
+    ]
+    token_dataset.write_token_dataset(root / "data/toy/tokens", documents, tokenizer.vocab_size, tokenizer.special_tokens, 0.5)
     return root
 
 
 @pytest.fixture
 def pair(tmp_path, params):  # noqa: F811
-    return [held_out(project(tmp_path / name, params), STRINGS[:3]) for name in ("here", "there")]
+    return [hold_out(project(tmp_path / name, params), STRINGS[:3]) for name in ("here", "there")]
 
 
 def damage(root: Path) -> None:
     """Another set of weights, of the same shapes, and a manifest that fits them."""
     file, manifest = root / "models/tiny/model.safetensors", root / "models/tiny/manifest.json"
-    before = hashing.of_file(file)
+    old_digest = hashing.sha256_file(file)
     torch.manual_seed(1)
     save_file({name: torch.randn_like(value) for name, value in load_file(file).items()}, file)
-    manifest.write_text(manifest.read_text().replace(before, hashing.of_file(file)))
+    manifest.write_text(manifest.read_text().replace(old_digest, hashing.sha256_file(file)))
 
 
 def test_a_net_is_no_worse_than_itself(pair):
-    found = compared("tiny", *pair)
-    assert found["records"] == 3 and found["bytes"] == 15
-    assert found["difference"] == found["low"] == found["high"] == 0
-    assert found["here"] == found["there"] > 0
+    comparison = compare_models("tiny", *pair)
+    assert comparison["records"] == 3 and comparison["bytes"] == 15
+    assert comparison["difference"] == comparison["low"] == comparison["high"] == 0
+    assert comparison["here"] == comparison["there"] > 0
 
 
 @torch.inference_mode()
 def test_bits_per_byte_are_those_of_the_nets_own_logits(pair):
-    loaded = load_net(pair[0] / "models/tiny")
+    loaded = load_model(pair[0] / "models/tiny")
     bits = 0.0
     for string in STRINGS[:3]:
-        split = token_dataset.read(pair[0] / "data/toy/tokens").val
-        place = split.record_ids.index(string)
-        ids = torch.from_numpy(np.asarray(split.ids[split.starts[place] : split.starts[place + 1]]).astype(np.int64))
+        split = token_dataset.load_token_dataset(pair[0] / "data/toy/tokens").val
+        index = split.record_ids.index(string)
+        ids = torch.from_numpy(np.asarray(split.ids[split.doc_offsets[index] : split.doc_offsets[index + 1]]).astype(np.int64))
         for start in range(0, len(ids) - 1, 4):  # windows of 4, as the checkpoint says
             row = ids[start : start + 5]
-            logs = torch.log_softmax(loaded.net.logits(loaded.model, row[None, :-1])[0].double(), -1)
+            logs = torch.log_softmax(loaded.spec.logits(loaded.model, row[None, :-1])[0].double(), -1)
             bits -= float(logs.gather(1, row[1:, None]).sum()) / math.log(2)
-    assert compared("tiny", *pair)["here"] == pytest.approx(bits / 15, rel=1e-5)
+    assert compare_models("tiny", *pair)["here"] == pytest.approx(bits / 15, rel=1e-5)
 
 
 def test_a_net_that_lost_its_weights_is_worse_by_the_difference_of_both(pair):
     damage(pair[0])
-    found = compared("tiny", *pair)
-    assert found["difference"] == pytest.approx(found["here"] - found["there"]) and found["difference"] > 0.1
+    comparison = compare_models("tiny", *pair)
+    assert comparison["difference"] == pytest.approx(comparison["here"] - comparison["there"]) and comparison["difference"] > 0.1
 
 
 def test_records_that_only_one_holds_out_are_left_out(pair):
-    held_out(pair[1], STRINGS[2:5])
-    assert compared("tiny", *pair)["records"] == 1
-    held_out(pair[1], STRINGS[3:5])
-    assert compared("tiny", *pair) == {"records": 0}
+    hold_out(pair[1], STRINGS[2:5])
+    assert compare_models("tiny", *pair)["records"] == 1
+    hold_out(pair[1], STRINGS[3:5])
+    assert compare_models("tiny", *pair) == {"records": 0}
 
 
 def test_the_command_says_one_line_of_json_and_a_missing_net_in_words(pair):
-    def said(*words):
+    def run_compare(*words):
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "provenlm.cli.compare", *words]
         return subprocess.run(command, cwd=pair[0], env=environment, capture_output=True, text=True)
 
-    assert json.loads(said("tiny", str(pair[1])).stdout.splitlines()[-1])["difference"] == 0
-    missing = said("tiny", str(pair[1].parent / "nowhere"))
+    assert json.loads(run_compare("tiny", str(pair[1])).stdout.splitlines()[-1])["difference"] == 0
+    missing = run_compare("tiny", str(pair[1].parent / "nowhere"))
     assert missing.returncode == 1 and missing.stderr.startswith("compare tiny: ") and missing.stderr.count("\n") == 1

@@ -10,13 +10,13 @@ from ruamel.yaml import YAML
 from safetensors.numpy import load_file
 
 from provenlm.cli import continue_training
-from provenlm.core.progress import MARK
+from provenlm.core.progress import PROGRESS_PREFIX
 from provenlm.core.records import Record
 from provenlm.data import token_dataset
 from provenlm.tokenizers import characters
 
 ROOT = Path(__file__).resolve().parents[2]
-KEPT = Path("models/ladder_memorise/checkpoints")
+CHECKPOINTS_DIR = Path("models/ladder_memorise/checkpoints")
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +29,13 @@ def root(tmp_path_factory) -> Path:
     corpus = table["corpora"]["twelve_strings"]
     with (root / "params.yaml").open("w") as file:
         YAML().dump({"corpora": {"twelve_strings": corpus}, "recipes": {"ladder_memorise": recipe}, "reports": {}}, file)
-    records = [Record.of(text.encode(), "text/plain", "test") for text in corpus["scrape"]["strings"]]
-    codec = characters.learn(records, end=False)
+    records = [Record.from_content(text.encode(), "text/plain", "test") for text in corpus["scrape"]["strings"]]
+    codec = characters.train_character_tokenizer(records, add_eos=False)
     tokens = root / "data" / "twelve_strings" / "tokens"
     codec.save(tokens / "codec")
     ids = codec.encode(records)
-    documents = [token_dataset.Document(r.id, r.id, len(r.body), i) for r, i in zip(records, ids, strict=True)]
-    token_dataset.write(tokens, documents, codec.vocabulary, codec.special, 0.0)
+    documents = [token_dataset.TokenizedDocument(r.id, r.id, len(r.content), i) for r, i in zip(records, ids, strict=True)]
+    token_dataset.write_token_dataset(tokens, documents, codec.vocab_size, codec.special_tokens, 0.0)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "stages.train", "ladder_memorise"]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300, check=False)
@@ -49,7 +49,9 @@ def ask(root, monkeypatch, capsys):
 
     def asked(*words: str) -> str:
         monkeypatch.chdir(root)
-        monkeypatch.setattr(sys, "argv", ["further", "ladder_memorise", "--checkpoint", str(KEPT / "step-00000010"), *words])
+        monkeypatch.setattr(
+            sys, "argv", ["further", "ladder_memorise", "--checkpoint", str(CHECKPOINTS_DIR / "step-00000010"), *words]
+        )
         continue_training.main()
         return capsys.readouterr().out
 
@@ -59,8 +61,8 @@ def ask(root, monkeypatch, capsys):
 def test_ten_steps_from_a_kept_checkpoint_end_in_the_bits_of_the_next_one(root, ask, tmp_path):
     ask("--steps", "10", "--to", str(tmp_path / "made"))
     for name in ("model.safetensors", "optimizer.safetensors"):
-        made, kept = load_file(tmp_path / "made" / name), load_file(root / KEPT / "step-00000020" / name)
-        assert made.keys() == kept.keys() and all((made[key] == kept[key]).all() for key in kept)
+        continued, checkpoints = load_file(tmp_path / "made" / name), load_file(root / CHECKPOINTS_DIR / "step-00000020" / name)
+        assert continued.keys() == checkpoints.keys() and all((continued[key] == checkpoints[key]).all() for key in checkpoints)
 
 
 def test_it_goes_on_from_what_it_left(root, ask, tmp_path, monkeypatch):
@@ -68,17 +70,19 @@ def test_it_goes_on_from_what_it_left(root, ask, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["further", "ladder_memorise", "--checkpoint", str(tmp_path / "four"), "--steps", "6"])
     sys.argv += ["--to", str(tmp_path / "ten")]
     continue_training.main()
-    made, kept = (load_file(f / "model.safetensors") for f in (tmp_path / "ten", root / KEPT / "step-00000020"))
-    assert all((made[key] == kept[key]).all() for key in kept)
+    first_output, checkpoint = (
+        load_file(f / "model.safetensors") for f in (tmp_path / "ten", root / CHECKPOINTS_DIR / "step-00000020")
+    )
+    assert all((first_output[key] == checkpoint[key]).all() for key in checkpoint)
 
 
 def test_the_loss_falls_and_completions_are_shown_before_and_after(ask):
     lines = ask("--steps", "20", "--prompt", "FG", "--tokens", "3").splitlines()
-    said = [line for line in lines if not line.startswith(MARK)]
-    first, final = (float(word) for word in said[1].split(": ")[1].removesuffix(" nats/token").split(" and "))
+    output = [line for line in lines if not line.startswith(PROGRESS_PREFIX)]
+    first, final = (float(word) for word in output[1].split(": ")[1].removesuffix(" nats/token").split(" and "))
     assert final < first
-    assert [line.split(":")[0] for line in said[-2:]] == ["  step 10", "  step 30"]
-    assert said[-1] == "  step 30: 'HIJ'"
+    assert [line.split(":")[0] for line in output[-2:]] == ["  step 10", "  step 30"]
+    assert output[-1] == "  step 30: 'HIJ'"
 
 
 @pytest.mark.parametrize("count", ["0", "21"])

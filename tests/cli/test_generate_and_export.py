@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from provenlm.cli import export, generate, load_model
-from provenlm.core.paths import Layout
+from provenlm.core.paths import ProjectPaths
 from provenlm.core.records import Record
 from provenlm.models.generation.sampling import GREEDY
 from provenlm.models.generation.sampling import generate as generated
@@ -46,35 +46,37 @@ STRANGE = [
 
 @pytest.fixture(scope="module")
 def codecs():
-    records = [Record.of(TEXT.encode(), "text/plain", "test")]
+    records = [Record.from_content(TEXT.encode(), "text/plain", "test")]
     return {
-        "text": sentencepiece_model.learn(lambda: records, 700, 0.9995, 10**7),
-        "strings": characters.learn([Record.of(b"ABCDE12345", "text/plain", "test")], end=False),
+        "text": sentencepiece_model.train_sentencepiece_tokenizer(lambda: records, 700, 0.9995, 10**7),
+        "strings": characters.train_character_tokenizer([Record.from_content(b"ABCDE12345", "text/plain", "test")], add_eos=False),
     }
 
 
-def make(root: Path, codec, net: str, domain: str, step: int | None) -> Layout:
+def make(root: Path, tokenizer, net: str, domain: str, step: int | None) -> ProjectPaths:
     """What tokenize and train leave below `root`: the codec and a net without a zero; with `step` an unfinished training."""
     torch.set_num_threads(1)
-    layout = Layout(root)
-    kind, face, raw = NETS[net]
+    layout = ProjectPaths(root)
+    kind, spec, raw = NETS[net]
     row = {"corpus": "c", "domain": domain, "net": {"kind": kind, **raw}, "train": {}, "validate": {}}
     corpus = {"domain": domain, "scrape": {}, "filter": {}, "dedupe": {}, "tokenize": {}}
-    layout.params.write_text(json.dumps({"corpora": {"c": corpus}, "recipes": {"r": row}, "reports": {}}))
-    codec.save(layout.corpus("c", "tokens") / "codec")
+    layout.params_yaml.write_text(json.dumps({"corpora": {"c": corpus}, "recipes": {"r": row}, "reports": {}}))
+    tokenizer.save(layout.corpus_dir("c", "tokens") / "codec")
     torch.manual_seed(1)
-    model = face.build(face.settings(**raw), codec.vocabulary)
+    model = spec.build(spec.config_type(**raw), tokenizer.vocabulary)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.25)
-    described = checkpoint.Described(kind, raw, codec.vocabulary, 40)
-    folder = layout.model("r") if step is None else layout.resume("r") / "key" / f"step-{step:08}"
-    checkpoint.write(folder, checkpoint.Checkpoint({"model": model.state_dict()}, {}), {"net.json": described.to_json()})
+    model_metadata = checkpoint.ModelMetadata(kind, raw, tokenizer.vocabulary, 40)
+    folder = layout.model_dir("r") if step is None else layout.resume_dir("r") / "key" / f"step-{step:08}"
+    checkpoint.save_checkpoint(
+        folder, checkpoint.Checkpoint({"model": model.state_dict()}, {}), {"net.json": model_metadata.to_json()}
+    )
     return layout
 
 
 @pytest.fixture
 def project(tmp_path, codecs, monkeypatch):
-    def made(net: str, domain: str = "text", step: int | None = None) -> Layout:
+    def made(net: str, domain: str = "text", step: int | None = None) -> ProjectPaths:
         monkeypatch.chdir(tmp_path)
         return make(tmp_path, codecs[domain], net, domain, step)
 
@@ -112,45 +114,47 @@ EXPORTS = {
 def exports(tmp_path_factory, codecs):
     """Our nets, and what a process that has no code of ours and no network makes of their exported folders."""
     home, ours, texts = tmp_path_factory.mktemp("exports"), {}, {}
-    for (net, domain), asked in EXPORTS.items():
+    for (net, domain), request in EXPORTS.items():
         root = tmp_path_factory.mktemp("project")
         make(root, codecs[domain], net, domain, None)
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(root)
             run(patch, export, "r", str(home / f"{net}-{domain}"))
-            ours[net, domain] = load_model.read(Layout(root), "r", None)
-        texts[f"{net}-{domain}"] = asked
+            ours[net, domain] = load_model.load_recipe_model(ProjectPaths(root), "r", None)
+        texts[f"{net}-{domain}"] = request
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-I", "-c", LOADED, json.dumps(texts)]
-    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert result.returncode == 0, result.stderr
     theirs = json.loads((home / "loaded.json").read_text())
     return {key: (ours[key], theirs["-".join(key)]) for key in EXPORTS}
 
 
-OF_EACH = pytest.mark.parametrize("key", list(EXPORTS), ids="-".join)
+NUM_PROMPTS = pytest.mark.parametrize("key", list(EXPORTS), ids="-".join)
 
 
-@OF_EACH
+@NUM_PROMPTS
 def test_the_exported_tokenizer_gives_the_same_ids_and_every_text_back(exports, key):
     ours, theirs = exports[key]
     assert theirs["ids"] == [ours.codec.prompt(text) for text in EXPORTS[key]]
     assert theirs["back"] == EXPORTS[key]
 
 
-@OF_EACH
+@NUM_PROMPTS
 def test_the_exported_net_gives_the_same_logits(exports, key):
     ours, theirs = exports[key]
-    for ids, found in zip(theirs["ids"], theirs["logits"], strict=True):
+    for ids, logits in zip(theirs["ids"], theirs["logits"], strict=True):
         expected = ours.net.net.logits(ours.net.model, torch.tensor([ids[:48]]))[0]
-        torch.testing.assert_close(torch.tensor(found), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(torch.tensor(logits), expected, atol=1e-4, rtol=1e-4)
 
 
-@OF_EACH
+@NUM_PROMPTS
 def test_the_exported_net_writes_what_ours_does(exports, key):
     ours, theirs = exports[key]
     stop = ours.codec.special.get("eos")
-    assert generated(generate.reader(ours), [theirs["ids"][-1][:10]], GREEDY, 20, stop, torch.Generator()) == [theirs["written"]]
+    assert generated(generate.make_cached_logits(ours), [theirs["ids"][-1][:10]], GREEDY, 20, stop, torch.Generator()) == [
+        theirs["written"]
+    ]
 
 
 def test_an_export_does_not_write_over_what_is_there(project, monkeypatch, tmp_path):
@@ -174,19 +178,19 @@ def test_the_same_seed_writes_the_same_text_and_another_does_not(project, monkey
 
 def test_several_prompts_are_continued_side_by_side(project, monkeypatch, capsys):
     project("llama")
-    alone = []
+    single_output = []
     for prompt in ("def", "return 12"):
         run(monkeypatch, generate, "r", "--prompt", prompt, "--tokens", "12", "--temperature", "0")
-        alone.append(capsys.readouterr().out)
+        single_output.append(capsys.readouterr().out)
     run(monkeypatch, generate, "r", "--prompt", "def", "--prompt", "return 12", "--tokens", "12", "--temperature", "0")
-    assert capsys.readouterr().out == f"--- 1\n{alone[0]}--- 2\n{alone[1]}"
+    assert capsys.readouterr().out == f"--- 1\n{single_output[0]}--- 2\n{single_output[1]}"
 
 
 def test_a_character_of_several_tokens_is_shown_when_it_is_whole(project):
-    found = load_model.read(project("llama"), "r", None)
-    ids = found.codec.prompt("漢")
+    recipe_model = load_model.load_recipe_model(project("llama"), "r", None)
+    ids = recipe_model.tokenizer.encode_prompt("漢")
     assert len(ids) == 4  # a beginning and three bytes
-    assert list(generate.decoded(found, iter(ids))) == ["", "", "", "漢", ""]
+    assert list(generate.decode_stream(recipe_model, iter(ids))) == ["", "", "", "漢", ""]
 
 
 def test_a_training_that_is_not_finished_is_sampled_from_its_newest_whole_checkpoint(project, monkeypatch, capsys):
@@ -227,10 +231,10 @@ def test_a_checkpoint_can_be_named(project, monkeypatch, capsys):
 )
 def test_a_mistake_is_one_line_in_the_words_of_the_command(project, monkeypatch, words, said):
     project("llama")
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as error:
         run(monkeypatch, generate, *words, "--prompt", "x")
-    assert said in str(ended.value)
-    assert "\n" not in str(ended.value)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_what_is_missing_is_named_with_what_makes_it(project, monkeypatch):
@@ -246,15 +250,15 @@ def test_what_is_missing_is_named_with_what_makes_it(project, monkeypatch):
 
 def test_a_prompt_of_a_character_that_was_not_learned_is_refused(project, monkeypatch):
     project("gpt2", "strings")
-    for prompt, said in (("é", "no id for the character 'é'"), ("", "needs at least one character")):
-        with pytest.raises(SystemExit, match=said):
+    for prompt, message in (("é", "no id for the character 'é'"), ("", "needs at least one character")):
+        with pytest.raises(SystemExit, match=message):
             run(monkeypatch, generate, "r", "--prompt", prompt)
 
 
 @pytest.mark.parametrize(("module", "name"), [(generate, "generate"), (export, "export")])
 def test_help_shows_a_command_that_can_be_copied(module, name):
-    told = " ".join(module.parser().format_help().split())
-    example = told.split("example: python -m ")[1]
+    help_text = " ".join(module.parser().format_help().split())
+    example = help_text.split("example: python -m ")[1]
     assert example.startswith(f"stages.{name} docs_moe")
     assert module.parser().parse_args(shlex.split(example)[1:]).recipe == "docs_moe"
 
@@ -286,14 +290,14 @@ def test_lm_evaluation_harness_measures_an_exported_net_offline_as_we_do(project
     )
     command += f" --tasks own_text --include_path {task} --output_path {layout.root / 'said'}"
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(layout.root / "hub")}
-    done = subprocess.run(shlex.split(command), env=offline, capture_output=True, text=True, timeout=280, check=False)
-    assert done.returncode == 0, done.stderr
-    (said,) = (layout.root / "said").rglob("results_*.json")
-    found = load_model.read(layout, "r", None)
-    ids = torch.tensor([found.codec.prompt(text)])
+    result = subprocess.run(shlex.split(command), env=offline, capture_output=True, text=True, timeout=280, check=False)
+    assert result.returncode == 0, result.stderr
+    (harness_metrics,) = (layout.root / "said").rglob("results_*.json")
+    recipe_model = load_model.load_recipe_model(layout, "r", None)
+    ids = torch.tensor([recipe_model.tokenizer.encode_prompt(text)])
     with torch.no_grad():
-        logits = found.net.net.logits(found.net.model.eval(), ids)[0, :-1]
+        logits = recipe_model.model.spec.logits(recipe_model.model.model.eval(), ids)[0, :-1]
     bits = torch.nn.functional.cross_entropy(logits.double(), ids[0, 1:], reduction="sum").item() / math.log(2)
-    assert json.loads(said.read_text())["results"]["own_text"]["bits_per_byte,none"] == pytest.approx(
+    assert json.loads(harness_metrics.read_text())["results"]["own_text"]["bits_per_byte,none"] == pytest.approx(
         bits / len(text.encode()), rel=1e-4
     )

@@ -8,10 +8,10 @@ from ruamel.yaml import YAML
 
 from provenlm.cli import plan
 from provenlm.core import config, registry
-from provenlm.models.common.spec import Net
+from provenlm.models.common.spec import ModelSpec
 
 
-def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def run_plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     monkeypatch.setattr(sys, "argv", ["plan", *words])
     plan.main()
     return capsys.readouterr().out
@@ -21,29 +21,29 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 def test_the_printed_section_is_the_net_of_the_printed_size(
     kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = printed(monkeypatch, capsys, "40e6..50e6", "--net", kind, "--vocabulary", "8192", "--pick", "2")
-    section = YAML(typ="safe").load(said[said.index("    net:") :])["net"]
-    net = registry.load_model(section.pop("kind"), Net)
-    total = net.count(config.parse(net.settings, section, "net"), 8192)["total"]
+    output = run_plan(monkeypatch, capsys, "40e6..50e6", "--net", kind, "--vocabulary", "8192", "--pick", "2")
+    section = YAML(typ="safe").load(output[output.index("    net:") :])["net"]
+    net = registry.load_model(section.pop("kind"), ModelSpec)
+    total = net.num_params(config.parse_config(net.config_type, section, "net"), 8192)["total"]
     assert 40e6 <= total <= 50e6
-    assert f"{total:,}" in re.search(r"^ *2 .*$", said, re.MULTILINE)[0]
+    assert f"{total:,}" in re.search(r"^ *2 .*$", output, re.MULTILINE)[0]
 
 
 @pytest.mark.parametrize("asked", ["180M..220M", "180M to 220M", "180e6..0.22B"])
 def test_every_shape_proposed_for_a_budget_lies_in_it_by_its_own_count(
     asked: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    net = registry.load_model("moe", Net)
-    sizes = plan.sizes_of(asked, "moe", 32_000, 2048, net)
+    net = registry.load_model("moe", ModelSpec)
+    sizes = plan.parse_sizes(asked, "moe", 32_000, 2048, net)
     assert len(sizes) >= 5
-    assert all(180e6 <= net.count(plan.settings_of(net, size.net), 32_000)["total"] <= 220e6 for size in sizes)
-    said = printed(monkeypatch, capsys, asked)
-    assert re.search(r"219,610,240 .* ≈3\.76\*$", said, re.MULTILINE)
+    assert all(180e6 <= net.num_params(plan.parse_model_config(net, size.model), 32_000)["total"] <= 220e6 for size in sizes)
+    output = run_plan(monkeypatch, capsys, asked)
+    assert re.search(r"219,610,240 .* ≈3\.76\*$", output, re.MULTILINE)
 
 
 def test_a_depth_gives_one_row(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    said = printed(monkeypatch, capsys, "3", "--vocabulary", "4096")
-    assert "hidden: 192" in said and not re.search(r"^ *2 ", said, re.MULTILINE)
+    output = run_plan(monkeypatch, capsys, "3", "--vocabulary", "4096")
+    assert "hidden: 192" in output and not re.search(r"^ *2 ", output, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 
 from provenlm.core import config
-from provenlm.core.errors import UserError
+from provenlm.core.errors import ProvenlmError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ GOOD = {"degrees": 180, "fan": True, "racks": [1, 2], "warmth": {"steps": 3, "sh
 
 
 def test_a_mapping_becomes_a_typed_dataclass():
-    oven = config.parse(Oven, {**GOOD, "extra": {"a": {"steps": 1, "shape": "cosine"}}}, "f")
+    oven = config.parse_config(Oven, {**GOOD, "extra": {"a": {"steps": 1, "shape": "cosine"}}}, "f")
     assert oven == Oven(180.0, True, (1, 2), Warmth(3, "linear"), None, {"a": Warmth(1, "cosine")})
     assert isinstance(oven.degrees, float)
 
@@ -61,8 +61,8 @@ def test_a_mapping_becomes_a_typed_dataclass():
     ],
 )
 def test_a_wrong_value_is_refused_in_the_users_words(change, message):
-    with pytest.raises(UserError) as error:
-        config.parse(Oven, {**GOOD, **change}, "f")
+    with pytest.raises(ProvenlmError) as error:
+        config.parse_config(Oven, {**GOOD, **change}, "f")
     assert str(error.value) == message
 
 
@@ -76,13 +76,13 @@ reports:
 """
 
 
-def loaded(tmp_path: Path, text: str) -> config.Params:
+def load_text(tmp_path: Path, text: str) -> config.Params:
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
-    return config.load(tmp_path / "params.yaml")
+    return config.load_params(tmp_path / "params.yaml")
 
 
 def test_numbers_are_read_as_yaml_1_2_as_dvc_reads_them(tmp_path):
-    assert loaded(tmp_path, FILE).row("corpora", "c")["tokenize"]["rate"] == 0.001
+    assert load_text(tmp_path, FILE).entry("corpora", "c")["tokenize"]["rate"] == 0.001
 
 
 @pytest.mark.parametrize(
@@ -117,34 +117,34 @@ def test_numbers_are_read_as_yaml_1_2_as_dvc_reads_them(tmp_path):
     ],
 )
 def test_a_wrong_table_is_refused_before_any_stage_begins(tmp_path, old, new, message):
-    with pytest.raises(UserError) as error:
-        loaded(tmp_path, FILE.replace(old, new))
+    with pytest.raises(ProvenlmError) as error:
+        load_text(tmp_path, FILE.replace(old, new))
     assert str(error.value) == message
 
 
 def test_a_family_stands_for_its_recipes_and_for_no_other(tmp_path):
     (row,) = [line for line in FILE.splitlines() if line.startswith("  r:")]
     many = "\n".join(row.replace("r:", f"{name}:", 1) for name in ("k/a", "r", "k/b", "k/c", "kind"))
-    known = loaded(tmp_path, FILE.replace(row, many).replace("recipes: [r]", "recipes: [k, r]"))
-    assert known.covered("p") == ["k/a", "k/b", "k/c", "r"]
-    assert loaded(tmp_path, FILE.replace(row, many).replace("recipes: [r]", "recipes: [k/b]")).covered("p") == ["k/b"]
+    params_of_families = load_text(tmp_path, FILE.replace(row, many).replace("recipes: [r]", "recipes: [k, r]"))
+    assert params_of_families.recipes_of("p") == ["k/a", "k/b", "k/c", "r"]
+    assert load_text(tmp_path, FILE.replace(row, many).replace("recipes: [r]", "recipes: [k/b]")).recipes_of("p") == ["k/b"]
 
 
 def test_a_file_that_is_not_yaml_is_refused_in_one_line(tmp_path):
-    with pytest.raises(UserError) as error:
-        loaded(tmp_path, "corpora: [1, 2")
+    with pytest.raises(ProvenlmError) as error:
+        load_text(tmp_path, "corpora: [1, 2")
     assert str(error.value).startswith("params.yaml: not readable as YAML: ")
     assert "\n" not in str(error.value)
 
 
 def test_a_missing_file_says_where_to_run(tmp_path):
-    with pytest.raises(UserError, match="run from the folder that holds dvc.yaml"):
-        config.load(tmp_path / "params.yaml")
+    with pytest.raises(ProvenlmError, match="run from the folder that holds dvc.yaml"):
+        config.load_params(tmp_path / "params.yaml")
 
 
 def test_an_unknown_subject_names_the_known_ones(tmp_path):
-    with pytest.raises(UserError, match="params.yaml: corpora: no 'cc' \\(did you mean 'c'\\?\\); known: c"):
-        loaded(tmp_path, FILE).row("corpora", "cc")
+    with pytest.raises(ProvenlmError, match="params.yaml: corpora: no 'cc' \\(did you mean 'c'\\?\\); known: c"):
+        load_text(tmp_path, FILE).entry("corpora", "cc")
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def file(tmp_path):
 
 
 def test_overrides_set_values_as_yaml_1_2_and_keep_what_people_wrote(file):
-    config.override(
+    config.override_params(
         file, ["recipes.small.train.steps=200", "recipes.small.train.rate=1e-3", "recipes.small.train.plateau={least: 2}"]
     )
     assert file.read_text() == ("recipes: # who\n  small:\n    train: {steps: 200, rate: 0.001, plateau: {least: 2}} # how long\n")
@@ -175,7 +175,7 @@ def test_overrides_set_values_as_yaml_1_2_and_keep_what_people_wrote(file):
 )
 def test_an_override_that_cannot_be_meant_is_refused_and_nothing_is_written(file, word, message):
     before = file.read_bytes()
-    with pytest.raises(UserError) as refusal:
-        config.override(file, ["recipes.small.train.steps=1", word])
+    with pytest.raises(ProvenlmError) as refusal:
+        config.override_params(file, ["recipes.small.train.steps=1", word])
     assert message in str(refusal.value)
     assert file.read_bytes() == before

@@ -8,33 +8,33 @@ import sys
 import pytest
 
 from provenlm.core import hashing, interfaces, io, registry, rng
-from provenlm.core.errors import UserError
+from provenlm.core.errors import ProvenlmError
 
 
 def test_a_digest_of_json_does_not_depend_on_the_order_of_keys():
-    assert hashing.of_json({"a": 1, "b": [2]}) == hashing.of_json({"b": [2], "a": 1})
-    assert hashing.of_json([]) == hashlib.sha256(b"[]").hexdigest()
+    assert hashing.sha256_json({"a": 1, "b": [2]}) == hashing.sha256_json({"b": [2], "a": 1})
+    assert hashing.sha256_json([]) == hashlib.sha256(b"[]").hexdigest()
 
 
 def test_a_digest_of_a_folder_changes_with_a_name_and_with_a_byte(tmp_path):
     (tmp_path / "a").write_bytes(b"1")
-    first = hashing.of_path(tmp_path)
+    first = hashing.sha256_path(tmp_path)
     (tmp_path / "a").rename(tmp_path / "b")
-    second = hashing.of_path(tmp_path)
+    second = hashing.sha256_path(tmp_path)
     (tmp_path / "b").write_bytes(b"2")
-    assert len({first, second, hashing.of_path(tmp_path)}) == 3
+    assert len({first, second, hashing.sha256_path(tmp_path)}) == 3
 
 
 def test_seeds_with_other_names_are_independent_and_equal_ones_are_equal():
-    assert rng.seed_of(1, "a", 2) == rng.seed_of(1, "a", 2)
-    assert len({rng.seed_of(1, "a"), rng.seed_of(2, "a"), rng.seed_of(1, "b"), rng.seed_of(1, "a", "")}) == 4
-    assert rng.generator(1, "a").random() == rng.generator(1, "a").random()
+    assert rng.derive_seed(1, "a", 2) == rng.derive_seed(1, "a", 2)
+    assert len({rng.derive_seed(1, "a"), rng.derive_seed(2, "a"), rng.derive_seed(1, "b"), rng.derive_seed(1, "a", "")}) == 4
+    assert rng.make_rng(1, "a").random() == rng.make_rng(1, "a").random()
 
 
 def test_shares_are_spread_evenly_over_zero_to_one():
-    shares = [rng.share_of(str(i), "split") for i in range(4000)]
-    assert min(shares) >= 0 and max(shares) < 1
-    assert sum(share < 0.1 for share in shares) == pytest.approx(400, abs=60)
+    values = [rng.hash_to_unit(str(i), "split") for i in range(4000)]
+    assert min(values) >= 0 and max(values) < 1
+    assert sum(value < 0.1 for value in values) == pytest.approx(400, abs=60)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -46,9 +46,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 
 def test_a_folder_that_was_not_finished_leaves_the_old_one(tmp_path):
-    with io.new_folder(tmp_path / "out") as folder:
+    with io.atomic_dir(tmp_path / "out") as folder:
         (folder / "a").write_text("1")
-    with pytest.raises(RuntimeError), io.new_folder(tmp_path / "out") as folder:
+    with pytest.raises(RuntimeError), io.atomic_dir(tmp_path / "out") as folder:
         (folder / "b").write_text("2")
         raise RuntimeError
     assert [p.name for p in tmp_path.rglob("*")] == ["out", "a"]
@@ -74,5 +74,5 @@ def test_a_reader_that_went_away_does_not_kill_the_writer(tmp_path):
 
 
 def test_an_unknown_plugin_names_the_known_ones():
-    with pytest.raises(UserError, match="no domain 'texts'; known: .*strings.*text"):
-        registry.load_domain("texts", "filter", interfaces.Filtering)
+    with pytest.raises(ProvenlmError, match="no domain 'texts'; known: .*strings.*text"):
+        registry.load_domain("texts", "filter", interfaces.FilterSpec)

@@ -18,12 +18,12 @@ TEXTS = [
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_words_are_those_of_a_split_at_ascii_whitespace(text):
-    assert ngram_hashing.words(text).tolist() == [int(ngram_hashing.words(word)[0]) for word in text.split()]
+    assert ngram_hashing.hash_words(text).tolist() == [int(ngram_hashing.hash_words(word)[0]) for word in text.split()]
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_equal_words_and_only_they_have_equal_hashes(text):
-    hashes = ngram_hashing.words(text).tolist()
+    hashes = ngram_hashing.hash_words(text).tolist()
     assert [hashes.index(value) for value in hashes] == [text.split().index(word) for word in text.split()]
 
 
@@ -31,13 +31,13 @@ def test_equal_words_and_only_they_have_equal_hashes(text):
 def test_equal_windows_and_only_they_have_equal_hashes(size):
     values = random.Random(size).choices(range(3), k=400)
     tuples = [tuple(values[i : i + size]) for i in range(len(values) - size + 1)]
-    hashes = ngram_hashing.windows(np.array(values, np.uint64), size).tolist()
+    hashes = ngram_hashing.hash_ngrams(np.array(values, np.uint64), size).tolist()
     assert [hashes.index(value) for value in hashes] == [tuples.index(item) for item in tuples]
 
 
 def test_fewer_values_than_a_window_are_one_window():
-    assert len(ngram_hashing.windows(np.array([1, 2], np.uint64), 5)) == 1
-    assert len(ngram_hashing.windows(np.array([], np.uint64), 5)) == 0
+    assert len(ngram_hashing.hash_ngrams(np.array([1, 2], np.uint64), 5)) == 1
+    assert len(ngram_hashing.hash_ngrams(np.array([], np.uint64), 5)) == 0
 
 
 def test_a_hundred_thousand_words_of_three_letters_and_a_digit_have_as_many_hashes():
@@ -48,7 +48,7 @@ def test_a_hundred_thousand_words_of_three_letters_and_a_digit_have_as_many_hash
         for c in "abcdefghijklmnopqrstuvwx"
         for d in range(10)
     ]
-    assert len(np.unique(ngram_hashing.words(" ".join(words).encode()))) == len(words) == 26 * 16 * 24 * 10
+    assert len(np.unique(ngram_hashing.hash_words(" ".join(words).encode()))) == len(words) == 26 * 16 * 24 * 10
 
 
 def mixed(value: int) -> int:
@@ -61,4 +61,4 @@ def mixed(value: int) -> int:
 def test_a_hash_is_the_mixed_polynomial_of_its_bytes_wherever_the_word_stands():
     terms = [mixed(byte + 1) * ngram_hashing.BASE**power for power, byte in enumerate(b"the")]
     expected = mixed((sum(terms) + 3) % 2**64)
-    assert ngram_hashing.words(b"the cat saw the").tolist()[::3] == [expected, expected]
+    assert ngram_hashing.hash_words(b"the cat saw the").tolist()[::3] == [expected, expected]

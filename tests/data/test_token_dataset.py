@@ -5,79 +5,79 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from provenlm.core.errors import UserError
+from provenlm.core.errors import ProvenlmError
 from provenlm.data import token_dataset
-from provenlm.data.token_dataset import Document, side
+from provenlm.data.token_dataset import TokenizedDocument, assign_split
 
 SPECIAL = {"pad": 0, "unk": 1, "bos": 2, "eos": 3}
 
 
-def document(name: str, ids: list[int], cluster: str | None = None) -> Document:
-    return Document(name, cluster or name, 10 * len(ids), np.array(ids, np.uint32))
+def document(name: str, ids: list[int], cluster: str | None = None) -> TokenizedDocument:
+    return TokenizedDocument(name, cluster or name, 10 * len(ids), np.array(ids, np.uint32))
 
 
 def names(count: int) -> list[str]:
     return [f"cluster {i}" for i in range(count)]
 
 
-VAL = [name for name in names(200) if side(name, 0.3) == "val"]
-TRAIN = [name for name in names(200) if side(name, 0.3) == "train"]
+VAL = [name for name in names(200) if assign_split(name, 0.3) == "val"]
+TRAIN = [name for name in names(200) if assign_split(name, 0.3) == "train"]
 
 
-def some(folder) -> list[Document]:
+def some(folder) -> list[TokenizedDocument]:
     documents = [document(TRAIN[0], [5, 6]), document(VAL[0], [7]), document(TRAIN[1], [8, 9, 10]), document(TRAIN[2], [])]
-    token_dataset.write(folder, documents, 11, SPECIAL, 0.3)
+    token_dataset.write_token_dataset(folder, documents, 11, SPECIAL, 0.3)
     return documents
 
 
 def test_documents_are_read_back_between_their_special_tokens(tmp_path):
     some(tmp_path)
-    tokens = token_dataset.read(tmp_path)
+    tokens = token_dataset.load_token_dataset(tmp_path)
     assert tokens.train.ids.tolist() == [2, 5, 6, 3, 2, 8, 9, 10, 3, 2, 3]
-    assert tokens.train.starts.tolist() == [0, 4, 9, 11]
+    assert tokens.train.doc_offsets.tolist() == [0, 4, 9, 11]
     assert tokens.train.record_ids == TRAIN[:3]
-    assert tokens.train.bytes.tolist() == [20, 30, 0]
+    assert tokens.train.doc_bytes.tolist() == [20, 30, 0]
     assert tokens.val.ids.tolist() == [2, 7, 3]
-    assert (tokens.vocabulary, tokens.special) == (11, SPECIAL)
+    assert (tokens.vocab_size, tokens.special_tokens) == (11, SPECIAL)
 
 
 def test_a_codec_without_bos_and_eos_gets_none(tmp_path):
-    token_dataset.write(tmp_path, [document("a", [4, 1])], 5, {"pad": 0}, 0.0)
-    assert token_dataset.read(tmp_path).train.ids.tolist() == [4, 1]
+    token_dataset.write_token_dataset(tmp_path, [document("a", [4, 1])], 5, {"pad": 0}, 0.0)
+    assert token_dataset.load_token_dataset(tmp_path).train.ids.tolist() == [4, 1]
 
 
 @pytest.mark.parametrize(("vocabulary", "dtype"), [(37, "uint16"), (65_536, "uint16"), (65_537, "uint32")])
 def test_ids_take_two_bytes_as_long_as_they_fit(tmp_path, vocabulary, dtype):
-    token_dataset.write(tmp_path, [document("a", [vocabulary - 1])], vocabulary, {"pad": 0}, 0.0)
-    tokens = token_dataset.read(tmp_path)
+    token_dataset.write_token_dataset(tmp_path, [document("a", [vocabulary - 1])], vocabulary, {"pad": 0}, 0.0)
+    tokens = token_dataset.load_token_dataset(tmp_path)
     assert tokens.train.ids.dtype == dtype
     assert tokens.train.ids.tolist() == [vocabulary - 1]
 
 
 def test_an_id_outside_the_vocabulary_is_refused(tmp_path):
     with pytest.raises(ValueError, match="id 11 of a vocabulary of 11"):
-        token_dataset.write(tmp_path, [document("a", [11])], 11, SPECIAL, 0.3)
+        token_dataset.write_token_dataset(tmp_path, [document("a", [11])], 11, SPECIAL, 0.3)
 
 
 def test_nothing_held_out_leaves_an_empty_validation_side(tmp_path):
-    token_dataset.write(tmp_path, [document(name, [4]) for name in names(50)], 11, SPECIAL, 0.0)
-    tokens = token_dataset.read(tmp_path)
-    assert (len(tokens.val.ids), tokens.val.starts.tolist(), tokens.val.record_ids) == (0, [0], [])
+    token_dataset.write_token_dataset(tmp_path, [document(name, [4]) for name in names(50)], 11, SPECIAL, 0.0)
+    tokens = token_dataset.load_token_dataset(tmp_path)
+    assert (len(tokens.val.ids), tokens.val.doc_offsets.tolist(), tokens.val.record_ids) == (0, [0], [])
     assert len(tokens.train.record_ids) == 50
 
 
 def test_no_documents_are_two_empty_sides(tmp_path):
-    token_dataset.write(tmp_path, [], 11, SPECIAL, 0.5)
-    token_dataset.verify(tmp_path)
-    assert len(token_dataset.read(tmp_path).train.ids) == 0
+    token_dataset.write_token_dataset(tmp_path, [], 11, SPECIAL, 0.5)
+    token_dataset.verify_digests(tmp_path)
+    assert len(token_dataset.load_token_dataset(tmp_path).train.ids) == 0
 
 
 def test_a_cluster_lies_on_one_side_whole(tmp_path):
     documents = [document(f"{cluster}/{i}", [4], cluster) for cluster in names(100) for i in range(3)]
     random.Random(0).shuffle(documents)
-    token_dataset.write(tmp_path, documents, 11, SPECIAL, 0.3)
+    token_dataset.write_token_dataset(tmp_path, documents, 11, SPECIAL, 0.3)
     of = {document.id: document.cluster for document in documents}
-    tokens = token_dataset.read(tmp_path)
+    tokens = token_dataset.load_token_dataset(tmp_path)
     train, val = ({of[name] for name in split.record_ids} for split in (tokens.train, tokens.val))
     assert train
     assert val
@@ -88,17 +88,19 @@ def test_adding_documents_moves_none_to_the_other_side(tmp_path):
     few, many = names(100), names(1000)
     for folder, clusters in (("few", few), ("many", many[::-1])):
         (tmp_path / folder).mkdir()
-        token_dataset.write(tmp_path / folder, [document(name, [4]) for name in clusters], 11, SPECIAL, 0.3)
-    before, after = token_dataset.read(tmp_path / "few"), token_dataset.read(tmp_path / "many")
+        token_dataset.write_token_dataset(tmp_path / folder, [document(name, [4]) for name in clusters], 11, SPECIAL, 0.3)
+    before, after = token_dataset.load_token_dataset(tmp_path / "few"), token_dataset.load_token_dataset(tmp_path / "many")
     assert set(before.val.record_ids) == set(after.val.record_ids) & set(few)
 
 
 def test_holding_out_more_keeps_what_was_held_out():
-    assert {name for name in names(500) if side(name, 0.1) == "val"} < {name for name in names(500) if side(name, 0.2) == "val"}
+    assert {name for name in names(500) if assign_split(name, 0.1) == "val"} < {
+        name for name in names(500) if assign_split(name, 0.2) == "val"
+    }
 
 
 def test_the_share_held_out_is_the_share_asked_for():
-    assert sum(side(name, 0.3) == "val" for name in names(10_000)) / 10_000 == pytest.approx(0.3, abs=0.02)
+    assert sum(assign_split(name, 0.3) == "val" for name in names(10_000)) / 10_000 == pytest.approx(0.3, abs=0.02)
 
 
 def test_the_index_leads_from_tokens_back_to_records(tmp_path):
@@ -118,7 +120,7 @@ def test_the_same_documents_give_the_same_files(tmp_path):
 
 def test_sound_files_are_verified(tmp_path):
     some(tmp_path)
-    token_dataset.verify(tmp_path)
+    token_dataset.verify_digests(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["train.bin", "val.bin", "index.parquet"])
@@ -127,8 +129,8 @@ def test_one_changed_bit_is_found_and_its_file_named(tmp_path, name):
     data = bytearray((tmp_path / name).read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(UserError, match=rf"{name}: damaged: digest \w+, written as \w+; run tokenize again"):
-        token_dataset.verify(tmp_path)
+    with pytest.raises(ProvenlmError, match=rf"{name}: damaged: digest \w+, written as \w+; run tokenize again"):
+        token_dataset.verify_digests(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["train.bin", "val.bin"])
@@ -136,32 +138,32 @@ def test_a_truncated_shard_is_refused_by_name(tmp_path, name):
     some(tmp_path)
     path = tmp_path / name
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match=rf"{name}: should hold \d+ tokens of uint16"):
-        token_dataset.read(tmp_path)
+    with pytest.raises(ProvenlmError, match=rf"{name}: should hold \d+ tokens of uint16"):
+        token_dataset.load_token_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["train.bin", "val.bin", "index.parquet", "manifest.json"])
 def test_a_missing_file_is_refused_by_name(tmp_path, name):
     some(tmp_path)
     (tmp_path / name).unlink()
-    with pytest.raises(UserError, match=name):
-        token_dataset.read(tmp_path)
+    with pytest.raises(ProvenlmError, match=name):
+        token_dataset.load_token_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"dtype": "uint16"}'])
 def test_a_damaged_manifest_is_refused(tmp_path, text):
     some(tmp_path)
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(UserError, match=r"manifest\.json: not readable as tokens"):
-        token_dataset.read(tmp_path)
+    with pytest.raises(ProvenlmError, match=r"manifest\.json: not readable as tokens"):
+        token_dataset.load_token_dataset(tmp_path)
 
 
 def test_a_truncated_index_is_refused_by_name(tmp_path):
     some(tmp_path)
     path = tmp_path / "index.parquet"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"index\.parquet: not readable"):
-        token_dataset.read(tmp_path)
+    with pytest.raises(ProvenlmError, match=r"index\.parquet: not readable"):
+        token_dataset.load_token_dataset(tmp_path)
 
 
 def test_the_manifest_says_how_the_files_are_to_be_read(tmp_path):

@@ -18,8 +18,8 @@ def test_the_oracle_equals_comparing_sets_one_by_one():
         if (i in pivots or j in pivots) and len(sets[i] & sets[j]) / max(1, len(sets[i] | sets[j])) >= 0.6
     }
     assert len(expected) > 5
-    assert brute_force.similar(arrays.items(), pivots, 0.6) == expected
+    assert brute_force.brute_force_pairs(arrays.items(), pivots, 0.6) == expected
 
 
 def test_without_pivots_nothing_is_found():
-    assert brute_force.similar([(0, np.array([1], np.uint64))], {}, 0.5) == {}
+    assert brute_force.brute_force_pairs([(0, np.array([1], np.uint64))], {}, 0.5) == {}

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from provenlm.core.errors import UserError
-from provenlm.data.token_dataset import Split, Tokens
-from provenlm.evaluation.probe import Subject
+from provenlm.core.errors import ProvenlmError
+from provenlm.data.token_dataset import DatasetSplit, TokenDataset
+from provenlm.evaluation.probe import EvalContext
 
 SPECIAL = {"pad": 0, "bos": 1, "eos": 2}
 
@@ -69,11 +69,11 @@ class Tiny(nn.Module):
         return self.head(torch.tanh(self.mix(torch.cat([here_BTD, before_BTD, mean_BTD], -1))))
 
 
-def split_of(documents: Sequence[Sequence[int]], names: Sequence[str], sizes: Sequence[int] | None = None) -> Split:
+def split_of(documents: Sequence[Sequence[int]], names: Sequence[str], sizes: Sequence[int] | None = None) -> DatasetSplit:
     starts = np.concatenate([[0], np.cumsum([len(d) for d in documents])]).astype(np.int64)
     ids = np.array([token for document in documents for token in document], np.uint16)
     lengths = np.array([len(d) - 2 for d in documents] if sizes is None else sizes, np.int64)
-    return Split(ids, starts, list(names), lengths, [f"cluster of {name}" for name in names])
+    return DatasetSplit(ids, starts, list(names), lengths, [f"cluster of {name}" for name in names])
 
 
 def words(count: int, seed: int) -> list[list[int]]:
@@ -88,8 +88,8 @@ def words(count: int, seed: int) -> list[list[int]]:
     return documents
 
 
-def tokens_of(train: Sequence[Sequence[int]], val: Sequence[Sequence[int]], vocabulary: int = 29) -> Tokens:
-    return Tokens(
+def tokens_of(train: Sequence[Sequence[int]], val: Sequence[Sequence[int]], vocabulary: int = 29) -> TokenDataset:
+    return TokenDataset(
         split_of(train, [f"t{n}" for n in range(len(train))]),
         split_of(val, [f"v{n}" for n in range(len(val))]),
         vocabulary,
@@ -97,10 +97,10 @@ def tokens_of(train: Sequence[Sequence[int]], val: Sequence[Sequence[int]], voca
     )
 
 
-def trained(tokens: Tokens, length: int, fault: str = "", shift: int = 1, steps: int = 250) -> nn.Module:
+def trained(tokens: TokenDataset, length: int, fault: str = "", shift: int = 1, steps: int = 250) -> nn.Module:
     """A Tiny net after `steps` of Adam on the training split; its targets lie `shift` tokens ahead."""
     torch.manual_seed(0)
-    model = Tiny(tokens.vocabulary, fault)
+    model = Tiny(tokens.vocab_size, fault)
     ids = torch.from_numpy(np.asarray(tokens.train.ids).astype(np.int64))
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     draw = np.random.default_rng(0)
@@ -120,16 +120,16 @@ def untrained(vocabulary: int = 29, fault: str = "") -> nn.Module:
 
 
 def unpublished(weights: Any) -> Any:
-    raise UserError("nobody else has this net")
+    raise ProvenlmError("nobody else has this net")
 
 
-def subject_of(model: nn.Module, tokens: Tokens, length: int = 16, **changed: Any) -> Subject:
+def subject_of(model: nn.Module, tokens: TokenDataset, length: int = 16, **changed: Any) -> EvalContext:
     size = sum(p.numel() for p in model.parameters())
     facts: dict[str, Any] = {
         "model": model,
         "logits": lambda net, tokens_BT: net(tokens_BT),
         "continued": None,
-        "untrained": lambda: untrained(tokens.vocabulary),
+        "untrained": lambda: untrained(tokens.vocab_size),
         "small": lambda vocabulary: Tiny(vocabulary, width=12),
         "losses": lambda net, inputs_BT, targets_BT: {
             "next_token": F.cross_entropy(net(inputs_BT).flatten(0, 1), targets_BT.flatten())
@@ -141,7 +141,7 @@ def subject_of(model: nn.Module, tokens: Tokens, length: int = 16, **changed: An
         "length": length,
         "seed": 1,
     }
-    return Subject(**{**facts, **changed})
+    return EvalContext(**{**facts, **changed})
 
 
 class Made:
@@ -158,12 +158,12 @@ def made() -> type[Made]:
 
 
 @pytest.fixture(scope="session")
-def corpus() -> Tokens:
+def corpus() -> TokenDataset:
     return tokens_of(words(60, 1), words(12, 2))
 
 
 @pytest.fixture(scope="session")
-def good(corpus: Tokens) -> Subject:
+def good(corpus: TokenDataset) -> EvalContext:
     """A causal net that learned the corpus."""
     return subject_of(trained(corpus, 16), corpus)
 
@@ -171,11 +171,11 @@ def good(corpus: Tokens) -> Subject:
 @pytest.fixture
 def ask() -> Callable[..., dict[str, Any]]:
     """Ask one probe; its figures by name."""
-    from provenlm.core.audit import Recorder
+    from provenlm.core.audit import MetricRecorder
 
-    def asked(probe: Callable[[Subject, Recorder], None], subject: Subject) -> dict[str, Any]:
-        recorder = Recorder()
+    def asked(probe: Callable[[EvalContext, MetricRecorder], None], subject: EvalContext) -> dict[str, Any]:
+        recorder = MetricRecorder()
         probe(subject, recorder)
-        return {name: figure.value for name, figure in recorder.figures.items()}
+        return {name: figure.value for name, figure in recorder.metrics.items()}
 
     return asked

@@ -4,38 +4,38 @@ import pytest
 import torch
 from torch import nn
 
-from provenlm.core.audit import Recorder
-from provenlm.evaluation.probes.attention_patterns import attention, copying, looks, scores
-from provenlm.evaluation.probes.gradcheck import spread
-from provenlm.evaluation.probes.gradcheck_ops import decoder
+from provenlm.core.audit import MetricRecorder
+from provenlm.evaluation.probes.attention_patterns import attention_probe, capture_attention, copying_scores, head_scores
+from provenlm.evaluation.probes.gradcheck import randomize_weights
+from provenlm.evaluation.probes.gradcheck_ops import tiny_decoder
 from provenlm.models.common.layers.attention import Attention
-from provenlm.models.gpt.config import Settings
+from provenlm.models.gpt.config import GPTConfig
 from provenlm.models.gpt.spec import SPEC
 
-LLAMA = Settings("llama", 16, 2, 4, 2, 24, 64, True, 10_000.0, 1e-5, 0.0)
+LLAMA = GPTConfig("llama", 16, 2, 4, 2, 24, 64, True, 10_000.0, 1e-5, 0.0)
 
 
 @pytest.fixture
 def subject(made, corpus):
     torch.manual_seed(0)
-    model = spread(SPEC.build(LLAMA, 29)).eval()
+    model = randomize_weights(SPEC.build(LLAMA, 29)).eval()
     return made.subject(model, corpus, logits=SPEC.logits)
 
 
 def recorded(subject, prompts=("ABCD", "")):
-    recorder = Recorder()
-    attention(prompts)(subject, recorder)
+    recorder = MetricRecorder()
+    attention_probe(prompts)(subject, recorder)
     return recorder
 
 
 def test_the_weights_worked_out_anew_give_what_the_layers_gave(subject):
-    assert recorded(subject).figures["apart"].value < 1e-5
+    assert recorded(subject).metrics["apart"].value < 1e-5
 
 
 def test_so_do_those_of_learned_positions(made, corpus):
     torch.manual_seed(0)
-    model = spread(decoder("gpt2", 29, 64)).eval()
-    assert recorded(made.subject(model, corpus)).figures["apart"].value < 1e-5
+    model = randomize_weights(tiny_decoder("gpt2", 29, 64)).eval()
+    assert recorded(made.subject(model, corpus)).metrics["apart"].value < 1e-5
 
 
 @pytest.mark.parametrize("fault", ["later", "scale"])
@@ -52,18 +52,18 @@ def test_a_layer_that_does_not_look_as_the_picture_says_is_caught(subject, fault
             return said
 
     subject.model.layers[1].self_attn.__class__ = Wrong
-    assert recorded(subject).figures["apart"].value > 1e-2
+    assert recorded(subject).metrics["apart"].value > 1e-2
 
 
 def test_a_picture_has_a_square_for_each_head_whose_rows_add_up_to_one(subject):
     series = {s.name: s for s in recorded(subject).series}
     assert set(series) == {"prompt_1", "repeated"}  # one token looks at nothing
-    maps = series["prompt_1"].lines
+    maps = series["prompt_1"].y_values
     assert list(maps)[:2] == ["layer 0, head 0", "layer 0, head 1"] and len(maps) == 8
     rows = torch.tensor(maps["layer 1, head 3"]).view(5, 5)
     assert rows.sum(1).tolist() == pytest.approx([1] * 5, abs=0.03)
     assert rows.triu(1).sum() == 0
-    assert "'ABCD'" in series["prompt_1"].meaning
+    assert "'ABCD'" in series["prompt_1"].description
 
 
 @pytest.mark.parametrize("name", ["previous", "same", "induction"])
@@ -73,7 +73,7 @@ def test_a_head_made_to_look_at_one_place_gets_its_score_and_no_other(name):
     weights = torch.zeros(3, 2, 2 * length, 2 * length)
     for place in range(2 * length):
         weights[:, 1, place, max(0, place - back)] = 1
-    found = {score: value.tolist() for score, value in scores(weights, length).items()}
+    found = {score: value.tolist() for score, value in head_scores(weights, length).items()}
     assert found.pop(name) == [0, 1]
     assert all(value == [0, 0] for value in found.values())
 
@@ -82,8 +82,8 @@ def test_a_head_that_looks_everywhere_alike_is_at_chance(subject):
     weights = torch.ones(1, 1, 32, 32).tril()
     weights = weights / weights.sum(-1, keepdim=True)
     chance = sum(1 / (t + 1) for t in range(16, 31)) / 15
-    assert float(scores(weights, 16)["induction"]) == pytest.approx(chance, rel=1e-5)
-    small = recorded(subject).figures["chance"].value  # rows of 16 are 8 tokens, twice
+    assert float(head_scores(weights, 16)["induction"]) == pytest.approx(chance, rel=1e-5)
+    small = recorded(subject).metrics["chance"].value  # rows of 16 are 8 tokens, twice
     assert small == pytest.approx(sum(1 / (t + 1) for t in range(8, 15)) / 7, rel=1e-6)
 
 
@@ -94,7 +94,7 @@ def test_a_head_that_hands_on_its_token_copies_and_one_that_takes_it_away_does_n
     layer.o_proj.weight.data = sign * torch.eye(8)
     tokens = torch.zeros(4, 8)
     tokens[:, :4] = torch.eye(4)  # head 0 carries them, head 1 nothing
-    found = copying(layer, tokens, tokens, torch.arange(4))
+    found = copying_scores(layer, tokens, tokens, torch.arange(4))
     assert found[0] == expected
 
 
@@ -110,17 +110,17 @@ def test_a_net_that_repeats_what_it_saw_is_seen_to(made, corpus, subject):
         subject.model(tokens_BT)
         return said
 
-    figures = recorded(made.subject(subject.model, corpus, logits=knowing)).figures
+    figures = recorded(made.subject(subject.model, corpus, logits=knowing)).metrics
     assert figures["repeated.right"].value == 1
     assert figures["repeated.gain"].value > 3
-    assert recorded(subject).figures["repeated.right"].value < 0.3
+    assert recorded(subject).metrics["repeated.right"].value < 0.3
     assert figures["repeated.right.chance"].value == pytest.approx(1 / 29)
 
 
 def test_looking_leaves_no_hook_behind(subject):
-    looks(subject, torch.zeros(1, 4, dtype=torch.int64))
+    capture_attention(subject, torch.zeros(1, 4, dtype=torch.int64))
     assert not any(module._forward_hooks for module in subject.model.modules())
 
 
 def test_a_net_without_attention_is_not_asked(good, ask):
-    assert ask(attention(["AB"]), good) == {"apart": "not applicable"}
+    assert ask(attention_probe(["AB"]), good) == {"apart": "not applicable"}

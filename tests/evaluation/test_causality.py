@@ -4,7 +4,7 @@ import pytest
 
 from provenlm.evaluation.probes import causality
 
-PROBES = causality.probes(causality.Settings(positions=6, tokens=2048))
+PROBES = causality.causality_probes(causality.CausalityConfig(num_positions=6, num_tokens=2048))
 
 
 def asked(name, ask, subject):

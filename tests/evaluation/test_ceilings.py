@@ -2,34 +2,34 @@ import math
 
 import pytest
 
-from provenlm.evaluation.ceilings import by_prefix
+from provenlm.evaluation.ceilings import prefix_upper_bound
 
 SEED = ["ABCDE", "FGHIJ", "KLMNO", "PQRST", "UVWXY", "12345", "67890", "AAAAA", "BBBBB", "CCCCC", "A1B2C", "X9Y8Z"]
 
 
 def test_where_a_prefix_branches_in_three_one_of_three_can_be_right():
-    found = by_prefix(([1, 5, n], 2) for n in (7, 8, 9))
-    assert found.accuracy == pytest.approx(1 / 3)
-    assert found.nats == pytest.approx(math.log(3))
+    found = prefix_upper_bound(([1, 5, n], 2) for n in (7, 8, 9))
+    assert found.max_accuracy == pytest.approx(1 / 3)
+    assert found.min_loss == pytest.approx(math.log(3))
 
 
 def test_an_unambiguous_corpus_has_ceiling_one_and_floor_nought():
-    found = by_prefix([([1, 5, 6], 2), ([1, 7, 8], 2)])
-    assert (found.accuracy, found.nats, found.targets) == (1.0, 0.0, 2)
+    found = prefix_upper_bound([([1, 5, 6], 2), ([1, 7, 8], 2)])
+    assert (found.max_accuracy, found.min_loss, found.num_targets) == (1.0, 0.0, 2)
 
 
 def test_given_tokens_are_not_asked_for():
-    assert by_prefix([([1, 5, 6], 1), ([1, 7, 8], 1)]).accuracy == 3 / 4
+    assert prefix_upper_bound([([1, 5, 6], 1), ([1, 7, 8], 1)]).max_accuracy == 3 / 4
 
 
 def test_the_seed_of_twelve_strings_has_a_floor_of_0_0687_nats_after_the_first_character():
     """Only the prefix A branches: three ways once, so ln 3 · 3 / 48 targets."""
-    found = by_prefix((list(map(ord, text)), 1) for text in SEED)
-    assert found.nats == pytest.approx(3 * math.log(3) / 48)
-    assert round(found.nats, 4) == 0.0687
-    assert found.accuracy == pytest.approx(46 / 48)
+    found = prefix_upper_bound((list(map(ord, text)), 1) for text in SEED)
+    assert found.min_loss == pytest.approx(3 * math.log(3) / 48)
+    assert round(found.min_loss, 4) == 0.0687
+    assert found.max_accuracy == pytest.approx(46 / 48)
 
 
 def test_nothing_to_ask_for_is_refused():
     with pytest.raises(ValueError, match="no targets"):
-        by_prefix([([1], 1)])
+        prefix_upper_bound([([1], 1)])

@@ -3,17 +3,17 @@ import math
 import numpy as np
 import pytest
 
-from provenlm.core.audit import Recorder
-from provenlm.evaluation.confidence import ratio, record_share, share
+from provenlm.core.audit import MetricRecorder
+from provenlm.evaluation.confidence import proportion_interval, ratio_interval, record_proportion
 
 
 def test_the_ratio_is_of_sums_and_not_of_documents_ratios():
-    assert ratio(np.array([2.0, 30.0]), np.array([1.0, 10.0])).value == 32 / 11
+    assert ratio_interval(np.array([2.0, 30.0]), np.array([1.0, 10.0])).value == 32 / 11
 
 
 def test_the_interval_of_equally_long_documents_is_that_of_their_mean():
     means = np.array([1.0, 2.0, 4.0, 5.0])
-    found = ratio(means * 10, np.full(4, 10.0))
+    found = ratio_interval(means * 10, np.full(4, 10.0))
     assert found.high - found.value == pytest.approx(1.959964 * means.std(ddof=1) / 2)
     assert found.value - found.low == pytest.approx(found.high - found.value)
 
@@ -23,28 +23,28 @@ def test_nine_in_ten_intervals_and_more_hold_the_truth():
     hits = 0
     for _ in range(400):
         sizes = draw.integers(5, 50, 30).astype(float)
-        found = ratio(sizes * draw.normal(2, 0.5, 30), sizes)
+        found = ratio_interval(sizes * draw.normal(2, 0.5, 30), sizes)
         hits += found.low <= 2 <= found.high
     assert 0.9 < hits / 400 < 0.98
 
 
 def test_one_document_says_nothing_of_the_others():
-    found = ratio(np.array([3.0]), np.array([2.0]))
+    found = ratio_interval(np.array([3.0]), np.array([2.0]))
     assert (found.low, found.high) == (-math.inf, math.inf)
 
 
 def test_a_ratio_to_nothing_is_refused():
     with pytest.raises(ValueError, match="positive denominator"):
-        ratio(np.zeros(2), np.zeros(2))
+        ratio_interval(np.zeros(2), np.zeros(2))
 
 
 def test_none_of_five_has_an_upper_end_of_43_percent():
     """Wilson (1927): z² / (n + z²)."""
-    assert share(0, 5).high == pytest.approx(1.959964**2 / (5 + 1.959964**2))
-    assert share(0, 5).low == pytest.approx(0, abs=1e-12)
+    assert proportion_interval(0, 5).high == pytest.approx(1.959964**2 / (5 + 1.959964**2))
+    assert proportion_interval(0, 5).low == pytest.approx(0, abs=1e-12)
 
 
 def test_a_share_stands_beside_its_ceiling_and_chance():
-    recorder = Recorder()
-    record_share(recorder, "right", 3, 4, 1.0, 0.5, "cases got right")
-    assert set(recorder.figures) == {"right", "right.cases", "right.low", "right.high", "right.ceiling", "right.chance"}
+    recorder = MetricRecorder()
+    record_proportion(recorder, "right", 3, 4, 1.0, 0.5, "cases got right")
+    assert set(recorder.metrics) == {"right", "right.cases", "right.low", "right.high", "right.ceiling", "right.chance"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from provenlm.evaluation.generate import generate
-from provenlm.models.generation.sampling import GREEDY, Sampling
+from provenlm.models.generation.sampling import GREEDY, SamplingConfig
 
 
 def random(seed=0):
@@ -14,7 +14,7 @@ def random(seed=0):
 
 
 def test_equal_seeds_give_equal_samples_and_others_do_not(good):
-    once, again, other = (generate(good, [[1, 3], [1, 9]], Sampling(1.0, 0, 1.0, 1.0), 30, random(n)) for n in (0, 0, 1))
+    once, again, other = (generate(good, [[1, 3], [1, 9]], SamplingConfig(1.0, 0, 1.0, 1.0), 30, random(n)) for n in (0, 0, 1))
     assert once == again != other
 
 
@@ -34,14 +34,14 @@ def test_a_prompt_in_company_is_continued_as_alone(good):
 
 
 def test_generation_ends_with_the_eos_and_not_before(good):
-    rows = generate(good, [[1, 3]] * 20, Sampling(2.0, 0, 1.0, 1.0), 60, random())
+    rows = generate(good, [[1, 3]] * 20, SamplingConfig(2.0, 0, 1.0, 1.0), 60, random())
     assert all(2 not in row[:-1] for row in rows)
     assert any(row[-1] == 2 and len(row) < 60 for row in rows)
 
 
 def test_a_codec_without_an_eos_runs_to_the_full_length(good):
-    without = replace(good, tokens=replace(good.tokens, special={"pad": 0}))
-    assert {len(row) for row in generate(without, [[1, 3]] * 5, Sampling(2.0, 0, 1.0, 1.0), 40, random())} == {40}
+    without = replace(good, tokens=replace(good.tokens, special_tokens={"pad": 0}))
+    assert {len(row) for row in generate(without, [[1, 3]] * 5, SamplingConfig(2.0, 0, 1.0, 1.0), 40, random())} == {40}
 
 
 def test_a_generation_longer_than_the_window_sees_its_last_tokens(good):

@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from provenlm.evaluation.probes.improvement import learned
+from provenlm.evaluation.probes.improvement import improvement_probe
 
-PROBE = learned(512, 300)
+PROBE = improvement_probe(512, 300)
 
 
 def test_a_trained_net_began_near_ln_v_and_fell(good, ask):
@@ -40,9 +40,9 @@ def test_a_net_that_begins_far_from_ln_v_is_seen(made, good, ask):
         torch.nn.init.normal_(model.head.weight, 0, 5)
         return model
 
-    assert ask(PROBE, replace(good, untrained=loud))["initial_gap"] > 1
+    assert ask(PROBE, replace(good, build_untrained=loud))["initial_gap"] > 1
 
 
 def test_another_architecture_is_no_beginning(good, ask):
     with pytest.raises(ValueError, match="other parameters"):
-        ask(PROBE, replace(good, untrained=lambda: torch.nn.Sequential(torch.nn.Embedding(29, 29))))
+        ask(PROBE, replace(good, build_untrained=lambda: torch.nn.Sequential(torch.nn.Embedding(29, 29))))

@@ -33,7 +33,7 @@ DOCUMENTS = [[1, 3, 4, 3, 4, 5, 2], [1, 3, 5, 5, 3, 4, 2], [1, 4, 2]]
 
 
 def test_the_bigram_is_kneser_ney_computed_by_hand(made):
-    _, bigram = ngram_baselines.fit(made.split(DOCUMENTS, "abc"), 8)
+    _, bigram = ngram_baselines.fit_ngrams(made.split(DOCUMENTS, "abc"), 8)
     every = [(a, b) for a in range(8) for b in range(8)]
     previous, following = np.array(every).T
     expected = [brute_force_kneser_ney(DOCUMENTS, 8, a, b) for a, b in every]
@@ -41,37 +41,37 @@ def test_the_bigram_is_kneser_ney_computed_by_hand(made):
 
 
 def test_the_probabilities_after_every_token_sum_to_one(made):
-    _, bigram = ngram_baselines.fit(made.split(DOCUMENTS, "abc"), 8)
+    _, bigram = ngram_baselines.fit_ngrams(made.split(DOCUMENTS, "abc"), 8)
     sums = [bigram.probabilities(np.full(8, token), np.arange(8)).sum() for token in range(8)]
     np.testing.assert_allclose(sums, np.ones(8), rtol=1e-12)
 
 
 def test_the_unigram_sums_to_one_and_gives_nothing_nought(made):
-    unigram, _ = ngram_baselines.fit(made.split(DOCUMENTS, "abc"), 8)
+    unigram, _ = ngram_baselines.fit_ngrams(made.split(DOCUMENTS, "abc"), 8)
     assert unigram.probabilities_V.sum() == pytest.approx(1, abs=1e-12)
     assert unigram.probabilities_V.min() > 0
 
 
 def test_the_first_token_of_a_document_is_never_a_target(made):
-    _, bigram = ngram_baselines.fit(made.split([[1, 3, 2], [1, 4, 2]], "ab"), 5)
-    assert 2 * 5 + 1 not in bigram.keys  # `eos` of the first document, then `bos` of the second
+    _, bigram = ngram_baselines.fit_ngrams(made.split([[1, 3, 2], [1, 4, 2]], "ab"), 5)
+    assert 2 * 5 + 1 not in bigram.pair_ids  # `eos` of the first document, then `bos` of the second
 
 
 def test_a_corpus_in_which_every_pair_is_frequent_still_gives_unseen_pairs_something(made):
-    _, bigram = ngram_baselines.fit(made.split([[3, 4] * 20], "a"), 6)
+    _, bigram = ngram_baselines.fit_ngrams(made.split([[3, 4] * 20], "a"), 6)
     assert bigram.probabilities(np.array([3]), np.array([5]))[0] > 0
 
 
 def test_the_best_continuation_is_the_argmax_of_all_probabilities(made):
     documents = made.words(5, 3)
-    _, bigram = ngram_baselines.fit(made.split(documents, "abcde"), 29)
+    _, bigram = ngram_baselines.fit_ngrams(made.split(documents, "abcde"), 29)
     table = np.stack([bigram.probabilities(np.full(29, token), np.arange(29)) for token in range(29)])
-    chosen = table[np.arange(29), bigram.best()]
+    chosen = table[np.arange(29), bigram.top_continuations()]
     np.testing.assert_allclose(chosen, table.max(1), rtol=1e-12)
 
 
 def test_the_bigram_has_a_lower_loss_than_the_unigram_where_letters_follow_a_rule(made):
-    unigram, bigram = ngram_baselines.fit(made.split(made.words(60, 1), [str(n) for n in range(60)]), 29)
+    unigram, bigram = ngram_baselines.fit_ngrams(made.split(made.words(60, 1), [str(n) for n in range(60)]), 29)
     held_out = np.array(made.words(1, 9)[0])
     assert bigram.nats(held_out[:-1], held_out[1:]).mean() < unigram.nats(held_out[1:]).mean() - 1
     assert unigram.nats(held_out[1:]).mean() < math.log(29) + 0.3
@@ -79,4 +79,4 @@ def test_the_bigram_has_a_lower_loss_than_the_unigram_where_letters_follow_a_rul
 
 def test_a_split_without_a_pair_is_refused(made):
     with pytest.raises(ValueError, match="at least one document of two tokens"):
-        ngram_baselines.fit(made.split([[1]], "a", [0]), 5)
+        ngram_baselines.fit_ngrams(made.split([[1]], "a", [0]), 5)

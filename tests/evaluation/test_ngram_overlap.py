@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from provenlm.evaluation.ngram_overlap import Suffixes, covered, ranks, repeated_windows
+from provenlm.evaluation.ngram_overlap import SuffixArray, overlap_mask, shared_windows, window_ranks
 
 DRAW = np.random.default_rng(5)
 TEXT = DRAW.integers(0, 4, 300)
@@ -22,59 +22,59 @@ def longest_by_brute_force(sample, text):
 def test_ranks_are_equal_where_windows_are_equal_and_ordered_as_they_are(length):
     windows = [tuple(TEXT[n : n + length]) for n in range(len(TEXT))]
     order = {window: n for n, window in enumerate(sorted(set(windows)))}
-    assert ranks(TEXT, length).tolist() == [order[window] for window in windows]
+    assert window_ranks(TEXT, length).tolist() == [order[window] for window in windows]
 
 
 def test_a_length_that_is_no_power_of_two_is_refused():
     with pytest.raises(ValueError, match="power of two"):
-        ranks(TEXT, 6)
+        window_ranks(TEXT, 6)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_the_longest_shared_stretch_is_that_of_brute_force(seed):
     sample = np.random.default_rng(seed).integers(0, 4, 40)
-    assert Suffixes.of(TEXT, 40).longest_shared(sample.tolist()) == longest_by_brute_force(sample, TEXT)
+    assert SuffixArray.build(TEXT, 40).longest_match(sample.tolist()) == longest_by_brute_force(sample, TEXT)
 
 
 def test_a_stretch_copied_out_of_the_middle_is_found():
     sample = [9, 9, *TEXT[100:130].tolist(), 9]
-    assert Suffixes.of(TEXT, 40).longest_shared(sample) == 30
+    assert SuffixArray.build(TEXT, 40).longest_match(sample) == 30
 
 
 def test_a_stretch_that_ends_the_text_is_found():
-    assert Suffixes.of(TEXT, 16).longest_shared([9, *TEXT[-10:].tolist(), 9]) == 10
+    assert SuffixArray.build(TEXT, 16).longest_match([9, *TEXT[-10:].tolist(), 9]) == 10
 
 
 def test_tokens_beyond_one_byte_are_compared_whole():
     text = np.array([1, 256, 65536, 70000, 3], np.uint32)
-    assert Suffixes.of(text, 4).longest_shared([7, 256, 65536, 70000, 4]) == 3
-    assert Suffixes.of(text, 4).longest_shared([0, 0, 1]) == 1
+    assert SuffixArray.build(text, 4).longest_match([7, 256, 65536, 70000, 4]) == 3
+    assert SuffixArray.build(text, 4).longest_match([0, 0, 1]) == 1
 
 
 def test_nothing_in_common_is_nought():
-    assert Suffixes.of(TEXT, 8).longest_shared([7, 8, 9]) == 0
+    assert SuffixArray.build(TEXT, 8).longest_match([7, 8, 9]) == 0
 
 
 def test_windows_that_stand_in_the_other_text_are_marked():
     ids = np.concatenate([[8, 8, 8], TEXT[50:60], [8, 8]])
-    assert np.flatnonzero(repeated_windows(ids, TEXT, 8)).tolist() == [3, 4, 5]
+    assert np.flatnonzero(shared_windows(ids, TEXT, 8)).tolist() == [3, 4, 5]
 
 
 def test_a_window_across_the_end_of_the_other_text_is_not_there():
     ids = np.array([1, 2, 3, 4, 5])
-    assert repeated_windows(ids, np.array([1, 2, 3]), 4).tolist() == [False, False]
-    assert repeated_windows(np.array([4, 1]), np.array([9, 4]), 2).tolist() == [False]
+    assert shared_windows(ids, np.array([1, 2, 3]), 4).tolist() == [False, False]
+    assert shared_windows(np.array([4, 1]), np.array([9, 4]), 2).tolist() == [False]
 
 
 def test_a_text_shorter_than_a_window_has_none():
-    assert len(repeated_windows(np.array([1, 2]), TEXT, 4)) == 0
+    assert len(shared_windows(np.array([1, 2]), TEXT, 4)) == 0
 
 
 def test_every_token_of_a_repeated_window_is_covered_and_no_other():
     ids = np.concatenate([[8, 8, 8], TEXT[50:60], [8, 8], TEXT[7:15], [8]])
     expected = [False] * 3 + [True] * 10 + [False] * 2 + [True] * 8 + [False]
-    assert covered(ids, TEXT, 8).tolist() == expected
+    assert overlap_mask(ids, TEXT, 8).tolist() == expected
 
 
 def test_nothing_is_covered_by_windows_longer_than_the_text():
-    assert covered(np.array([1, 2]), TEXT, 4).tolist() == [False, False]
+    assert overlap_mask(np.array([1, 2]), TEXT, 4).tolist() == [False, False]

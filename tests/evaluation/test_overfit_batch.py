@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from torch.nn import functional as F
 
-from provenlm.evaluation.probes.overfit_batch import Settings, memorised
+from provenlm.evaluation.probes.overfit_batch import OverfitBatchConfig, overfit_batch_probe
 
-PROBE = memorised(Settings(rows=4, tokens=12, steps=150, rate=0.02))
+PROBE = overfit_batch_probe(OverfitBatchConfig(num_sequences=4, seq_len=12, steps=150, lr=0.02))
 
 
 def test_a_sound_net_learns_one_batch_by_heart(good, made, ask):
@@ -46,4 +46,4 @@ def test_a_loss_without_a_gradient_is_caught(good, made, ask):
 @pytest.mark.parametrize(("change", "said"), [({"rows": 0}, "at least 1"), ({"rate": 0.0}, "above 0")])
 def test_settings_that_teach_nothing_are_refused(change, said):
     with pytest.raises(ValueError, match=said):
-        Settings(**{"rows": 1, "tokens": 1, "steps": 1, "rate": 0.1, **change})
+        OverfitBatchConfig(**{"rows": 1, "tokens": 1, "steps": 1, "rate": 0.1, **change})

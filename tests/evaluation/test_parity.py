@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from provenlm.evaluation.probes import parity
-from provenlm.evaluation.probes.gradcheck import spread
-from provenlm.models.common.hf_export import Published
+from provenlm.evaluation.probes.gradcheck import randomize_weights
+from provenlm.models.common.hf_export import HFExport
 from provenlm.models.common.layers.moe_experts import Experts
 from provenlm.models.gpt import spec as gpt
-from provenlm.models.gpt.config import Settings as Dense
+from provenlm.models.gpt.config import GPTConfig as Dense
 from provenlm.models.moe import spec as moe
-from provenlm.models.moe.config import Settings as Mixed
+from provenlm.models.moe.config import MoEConfig as Mixed
 
 LLAMA = Dense("llama", 16, 2, 2, 1, 24, 32, True, 10_000.0, 1e-5, 0.0)
-GPT2 = replace(LLAMA, style="gpt2", kv_heads=2, rope_theta=None, tied=False)
+GPT2 = replace(LLAMA, variant="gpt2", num_key_value_heads=2, rope_theta=None, tie_word_embeddings=False)
 MIXED = Mixed(16, 2, 2, 1, 4, 2, 16, 32, True, 10_000.0, 1e-5, 0.0, "layerwise", 0.01, 0.001)
 NETS = pytest.mark.parametrize(
     ("face", "shape"), [(gpt.SPEC, LLAMA), (gpt.SPEC, GPT2), (moe.SPEC, MIXED)], ids=["llama", "gpt2", "moe"]
@@ -26,7 +26,7 @@ NETS = pytest.mark.parametrize(
 def subject(corpus, made):
     def build(face, shape):
         torch.manual_seed(0)
-        model = spread(face.build(shape, 29)).eval()
+        model = randomize_weights(face.build(shape, 29)).eval()
         return made.subject(
             model,
             corpus,
@@ -39,7 +39,7 @@ def subject(corpus, made):
 
 
 def asked(ask, name, subject):
-    return ask(parity.probes(64)[f"equivalence.{name}"], subject)
+    return ask(parity.parity_probes(64)[f"equivalence.{name}"], subject)
 
 
 @NETS
@@ -51,7 +51,7 @@ def test_our_weights_in_the_reference_give_our_logits(ask, subject, face, shape)
 
 def test_a_reference_with_another_angle_of_positions_is_seen_to_differ(ask, subject):
     right = subject(gpt.SPEC, LLAMA)
-    other = replace(right, published=lambda weights: gpt.SPEC.published(replace(LLAMA, rope_theta=100.0), 29, weights))
+    other = replace(right, published=lambda weights: gpt.SPEC.to_hf(replace(LLAMA, rope_theta=100.0), 29, weights))
     assert asked(ask, "reference", other)["largest_difference"] > 1e-2
 
 
@@ -61,7 +61,7 @@ def test_an_export_with_two_matrices_swapped_is_seen_to_differ(ask, subject):
     def swapped(weights):
         found = right.published(weights)
         one, two = (f"model.layers.{layer}.self_attn.q_proj.weight" for layer in (0, 1))
-        return Published(found.config, {**found.tensors, one: found.tensors[two], two: found.tensors[one]})
+        return HFExport(found.config, {**found.tensors, one: found.tensors[two], two: found.tensors[one]})
 
     assert asked(ask, "reference", replace(right, published=swapped))["largest_difference"] > 1e-2
 
@@ -71,19 +71,19 @@ def test_an_export_that_lacks_a_tensor_is_an_error_that_names_it(ask, subject):
 
     def lacking(weights):
         found = right.published(weights)
-        return Published(found.config, {name: t for name, t in found.tensors.items() if name != "model.norm.weight"})
+        return HFExport(found.config, {name: t for name, t in found.tensors.items() if name != "model.norm.weight"})
 
     with pytest.raises(ValueError, match=r"not have the same tensors: model\.norm\.weight"):
         asked(ask, "reference", replace(right, published=lacking))
 
 
 def test_a_net_without_a_counterpart_says_so_and_why(good):
-    from provenlm.core.audit import Recorder
+    from provenlm.core.audit import MetricRecorder
 
-    recorder = Recorder()
-    parity.probes(64)["equivalence.reference"](good, recorder)
-    figure = recorder.figures["largest_difference"]
-    assert (figure.value, figure.meaning) == ("not applicable", "nobody else has this net")
+    recorder = MetricRecorder()
+    parity.parity_probes(64)["equivalence.reference"](good, recorder)
+    figure = recorder.metrics["largest_difference"]
+    assert (figure.value, figure.description) == ("not applicable", "nobody else has this net")
 
 
 @NETS
@@ -97,12 +97,12 @@ def test_a_cache_that_forgets_is_caught(ask, subject):
     right = subject(gpt.SPEC, LLAMA)
 
     def forgetful(model, tokens_BT, cache):
-        said_BTV = gpt.SPEC.continued(model, tokens_BT, cache)
+        said_BTV = gpt.SPEC.logits_with_cache(model, tokens_BT, cache)
         for past in cache._layers:
             past.kept[0][:, :, 0] = 0
         return said_BTV
 
-    assert asked(ask, "cache", replace(right, continued=forgetful))["largest_difference"] > 1e-3
+    assert asked(ask, "cache", replace(right, logits_with_cache=forgetful))["largest_difference"] > 1e-3
 
 
 def test_a_net_that_keeps_nothing_or_has_no_experts_is_not_asked(ask, good):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from provenlm.core.audit import Recorder
-from provenlm.core.errors import UserError
-from provenlm.evaluation.sweep import Others, Settings, probes
+from provenlm.core.audit import MetricRecorder
+from provenlm.core.errors import ProvenlmError
+from provenlm.evaluation.sweep import ModelVariants, SweepConfig, sweep_probes
 
 
 def known(subject, figures):
@@ -20,17 +20,17 @@ def asked(made, corpus):
     kept = [(step, lambda step=step: nets[step]) for step in (10, 20)]
 
     def ask(settings, steps=30):
-        others = Others((3, 0.5), lambda seed: (nets[seed], seed / 10), kept, steps)
-        recorder = Recorder()
-        for name, probe in probes(settings, {"recall": known, "dear": None}, others).items():
-            with recorder.under(name) as inner:
+        others = ModelVariants((3, 0.5), lambda seed: (nets[seed], seed / 10), kept, steps)
+        recorder = MetricRecorder()
+        for name, probe in sweep_probes(settings, {"recall": known, "dear": None}, others).items():
+            with recorder.scope(name) as inner:
                 probe(nets[3], inner)
         return recorder
 
     return ask
 
 
-SETTINGS = Settings((7, 2), "recall.loss", ("recall.right",))
+SETTINGS = SweepConfig((7, 2), "recall.loss", ("recall.right",))
 
 
 def test_the_least_and_the_most_over_seeds_are_those_of_all_nets(asked):
@@ -55,16 +55,16 @@ def test_only_the_probes_that_are_needed_are_asked(asked):
 
 
 def test_a_figure_of_no_probe_is_refused(asked):
-    with pytest.raises(UserError, match=r"no probe measures 'recal.loss'; the probes are recall, dear"):
-        asked(Settings((), "recal.loss", ("recall.right",)))
+    with pytest.raises(ProvenlmError, match=r"no probe measures 'recal.loss'; the probes are recall, dear"):
+        asked(SweepConfig((), "recal.loss", ("recall.right",)))
 
 
 def test_a_figure_that_its_probe_does_not_record_is_an_error(asked):
     with pytest.raises(ValueError, match=r"no probe recorded recall.wrong"):
-        asked(Settings((2,), "recall.loss", ("recall.wrong",)))
+        asked(SweepConfig((2,), "recall.loss", ("recall.wrong",)))
 
 
 @pytest.mark.parametrize("wrong", [((1, 1), "a", ("b",)), ((), "a", ()), ((), "a", ("a",))])
 def test_settings_that_mean_nothing_are_refused(wrong):
     with pytest.raises(ValueError, match="quality needs at least one figure"):
-        Settings(*wrong)
+        SweepConfig(*wrong)

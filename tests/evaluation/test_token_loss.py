@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from provenlm.evaluation.token_loss import measure, of_rows, some_documents, windows
+from provenlm.evaluation.token_loss import make_windows, sample_documents, sequence_losses, token_losses
 
 DOCUMENTS = [[1, 3, 4, 5, 6, 7, 2], [1, 8, 2], [1, 2], [1, *range(3, 20), 2]]
 
@@ -26,11 +26,11 @@ def four(made):
 
 def everything(subject, batch_tokens):
     split = subject.tokens.val
-    return measure(subject, split, windows(split, subject.length, np.arange(len(split.record_ids))), batch_tokens, "test")
+    return token_losses(subject, split, make_windows(split, subject.length, np.arange(len(split.record_ids))), batch_tokens, "test")
 
 
 def test_every_token_but_the_first_of_each_document_is_counted_exactly_once(made, four):
-    index = everything(made.subject(made.untrained(), four, 4), 8).index
+    index = everything(made.subject(made.untrained(), four, 4), 8).token_index
     assert sorted(index) == [n for n in range(len(four.val.ids)) if n not in four.val.starts]
 
 
@@ -52,30 +52,30 @@ def test_a_target_is_right_where_it_is_the_argmax(made, four):
     with torch.no_grad():
         best = [model(torch.tensor([document[:-1]]))[0].argmax(-1).tolist() for document in DOCUMENTS]
     expected = [a == b for document, row in zip(DOCUMENTS, best, strict=True) for a, b in zip(row, document[1:], strict=True)]
-    assert losses.right.tolist() == expected
+    assert losses.correct.tolist() == expected
 
 
 def test_windows_never_cross_a_document(four):
-    rows = windows(four.val, 4, np.arange(4))
+    rows = make_windows(four.val, 4, np.arange(4))
     assert rows.starts.tolist() == [0, 4, 7, 10, 12, 16, 20, 24, 28]
     assert rows.stops.tolist() == [4, 6, 9, 11, 16, 20, 24, 28, 30]
     assert rows.documents.tolist() == [0, 0, 1, 2, 3, 3, 3, 3, 3]
 
 
 def test_documents_are_drawn_until_they_hold_enough_targets(four):
-    assert some_documents(four.val, 10**6, 0).tolist() == [0, 1, 2, 3]
-    some = some_documents(four.val, 1, 0)
+    assert sample_documents(four.val, 10**6, 0).tolist() == [0, 1, 2, 3]
+    some = sample_documents(four.val, 1, 0)
     assert len(some) == 1
-    assert some_documents(four.val, 1, 0).tolist() == some.tolist()
+    assert sample_documents(four.val, 1, 0).tolist() == some.tolist()
 
 
 def test_rows_of_our_own_are_measured_like_documents(made, four):
     model = made.untrained()
-    found = of_rows(made.subject(model, four, 10), [[5, 6, 7], [8, 9]], 100, "test")
+    found = sequence_losses(made.subject(model, four, 10), [[5, 6, 7], [8, 9]], 100, "test")
     np.testing.assert_allclose(found.nats, loss_by_hand(model, [[5, 6, 7], [8, 9]], 10), rtol=1e-5)
     assert found.document.tolist() == [0, 0, 1]
 
 
 def test_a_row_longer_than_the_training_saw_is_refused(made, four):
     with pytest.raises(ValueError, match="2 to 5 tokens"):
-        of_rows(made.subject(made.untrained(), four, 4), [[1, 3, 4, 5, 6, 7]], 100, "test")
+        sequence_losses(made.subject(made.untrained(), four, 4), [[1, 3, 4, 5, 6, 7]], 100, "test")

@@ -5,52 +5,52 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from provenlm.core.executors.local import Here
-from provenlm.core.interfaces import Filtering, Verdict
+from provenlm.core.executors.local import LocalExecutor
+from provenlm.core.interfaces import FilterResult, FilterSpec
 from provenlm.core.records import Record
 from provenlm.filtering import scoring
-from provenlm.filtering.scoring import Dropped, Judged, score_of, trapezoid
+from provenlm.filtering.scoring import ExclusionWriter, FilterDecision, geometric_mean_score, trapezoid
 
 
 def record(text: str) -> Record:
-    return Record.of(text.encode(), "text/plain", f"from/{text}")
+    return Record.from_content(text.encode(), "text/plain", f"from/{text}")
 
 
-def judge(items: list[Record], verdict, least: float) -> list[Judged]:
-    face = Filtering(object, lambda _: lambda records: [verdict(item) for item in records], lambda _: least)
-    return [judged for _, judged in Here(lambda: items).map(scoring.judging(face, None))]
+def decide(items: list[Record], classify, min_score: float) -> list[FilterDecision]:
+    spec = FilterSpec(object, lambda _: lambda records: [classify(item) for item in records], lambda _: min_score)
+    return [decision for _, decision in LocalExecutor(lambda: items).map(scoring.make_filter_step(spec, None))]
 
 
-def halves(item: Record) -> Verdict:
-    reason = "short" if len(item.body) < 3 else None
-    return Verdict(item, reason, {"length": min(1.0, len(item.body) / 8), "one": 1.0}, {})
+def halves(item: Record) -> FilterResult:
+    drop_reason = "short" if len(item.content) < 3 else None
+    return FilterResult(item, drop_reason, {"length": min(1.0, len(item.content) / 8), "one": 1.0}, {})
 
 
 def test_a_score_below_the_least_drops_what_no_rule_does():
-    judged = judge([record("x"), record("aaaa"), record("aaaaaaaa")], halves, 0.75)
-    assert [item.reason for item in judged] == ["short", "low_score", None]
-    assert [item.score for item in judged] == pytest.approx([math.sqrt(0.125), math.sqrt(0.5), 1])
+    decisions = decide([record("x"), record("aaaa"), record("aaaaaaaa")], halves, 0.75)
+    assert [item.drop_reason for item in decisions] == ["short", "low_score", None]
+    assert [item.score for item in decisions] == pytest.approx([math.sqrt(0.125), math.sqrt(0.5), 1])
 
 
 def test_a_score_equal_to_the_least_is_kept():
-    assert judge([record("aa")], lambda item: Verdict(item, None, {"half": 0.25}, {}), 0.25)[0].reason is None
+    assert decide([record("aa")], lambda item: FilterResult(item, None, {"half": 0.25}, {}), 0.25)[0].drop_reason is None
 
 
 def test_a_dropped_record_keeps_its_score_and_parts():
-    (judged,) = judge([record("x")], halves, 0.0)
-    assert judged.parts == {"length": 0.125, "one": 1.0}
+    (decision,) = decide([record("x")], halves, 0.0)
+    assert decision.sub_scores == {"length": 0.125, "one": 1.0}
 
 
 def test_a_score_is_the_geometric_mean_of_its_parts():
-    assert score_of({"a": 0.5, "b": 0.5, "c": 1.0, "d": 1.0}) == pytest.approx(0.25**0.25)
-    assert score_of({"a": 0.0, "b": 1.0}) == 0
-    assert score_of({}) == 1
+    assert geometric_mean_score({"a": 0.5, "b": 0.5, "c": 1.0, "d": 1.0}) == pytest.approx(0.25**0.25)
+    assert geometric_mean_score({"a": 0.0, "b": 1.0}) == 0
+    assert geometric_mean_score({}) == 1
 
 
 @pytest.mark.parametrize("part", [-0.1, 1.1, math.nan])
 def test_a_part_outside_0_to_1_is_refused(part):
     with pytest.raises(ValueError, match="from 0 to 1, got bad="):
-        score_of({"good": 0.5, "bad": part})
+        geometric_mean_score({"good": 0.5, "bad": part})
 
 
 @pytest.mark.parametrize(("value", "expected"), [(1, 0), (2, 0), (3, 0.5), (4, 1), (6, 1), (9, 0.25), (10, 0), (99, 0)])
@@ -64,9 +64,9 @@ def test_a_trapezoid_does_not_fall_towards_an_infinite_edge():
 
 
 def test_dropped_records_are_written_with_reason_score_and_parts(tmp_path):
-    with Dropped(tmp_path / "dropped.parquet") as dropped:
-        for item in judge([record("x")] * 5000, halves, 0.0):
-            dropped.add(item)
+    with ExclusionWriter(tmp_path / "dropped.parquet") as writer:
+        for item in decide([record("x")] * 5000, halves, 0.0):
+            writer.add(item)
     rows = pq.read_table(tmp_path / "dropped.parquet").to_pylist()
     assert len(rows) == 5000
     assert rows[4999] | {"parts": json.loads(rows[4999]["parts"])} == {
@@ -79,16 +79,21 @@ def test_dropped_records_are_written_with_reason_score_and_parts(tmp_path):
 
 
 def test_no_drop_leaves_a_table_without_rows(tmp_path):
-    with Dropped(tmp_path / "dropped.parquet"):
+    with ExclusionWriter(tmp_path / "dropped.parquet"):
         pass
-    assert pq.read_table(tmp_path / "dropped.parquet").schema.equals(scoring.SCHEMA)
+    assert pq.read_table(tmp_path / "dropped.parquet").schema.equals(scoring.EXCLUSION_SCHEMA)
 
 
 def test_the_size_is_that_of_the_body_before_it_was_masked():
-    (judged,) = judge([record("aa")], lambda item: Verdict(item.with_body(b"aaaa"), None, {}, {"seen": 2}), 0.0)
-    assert (judged.record.body, judged.record.id, judged.size, judged.found) == (b"aaaa", record("aaaa").id, 2, {"seen": 2})
+    (decision,) = decide([record("aa")], lambda item: FilterResult(item.with_body(b"aaaa"), None, {}, {"seen": 2}), 0.0)
+    assert (decision.record.content, decision.record.id, decision.original_bytes, decision.counts) == (
+        b"aaaa",
+        record("aaaa").id,
+        2,
+        {"seen": 2},
+    )
 
 
 def test_what_is_judged_travels_and_comes_back_the_same():
-    for item in judge([record("x"), record("line\nline aä").with_facts(title="ö")], halves, 0.5):
-        assert scoring.unpack(scoring.pack(item)) == item
+    for item in decide([record("x"), record("line\nline aä").with_metadata(title="ö")], halves, 0.5):
+        assert scoring.deserialize(scoring.serialize(item)) == item

@@ -10,9 +10,9 @@ from ruamel.yaml import YAML
 
 from flows import dvc_runner
 from flows import server as environment
-from flows.build import targets
+from flows.build import resolve_reports
 from provenlm.core import config as parameters
-from provenlm.core.errors import UserError
+from provenlm.core.errors import ProvenlmError
 
 ORDER = ["scrape@words", "filter@words", "dedupe@words", "tokenize@words", "train@small", "validate@small", "report@proof"]
 
@@ -88,7 +88,7 @@ def test_an_interrupted_training_is_saved_and_the_next_build_goes_on(built, serv
     count = json.loads((built.root / "models/.resume/small.json").read_text())
     built.set("recipes", "small", train={"steps": count + 1})
     lines: list[str] = []
-    assert dvc_runner.repro(dvc_runner.Step("train@small", (), True), built.root, lines.append) == "ran"
+    assert dvc_runner.reproduce(dvc_runner.PlannedStage("train@small", (), True), built.root, lines.append) == "ran"
     assert f"goes on at {count}" in lines
 
 
@@ -109,10 +109,10 @@ def test_a_name_that_nobody_knows_is_answered_with_those_that_are_known(project)
 
 
 def test_a_recipe_stands_for_its_reports(project):
-    params = parameters.load(project.root / "params.yaml")
-    assert targets(["small", "proof"], params) == targets([], params) == ["proof"]
-    with pytest.raises(UserError, match="no 'words'"):
-        targets(["words"], params)
+    params = parameters.load_params(project.root / "params.yaml")
+    assert resolve_reports(["small", "proof"], params) == resolve_reports([], params) == ["proof"]
+    with pytest.raises(ProvenlmError, match="no 'words'"):
+        resolve_reports(["words"], params)
 
 
 def test_a_dry_run_says_what_would_run_and_runs_nothing(project):
@@ -204,7 +204,7 @@ def test_a_port_where_something_else_answers_is_not_taken_for_prefect():
 
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
-        assert not environment.answers("127.0.0.1", other.server_port)
+        assert not environment.is_healthy("127.0.0.1", other.server_port)
         other.shutdown()
 
 

@@ -12,29 +12,29 @@ from pathlib import Path
 import pytest
 
 from flows import dvc_runner, process_groups
-from provenlm.core.errors import UserError
+from provenlm.core.errors import ProvenlmError
 
 ORDER = ["scrape@words", "filter@words", "dedupe@words", "tokenize@words", "train@small", "validate@small", "report@proof"]
 
 
 def step(stage):
-    return dvc_runner.Step(stage, (), True)
+    return dvc_runner.PlannedStage(stage, (), True)
 
 
 def test_the_plan_is_in_dvcs_order_and_says_who_reads_from_whom(project):
-    steps = dvc_runner.plan(["report@proof"], project.root)
-    assert [step.stage for step in steps] == ORDER
+    steps = dvc_runner.plan_stages(["report@proof"], project.root)
+    assert [step.address for step in steps] == ORDER
     assert all(step.changed for step in steps)
-    assert steps[0].needs == () and steps[1].needs == ("scrape@words",)
-    assert set(steps[5].needs) == {"tokenize@words", "train@small"}
+    assert steps[0].dependencies == () and steps[1].dependencies == ("scrape@words",)
+    assert set(steps[5].dependencies) == {"tokenize@words", "train@small"}
 
 
 def test_what_was_built_is_cached_and_a_changed_section_changes_its_stage_alone(built):
-    assert not any(step.changed for step in dvc_runner.plan(["report@proof"], built.root))
-    assert dvc_runner.repro(step("filter@words"), built.root, print) == "cached"
+    assert not any(step.changed for step in dvc_runner.plan_stages(["report@proof"], built.root))
+    assert dvc_runner.reproduce(step("filter@words"), built.root, print) == "cached"
     built.set("corpora", "words", filter={"steps": 2})
-    assert [step.stage for step in dvc_runner.plan(["report@proof"], built.root) if step.changed] == ["filter@words"]
-    assert dvc_runner.repro(step("filter@words"), built.root, print) == "ran"
+    assert [step.address for step in dvc_runner.plan_stages(["report@proof"], built.root) if step.changed] == ["filter@words"]
+    assert dvc_runner.reproduce(step("filter@words"), built.root, print) == "ran"
 
 
 def test_what_was_made_once_and_deleted_is_restored(built):
@@ -42,7 +42,7 @@ def test_what_was_made_once_and_deleted_is_restored(built):
     before = filtered.read_text()
     filtered.unlink()
     heard = []
-    assert dvc_runner.repro(step("filter@words"), built.root, heard.append) == "restored"
+    assert dvc_runner.reproduce(step("filter@words"), built.root, heard.append) == "restored"
     assert filtered.read_text() == before
     assert not heard
 
@@ -51,7 +51,7 @@ def test_a_failure_is_one_line_of_stage_reason_and_log(project):
     project.set("corpora", "words", scrape={"fail": "params.yaml: corpora.words.scrape: no such site"})
     heard = []
     with pytest.raises(dvc_runner.StageError) as failure:
-        dvc_runner.repro(step("scrape@words"), project.root, heard.append)
+        dvc_runner.reproduce(step("scrape@words"), project.root, heard.append)
     log = project.root / ".prefect/logs/scrape@words.log"
     assert str(failure.value) == (
         "scrape@words: params.yaml: corpora.words.scrape: no such site; log: .prefect/logs/scrape@words.log"
@@ -63,37 +63,37 @@ def test_a_failure_is_one_line_of_stage_reason_and_log(project):
 def test_a_stage_killed_for_memory_is_said_to_be_killed(project):
     project.set("corpora", "words", scrape={"signal": signal.SIGKILL.value})
     with pytest.raises(dvc_runner.StageError, match=r"^scrape@words: killed by signal 9"):
-        dvc_runner.repro(step("scrape@words"), project.root, print)
+        dvc_runner.reproduce(step("scrape@words"), project.root, print)
 
 
 def test_a_stage_that_dvc_refuses_gives_dvcs_reason(project):
     with pytest.raises(dvc_runner.StageError, match=r"^filter@words: .*No such file or directory: .*data/words/scraped"):
-        dvc_runner.repro(step("filter@words"), project.root, print)
+        dvc_runner.reproduce(step("filter@words"), project.root, print)
 
 
 def test_a_dvc_yaml_that_cannot_be_resolved_is_the_users_in_dvcs_words(project):
     path = project.root / "dvc.yaml"
     path.write_text(path.read_text().replace("item.corpus", "item.corpse"))
-    with pytest.raises(UserError, match=r"dvc.yaml: .*item.corpse"):
-        dvc_runner.plan(["report@proof"], project.root)
+    with pytest.raises(ProvenlmError, match=r"dvc.yaml: .*item.corpse"):
+        dvc_runner.plan_stages(["report@proof"], project.root)
 
 
 def test_an_interrupted_stage_saves_is_heard_and_goes_on(project):
     project.set("corpora", "words", scrape={"steps": 60, "pause": 0.1})
-    heard, crew = [], process_groups.Crew()
+    heard, crew = [], process_groups.ProcessSet()
 
     def listen(line):
         heard.append(line)
-        if line.startswith("::progress") and not crew.ended.is_set():
-            crew.end()
+        if line.startswith("::progress") and not crew.terminated.is_set():
+            crew.terminate()
 
-    with pytest.raises(dvc_runner.StoppedError, match="scrape@words: stopped"):
-        dvc_runner.repro(step("scrape@words"), project.root, listen, crew)
+    with pytest.raises(dvc_runner.StageCancelledError, match="scrape@words: stopped"):
+        dvc_runner.reproduce(step("scrape@words"), project.root, listen, crew)
     assert heard[-1].startswith("stopped at ")
     count = int(heard[-1].removeprefix("stopped at "))
     heard.clear()
     project.set("corpora", "words", scrape={"steps": count + 1, "pause": 0})
-    assert dvc_runner.repro(step("scrape@words"), project.root, heard.append) == "ran"
+    assert dvc_runner.reproduce(step("scrape@words"), project.root, heard.append) == "ran"
     assert f"goes on at {count}" in heard
 
 
@@ -101,11 +101,11 @@ def test_a_lock_that_another_holds_is_waited_for_and_said(tmp_path):
     said, order = threading.Event(), []
 
     def second():
-        with dvc_runner.alone([tmp_path / "lock"], said.set):
+        with dvc_runner.exclusive_lock([tmp_path / "lock"], said.set):
             order.append("second")
 
     thread = threading.Thread(target=second)
-    with dvc_runner.alone([tmp_path / "lock"], lambda: pytest.fail("nobody else was there")):
+    with dvc_runner.exclusive_lock([tmp_path / "lock"], lambda: pytest.fail("nobody else was there")):
         thread.start()
         assert said.wait(30)
         order.append("first")
@@ -115,30 +115,30 @@ def test_a_lock_that_another_holds_is_waited_for_and_said(tmp_path):
 
 def test_of_two_slots_the_second_is_taken_without_waiting(tmp_path):
     slots, never = [tmp_path / "a", tmp_path / "b"], lambda: pytest.fail("one was free")
-    with dvc_runner.alone(slots, never), dvc_runner.alone(slots, never):
+    with dvc_runner.exclusive_lock(slots, never), dvc_runner.exclusive_lock(slots, never):
         ended = threading.Event()
-        with pytest.raises(dvc_runner.StoppedError), dvc_runner.alone(slots, ended.set, ended):
+        with pytest.raises(dvc_runner.StageCancelledError), dvc_runner.exclusive_lock(slots, ended.set, ended):
             pass
 
 
 def test_an_ended_crew_begins_nothing(tmp_path):
-    crew = process_groups.Crew()
-    crew.end()
-    with pytest.raises(InterruptedError), crew.running(["touch", str(tmp_path / "made")]):
+    crew = process_groups.ProcessSet()
+    crew.terminate()
+    with pytest.raises(InterruptedError), crew.managed_process(["touch", str(tmp_path / "made")]):
         pass
     assert not (tmp_path / "made").exists()
 
 
 def test_a_plan_from_a_stage_on_leaves_out_what_stands_before(project):
-    steps = dvc_runner.plan(["report@proof"], project.root, "train")
-    assert [step.stage for step in steps] == ORDER[4:]
-    assert steps[0].needs == () and steps[1].needs == ("train@small",)
+    steps = dvc_runner.plan_stages(["report@proof"], project.root, "train")
+    assert [step.address for step in steps] == ORDER[4:]
+    assert steps[0].dependencies == () and steps[1].dependencies == ("train@small",)
 
 
 def test_a_stage_that_someone_runs_by_hand_is_waited_for(project, monkeypatch):
     """DVC is asked twice: each question takes a lock that the other one needs at its end, and it fails where it meets a question."""
     project.set("corpora", "words", scrape={"steps": 40, "pause": 0.1})
-    asked, run = [], dvc_runner._run
+    asked, run = [], dvc_runner._run_dvc
     monkeypatch.setattr(dvc_runner, "_run", lambda command, *more: asked.append(command) or run(command, *more))
     by_hand = subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro", "--single-item", "scrape@words"],
@@ -150,7 +150,7 @@ def test_a_stage_that_someone_runs_by_hand_is_waited_for(project, monkeypatch):
     while "scrape begins" not in by_hand.stdout.readline():
         assert by_hand.poll() is None
     heard = []
-    assert dvc_runner.repro(step("scrape@words"), project.root, heard.append) == "cached"
+    assert dvc_runner.reproduce(step("scrape@words"), project.root, heard.append) == "cached"
     assert len(heard) == 1 and re.match(r"waiting for another DVC: '.*/words/.*' is busy", heard[0])
     assert by_hand.wait() == 0 and len(asked) == 2
     by_hand.stdout.close()
@@ -160,7 +160,7 @@ def test_who_is_killed_is_waited_for_no_longer_though_others_in_the_note_go_on(t
     killed = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     note = tmp_path / "rwlock"
     note.write_text(json.dumps({"write": {"a": {"pid": killed.pid}, "b": {"pid": os.getpid()}, "c": {"pid": 2**22 + 1}}}))
-    waiting = threading.Thread(target=dvc_runner._until_free, args=(note, threading.Event()), daemon=True)
+    waiting = threading.Thread(target=dvc_runner._wait_until_free, args=(note, threading.Event()), daemon=True)
     waiting.start()
     waiting.join(1)
     assert waiting.is_alive()
@@ -183,4 +183,4 @@ def test_a_stage_that_dies_after_a_progress_line_gives_its_last_words_and_not_th
     stage = project.root / "stages/tiny.py"
     stage.write_text(stage.read_text().replace('    if "signal"', "    print('::progress {}', flush=True)\n    if \"signal\""))
     with pytest.raises(dvc_runner.StageError, match=r"^scrape@words: scrape begins; log"):
-        dvc_runner.repro(dvc_runner.Step("scrape@words", (), True), project.root, print)
+        dvc_runner.reproduce(dvc_runner.PlannedStage("scrape@words", (), True), project.root, print)

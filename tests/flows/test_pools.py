@@ -11,7 +11,7 @@ from conftest import HERE, Project
 from prefect.utilities.templating import apply_values
 from serving import Served
 
-from provenlm.core.errors import UserError
+from provenlm.core.errors import ProvenlmError
 
 POOLS = Path(__file__).resolve().parents[2] / "docs/pools"
 
@@ -70,11 +70,11 @@ def test_what_a_run_in_a_container_makes_is_there_when_the_container_is_gone(tmp
     ("text", "said"), [(None, "No such file"), ("{", "Expecting"), ("[]", "job_configuration and variables make a template")]
 )
 def test_a_template_that_is_none_is_refused_in_one_line(tmp_path, text, said):
-    from flows.deployments import deploy
+    from flows.deployments import apply_deployments
 
     template = tmp_path / "docker.json"
     if text is not None:
         template.write_text(text)
-    with pytest.raises(UserError, match=said) as refusal:
-        deploy(None, [], "boxes", template)
+    with pytest.raises(ProvenlmError, match=said) as refusal:
+        apply_deployments(None, [], "boxes", template)
     assert len(str(refusal.value).splitlines()) == 1

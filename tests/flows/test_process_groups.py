@@ -45,7 +45,7 @@ def test_a_group_whose_starter_is_killed_is_interrupted_and_may_save(tmp_path, e
 def test_a_group_is_interrupted_when_an_exception_leaves_its_block(tmp_path):
     with (
         pytest.raises(KeyError),
-        process_groups.running([sys.executable, "-c", SAVES, str(tmp_path / "saved")], stdout=subprocess.PIPE) as process,
+        process_groups.managed_process([sys.executable, "-c", SAVES, str(tmp_path / "saved")], stdout=subprocess.PIPE) as process,
     ):
         process.stdout.readline()
         raise KeyError
@@ -59,23 +59,23 @@ def test_what_was_started_last_is_ended_first(tmp_path, monkeypatch):
     tells = f"import signal, sys\nprint('up', flush=True)\nsignal.sigwait([signal.SIGINT])\nopen({str(order)!r}, 'a').write(sys.argv[1])"
     started = []
     for name in ("server ", "stage "):
-        started.append(process_groups.start([sys.executable, "-c", BLOCKED + tells, name], stdout=subprocess.PIPE))
+        started.append(process_groups.spawn([sys.executable, "-c", BLOCKED + tells, name], stdout=subprocess.PIPE))
         started[-1].stdout.readline()
-    process_groups.keep(io.StringIO("".join(f"+{process.pid}\n" for process in started)))
+    process_groups.reap_orphans(io.StringIO("".join(f"+{process.pid}\n" for process in started)))
     assert order.read_text() == "stage server "
     assert [process.wait() for process in started] == [0, 0]
 
 
 def test_a_group_that_ignores_the_interrupt_is_terminated(monkeypatch):
     monkeypatch.setattr(process_groups, "GENTLY", ((signal.SIGINT, 0.3), (signal.SIGTERM, 5.0)))
-    process = process_groups.start([sys.executable, "-c", DEAF], stdout=subprocess.PIPE)
+    process = process_groups.spawn([sys.executable, "-c", DEAF], stdout=subprocess.PIPE)
     process.stdout.readline()
-    process_groups.end([process.pid], process.poll)
+    process_groups.terminate_groups([process.pid], process.poll)
     assert process.returncode == -signal.SIGTERM
 
 
 def test_a_second_interrupt_cuts_the_wait_short():
-    process = process_groups.start([sys.executable, "-c", DEAF], stdout=subprocess.PIPE)
+    process = process_groups.spawn([sys.executable, "-c", DEAF], stdout=subprocess.PIPE)
     process.stdout.readline()
     impatience = iter([None, None])
 
@@ -84,5 +84,5 @@ def test_a_second_interrupt_cuts_the_wait_short():
         if next(impatience, "waited") is None:
             raise KeyboardInterrupt
 
-    process_groups.end([process.pid], reap)
+    process_groups.terminate_groups([process.pid], reap)
     assert process.wait() == -signal.SIGTERM or process.returncode == -signal.SIGKILL

@@ -45,7 +45,7 @@ class World:
         return out.splitlines()[-2]
 
     def last(self):
-        return releases.last(self.project.root, "proof")
+        return releases.latest_release(self.project.root, "proof")
 
     def whole(self, version):
         """Whether a clone of origin at `version` gets all its data, of the world of then, from the remote, with nothing to build."""

@@ -38,7 +38,7 @@ class World:
         return out.splitlines()[-2]
 
     def last(self):
-        return releases.last(self.project.root, "proof")
+        return releases.latest_release(self.project.root, "proof")
 
     def why(self, version):
         return self.project.git("tag", "--list", "--format=%(contents)", version)

@@ -40,7 +40,7 @@ def served(tmp_path_factory):
 
 
 def test_a_schedule_of_params_yaml_starts_a_refresh_that_publishes(served, eventually):
-    eventually(lambda: releases.last(served.project.root, "proof"), 200)
+    eventually(lambda: releases.latest_release(served.project.root, "proof"), 200)
 
 
 def test_a_run_started_there_shows_each_stage_its_lines_its_figures_and_the_page(served, eventually):
@@ -90,11 +90,11 @@ def test_a_failure_is_one_line_of_stage_reason_and_log_and_somebody_is_told(serv
 
 
 def test_the_health_page_says_what_was_published_and_what_comes_next(served, eventually):
-    eventually(lambda: releases.last(served.project.root, "proof"), 200)
+    eventually(lambda: releases.latest_release(served.project.root, "proof"), 200)
     process = served.project.start(command="health", **served.environment)
     page, err = process.communicate()
     assert process.returncode == 0, err
-    assert f"| proof | {releases.last(served.project.root, 'proof')} | proof: " in page
+    assert f"| proof | {releases.latest_release(served.project.root, 'proof')} | proof: " in page
     assert "| refresh | proof | Scheduled | " in page.partition("## Next")[2]
     assert served.ended(served.start("health"))[0] == "Completed"
 

@@ -18,29 +18,29 @@ def said(monkeypatch):
 
 
 def test_progress_without_a_terminal_is_a_line(said):
-    progress.Meter(said.append, terminal=False).show(FIELDS)
+    progress.ProgressRelay(said.append, is_terminal=False).update(FIELDS)
     assert said == ["train: 40 of 100 steps loss 3.1"]
 
 
 def test_progress_towards_an_unknown_end_names_no_end(said):
-    progress.Meter(said.append, terminal=False).show({**FIELDS, "total": None, "note": ""})
+    progress.ProgressRelay(said.append, is_terminal=False).update({**FIELDS, "total": None, "note": ""})
     assert said == ["train: 40 steps"]
 
 
 def test_progress_that_comes_often_is_said_seldom():
     said = []
-    shown = progress.Meter(said.append, terminal=False)
+    shown = progress.ProgressRelay(said.append, is_terminal=False)
     for done in range(1000):
-        shown.show({**FIELDS, "done": done})
+        shown.update({**FIELDS, "done": done})
     assert said == []
 
 
 def test_progress_on_a_terminal_is_a_bar_and_no_line(monkeypatch):
     said, terminal = [], io.StringIO()
     monkeypatch.setattr("sys.stderr", terminal)
-    shown = progress.Meter(said.append, terminal=True)
-    shown.show(FIELDS)
-    shown.show({**FIELDS, "done": 60, "total": 120})
+    shown = progress.ProgressRelay(said.append, is_terminal=True)
+    shown.update(FIELDS)
+    shown.update({**FIELDS, "done": 60, "total": 120})
     shown.close()
     assert said == []
     assert "train:  40%" in terminal.getvalue() and "60/120" in terminal.getvalue() and "loss 3.1" in terminal.getvalue()
@@ -52,20 +52,20 @@ def test_pictures_of_a_page_are_put_into_it_and_links_to_files_are_words(tmp_pat
     far = "[web](https://example.org) ![far](https://example.org/a.svg)"
     text = f'![the loss](proof_files/loss.svg) [`audit`](audits/train.json "loss = 3") ([other](#there)) {far}'
     inside = base64.b64encode(b"<svg/>").decode()
-    assert tasks.as_artifact(text, tmp_path) == f"![the loss](data:image/svg+xml;base64,{inside}) `audit` (other) {far}"
+    assert tasks.to_prefect_markdown(text, tmp_path) == f"![the loss](data:image/svg+xml;base64,{inside}) `audit` (other) {far}"
 
 
 def test_stages_that_wait_for_each_other_are_named_and_not_waited_for(tmp_path):
-    steps = [dvc_runner.Step("a@x", ("b@x",), True), dvc_runner.Step("b@x", ("a@x",), True)]
+    steps = [dvc_runner.PlannedStage("a@x", ("b@x",), True), dvc_runner.PlannedStage("b@x", ("a@x",), True)]
     with pytest.raises(RuntimeError, match="each of these waits for another of them: a@x, b@x"):
-        tasks.run(steps, tasks.Place(tmp_path, 1, []))
+        tasks.run_stages(steps, tasks.RunLocation(tmp_path, 1, []))
 
 
 def test_long_cells_of_a_table_are_broken_between_words_and_never_inside_code(tmp_path):
     bound = "`>= " + 40 * "x" + "`"
     table = f"| Meaning | Bound |\n| --- | --- |\n| {'word ' * 7}word | {bound} |\n"
     folded = f"| Meaning | Bound |\n| --- | --- |\n| {'word ' * 4}word<br>word word word | {bound.replace(' ', chr(160))} |\n"
-    assert tasks.as_artifact(table, tmp_path) == folded
+    assert tasks.to_prefect_markdown(table, tmp_path) == folded
 
 
 def test_what_a_figure_means_stands_below_its_name(tmp_path):
@@ -73,4 +73,4 @@ def test_what_a_figure_means_stands_below_its_name(tmp_path):
     table = f"text\n\n{head}| **PASS** | `loss` | `< 3` | {'word ' * 15}word |\n| **FAIL** | `a` `b` | `== 1` |  |\n\ntext"
     narrow = "| Verdict | Figure | Bound |\n| --- | --- | --- |\n"
     rows = f"| **PASS** | `loss`<br>{'word ' * 9}word<br>{'word ' * 5}word | `<\u00a03` |\n| **FAIL** | `a` `b` | `==\u00a01` |"
-    assert tasks.as_artifact(table, tmp_path) == f"text\n\n{narrow}{rows}\n\ntext"
+    assert tasks.to_prefect_markdown(table, tmp_path) == f"text\n\n{narrow}{rows}\n\ntext"

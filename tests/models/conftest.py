@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from provenlm.core import config
 from provenlm.models.common.objective import IGNORE, Batch
-from provenlm.models.common.spec import Net
-from provenlm.training.config import Settings
+from provenlm.models.common.spec import ModelSpec
+from provenlm.training.config import TrainConfig
 
 VOCABULARY = 61
 
@@ -33,7 +33,7 @@ class Beside:
         return torch.randint(0, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(5))
 
     @staticmethod
-    def built(face: Net, settings: Any) -> nn.Module:
+    def built(face: ModelSpec, settings: Any) -> nn.Module:
         """A net with no parameter left at zero."""
         torch.manual_seed(0)
         model = face.build(settings, VOCABULARY)
@@ -42,38 +42,38 @@ class Beside:
         return model
 
     @staticmethod
-    def counted(face: Net, settings: Any, vocabulary: int) -> int:
+    def counted(face: ModelSpec, settings: Any, vocabulary: int) -> int:
         with torch.device("meta"):
             return sum(p.numel() for p in face.build(settings, vocabulary).parameters())
 
     @staticmethod
-    def theirs(face: Net, settings: Any, model: nn.Module, **said: Any) -> nn.Module:
+    def theirs(face: ModelSpec, settings: Any, model: nn.Module, **said: Any) -> nn.Module:
         """The counterpart, made from what `published` gives and nothing else; `said` is added to its configuration."""
         transformers = pytest.importorskip("transformers")
-        published = face.published(settings, VOCABULARY, model.state_dict())
+        published = face.to_hf(settings, VOCABULARY, model.state_dict())
         (name,) = published.config["architectures"]
         kind = getattr(transformers, name)
         other = kind._from_config(kind.config_class(**{**published.config, **said}), attn_implementation="sdpa")
-        missing, unexpected = other.load_state_dict(dict(published.tensors), strict=False)
+        missing, unexpected = other.load_state_dict(dict(published.state_dict), strict=False)
         assert not unexpected
         assert [name for name in missing if name != "lm_head.weight" or not settings.tied] == []
         other.tie_weights()
         return other.eval()
 
     @staticmethod
-    def gradients(face: Net, settings: Any, model: nn.Module) -> Mapping[str, Tensor]:
+    def gradients(face: ModelSpec, settings: Any, model: nn.Module) -> Mapping[str, Tensor]:
         """Of our parameters, in the names and layout of the counterpart."""
         named = {name: p.grad for name, p in model.named_parameters()}
-        return face.published(settings, VOCABULARY, named).tensors
+        return face.to_hf(settings, VOCABULARY, named).state_dict
 
     @staticmethod
-    def losses(face: Net, model: nn.Module, ids: Tensor) -> Mapping[str, Tensor]:
+    def losses(face: ModelSpec, model: nn.Module, ids: Tensor) -> Mapping[str, Tensor]:
         """Our objective's terms where every token is to be predicted from those before it."""
         (objective,) = face.objectives(model, IGNORE)
         return objective.loss(Batch(ids, torch.cat((ids[:, 1:], torch.full((len(ids), 1), IGNORE)), 1)))
 
     @staticmethod
-    def flops(face: Net, settings: Any, rows: int, length: int) -> int:
+    def flops(face: ModelSpec, settings: Any, rows: int, length: int) -> int:
         """Of a training step on `rows` rows, as torch counts the products that it really dispatched."""
         model = Beside.built(face, settings)
         in_place = {torch.ops.aten.addmm_: lambda _, left, right, **__: 2 * left[0] * left[1] * right[1]}  # torch's table lacks it
@@ -88,7 +88,7 @@ def beside() -> type[Beside]:
 
 
 @pytest.fixture
-def settings_of() -> Callable[..., Settings]:
+def settings_of() -> Callable[..., TrainConfig]:
     """The `train` section of ladder_memorise with changes."""
-    table = config.load(Path(__file__).parents[2] / "params.yaml")
-    return partial(replace, table.settings("recipes", "ladder_memorise", "train", Settings))
+    table = config.load_params(Path(__file__).parents[2] / "params.yaml")
+    return partial(replace, table.parse_section("recipes", "ladder_memorise", "train", TrainConfig))

@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from provenlm.core.errors import UserError
+from provenlm.core.errors import ProvenlmError
 from provenlm.models.common.objective import IGNORE, Batch
-from provenlm.models.common.spec import Net
-from provenlm.models.gpt.config import Settings as Dense
+from provenlm.models.common.spec import ModelSpec
+from provenlm.models.gpt.config import GPTConfig as Dense
 from provenlm.models.gpt.spec import SPEC as GPT
-from provenlm.models.moe.config import Settings as Mixed
+from provenlm.models.moe.config import MoEConfig as Mixed
 from provenlm.models.moe.spec import SPEC as MOE
 from provenlm.training.build_model import arrange
 
 LLAMA = Dense("llama", 32, 3, 4, 2, 56, 64, True, 10_000.0, 1e-5, 0.0)
-GPT2 = replace(LLAMA, style="gpt2", kv_heads=4, inner=128, tied=False, rope_theta=None)
+GPT2 = replace(LLAMA, variant="gpt2", num_key_value_heads=4, intermediate_size=128, tie_word_embeddings=False, rope_theta=None)
 MIXTURE = Mixed(32, 3, 4, 2, 4, 2, 24, 64, True, 10_000.0, 1e-5, 0.0, "layerwise", 0.01, 0.001)
 NETS = pytest.mark.parametrize(("face", "shape"), [(GPT, LLAMA), (GPT, GPT2), (MOE, MIXTURE)], ids=["llama", "gpt2", "mixture"])
 ROTATED = pytest.mark.parametrize(("face", "shape"), [(GPT, LLAMA), (MOE, MIXTURE)], ids=["llama", "mixture"])
@@ -26,7 +26,7 @@ def batch_of(ids: Tensor, documents: Tensor | None = None) -> Batch:
     return Batch(ids, torch.cat((ids[:, 1:], torch.full((len(ids), 1), IGNORE)), 1), documents)
 
 
-def passed(face: Net, model: nn.Module, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+def passed(face: ModelSpec, model: nn.Module, batch: Batch) -> tuple[Tensor, list[Tensor]]:
     """The loss and every gradient."""
     model.zero_grad()
     (objective,) = face.objectives(model, IGNORE)
@@ -78,7 +78,7 @@ def test_what_is_computed_again_gives_the_same_bits_and_keeps_less(beside, setti
 
 
 def test_recompute_and_compile_are_refused_for_a_net_without_blocks(settings_of):
-    with pytest.raises(UserError, match="recompute and compile are for nets of blocks; null and false would be right"):
+    with pytest.raises(ProvenlmError, match="recompute and compile are for nets of blocks; null and false would be right"):
         arrange(nn.Linear(2, 2), settings_of(recompute=1))
     arrange(nn.Linear(2, 2), settings_of())
 

@@ -7,31 +7,40 @@ from dataclasses import replace
 import pytest
 import torch
 
-from provenlm.models.common.layers.kv_cache import Cache
+from provenlm.models.common.layers.kv_cache import KVCache
 from provenlm.models.common.objective import IGNORE, Batch
-from provenlm.models.gpt.config import Settings
+from provenlm.models.gpt.config import GPTConfig
 from provenlm.models.gpt.spec import SPEC
 
-LLAMA = Settings(
-    style="llama",
-    hidden=32,
-    layers=2,
-    heads=4,
-    kv_heads=2,
-    inner=56,
-    context=64,
-    tied=True,
+LLAMA = GPTConfig(
+    variant="llama",
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    intermediate_size=56,
+    max_position_embeddings=64,
+    tie_word_embeddings=True,
     rope_theta=10_000.0,
     norm_eps=1e-5,
     dropout=0.0,
 )
-GPT2 = replace(LLAMA, style="gpt2", kv_heads=4, inner=128, tied=False, rope_theta=None)
+GPT2 = replace(LLAMA, variant="gpt2", num_key_value_heads=4, intermediate_size=128, tie_word_embeddings=False, rope_theta=None)
 STYLES = pytest.mark.parametrize("settings", [LLAMA, GPT2], ids=["llama", "gpt2"])
 GRID = [
-    *(replace(LLAMA, kv_heads=g, tied=t, layers=n) for g, t, n in itertools.product((1, 2, 4), (True, False), (1, 3))),
-    *(replace(LLAMA, hidden=48, heads=h, kv_heads=h, inner=f, rope_theta=th) for h, f, th in [(2, 40, 5e5), (6, 129, 100.0)]),
-    *(replace(GPT2, tied=t, layers=n) for t, n in itertools.product((True, False), (1, 3))),
-    *(replace(GPT2, hidden=48, heads=h, kv_heads=h, inner=f) for h, f in [(1, 40), (6, 129), (16, 192)]),
+    *(
+        replace(LLAMA, num_key_value_heads=g, tie_word_embeddings=t, num_hidden_layers=n)
+        for g, t, n in itertools.product((1, 2, 4), (True, False), (1, 3))
+    ),
+    *(
+        replace(LLAMA, hidden_size=48, num_attention_heads=h, num_key_value_heads=h, intermediate_size=f, rope_theta=th)
+        for h, f, th in [(2, 40, 5e5), (6, 129, 100.0)]
+    ),
+    *(replace(GPT2, tie_word_embeddings=t, num_hidden_layers=n) for t, n in itertools.product((True, False), (1, 3))),
+    *(
+        replace(GPT2, hidden_size=48, num_attention_heads=h, num_key_value_heads=h, intermediate_size=f)
+        for h, f in [(1, 40), (6, 129), (16, 192)]
+    ),
 ]
 
 
@@ -51,7 +60,7 @@ def test_the_counterpart_agrees_on_logits_loss_and_gradients(beside, settings):
 
 @pytest.mark.parametrize("settings", GRID, ids=str)
 def test_the_closed_form_counts_what_is_built(beside, settings):
-    count = SPEC.count(settings, 61)
+    count = SPEC.num_params(settings, 61)
     assert count["total"] == count["active"] == beside.counted(SPEC, settings, 61)
     assert count["total"] == sum(n for part, n in count.items() if part not in ("total", "active"))
 
@@ -59,7 +68,7 @@ def test_the_closed_form_counts_what_is_built(beside, settings):
 @STYLES
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_parts_of_the_count_are_those_of_the_built_net(settings, tied):
-    settings = replace(settings, tied=tied)
+    settings = replace(settings, tie_word_embeddings=tied)
     parts = {
         "embedding": "embed_tokens",
         "positions": "embed_positions",
@@ -69,7 +78,7 @@ def test_the_parts_of_the_count_are_those_of_the_built_net(settings, tied):
         "head": "lm_head",
     }
     named = [(name, p.numel()) for name, p in SPEC.build(settings, 61).named_parameters()]
-    count = SPEC.count(settings, 61)
+    count = SPEC.num_params(settings, 61)
     assert {part: sum(n for name, n in named if mark in name) for part, mark in parts.items()} == {p: count[p] for p in parts}
 
 
@@ -77,19 +86,36 @@ def test_the_parts_of_the_count_are_those_of_the_built_net(settings, tied):
     ("vocabulary", "hidden", "layers", "heads", "context", "total"), [(37, 16, 1, 4, 8, 4_624), (61, 32, 2, 8, 128, 33_472)]
 )
 def test_the_nets_of_the_ladder_have_their_published_sizes(beside, vocabulary, hidden, layers, heads, context, total):
-    shape = replace(GPT2, hidden=hidden, layers=layers, heads=heads, kv_heads=heads, inner=4 * hidden, context=context)
-    assert SPEC.count(shape, vocabulary)["total"] == beside.counted(SPEC, shape, vocabulary) == total
+    shape = replace(
+        GPT2,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        intermediate_size=4 * hidden,
+        context=context,
+    )
+    assert SPEC.num_params(shape, vocabulary)["total"] == beside.counted(SPEC, shape, vocabulary) == total
 
 
 def test_gpt2_of_124_million_parameters_has_124_439_808(beside):
-    shape = replace(GPT2, hidden=768, layers=12, heads=12, kv_heads=12, inner=3072, context=1024, tied=True)
-    assert SPEC.count(shape, 50_257)["total"] == beside.counted(SPEC, shape, 50_257) == 124_439_808
+    shape = replace(
+        GPT2,
+        hidden_size=768,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        num_key_value_heads=12,
+        intermediate_size=3072,
+        context=1024,
+        tie_word_embeddings=True,
+    )
+    assert SPEC.num_params(shape, 50_257)["total"] == beside.counted(SPEC, shape, 50_257) == 124_439_808
 
 
-@pytest.mark.parametrize("settings", [GRID[0], GRID[5], GRID[12], GPT2, replace(GPT2, tied=True)], ids=str)
+@pytest.mark.parametrize("settings", [GRID[0], GRID[5], GRID[12], GPT2, replace(GPT2, tie_word_embeddings=True)], ids=str)
 @pytest.mark.parametrize(("rows", "length"), [(1, 16), (3, 24)])
 def test_flops_by_formula_are_those_that_torch_counts(beside, settings, rows, length):
-    assert rows * length * SPEC.flops(settings, 61, length) == beside.flops(SPEC, settings, rows, length)
+    assert rows * length * SPEC.flops_per_token(settings, 61, length) == beside.flops(SPEC, settings, rows, length)
 
 
 @STYLES
@@ -114,20 +140,20 @@ def test_more_positions_than_the_context_are_refused(beside, settings):
     model = beside.built(SPEC, settings)
     with pytest.raises(ValueError, match="context of 64"):
         SPEC.logits(model, beside.tokens(1, 65))
-    cache = Cache(100)
-    cache.place(torch.tensor([[64]]))
+    cache = KVCache(100)
+    cache.set_positions(torch.tensor([[64]]))
     with pytest.raises(ValueError, match="context of 64"):
-        SPEC.continued(model, beside.tokens(1, 1), cache)
+        SPEC.logits_with_cache(model, beside.tokens(1, 1), cache)
 
 
 @STYLES
 def test_every_parameter_has_exactly_one_role(settings):
-    model = SPEC.build(replace(settings, tied=False), 61)
+    model = SPEC.build(replace(settings, tie_word_embeddings=False), 61)
     (objective,) = SPEC.objectives(model, IGNORE)
-    by_role = [p for parameters in objective.parameters.values() for p in parameters]
+    by_role = [p for parameters in objective.param_groups.values() for p in parameters]
     assert len(by_role) == len(set(by_role)) == len(list(model.parameters()))
-    assert all(p.ndim == 2 and 61 not in p.shape for p in objective.parameters["matrix"])
-    assert all(p.ndim == 1 for p in objective.parameters["rest"])
+    assert all(p.ndim == 2 and 61 not in p.shape for p in objective.param_groups["matrix"])
+    assert all(p.ndim == 1 for p in objective.param_groups["rest"])
 
 
 @STYLES

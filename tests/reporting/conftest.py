@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from provenlm.core.audit import Audit, Figure, Series, Table
-from provenlm.reporting.evidence import Source
+from provenlm.core.audit import Audit, AuditTable, Metric, PlotSeries
+from provenlm.reporting.evidence import AuditFile
 
-Make = Callable[..., Source]
+Make = Callable[..., AuditFile]
 
 
 @pytest.fixture
@@ -16,14 +16,19 @@ def source() -> Make:
     """`source("toy", "train", loss=1.5)`: an audit whose figures are measured, in nats; a Figure stands for itself."""
 
     def make(
-        subject: str, stage: str, series: Sequence[Series] = (), tables: Sequence[Table] = (), provenance: Any = None, **values: Any
-    ) -> Source:
+        subject: str,
+        stage: str,
+        series: Sequence[PlotSeries] = (),
+        tables: Sequence[AuditTable] = (),
+        provenance: Any = None,
+        **values: Any,
+    ) -> AuditFile:
         figures = {
-            name.replace("__", "."): value if isinstance(value, Figure) else Figure(value, "nats", "how surprised", "measured")
+            name.replace("__", "."): value if isinstance(value, Metric) else Metric(value, "nats", "how surprised", "measured")
             for name, value in values.items()
         }
         audit = Audit(subject, stage, figures, series, tables, provenance or {})
-        return Source(subject, stage, f"audits/{subject}/{stage}.json", "ab" * 32, audit)
+        return AuditFile(subject, stage, f"audits/{subject}/{stage}.json", "ab" * 32, audit)
 
     return make
 
@@ -31,4 +36,4 @@ def source() -> Make:
 @pytest.fixture
 def absent() -> Make:
     """`absent("toy", "train")`: a stage that left no audit."""
-    return lambda subject, stage: Source(subject, stage, f"audits/{subject}/{stage}.json", "", None)
+    return lambda subject, stage: AuditFile(subject, stage, f"audits/{subject}/{stage}.json", "", None)

@@ -7,9 +7,9 @@ import pytest
 from huggingface_hub import DatasetCard, ModelCard
 from markdown_it import MarkdownIt
 
-from provenlm.core.audit import Figure, Table
-from provenlm.reporting.dataset_card import size_class
-from provenlm.reporting.render import rendering
+from provenlm.core.audit import AuditTable, Metric
+from provenlm.reporting.dataset_card import size_category
+from provenlm.reporting.render import render_report
 
 CITATION = re.compile(r'\[((?:\\.|[^\]\\])*)\]\(([^ )]+) "((?:\\.|[^"\\])*)"\)')
 ROWS = {
@@ -20,8 +20,8 @@ TOLD = {"recipes.toy.net": {"kind": "moe", "hidden": 16}, "recipes.toy.corpus": 
 HOSTILE = "<img src=x onerror=alert()>|[x](http://evil)\n# heading"
 
 
-def count(value: int | float | str, unit: str) -> Figure:
-    return Figure(value, unit, "as counted", "counted")
+def count(value: int | float | str, unit: str) -> Metric:
+    return Metric(value, unit, "as counted", "counted")
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def cards(source, absent):
 
     def cards(**more):
         found = {
-            "scrape": source("words", "scrape", tables=[Table("sources", "where from", ["source", "records"], [["a", 9]])], records=count(9, "records")),
+            "scrape": source("words", "scrape", tables=[AuditTable("sources", "where from", ["source", "records"], [["a", 9]])], records=count(9, "records")),
             "filter": source("words", "filter"),
             "dedupe": source("words", "dedupe", records__unique=count(7, "records")),
             "tokenize": source(
@@ -45,7 +45,7 @@ def cards(source, absent):
             "train": source("toy", "train", provenance={"params": TOLD, "device": "cpu", "versions": {"torch": "9.9"}}, steps=count(7, "steps")),
             "validate": source("toy", "validate", heldout__perplexity=12.5, parameters__total=count(4624, "parameters")),
         } | more  # fmt: skip
-        files = rendering("proof", "A proof", list(found.values()), absent("proof", "report"), ROWS, "w", None).files
+        files = render_report("proof", "A proof", list(found.values()), absent("proof", "report"), ROWS, "w", None).files
         return {name.removeprefix("proof_cards/"): data.decode() for name, data in files.items() if "_cards/" in name}
 
     return cards
@@ -56,7 +56,7 @@ def test_there_is_a_card_for_each_recipe_and_each_corpus(cards):
 
 
 def test_the_page_links_to_the_cards(source, absent):
-    files = rendering("proof", "A proof", [source("toy", "train")], absent("proof", "report"), {}, "w", None).files
+    files = render_report("proof", "A proof", [source("toy", "train")], absent("proof", "report"), {}, "w", None).files
     assert "[toy](proof_cards/toy.md)" in files["proof.md"].decode() and "proof_cards/toy.md" in files
 
 
@@ -80,7 +80,7 @@ def test_the_hub_reads_the_splits_of_a_dataset_and_its_class_of_size(cards):
     [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (99_999, "10K<n<100K"), (100_000, "100K<n<1M"), (10**9, "1B<n<10B")],
 )
 def test_classes_of_size_are_the_hubs(records, named):
-    assert size_class(records) == named
+    assert size_category(records) == named
 
 
 def test_every_number_of_a_card_is_cited_and_its_audit_one_folder_up(cards):
@@ -108,8 +108,8 @@ def test_what_nobody_recorded_is_said_to_be_unknown_or_not_measured(cards):
 
 
 def test_a_breakdown_by_licence_or_language_is_told(cards, source):
-    tables = [Table("by_licence", "by licence", ["licence", "records"], [["PSF-2.0", 5], ["unknown", 2]])]
-    tables.append(Table("by_language", "by language", ["language", "records"], [["en", 6], ["unknown", 1]]))
+    tables = [AuditTable("by_licence", "by licence", ["licence", "records"], [["PSF-2.0", 5], ["unknown", 2]])]
+    tables.append(AuditTable("by_language", "by language", ["language", "records"], [["en", 6], ["unknown", 1]]))
     page = cards(tokenize=source("words", "tokenize", tables=tables, missing=count(0, "records")))["words.md"]
     assert "- **License:** PSF-2.0, unknown" in page and "| PSF-2.0 | 5 |" in page
     assert "Language(s) (NLP):** en, unknown" in page and DatasetCard(page).data.language == ["en"]
@@ -130,7 +130,7 @@ def test_a_recipe_that_was_not_trained_has_no_card_of_numbers(cards, absent):
 
 def test_text_of_others_cannot_become_markup_on_a_card(cards, source):
     told = {**TOLD, "recipes.toy.train": {"note": HOSTILE}}
-    tables = [Table("sources", "where from", ["source", "records"], [[HOSTILE, 9]])]
+    tables = [AuditTable("sources", "where from", ["source", "records"], [[HOSTILE, 9]])]
     made = cards(
         train=source("toy", "train", provenance={"params": told, "machine": HOSTILE}),
         scrape=source("words", "scrape", tables=tables),

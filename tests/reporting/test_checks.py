@@ -2,26 +2,26 @@
 
 import pytest
 
-from provenlm.core.audit import Figure, Recorder
-from provenlm.core.errors import UserError
-from provenlm.reporting.checks import Check, Status, judge, record, verdict
-from provenlm.reporting.evidence import Evidence
-from provenlm.reporting.thresholds import wanted
+from provenlm.core.audit import Metric, MetricRecorder
+from provenlm.core.errors import ProvenlmError
+from provenlm.reporting.checks import CheckResult, CheckStatus, evaluate_checks, overall_status, record_counts
+from provenlm.reporting.evidence import AuditSet
+from provenlm.reporting.thresholds import parse_checks
 
 
-def judged(sources, **rows: str) -> list[Check]:
+def judged(sources, **rows: str) -> list[CheckResult]:
     """`judged([...], toy__train__loss="< 1")`: the figure's id with `__` for `/` and `.`."""
     named = {name.replace("__", "/", 1).replace("__", "."): {"bound": bound, "else": "advice"} for name, bound in rows.items()}
-    return judge(Evidence(tuple(sources)), wanted(named, "w"), "w")
+    return evaluate_checks(AuditSet(tuple(sources)), parse_checks(named, "w"), "w")
 
 
-def only(checks: list[Check]) -> tuple[str, str]:
+def only(checks: list[CheckResult]) -> tuple[str, str]:
     (check,) = checks
     return check.status.value, check.reason
 
 
-def estimate(value: float) -> Figure:
-    return Figure(value, "nats", "by a formula", "estimated")
+def estimate(value: float) -> Metric:
+    return Metric(value, "nats", "by a formula", "estimated")
 
 
 @pytest.mark.parametrize(("value", "status"), [(1.9, "PASS"), (2.0, "FAIL")])
@@ -68,7 +68,7 @@ def test_words_as_a_limit_fail(source):
 
 
 def test_a_stage_may_say_that_a_question_has_no_meaning_for_it(source):
-    figure = Figure("not applicable", "", "a dense net has no experts", "counted")
+    figure = Metric("not applicable", "", "a dense net has no experts", "counted")
     assert only(judged([source("toy", "train", load=figure)], toy__train__load="< 2")) == (
         "NOT APPLICABLE",
         "a dense net has no experts",
@@ -77,18 +77,18 @@ def test_a_stage_may_say_that_a_question_has_no_meaning_for_it(source):
 
 def test_a_probe_that_raised_fails_though_nobody_set_a_bound_on_it(source):
     (check,) = judged([source("toy", "validate", leakage__error="ValueError: shape")])
-    assert (check.id, check.status, check.bound) == ("toy/validate.leakage.error", Status.FAIL, None)
+    assert (check.id, check.status, check.threshold) == ("toy/validate.leakage.error", CheckStatus.FAIL, None)
 
 
 def test_a_bound_on_what_a_raising_probe_should_have_measured_fails_and_names_the_error(source):
     checks = judged([source("toy", "validate", leakage__error="ValueError: shape")], toy__validate__leakage__moved="< 1")
-    assert [check.status for check in checks] == [Status.FAIL, Status.FAIL]
+    assert [check.status for check in checks] == [CheckStatus.FAIL, CheckStatus.FAIL]
     assert checks[0].reason == "the probe raised an exception: toy/validate.leakage.error"
 
 
 def test_a_probe_that_raised_fails_even_a_figure_that_it_had_already_recorded(source):
     checks = judged([source("toy", "validate", leakage__error="E", leakage__moved=0.0)], toy__validate__leakage__moved="< 1")
-    assert checks[0].status is Status.FAIL
+    assert checks[0].status is CheckStatus.FAIL
 
 
 def test_an_error_that_is_a_number_is_a_measurement(source):
@@ -109,21 +109,23 @@ def test_an_error_that_is_a_number_is_a_measurement(source):
     ],
 )
 def test_a_bound_on_a_figure_that_nobody_measured_is_an_error_with_the_closest_name(source, figure, message):
-    with pytest.raises(UserError) as error:
-        judge(Evidence((source("toy", "train", loss=1.0),)), wanted({figure: {"bound": "< 1", "else": "x"}}, "w"), "w")
+    with pytest.raises(ProvenlmError) as error:
+        evaluate_checks(
+            AuditSet((source("toy", "train", loss=1.0),)), parse_checks({figure: {"bound": "< 1", "else": "x"}}, "w"), "w"
+        )
     assert str(error.value) == message
 
 
 def test_a_limit_that_nobody_measured_is_an_error_too(source):
-    with pytest.raises(UserError, match="nobody measured 'bigran'"):
+    with pytest.raises(ProvenlmError, match="nobody measured 'bigran'"):
         judged([source("toy", "train", loss=1.0, bigram=2.0)], toy__train__loss="< toy/train.bigran")
 
 
-def checks_of(*statuses: Status) -> list[Check]:
-    return [Check("toy/train.loss", status, "", None, None, {}, {}, "") for status in statuses]
+def checks_of(*statuses: CheckStatus) -> list[CheckResult]:
+    return [CheckResult("toy/train.loss", status, "", None, None, {}, {}, "") for status in statuses]
 
 
-P, F, N, E, A = Status.PASS, Status.FAIL, Status.NOT_RUN, Status.ESTIMATED, Status.NOT_APPLICABLE
+P, F, N, E, A = CheckStatus.PASS, CheckStatus.FAIL, CheckStatus.NOT_RUN, CheckStatus.ESTIMATED, CheckStatus.NOT_APPLICABLE
 
 
 @pytest.mark.parametrize(
@@ -141,13 +143,13 @@ P, F, N, E, A = Status.PASS, Status.FAIL, Status.NOT_RUN, Status.ESTIMATED, Stat
     ],
 )
 def test_the_verdict_is_the_worst_status(statuses, expected):
-    assert verdict(checks_of(*statuses)) is expected
+    assert overall_status(checks_of(*statuses)) is expected
 
 
 def test_counts_and_verdict_become_figures(source):
-    recorder = Recorder()
-    record(checks_of(P, P, F, N), recorder)
-    values = {name: figure.value for name, figure in recorder.figures.items()}
+    recorder = MetricRecorder()
+    record_counts(checks_of(P, P, F, N), recorder)
+    values = {name: figure.value for name, figure in recorder.metrics.items()}
     assert values == {
         "verdict": "FAIL", "checks.total": 4, "checks.pass": 2, "checks.fail": 1, "checks.not_run": 1,
         "checks.estimated": 0, "checks.not_applicable": 0,
@@ -159,7 +161,7 @@ RECALL = {"right": 10, "right__ceiling": 10, "right__chance": 0.1}
 
 @pytest.mark.parametrize("bound", [">= 11", "> 10", "== 12", "11..12", ">= 1.1 * toy/validate.right.ceiling"])
 def test_a_bound_above_the_ceiling_is_refused(source, bound):
-    with pytest.raises(UserError, match=r"^w\.toy/validate\.right: '.*' asks for more than can be reached, which is 10;"):
+    with pytest.raises(ProvenlmError, match=r"^w\.toy/validate\.right: '.*' asks for more than can be reached, which is 10;"):
         judged([source("toy", "validate", **RECALL)], toy__validate__right=bound)
 
 
@@ -169,13 +171,13 @@ def test_a_bound_that_the_ceiling_meets_is_judged(source, bound):
 
 
 def test_the_end_of_an_interval_has_the_ceiling_of_its_figure(source):
-    with pytest.raises(UserError, match="more than can be reached"):
+    with pytest.raises(ProvenlmError, match="more than can be reached"):
         judged([source("toy", "validate", right__low=9, **RECALL)], toy__validate__right__low="> 10")
 
 
 def test_a_check_shows_ceiling_and_chance_beside_its_figure(source):
     (check,) = judged([source("toy", "validate", **RECALL)], toy__validate__right=">= 5")
-    assert {name: figure.value for name, figure in check.beside.items()} == {
+    assert {name: figure.value for name, figure in check.reference_levels.items()} == {
         "toy/validate.right.ceiling": 10,
         "toy/validate.right.chance": 0.1,
     }

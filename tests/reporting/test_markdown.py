@@ -30,7 +30,9 @@ FULL = MarkdownIt("gfm-like", {"html": True, "linkify": False}).enable("table") 
 
 @pytest.mark.parametrize("words", HOSTILE)
 def test_hostile_text_in_a_cell_shows_itself_to_a_reader_that_obeys_markup(words):
-    page = markdown.table([markdown.text("a"), markdown.text("b")], [[markdown.text(words), markdown.text("end")]], [False, False])
+    page = markdown.table(
+        [markdown.escape("a"), markdown.escape("b")], [[markdown.escape(words), markdown.escape("end")]], [False, False]
+    )
     rendered = FULL.render(page)
     cells = re.findall(r"<td>(.*?)</td>", rendered, re.DOTALL)
     assert [html.unescape(cell) for cell in cells] == [words, "end"]
@@ -39,14 +41,14 @@ def test_hostile_text_in_a_cell_shows_itself_to_a_reader_that_obeys_markup(words
 
 @pytest.mark.parametrize("words", HOSTILE)
 def test_hostile_text_shows_itself_on_the_html_page(words):
-    page = web.page(f"# {markdown.text('t')}\n\nbegin {markdown.text(words)} end\n", words, {})
+    page = web.render_html(f"# {markdown.escape('t')}\n\nbegin {markdown.escape(words)} end\n", words, {})
     (shown,) = re.findall(r"<p>begin (.*) end</p>", page)
     assert html.unescape(shown) == words
     assert "<script" not in page and "<img" not in page
 
 
 def test_a_bare_address_has_no_form_that_a_host_turns_into_a_link():
-    escaped = markdown.text("http://a.example https://b.example www.c.example Www.d.example me@e.example")
+    escaped = markdown.escape("http://a.example https://b.example www.c.example Www.d.example me@e.example")
     assert "://" not in escaped and "www." not in escaped.lower() and "@" not in escaped
 
 
@@ -54,27 +56,27 @@ def test_a_bare_address_has_no_form_that_a_host_turns_into_a_link():
     "letter", ["\x00", "\x07", "\x1b", "\x7f", "\u200b", "\u202e", "\u2066", "\u2028", "\ufeff", "\ud800", "\r"]
 )
 def test_control_and_direction_signs_are_shown_as_unknown(letter):
-    assert markdown.text(f"a{letter}b") == "a\N{REPLACEMENT CHARACTER}b"
+    assert markdown.escape(f"a{letter}b") == "a\N{REPLACEMENT CHARACTER}b"
 
 
 def test_line_breaks_are_shown_and_do_not_break_a_table():
-    assert markdown.text("a\nb\tc") == "a⏎b c"
+    assert markdown.escape("a\nb\tc") == "a⏎b c"
 
 
 def test_long_text_is_cut_and_says_so():
-    assert markdown.text("x" * 401) == "x" * 400 + "…"
-    assert markdown.text("x" * 400) == "x" * 400
+    assert markdown.escape("x" * 401) == "x" * 400 + "…"
+    assert markdown.escape("x" * 400) == "x" * 400
 
 
 def test_the_title_of_a_link_cannot_end_it():
-    page = markdown.link(markdown.text("v"), "a b.json", 'x" onclick="alert(1)\n\n<b> \\" | &quot;')
+    page = markdown.link(markdown.escape("v"), "a b.json", 'x" onclick="alert(1)\n\n<b> \\" | &quot;')
     rendered = MarkdownIt("commonmark", {"html": True}).render(page)
     assert rendered.count("<a ") == 1 and " onclick=" not in re.sub(r'"[^"]*"', "", rendered)
     assert 'href="a%20b.json"' in rendered
 
 
 def test_the_text_of_a_link_cannot_end_it():
-    rendered = MarkdownIt().render(markdown.link(markdown.text("](http://evil.example)"), "a.json", ""))
+    rendered = MarkdownIt().render(markdown.link(markdown.escape("](http://evil.example)"), "a.json", ""))
     assert re.findall(r'href="([^"]*)"', rendered) == ["a.json"]
 
 
@@ -85,10 +87,10 @@ def test_a_name_that_no_code_span_holds_is_set_as_text():
 
 
 def test_a_column_of_numbers_is_set_flush_right():
-    assert markdown.table([markdown.text("a")], [[markdown.text("b")]], [True]) == "| a |\n| ---: |\n| b |"
+    assert markdown.table([markdown.escape("a")], [[markdown.escape("b")]], [True]) == "| a |\n| ---: |\n| b |"
 
 
 @pytest.mark.parametrize("words", ["Return the ", " x", "def f(", "*", "a"])
 def test_what_is_set_in_bold_is_bold_whatever_it_ends_with(words):
-    rendered = FULL.render(f"key {markdown.strong(markdown.text(words))} · next")
+    rendered = FULL.render(f"key {markdown.bold(markdown.escape(words))} · next")
     assert html.unescape(rendered).replace("\xa0", " ") == f"<p>key <strong>{words}</strong> · next</p>\n"

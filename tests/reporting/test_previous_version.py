@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-from provenlm.core.audit import Figure
-from provenlm.core.errors import UserError
+from provenlm.core.audit import Metric
+from provenlm.core.errors import ProvenlmError
 from provenlm.reporting import previous_version
-from provenlm.reporting.evidence import Source
-from provenlm.reporting.render import Rendering, rendering
+from provenlm.reporting.evidence import AuditFile
+from provenlm.reporting.render import RenderedReport, render_report
 
 CITATION = re.compile(r'\[((?:\\.|[^\]\\])*)\]\(([^ )]+) "((?:\\.|[^"\\])*)"\)')
 ROWS = {"toy/validate.loss": {"bound": "< toy/validate.bigram", "else": "train longer"}}
@@ -20,16 +20,16 @@ ROWS = {"toy/validate.loss": {"bound": "< toy/validate.bigram", "else": "train l
 def run(source, absent):
     """`run(known, digest, loss=…)`: the report on an audit of that digest, by a report that knew `known`."""
 
-    def run(known: Rendering | None, digest: str, **figures: Figure | float) -> Rendering:
-        audited: Source = source("toy", "validate", **{"bigram": 2.5, **figures}, provenance={"started": f"day {digest}"})
-        audited = dataclasses.replace(audited, digest=digest)
-        said = previous_version.read(known.files["proof_versions.json"], "w") if known else None
-        return rendering("proof", "A proof", [audited], absent("proof", "report"), ROWS, "w", said)
+    def run(known: RenderedReport | None, digest: str, **figures: Metric | float) -> RenderedReport:
+        audited: AuditFile = source("toy", "validate", **{"bigram": 2.5, **figures}, provenance={"started": f"day {digest}"})
+        audited = dataclasses.replace(audited, sha256=digest)
+        said = previous_version.load_snapshots(known.files["proof_versions.json"], "w") if known else None
+        return render_report("proof", "A proof", [audited], absent("proof", "report"), ROWS, "w", said)
 
     return run
 
 
-def section(rendered: Rendering) -> str:
+def section(rendered: RenderedReport) -> str:
     page = rendered.files["proof.md"].decode()
     return CITATION.sub(r"\1", page.split("## Since the version before")[1].split("## Sources")[0])
 
@@ -77,19 +77,19 @@ def test_a_third_version_is_compared_with_the_second(run):
 
 
 def test_words_of_an_old_version_cannot_become_markup(run):
-    word = Figure("<script>alert()</script>|[x](http://evil)", "", "why it stopped", "counted")
-    rendered = run(run(None, "aa", loss=2.0, stopped=word), "bb", loss=2.0, stopped=Figure("done", "", "why", "counted"))
+    word = Metric("<script>alert()</script>|[x](http://evil)", "", "why it stopped", "counted")
+    rendered = run(run(None, "aa", loss=2.0, stopped=word), "bb", loss=2.0, stopped=Metric("done", "", "why", "counted"))
     page = rendered.files["proof.html"].decode()
     assert "<script" not in page and 'href="http' not in page
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[]", b'{"now": {"audits": []}, "before": null}', b"\xff"])
 def test_a_damaged_memory_is_refused_with_the_way_out(damage):
-    with pytest.raises(UserError, match="^p_versions.json: not readable: .*remove it"):
-        previous_version.read(damage, "p_versions.json")
+    with pytest.raises(ProvenlmError, match="^p_versions.json: not readable: .*remove it"):
+        previous_version.load_snapshots(damage, "p_versions.json")
 
 
 def test_the_memory_is_read_back_as_it_was_written(run):
     data = run(run(None, "aa", loss=3.0), "bb", loss=1.5).files["proof_versions.json"]
-    assert previous_version.read(data, "w").file() == data
+    assert previous_version.load_snapshots(data, "w").to_json() == data
     assert json.loads(data)["before"]["figures"] == {"toy/validate.bigram": 2.5, "toy/validate.loss": 3.0}

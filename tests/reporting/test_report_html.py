@@ -23,34 +23,34 @@ See [there](#toytrain).
 
 
 def test_a_plot_becomes_part_of_the_page_and_reads_back():
-    page = html.page(MARKDOWN, "Title", {"x_files/a.svg": SVG})
+    page = html.render_html(MARKDOWN, "Title", {"x_files/a.svg": SVG})
     (address,) = re.findall(r'<img src="([^"]*)"', page)
     assert address.startswith("data:image/svg+xml,")
     assert unquote_to_bytes(address.partition(",")[2]) == SVG
 
 
 def test_nothing_is_loaded_and_no_script_may_run():
-    page = html.page(MARKDOWN, "Title", {"x_files/a.svg": SVG})
+    page = html.render_html(MARKDOWN, "Title", {"x_files/a.svg": SVG})
     assert "default-src 'none'" in page
     assert not [address for address in re.findall(r'(?:src|href)="([^"]*)"', page) if not address.startswith(("data:", "#"))]
     assert "<script" not in page and "@import" not in page and "url(" not in page
 
 
 def test_links_into_the_page_resolve():
-    page = html.page(MARKDOWN, "Title", {"x_files/a.svg": SVG})
+    page = html.render_html(MARKDOWN, "Title", {"x_files/a.svg": SVG})
     assert set(re.findall(r'href="#([^"]*)"', page)) <= set(re.findall(r'id="([^"]*)"', page))
 
 
 def test_status_words_alone_get_the_colour_of_a_status():
-    page = html.page(MARKDOWN, "Title", {"x_files/a.svg": SVG})
+    page = html.render_html(MARKDOWN, "Title", {"x_files/a.svg": SVG})
     assert re.findall(r'<strong class="status (\w+)">', page) == ["fail", "not_run"]
     assert "<strong>PASSED</strong>" in page
 
 
 def test_the_title_of_the_window_is_escaped():
-    assert "<title>&lt;b&gt; &amp; $title</title>" in html.page("# x\n", "<b> & $title", {})
+    assert "<title>&lt;b&gt; &amp; $title</title>" in html.render_html("# x\n", "<b> & $title", {})
 
 
 def test_a_long_name_may_break_behind_a_point_or_an_underscore_and_markup_in_it_is_text():
-    page = html.page("# Title\n\n`a.b_c` `<b>.x`\n", "Title", {})
+    page = html.render_html("# Title\n\n`a.b_c` `<b>.x`\n", "Title", {})
     assert "<code>a.<wbr>b_<wbr>c</code>" in page and "<code>&lt;b&gt;.<wbr>x</code>" in page

@@ -2,7 +2,7 @@
 
 import pytest
 
-from provenlm.reporting.number_format import exact, moved, shown
+from provenlm.reporting.number_format import exact_repr, format_change, format_value
 
 
 @pytest.mark.parametrize(
@@ -34,12 +34,12 @@ from provenlm.reporting.number_format import exact, moved, shown
     ],
 )
 def test_a_value_is_shown_for_a_reader(value, unit, words):
-    assert shown(value, unit) == words
+    assert format_value(value, unit) == words
 
 
 @pytest.mark.parametrize("value", [0.1, 1e-300, 123456789.123456, 9760195584, -0.0])
 def test_the_exact_value_reads_back_without_loss(value):
-    assert float(exact(value)) == value
+    assert float(exact_repr(value)) == value
 
 
 @pytest.mark.parametrize(
@@ -57,4 +57,4 @@ def test_the_exact_value_reads_back_without_loss(value):
     ],
 )
 def test_a_move_has_its_sign_its_unit_and_its_part_of_what_was(before, now, unit, words):
-    assert moved(before, now, unit) == words
+    assert format_change(before, now, unit) == words

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from provenlm.core.audit import Figure, Series, Table
-from provenlm.core.errors import UserError
-from provenlm.reporting.number_format import exact, shown
-from provenlm.reporting.render import rendering
+from provenlm.core.audit import AuditTable, Metric, PlotSeries
+from provenlm.core.errors import ProvenlmError
+from provenlm.reporting.number_format import exact_repr, format_value
+from provenlm.reporting.render import render_report
 
 ROOM = Path(__file__).resolve().parents[2] / "provenlm" / "reporting"
 CITATION = re.compile(r'\[((?:\\.|[^\]\\])*)\]\(([^ )]+) "((?:\\.|[^"\\])*)"\)')
-CURVE = Series("loss", "lines", "loss by step", "step", "nats", [1, 2, 3], {"training": [3.0, 2.5, 2.25]})
-SAMPLES = Table("samples", "what it writes", ["prompt", "text", "score"], [["a|b", "<b>\nGrüße</b>", 0.5], ["c", "`x`", 1]])
+CURVE = PlotSeries("loss", "lines", "loss by step", "step", "nats", [1, 2, 3], {"training": [3.0, 2.5, 2.25]})
+SAMPLES = AuditTable("samples", "what it writes", ["prompt", "text", "score"], [["a|b", "<b>\nGrüße</b>", 0.5], ["c", "`x`", 1]])
 ROWS = {
     "toy/validate.loss": {"bound": "< toy/validate.bigram", "else": "train longer"},
     "words/filter.balance": {"bound": "== 0", "else": "find the lost records"},
@@ -41,13 +41,13 @@ PROVENANCE = {
 @pytest.fixture
 def sources(source, absent):
     train = source(
-        "toy", "train", [CURVE], provenance=PROVENANCE, parameters=Figure(222994944, "parameters", "of the net", "counted")
+        "toy", "train", [CURVE], provenance=PROVENANCE, parameters=Metric(222994944, "parameters", "of the net", "counted")
     )
     checked = source(
-        "toy", "validate", [], [SAMPLES], loss=1.9123456, bigram=2.8, expected=Figure(3.4, "nats", "a law", "estimated")
+        "toy", "validate", [], [SAMPLES], loss=1.9123456, bigram=2.8, expected=Metric(3.4, "nats", "a law", "estimated")
     )
     return [
-        source("words", "filter", balance=Figure(0, "records", "lost ones", "counted")),
+        source("words", "filter", balance=Metric(0, "records", "lost ones", "counted")),
         absent("words", "dedupe"),
         train,
         checked,
@@ -60,7 +60,7 @@ def own(absent):
 
 
 def made(sources, own, rows=ROWS):
-    return rendering("proof", "A proof", sources, own, rows, "params.yaml: reports.proof.bounds", None)
+    return render_report("proof", "A proof", sources, own, rows, "params.yaml: reports.proof.bounds", None)
 
 
 def page(sources, own, rows=ROWS) -> str:
@@ -119,13 +119,13 @@ def cited(text: str) -> list[tuple[str, str, str]]:
 def test_every_cited_id_resolves_and_its_value_matches(sources, own):
     result = made(sources, own)
     figures = {f"{s.name}.{name}": figure for s in sources if s.audit for name, figure in s.audit.figures.items()}
-    figures |= {f"proof/report.{name}": figure for name, figure in result.counts.figures.items()}
+    figures |= {f"proof/report.{name}": figure for name, figure in result.counts.metrics.items()}
     citations = cited(result.files["proof.md"].decode())
     assert len(citations) > 12
     for words, identity, value in citations:
         figure = figures[identity]
-        assert value == f"{exact(figure.value)} {figure.unit}".rstrip()
-        assert words.removeprefix("≈ ") == shown(figure.value, figure.unit)
+        assert value == f"{exact_repr(figure.value)} {figure.unit}".rstrip()
+        assert words.removeprefix("≈ ") == format_value(figure.value, figure.unit)
 
 
 def test_an_estimate_is_marked_wherever_it_stands(sources, own):
@@ -196,9 +196,9 @@ def test_every_plot_is_a_file_that_the_page_shows(sources, own):
 
 
 def test_two_series_that_would_share_a_file_are_refused(source, own):
-    twins = [Series(name, "lines", "m", "x", "y", [1], {"a": [1]}) for name in ("a b", "a-b")]
-    with pytest.raises(UserError, match="two series would be drawn into one file"):
-        rendering("proof", "t", [source("toy", "train", twins)], own, {}, "w", None)
+    twins = [PlotSeries(name, "lines", "m", "x", "y", [1], {"a": [1]}) for name in ("a b", "a-b")]
+    with pytest.raises(ProvenlmError, match="two series would be drawn into one file"):
+        render_report("proof", "t", [source("toy", "train", twins)], own, {}, "w", None)
 
 
 def test_the_summary_for_programs_says_the_same(sources, own):

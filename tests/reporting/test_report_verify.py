@@ -3,7 +3,7 @@
 import pytest
 
 from provenlm.core import hashing
-from provenlm.core.audit import Figure
+from provenlm.core.audit import Metric
 from provenlm.reporting import verify
 
 PARAMS = {"recipes.toy.train": {"steps": 7, "lr": 0.001}}
@@ -14,7 +14,7 @@ DISK = {"data/words/tokens": "aa", "models/toy": "bb"}
 def train(source):
     facts = {
         "params": PARAMS,
-        "params_digest": hashing.of_json(PARAMS),
+        "params_digest": hashing.sha256_json(PARAMS),
         "inputs": [["data/words/tokens", "aa"]],
         "outputs": [["models/toy", "bb"]],
         "code": ["stages/train.py"],
@@ -24,7 +24,7 @@ def train(source):
 
 
 def faults(audited, disk=DISK, params=PARAMS) -> list[str]:
-    return verify.audit_faults(audited, disk.get, params.get)
+    return verify.audit_mismatches(audited, disk.get, params.get)
 
 
 def test_an_audit_that_fits_is_silent(train):
@@ -65,22 +65,22 @@ def test_params_edited_in_an_audit_no_longer_have_their_digest(train, source):
 def test_a_stage_that_read_something_else_than_was_written_is_found(train, source):
     made = {"outputs": [["data/words/tokens", "aa"]]}
     later = {"outputs": [["data/words/tokens", "a0"]]}
-    assert verify.chain_faults([source("words", "tokenize", provenance=made), train]) == []
-    assert verify.chain_faults([source("words", "tokenize", provenance=later), train]) == [
+    assert verify.lineage_mismatches([source("words", "tokenize", provenance=made), train]) == []
+    assert verify.lineage_mismatches([source("words", "tokenize", provenance=later), train]) == [
         "toy/train: read another data/words/tokens than words/tokenize wrote"
     ]
 
 
 def test_other_code_than_the_audit_was_made_by_is_found(train):
-    assert verify.code_fault(train, lambda paths: "cc" if list(paths) == ["stages/train.py"] else None) == []
-    assert verify.code_fault(train, lambda paths: "dd") == ["toy/train: made by other code than lies here"]
-    assert verify.code_fault(train, lambda paths: None) == ["toy/train: made by other code than lies here"]
+    assert verify.code_mismatch(train, lambda paths: "cc" if list(paths) == ["stages/train.py"] else None) == []
+    assert verify.code_mismatch(train, lambda paths: "dd") == ["toy/train: made by other code than lies here"]
+    assert verify.code_mismatch(train, lambda paths: None) == ["toy/train: made by other code than lies here"]
 
 
 def test_one_edited_digit_is_found_with_its_line():
     rendered = {"p.md": b"# T\n\n| loss | 1.912 nats |\n"}
-    assert verify.differences(rendered, rendered) == []
-    assert verify.differences(rendered, {"p.md": b"# T\n\n| loss | 1.812 nats |\n"}) == [
+    assert verify.file_mismatches(rendered, rendered) == []
+    assert verify.file_mismatches(rendered, {"p.md": b"# T\n\n| loss | 1.812 nats |\n"}) == [
         "p.md: line 3 says '| loss | 1.812 nats |' where the audits say '| loss | 1.912 nats |'"
     ]
 
@@ -97,12 +97,12 @@ def test_one_edited_digit_is_found_with_its_line():
     ],
 )
 def test_lines_added_or_taken_and_files_lost_or_strange_are_found(found, fault):
-    assert verify.differences({"p.md": b"a\n"}, found) == [fault]
+    assert verify.file_mismatches({"p.md": b"a\n"}, found) == [fault]
 
 
 def test_a_forged_count_of_checks_is_found(source):
-    count = Figure(1, "", "failed", "counted")
+    count = Metric(1, "", "failed", "counted")
     own = source("p", "report", **{"checks.fail": count})
-    assert verify.counts_faults(own, {"checks.fail": count}) == []
-    forged = source("p", "report", **{"checks.fail": Figure(0, "", "failed", "counted")})
-    assert verify.counts_faults(forged, {"checks.fail": count}) == ["p/report.checks.fail: not 1"]
+    assert verify.count_mismatches(own, {"checks.fail": count}) == []
+    forged = source("p", "report", **{"checks.fail": Metric(0, "", "failed", "counted")})
+    assert verify.count_mismatches(forged, {"checks.fail": count}) == ["p/report.checks.fail: not 1"]

@@ -2,9 +2,9 @@
 
 import pytest
 
-from provenlm.core.errors import UserError
+from provenlm.core.errors import ProvenlmError
 from provenlm.reporting import thresholds
-from provenlm.reporting.evidence import split
+from provenlm.reporting.evidence import split_metric_id
 
 
 @pytest.mark.parametrize(
@@ -20,30 +20,30 @@ from provenlm.reporting.evidence import split
     ],
 )
 def test_a_bound_admits_what_lies_inside_and_nothing_else(text, inside, outside):
-    bound = thresholds.parse(text, "w")
-    assert [bound.admits(value, {}) for value in inside + outside] == [True] * len(inside) + [False] * len(outside)
+    bound = thresholds.parse_threshold(text, "w")
+    assert [bound.holds(value, {}) for value in inside + outside] == [True] * len(inside) + [False] * len(outside)
 
 
 def test_a_count_in_exponent_form_is_exact():
-    assert thresholds.parse("== 9_760_195_584e0", "w").admits(9_760_195_584, {})
-    assert not thresholds.parse("== 1e16", "w").admits(10**16 + 1, {})
+    assert thresholds.parse_threshold("== 9_760_195_584e0", "w").holds(9_760_195_584, {})
+    assert not thresholds.parse_threshold("== 1e16", "w").holds(10**16 + 1, {})
 
 
 def test_a_bound_may_be_another_figure():
-    bound = thresholds.parse("< r/validate.bigram.loss", "w")
-    assert bound.needs() == ["r/validate.bigram.loss"]
-    assert bound.admits(2, {"r/validate.bigram.loss": 3}) and not bound.admits(3, {"r/validate.bigram.loss": 3})
+    bound = thresholds.parse_threshold("< r/validate.bigram.loss", "w")
+    assert bound.dependencies() == ["r/validate.bigram.loss"]
+    assert bound.holds(2, {"r/validate.bigram.loss": 3}) and not bound.holds(3, {"r/validate.bigram.loss": 3})
 
 
 def test_a_bound_may_be_a_number_times_another_figure():
-    bound = thresholds.parse("<= 0.5 * r/validate.loss", "w")
-    assert bound.admits(1.5, {"r/validate.loss": 3}) and not bound.admits(1.6, {"r/validate.loss": 3})
+    bound = thresholds.parse_threshold("<= 0.5 * r/validate.loss", "w")
+    assert bound.holds(1.5, {"r/validate.loss": 3}) and not bound.holds(1.6, {"r/validate.loss": 3})
 
 
 def test_a_range_may_end_at_figures():
-    bound = thresholds.parse("0..r/validate.ceiling", "w")
-    assert bound.needs() == ["r/validate.ceiling"]
-    assert bound.admits(10, {"r/validate.ceiling": 10}) and not bound.admits(11, {"r/validate.ceiling": 10})
+    bound = thresholds.parse_threshold("0..r/validate.ceiling", "w")
+    assert bound.dependencies() == ["r/validate.ceiling"]
+    assert bound.holds(10, {"r/validate.ceiling": 10}) and not bound.holds(11, {"r/validate.ceiling": 10})
 
 
 @pytest.mark.parametrize(
@@ -67,15 +67,15 @@ def test_a_range_may_end_at_figures():
     ],
 )
 def test_what_is_no_bound_is_refused_with_the_grammar(text):
-    with pytest.raises(UserError) as error:
-        thresholds.parse(text, "params.yaml: reports.p.bounds.r/train.loss.bound")
+    with pytest.raises(ProvenlmError) as error:
+        thresholds.parse_threshold(text, "params.yaml: reports.p.bounds.r/train.loss.bound")
     assert str(error.value).startswith(f"params.yaml: reports.p.bounds.r/train.loss.bound: {text!r} is no bound")
     assert "write `a..b`, `< x`" in str(error.value)
 
 
 def test_a_range_upside_down_is_refused_because_it_admits_nothing():
-    with pytest.raises(UserError, match=r"^w: '2\.\.1' admits nothing: its lower end is above its upper$"):
-        thresholds.parse("2..1", "w")
+    with pytest.raises(ProvenlmError, match=r"^w: '2\.\.1' admits nothing: its lower end is above its upper$"):
+        thresholds.parse_threshold("2..1", "w")
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_a_range_upside_down_is_refused_because_it_admits_nothing():
     ],
 )
 def test_a_row_of_bounds_has_a_bound_and_an_else(row, message):
-    with pytest.raises(UserError) as error:
-        thresholds.wanted({"r/train.loss": row}, "params.yaml: reports.p.bounds")
+    with pytest.raises(ProvenlmError) as error:
+        thresholds.parse_checks({"r/train.loss": row}, "params.yaml: reports.p.bounds")
     assert str(error.value) == message
 
 
@@ -106,4 +106,4 @@ def test_a_row_of_bounds_has_a_bound_and_an_else(row, message):
     ],
 )
 def test_an_id_names_the_audit_and_the_figure_in_it(figure, parts):
-    assert split(figure) == parts
+    assert split_metric_id(figure) == parts

@@ -8,22 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from provenlm.core.progress import Progress
-from provenlm.core.records import Fetch
+from provenlm.core.progress import ProgressReporter
+from provenlm.core.records import FetchResult
 from provenlm.scraping.crawl.crawler import crawl
-from provenlm.scraping.crawl.fetcher import Manners
-from provenlm.scraping.crawl.urls import Bounds, Site
-from provenlm.scraping.extraction.reader import TEXT, Reader
+from provenlm.scraping.crawl.fetcher import CrawlPolicy
+from provenlm.scraping.crawl.urls import CrawlLimits, Seed
+from provenlm.scraping.extraction.reader import TEXT_EXTRACTOR, Extractor
 
-Answer = tuple[int, dict[str, str], bytes]
+CannedResponse = tuple[int, dict[str, str], bytes]
 
 
-class Web:
+class LoopbackSite:
     """`pages[path]` is an answer, a list of answers (one a request, the last again and again) or a function of the handler."""
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         self.pages: dict[str, object] = {}
-        self.asked: list[str] = []
+        self.requested_paths: list[str] = []
         self.headers: dict[str, list[dict[str, str]]] = defaultdict(list)
         web = self
 
@@ -32,7 +32,7 @@ class Web:
             disable_nagle_algorithm = True
 
             def do_GET(self) -> None:
-                web.asked.append(self.path)
+                web.requested_paths.append(self.path)
                 web.headers[self.path].append(dict(self.headers.items()))
                 page = web.pages.get(self.path, (404, {}, b""))
                 if callable(page):
@@ -72,37 +72,39 @@ class Web:
 
 
 @pytest.fixture
-def web() -> Iterator[Web]:
-    made = Web()
-    yield made
-    made.stop()
+def web() -> Iterator[LoopbackSite]:
+    site = LoopbackSite()
+    yield site
+    site.stop()
 
 
 @pytest.fixture
-def webs() -> Iterator[list[Web]]:
+def webs() -> Iterator[list[LoopbackSite]]:
     """Three hosts."""
-    made = [Web(f"127.0.0.{number}") for number in (1, 2, 3)]
-    yield made
-    for web in made:
+    sites = [LoopbackSite(f"127.0.0.{number}") for number in (1, 2, 3)]
+    yield sites
+    for web in sites:
         web.stop()
 
 
 @pytest.fixture
-def other_web() -> Iterator[Web]:
-    made = Web()
-    yield made
-    made.stop()
+def other_web() -> Iterator[LoopbackSite]:
+    site = LoopbackSite()
+    yield site
+    site.stop()
 
 
-Crawl = Callable[..., dict[str, Fetch]]
+Crawl = Callable[..., dict[str, FetchResult]]
 
 
 @pytest.fixture
-def crawling(web: Web, tmp_path: Path) -> Crawl:
+def crawl_site(web: LoopbackSite, tmp_path: Path) -> Crawl:
     """Crawl `web` from `/`; the fates by path. Named arguments replace a bound or a manner."""
 
-    def run(start: str = "/", offline: bool = False, reader: Reader = TEXT, **changed: object) -> dict[str, Fetch]:
-        bounds = {
+    def run(
+        start: str = "/", from_cache: bool = False, extractor: Extractor = TEXT_EXTRACTOR, **changed: object
+    ) -> dict[str, FetchResult]:
+        limits = {
             "scope": "host",
             "include": (),
             "exclude": (),
@@ -111,19 +113,21 @@ def crawling(web: Web, tmp_path: Path) -> Crawl:
             "max_depth": 9,
             "max_variants": 99,
         }
-        manners = {
+        policy = {
             "contact": "", "delay_seconds": 0.0, "timeout_seconds": 5.0, "tries": 3, "max_wait_seconds": 2.0,
             "max_page_bytes": 1 << 20, "allow_private": ("127.0.0.1",),
         }  # fmt: skip
-        bounds |= {name: value for name, value in changed.items() if name in bounds}
-        manners |= {name: value for name, value in changed.items() if name in manners}
-        sites = [Site(f"{web.url}{start}", f"{web.url}{start}", Bounds(**bounds))]
-        found = crawl(sites, Manners(**manners), reader, tmp_path / "state", Progress("crawl", "pages", None), {}, offline)
-        fates: dict[str, Fetch] = {}
-        for fetch in found:
+        limits |= {name: value for name, value in changed.items() if name in limits}
+        policy |= {name: value for name, value in changed.items() if name in policy}
+        seeds = [Seed(f"{web.url}{start}", f"{web.url}{start}", CrawlLimits(**limits))]
+        fetches = crawl(
+            seeds, CrawlPolicy(**policy), extractor, tmp_path / "state", ProgressReporter("crawl", "pages", None), {}, from_cache
+        )
+        results: dict[str, FetchResult] = {}
+        for fetch in fetches:
             path = fetch.url.removeprefix(web.url)
-            assert path not in fates, f"{path} ended twice"
-            fates[path] = fetch
-        return fates
+            assert path not in results, f"{path} ended twice"
+            results[path] = fetch
+        return results
 
     return run

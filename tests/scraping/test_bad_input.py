@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from provenlm.scraping.extraction.reader import TEXT
+from provenlm.scraping.extraction.reader import TEXT_EXTRACTOR
 
 RECORD = ("record", "")
 GREETINGS = (
@@ -19,7 +19,7 @@ GREETINGS = (
 )
 
 
-def answered(handler, headers: dict[str, str], *pieces: bytes) -> None:
+def send_response(handler, headers: dict[str, str], *pieces: bytes) -> None:
     handler.send_response(200)
     for name, value in {"Content-Type": "text/html", **headers}.items():
         handler.send_header(name, value)
@@ -29,35 +29,35 @@ def answered(handler, headers: dict[str, str], *pieces: bytes) -> None:
 
 
 def endless(handler) -> None:
-    answered(handler, {})
+    send_response(handler, {})
     while True:
         handler.wfile.write(b"<p>again " * 1000)
 
 
 def dripping(handler) -> None:
-    answered(handler, {})
+    send_response(handler, {})
     while True:
         handler.wfile.write(b".")
         time.sleep(0.05)
 
 
 def shorter_than_said(handler) -> None:
-    answered(handler, {"Content-Length": "5000"}, b"half")
+    send_response(handler, {"Content-Length": "5000"}, b"half")
     handler.close_connection = True
 
 
 def longer_than_said(handler) -> None:
-    answered(handler, {"Content-Length": "8"}, b"<p>eight" + b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nlie" * 9)
+    send_response(handler, {"Content-Length": "8"}, b"<p>eight" + b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nlie" * 9)
 
 
 def bomb(handler) -> None:
     packed = gzip.compress(bytes(30 << 20))
-    answered(handler, {"Content-Encoding": "gzip", "Content-Length": str(len(packed))}, packed)
+    send_response(handler, {"Content-Encoding": "gzip", "Content-Length": str(len(packed))}, packed)
 
 
 def bomb_in_a_bomb(handler) -> None:
     packed = gzip.compress(gzip.compress(bytes(30 << 20)))
-    answered(handler, {"Content-Encoding": "gzip, gzip", "Content-Length": str(len(packed))}, packed)
+    send_response(handler, {"Content-Encoding": "gzip, gzip", "Content-Length": str(len(packed))}, packed)
 
 
 def endless_redirect(handler) -> None:
@@ -69,7 +69,7 @@ def endless_redirect(handler) -> None:
 
 
 def bad_chunks(handler) -> None:
-    answered(handler, {"Transfer-Encoding": "chunked"}, b"5\r\nhello\r\nthis is no length\r\n")
+    send_response(handler, {"Transfer-Encoding": "chunked"}, b"5\r\nhello\r\nthis is no length\r\n")
     handler.close_connection = True
 
 
@@ -79,7 +79,7 @@ def no_http(handler) -> None:
 
 
 def huge_header(handler) -> None:
-    answered(handler, {"X-Long": "x" * 200_000}, b"<p>x")
+    send_response(handler, {"X-Long": "x" * 200_000}, b"<p>x")
     handler.close_connection = True
 
 
@@ -119,19 +119,19 @@ def test_a_bad_page_has_its_reason_and_those_around_it_are_had(web, crawling, pa
     web.html("/before")
     web.html("/after")
     web.pages["/bad"] = page
-    found = crawling(max_page_bytes=200_000, tries=1, timeout_seconds=0.5 if page is dripping else 30.0)
-    assert {path: (fetch.state, fetch.reason) for path, fetch in found.items()} == {
+    results = crawling(max_page_bytes=200_000, tries=1, timeout_seconds=0.5 if page is dripping else 30.0)
+    assert {path: (fetch.state, fetch.reason) for path, fetch in results.items()} == {
         "/": RECORD, "/before": RECORD, "/bad": fate, "/after": RECORD,
     }  # fmt: skip
     if page is longer_than_said:
-        assert found["/bad"].record.text == "eight"
-        assert found["/after"].record.text == "/after"  # and no byte of the lie before it
+        assert results["/bad"].record.text == "eight"
+        assert results["/after"].record.text == "/after"  # and no byte of the lie before it
 
 
 @pytest.mark.parametrize("said", ["text/html; charset=utf-8", "text/html"])
-def test_a_charset_that_changes_in_the_middle_loses_no_letter(web, crawling, said: str) -> None:
+def test_a_charset_that_changes_in_the_middle_loses_no_letter(web, crawling, content_type: str) -> None:
     head = b'<meta charset="utf-8"><p>' + "vorher: größer. ".encode() * 20
-    web.pages["/"] = (200, {"Content-Type": said}, head + "nachher: gr\xf6\xdfer. ".encode("latin-1") * 20)
+    web.pages["/"] = (200, {"Content-Type": content_type}, head + "nachher: gr\xf6\xdfer. ".encode("latin-1") * 20)
     text = crawling()["/"].record.text
     assert text.count("vorher: größer.") == 20
     assert text.count("nachher: größer.") == 20
@@ -172,8 +172,8 @@ def test_a_robots_txt_of_many_megabytes_is_read_up_to_the_limit_and_no_further(w
     web.pages["/robots.txt"] = (200, {"Content-Type": "text/plain"}, rules)
     web.html("/", "start", ("/no", "/yes"))
     web.html("/yes")
-    found = crawling()
-    assert (found["/no"].reason, found["/yes"].state) == ("robots", "record")
+    results = crawling()
+    assert (results["/no"].reason, results["/yes"].state) == ("robots", "record")
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_robots_txt_that_is_something_else_forbids_nothing(web, crawling, answ
 
 def test_a_robots_txt_that_never_ends_is_cut_off(web, crawling) -> None:
     def rules(handler) -> None:
-        answered(handler, {"Content-Type": "text/plain"}, b"User-agent: *\nDisallow: /no\n")
+        send_response(handler, {"Content-Type": "text/plain"}, b"User-agent: *\nDisallow: /no\n")
         while True:
             handler.wfile.write(b"# again\n" * 1000)
 
@@ -213,13 +213,13 @@ def test_a_page_that_breaks_its_reader_is_a_failure_of_its_own(web, crawling) ->
     def breaks(body: bytes, content_type: str, url: str):
         if b"<p>bad" in body:
             raise RecursionError("too deep")
-        return TEXT.read(body, content_type, url)
+        return TEXT_EXTRACTOR.extract_content(body, content_type, url)
 
     web.html("/", "start", ("/bad", "/after"))
     web.html("/bad", "bad")
     web.html("/after")
-    found = crawling(reader=replace(TEXT, read=breaks))
-    assert (found["/bad"].state, found["/bad"].reason, found["/after"].state) == ("failed", "unreadable", "record")
+    results = crawling(reader=replace(TEXT_EXTRACTOR, read=breaks))
+    assert (results["/bad"].state, results["/bad"].reason, results["/after"].state) == ("failed", "unreadable", "record")
 
 
 @pytest.mark.parametrize(
@@ -229,9 +229,9 @@ def test_markup_that_is_hardly_any_breaks_nothing(web, crawling, markup: bytes) 
     web.html("/", "start", ("/bad", "/after"))
     web.pages["/bad"] = (200, {}, markup)
     web.html("/after")
-    found = crawling()
-    assert found["/after"].state == "record"
-    assert found["/bad"].reason in ("", "empty", "unreadable")
+    results = crawling()
+    assert results["/after"].state == "record"
+    assert results["/bad"].reason in ("", "empty", "unreadable")
 
 
 STATUS = [
@@ -295,7 +295,7 @@ def test_answers_thrown_together_at_random_end_no_crawl(web, crawling, seed: int
             b"".join(chance.choices(PIECES, k=chance.randrange(9))),
         ]
         web.pages[name] = partial(nonsense, answer=b"\r\n".join(lines))
-    found = crawling(tries=1, max_wait_seconds=0.0)
-    assert set(names) <= set(found)
-    assert [path for path in (*good, "/last") if found[path].state != "record"] == []
-    assert all(fetch.state == "record" or fetch.reason for fetch in found.values())
+    results = crawling(tries=1, max_wait_seconds=0.0)
+    assert set(names) <= set(results)
+    assert [path for path in (*good, "/last") if results[path].state != "record"] == []
+    assert all(fetch.state == "record" or fetch.reason for fetch in results.values())

@@ -1,6 +1,6 @@
 import pytest
 
-from provenlm.scraping.extraction.charset import decoded
+from provenlm.scraping.extraction.charset import decode_body
 
 WORD = "Größe"
 
@@ -21,26 +21,26 @@ WORD = "Größe"
     ],
 )
 def test_text_is_read_in_the_encoding_it_has(body: bytes, content_type: str) -> None:
-    assert WORD in decoded(body, content_type)[0]
+    assert WORD in decode_body(body, content_type)[0]
 
 
 def test_the_header_goes_before_the_page() -> None:
-    assert decoded(b'<meta charset="cp1251">\xe9', "text/html; charset=latin-1")[0].endswith("é")
+    assert decode_body(b'<meta charset="cp1251">\xe9', "text/html; charset=latin-1")[0].endswith("é")
 
 
 def test_latin_1_means_what_browsers_take_it_for() -> None:
-    assert decoded(b"\x93quoted\x94", "text/html; charset=iso-8859-1")[0] == "“quoted”"
+    assert decode_body(b"\x93quoted\x94", "text/html; charset=iso-8859-1")[0] == "“quoted”"
 
 
 def test_japanese_without_a_declaration_is_recognised() -> None:
     text = "これは日本語の文章です。文字コードの判定を試します。" * 20
-    assert decoded(text.encode("euc-jp"), "text/html")[0] == text
+    assert decode_body(text.encode("euc-jp"), "text/html")[0] == text
 
 
 def test_bytes_without_meaning_never_stop_a_page() -> None:
-    assert decoded(b"\xff\xfea", "text/html; charset=utf-8")[0]
-    assert decoded(bytes(range(256)), "text/html; charset=rot13")[0]
+    assert decode_body(b"\xff\xfea", "text/html; charset=utf-8")[0]
+    assert decode_body(bytes(range(256)), "text/html; charset=rot13")[0]
 
 
 def test_an_encoding_that_is_no_text_is_not_asked() -> None:
-    assert decoded(b"6869", "text/html; charset=hex") == ("6869", "utf-8")
+    assert decode_body(b"6869", "text/html; charset=hex") == ("6869", "utf-8")

@@ -5,12 +5,12 @@ from email.utils import formatdate
 
 import pytest
 
-from provenlm.core.errors import UserError
-from provenlm.core.progress import MARK
+from provenlm.core.errors import ProvenlmError
+from provenlm.core.progress import PROGRESS_PREFIX
 
 
-def fates(found) -> dict[str, tuple[str, str]]:
-    return {path: (fetch.state, fetch.reason) for path, fetch in found.items()}
+def outcomes(results) -> dict[str, tuple[str, str]]:
+    return {path: (fetch.state, fetch.reason) for path, fetch in results.items()}
 
 
 RECORD = ("record", "")
@@ -20,9 +20,9 @@ def test_links_are_followed_and_each_address_ends_once(web, crawling) -> None:
     web.html("/", "start", ("/a", "a#part", "/b?x=1", "http://elsewhere.invalid/"))
     web.html("/a", "page a", ("/", "/b?x=1"))
     web.html("/b?x=1", "page b")
-    found = crawling()
-    assert fates(found) == {"/": RECORD, "/a": RECORD, "/b?x=1": RECORD, "http://elsewhere.invalid/": ("refused", "off-site")}
-    assert found["/a"].record.text == "page a\n\n.."
+    results = crawling()
+    assert outcomes(results) == {"/": RECORD, "/a": RECORD, "/b?x=1": RECORD, "http://elsewhere.invalid/": ("refused", "off-site")}
+    assert results["/a"].record.text == "page a\n\n.."
     assert sorted(web.asked) == ["/", "/a", "/b?x=1", "/robots.txt", "/sitemap.xml"]
 
 
@@ -37,23 +37,23 @@ def test_plain_text_and_markdown_are_taken_as_they_are(web, crawling) -> None:
     web.html("/", "start", ("/a.txt", "/b.md"))
     web.pages["/a.txt"] = (200, {"Content-Type": "text/plain; charset=latin-1"}, b"a\r\n  <b>\xe4 ")
     web.pages["/b.md"] = (200, {"Content-Type": "text/markdown"}, b"# b\n\n    code\n")
-    found = crawling()
-    assert found["/a.txt"].record.body == "a\r\n  <b>ä ".encode()
-    assert (found["/b.md"].record.body, found["/b.md"].record.media_type) == (b"# b\n\n    code\n", "text/markdown")
+    results = crawling()
+    assert results["/a.txt"].record.body == "a\r\n  <b>ä ".encode()
+    assert (results["/b.md"].record.body, results["/b.md"].record.media_type) == (b"# b\n\n    code\n", "text/markdown")
 
 
 def test_what_robots_txt_forbids_is_never_asked_for(web, crawling) -> None:
     web.robots("User-agent: *\nDisallow: /no\nAllow: /no/but\n")
     web.html("/", "start", ("/no/x", "/no/but/y"))
     web.html("/no/but/y")
-    assert fates(crawling()) == {"/": RECORD, "/no/x": ("refused", "robots"), "/no/but/y": RECORD}
+    assert outcomes(crawling()) == {"/": RECORD, "/no/x": ("refused", "robots"), "/no/but/y": RECORD}
     assert "/no/x" not in web.asked
 
 
 def test_a_host_whose_robots_txt_fails_is_not_crawled(web, crawling) -> None:
     web.pages["/robots.txt"] = (503, {}, b"")
     web.html("/")
-    with pytest.raises(UserError, match=r"start: .*robots-unreachable: robots.txt: HTTP status 503"):
+    with pytest.raises(ProvenlmError, match=r"start: .*robots-unreachable: robots.txt: HTTP status 503"):
         crawling(max_wait_seconds=0.0)
     assert set(web.asked) == {"/robots.txt"}
 
@@ -62,7 +62,7 @@ def test_robots_txt_is_followed_through_redirects(web, crawling) -> None:
     web.pages["/robots.txt"] = (301, {"Location": "/r"}, b"")
     web.pages["/r"] = (200, {"Content-Type": "text/plain"}, b"User-agent: *\nDisallow: /no")
     web.html("/", "start", ("/no",))
-    assert fates(crawling())["/no"] == ("refused", "robots")
+    assert outcomes(crawling())["/no"] == ("refused", "robots")
 
 
 def test_a_sitemap_named_in_robots_txt_and_one_that_names_itself_are_read(web, crawling) -> None:
@@ -74,7 +74,7 @@ def test_a_sitemap_named_in_robots_txt_and_one_that_names_itself_are_read(web, c
     web.pages["/pages.xml.gz"] = (200, {}, gzip.compress(f"<urlset><url><loc>{web.url}/hidden</loc></url></urlset>".encode()))
     web.html("/")
     web.html("/hidden")
-    assert fates(crawling()) == {"/": RECORD, "/hidden": RECORD}
+    assert outcomes(crawling()) == {"/": RECORD, "/hidden": RECORD}
     assert web.asked.count("/index.xml") == 1
 
 
@@ -88,20 +88,20 @@ def test_every_way_to_fail_has_its_reason_and_the_crawl_goes_on(web, crawling) -
     web.pages["/unwanted"] = (200, {}, b'<meta name="robots" content="noindex"><p>x')
     web.html("/unwanted2", "x", X_Robots_Tag="noindex")
     web.html("/last")
-    found = crawling(max_page_bytes=4000, max_wait_seconds=0.0)
-    assert fates(found) == {
+    results = crawling(max_page_bytes=4000, max_wait_seconds=0.0)
+    assert outcomes(results) == {
         "/": RECORD, "/gone": ("failed", "http-404"), "/broken": ("failed", "http-500"), "/later": RECORD,
         "/picture": ("refused", "content-type"), "/long": ("refused", "too-large"), "/empty": ("refused", "empty"),
         "/unwanted": ("refused", "noindex"), "/unwanted2": ("refused", "noindex"), "/last": RECORD,
     }  # fmt: skip
-    assert (found["/later"].tries, found["/gone"].status, found["/gone"].tries) == (2, 404, 1)
+    assert (results["/later"].tries, results["/gone"].status, results["/gone"].tries) == (2, 404, 1)
 
 
 def test_the_target_of_a_redirect_is_a_page_of_its_own(web, crawling) -> None:
     web.html("/", "start", ("/old", "/new"))
     web.pages["/old"] = (301, {"Location": "new#part"}, b"")
     web.html("/new")
-    assert fates(crawling()) == {"/": RECORD, "/old": ("refused", "redirected"), "/new": RECORD}
+    assert outcomes(crawling()) == {"/": RECORD, "/old": ("refused", "redirected"), "/new": RECORD}
     assert web.asked.count("/new") == 1
 
 
@@ -110,8 +110,8 @@ def test_redirects_in_a_circle_end(web, crawling) -> None:
     web.pages["/a"] = (302, {"Location": "/b"}, b"")
     web.pages["/b"] = (302, {"Location": "/a"}, b"")
     web.pages["/self"] = (302, {"Location": "/self"}, b"")
-    found = fates(crawling())
-    assert (found["/a"], found["/b"], found["/self"]) == (
+    results = outcomes(crawling())
+    assert (results["/a"], results["/b"], results["/self"]) == (
         ("refused", "redirected"), ("refused", "redirected"), ("refused", "redirect-loop"),
     )  # fmt: skip
     assert web.asked.count("/a") == 1
@@ -121,8 +121,8 @@ def test_redirects_without_end_end(web, crawling) -> None:
     web.html("/", "start", ("/0",))
     for step in range(20):
         web.pages[f"/{step}"] = (302, {"Location": f"/{step + 1}"}, b"")
-    found = fates(crawling())
-    assert found["/5"] == ("refused", "redirect-limit")
+    results = outcomes(crawling())
+    assert results["/5"] == ("refused", "redirect-limit")
     assert "/6" not in web.asked
 
 
@@ -131,9 +131,9 @@ def test_a_redirect_to_another_site_is_not_followed(web, other_web, crawling) ->
     web.pages["/a"] = (302, {"Location": f"{other_web.url}/x"}, b"")
     web.pages["/b"] = (302, {"Location": "http://169.254.169.254/latest/meta-data/"}, b"")
     web.pages["/c"] = (302, {"Location": "file:///etc/passwd"}, b"")
-    found = fates(crawling())
-    assert {found[path] for path in ("/a", "/b")} == {("refused", "redirect-off-site")}
-    assert found["/c"] == ("refused", "redirect-nowhere")
+    results = outcomes(crawling())
+    assert {results[path] for path in ("/a", "/b")} == {("refused", "redirect-off-site")}
+    assert results["/c"] == ("refused", "redirect-nowhere")
     assert other_web.asked == []
 
 
@@ -141,33 +141,33 @@ def test_a_redirect_into_what_robots_txt_forbids_is_refused(web, crawling) -> No
     web.robots("User-agent: *\nDisallow: /no")
     web.html("/", "start", ("/a",))
     web.pages["/a"] = (302, {"Location": "/no"}, b"")
-    assert fates(crawling())["/no"] == ("refused", "robots")
+    assert outcomes(crawling())["/no"] == ("refused", "robots")
     assert "/no" not in web.asked
 
 
 def test_a_start_at_a_private_address_is_refused_unless_allowed_by_name(web, crawling) -> None:
     web.html("/")
-    with pytest.raises(UserError, match=r"private-address: .*allow_private admits a host by name"):
+    with pytest.raises(ProvenlmError, match=r"private-address: .*allow_private admits a host by name"):
         crawling(allow_private=())
     assert web.asked == []
 
 
 def test_a_start_that_leads_to_another_site_names_it(web, crawling) -> None:
     web.pages["/"] = (301, {"Location": "https://other.invalid/"}, b"")
-    with pytest.raises(UserError, match="redirect-off-site: it redirects to https://other.invalid/"):
+    with pytest.raises(ProvenlmError, match="redirect-off-site: it redirects to https://other.invalid/"):
         crawling()
 
 
 def test_a_start_that_is_not_there_is_an_error_and_is_asked_again_the_next_time(web, crawling) -> None:
-    with pytest.raises(UserError, match="http-404"):
+    with pytest.raises(ProvenlmError, match="http-404"):
         crawling()
     web.html("/")
-    assert fates(crawling()) == {"/": RECORD}
+    assert outcomes(crawling()) == {"/": RECORD}
 
 
 def test_a_site_without_a_page_to_keep_is_an_error(web, crawling) -> None:
     web.pages["/"] = (200, {}, b'<meta name="robots" content="noindex"><a href="/gone">x</a>')
-    with pytest.raises(UserError, match="no page of .* became a record"):
+    with pytest.raises(ProvenlmError, match="no page of .* became a record"):
         crawling()
 
 
@@ -175,15 +175,20 @@ def test_budgets_end_in_a_reason_for_each_address_left(web, crawling) -> None:
     web.html("/", "start", ("/a", "/b", "/c"))
     for path in ("/a", "/b", "/c"):
         web.html(path, "x" * 500)
-    assert list(fates(crawling(max_pages=2)).values()) == [RECORD, RECORD, ("refused", "page-budget"), ("refused", "page-budget")]
-    assert list(fates(crawling(max_bytes=600)).values())[2:] == [("refused", "byte-budget"), ("refused", "byte-budget")]
+    assert list(outcomes(crawling(max_pages=2)).values()) == [
+        RECORD,
+        RECORD,
+        ("refused", "page-budget"),
+        ("refused", "page-budget"),
+    ]
+    assert list(outcomes(crawling(max_bytes=600)).values())[2:] == [("refused", "byte-budget"), ("refused", "byte-budget")]
 
 
 def test_patterns_and_the_folder_of_the_start_bound_a_crawl(web, crawling) -> None:
     web.html("/d/", "start", ("/e", "/d/a.html", "/d/b.txt", "/d/old/c.html"))
     web.html("/d/a.html")
-    found = fates(crawling("/d/", scope="folder", include=(r"\.html$",), exclude=("/old/",)))
-    assert found == {
+    results = outcomes(crawling("/d/", scope="folder", include=(r"\.html$",), exclude=("/old/",)))
+    assert results == {
         "/d/": RECORD, "/e": ("refused", "out-of-scope"), "/d/a.html": RECORD, "/d/b.txt": ("refused", "not-included"),
         "/d/old/c.html": ("refused", "excluded"),
     }  # fmt: skip
@@ -196,7 +201,7 @@ def test_links_are_followed_to_a_depth_and_a_sitemap_begins_anew(web, crawling) 
     web.html("/1", "one", ("/2",))
     web.html("/listed", "listed", ("/3",))
     web.html("/3", "three", ("/4",))
-    assert fates(crawling(max_depth=1)) == {
+    assert outcomes(crawling(max_depth=1)) == {
         "/": RECORD, "/listed": RECORD, "/1": RECORD, "/3": RECORD, "/2": ("refused", "depth"), "/4": ("refused", "depth"),
     }  # fmt: skip
 
@@ -225,7 +230,7 @@ def test_a_page_that_cannot_be_had_for_the_moment_stays_as_it_was(web, crawling,
     first = crawling(tries=1)
     web.pages["/a"] = answer
     second = crawling(tries=1)
-    assert fates(second) == {"/": RECORD, "/a": ("record", "stale"), "/behind": RECORD}
+    assert outcomes(second) == {"/": RECORD, "/a": ("record", "stale"), "/behind": RECORD}
     assert second["/a"].record == first["/a"].record
     assert crawling(tries=1)["/a"].reason == "stale"  # and once more
 
@@ -236,14 +241,14 @@ def test_a_page_that_is_no_more_goes(web, crawling, status: int) -> None:
     web.html("/a", "page a")
     crawling()
     web.pages["/a"] = (status, {}, b"")
-    assert fates(crawling())["/a"] == ("failed", f"http-{status}")
+    assert outcomes(crawling())["/a"] == ("failed", f"http-{status}")
 
 
 def test_a_start_that_is_away_is_an_error_and_no_stale_success(web, crawling) -> None:
     web.html("/", "start")
     crawling()
     web.pages["/"] = (503, {}, b"")
-    with pytest.raises(UserError, match="http-503"):
+    with pytest.raises(ProvenlmError, match="http-503"):
         crawling(tries=1)
 
 
@@ -257,7 +262,7 @@ def test_a_page_served_again_with_the_same_text_is_the_same_record(web, crawling
 def test_a_304_that_nobody_asked_for_is_a_failure(web, crawling) -> None:
     web.html("/", "start", ("/a",))
     web.pages["/a"] = (304, {}, b"")
-    assert fates(crawling())["/a"] == ("failed", "http-304")
+    assert outcomes(crawling())["/a"] == ("failed", "http-304")
 
 
 def test_a_host_that_dies_half_way_is_given_up_and_its_pages_are_kept(web, crawling) -> None:
@@ -270,17 +275,17 @@ def test_a_host_that_dies_half_way_is_given_up_and_its_pages_are_kept(web, crawl
 
     for number in range(3, 12):
         web.pages[f"/{number}"] = dies
-    found = fates(crawling(tries=1))
-    assert [found[f"/{number}"] for number in range(3)] == [RECORD] * 3
-    assert [found[f"/{number}"] for number in range(3, 8)] == [("failed", "connection")] * 5
-    assert [found[f"/{number}"] for number in range(8, 12)] == [("failed", "host-silent")] * 4
+    results = outcomes(crawling(tries=1))
+    assert [results[f"/{number}"] for number in range(3)] == [RECORD] * 3
+    assert [results[f"/{number}"] for number in range(3, 8)] == [("failed", "connection")] * 5
+    assert [results[f"/{number}"] for number in range(8, 12)] == [("failed", "host-silent")] * 4
 
 
 def test_a_damaged_state_is_named_with_the_way_out(web, crawling, tmp_path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "crawl.sqlite").write_bytes(b"not a database, by far" * 100)
     web.html("/")
-    with pytest.raises(UserError, match=r"crawl\.sqlite: .*delete the file"):
+    with pytest.raises(ProvenlmError, match=r"crawl\.sqlite: .*delete the file"):
         crawling()
 
 
@@ -289,7 +294,7 @@ def test_a_state_of_another_version_is_named_with_the_way_out(web, crawling, tmp
     crawling()
     with sqlite3.connect(tmp_path / "state" / "crawl.sqlite") as state:
         state.execute("pragma user_version = 99")
-    with pytest.raises(UserError, match=r"crawl\.sqlite: written by another version"):
+    with pytest.raises(ProvenlmError, match=r"crawl\.sqlite: written by another version"):
         crawling()
 
 
@@ -297,7 +302,11 @@ def test_progress_is_told_with_what_is_known_of_the_whole(web, crawling, capsys)
     web.html("/", "start", ("/a",))
     web.html("/a")
     crawling()
-    lines = [json.loads(line.removeprefix(MARK)) for line in capsys.readouterr().out.splitlines() if line.startswith(MARK)]
+    lines = [
+        json.loads(line.removeprefix(PROGRESS_PREFIX))
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith(PROGRESS_PREFIX)
+    ]
     assert lines[-1]["done"] == lines[-1]["total"] == 2
 
 

@@ -1,10 +1,10 @@
 import pytest
 
-from provenlm.scraping.extraction.html import read
+from provenlm.scraping.extraction.html import read_html
 
 
 def text_of(body: str, head: str = "") -> str:
-    return read(f"<html><head>{head}</head><body>{body}</body></html>", "http://h/d/p.html").text
+    return read_html(f"<html><head>{head}</head><body>{body}</body></html>", "http://h/d/p.html").text
 
 
 def test_blanks_run_together_and_blocks_stand_apart() -> None:
@@ -75,22 +75,22 @@ def test_many_articles_are_a_list_and_not_the_page() -> None:
 
 
 def test_a_page_tells_its_title_and_language() -> None:
-    page = read('<html lang="de"><head><title> Ein\n Titel </title></head><body>x</body></html>', "http://h/")
-    assert (page.about.title, page.about.language, page.text) == ("Ein Titel", "de", "x")
+    page = read_html('<html lang="de"><head><title> Ein\n Titel </title></head><body>x</body></html>', "http://h/")
+    assert (page.metadata.title, page.metadata.language, page.text) == ("Ein Titel", "de", "x")
 
 
 def test_links_are_canonical_and_each_is_there_once() -> None:
     body = '<a href="a">1</a><a href="./a#x">2</a><a href="/b?q">3</a><a href="mailto:a@b">4</a><a href="c" rel="nofollow">5</a><a name="d">6</a>'
-    assert read(body, "http://h/d/p.html").links == ("http://h/d/a", "http://h/b?q")
+    assert read_html(body, "http://h/d/p.html").links == ("http://h/d/a", "http://h/b?q")
 
 
 def test_links_are_read_against_the_base_of_the_page() -> None:
-    assert read('<base href="/e/"><a href="a">1</a>', "http://h/d/p.html").links == ("http://h/e/a",)
+    assert read_html('<base href="/e/"><a href="a">1</a>', "http://h/d/p.html").links == ("http://h/e/a",)
 
 
 def test_a_page_may_ask_not_to_be_kept_or_followed() -> None:
-    page = read('<meta name="Robots" content="noindex, NoFollow"><a href="a">1</a>', "http://h/")
-    assert (page.index, page.follow, page.links) == (False, False, ())
+    page = read_html('<meta name="Robots" content="noindex, NoFollow"><a href="a">1</a>', "http://h/")
+    assert (page.indexable, page.followable, page.links) == (False, False, ())
 
 
 def test_deep_nesting_is_no_danger() -> None:
@@ -99,7 +99,7 @@ def test_deep_nesting_is_no_danger() -> None:
 
 def test_a_page_without_markup_or_words_has_no_text() -> None:
     assert text_of("") == ""
-    assert read("", "http://h/").text == ""
+    assert read_html("", "http://h/").text == ""
 
 
 def test_a_container_that_is_called_after_what_is_around_the_content_goes() -> None:
@@ -118,10 +118,10 @@ def test_text_behind_a_comment_or_a_dropped_element_stays() -> None:
 
 
 def test_what_stands_behind_the_end_of_a_page_belongs_to_it() -> None:
-    page = read("<html><body><p>a</p></body></html>\n<p>b</p><a href='/x'>c</a></BODY ></html>d", "http://h/")
+    page = read_html("<html><body><p>a</p></body></html>\n<p>b</p><a href='/x'>c</a></BODY ></html>d", "http://h/")
     assert (page.text, page.links) == ("a\n\nb\n\ncd", ("http://h/x",))
-    assert read("<html><head><title>t</title></head></html><body><p>a</body>", "http://h/").text == "a"
-    assert read("<div>" * 3000 + "deep</body></html><a href='/x'>behind</a>", "http://h/").links == ("http://h/x",)
+    assert read_html("<html><head><title>t</title></head></html><body><p>a</body>", "http://h/").text == "a"
+    assert read_html("<div>" * 3000 + "deep</body></html><a href='/x'>behind</a>", "http://h/").links == ("http://h/x",)
 
 
 def test_an_item_whose_text_is_a_paragraph_begins_on_the_line_of_its_dash() -> None:

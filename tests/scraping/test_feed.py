@@ -1,9 +1,9 @@
-from provenlm.core.progress import Progress
+from provenlm.core.progress import ProgressReporter
 from provenlm.scraping.crawl.crawler import crawl
-from provenlm.scraping.crawl.fetcher import Manners
-from provenlm.scraping.crawl.urls import Bounds, Site
-from provenlm.scraping.extraction.reader import TEXT
-from provenlm.scraping.sources.feed import entries
+from provenlm.scraping.crawl.fetcher import CrawlPolicy
+from provenlm.scraping.crawl.urls import CrawlLimits, Seed
+from provenlm.scraping.extraction.reader import TEXT_EXTRACTOR
+from provenlm.scraping.sources.feed import feed_links
 
 RSS = """<?xml version="1.0"?><rss version="2.0"><channel><link>http://h/</link>
 <item><title>a</title><link>http://h/a</link><guid isPermaLink="false">7</guid></item>
@@ -13,19 +13,19 @@ ATOM = """<feed xmlns="http://www.w3.org/2005/Atom"><link href="http://h/"/>
 
 
 def test_rss_and_atom_list_their_entries() -> None:
-    assert list(entries(RSS.encode(), "http://h/f")) == ["http://h/a", "http://h/b"]
-    assert list(entries(ATOM.encode(), "http://h/f")) == ["http://h/a", "http://h/b?x"]
+    assert list(feed_links(RSS.encode(), "http://h/f")) == ["http://h/a", "http://h/b"]
+    assert list(feed_links(ATOM.encode(), "http://h/f")) == ["http://h/a", "http://h/b?x"]
 
 
 def test_what_is_no_feed_lists_nothing() -> None:
-    assert list(entries(b"<html>not <b>closed", "http://h/")) == []
-    assert list(entries(b"", "http://h/")) == []
+    assert list(feed_links(b"<html>not <b>closed", "http://h/")) == []
+    assert list(feed_links(b"", "http://h/")) == []
     bomb = b'<!DOCTYPE r [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]><rss><item><link>&b;</link></item></rss>'
-    assert list(entries(bomb, "http://h/")) == []
+    assert list(feed_links(bomb, "http://h/")) == []
 
 
 def test_a_feed_that_breaks_off_gives_what_came_before() -> None:
-    assert list(entries(RSS.encode()[:190], "http://h/f")) == ["http://h/a"]
+    assert list(feed_links(RSS.encode()[:190], "http://h/f")) == ["http://h/a"]
 
 
 def rss(*paths: str) -> tuple[int, dict[str, str], bytes]:
@@ -34,17 +34,17 @@ def rss(*paths: str) -> tuple[int, dict[str, str], bytes]:
 
 
 def test_a_feed_leads_to_its_pages_and_what_it_lists_no_more_stays(web, tmp_path) -> None:
-    def crawled() -> dict[str, tuple[str, str]]:
-        sites = [Site("news", f"{web.url}/feed", Bounds("host", (), (), 99, 1 << 24, 1, 9), feed=True)]
-        manners = Manners("", 0.0, 30.0, 1, 1.0, 1 << 20, ("127.0.0.1",))
-        found = crawl(sites, manners, TEXT, tmp_path, Progress("crawl", "pages", None), {}, False)
-        return {fetch.url.removeprefix(web.url): (fetch.state, fetch.reason) for fetch in found}
+    def crawl_feed() -> dict[str, tuple[str, str]]:
+        seeds = [Seed("news", f"{web.url}/feed", CrawlLimits("host", (), (), 99, 1 << 24, 1, 9), is_feed=True)]
+        policy = CrawlPolicy("", 0.0, 30.0, 1, 1.0, 1 << 20, ("127.0.0.1",))
+        results = crawl(seeds, policy, TEXT_EXTRACTOR, tmp_path, ProgressReporter("crawl", "pages", None), {}, False)
+        return {fetch.url.removeprefix(web.url): (fetch.state, fetch.reason) for fetch in results}
 
     for name in "abc":
         web.html(f"/{name}", f"news {name}", ("/elsewhere",), ETag=f'"{name}"')
     web.pages["/feed"] = rss("/a", "/b")
     listing, record, deep = ("refused", "listing"), ("record", ""), ("refused", "depth")
-    assert crawled() == {"/feed": listing, "/a": record, "/b": record, "/elsewhere": deep}
+    assert crawl_feed() == {"/feed": listing, "/a": record, "/b": record, "/elsewhere": deep}
     web.pages["/feed"], web.pages["/a"] = rss("/b", "/c"), (304, {}, b"")
-    assert crawled() == {"/feed": listing, "/a": record, "/b": record, "/c": record, "/elsewhere": deep}
+    assert crawl_feed() == {"/feed": listing, "/a": record, "/b": record, "/c": record, "/elsewhere": deep}
     assert [headers.get("If-None-Match") for headers in web.headers["/a"]] == [None, '"a"']

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from provenlm.core.errors import UserError
-from provenlm.core.progress import Progress
-from provenlm.core.records import Fetch
+from provenlm.core.errors import ProvenlmError
+from provenlm.core.progress import ProgressReporter
+from provenlm.core.records import FetchResult
 from provenlm.scraping.crawl.crawler import crawl
-from provenlm.scraping.crawl.fetcher import Manners
-from provenlm.scraping.crawl.urls import Bounds, Site
-from provenlm.scraping.extraction.reader import TEXT
+from provenlm.scraping.crawl.fetcher import CrawlPolicy
+from provenlm.scraping.crawl.urls import CrawlLimits, Seed
+from provenlm.scraping.extraction.reader import TEXT_EXTRACTOR
 
 LOOPBACK = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 
 
-def crawled(webs: list, state: Path, delay: float = 0.0, **changed: object) -> list[Fetch]:
-    bounds = {
+def crawl_all(webs: list, state: Path, delay: float = 0.0, **changed: object) -> list[FetchResult]:
+    limits = {
         "scope": "host",
         "include": (),
         "exclude": (),
@@ -28,9 +28,9 @@ def crawled(webs: list, state: Path, delay: float = 0.0, **changed: object) -> l
         "max_depth": 9,
         "max_variants": 99,
     }
-    sites = [Site(f"{web.url}/", f"{web.url}/", Bounds(**(bounds | changed)), group) for group, web in enumerate(webs)]
-    manners = Manners("", delay, 60.0, 1, 1.0, 1 << 20, LOOPBACK)
-    return list(crawl(sites, manners, TEXT, state, Progress("crawl", "pages", None), {}, False))
+    seeds = [Seed(f"{web.url}/", f"{web.url}/", CrawlLimits(**(limits | changed)), group) for group, web in enumerate(webs)]
+    policy = CrawlPolicy("", delay, 60.0, 1, 1.0, 1 << 20, LOOPBACK)
+    return list(crawl(seeds, policy, TEXT_EXTRACTOR, state, ProgressReporter("crawl", "pages", None), {}, False))
 
 
 def fill(web, pages: int = 5, links: tuple[str, ...] = ()) -> None:
@@ -53,7 +53,7 @@ def test_hosts_are_asked_at_once(webs, tmp_path) -> None:
             handler.wfile.write(page[2])
 
         web.pages["/3"] = waits
-    assert sum(fetch.state == "record" for fetch in crawled(webs, tmp_path)) == 18
+    assert sum(fetch.state == "record" for fetch in crawl_all(webs, tmp_path)) == 18
 
 
 def test_each_host_is_asked_one_thing_at_a_time_with_its_own_pause(webs, tmp_path) -> None:
@@ -62,32 +62,32 @@ def test_each_host_is_asked_one_thing_at_a_time_with_its_own_pause(webs, tmp_pat
         fill(web, 4)
         for path in ("/", "/0", "/1", "/2", "/3"):
 
-            def noted(handler, body=web.pages[path][2], seen=times[web.url]) -> None:
+            def respond(handler, body=web.pages[path][2], intervals=times[web.url]) -> None:
                 began = time.monotonic()
                 time.sleep(0.02)
                 handler.send_response(200)
                 handler.send_header("Content-Type", "text/html")
                 handler.send_header("Content-Length", str(len(body)))
                 handler.end_headers()
-                seen.append((began, time.monotonic()))
+                intervals.append((began, time.monotonic()))
                 handler.wfile.write(body)
 
-            web.pages[path] = noted
-    crawled(webs, tmp_path, delay=0.3)
-    for seen in times.values():
-        assert len(seen) == 5
-        assert all(after[0] - before[0] > 0.15 and after[0] >= before[1] for before, after in pairwise(seen))
+            web.pages[path] = respond
+    crawl_all(webs, tmp_path, delay=0.3)
+    for intervals in times.values():
+        assert len(intervals) == 5
+        assert all(after[0] - before[0] > 0.15 and after[0] >= before[1] for before, after in pairwise(intervals))
 
 
 def test_what_comes_out_does_not_depend_on_which_host_is_fast(webs, tmp_path) -> None:
-    told = []
+    outcomes = []
     for slow in (0, 2):
-        for place, web in enumerate(webs):
-            neighbour = webs[(place + 1) % 3].url
+        for index, web in enumerate(webs):
+            neighbour = webs[(index + 1) % 3].url
             fill(web, 5, (f"{neighbour}/hidden", "http://elsewhere.invalid/"))
-            web.html("/hidden", f"named by a neighbour {place}", ("/deeper",))
-            web.html("/deeper", f"deeper {place}")
-            if place == slow:
+            web.html("/hidden", f"named by a neighbour {index}", ("/deeper",))
+            web.html("/deeper", f"deeper {index}")
+            if index == slow:
                 page = web.pages["/"]
 
                 def late(handler, page=page) -> None:
@@ -99,22 +99,22 @@ def test_what_comes_out_does_not_depend_on_which_host_is_fast(webs, tmp_path) ->
                     handler.wfile.write(page[2])
 
                 web.pages["/"] = late
-        told.append(
+        outcomes.append(
             [
                 (fetch.url, fetch.state, fetch.reason, fetch.record and fetch.record.id)
-                for fetch in crawled(webs, tmp_path / str(slow))
+                for fetch in crawl_all(webs, tmp_path / str(slow))
             ]
         )
-    assert told[0] == told[1]
-    assert len(told[0]) == 3 * 8 + 1
-    assert [fate[:3] for fate in told[0]].count(("http://elsewhere.invalid/", "refused", "off-site")) == 1
+    assert outcomes[0] == outcomes[1]
+    assert len(outcomes[0]) == 3 * 8 + 1
+    assert [fate[:3] for fate in outcomes[0]].count(("http://elsewhere.invalid/", "refused", "off-site")) == 1
 
 
 def test_a_budget_is_that_of_each_host(webs, tmp_path) -> None:
     for web in webs:
         fill(web)
-    found = crawled(webs, tmp_path, max_pages=2)
-    assert [sum(fetch.state == "record" and fetch.url.startswith(web.url) for fetch in found) for web in webs] == [2, 2, 2]
+    results = crawl_all(webs, tmp_path, max_pages=2)
+    assert [sum(fetch.state == "record" and fetch.url.startswith(web.url) for fetch in results) for web in webs] == [2, 2, 2]
 
 
 def test_a_host_that_dies_half_way_holds_up_no_other(webs, tmp_path) -> None:
@@ -126,13 +126,13 @@ def test_a_host_that_dies_half_way_holds_up_no_other(webs, tmp_path) -> None:
 
     for number in range(3, 12):
         webs[1].pages[f"/{number}"] = dies
-    found = crawled(webs, tmp_path)
-    assert [sum(fetch.state == "record" and fetch.url.startswith(web.url) for fetch in found) for web in webs] == [13, 4, 13]
-    assert {fetch.reason for fetch in found if fetch.state == "failed"} == {"connection", "host-silent"}
+    results = crawl_all(webs, tmp_path)
+    assert [sum(fetch.state == "record" and fetch.url.startswith(web.url) for fetch in results) for web in webs] == [13, 4, 13]
+    assert {fetch.reason for fetch in results if fetch.state == "failed"} == {"connection", "host-silent"}
 
 
 def test_a_start_that_cannot_be_had_ends_the_crawl_of_all_hosts(webs, tmp_path) -> None:
     fill(webs[0])
     fill(webs[1])
-    with pytest.raises(UserError, match="start: http://127.0.0.3:.*http-404"):
-        crawled(webs, tmp_path)
+    with pytest.raises(ProvenlmError, match="start: http://127.0.0.3:.*http-404"):
+        crawl_all(webs, tmp_path)

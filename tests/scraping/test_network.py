@@ -1,6 +1,6 @@
 import pytest
 
-from provenlm.scraping.crawl.network import PrivateAddressError, Reach, public, session
+from provenlm.scraping.crawl.network import NetworkPolicy, PrivateAddressError, is_global_address, make_session
 
 
 @pytest.mark.parametrize(
@@ -9,31 +9,31 @@ from provenlm.scraping.crawl.network import PrivateAddressError, Reach, public, 
      "::1", "::", "fe80::1%eth0", "fc00::1", "ff02::1", "::ffff:127.0.0.1", "2002:7f00:1::"],
 )  # fmt: skip
 def test_an_address_that_is_not_global_is_private(address: str) -> None:
-    assert not public(address)
+    assert not is_global_address(address)
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "2001:4860:4860::8888", "::ffff:8.8.8.8"])
 def test_a_global_address_is_public(address: str) -> None:
-    assert public(address)
+    assert is_global_address(address)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "0x7f000001", "2130706433"])
 def test_a_private_host_is_refused_however_it_is_written(host: str) -> None:
     with pytest.raises(PrivateAddressError, match="allow_private"):
-        Reach((), {}).addresses(host, 80)
+        NetworkPolicy((), {}).resolve(host, 80)
 
 
 def test_a_private_host_is_reached_if_allowed_by_name() -> None:
-    assert ("127.0.0.1", 80) in Reach(("localhost",), {}).addresses("localhost", 80)
+    assert ("127.0.0.1", 80) in NetworkPolicy(("localhost",), {}).resolve("localhost", 80)
 
 
 def test_a_routed_host_is_never_looked_up() -> None:
-    assert Reach((), {"no.such.invalid": ("127.0.0.1", 81)}).addresses("no.such.invalid", 80) == [("127.0.0.1", 81)]
+    assert NetworkPolicy((), {"no.such.invalid": ("127.0.0.1", 81)}).resolve("no.such.invalid", 80) == [("127.0.0.1", 81)]
 
 
 def test_no_cookie_is_sent_back(web) -> None:
     web.pages["/"] = (200, {"Set-Cookie": "a=1"}, b"")
-    door = session(Reach(("127.0.0.1",), {}))
+    door = make_session(NetworkPolicy(("127.0.0.1",), {}))
     door.get(web.url)
     door.get(web.url)
     assert [headers.get("Cookie") for headers in web.headers["/"]] == [None, None]
@@ -42,4 +42,4 @@ def test_no_cookie_is_sent_back(web) -> None:
 def test_the_environment_names_no_proxy_for_us(web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     web.html("/")
-    assert session(Reach(("127.0.0.1",), {})).get(web.url).status_code == 200
+    assert make_session(NetworkPolicy(("127.0.0.1",), {})).get(web.url).status_code == 200

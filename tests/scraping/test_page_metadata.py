@@ -1,15 +1,19 @@
 import pytest
 
 from provenlm.scraping.extraction import page_metadata
-from provenlm.scraping.extraction.html import parsed
+from provenlm.scraping.extraction.html import parse_html
 
 
-def said(head: str, body: str = "") -> page_metadata.About:
-    return page_metadata.read(parsed(f"<html lang='de'><head>{head}</head><body>{body}</body></html>"), "http://h/d/p.html")
+def metadata_of(head: str, body: str = "") -> page_metadata.PageMetadata:
+    return page_metadata.read_page_metadata(
+        parse_html(f"<html lang='de'><head>{head}</head><body>{body}</body></html>"), "http://h/d/p.html"
+    )
 
 
 def test_a_page_that_says_nothing_of_itself_is_believed() -> None:
-    assert page_metadata.read(parsed("<p>x"), "http://h/") == page_metadata.About("", "", "", "", "", frozenset())
+    assert page_metadata.read_page_metadata(parse_html("<p>x"), "http://h/") == page_metadata.PageMetadata(
+        "", "", "", "", "", frozenset()
+    )
 
 
 @pytest.mark.parametrize(
@@ -25,30 +29,30 @@ def test_a_page_that_says_nothing_of_itself_is_believed() -> None:
     ],
 )
 def test_the_day_of_publication_is_found(head: str) -> None:
-    assert said(head).date == "2026-03-01"
+    assert metadata_of(head).date == "2026-03-01"
 
 
 @pytest.mark.parametrize("date", ["2026-13-01", "March", "", "20260301", "1026-03-01", "2026-03-011"])
 def test_what_is_no_day_is_no_date(date: str) -> None:
-    assert said(f'<meta name="date" content="{date}">').date == ""
+    assert metadata_of(f'<meta name="date" content="{date}">').date == ""
 
 
 def test_two_times_of_which_none_is_that_of_publication_are_no_date() -> None:
-    assert said("", '<time datetime="2026-03-01">a</time><time datetime="2026-03-02">b</time>').date == ""
+    assert metadata_of("", '<time datetime="2026-03-01">a</time><time datetime="2026-03-02">b</time>').date == ""
 
 
 def test_the_licence_is_where_the_page_links_to_it() -> None:
     cc = "https://creativecommons.org/licenses/by/4.0/"
-    assert said("", f'<a rel="License noopener" href="{cc}">CC</a>').licence == cc
-    assert said(f'<link rel="license" href="{cc}">').licence == cc
+    assert metadata_of("", f'<a rel="License noopener" href="{cc}">CC</a>').license_url == cc
+    assert metadata_of(f'<link rel="license" href="{cc}">').license_url == cc
 
 
 def test_only_the_head_names_a_canonical_address() -> None:
-    assert said('<link rel="canonical" href="../q.html#x">').canonical == "http://h/q.html"
-    assert said("", '<a rel="canonical" href="/q.html">').canonical == ""
-    assert said('<link rel="canonical" href="javascript:0">').canonical == ""
+    assert metadata_of('<link rel="canonical" href="../q.html#x">').canonical_url == "http://h/q.html"
+    assert metadata_of("", '<a rel="canonical" href="/q.html">').canonical_url == ""
+    assert metadata_of('<link rel="canonical" href="javascript:0">').canonical_url == ""
 
 
 def test_title_language_and_robots_are_read() -> None:
-    page = said('<title> a\n b </title><meta name="Robots" content="NoIndex, nofollow">')
+    page = metadata_of('<title> a\n b </title><meta name="Robots" content="NoIndex, nofollow">')
     assert (page.title, page.language, page.robots) == ("a b", "de", {"noindex", "nofollow"})

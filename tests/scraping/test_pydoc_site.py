@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from provenlm.core.errors import UserError
+from provenlm.core.errors import ProvenlmError
 from provenlm.scraping.pydoc_site import modules, site
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,9 +81,9 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 def test_the_sitemap_lists_what_is_shown_and_nothing_that_acts_by_its_name(port: int) -> None:
-    listed = re.findall(r"<loc>http://pydoc.localhost/planted/(.*?).html</loc>", get(port, "/sitemap.xml")[1])
-    shown = ["asks", "connects", "good", "leaves", "needs", "prints", "shells", "spawns", "writes"]
-    assert listed == ["planted", *(f"planted.{name}" for name in shown)]
+    module_names = re.findall(r"<loc>http://pydoc.localhost/planted/(.*?).html</loc>", get(port, "/sitemap.xml")[1])
+    expected = ["asks", "connects", "good", "leaves", "needs", "prints", "shells", "spawns", "writes"]
+    assert module_names == ["planted", *(f"planted.{name}" for name in expected)]
 
 
 @pytest.mark.parametrize(
@@ -151,24 +151,24 @@ def test_robots_txt_forbids_the_modules_that_act_and_says_why() -> None:
 
 
 def test_the_list_of_the_standard_library_leaves_out_what_acts() -> None:
-    listed = modules.modules_of("stdlib")
-    assert {"queue", "json.decoder", "asyncio.tasks", "xml.dom.minidom"} <= set(listed)
-    assert len(listed) > 400
-    roots = {name.partition(".")[0] for name in listed}
-    assert not roots & set(modules.ACTING)
-    assert not [name for name in listed if re.search(r"(^|\.)(_|tests?(\.|$))", name)]
+    module_names = modules.list_modules("stdlib")
+    assert {"queue", "json.decoder", "asyncio.tasks", "xml.dom.minidom"} <= set(module_names)
+    assert len(module_names) > 400
+    roots = {name.partition(".")[0] for name in module_names}
+    assert not roots & set(modules.SIDE_EFFECT_MODULES)
+    assert not [name for name in module_names if re.search(r"(^|\.)(_|tests?(\.|$))", name)]
 
 
 def test_a_package_that_is_not_installed_is_named() -> None:
-    with pytest.raises(UserError, match="start: no package 'no_such_package' is installed"), site.serve(["no_such_package"]):
+    with pytest.raises(ProvenlmError, match="start: no package 'no_such_package' is installed"), site.serve(["no_such_package"]):
         pass
 
 
 def test_two_servers_serve_the_same_bytes() -> None:
     def pages() -> dict[str, str]:
         with site.serve(["requests", "urllib3"]) as (_, port):
-            listed = re.findall(r"<loc>http://pydoc.localhost(.*?)</loc>", get(port, "/sitemap.xml")[1])
-            return {path: get(port, path)[1] for path in listed}
+            paths = re.findall(r"<loc>http://pydoc.localhost(.*?)</loc>", get(port, "/sitemap.xml")[1])
+            return {path: get(port, path)[1] for path in paths}
 
     first = pages()
     assert len(first) > 20

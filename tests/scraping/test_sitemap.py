@@ -1,6 +1,6 @@
 import gzip
 
-from provenlm.scraping.crawl.sitemap import parse
+from provenlm.scraping.crawl.sitemap import parse_sitemap
 
 PLAIN = b"""<?xml version="1.0" encoding="UTF-8"?>
 <urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9" xmlns:image="http://www.google.com/schemas/sitemap-image/1.1">
@@ -9,27 +9,27 @@ INDEX = b"<sitemapindex><sitemap><loc>http://h/1.xml</loc></sitemap></sitemapind
 
 
 def test_a_plain_sitemap_lists_pages_and_no_pictures() -> None:
-    assert list(parse(PLAIN)) == [("url", "http://h/a"), ("url", "http://h/b?x=1&y=2")]
+    assert list(parse_sitemap(PLAIN)) == [("url", "http://h/a"), ("url", "http://h/b?x=1&y=2")]
 
 
 def test_an_index_lists_sitemaps() -> None:
-    assert list(parse(INDEX)) == [("sitemap", "http://h/1.xml")]
+    assert list(parse_sitemap(INDEX)) == [("sitemap", "http://h/1.xml")]
 
 
 def test_a_gzip_file_is_unpacked() -> None:
-    assert list(parse(gzip.compress(INDEX))) == [("sitemap", "http://h/1.xml")]
+    assert list(parse_sitemap(gzip.compress(INDEX))) == [("sitemap", "http://h/1.xml")]
 
 
 def test_what_stands_before_the_damage_is_kept() -> None:
-    assert list(parse(b"<urlset><url><loc>http://h/a</loc></url><url><loc>http")) == [("url", "http://h/a")]
+    assert list(parse_sitemap(b"<urlset><url><loc>http://h/a</loc></url><url><loc>http")) == [("url", "http://h/a")]
 
 
 def test_html_and_half_a_gzip_file_list_nothing() -> None:
-    assert list(parse(b"<!DOCTYPE html><p>no")) == []
-    assert list(parse(b"\x1f\x8bbroken")) == []
-    assert list(parse(b"")) == []
+    assert list(parse_sitemap(b"<!DOCTYPE html><p>no")) == []
+    assert list(parse_sitemap(b"\x1f\x8bbroken")) == []
+    assert list(parse_sitemap(b"")) == []
 
 
 def test_an_entity_is_never_resolved() -> None:
     bomb = b'<!DOCTYPE u [<!ENTITY a SYSTEM "file:///etc/hostname">]><urlset><url><loc>http://h/&a;</loc></url></urlset>'
-    assert all(url in ("http://h/", "") for _, url in parse(bomb))
+    assert all(url in ("http://h/", "") for _, url in parse_sitemap(bomb))

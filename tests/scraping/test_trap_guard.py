@@ -1,7 +1,7 @@
 import pytest
 
-from provenlm.scraping.crawl.trap_guard import Variants, shape
-from provenlm.scraping.crawl.urls import Bounds, Site, belongs, canonical
+from provenlm.scraping.crawl.trap_guard import TrapGuard, url_template
+from provenlm.scraping.crawl.urls import CrawlLimits, Seed, match_seed, normalize_url
 
 
 @pytest.mark.parametrize(
@@ -17,14 +17,14 @@ from provenlm.scraping.crawl.urls import Bounds, Site, belongs, canonical
     ],
 )
 def test_addresses_of_a_kind_differ_in_query_or_final_date(url: str, kind: str) -> None:
-    assert shape(url) == kind
+    assert url_template(url) == kind
 
 
 def test_the_first_so_many_of_a_kind_pass_each_counted_once() -> None:
-    variants = Variants(["http://h/s?0"])
-    said = [variants.reason_against(f"http://h/s?{number}", 3) for number in (0, 1, 1, 2, 3, 4, 1)]
-    assert said == ["", "", "", "", "trap-variants", "trap-variants", ""]
-    assert variants.reason_against("http://h/other?3", 3) == ""
+    trap_guard = TrapGuard(["http://h/s?0"])
+    reasons = [trap_guard.skip_reason(f"http://h/s?{number}", 3) for number in (0, 1, 1, 2, 3, 4, 1)]
+    assert reasons == ["", "", "", "", "trap-variants", "trap-variants", ""]
+    assert trap_guard.skip_reason("http://h/other?3", 3) == ""
 
 
 @pytest.mark.parametrize(
@@ -38,15 +38,15 @@ def test_the_first_so_many_of_a_kind_pass_each_counted_once() -> None:
     ],
 )
 def test_what_names_a_session_or_campaign_is_no_part_of_an_address(url: str, same: str) -> None:
-    assert canonical(url) == same
+    assert normalize_url(url) == same
 
 
 @pytest.mark.parametrize(
     ("path", "trapped"), [("/a/b/a/b/a/b/x", True), ("/a/a/a", True), ("/a/b/a/b/c", False), ("/ab/a/a", False)]
 )
 def test_folders_that_repeat_are_a_relative_link_gone_wrong(path: str, trapped: bool) -> None:
-    site = Site("s", "http://h/", Bounds("host", (), (), 1, 1, 1, 1))
-    assert (belongs(f"http://h{path}", [site])[1] == "trap-repetition") is trapped
+    site = Seed("s", "http://h/", CrawlLimits("host", (), (), 1, 1, 1, 1))
+    assert (match_seed(f"http://h{path}", [site])[1] == "trap-repetition") is trapped
 
 
 def test_a_calendar_without_end_ends_and_the_pages_beside_it_are_found(web, crawling) -> None:
@@ -64,10 +64,10 @@ def test_a_calendar_without_end_ends_and_the_pages_beside_it_are_found(web, craw
     web.html("/real", "found")
     for number in range(1, 32):
         web.pages[f"/calendar/2026-11-{number:02}"] = day
-    found = crawling(max_variants=5)
-    assert sum(path.startswith("/calendar") and fetch.state == "record" for path, fetch in found.items()) == 5
-    assert {fetch.reason for fetch in found.values() if fetch.state == "refused"} == {"trap-variants"}
-    assert found["/real"].state == "record"
+    results = crawling(max_variants=5)
+    assert sum(path.startswith("/calendar") and fetch.state == "record" for path, fetch in results.items()) == 5
+    assert {fetch.reason for fetch in results.values() if fetch.state == "refused"} == {"trap-variants"}
+    assert results["/real"].state == "record"
 
 
 def test_a_link_that_grows_at_every_visit_ends(web, crawling) -> None:
@@ -76,9 +76,9 @@ def test_a_link_that_grows_at_every_visit_ends(web, crawling) -> None:
             return super().get(path) or (200, {}, f'<p>page {path}</p><a href="{path.rstrip("/")}/more/more/x">.</a>'.encode())
 
     web.pages = Growing({"/robots.txt": (404, {}, b""), "/sitemap.xml": (404, {}, b"")})
-    found = crawling()
-    assert any(fetch.reason == "trap-repetition" for fetch in found.values())
-    assert len(found) < 20
+    results = crawling()
+    assert any(fetch.reason == "trap-repetition" for fetch in results.values())
+    assert len(results) < 20
 
 
 def test_a_page_that_names_another_as_its_canonical_one_gives_way_to_it(web, crawling) -> None:
@@ -86,8 +86,8 @@ def test_a_page_that_names_another_as_its_canonical_one_gives_way_to_it(web, cra
     web.html("/", "start", ("/print",))
     web.pages["/print"] = (200, {}, f'<link rel="canonical" href="/page"><p>printed</p>{text}'.encode())
     web.pages["/page"] = (200, {}, f'<link rel="canonical" href="/page">{text}'.encode())
-    found = crawling()
-    assert (found["/print"].reason, found["/page"].reason) == ("canonical", "")
+    results = crawling()
+    assert (results["/print"].reason, results["/page"].reason) == ("canonical", "")
 
 
 def test_a_canonical_address_that_says_something_else_or_nothing_hides_no_page(web, crawling) -> None:
@@ -96,5 +96,5 @@ def test_a_canonical_address_that_says_something_else_or_nothing_hides_no_page(w
     web.pages["/b"] = (200, {}, b'<link rel="canonical" href="/gone"><p>page b</p>')
     web.pages["/c"] = (200, {}, b'<link rel="canonical" href="/d"><p>same</p>')
     web.pages["/d"] = (200, {}, b'<link rel="canonical" href="/c"><p>same</p>')
-    found = crawling()
-    assert [found[f"/{name}"].state for name in "abcd"] == ["record"] * 4
+    results = crawling()
+    assert [results[f"/{name}"].state for name in "abcd"] == ["record"] * 4

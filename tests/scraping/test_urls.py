@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from provenlm.scraping.crawl.urls import Bounds, Site, belongs, canonical, seen_from
+from provenlm.scraping.crawl.urls import CrawlLimits, Seed, link_normalizer, match_seed, normalize_url
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,8 @@ from provenlm.scraping.crawl.urls import Bounds, Site, belongs, canonical, seen_
     ],
 )
 def test_an_address_has_one_spelling(url: str, expected: str) -> None:
-    assert canonical(url) == expected
-    assert canonical(expected) == expected
+    assert normalize_url(url) == expected
+    assert normalize_url(expected) == expected
 
 
 @pytest.mark.parametrize(
@@ -42,15 +42,15 @@ def test_an_address_has_one_spelling(url: str, expected: str) -> None:
     ],
 )
 def test_what_a_crawler_does_not_follow_has_no_spelling(url: str) -> None:
-    assert canonical(url) is None
+    assert normalize_url(url) is None
 
 
 def test_a_relative_address_is_read_on_its_page() -> None:
-    assert canonical("../c?x#y", "http://example.org/a/b/d.html") == "http://example.org/a/c?x"
+    assert normalize_url("../c?x#y", "http://example.org/a/b/d.html") == "http://example.org/a/c?x"
 
 
-def _bounds(**changed: object) -> Bounds:
-    return Bounds(
+def _limits(**changed: object) -> CrawlLimits:
+    return CrawlLimits(
         **(
             {"scope": "folder", "include": (), "exclude": (), "max_pages": 1, "max_bytes": 1, "max_depth": 9, "max_variants": 9}
             | changed
@@ -72,36 +72,44 @@ def _bounds(**changed: object) -> Bounds:
     ],
 )
 def test_what_is_not_for_this_crawl_has_a_reason(url: str, reason: str) -> None:
-    assert belongs(url, [Site("s", "http://h/docs/index.html", _bounds(exclude=("/old/",)))])[1] == reason
+    assert match_seed(url, [Seed("s", "http://h/docs/index.html", _limits(exclude=("/old/",)))])[1] == reason
 
 
 def test_an_include_pattern_leaves_out_the_rest_but_not_the_start() -> None:
-    site = Site("s", "http://h/", _bounds(include=(r"\.md$",)))
-    assert belongs("http://h/", [site]) == ("s", "")
-    assert belongs("http://h/a.md", [site]) == ("s", "")
-    assert belongs("http://h/a.html", [site]) == ("s", "not-included")
+    site = Seed("s", "http://h/", _limits(include=(r"\.md$",)))
+    assert match_seed("http://h/", [site]) == ("s", "")
+    assert match_seed("http://h/a.md", [site]) == ("s", "")
+    assert match_seed("http://h/a.html", [site]) == ("s", "not-included")
 
 
 def test_the_host_scope_reaches_beside_the_start() -> None:
-    assert belongs("http://h/blog/", [Site("s", "http://h/docs/", _bounds(scope="host"))]) == ("s", "")
+    assert match_seed("http://h/blog/", [Seed("s", "http://h/docs/", _limits(scope="host"))]) == ("s", "")
 
 
 def test_a_pattern_that_is_no_regular_expression_is_refused() -> None:
     with pytest.raises(ValueError, match="not a regular expression"):
-        _bounds(exclude=("(",))
+        _limits(exclude=("(",))
 
 
 def test_on_a_shared_host_an_address_belongs_to_the_start_whose_folder_holds_it() -> None:
-    sites = [Site(name, f"http://h/{name}/", _bounds(scope="host")) for name in "ab"]
-    assert [belongs(f"http://h/{path}", sites)[0] for path in ("a/x", "b/x", "c")] == ["a", "b", "a"]
+    sites = [Seed(name, f"http://h/{name}/", _limits(scope="host")) for name in "ab"]
+    assert [match_seed(f"http://h/{path}", sites)[0] for path in ("a/x", "b/x", "c")] == ["a", "b", "a"]
 
 
 def test_a_plain_link_gets_the_address_that_any_link_gets() -> None:
-    draw = random.Random(0)
+    rng = random.Random(0)
     parts = ["a", "b.html", "..", ".", "", "c-d", "_x", "é", "a b", "%41", "x;sid=1", "?q", "#f", "http:", "h:80"]
-    whole = ["https://example.org/x/", "http://h", "https://H.org/a", "http://1.2.3.4/a", "http://a..b/", "http://xn--a/", "//h/a"]
+    absolute_urls = [
+        "https://example.org/x/",
+        "http://h",
+        "https://H.org/a",
+        "http://1.2.3.4/a",
+        "http://a..b/",
+        "http://xn--a/",
+        "//h/a",
+    ]
     for base in ("http://h/", "http://h:8080/a/b.html", "https://h/a//b/c", "http://h/a/b/?q=1"):
-        address = seen_from(base)
+        normalize = link_normalizer(base)
         for _ in range(3000):
-            link = "/".join([*draw.choices([*whole, *parts], k=1), *draw.choices(parts, k=draw.randint(0, 4))])
-            assert address(link) == canonical(link, base), (base, link)
+            link = "/".join([*rng.choices([*absolute_urls, *parts], k=1), *rng.choices(parts, k=rng.randint(0, 4))])
+            assert normalize(link) == normalize_url(link, base), (base, link)

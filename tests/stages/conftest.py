@@ -11,7 +11,7 @@ import pytest
 
 from provenlm.core import audit
 from provenlm.core import records as record
-from provenlm.core.paths import Layout
+from provenlm.core.paths import ProjectPaths
 from provenlm.core.records import Record
 from stages import runner
 
@@ -44,21 +44,21 @@ class Project:
     sections = CORPUS
 
     def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
-        self.layout = Layout(root)
+        self.paths = ProjectPaths(root)
         self.patch = patch
         patch.chdir(root)
-        self.params()
+        self.write_params()
 
-    def params(self, **sections: Any) -> None:
+    def write_params(self, **sections: Any) -> None:
         """Write params.yaml; `sections` replace those of CORPUS."""
         text = json.dumps({"corpora": {"c": CORPUS | sections}, "recipes": {}, "reports": {}})
-        self.layout.params.write_text(text)
+        self.paths.params_yaml.write_text(text)
 
-    def put(self, step: str, records: Iterable[Record]) -> None:
-        record.write(records, self.layout.corpus("c", step))
+    def write_corpus(self, step: str, records: Iterable[Record]) -> None:
+        record.write_records(records, self.paths.corpus_dir("c", step))
 
     def records(self, step: str) -> list[Record]:
-        return list(record.read(self.layout.corpus("c", step)))
+        return list(record.read_records(self.paths.corpus_dir("c", step)))
 
     def run(self, name: str) -> audit.Audit:
         """The stage `name` on the corpus, as its command line runs it. SystemExit with the message on a user's mistake."""
@@ -68,20 +68,20 @@ class Project:
         return self.audit(name)
 
     def audit(self, name: str) -> audit.Audit:
-        return audit.read(self.layout.audit("c", name))
+        return audit.read_audit(self.paths.audit_json("c", name))
 
     def values(self, name: str) -> dict[str, Any]:
-        return {key: figure.value for key, figure in self.audit(name).figures.items()}
+        return {key: metric.value for key, metric in self.audit(name).metrics.items()}
 
-    def scraped(self, records: list[Record]) -> None:
+    def write_scraped(self, records: list[Record]) -> None:
         """What the scrape stage leaves: the records, and their number and bytes in its audit."""
-        self.put("scraped", records)
-        said = audit.Recorder()
-        said.counted("records", len(records), "records", "records")
+        self.write_corpus("scraped", records)
+        recorder = audit.MetricRecorder()
+        recorder.add_count("records", len(records), "records", "records")
         for name, value in (("addresses", len(records)), ("refused", 0), ("failed", 0), ("bytes_received", 10**6)):
-            said.counted(name, value, "", name)
-        said.counted("bytes", sum(len(item.body) for item in records), "bytes", "bodies")
-        audit.write(self.layout.audit("c", "scrape"), audit.Audit("c", "scrape", said.figures, [], [], {}))
+            recorder.add_count(name, value, "", name)
+        recorder.add_count("bytes", sum(len(item.content) for item in records), "bytes", "bodies")
+        audit.write_audit(self.paths.audit_json("c", "scrape"), audit.Audit("c", "scrape", recorder.metrics, [], [], {}))
 
 
 @pytest.fixture

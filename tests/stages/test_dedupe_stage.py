@@ -17,11 +17,11 @@ def prose(seed: int) -> list[str]:
 
 
 def record(words: list[str], source: str, score: float = 1.0, gap: str = " ") -> Record:
-    return Record.of(gap.join(words).encode(), "text/plain", source, score=score)
+    return Record.from_content(gap.join(words).encode(), "text/plain", source, score=score)
 
 
-def changed(words: list[str], place: int) -> list[str]:
-    return [*words[:place], "other", *words[place + 1 :]]
+def with_changed_word(words: list[str], index: int) -> list[str]:
+    return [*words[:index], "other", *words[index + 1 :]]
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def planted(project):
     """Thirty unrelated records, three exact copies but for whitespace, four near ones of lower score."""
     records = [record(prose(i), f"original/{i}") for i in range(30)]
     records += [record(prose(i), f"exact/{i}", 0.9, "  ") for i in range(3)]
-    records += [record(changed(prose(i), 100), f"near/{i}", 0.8) for i in range(10, 14)]
+    records += [record(with_changed_word(prose(i), 100), f"near/{i}", 0.8) for i in range(10, 14)]
     project.put("filtered", records)
     return project
 
@@ -69,9 +69,9 @@ def test_kept_records_carry_the_id_of_their_cluster_that_is_held_out_first(plant
     filtered = {item.source: item.id for item in planted.records("filtered")}
     planted.run("dedupe")
     clusters = {item.source: item.facts["cluster"] for item in planted.records("deduped")}
-    share = partial(rng.share_of, salt="held out")
-    assert clusters["original/11"] == min(filtered["original/11"], filtered["near/11"], key=share)
-    assert clusters["original/1"] == min(filtered["original/1"], filtered["exact/1"], key=share)
+    fraction = partial(rng.hash_to_unit, salt="held out")
+    assert clusters["original/11"] == min(filtered["original/11"], filtered["near/11"], key=fraction)
+    assert clusters["original/1"] == min(filtered["original/1"], filtered["exact/1"], key=fraction)
     assert clusters["original/20"] == filtered["original/20"]
 
 
@@ -90,7 +90,7 @@ def test_copies_planted_just_at_the_threshold_are_found(planted):
 
 
 def test_the_oracle_shows_a_search_that_misses(planted, monkeypatch):
-    monkeypatch.setattr(near_duplicates, "candidates", lambda keys, ranks: minhash.candidates(keys, ranks)[:3])
+    monkeypatch.setattr(near_duplicates, "candidates", lambda keys, ranks: minhash.candidate_pairs(keys, ranks)[:3])
     planted.run("dedupe")
     values = planted.values("dedupe")
     assert (values["oracle.pairs_left"], values["oracle.recall"]) == (1, 0.75)
@@ -114,8 +114,8 @@ def test_without_pairs_recall_is_a_word_that_no_bound_admits(project):
 def test_the_least_similar_near_twins_are_shown(planted, monkeypatch):
     records = planted.records("filtered")
     monkeypatch.setattr(metrics, "SHOWN", 2)
-    further = record([*prose(20)[:90], *prose(60)[:10], *prose(20)[100:]], "further", 0.5)  # ten words of 200 differ
-    planted.put("filtered", [*records, further])
+    more_records = record([*prose(20)[:90], *prose(60)[:10], *prose(20)[100:]], "further", 0.5)  # ten words of 200 differ
+    planted.put("filtered", [*records, more_records])
     (table,) = (table for table in planted.run("dedupe").tables if table.name == "near_twins")
     assert [row[:2] for row in table.rows] == [["further", "original/20"], ["near/10", "original/10"]]
 
@@ -141,7 +141,9 @@ def headed(project):
     """Six records of two paragraphs; four begin with the same licence, one of them holds its own first paragraph twice."""
     bodies = [[LICENCE, " ".join(prose(i)), " ".join(prose(20 + i))] if i < 4 else [" ".join(prose(i))] for i in range(6)]
     bodies[2].append(bodies[2][1])
-    project.put("filtered", [Record.of("\n\n".join(b).encode(), "text/plain", f"s/{i}", score=1.0) for i, b in enumerate(bodies)])
+    project.put(
+        "filtered", [Record.from_content("\n\n".join(b).encode(), "text/plain", f"s/{i}", score=1.0) for i, b in enumerate(bodies)]
+    )
     return project
 
 
@@ -156,11 +158,11 @@ def blocks(inside: str, across: str, records: int = 2) -> dict[str, object]:
 
 def test_repeated_blocks_are_counted_and_kept_by_choice(headed):
     headed.params(dedupe=blocks("keep", "keep"))
-    made = headed.run("dedupe")
+    audit = headed.run("dedupe")
     values = headed.values("dedupe")
     assert [values[f"blocks.{name}"] for name in ("in", "inside", "across")] == [15, 1, 3]
     assert [item.body for item in headed.records("deduped")] == [item.body for item in headed.records("filtered")]
-    (table,) = (table for table in made.tables if table.name == "repeated_blocks")
+    (table,) = (table for table in audit.tables if table.name == "repeated_blocks")
     licence = ["s/0", 0, 3, 3 * len(LICENCE)]
     assert licence in [row[:4] for row in table.rows]
     assert table.rows[0][:3] == ["s/2", len(LICENCE) + 2, 1]
@@ -178,12 +180,12 @@ def test_a_removed_block_names_its_original_and_everything_else_stays(headed):
         ("s/3", "s/0", "across"),
     }
     for row in rows:  # the bytes that went are those of the original
-        gone = before[row["source"]].body[row["start"] : row["end"]]
-        assert gone == before[row["of_source"]].body[row["of_start"] :][: len(gone)]
+        removed_text = before[row["source"]].body[row["start"] : row["end"]]
+        assert removed_text == before[row["of_source"]].body[row["of_start"] :][: len(removed_text)]
     after = {item.source: item for item in headed.records("deduped")}
     assert after["s/0"] == before["s/0"].with_facts(cluster=before["s/0"].id)
     assert after["s/1"].body == before["s/1"].body[len(LICENCE) + 2 :]
-    assert after["s/1"].id == Record.of(after["s/1"].body, "", "").id
+    assert after["s/1"].id == Record.from_content(after["s/1"].body, "", "").id
     values = headed.values("dedupe")
     assert values["balance"] == 0 == values["bytes.in"] - values["bytes.unique"] - values["bytes.removed"]
 
@@ -197,7 +199,7 @@ def test_a_block_in_fewer_records_than_asked_stays(headed):
 def test_a_record_of_repeated_blocks_alone_is_emptied_and_counted(headed):
     records = headed.records("filtered")
     parts = [*records[0].body.split(b"\n\n")[1:2], *records[1].body.split(b"\n\n")[1:2]]
-    headed.put("filtered", [*records, Record.of(b"\n\n".join(parts), "text/plain", "patchwork", score=1.0)])
+    headed.put("filtered", [*records, Record.from_content(b"\n\n".join(parts), "text/plain", "patchwork", score=1.0)])
     headed.params(dedupe=blocks("remove", "remove"))
     headed.run("dedupe")
     values = headed.values("dedupe")

@@ -11,7 +11,7 @@ WORDS = [f"{a}{b}e" for a in "abcdefgh" for b in "klmnopqr"]
 
 
 def record(text: str | bytes, source: str = "s") -> Record:
-    return Record.of(text if isinstance(text, bytes) else text.encode(), "text/plain", source)
+    return Record.from_content(text if isinstance(text, bytes) else text.encode(), "text/plain", source)
 
 
 def good(seed: int) -> Record:
@@ -38,7 +38,7 @@ def test_records_in_are_kept_and_dropped_by_reason(project):
         "dropped.repeated_lines": 1,
     }
     assert values["balance"] == 0
-    assert values["bytes.in"] - values["bytes.kept"] == sum(len(item.body) for item in BAD)
+    assert values["bytes.in"] - values["bytes.kept"] == sum(len(item.content) for item in BAD)
 
 
 def test_kept_records_stay_in_order_and_carry_their_score(project):
@@ -79,7 +79,7 @@ def test_the_bars_of_scores_and_lengths_count_every_record(project):
 def test_a_few_dropped_records_of_each_reason_are_shown(project):
     project.scraped([good(1), *[record(f"only {i}", f"short/{i}") for i in range(5)], BAD[2]])
     (table,) = (table for table in project.run("filter").tables if table.name == "dropped")
-    assert [row[1] for row in table.rows] == ["not_utf8", *["too_short"] * metrics.EXAMPLES]
+    assert [row[1] for row in table.rows] == ["not_utf8", *["too_short"] * metrics.EXAMPLES_PER_REASON]
     assert table.rows[1] == ["short/0", "too_short", 0.0, "only 0"]
 
 

@@ -9,16 +9,18 @@ from provenlm.core.records import Record
 SIZE = 50_000_000  # bytes
 
 
-def words(count: int, seed: int) -> bytes:
-    draw = random.Random(seed)
-    known = ["".join(draw.choices("abcdefghijklmnop", k=draw.randrange(3, 9))) for _ in range(50_000)]
-    return " ".join(draw.choices(known, k=count)).encode()
+def make_words(count: int, seed: int) -> bytes:
+    rng = random.Random(seed)
+    vocabulary = ["".join(rng.choices("abcdefghijklmnop", k=rng.randrange(3, 9))) for _ in range(50_000)]
+    return " ".join(rng.choices(vocabulary, k=count)).encode()
 
 
 def fates(project, line: bytes) -> tuple[int, int, int]:
     """Records kept by filter and dedupe, and encoded. No number of words is too many here."""
     project.params(filter=project.sections["filter"] | {"words": [0, 1, 10**9, 10**10]})
-    project.scraped([Record.of(b, "text/plain", f"s/{i}") for i, b in enumerate([*(words(200, i) for i in range(30)), line])])
+    project.scraped(
+        [Record.from_content(b, "text/plain", f"s/{i}") for i, b in enumerate([*(make_words(200, i) for i in range(30)), line])]
+    )
     for stage in ("filter", "dedupe", "tokenize"):
         project.run(stage)
     values = project.values("filter"), project.values("dedupe"), project.values("tokenize")
@@ -34,4 +36,4 @@ def test_a_single_word_of_50_megabytes_is_dropped_with_its_reason(project):
 
 @pytest.mark.slow  # encodes 50 MB as one text, which takes half a minute
 def test_a_line_of_50_megabytes_that_every_rule_keeps_is_encoded_whole(project):
-    assert fates(project, words(SIZE // 6, 99)) == (31, 31, 31)
+    assert fates(project, make_words(SIZE // 6, 99)) == (31, 31, 31)

@@ -17,13 +17,13 @@ COUNT = 4000  # records of 5 kB, and four times as many
 
 def texts(count: int) -> Iterator[Record]:
     """Each tenth a near copy of the one before."""
-    draw = random.Random(4)
-    vocabulary = ["".join(draw.choices("abcdefghijklmnop", k=draw.randrange(3, 9))) for _ in range(5000)]
+    rng = random.Random(4)
+    vocabulary = ["".join(rng.choices("abcdefghijklmnop", k=rng.randrange(3, 9))) for _ in range(5000)]
     words: list[str] = []
     for number in range(count):
-        words = ["changed", *words[1:]] if number % 10 == 9 else draw.choices(vocabulary, k=800)
+        words = ["changed", *words[1:]] if number % 10 == 9 else rng.choices(vocabulary, k=800)
         body = "\n".join(" ".join(words[at : at + 12]) for at in range(0, len(words), 12)).encode()
-        yield Record.of(body, "text/plain", f"s/{number}")
+        yield Record.from_content(body, "text/plain", f"s/{number}")
 
 
 def peak(stage: str, root: Path) -> int:

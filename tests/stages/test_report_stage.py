@@ -13,7 +13,7 @@ import pytest
 
 from provenlm.cli import verify
 from provenlm.core import audit, config, hashing
-from provenlm.core.paths import Layout
+from provenlm.core.paths import ProjectPaths
 from stages import runner as stage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,37 +34,41 @@ reports:
 """
 
 
-def put(folder: Path, subject: str, stage: str, sections: dict, reads: str, writes: str, **figures: float) -> None:
+def write_stage_audit(folder: Path, subject: str, stage: str, sections: dict, reads: str, writes: str, **metrics: float) -> None:
     """An audit as stages.runner signs it, by a stage that copied one file."""
     (folder / writes).parent.mkdir(parents=True, exist_ok=True)
     (folder / writes).write_text(f"made by {stage}")
     provenance = {
         "command": f"python -m stages.{stage} {subject}",
         "params": sections,
-        "params_digest": hashing.of_json(sections),
-        "inputs": [[reads, hashing.of_path(folder / reads)]] if reads else [],
-        "outputs": [[writes, hashing.of_path(folder / writes)]],
+        "params_digest": hashing.sha256_json(sections),
+        "inputs": [[reads, hashing.sha256_path(folder / reads)]] if reads else [],
+        "outputs": [[writes, hashing.sha256_path(folder / writes)]],
         "code": [],
-        "code_digest": hashing.of_files([], folder),
+        "code_digest": hashing.sha256_files([], folder),
         "seed": 1,
     }
-    curve = audit.Series("curve", "lines", "loss by step", "step", "nats", [1, 2, 3], {"training": [3.0, 2.0, 1.5]})
+    curve = audit.PlotSeries("curve", "lines", "loss by step", "step", "nats", [1, 2, 3], {"training": [3.0, 2.0, 1.5]})
     curves = [curve] if stage in ("scrape", "train") else []
-    described = {name: audit.Figure(value, "nats", "a figure", "measured") for name, value in figures.items()}
-    audit.write(
-        folder / "reports" / "audits" / subject / f"{stage}.json", audit.Audit(subject, stage, described, curves, [], provenance)
+    descriptions = {name: audit.Metric(value, "nats", "a figure", "measured") for name, value in metrics.items()}
+    audit.write_audit(
+        folder / "reports" / "audits" / subject / f"{stage}.json", audit.Audit(subject, stage, descriptions, curves, [], provenance)
     )
 
 
 def project(tmp_path: Path) -> Path:
     """A project whose six stages have run."""
     (tmp_path / "params.yaml").write_text(PARAMS, encoding="utf-8")
-    put(tmp_path, "words", "scrape", {"corpora.words.scrape": {"pages": 3}}, "", "data/words/scraped", records=4)
+    write_stage_audit(tmp_path, "words", "scrape", {"corpora.words.scrape": {"pages": 3}}, "", "data/words/scraped", records=4)
     steps = ["scraped", "filtered", "deduped", "tokens"]
     for step, reads, writes in zip(("filter", "dedupe", "tokenize"), steps, steps[1:], strict=False):
-        put(tmp_path, "words", step, {f"corpora.words.{step}": {}}, f"data/words/{reads}", f"data/words/{writes}", records=4)
-    put(tmp_path, "toy", "train", {"recipes.toy.train": {"steps": 7}}, "data/words/tokens", "models/toy", loss=1.5)
-    put(tmp_path, "toy", "validate", {"recipes.toy.validate": {}}, "models/toy", "reports/samples/toy", loss=1.9123456, bigram=2.8)
+        write_stage_audit(
+            tmp_path, "words", step, {f"corpora.words.{step}": {}}, f"data/words/{reads}", f"data/words/{writes}", records=4
+        )
+    write_stage_audit(tmp_path, "toy", "train", {"recipes.toy.train": {"steps": 7}}, "data/words/tokens", "models/toy", loss=1.5)
+    write_stage_audit(
+        tmp_path, "toy", "validate", {"recipes.toy.validate": {}}, "models/toy", "reports/samples/toy", loss=1.9123456, bigram=2.8
+    )
     return tmp_path
 
 
@@ -90,9 +94,9 @@ def files(folder: Path) -> dict[str, bytes]:
 def once(tmp_path_factory):
     """The project after its report, made once by the command that a user gives."""
     folder = project(tmp_path_factory.mktemp("project"))
-    done = run(folder, "report")
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+    result = run(folder, "report")
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout
 
 
 @pytest.fixture
@@ -108,19 +112,19 @@ def test_it_prints_the_verdict_and_where_the_page_is(once):
 
 
 def test_it_writes_page_html_summary_cards_and_a_plot_for_each_curve(reported):
-    written = files(reported)
-    assert {"proof.md", "proof.html", "proof.json", "proof_versions.json"} <= set(written)
+    report_paths = files(reported)
+    assert {"proof.md", "proof.html", "proof.json", "proof_versions.json"} <= set(report_paths)
     assert sorted(path.name for path in (reported / "reports" / "proof_cards").iterdir()) == ["toy.md", "words.md"]
-    assert [name for name in written if name.endswith(".svg")] == [
+    assert [name for name in report_paths if name.endswith(".svg")] == [
         "toy-train.curve.svg", "words-scrape.curve.svg",
     ]  # fmt: skip
-    assert "# A proof for Grüße" in written["proof.md"].decode("utf-8")
+    assert "# A proof for Grüße" in report_paths["proof.md"].decode("utf-8")
 
 
 def test_its_own_audit_counts_the_checks_and_signs_what_it_read(reported):
-    made = audit.read(reported / "reports" / "audits" / "proof" / "report.json")
-    assert (made.figures["verdict"].value, made.figures["checks.pass"].value) == ("PASS", 2)
-    assert [path for path, _ in made.provenance["inputs"]] == [
+    own_audit = audit.read_audit(reported / "reports" / "audits" / "proof" / "report.json")
+    assert (own_audit.metrics["verdict"].value, own_audit.metrics["checks.pass"].value) == ("PASS", 2)
+    assert [path for path, _ in own_audit.provenance["inputs"]] == [
         f"reports/audits/{name}.json"
         for name in ("words/scrape", "words/filter", "words/dedupe", "words/tokenize", "toy/train", "toy/validate")
     ]
@@ -134,16 +138,16 @@ def test_again_it_writes_the_same_bytes(reported):
 
 def test_a_fail_is_a_result_and_not_a_crash(folder):
     (folder / "params.yaml").write_text(PARAMS.replace("3..5", "5..9"), encoding="utf-8")
-    done = run(folder, "report")
-    assert done.returncode == 0 and "proof: FAIL: 2 total, 1 pass, 1 fail" in done.stdout
+    result = run(folder, "report")
+    assert result.returncode == 0 and "proof: FAIL: 2 total, 1 pass, 1 fail" in result.stdout
     assert json.loads((folder / "reports" / "proof.json").read_text())["status"] == "FAIL"
     assert "- `words/scrape.records`: look at the site" in (folder / "reports" / "proof.md").read_text()
 
 
 def test_a_stage_that_was_not_run_keeps_the_verdict_from_pass(folder):
     (folder / "reports" / "audits" / "words" / "scrape.json").unlink()
-    done = run(folder, "report")
-    assert done.returncode == 0 and "proof: NOT RUN: 2 total, 1 pass, 0 fail, 1 not_run" in done.stdout
+    result = run(folder, "report")
+    assert result.returncode == 0 and "proof: NOT RUN: 2 total, 1 pass, 0 fail, 1 not_run" in result.stdout
 
 
 def test_a_plot_that_no_audit_holds_any_more_goes(reported):
@@ -176,23 +180,23 @@ def test_a_plot_that_no_audit_holds_any_more_goes(reported):
 )
 def test_a_wrong_bound_stops_the_stage_on_its_first_line(folder, old, new, message):
     (folder / "params.yaml").write_text(PARAMS.replace(old, new), encoding="utf-8")
-    done = run(folder, "report")
-    assert done.returncode == 1 and done.stderr.startswith(message), done.stderr
+    result = run(folder, "report")
+    assert result.returncode == 1 and result.stderr.startswith(message), result.stderr
     assert not (folder / "reports" / "proof.md").exists()
 
 
 def test_a_report_that_fits_verifies(reported):
-    done = run(reported, "verify")
-    assert (done.returncode, done.stdout) == (0, "verify proof: everything fits\n"), done.stdout + done.stderr
+    result = run(reported, "verify")
+    assert (result.returncode, result.stdout) == (0, "verify proof: everything fits\n"), result.stdout + result.stderr
 
 
-def faults(folder: Path) -> list[str]:
+def find_faults(folder: Path) -> list[str]:
     """What `python -m provenlm.cli.verify proof` would print, one line each."""
-    layout = Layout(folder)
-    return verify.faults_of(stage.Run("report", "reports", "proof", layout, config.load(layout.params)))
+    layout = ProjectPaths(folder)
+    return verify.find_mismatches(stage.StageContext("report", "reports", "proof", layout, config.load_params(layout.params_yaml)))
 
 
-def changed(path: Path, old: str, new: str) -> None:
+def replace_in_file(path: Path, old: str, new: str) -> None:
     text = path.read_text(encoding="utf-8")
     assert old in text
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
@@ -221,38 +225,42 @@ def changed(path: Path, old: str, new: str) -> None:
     ],
 )
 def test_verification_finds_one_planted_change(reported, file, old, new, fault):
-    changed(reported / file, old, new)
-    assert [found for found in faults(reported) if found.startswith(fault)]
+    replace_in_file(reported / file, old, new)
+    assert [mismatches for mismatches in find_faults(reported) if mismatches.startswith(fault)]
 
 
 def test_verification_finds_an_audit_of_another_run(reported):
     (reported / "reports" / "audits" / "toy" / "train.json").write_bytes(
         (reported / "reports" / "audits" / "toy" / "validate.json").read_bytes()
     )
-    done = run(reported, "verify")
-    assert done.returncode == 1
-    assert "audits/toy/train.json: is an audit of toy/validate\n" in done.stdout
-    assert re.search(r"^verify proof: \d+ things do not fit$", done.stdout, re.MULTILINE)
+    result = run(reported, "verify")
+    assert result.returncode == 1
+    assert "audits/toy/train.json: is an audit of toy/validate\n" in result.stdout
+    assert re.search(r"^verify proof: \d+ things do not fit$", result.stdout, re.MULTILINE)
 
 
 def test_what_moved_since_the_version_before_is_told_and_verifies(reported):
-    put(reported, "toy", "validate", {"recipes.toy.validate": {}}, "models/toy", "reports/samples/toy", loss=1.5, bigram=2.8)
-    assert [fault for fault in faults(reported) if fault.startswith("proof_versions.json: line ")]
+    write_stage_audit(
+        reported, "toy", "validate", {"recipes.toy.validate": {}}, "models/toy", "reports/samples/toy", loss=1.5, bigram=2.8
+    )
+    assert [fault for fault in find_faults(reported) if fault.startswith("proof_versions.json: line ")]
     assert run(reported, "report").returncode == 0
-    made = files(reported)
-    told = made["proof.md"].decode().split("## Since the version before")[1]
-    assert "= 1.9123456, then 1.5" in told
-    assert faults(reported) == []
-    assert run(reported, "report").returncode == 0 and files(reported) == made
+    new_page = files(reported)
+    summary = new_page["proof.md"].decode().split("## Since the version before")[1]
+    assert "= 1.9123456, then 1.5" in summary
+    assert find_faults(reported) == []
+    assert run(reported, "report").returncode == 0 and files(reported) == new_page
 
 
 def test_a_version_before_that_was_edited_is_found(reported):
-    put(reported, "toy", "validate", {"recipes.toy.validate": {}}, "models/toy", "reports/samples/toy", loss=1.5, bigram=2.8)
+    write_stage_audit(
+        reported, "toy", "validate", {"recipes.toy.validate": {}}, "models/toy", "reports/samples/toy", loss=1.5, bigram=2.8
+    )
     assert run(reported, "report").returncode == 0
-    changed(reported / "reports" / "proof_versions.json", "1.9123456", "2.9123456")
-    found = faults(reported)
-    assert [fault for fault in found if fault.startswith("proof.md: line ")]
-    assert "proof/report: reports/proof_versions.json has changed since it was among its outputs" in found
+    replace_in_file(reported / "reports" / "proof_versions.json", "1.9123456", "2.9123456")
+    mismatches = find_faults(reported)
+    assert [fault for fault in mismatches if fault.startswith("proof.md: line ")]
+    assert "proof/report: reports/proof_versions.json has changed since it was among its outputs" in mismatches
 
 
 def test_an_audit_edited_before_the_report_was_made_again_is_found_by_what_dvc_recorded(reported):
@@ -260,23 +268,23 @@ def test_an_audit_edited_before_the_report_was_made_again_is_found_by_what_dvc_r
     recorded = {p.relative_to(reported).as_posix(): hashlib.md5(p.read_bytes()).hexdigest() for p in audits}
     outs = "".join(f"    - path: {path}\n      hash: md5\n      md5: {md5}\n" for path, md5 in recorded.items())
     (reported / "dvc.lock").write_text(f"schema: '2.0'\nstages:\n  all:\n    cmd: x\n    outs:\n{outs}")
-    assert faults(reported) == []
-    changed(reported / "reports" / "audits" / "toy" / "validate.json", '"loss": 1.9123456', '"loss": 0.9123456')
+    assert find_faults(reported) == []
+    replace_in_file(reported / "reports" / "audits" / "toy" / "validate.json", '"loss": 1.9123456', '"loss": 0.9123456')
     assert run(reported, "report").returncode == 0
-    assert faults(reported) == [
+    assert find_faults(reported) == [
         "toy/validate: reports/audits/toy/validate.json is not what DVC recorded in dvc.lock when the stage ran"
     ]
 
 
 def test_a_claim_carries_all_that_is_needed_to_doubt_it(reported):
     claim, _ = json.loads((reported / "reports" / "proof.json").read_text(encoding="utf-8"))["checks"]
-    audited = reported / "reports" / "audits" / "toy" / "validate.json"
-    signed = audit.read(audited).provenance
+    audit_json = reported / "reports" / "audits" / "toy" / "validate.json"
+    provenance = audit.read_audit(audit_json).provenance
     assert (claim["id"], claim["value"], claim["unit"], claim["kind"]) == ("toy/validate.loss", 1.9123456, "nats", "measured")
     assert (claim["bound"], claim["audit"]) == ("< toy/validate.bigram", "audits/toy/validate.json")
-    assert claim["digest"] == hashing.of_file(audited)
+    assert claim["digest"] == hashing.sha256_file(audit_json)
     for fact in ("command", "params_digest", "code_digest", "seed"):
-        assert claim[fact] == signed[fact]
+        assert claim[fact] == provenance[fact]
     assert {"commit", "dirty", "device", "versions", "started"} <= set(claim)
 
 
@@ -284,12 +292,14 @@ def test_a_report_covers_a_family_of_recipes(folder):
     three = "\n".join(
         f"  toys/{name}: {{corpus: words, domain: strings, net: {{}}, train: {{steps: 7}}, validate: {{}}}}" for name in "abc"
     )
-    told = re.sub(r"  toy: .*", three, PARAMS).replace("recipes: [toy]", "recipes: [toys]").replace("toy/", "toys/b/")
-    (folder / "params.yaml").write_text(told, encoding="utf-8")
+    summary = re.sub(r"  toy: .*", three, PARAMS).replace("recipes: [toy]", "recipes: [toys]").replace("toy/", "toys/b/")
+    (folder / "params.yaml").write_text(summary, encoding="utf-8")
     for name in "abc":
         recipe = f"toys/{name}"
-        put(folder, recipe, "train", {f"recipes.{recipe}.train": {"steps": 7}}, "data/words/tokens", f"models/{recipe}", loss=1.5)
-        put(
+        write_stage_audit(
+            folder, recipe, "train", {f"recipes.{recipe}.train": {"steps": 7}}, "data/words/tokens", f"models/{recipe}", loss=1.5
+        )
+        write_stage_audit(
             folder,
             recipe,
             "validate",
@@ -303,4 +313,4 @@ def test_a_report_covers_a_family_of_recipes(folder):
     page = (folder / "reports" / "proof.md").read_text(encoding="utf-8")
     assert all(f"### toys/{name}/train" in page for name in "abc") and "### toy/train" not in page
     assert "toys/b/validate.loss = 1.9 nats" in page and "proof_cards/toys-b.md" in page
-    assert faults(folder) == []
+    assert find_faults(folder) == []

@@ -53,29 +53,29 @@ def scrape(folder: Path, start: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
-    done = scrape(folder, "pydoc:requests, pydoc:urllib3")
-    assert done.returncode == 0, done.stderr
+    result = scrape(folder, "pydoc:requests, pydoc:urllib3")
+    assert result.returncode == 0, result.stderr
     return folder
 
 
 def test_every_address_is_in_the_balance(project: Path) -> None:
-    figures = {name: figure.value for name, figure in audit.read(project / "reports/audits/docs/scrape.json").figures.items()}
+    metrics = {name: metric.value for name, metric in audit.read_audit(project / "reports/audits/docs/scrape.json").metrics.items()}
     fetches = pd.read_parquet(project / "data/docs/fetches/fetches.parquet")
-    assert figures["addresses"] == len(fetches) == figures["records"] + figures["refused"] + figures["failed"]
-    assert figures["balance"] == 0
-    assert figures["records"] == records.count(project / "data/docs/scraped") == (fetches.state == "record").sum()
-    assert figures["failed.http-404"] == (fetches.reason == "http-404").sum() > 0
+    assert metrics["addresses"] == len(fetches) == metrics["records"] + metrics["refused"] + metrics["failed"]
+    assert metrics["balance"] == 0
+    assert metrics["records"] == records.count_records(project / "data/docs/scraped") == (fetches.state == "record").sum()
+    assert metrics["failed.http-404"] == (fetches.reason == "http-404").sum() > 0
     assert fetches.url.is_unique
     assert list(fetches.columns) == ["url", "state", "reason", "status", "bytes", "tries", "seconds", "fetched_at"]
 
 
 def test_the_figures_are_those_of_the_records(project: Path) -> None:
-    found = audit.read(project / "reports/audits/docs/scrape.json")
-    sizes = [len(item.body) for item in records.read(project / "data/docs/scraped")]
-    assert found.figures["bytes"].value == sum(sizes)
-    assert sum(found.series[0].lines["records"]) == len(sizes)
-    assert {row[0]: row[1] for row in found.tables[0].rows}.keys() == {"pydoc:requests", "pydoc:urllib3"}
-    assert sum(row[2] for row in found.tables[0].rows) == sum(sizes)
+    metrics = audit.read_audit(project / "reports/audits/docs/scrape.json")
+    sizes = [len(item.content) for item in records.read_records(project / "data/docs/scraped")]
+    assert metrics.metrics["bytes"].value == sum(sizes)
+    assert sum(metrics.series[0].y_values["records"]) == len(sizes)
+    assert {row[0]: row[1] for row in metrics.tables[0].rows}.keys() == {"pydoc:requests", "pydoc:urllib3"}
+    assert sum(row[2] for row in metrics.tables[0].rows) == sum(sizes)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -83,11 +83,11 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_scraping_again_writes_the_same_shards_from_pages_not_sent_again(project: Path) -> None:
-    before = hashing.of_path(project / "data/docs/scraped")
+    before = hashing.sha256_path(project / "data/docs/scraped")
     assert scrape(project, "pydoc:requests, pydoc:urllib3").returncode == 0
-    assert hashing.of_path(project / "data/docs/scraped") == before  # all that filter depends on
-    figures = json.loads((project / "reports/audits/docs/scrape.json").read_text())["figures"]
-    assert figures["unchanged"] == figures["records"] == figures["records.same"]
+    assert hashing.sha256_path(project / "data/docs/scraped") == before  # all that filter depends on
+    metrics = json.loads((project / "reports/audits/docs/scrape.json").read_text())["figures"]
+    assert metrics["unchanged"] == metrics["records"] == metrics["records.same"]
 
 
 def test_two_scrapes_from_nothing_write_the_same_shards_because_no_clock_stands_in_them(project: Path, tmp_path: Path) -> None:
@@ -101,27 +101,27 @@ def test_a_damaged_last_scrape_is_mended_by_scraping_again(tmp_path: Path) -> No
     shard = tmp_path / "data/docs/scraped/00000.parquet"
     shard.parent.mkdir(parents=True)
     shard.write_bytes(b"cut in half")
-    done = scrape(tmp_path, "pydoc:requests")
-    assert (done.returncode, "damaged or not a shard" in done.stdout) == (0, True)
-    assert records.count(shard.parent) > 0
+    result = scrape(tmp_path, "pydoc:requests")
+    assert (result.returncode, "damaged or not a shard" in result.stdout) == (0, True)
+    assert records.count_records(shard.parent) > 0
 
 
 def test_a_site_that_is_not_there_leaves_the_last_scrape_as_it_was(project: Path) -> None:
     before = digests(project / "data/docs/scraped")
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        done = scrape(project, f"http://127.0.0.1:{closed.getsockname()[1]}/")
-    assert done.returncode == 1
-    assert done.stderr.startswith("scrape@docs: params.yaml: corpora.docs.scrape: start: http://127.0.0.1:")
-    assert "Traceback" not in done.stderr
+        result = scrape(project, f"http://127.0.0.1:{closed.getsockname()[1]}/")
+    assert result.returncode == 1
+    assert result.stderr.startswith("scrape@docs: params.yaml: corpora.docs.scrape: start: http://127.0.0.1:")
+    assert "Traceback" not in result.stderr
     assert digests(project / "data/docs/scraped") == before
     assert sorted(path.name for path in (project / "data/docs").iterdir()) == ["fetches", "scraped"]
 
 
 def test_an_unknown_key_stops_the_stage_at_once(tmp_path: Path) -> None:
-    done = scrape(tmp_path, "pydoc:requests]\n          strat: [x")
-    assert done.returncode == 1
-    assert "unknown key 'strat' (did you mean 'start'?)" in done.stderr
+    result = scrape(tmp_path, "pydoc:requests]\n          strat: [x")
+    assert result.returncode == 1
+    assert "unknown key 'strat' (did you mean 'start'?)" in result.stderr
 
 
 def test_a_domain_that_fetches_nothing_is_scraped_by_the_same_stage(tmp_path: Path) -> None:
@@ -129,4 +129,4 @@ def test_a_domain_that_fetches_nothing_is_scraped_by_the_same_stage(tmp_path: Pa
     (tmp_path / "params.yaml").write_text(strings, encoding="utf-8")
     command = [sys.executable, "-m", "stages.scrape", "s"]
     subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
-    assert [item.text for item in records.read(tmp_path / "data/s/scraped")] == ["ABC", "DEF"]
+    assert [item.text for item in records.read_records(tmp_path / "data/s/scraped")] == ["ABC", "DEF"]

@@ -26,12 +26,15 @@ def scraped(project):
     texts = [pydoc.plain(pydoc.render_doc(name, renderer=pydoc.plaintext)) for name in modules]
     texts += [text.replace("\n", "\n\n") for text in texts[:2]] + [text + "\none line more" for text in texts[2:4]] + ["short"]
     project.scraped(
-        [Record.of(text.encode(), "text/plain", f"pydoc/{i}") for i, text in enumerate([*texts, texts[5] + " a@mail.org"])]
+        [
+            Record.from_content(text.encode(), "text/plain", f"pydoc/{i}")
+            for i, text in enumerate([*texts, texts[5] + " a@mail.org"])
+        ]
     )
     return project
 
 
-def built(project, engine: str | None, run: Callable[[str], object]) -> dict[str, bytes]:
+def build_with_engine(project, engine: str | None, run: Callable[[str], object]) -> dict[str, bytes]:
     """Every file that the three stages write."""
     blocks = {"bytes": 60, "records": 2, "inside": "remove", "across": "remove"}
     private = {"email": "mask", "ip": "mask", "phone": "mask", "secret": "drop"}
@@ -41,16 +44,16 @@ def built(project, engine: str | None, run: Callable[[str], object]) -> dict[str
     for name in ("filter", "dedupe", "tokenize"):
         run(name)
     folders = [project.layout.corpus("c", step) for step in STEPS]
-    found = {p.relative_to(f.parent).as_posix(): p.read_bytes() for f in folders for p in f.rglob("*") if p.is_file()}
+    audits = {p.relative_to(f.parent).as_posix(): p.read_bytes() for f in folders for p in f.rglob("*") if p.is_file()}
     for folder in folders:
         shutil.rmtree(folder)
-    return found
+    return audits
 
 
 def test_daft_on_this_machine_leaves_the_same_files(scraped):
-    here = built(scraped, None, scraped.run)
-    assert len(here) > 8
-    assert built(scraped, "daft", scraped.run) == here
+    local = build_with_engine(scraped, None, scraped.run)
+    assert len(local) > 8
+    assert build_with_engine(scraped, "daft", scraped.run) == local
 
 
 @pytest.mark.slow  # starts a cluster of two workers and a client of it for each stage, which takes a minute
@@ -67,18 +70,18 @@ def test_daft_on_a_cluster_of_two_workers_leaves_the_same_files(scraped):
         command = [sys.executable, "-m", f"stages.{name}", "c"]
         subprocess.run(command, env=environment, check=True, cwd=scraped.layout.root, timeout=240)
 
-    here = built(scraped, None, scraped.run)
+    local = build_with_engine(scraped, None, scraped.run)
     head = ["--head", "--port", str(port), "--ray-client-server-port", str(port + 1), "--include-dashboard", "false"]
     workers = [ray(*head)]
     try:
         wait_for(port + 1)
         workers.append(ray("--address", f"127.0.0.1:{port}"))
-        there = built(scraped, f"ray://127.0.0.1:{port + 1}", stage)
+        remote = build_with_engine(scraped, f"ray://127.0.0.1:{port + 1}", stage)
     finally:
         for worker in reversed(workers):
             worker.terminate()
             worker.wait(60)
-    assert there == here
+    assert remote == local
 
 
 def wait_for(port: int) -> None:

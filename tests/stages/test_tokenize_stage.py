@@ -13,7 +13,7 @@ WORDS = [f"{a}{b}{c}e" for a in "abcdefgh" for b in "klmnopqr" for c in "stuvwxy
 
 def record(seed: int) -> Record:
     words = random.Random(seed).choices(WORDS, k=60)
-    return Record.of((" ".join(words[:30]) + "\n\t" + "  ".join(words[30:])).encode(), "text/plain", f"s/{seed}")
+    return Record.from_content((" ".join(words[:30]) + "\n\t" + "  ".join(words[30:])).encode(), "text/plain", f"s/{seed}")
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def deduped(project):
 def test_every_record_lies_on_one_side_with_all_its_bytes(deduped):
     deduped.run("tokenize")
     values = deduped.values("tokenize")
-    tokens = token_dataset.read(deduped.layout.corpus("c", "tokens"))
+    tokens = token_dataset.load_token_dataset(deduped.layout.corpus("c", "tokens"))
     assert values["records.in"] == 40 == values["documents.train"] + values["documents.val"]
     assert values["documents.val"] == len(tokens.val.record_ids) > 0
     assert (values["tokens.train"], values["tokens.val"]) == (len(tokens.train.ids), len(tokens.val.ids))
@@ -39,55 +39,55 @@ def test_every_record_lies_on_one_side_with_all_its_bytes(deduped):
 def test_the_tokens_decode_to_the_bodies(deduped):
     deduped.run("tokenize")
     folder = deduped.layout.corpus("c", "tokens")
-    codec, tokens = sentencepiece_model.load(folder / "codec"), token_dataset.read(folder)
-    bodies = {item.id: item.body for item in deduped.records("deduped")}
+    tokenizer, tokens = sentencepiece_model.load_sentencepiece_tokenizer(folder / "codec"), token_dataset.load_token_dataset(folder)
+    contents = {item.id: item.body for item in deduped.records("deduped")}
     for split in (tokens.train, tokens.val):
-        for place, identity in enumerate(split.record_ids):
-            ids = split.ids[split.starts[place] : split.starts[place + 1]].tolist()
+        for index, record_id in enumerate(split.record_ids):
+            ids = split.ids[split.doc_offsets[index] : split.doc_offsets[index + 1]].tolist()
             assert (ids[0], ids[-1]) == (2, 3)
-            assert codec.decode(ids) == bodies[identity]
+            assert tokenizer.decode(ids) == contents[record_id]
     assert deduped.values("tokenize")["round_trip_failures"] == 0
 
 
 def test_the_codec_learns_from_the_training_side_alone(deduped, monkeypatch):
-    learned: list[str] = []
+    training_ids: list[str] = []
 
     def learn(settings, read):
-        learned.extend(item.id for item in read())
-        return text_tokenize.learn(settings, read)
+        training_ids.extend(item.id for item in read())
+        return text_tokenize.train_tokenizer(settings, read)
 
-    face = text_tokenize.SPEC
-    monkeypatch.setattr(text_tokenize, "SPEC", type(face)(face.settings, learn, face.load, face.held_out))
+    spec = text_tokenize.SPEC
+    monkeypatch.setattr(text_tokenize, "SPEC", type(spec)(spec.config_type, learn, spec.load, spec.val_fraction))
     deduped.run("tokenize")
-    assert learned == token_dataset.read(deduped.layout.corpus("c", "tokens")).train.record_ids
+    assert training_ids == token_dataset.load_token_dataset(deduped.layout.corpus("c", "tokens")).train.record_ids
 
 
 def test_a_codec_that_loses_a_byte_is_counted_and_its_records_named(deduped, monkeypatch):
     monkeypatch.setattr(
-        sentencepiece_model.SentencePieceCodec, "decode", lambda codec, ids: b"".join(codec._bytes[i] for i in ids[2:])
+        sentencepiece_model.SentencePieceTokenizer, "decode", lambda tokenizer, ids: b"".join(tokenizer._bytes[i] for i in ids[2:])
     )
-    made = deduped.run("tokenize")
-    assert made.figures["round_trip_failures"].value == 40
-    (table,) = (table for table in made.tables if table.name == "round_trip")
+    audit = deduped.run("tokenize")
+    assert audit.figures["round_trip_failures"].value == 40
+    (table,) = (table for table in audit.tables if table.name == "round_trip")
     assert [row[0] for row in table.rows] == [item.id for item in deduped.records("deduped")[:20]]
 
 
 def test_near_twins_of_a_cluster_lie_on_one_side(deduped):
-    items = [item.with_facts(cluster=f"cluster {place % 8}") for place, item in enumerate(deduped.records("deduped"))]
+    items = [item.with_facts(cluster=f"cluster {index % 8}") for index, item in enumerate(deduped.records("deduped"))]
     deduped.put("deduped", items)
     deduped.run("tokenize")
     cluster = {item.id: item.facts["cluster"] for item in items}
-    tokens = token_dataset.read(deduped.layout.corpus("c", "tokens"))
+    tokens = token_dataset.load_token_dataset(deduped.layout.corpus("c", "tokens"))
     train, val = ({cluster[name] for name in split.record_ids} for split in (tokens.train, tokens.val))
     assert not train & val
     assert len(train) + len(val) == 8
 
 
 def test_the_yield_leads_from_scraped_bytes_to_training_tokens(deduped):
-    made = deduped.run("tokenize")
+    audit = deduped.run("tokenize")
     values = deduped.values("tokenize")
-    size = sum(len(record(seed).body) for seed in range(40))
-    (table,) = (table for table in made.tables if table.name == "yield")
+    size = sum(len(record(seed).content) for seed in range(40))
+    (table,) = (table for table in audit.tables if table.name == "yield")
     assert [row[:3] for row in table.rows[:4]] == [
         ["fetched", 40, 10**6],
         ["scraped", 40, size],
@@ -111,35 +111,35 @@ def test_every_record_is_found_by_its_digest_and_nothing_is_lost_on_the_way(dedu
 
 
 def test_a_record_that_never_reaches_the_arrays_is_missed(deduped, monkeypatch):
-    write = token_dataset.write
+    write = token_dataset.write_token_dataset
     monkeypatch.setattr(token_dataset, "write", lambda folder, documents, *rest: write(folder, list(documents)[1:], *rest))
-    made = deduped.run("tokenize")
+    audit = deduped.run("tokenize")
     first = deduped.records("deduped")[0]
-    (table,) = (table for table in made.tables if table.name == "missing")
-    assert (made.figures["missing"].value, table.rows) == (1, [[first.id, first.source]])
-    assert made.figures["chain"].value > 0
+    (table,) = (table for table in audit.tables if table.name == "missing")
+    assert (audit.figures["missing"].value, table.rows) == (1, [[first.id, first.source]])
+    assert audit.figures["chain"].value > 0
 
 
 def test_a_step_that_loses_bytes_unbalances_the_chain(deduped):
     path = deduped.layout.audit("c", "dedupe")
-    said = json.loads(path.read_text())
-    said["figures"]["bytes.unique"] -= 7
-    path.write_text(json.dumps(said))
-    made = deduped.run("tokenize")
-    (table,) = (table for table in made.tables if table.name == "balance")
+    metrics = json.loads(path.read_text())
+    metrics["figures"]["bytes.unique"] -= 7
+    path.write_text(json.dumps(metrics))
+    audit = deduped.run("tokenize")
+    (table,) = (table for table in audit.tables if table.name == "balance")
     assert [row[-1] for row in table.rows] == [0, 0, 7, -7, 0]
-    assert made.figures["chain"].value == 14
+    assert audit.figures["chain"].value == 14
 
 
 def test_the_corpus_is_broken_down_by_the_facts_of_its_records(project):
     licences = {seed: {"licence": "PSF" if seed < 10 else "MIT", "domain": "words"} for seed in range(40)}
-    project.scraped([record(seed).with_facts(**licences[seed]) for seed in range(40)])
+    project.scraped([record(seed).with_metadata(**licences[seed]) for seed in range(40)])
     for name in ("filter", "dedupe"):
         project.run(name)
-    made = project.run("tokenize")
-    tables = {table.name: table for table in made.tables}
+    audit = project.run("tokenize")
+    tables = {table.name: table for table in audit.tables}
     assert [row[:2] for row in tables["by_licence"].rows] == [["MIT", 30], ["PSF", 10]]
-    assert sum(row[2] for row in tables["by_licence"].rows) == sum(len(record(seed).body) for seed in range(40))
+    assert sum(row[2] for row in tables["by_licence"].rows) == sum(len(record(seed).content) for seed in range(40))
     assert [row[0] for row in tables["by_domain"].rows] == ["words"]
     assert tables["by_domain"].rows[0][-1] == 1.0
     assert "by_language" not in tables
@@ -147,19 +147,19 @@ def test_the_corpus_is_broken_down_by_the_facts_of_its_records(project):
 
 def test_probes_are_looked_for_on_both_sides(deduped):
     from_training = shards_of(deduped)["train"][:25].decode()
-    asked = {"vocabulary": 512, "sample_bytes": 10**6, "character_coverage": 0.9995, "held_out": 0.2}
-    deduped.params(tokenize=asked | {"probes": [from_training, "of no record", "e"]})
-    made = deduped.run("tokenize")
+    prompts = {"vocabulary": 512, "sample_bytes": 10**6, "character_coverage": 0.9995, "held_out": 0.2}
+    deduped.params(tokenize=prompts | {"probes": [from_training, "of no record", "e"]})
+    audit = deduped.run("tokenize")
     values = deduped.values("tokenize")
     assert (values["probes"], values["probes.train"], values["probes.val"]) == (3, 2, 1)
-    (table,) = (table for table in made.tables if table.name == "probes")
+    (table,) = (table for table in audit.tables if table.name == "probes")
     both = [values["documents.train"], values["documents.val"]]
     assert table.rows == [[repr(from_training), 1, 0], ["'of no record'", 0, 0], ["'e'", *both]]
 
 
 def shards_of(project) -> dict[str, bytes]:
     """The body of the first record of each side."""
-    return {token_dataset.side(item.facts["cluster"], 0.2): item.body for item in reversed(project.records("deduped"))}
+    return {token_dataset.assign_split(item.facts["cluster"], 0.2): item.body for item in reversed(project.records("deduped"))}
 
 
 def test_a_corpus_that_changed_between_two_stages_breaks_the_chain(deduped):

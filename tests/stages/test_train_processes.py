@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from test_train_stage import PARAMS, SAMPLES, changed, finish, start, weights
+from test_train_stage import PARAMS, SAMPLES, finish, replace_in_file, start, weights
 
 from provenlm.core import audit as audits
 from provenlm.data import token_dataset
-from provenlm.tokenizers.characters import CharacterCodec
+from provenlm.tokenizers.characters import CharacterTokenizer
 from provenlm.training.checkpoints import checkpoint
 
 LIMIT = 90.0  # seconds that anything may take on a machine that is busy with other things
@@ -38,19 +38,19 @@ def project(tmp_path: Path) -> Callable[[str, int, str], Path]:
         assert muon in text.replace("{{", "{").replace("}}", "}")
         text = text.replace(muon, sgd).replace("parallel: null", f"parallel: {parallel}")
         (root / "params.yaml").write_text(text)
-        CharacterCodec("abcdefghijklmnopqrs", end=False).save(folder / "codec")
+        CharacterTokenizer("abcdefghijklmnopqrs", add_eos=False).save(folder / "codec")
         draw = np.random.default_rng(1)
         documents = [
-            token_dataset.Document(str(i), str(i), 1 + i % 10, draw.integers(4, 20, 1 + i % 10).astype(np.uint32))
+            token_dataset.TokenizedDocument(str(i), str(i), 1 + i % 10, draw.integers(4, 20, 1 + i % 10).astype(np.uint32))
             for i in range(30)
         ]
-        token_dataset.write(folder, documents, 20, {"pad": 0, "unk": 1, "bos": 2, "eos": 3}, 0.2)
+        token_dataset.write_token_dataset(folder, documents, 20, {"pad": 0, "unk": 1, "bos": 2, "eos": 3}, 0.2)
         return root
 
     return made
 
 
-def now_with(root: Path, parallel: str) -> None:
+def set_distributed(root: Path, parallel: str) -> None:
     """Another number of processes from here on."""
     params = root / "params.yaml"
     lines = [f"      parallel: {parallel}" if "parallel:" in line else line for line in params.read_text().splitlines()]
@@ -59,13 +59,13 @@ def now_with(root: Path, parallel: str) -> None:
 
 def children(pid: int) -> list[int]:
     """The processes that `pid` started, the oldest first."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    return sorted(int(one) for one, parent in map(str.split, listed.splitlines()) if int(parent) == pid)
+    output = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    return sorted(int(child) for child, parent in map(str.split, output.splitlines()) if int(parent) == pid)
 
 
-def gone(pids: list[int]) -> bool:
-    listed = subprocess.run(["ps", "-eo", "pid=,stat="], capture_output=True, text=True, check=True).stdout
-    running = {int(pid) for pid, state in map(str.split, listed.splitlines()) if not state.startswith("Z")}
+def wait_until_gone(pids: list[int]) -> bool:
+    statuses = subprocess.run(["ps", "-eo", "pid=,stat="], capture_output=True, text=True, check=True).stdout
+    running = {int(pid) for pid, state in map(str.split, statuses.splitlines()) if not state.startswith("Z")}
     return not running & set(pids)
 
 
@@ -77,44 +77,44 @@ def until(true: Callable[[], bool]) -> None:
 
 
 def test_two_processes_leave_what_one_leaves(project: Callable[[str, int, str], Path]) -> None:
-    one, two = project("one", 6, "null"), project("two", 6, "{processes: 2, way: ddp}")
-    for root in (one, two):
-        changed(root, "samples: null", f"samples: {SAMPLES}")
-        code, said = finish(root)
-        assert code == 0, said
-    assert said.count("all 6 steps done") == 1  # one process alone speaks
-    assert "W1" not in said and "torch" not in said
-    ours, theirs = weights(two), weights(one)
+    single_process, two = project("one", 6, "null"), project("two", 6, "{processes: 2, way: ddp}")
+    for root in (single_process, two):
+        replace_in_file(root, "samples: null", f"samples: {SAMPLES}")
+        code, output = finish(root)
+        assert code == 0, output
+    assert output.count("all 6 steps done") == 1  # one process alone speaks
+    assert "W1" not in output and "torch" not in output
+    ours, theirs = weights(two), weights(single_process)
     assert ours.keys() == theirs.keys()
     assert all(np.allclose(ours[name], theirs[name], atol=1e-3) for name in ours)
-    losses = [pq.read_table(root / "models/tiny/history.parquet").column("loss").to_pylist() for root in (two, one)]
+    losses = [pq.read_table(root / "models/tiny/history.parquet").column("loss").to_pylist() for root in (two, single_process)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    written = [json.loads((root / "models/tiny/samples.json").read_text()) for root in (two, one)]
-    assert [each[:2] for each in written[0]] == [each[:2] for each in written[1]]  # step and prompt
-    audit = audits.read(two / "reports/audits/tiny/train.json")
-    assert audit.figures["parameters.moved"].value == 1.0
+    files = [json.loads((root / "models/tiny/samples.json").read_text()) for root in (two, single_process)]
+    assert [each[:2] for each in files[0]] == [each[:2] for each in files[1]]  # step and prompt
+    audit = audits.read_audit(two / "reports/audits/tiny/train.json")
+    assert audit.metrics["parameters.moved"].value == 1.0
     assert dict(audit.provenance)["processes"] == 2
     assert sorted(path.name for path in (two / "models/tiny").iterdir()) == sorted(
-        path.name for path in (one / "models/tiny").iterdir()
+        path.name for path in (single_process / "models/tiny").iterdir()
     )
 
 
 def test_a_mistake_is_said_once_and_before_others_begin(project: Callable[[str, int, str], Path]) -> None:
     root = project("mistaken", 6, "{processes: 3, way: ddp}")
-    code, said = finish(root)
+    code, output = finish(root)
     assert code == 1
-    assert said.count("micro_batch is 2; it times 3 processes must divide batch, 8") == 1
-    assert len(said.splitlines()) == 1
+    assert output.count("micro_batch is 2; it times 3 processes must divide batch, 8") == 1
+    assert len(output.splitlines()) == 1
 
 
 @pytest.mark.slow  # five times three processes that load torch
 def test_whoever_is_killed_all_end_and_the_next_run_goes_on_also_with_fewer(project: Callable[[str, int, str], Path]) -> None:
-    whole, root = project("whole", 400, "null"), project("killed", 400, "{processes: 2, way: fsdp2}")
-    assert finish(whole)[0] == 0
+    uninterrupted, root = project("whole", 400, "null"), project("killed", 400, "{processes: 2, way: fsdp2}")
+    assert finish(uninterrupted)[0] == 0
     resume = root / "models" / ".resume" / "tiny"
 
     def saved() -> set[Path]:
-        return {path for path in resume.glob("[0-9a-f]*/step-*") if checkpoint.damage(path) is None}
+        return {path for path in resume.glob("[0-9a-f]*/step-*") if checkpoint.find_corruption(path) is None}
 
     def running() -> tuple[subprocess.Popen[str], list[int]]:
         before = saved()
@@ -127,26 +127,26 @@ def test_whoever_is_killed_all_end_and_the_next_run_goes_on_also_with_fewer(proj
         process, workers = running()
         assert len(workers) == 2
         os.kill(workers[killed], signal.SIGKILL)
-        said = process.communicate(timeout=LIMIT)[0]
+        output = process.communicate(timeout=LIMIT)[0]
         assert process.returncode == 1
-        assert f"train@tiny: process {killed} of 2 was ended by SIGKILL; the next run goes on from the last checkpoint" in said
-        assert "Traceback" not in said
-        assert gone(workers) and saved()
+        assert f"train@tiny: process {killed} of 2 was ended by SIGKILL; the next run goes on from the last checkpoint" in output
+        assert "Traceback" not in output
+        assert wait_until_gone(workers) and saved()
 
     process, workers = running()
     process.kill()
     process.wait()
-    until(lambda: gone(workers))
+    until(lambda: wait_until_gone(workers))
     process.communicate()
 
     process, workers = running()
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=LIMIT)[0]
-    assert process.returncode == 0, said
-    assert said.count("asked to end: saved after step ") == 1
-    assert gone(workers)
+    output = process.communicate(timeout=LIMIT)[0]
+    assert process.returncode == 0, output
+    assert output.count("asked to end: saved after step ") == 1
+    assert wait_until_gone(workers)
 
-    now_with(root, "{processes: 2, way: ddp}")
+    set_distributed(root, "{processes: 2, way: ddp}")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stages.train", "tiny"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
     torchrun = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -156,13 +156,13 @@ def test_whoever_is_killed_all_end_and_the_next_run_goes_on_also_with_fewer(proj
     workers = children(torchrun.pid)
     torchrun.kill()
     torchrun.communicate()
-    until(lambda: gone(workers))
+    until(lambda: wait_until_gone(workers))
 
-    now_with(root, "null")
-    code, said = finish(root)
-    assert code == 0, said
-    assert "saved by 2 of train.parallel.processes, now 1" in said
+    set_distributed(root, "null")
+    code, output = finish(root)
+    assert code == 0, output
+    assert "saved by 2 of train.parallel.processes, now 1" in output
     assert pq.read_metadata(root / "models/tiny/history.parquet").num_rows == 400
-    losses = [pq.read_table(each / "models/tiny/history.parquet").column("loss").to_pylist() for each in (root, whole)]
+    losses = [pq.read_table(each / "models/tiny/history.parquet").column("loss").to_pylist() for each in (root, uninterrupted)]
     assert losses[0][:50] == pytest.approx(losses[1][:50], rel=1e-3)
-    assert audits.read(root / "reports/audits/tiny/train.json").figures["resumed"].value == 5
+    assert audits.read_audit(root / "reports/audits/tiny/train.json").metrics["resumed"].value == 5

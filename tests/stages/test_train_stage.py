@@ -19,10 +19,10 @@ from safetensors.numpy import load_file
 
 from provenlm.core import audit as audits
 from provenlm.data import token_dataset
-from provenlm.tokenizers.characters import CharacterCodec
+from provenlm.tokenizers.characters import CharacterTokenizer
 from provenlm.training.checkpoints import checkpoint
-from provenlm.training.checkpoints.replay import replay
-from provenlm.training.device import emulated
+from provenlm.training.checkpoints.replay import replay_step
+from provenlm.training.device import is_dtype_emulated
 
 ADAMW = "{kind: adamw, rate: 0.01, betas: [0.9, 0.95], weight_decay: 0.0}"
 SAMPLES = "{prompts: [abc, d], tokens: 3, sampling: {temperature: 1.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0}}"
@@ -95,11 +95,11 @@ def project(tmp_path: Path) -> Callable[[str, int], Path]:
         (root / "params.yaml").write_text(PARAMS.replace("STEPS", str(steps)))
         draw = np.random.default_rng(1)
         documents = [
-            token_dataset.Document(str(i), str(i), 1 + i % 10, draw.integers(4, 20, 1 + i % 10).astype(np.uint32))
+            token_dataset.TokenizedDocument(str(i), str(i), 1 + i % 10, draw.integers(4, 20, 1 + i % 10).astype(np.uint32))
             for i in range(30)
         ]
-        CharacterCodec("abcdefghijklmnopqrs", end=False).save(folder / "codec")
-        token_dataset.write(folder, documents, 20, {"pad": 0, "unk": 1, "bos": 2, "eos": 3}, 0.2)
+        CharacterTokenizer("abcdefghijklmnopqrs", add_eos=False).save(folder / "codec")
+        token_dataset.write_token_dataset(folder, documents, 20, {"pad": 0, "unk": 1, "bos": 2, "eos": 3}, 0.2)
         return root
 
     return made
@@ -113,8 +113,8 @@ def start(root: Path) -> subprocess.Popen[str]:
 
 def finish(root: Path) -> tuple[int, str]:
     process = start(root)
-    said = process.communicate(timeout=120)[0]
-    return process.returncode, said
+    output = process.communicate(timeout=120)[0]
+    return process.returncode, output
 
 
 def when_saved(root: Path, process: subprocess.Popen[str]) -> None:
@@ -130,14 +130,16 @@ def weights(root: Path, name: str = "model") -> dict[str, Any]:
     return load_file(root / "models" / "tiny" / f"{name}.safetensors")
 
 
-def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+def have_same_weights(first_root: dict[str, Any], second_root: dict[str, Any]) -> bool:
+    return first_root.keys() == second_root.keys() and all(
+        np.array_equal(first_root[name], second_root[name]) for name in first_root
+    )
 
 
 def test_a_run_leaves_a_net_its_history_and_an_audit_and_no_resume_folder(project: Callable[[str, int], Path]) -> None:
     root = project("whole", 20)
-    code, said = finish(root)
-    assert code == 0, said
+    code, output = finish(root)
+    assert code == 0, output
     assert sorted(path.name for path in (root / "models" / "tiny").iterdir()) == [
         "history.parquet",
         "manifest.json",
@@ -149,59 +151,59 @@ def test_a_run_leaves_a_net_its_history_and_an_audit_and_no_resume_folder(projec
         "state.json",
     ]
     assert not (root / "models" / ".resume" / "tiny").exists()
-    figures = {name: figure.value for name, figure in audits.read(root / "reports/audits/tiny/train.json").figures.items()}
+    metrics = {name: metric.value for name, metric in audits.read_audit(root / "reports/audits/tiny/train.json").metrics.items()}
     # V·d 320; a layer: attention 2·256 + 2·16·8 = 768, experts 4·3·256 = 3072, router 64, norms 32; the last norm 16
-    assert figures["parameters.total"] == figures["parameters.formula"] == 320 + 2 * (768 + 3072 + 64 + 32) + 16
-    assert figures["parameters.active"] == figures["parameters.total"] - 2 * 2 * 768
-    assert figures["parameters.moved"] == 1.0
-    assert figures["steps"] == figures["steps.planned"] == 20
+    assert metrics["parameters.total"] == metrics["parameters.formula"] == 320 + 2 * (768 + 3072 + 64 + 32) + 16
+    assert metrics["parameters.active"] == metrics["parameters.total"] - 2 * 2 * 768
+    assert metrics["parameters.moved"] == 1.0
+    assert metrics["steps"] == metrics["steps.planned"] == 20
     positions = pq.read_table(root / "models/tiny/history.parquet")["positions"].to_pylist()
-    assert 0.5 < figures["tokens.share"] < 0.9
+    assert 0.5 < metrics["tokens.share"] < 0.9
     # 29 documents of 3 to 12 tokens, all but the first of each a target, padded to the longest of 8
-    assert figures["tokens.share"] == pytest.approx(figures["tokens"] / sum(positions))
-    documents = len(token_dataset.read(root / "data/toy/tokens").train.record_ids)
-    assert figures["epochs"] == pytest.approx(20 * 8 / documents)
-    assert figures["stopped"] == "all 20 steps done"
-    assert figures["loss.last"] < figures["loss.first"]
-    assert figures["rate_peak.matrix"] == 0.02
+    assert metrics["tokens.share"] == pytest.approx(metrics["tokens"] / sum(positions))
+    documents = len(token_dataset.load_token_dataset(root / "data/toy/tokens").train.record_ids)
+    assert metrics["epochs"] == pytest.approx(20 * 8 / documents)
+    assert metrics["stopped"] == "all 20 steps done"
+    assert metrics["loss.last"] < metrics["loss.first"]
+    assert metrics["rate_peak.matrix"] == 0.02
     assert pq.read_metadata(root / "models/tiny/history.parquet").num_rows == 20
     assert len((root / "reports/curves/tiny.csv").read_text().splitlines()) == 1 + 20
     # a token of 12: the head 320, attention 2·768, router 2·64, two experts 2·1536, 6 each; and 12·16·12 in each of 2 layers
-    assert figures["flops_per_token"] == 6 * (320 + 2 * (768 + 64 + 1536)) + 2 * 12 * 16 * 12
-    assert 0 < figures["mfu"] < 1
-    assert figures["memory_peak.cpu"] > 50 * 2**20
-    assert checkpoint.load_net(root / "models" / "tiny").described.length == 12
+    assert metrics["flops_per_token"] == 6 * (320 + 2 * (768 + 64 + 1536)) + 2 * 12 * 16 * 12
+    assert 0 < metrics["mfu"] < 1
+    assert metrics["memory_peak.cpu"] > 50 * 2**20
+    assert checkpoint.load_model(root / "models" / "tiny").metadata.seq_len == 12
 
 
 def test_killed_and_started_again_it_ends_with_the_weights_of_never_stopping(project: Callable[[str, int], Path]) -> None:
-    whole, killed = project("whole", 120), project("killed", 120)
-    for root in (whole, killed):
-        changed(root, "precision: fp32", "precision: fp16")
-        changed(root, "ema: null", "ema: 0.9")
-        changed(root, "micro_batch: 8", "micro_batch: auto")
-        changed(root, "label_smoothing: 0.0", "label_smoothing: 0.1")
-        changed(root, "samples: null", f"samples: {SAMPLES}")
-    assert finish(whole)[0] == 0
+    uninterrupted, killed = project("whole", 120), project("killed", 120)
+    for root in (uninterrupted, killed):
+        replace_in_file(root, "precision: fp32", "precision: fp16")
+        replace_in_file(root, "ema: null", "ema: 0.9")
+        replace_in_file(root, "micro_batch: 8", "micro_batch: auto")
+        replace_in_file(root, "label_smoothing: 0.0", "label_smoothing: 0.1")
+        replace_in_file(root, "samples: null", f"samples: {SAMPLES}")
+    assert finish(uninterrupted)[0] == 0
     process = start(killed)
     when_saved(killed, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (killed / "models" / "tiny").exists()
-    code, said = finish(killed)
-    assert code == 0, said
-    assert "going on after step" in said
-    assert same(weights(whole), weights(killed))
-    assert same(weights(whole, "trained"), weights(killed, "trained"))  # what the average was taken of
-    states = [json.loads((root / "models/tiny/state.json").read_text()) for root in (whole, killed)]
+    code, output = finish(killed)
+    assert code == 0, output
+    assert "going on after step" in output
+    assert have_same_weights(weights(uninterrupted), weights(killed))
+    assert have_same_weights(weights(uninterrupted, "trained"), weights(killed, "trained"))  # what the average was taken of
+    states = [json.loads((root / "models/tiny/state.json").read_text()) for root in (uninterrupted, killed)]
     assert states[0] == states[1]  # the scale of the loss, the micro-batch that was found, the random states
     assert pq.read_metadata(killed / "models/tiny/history.parquet").num_rows == 120
-    one, other = (json.loads((root / "models/tiny/samples.json").read_text()) for root in (whole, killed))
-    assert one == other
-    assert [step for step, prompt, _ in one if prompt == "abc"] == list(range(5, 121, 5))
-    (table,) = [table for table in audits.read(killed / "reports/audits/tiny/train.json").tables if table.name == "samples"]
-    assert table.rows[-1][3:] == one[-1][1:]
-    assert audits.read(killed / "reports/audits/tiny/train.json").figures["resumed"].value == 1
+    first_table, second_table = (json.loads((root / "models/tiny/samples.json").read_text()) for root in (uninterrupted, killed))
+    assert first_table == second_table
+    assert [step for step, prompt, _ in first_table if prompt == "abc"] == list(range(5, 121, 5))
+    (table,) = [table for table in audits.read_audit(killed / "reports/audits/tiny/train.json").tables if table.name == "samples"]
+    assert table.rows[-1][3:] == first_table[-1][1:]
+    assert audits.read_audit(killed / "reports/audits/tiny/train.json").metrics["resumed"].value == 1
 
 
 @pytest.mark.parametrize(
@@ -219,13 +221,13 @@ def test_asked_to_end_it_saves_and_the_next_run_goes_on_whoever_looks_on(
     process = start(root)
     when_saved(root, process)
     process.send_signal(number)
-    said = process.communicate(timeout=60)[0]
-    assert process.returncode == expected, said
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == expected, output
     assert not (root / "models" / "tiny").exists()
     assert not (root / "reports" / "audits").exists()
-    (saved,) = [line for line in said.splitlines() if line.startswith("asked to end: saved after step ")]
+    (saved,) = [line for line in output.splitlines() if line.startswith("asked to end: saved after step ")]
     step = int(saved.split("step ")[1].split(";")[0])
-    changed(root, "watch: []", f"watch: {watch}")
+    replace_in_file(root, "watch: []", f"watch: {watch}")
     process = start(root)
     assert process.stdout is not None
     first = next(line for line in process.stdout if not line.startswith("::"))
@@ -236,43 +238,43 @@ def test_asked_to_end_it_saves_and_the_next_run_goes_on_whoever_looks_on(
 
 def test_products_that_the_processor_has_not_are_told_of(project: Callable[[str, int], Path]) -> None:
     root = project("made up", 4)
-    changed(root, "precision: fp32", "precision: bf16")
-    told = "this processor has no such products, so they are slow: fp32 would be right"
-    code, said = finish(root)
-    assert code == 0, said
-    assert (f"train.precision: bf16; {told}" in said) == emulated(torch.device("cpu"), "bf16")
+    replace_in_file(root, "precision: fp32", "precision: bf16")
+    warning = "this processor has no such products, so they are slow: fp32 would be right"
+    code, output = finish(root)
+    assert code == 0, output
+    assert (f"train.precision: bf16; {warning}" in output) == is_dtype_emulated(torch.device("cpu"), "bf16")
 
 
 def test_checkpoints_of_other_parameters_are_removed_and_not_used(project: Callable[[str, int], Path]) -> None:
     root = project("changed", 30)
     stale = root / "models" / ".resume" / "tiny" / "0123456789abcdef" / "step-00000005"
     stale.mkdir(parents=True)
-    code, said = finish(root)
-    assert code == 0, said
-    assert "going on" not in said
+    code, output = finish(root)
+    assert code == 0, output
+    assert "going on" not in output
     assert not stale.exists()
 
 
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(project: Callable[[str, int], Path]) -> None:
-    whole, root = project("whole", 30), project("damaged", 30)
-    assert finish(whole)[0] == 0
+    uninterrupted, root = project("whole", 30), project("damaged", 30)
+    assert finish(uninterrupted)[0] == 0
     process = start(root)
-    while len(found := sorted((root / "models" / ".resume").glob("tiny/*/step-*"))) < 2:
+    while len(resumed := sorted((root / "models" / ".resume").glob("tiny/*/step-*"))) < 2:
         assert process.poll() is None
         time.sleep(0.002)
     process.kill()
     process.communicate()
-    found = sorted(found[0].parent.glob("step-*"))
-    file = found[-1] / "optimizer.safetensors"
+    resumed = sorted(resumed[0].parent.glob("step-*"))
+    file = resumed[-1] / "optimizer.safetensors"
     data = file.read_bytes()
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    code, said = finish(root)
-    assert code == 0, said
-    assert f"{found[-1].name} is damaged" in said
-    assert same(weights(whole), weights(root))
+    code, output = finish(root)
+    assert code == 0, output
+    assert f"{resumed[-1].name} is damaged" in output
+    assert have_same_weights(weights(uninterrupted), weights(root))
 
 
-def changed(root: Path, old: str, new: str) -> None:
+def replace_in_file(root: Path, old: str, new: str) -> None:
     file = root / "params.yaml"
     assert old in file.read_text()
     file.write_text(file.read_text().replace(old, new, 1))
@@ -280,33 +282,33 @@ def changed(root: Path, old: str, new: str) -> None:
 
 def test_spaced_checkpoints_and_the_best_stay_beside_the_net(project: Callable[[str, int], Path]) -> None:
     root = project("kept", 30)
-    changed(root, "steps: 30", "epochs: 8.2")  # of 29 documents, 8 a step: 29.7 steps
-    changed(root, "last: 2, spaced: null, best: false", "last: 1, spaced: 10, best: true")
-    changed(root, "every: 10, rows: 4", "every: 3, rows: 4")
-    code, said = finish(root)
-    assert code == 0, said
+    replace_in_file(root, "steps: 30", "epochs: 8.2")  # of 29 documents, 8 a step: 29.7 steps
+    replace_in_file(root, "last: 2, spaced: null, best: false", "last: 1, spaced: 10, best: true")
+    replace_in_file(root, "every: 10, rows: 4", "every: 3, rows: 4")
+    code, output = finish(root)
+    assert code == 0, output
     rows = pq.read_table(root / "models/tiny/history.parquet").to_pylist()[:-1]  # the last state is the net itself
     best = min((row["held_out.cross_entropy"], row["step"]) for row in rows if row["held_out.cross_entropy"] is not None)[1]
-    planned = audits.read(root / "reports/audits/tiny/train.json").figures["steps.planned"]
+    planned = audits.read_audit(root / "reports/audits/tiny/train.json").metrics["steps.planned"]
     assert (planned.value, len(rows)) == (30, 29)
-    assert "`epochs: 8.2`" in planned.meaning
-    kept = sorted(path.name for path in (root / "models/tiny/checkpoints").iterdir())
-    assert kept == [f"step-{step:08}" for step in sorted({10, 20, best})]
-    assert checkpoint.load_net(root / "models/tiny/checkpoints" / f"step-{best:08}").described.length == 12
+    assert "`epochs: 8.2`" in planned.description
+    kept_steps = sorted(path.name for path in (root / "models/tiny/checkpoints").iterdir())
+    assert kept_steps == [f"step-{step:08}" for step in sorted({10, 20, best})]
+    assert checkpoint.load_model(root / "models/tiny/checkpoints" / f"step-{best:08}").metadata.seq_len == 12
 
 
 def test_stopped_over_a_step_it_leaves_a_dump_that_repeats_it(project: Callable[[str, int], Path]) -> None:
     root = project("diverged", 30)
-    changed(root, "rate: 0.01, betas: [0.9, 0.95]", "rate: 1.0e30, betas: [0.9, 0.95]")
-    code, said = finish(root)
-    assert code == 0, said
-    step = int(next(line for line in said.splitlines() if " stopped: " in line).split()[1])
+    replace_in_file(root, "rate: 0.01, betas: [0.9, 0.95]", "rate: 1.0e30, betas: [0.9, 0.95]")
+    code, output = finish(root)
+    assert code == 0, output
+    step = int(next(line for line in output.splitlines() if " stopped: " in line).split()[1])
     (last,) = [row for row in pq.read_table(root / "models/tiny/history.parquet").to_pylist() if row["step"] == step]
-    again = replay(root / "models/tiny/dump")
-    assert again.facts["step"] == step
-    assert math.isfinite(last["loss"]) == math.isfinite(again.terms["next_token"]["loss"])
+    replayed = replay_step(root / "models/tiny/dump")
+    assert replayed.metadata["step"] == step
+    assert math.isfinite(last["loss"]) == math.isfinite(replayed.terms["next_token"]["loss"])
     assert "not finite" in last["skipped"]
-    assert not all(math.isfinite(x) for x in (*again.terms["next_token"].values(), *again.grad_norms.values()))
+    assert not all(math.isfinite(x) for x in (*replayed.terms["next_token"].values(), *replayed.grad_norms.values()))
 
 
 @pytest.mark.parametrize(
@@ -323,7 +325,7 @@ def test_a_mistake_in_the_recipe_is_one_line(project: Callable[[str, int], Path]
     root = project("mistaken", 5)
     file = root / "params.yaml"
     file.write_text(file.read_text().replace(old, new, 1))
-    code, said = finish(root)
+    code, output = finish(root)
     assert code == 1
-    assert message in said
-    assert "Traceback" not in said
+    assert message in output
+    assert "Traceback" not in output

@@ -16,7 +16,7 @@ from provenlm.data import token_dataset
 from provenlm.models.moe.spec import SPEC
 from provenlm.tokenizers import characters
 from provenlm.training.build_model import fresh
-from provenlm.training.callbacks.history import History
+from provenlm.training.callbacks.history import StepHistory
 from provenlm.training.checkpoints import checkpoint
 from stages import runner, validate
 
@@ -74,17 +74,24 @@ def params():
 
 def project(root: Path, params, length: int = 4) -> Path:
     """A folder as tokenize and train leave it, after no step of training."""
-    codec = characters.learn((Record.of(s.encode(), "text/plain", "test") for s in STRINGS), end=False)
+    tokenizer = characters.train_character_tokenizer(
+        (Record.from_content(s.encode(), "text/plain", "test") for s in STRINGS), add_eos=False
+    )
     tokens = root / "data" / "toy" / "tokens"
     tokens.mkdir(parents=True)
-    documents = [token_dataset.Document(s, s, len(s), codec.encode([Record.of(s.encode(), "", "")])[0]) for s in STRINGS]
-    token_dataset.write(tokens, documents, codec.vocabulary, codec.special, 0.0)
-    codec.save(tokens / "codec")
+    documents = [
+        token_dataset.TokenizedDocument(s, s, len(s), tokenizer.encode([Record.from_content(s.encode(), "", "")])[0])
+        for s in STRINGS
+    ]
+    token_dataset.write_token_dataset(tokens, documents, tokenizer.vocab_size, tokenizer.special_tokens, 0.0)
+    tokenizer.save(tokens / "codec")
     raw = {name: value for name, value in params["recipes"]["tiny"]["net"].items() if name != "kind"}
-    model = fresh(SPEC, SPEC.settings(**raw), codec.vocabulary, 5)
-    described = checkpoint.Described("moe", raw, codec.vocabulary, length)
+    model = fresh(SPEC, SPEC.config_type(**raw), tokenizer.vocab_size, 5)
+    model_metadata = checkpoint.ModelMetadata("moe", raw, tokenizer.vocab_size, length)
     state = checkpoint.Checkpoint({"model": model.state_dict()}, {})
-    checkpoint.write(root / "models" / "tiny", state, {"net.json": described.to_json(), "history.parquet": History().to_parquet()})
+    checkpoint.save_checkpoint(
+        root / "models" / "tiny", state, {"net.json": model_metadata.to_json(), "history.parquet": StepHistory().to_parquet()}
+    )
     with (root / "params.yaml").open("w") as file:
         YAML().dump(params, file)
     return root
@@ -100,7 +107,7 @@ def run_here(root: Path, monkeypatch):
     """The same without a process of its own."""
     monkeypatch.chdir(root)
     monkeypatch.setattr(sys, "argv", ["validate", "tiny"])
-    runner.main("validate", "recipes", validate.body, validate.__doc__)
+    runner.main("validate", "recipes", validate.run_stage, validate.__doc__)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +120,7 @@ def done(tmp_path_factory, params):
 
 @pytest.fixture(scope="module")
 def audit(done):
-    return audits.read(done / "reports" / "audits" / "tiny" / "validate.json")
+    return audits.read_audit(done / "reports" / "audits" / "tiny" / "validate.json")
 
 
 def test_every_probe_was_asked_and_none_raised(audit):
@@ -185,19 +192,19 @@ def test_samples_lie_where_they_were_promised_and_in_the_provenance(done, audit)
 def test_a_mistake_in_the_parameters_is_named_on_the_first_line(tmp_path, params, monkeypatch, path, value, said):
     wrong = json.loads(json.dumps(params))
     wrong["recipes"]["tiny"][path[0]][path[1]] = value
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as error:
         run_here(project(tmp_path, wrong), monkeypatch)
-    assert said in str(ended.value)
+    assert said in str(error.value)
 
 
 def test_a_probe_that_cannot_be_asked_is_an_error_in_the_audit_and_the_stage_goes_on(tmp_path, params, monkeypatch):
     wrong = json.loads(json.dumps(params))
     wrong["recipes"]["tiny"]["validate"]["speed"]["lengths"] = [8]
     run_here(project(tmp_path, wrong), monkeypatch)
-    figures = audits.read(tmp_path / "reports" / "audits" / "tiny" / "validate.json").figures
-    assert figures["speed.error"].value.startswith("ValueError: speed.lengths goes to 8")
-    assert figures["errors"].value == 1
-    assert figures["recall.strings"].value == 12
+    metrics = audits.read_audit(tmp_path / "reports" / "audits" / "tiny" / "validate.json").metrics
+    assert metrics["speed.error"].value.startswith("ValueError: speed.lengths goes to 8")
+    assert metrics["errors"].value == 1
+    assert metrics["recall.strings"].value == 12
 
 
 def test_a_net_of_another_vocabulary_is_refused(tmp_path, params, monkeypatch):

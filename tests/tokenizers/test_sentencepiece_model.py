@@ -6,24 +6,24 @@ import textwrap
 import pytest
 import sentencepiece
 
-from provenlm.core.errors import UserError
+from provenlm.core.errors import ProvenlmError
 from provenlm.core.records import Record
 from provenlm.tokenizers import sentencepiece_model
-from provenlm.tokenizers.sentencepiece_model import SentencePieceCodec, learn
+from provenlm.tokenizers.sentencepiece_model import SentencePieceTokenizer, train_sentencepiece_tokenizer
 
 CODE = inspect.getsource(textwrap) + inspect.getsource(json)
 
 
 def record(body: str | bytes) -> Record:
-    return Record.of(body if isinstance(body, bytes) else body.encode(), "text/plain", "here")
+    return Record.from_content(body if isinstance(body, bytes) else body.encode(), "text/plain", "here")
 
 
 @pytest.fixture(scope="module")
-def codec() -> SentencePieceCodec:
-    return learn(lambda: [record(CODE)], 700, 0.9995, 10**6)
+def codec() -> SentencePieceTokenizer:
+    return train_sentencepiece_tokenizer(lambda: [record(CODE)], 700, 0.9995, 10**6)
 
 
-def back(codec: SentencePieceCodec, body: bytes) -> bytes:
+def back(codec: SentencePieceTokenizer, body: bytes) -> bytes:
     (ids,) = codec.encode([record(body)])
     return codec.decode(ids.tolist())
 
@@ -111,7 +111,7 @@ def test_the_vocabulary_is_what_was_asked_for(codec):
 
 
 def test_the_same_records_give_the_same_model(codec, tmp_path):
-    learn(lambda: [record(CODE)], 700, 0.9995, 10**6).save(tmp_path / "again")
+    train_sentencepiece_tokenizer(lambda: [record(CODE)], 700, 0.9995, 10**6).save(tmp_path / "again")
     codec.save(tmp_path / "first")
     for name in ("tokenizer.model", "codec.json"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
@@ -119,9 +119,9 @@ def test_the_same_records_give_the_same_model(codec, tmp_path):
 
 def test_a_saved_codec_encodes_as_before(codec, tmp_path):
     codec.save(tmp_path)
-    loaded = sentencepiece_model.load(tmp_path)
+    loaded = sentencepiece_model.load_sentencepiece_tokenizer(tmp_path)
     assert loaded.encode([record(CODE)])[0].tolist() == codec.encode([record(CODE)])[0].tolist()
-    assert (loaded.vocabulary, loaded.special) == (codec.vocabulary, codec.special)
+    assert (loaded.vocab_size, loaded.special_tokens) == (codec.vocabulary, codec.special)
 
 
 def test_a_damaged_model_is_refused(codec, tmp_path):
@@ -130,49 +130,49 @@ def test_a_damaged_model_is_refused(codec, tmp_path):
     data = bytearray(model.read_bytes())
     data[len(data) // 2] ^= 1
     model.write_bytes(data)
-    with pytest.raises(UserError, match=r"tokenizer\.model is not the file that codec\.json describes; run tokenize again"):
-        sentencepiece_model.load(tmp_path)
+    with pytest.raises(ProvenlmError, match=r"tokenizer\.model is not the file that codec\.json describes; run tokenize again"):
+        sentencepiece_model.load_sentencepiece_tokenizer(tmp_path)
 
 
 def test_a_missing_codec_is_refused_by_name(tmp_path):
-    with pytest.raises(UserError, match="not readable as a SentencePiece codec"):
-        sentencepiece_model.load(tmp_path)
+    with pytest.raises(ProvenlmError, match="not readable as a SentencePiece codec"):
+        sentencepiece_model.load_sentencepiece_tokenizer(tmp_path)
 
 
 def test_a_vocabulary_larger_than_the_text_gives_is_refused_with_the_largest_that_fits():
-    with pytest.raises(UserError, match=r"tokenize\.vocabulary: 5000 is more than this text gives; at most \d+"):
-        learn(lambda: [record("hello world, hello")], 5000, 1.0, 10**6)
+    with pytest.raises(ProvenlmError, match=r"tokenize\.vocabulary: 5000 is more than this text gives; at most \d+"):
+        train_sentencepiece_tokenizer(lambda: [record("hello world, hello")], 5000, 1.0, 10**6)
 
 
 def test_a_vocabulary_smaller_than_the_characters_is_refused_with_the_least_that_fits():
-    with pytest.raises(UserError, match=r"300 is less than the characters of this text; at least \d+"):
-        learn(lambda: [record("".join(map(chr, range(0x4E00, 0x4F00))))], 300, 1.0, 10**6)
+    with pytest.raises(ProvenlmError, match=r"300 is less than the characters of this text; at least \d+"):
+        train_sentencepiece_tokenizer(lambda: [record("".join(map(chr, range(0x4E00, 0x4F00))))], 300, 1.0, 10**6)
 
 
 def test_no_text_is_refused():
-    with pytest.raises(UserError, match="no text to learn from"):
-        learn(lambda: [record("\n")], 700, 1.0, 10**6)
+    with pytest.raises(ProvenlmError, match="no text to learn from"):
+        train_sentencepiece_tokenizer(lambda: [record("\n")], 700, 1.0, 10**6)
 
 
 def test_the_sample_is_bounded_and_the_same_for_any_order():
     items = [record(f"line {i} " + "x" * 91) for i in range(2000)]
-    lines = sentencepiece_model.sample(lambda: items, 20_000)
+    lines = sentencepiece_model.sample_text(lambda: items, 20_000)
     assert 15_000 < sum(map(len, lines)) < 25_000
-    assert sorted(sentencepiece_model.sample(lambda: items[::-1], 20_000)) == sorted(lines)
+    assert sorted(sentencepiece_model.sample_text(lambda: items[::-1], 20_000)) == sorted(lines)
 
 
 def test_a_record_longer_than_the_sample_gives_its_share_and_not_all_or_nothing():
     items = [record(f"line {i} " + "x" * 91) for i in range(20)]
     items.append(record("é" + "\n".join(f"row {i} of a dump" for i in range(500_000))))
-    lines = sentencepiece_model.sample(lambda: items, 1_000_000)
+    lines = sentencepiece_model.sample_text(lambda: items, 1_000_000)
     assert 500_000 < sum(map(len, lines)) < 1_500_000
-    assert sentencepiece_model.sample(lambda: items, 10**9) == [line for item in items for line in item.text.split("\n")]
+    assert sentencepiece_model.sample_text(lambda: items, 10**9) == [line for item in items for line in item.text.split("\n")]
 
 
 def test_no_line_of_the_sample_is_so_long_that_it_would_be_left_out():
-    lines = sentencepiece_model.sample(lambda: [record("é" * 10_000)], 10**6)
+    lines = sentencepiece_model.sample_text(lambda: [record("é" * 10_000)], 10**6)
     assert "".join(lines) == "é" * 10_000
-    assert max(len(line.encode()) for line in lines) <= 8 * sentencepiece_model.LINE
+    assert max(len(line.encode()) for line in lines) <= 8 * sentencepiece_model.MAX_LINE_CHARS
 
 
 def test_byte_pairs_of_a_text_are_those_that_sentencepiece_gives_it_as_a_whole(codec):
@@ -185,8 +185,8 @@ def test_byte_pairs_of_a_text_are_those_that_sentencepiece_gives_it_as_a_whole(c
 
 
 @pytest.fixture(scope="module")
-def unigram() -> SentencePieceCodec:
-    return learn(lambda: [record(CODE)], 800, 0.9995, 10**7, "unigram")
+def unigram() -> SentencePieceTokenizer:
+    return train_sentencepiece_tokenizer(lambda: [record(CODE)], 800, 0.9995, 10**7, "unigram")
 
 
 def test_a_unigram_model_reads_each_line_as_sentencepiece_reads_it_alone_and_gives_it_back(unigram):
@@ -202,9 +202,14 @@ def test_scores_of_a_unigram_model_are_sixteenths_and_nothing_else_of_it_is_chan
     scores = unigram.pieces().scores.values()
     assert all((16 * score).is_integer() for score in scores)
     assert len(set(scores)) > 20
-    assert sentencepiece_model.rounded(unigram.model) == unigram.model
+    assert sentencepiece_model.round_scores(unigram.model) == unigram.model
 
 
 def test_the_fields_of_a_message_are_found_by_number():
     message = b"\x0a\x03abc" + b"\x15\x00\x00\x80\x3f" + b"\x18\x96\x01" + b"\x21" + bytes(8)
-    assert list(sentencepiece_model.fields(message, 0, len(message))) == [(1, 2, 5), (2, 6, 10), (3, 11, 13), (4, 14, 22)]
+    assert list(sentencepiece_model.iter_protobuf_fields(message, 0, len(message))) == [
+        (1, 2, 5),
+        (2, 6, 10),
+        (3, 11, 13),
+        (4, 14, 22),
+    ]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from provenlm.data.token_dataset import Split, Tokens
-from provenlm.models.moe.config import Settings as Shape
-from provenlm.training.config import Settings
-from provenlm.training.config_sections import Checkpoints, Group, HeldOut, Optimizer, Schedule
+from provenlm.data.token_dataset import DatasetSplit, TokenDataset
+from provenlm.models.moe.config import MoEConfig as Shape
+from provenlm.training.config import TrainConfig
+from provenlm.training.config_sections import CheckpointConfig, LRScheduleConfig, OptimizerConfig, ParamGroupConfig, TrainEvalConfig
 
 
 @pytest.fixture(autouse=True)
@@ -23,23 +23,23 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def split_of(documents: Sequence[Sequence[int]]) -> Split:
+def split_of(documents: Sequence[Sequence[int]]) -> DatasetSplit:
     ids = np.array([token for document in documents for token in document], np.uint16)
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(d) for d in documents], dtype=np.int64)])
-    return Split(ids, starts, [str(i) for i in range(len(documents))], np.array([len(d) for d in documents], np.int64))
+    return DatasetSplit(ids, starts, [str(i) for i in range(len(documents))], np.array([len(d) for d in documents], np.int64))
 
 
 @pytest.fixture
-def split() -> Callable[[Sequence[Sequence[int]]], Split]:
+def split() -> Callable[[Sequence[Sequence[int]]], DatasetSplit]:
     return split_of
 
 
 @pytest.fixture
-def tokens() -> Tokens:
+def tokens() -> TokenDataset:
     """24 documents of 3 to 12 tokens over a vocabulary of 20 (0 pads, 2 begins, 3 ends) to train on, 6 held out."""
     draw = np.random.default_rng(1)
     documents = [[2, *draw.integers(4, 20, 1 + i % 10).tolist(), 3] for i in range(30)]
-    return Tokens(split_of(documents[:24]), split_of(documents[24:]), 20, {"pad": 0, "unk": 1, "bos": 2, "eos": 3})
+    return TokenDataset(split_of(documents[:24]), split_of(documents[24:]), 20, {"pad": 0, "unk": 1, "bos": 2, "eos": 3})
 
 
 @pytest.fixture
@@ -48,37 +48,37 @@ def shape() -> Shape:
 
 
 @pytest.fixture
-def settings() -> Callable[..., Settings]:
-    adamw = Group("adamw", 0.01, (0.9, 0.95), 0.0)
-    optimizer = Optimizer(adamw, Group("muon", 0.02, (0.95,), 0.01), adamw, 1.0)
-    usual = Settings(
+def settings() -> Callable[..., TrainConfig]:
+    adamw = ParamGroupConfig("adamw", 0.01, (0.9, 0.95), 0.0)
+    optimizer = OptimizerConfig(adamw, ParamGroupConfig("muon", 0.02, (0.95,), 0.01), adamw, 1.0)
+    usual = TrainConfig(
         seed=1,
         device="cpu",
         threads=1,
         precision="fp32",
-        batches="windows",
-        length=8,
-        batch=8,
-        micro_batch=4,
-        recompute=None,
+        data_packing="windows",
+        seq_len=8,
+        global_batch_size=8,
+        micro_batch_size=4,
+        activation_checkpointing=None,
         compile=False,
-        steps=12,
+        max_steps=12,
         label_smoothing=0.0,
         optimizer=optimizer,
-        schedule=Schedule(2, 0, "linear", 0.0),
-        ema=None,
-        held_out=HeldOut(5, 4),
-        checkpoints=Checkpoints(5, 2, None, False),
-        stability=None,
-        plateau=None,
-        early_stop=None,
-        curriculum=None,
-        samples=None,
-        parallel=None,
-        watch=(),
+        lr_schedule=LRScheduleConfig(2, 0, "linear", 0.0),
+        ema_decay=None,
+        eval=TrainEvalConfig(5, 4),
+        checkpoints=CheckpointConfig(5, 2, None, False),
+        spike_guard=None,
+        reduce_lr_on_plateau=None,
+        early_stopping=None,
+        seq_len_schedule=None,
+        sample=None,
+        distributed=None,
+        loggers=(),
     )
 
-    def changed(**changes: Any) -> Settings:
+    def changed(**changes: Any) -> TrainConfig:
         return replace(usual, **changes)
 
     return changed

@@ -15,44 +15,44 @@ from typing import Any
 import torch
 
 from provenlm.models.common.objective import IGNORE, Batch
-from provenlm.models.moe.config import Settings as Shape
+from provenlm.models.moe.config import MoEConfig as Shape
 from provenlm.models.moe.spec import SPEC
 from provenlm.training import rng_state
 from provenlm.training.checkpoints import checkpoint
-from provenlm.training.checkpoints.manager import Store, steps
-from provenlm.training.config import Settings
-from provenlm.training.config_sections import Checkpoints, Group, Optimizer, Schedule
-from provenlm.training.dataloader import Batches
-from provenlm.training.loop import fit
+from provenlm.training.checkpoints.manager import CheckpointManager, list_steps
+from provenlm.training.config import TrainConfig
+from provenlm.training.config_sections import CheckpointConfig, LRScheduleConfig, OptimizerConfig, ParamGroupConfig
+from provenlm.training.dataloader import DataLoader
+from provenlm.training.loop import train_steps
 
 WATCHED = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
-ADAMW = Group("adamw", 0.01, (0.9, 0.95), 0.0)
-KEEP = Checkpoints(2, 1, None, False)
-SETTINGS = Settings(
+ADAMW = ParamGroupConfig("adamw", 0.01, (0.9, 0.95), 0.0)
+KEEP = CheckpointConfig(2, 1, None, False)
+SETTINGS = TrainConfig(
     seed=1,
     device="cpu",
     threads=1,
     precision="fp16",
-    batches="windows",
-    length=4,
-    batch=2,
-    micro_batch=2,
-    recompute=None,
+    data_packing="windows",
+    seq_len=4,
+    global_batch_size=2,
+    micro_batch_size=2,
+    activation_checkpointing=None,
     compile=False,
-    steps=4,
+    max_steps=4,
     label_smoothing=0.0,
-    optimizer=Optimizer(ADAMW, ADAMW, ADAMW, 1.0),
-    schedule=Schedule(1, 0, "linear", 0.0),
-    ema=0.9,
-    held_out=None,
+    optimizer=OptimizerConfig(ADAMW, ADAMW, ADAMW, 1.0),
+    lr_schedule=LRScheduleConfig(1, 0, "linear", 0.0),
+    ema_decay=0.9,
+    eval=None,
     checkpoints=KEEP,
-    stability=None,
-    plateau=None,
-    early_stop=None,
-    curriculum=None,
-    samples=None,
-    parallel=None,
-    watch=(),
+    spike_guard=None,
+    reduce_lr_on_plateau=None,
+    early_stopping=None,
+    seq_len_schedule=None,
+    sample=None,
+    distributed=None,
+    loggers=(),
 )
 
 
@@ -69,19 +69,21 @@ class Rows:
 
 def train(root: Path) -> str:
     """Train to the end, going on from what lies below `root`; a digest of the weights and of their average."""
-    store = Store(root, KEEP, lambda line: None)
-    newest = store.newest()
+    store = CheckpointManager(root, KEEP, lambda line: None)
+    newest = store.latest()
     rng_state.seed_all(3)
     model = SPEC.build(Shape(8, 1, 1, 1, 2, 1, 8, 8, True, 10_000.0, 1e-5, 0.1, "layerwise", 0.01, 0.001), 11)
-    state = last = None if newest is None else checkpoint.read(newest)
-    for step in fit(model, SPEC.objectives(model, IGNORE), Batches(Rows(), 1, []), [], SETTINGS, state, store.recall):
+    state = last = None if newest is None else checkpoint.load_checkpoint(newest)
+    for step in train_steps(
+        model, SPEC.objectives(model, IGNORE), DataLoader(Rows(), 1, []), [], SETTINGS, state, store.rollback_target
+    ):
         last = step.snapshot()
-        if step.number % KEEP.every == 0:
+        if step.number % KEEP.save_interval == 0:
             store.save(last, {}, None)
     store.close()
     assert last is not None
-    tensors = [last.tensors[file][name] for file in ("model", "trained") for name in sorted(last.tensors[file])]
-    scaler = json.dumps(last.facts["scaler"]).encode()
+    tensors = [last.state_dicts[file][name] for file in ("model", "trained") for name in sorted(last.state_dicts[file])]
+    scaler = json.dumps(last.metadata["scaler"]).encode()
     return hashlib.sha256(b"".join([scaler, *(tensor.numpy().tobytes() for tensor in tensors)])).hexdigest()
 
 
@@ -119,8 +121,8 @@ def main(folder: Path) -> None:
         root, log = folder / f"killed{place}", folder / f"log{place}"
         if child(root, place, log) == 0:
             break
-        left = steps(root)
-        newest = Store(root, KEEP, lambda line: None).newest()
+        left = list_steps(root)
+        newest = CheckpointManager(root, KEEP, lambda line: None).latest()
         ended = child(root, None, log)
         same = ended == 0 and (folder / f"{root.name}.digest").read_text() == expected
         found.append({"event": log.read_text().strip(), "left": left, "newest": newest and newest.name, "same": same})

@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from provenlm.core.errors import UserError
+from provenlm.core.errors import ProvenlmError
 from provenlm.models.common.objective import IGNORE, Batch
 from provenlm.models.moe.spec import SPEC
 from provenlm.training import rng_state
 from provenlm.training.checkpoints import checkpoint
-from provenlm.training.dataloader import batches_for
-from provenlm.training.loop import fit
+from provenlm.training.dataloader import build_dataloader
+from provenlm.training.loop import train_steps
 
 
 @pytest.fixture(autouse=True)
@@ -24,9 +24,13 @@ def begin(tokens, shape, settings):
     def begun(resume=None, rate=0.01, **changes):
         wanted = settings(**changes)
         rng_state.seed_all(3)
-        model = SPEC.build(replace(shape, balance="bias", balance_weight=rate, dropout=0.0), tokens.vocabulary)
+        model = SPEC.build(replace(shape, load_balancing="bias", load_balancing_weight=rate, dropout=0.0), tokens.vocabulary)
         objectives = SPEC.objectives(model, IGNORE)
-        return model, objectives[0], fit(model, objectives, batches_for(tokens, wanted), [], wanted, resume, lambda: None)
+        return (
+            model,
+            objectives[0],
+            train_steps(model, objectives, build_dataloader(tokens, wanted), [], wanted, resume, lambda: None),
+        )
 
     return begun
 
@@ -88,8 +92,8 @@ def test_going_on_from_a_checkpoint_gives_the_bits_of_never_stopping(begin, tmp_
     model, _, steps = begin(steps=8)
     for step in steps:
         if step.number == 4:
-            checkpoint.write(tmp_path / "four", step.snapshot(), {})
-    again, _, rest = begin(checkpoint.read(tmp_path / "four"), steps=8)
+            checkpoint.save_checkpoint(tmp_path / "four", step.snapshot(), {})
+    again, _, rest = begin(checkpoint.load_checkpoint(tmp_path / "four"), steps=8)
     assert [step.number for step in rest] == [5, 6, 7, 8]
     assert all(torch.equal(one, other) for one, other in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
     assert any(bias.abs().max() > 0 for bias in biases(again))
@@ -108,7 +112,7 @@ def test_a_collapsed_router_is_brought_back_by_its_bias_alone(begin):
         for _ in range(60):
             objective.loss(Batch(ids, ids))
             objective.after(True)
-        return SPEC.probe(model.eval(), ids)["dead_experts"][0]
+        return SPEC.eval_metrics(model.eval(), ids)["dead_experts"][0]
 
     assert dead(0.0) > 0
     assert dead(0.05) == 0
@@ -116,5 +120,5 @@ def test_a_collapsed_router_is_brought_back_by_its_bias_alone(begin):
 
 def test_such_a_net_has_no_counterpart_among_those_of_others(begin):
     model, _, _ = begin()
-    with pytest.raises(UserError, match="Mixtral's routers have no bias"):
-        SPEC.published(model.settings, 20, model.state_dict())
+    with pytest.raises(ProvenlmError, match="Mixtral's routers have no bias"):
+        SPEC.to_hf(model.settings, 20, model.state_dict())

@@ -12,8 +12,8 @@ import torch
 
 from provenlm.training.checkpoints import checkpoint
 from provenlm.training.checkpoints.checkpoint import Checkpoint
-from provenlm.training.checkpoints.manager import Store, step_folder, steps, surplus
-from provenlm.training.config_sections import Checkpoints
+from provenlm.training.checkpoints.manager import CheckpointManager, list_steps, step_dir, steps_to_delete
+from provenlm.training.config_sections import CheckpointConfig
 
 HERE = Path(__file__).resolve().parent
 
@@ -23,9 +23,9 @@ def state(step: int, value: float = 0.0) -> Checkpoint:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Callable[..., Store]:
-    def made(every: int = 5, last: int = 2, spaced: int | None = None, best: bool = False) -> Store:
-        return Store(tmp_path, Checkpoints(every, last, spaced, best), print)
+def store(tmp_path: Path) -> Callable[..., CheckpointManager]:
+    def made(every: int = 5, last: int = 2, spaced: int | None = None, best: bool = False) -> CheckpointManager:
+        return CheckpointManager(tmp_path, CheckpointConfig(every, last, spaced, best), print)
 
     return made
 
@@ -33,59 +33,59 @@ def store(tmp_path: Path) -> Callable[..., Store]:
 @pytest.mark.parametrize(
     ("found", "keep", "goes"),
     [
-        ({5: None, 10: None, 15: None}, Checkpoints(5, 2, None, False), [5]),
-        ({5: None, 10: None, 15: None}, Checkpoints(5, 3, None, False), []),
-        ({5: None, 10: None, 15: None, 20: None, 25: None}, Checkpoints(5, 1, 10, False), [5, 15]),
-        ({5: 1.0, 10: 3.0, 15: 2.0}, Checkpoints(5, 1, None, True), [10]),
-        ({5: 1.0, 10: 3.0, 15: 2.0}, Checkpoints(5, 1, None, False), [5, 10]),
-        ({5: 1.0, 10: 1.0, 15: None}, Checkpoints(5, 1, None, True), [10]),
-        ({5: None, 7: None, 10: None}, Checkpoints(5, 2, None, False), [7]),  # between the intervals, and no longer the newest
-        ({5: None, 10: None, 12: None}, Checkpoints(5, 2, None, False), []),
-        ({5: 2.0, 7: 1.0, 10: 3.0}, Checkpoints(5, 1, None, True), [5]),
-        ({3: None}, Checkpoints(5, 1, None, False), []),
+        ({5: None, 10: None, 15: None}, CheckpointConfig(5, 2, None, False), [5]),
+        ({5: None, 10: None, 15: None}, CheckpointConfig(5, 3, None, False), []),
+        ({5: None, 10: None, 15: None, 20: None, 25: None}, CheckpointConfig(5, 1, 10, False), [5, 15]),
+        ({5: 1.0, 10: 3.0, 15: 2.0}, CheckpointConfig(5, 1, None, True), [10]),
+        ({5: 1.0, 10: 3.0, 15: 2.0}, CheckpointConfig(5, 1, None, False), [5, 10]),
+        ({5: 1.0, 10: 1.0, 15: None}, CheckpointConfig(5, 1, None, True), [10]),
+        ({5: None, 7: None, 10: None}, CheckpointConfig(5, 2, None, False), [7]),  # between the intervals, and no longer the newest
+        ({5: None, 10: None, 12: None}, CheckpointConfig(5, 2, None, False), []),
+        ({5: 2.0, 7: 1.0, 10: 3.0}, CheckpointConfig(5, 1, None, True), [5]),
+        ({3: None}, CheckpointConfig(5, 1, None, False), []),
     ],
 )
-def test_what_no_rule_keeps_goes(found: dict[int, float | None], keep: Checkpoints, goes: list[int]) -> None:
-    assert surplus(found, keep) == goes
+def test_what_no_rule_keeps_goes(found: dict[int, float | None], keep: CheckpointConfig, goes: list[int]) -> None:
+    assert steps_to_delete(found, keep) == goes
 
 
-def test_the_rules_hold_for_folders(store: Callable[..., Store], tmp_path: Path) -> None:
+def test_the_rules_hold_for_folders(store: Callable[..., CheckpointManager], tmp_path: Path) -> None:
     one = store(5, 1, 10, True)
     for step, score in ((5, 3.0), (10, 2.0), (13, 1.0), (15, None), (20, 4.0), (25, None)):
         one.save(state(step), {}, score)
     one.close()
-    assert steps(tmp_path) == [10, 13, 20, 25]
-    assert one.lasting() == [step_folder(tmp_path, step) for step in (10, 13, 20)]
+    assert list_steps(tmp_path) == [10, 13, 20, 25]
+    assert one.retained_dirs() == [step_dir(tmp_path, step) for step in (10, 13, 20)]
 
 
-def test_what_the_run_does_next_does_not_reach_a_state_that_is_being_written(store: Callable[..., Store]) -> None:
+def test_what_the_run_does_next_does_not_reach_a_state_that_is_being_written(store: Callable[..., CheckpointManager]) -> None:
     weights, seen = torch.zeros(1_000_000), [[1, 2]]
     one = store()
     one.save(Checkpoint({"model": {"w": weights}}, {"step": 5, "seen": seen}), {}, None)
     weights.fill_(7)
     seen[0].append(3)
     one.close()
-    newest = one.newest()
+    newest = one.latest()
     assert newest is not None
-    back = checkpoint.read(newest)
-    assert back.tensors["model"]["w"].abs().max() == 0
-    assert back.facts["seen"] == [[1, 2]]
+    back = checkpoint.load_checkpoint(newest)
+    assert back.state_dicts["model"]["w"].abs().max() == 0
+    assert back.metadata["seen"] == [[1, 2]]
 
 
-def test_saving_returns_before_the_state_is_written(store: Callable[..., Store], tmp_path: Path) -> None:
+def test_saving_returns_before_the_state_is_written(store: Callable[..., CheckpointManager], tmp_path: Path) -> None:
     """The writer waits for a reader of a pipe, which comes only after `save` has returned."""
     one = store()
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     one._thread.submit(pipe.write_text, "begin")
     one.save(state(5), {}, None)
-    assert steps(tmp_path) == []
+    assert list_steps(tmp_path) == []
     assert pipe.read_text() == "begin"
     one.close()
-    assert steps(tmp_path) == [5]
+    assert list_steps(tmp_path) == [5]
 
 
-def test_a_write_that_failed_is_told_at_the_next_save(store: Callable[..., Store], tmp_path: Path) -> None:
+def test_a_write_that_failed_is_told_at_the_next_save(store: Callable[..., CheckpointManager], tmp_path: Path) -> None:
     one = store()
     (tmp_path / "step-00000005").write_text("a file where a folder should be")
     (tmp_path / ".tmp-step-00000010").write_text("likewise")
@@ -94,32 +94,34 @@ def test_a_write_that_failed_is_told_at_the_next_save(store: Callable[..., Store
         one.save(state(15), {}, None)
 
 
-def test_going_back_takes_the_newest_regular_one_and_gives_up_what_is_newer(store: Callable[..., Store], tmp_path: Path) -> None:
+def test_going_back_takes_the_newest_regular_one_and_gives_up_what_is_newer(
+    store: Callable[..., CheckpointManager], tmp_path: Path
+) -> None:
     one = store()
     for step in (5, 10, 12):
         one.save(state(step, float(step)), {}, None)
-    found = one.recall()
+    found = one.rollback_target()
     assert found is not None
-    assert found.facts["step"] == 10
-    assert found.tensors["model"]["w"].tolist() == [10, 10, 10]
-    assert steps(tmp_path) == [5, 10]
+    assert found.metadata["step"] == 10
+    assert found.state_dicts["model"]["w"].tolist() == [10, 10, 10]
+    assert list_steps(tmp_path) == [5, 10]
 
 
 def test_going_back_passes_over_a_damaged_one_and_says_so(tmp_path: Path) -> None:
     said: list[str] = []
-    one = Store(tmp_path, Checkpoints(5, 2, None, False), said.append)
+    one = CheckpointManager(tmp_path, CheckpointConfig(5, 2, None, False), said.append)
     for step in (5, 10):
         one.save(state(step), {}, None)
     one.wait()
     (tmp_path / "step-00000010" / "model.safetensors").write_bytes(b"")
-    found = one.recall()
+    found = one.rollback_target()
     assert found is not None
-    assert found.facts["step"] == 5
+    assert found.metadata["step"] == 5
     assert said == ["checkpoint step-00000010 is damaged (model.safetensors is not 76 bytes long); looking for an older one"]
 
 
-def test_without_a_checkpoint_there_is_nothing_to_go_back_to(store: Callable[..., Store]) -> None:
-    assert store().recall() is None
+def test_without_a_checkpoint_there_is_nothing_to_go_back_to(store: Callable[..., CheckpointManager]) -> None:
+    assert store().rollback_target() is None
 
 
 def test_killed_anywhere_inside_a_save_it_resumes_bit_for_bit_and_never_has_less_than_before(tmp_path: Path) -> None:

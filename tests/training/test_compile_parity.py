@@ -5,26 +5,26 @@ from dataclasses import replace
 import pytest
 import torch
 
-from provenlm.core.audit import Recorder
+from provenlm.core.audit import MetricRecorder
 from provenlm.evaluation.probes import compile_parity
-from provenlm.evaluation.probes.resume_bitexact import Trial
+from provenlm.evaluation.probes.resume_bitexact import TrainingCase
 from provenlm.models.common.layers.decoder import Decoder
 from provenlm.models.gpt import spec as gpt
-from provenlm.models.gpt.config import Settings as Dense
+from provenlm.models.gpt.config import GPTConfig as Dense
 from provenlm.models.moe.spec import SPEC
-from provenlm.training.dataloader import batches_for
+from provenlm.training.dataloader import build_dataloader
 
 
 @pytest.fixture
 def trial(tokens, shape, settings):
     usual = settings(batches="windows")
-    return Trial(SPEC, lambda: SPEC.build(shape, tokens.vocabulary), batches_for(tokens, usual), usual)
+    return TrainingCase(SPEC, lambda: SPEC.build(shape, tokens.vocabulary), build_dataloader(tokens, usual), usual)
 
 
 def asked(trial):
-    recorder = Recorder()
-    compile_parity.record(recorder, trial)
-    return {name: figure.value for name, figure in recorder.figures.items()}
+    recorder = MetricRecorder()
+    compile_parity.record_compile_parity(recorder, trial)
+    return {name: figure.value for name, figure in recorder.metrics.items()}
 
 
 def test_passes_that_are_computed_again_give_the_same_gradients(trial):
@@ -46,9 +46,9 @@ def test_a_second_pass_with_other_random_numbers_is_caught(trial, tokens, monkey
 
 def test_blocks_that_are_another_net_when_compiled_are_caught(trial, monkeypatch):
     """In place of a compiler, one that forgets the attention of a block."""
-    from provenlm.models.common.layers.decoder import Block
+    from provenlm.models.common.layers.decoder import TransformerBlock
 
-    monkeypatch.setattr(Block, "compile", lambda block: torch.nn.init.zeros_(block.self_attn.o_proj.weight))
+    monkeypatch.setattr(TransformerBlock, "compile", lambda block: torch.nn.init.zeros_(block.self_attn.o_proj.weight))
     compiled = replace(trial, settings=replace(trial.settings, compile=True))
     assert isinstance(trial.build(), Decoder)
     assert asked(compiled)["compile.largest_difference"] > 1e-3

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from provenlm.training.device import emulated
+from provenlm.training.device import is_dtype_emulated
 
 FAULTS = """
 import ctypes, resource, sys, torch
@@ -46,6 +46,6 @@ def test_a_processor_makes_up_the_products_that_its_flags_do_not_name() -> None:
     flags = known.read_text().split() if known.exists() else []
     if "flags" not in flags:
         pytest.skip("no flags of an x86 processor are told here")
-    assert emulated(torch.device("cpu"), "bf16") == (not {"avx512bw", "avx512vl", "avx512dq"} <= {*flags})
-    assert not emulated(torch.device("cpu"), "fp32")
-    assert not emulated(torch.device("cuda"), "bf16")
+    assert is_dtype_emulated(torch.device("cpu"), "bf16") == (not {"avx512bw", "avx512vl", "avx512dq"} <= {*flags})
+    assert not is_dtype_emulated(torch.device("cpu"), "fp32")
+    assert not is_dtype_emulated(torch.device("cuda"), "bf16")

@@ -20,10 +20,10 @@ from process_group_member import CASES, LADDER, MIXTURE, USUAL
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from provenlm.core.errors import UserError
+from provenlm.core.errors import ProvenlmError
 from provenlm.training.checkpoints.checkpoint import Checkpoint
-from provenlm.training.config_sections import Parallel
-from provenlm.training.distributed.process_group import ALONE, Crew, crew
+from provenlm.training.config_sections import DistributedConfig
+from provenlm.training.distributed.process_group import SINGLE_PROCESS, DistributedContext, init_distributed
 
 CPU = torch.device("cpu")
 MEMBER = Path(process_group_member.__file__)
@@ -67,8 +67,8 @@ def as_one(found: Found, name: str, expected: tuple[list[dict[str, Any]], Checkp
         assert (step["held_out"] is None) == (alone["held_out"] is None)
         assert step["held_out"] is None or step["held_out"] == pytest.approx(alone["held_out"], rel=digits)
     ours = weights_of(found, name)
-    assert ours.keys() == state.tensors["model"].keys()
-    for key, tensor in state.tensors["model"].items():
+    assert ours.keys() == state.state_dicts["model"].keys()
+    for key, tensor in state.state_dicts["model"].items():
         assert torch.allclose(ours[key], tensor, rtol=0.0, atol=digits), key
 
 
@@ -83,7 +83,9 @@ def test_the_comparison_is_of_trainings_that_move_and_are_clipped() -> None:
     fresh = process_group_member.trained(*CASES["mixture"], until=1)[1]
     assert all(step["norm"] > 0.1 for step in steps)
     assert len({step["targets"] for step in steps}) > 1
-    moved = [not torch.allclose(state.tensors["model"][n], t, rtol=0.0, atol=1e-4) for n, t in fresh.tensors["model"].items()]
+    moved = [
+        not torch.allclose(state.state_dicts["model"][n], t, rtol=0.0, atol=1e-4) for n, t in fresh.state_dicts["model"].items()
+    ]
     assert all(moved)
 
 
@@ -114,7 +116,7 @@ def test_each_process_draws_its_own_random_numbers(found: Found, way: str) -> No
 @pytest.mark.parametrize("way", WAYS)
 def test_what_one_process_finds_not_finite_all_skip_and_all_go_back(found: Found, way: str) -> None:
     """From step 2 to 1, past its data; then on at half the rates, as one process does."""
-    steps, state = process_group_member.trained(MIXTURE, replace(USUAL, stability=LADDER), fault="nan")
+    steps, state = process_group_member.trained(MIXTURE, replace(USUAL, spike_guard=LADDER), fault="nan")
     for seen in (found.first[f"nan {way}"], found.second[f"nan {way}"], steps):
         assert [bool(step["skipped"]) for step in seen] == [False, True, False, False, False]
         assert "went back from step 2 to 1, past 8 rows, rates × 0.5" in seen[1]["back"]
@@ -124,13 +126,13 @@ def test_what_one_process_finds_not_finite_all_skip_and_all_go_back(found: Found
 
 
 def test_when_memory_runs_out_in_one_process_all_take_half_the_rows(found: Found) -> None:
-    steps, state = process_group_member.trained(MIXTURE, replace(USUAL, micro_batch=1, held_out=None))
+    steps, state = process_group_member.trained(MIXTURE, replace(USUAL, micro_batch_size=1, held_out=None))
     for seen in (found.first, found.second):
         assert [step["rows"] for step in seen["memory ddp"]] == [1] * 4
         for step, expected in zip(seen["memory ddp"], steps, strict=True):
             assert step["terms"] == pytest.approx(expected["terms"], rel=1e-9)
     ours = weights_of(found, "memory ddp")
-    assert all(torch.allclose(ours[name], tensor, atol=1e-9) for name, tensor in state.tensors["model"].items())
+    assert all(torch.allclose(ours[name], tensor, atol=1e-9) for name, tensor in state.state_dicts["model"].items())
 
 
 def test_both_processes_see_the_same_steps(found: Found) -> None:
@@ -156,7 +158,7 @@ def test_gradients_are_summed_and_what_the_first_says_is_heard(found: Found) -> 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (4, 1), (4, 2), (5, 2), (6, 3), (1, 3), (7, 4)])
 def test_every_part_counts_once_and_nobody_has_fewer_passes_than_the_others_wait_for(count: int, size: int, way: Any) -> None:
     parts = [(n, 1 / count) for n in range(count)]
-    owned = [Crew(rank, size, way, CPU).own(parts) for rank in range(size)]
+    owned = [DistributedContext(rank, size, way, CPU).shard(parts) for rank in range(size)]
     assert sorted(part for mine in owned for part in mine if part[1]) == parts
     passes = {len(mine) for mine in owned}
     assert passes == {-(-count // size)} if way == "fsdp2" else min(passes) == 1 or len(passes) < 3
@@ -164,35 +166,41 @@ def test_every_part_counts_once_and_nobody_has_fewer_passes_than_the_others_wait
 
 def test_alone_nothing_is_changed_and_nobody_is_asked() -> None:
     parameter = nn.Parameter(torch.ones(2))
-    ALONE.add([parameter])
+    SINGLE_PROCESS.all_reduce_grads([parameter])
     assert parameter.grad is None
-    assert (ALONE.any(True), ALONE.any(False), ALONE.told(None), ALONE.sums([2.0]), ALONE.said([3.0])) == (
+    assert (
+        SINGLE_PROCESS.any_rank(True),
+        SINGLE_PROCESS.any_rank(False),
+        SINGLE_PROCESS.broadcast_checkpoint(None),
+        SINGLE_PROCESS.all_reduce([2.0]),
+        SINGLE_PROCESS.broadcast([3.0]),
+    ) == (
         True,
         False,
         None,
         [2.0],
         [3.0],
     )
-    assert ALONE.mine(*ALONE.gathered({"cpu": torch.ones(1)}, 5)) == ({"cpu": torch.ones(1)}, 5)
+    assert SINGLE_PROCESS.local_part(*SINGLE_PROCESS.all_gather({"cpu": torch.ones(1)}, 5)) == ({"cpu": torch.ones(1)}, 5)
 
 
 @pytest.mark.parametrize(
     ("wanted", "device", "message"),
     [
         (
-            Parallel(2, "ddp"),
+            DistributedConfig(2, "ddp"),
             "cpu",
             "train.parallel: 2 processes, but torchrun started 3; torchrun --nproc-per-node 2 would be right",
         ),
         (None, "cpu", "train.parallel: 1 process, but torchrun started 3; {processes: 3, way: ddp} would be right"),
-        (Parallel(3, "fsdp2"), "mps", "train.parallel: processes talk through cpu or cuda, not mps; null would be right"),
-        (Parallel(3, "ddp"), "cuda", "train.parallel: process 0 of this machine has no GPU; it has 0"),
+        (DistributedConfig(3, "fsdp2"), "mps", "train.parallel: processes talk through cpu or cuda, not mps; null would be right"),
+        (DistributedConfig(3, "ddp"), "cuda", "train.parallel: process 0 of this machine has no GPU; it has 0"),
     ],
 )
 def test_a_crew_that_cannot_be_is_refused(wanted: Any, device: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"WORLD_SIZE": "3", "RANK": "0", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(UserError) as error, crew(wanted, torch.device(device)):
+    with pytest.raises(ProvenlmError) as error, init_distributed(wanted, torch.device(device)):
         pass
     assert str(error.value) == message

@@ -12,10 +12,10 @@ from provenlm.models.common.objective import IGNORE
 from provenlm.models.moe.spec import SPEC
 from provenlm.training import rng_state
 from provenlm.training.checkpoints import checkpoint
-from provenlm.training.checkpoints.checkpoint import Described
-from provenlm.training.dataloader import batches_for
-from provenlm.training.loop import fit
-from provenlm.training.optim.ema import Average
+from provenlm.training.checkpoints.checkpoint import ModelMetadata
+from provenlm.training.dataloader import build_dataloader
+from provenlm.training.loop import train_steps
+from provenlm.training.optim.ema import EMA
 
 
 def test_the_average_is_the_one_worked_out_by_hand() -> None:
@@ -23,22 +23,22 @@ def test_the_average_is_the_one_worked_out_by_hand() -> None:
     model = nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         model.weight.fill_(0.0)
-        average = Average(model, 0.9)
+        average = EMA(model, 0.9)
         model.weight.fill_(11.0)
-        average.follow(1)
+        average.update(1)
         assert average.tensors["weight"].item() == pytest.approx(9.0)
         model.weight.fill_(1.0)
-        average.follow(2)
+        average.update(2)
         assert average.tensors["weight"].item() == pytest.approx(9 * 0.25 + 0.75)
-        average.follow(10**6)
+        average.update(10**6)
         assert average.tensors["weight"].item() == pytest.approx(3.0 * 0.9 + 0.1)
 
 
 def test_shown_for_a_while_the_net_gets_its_own_weights_back_whatever_happens() -> None:
     model = nn.Linear(2, 2)
-    average, own = Average(model, 0.5), model.weight.detach().clone()
+    average, own = EMA(model, 0.5), model.weight.detach().clone()
     average.tensors["weight"].fill_(7.0)
-    with pytest.raises(KeyError), average.shown():
+    with pytest.raises(KeyError), average.applied():
         assert model.weight.tolist() == [[7.0, 7.0], [7.0, 7.0]]
         raise KeyError
     assert torch.equal(model.weight, own)
@@ -52,17 +52,17 @@ def test_the_average_is_judged_and_published_and_changes_no_step(
     for ema in (None, 0.9):
         rng_state.seed_all(3)
         model, wanted = SPEC.build(shape, 20), settings(ema=ema)
-        objectives, batches = SPEC.objectives(model, IGNORE), batches_for(tokens, wanted)
-        *_, last = fit(model, objectives, batches, [], wanted, None, lambda: None)
+        objectives, batches = SPEC.objectives(model, IGNORE), build_dataloader(tokens, wanted)
+        *_, last = train_steps(model, objectives, batches, [], wanted, None, lambda: None)
         ends[ema] = (last, model)
     (plain, _), (last, model) = ends[None], ends[0.9]
     assert last.terms == plain.terms
     assert last.held_out != plain.held_out
     state = last.snapshot()
-    described = Described("moe", vars(shape), 20, 8)
-    checkpoint.write(tmp_path / "c", state, {"net.json": described.to_json()})
-    published = checkpoint.load_net(tmp_path / "c")
-    (batch,) = batches_for(tokens, settings()).held_out
+    described = ModelMetadata("moe", vars(shape), 20, 8)
+    checkpoint.save_checkpoint(tmp_path / "c", state, {"net.json": described.to_json()})
+    published = checkpoint.load_model(tmp_path / "c")
+    (batch,) = build_dataloader(tokens, settings()).val_batches
     with torch.no_grad():
         again = SPEC.objectives(published.model, IGNORE)[0].loss(batch)
     assert last.held_out == pytest.approx({name: value.item() for name, value in again.items()}, rel=1e-6)

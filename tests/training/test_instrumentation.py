@@ -11,23 +11,23 @@ from typing import Any
 import pytest
 import torch
 
-from provenlm.core.audit import Recorder
-from provenlm.core.errors import UserError
-from provenlm.models.moe.config import Settings as Shape
-from provenlm.models.moe.model import flops
+from provenlm.core.audit import MetricRecorder
+from provenlm.core.errors import ProvenlmError
+from provenlm.models.moe.config import MoEConfig as Shape
+from provenlm.models.moe.model import flops_per_token
 from provenlm.training import memory
-from provenlm.training.callbacks.history import History, Row
+from provenlm.training.callbacks.history import HistoryRow, StepHistory
 from provenlm.training.loggers import trackers
-from provenlm.training.loggers.console import Line, clock
-from provenlm.training.loggers.container import Live
-from provenlm.training.loggers.csv_logger import Curves
-from provenlm.training.mfu import Meter, matmul_peak, real
+from provenlm.training.loggers.console import ConsoleLine, format_duration
+from provenlm.training.loggers.container import LoggerContainer
+from provenlm.training.loggers.csv_logger import CsvLogger
+from provenlm.training.mfu import MfuMeter, measure_peak_flops, steady_state_rows
 
-METER = Meter(lambda length: 100 * length, 1e6)
+METER = MfuMeter(lambda length: 100 * length, 1e6)
 
 
-def row(step: int, loss: float = 2.0, **changes: Any) -> Row:
-    usual: Row = {"step": step, "loss": loss, "grad_norm": 0.5, "share": 1.0, "targets": 60, "rows": 8, "positions": 80}
+def row(step: int, loss: float = 2.0, **changes: Any) -> HistoryRow:
+    usual: HistoryRow = {"step": step, "loss": loss, "grad_norm": 0.5, "share": 1.0, "targets": 60, "rows": 8, "positions": 80}
     return usual | {"seconds": 0.25, "data_seconds": 0.01, **changes}
 
 
@@ -38,24 +38,24 @@ def lines(path: Path) -> list[dict[str, str]]:
 
 def test_targets_a_second_and_the_share_of_the_peak_are_those_worked_out_by_hand() -> None:
     """60 targets in a quarter of a second; 80 positions in rows of 10, 1000 FLOP each, of the 250,000 that fit in that time."""
-    assert METER.rates(row(1)) == {"tokens_per_second": 240.0, "mfu": pytest.approx(0.32)}
+    assert METER.compute(row(1)) == {"tokens_per_second": 240.0, "mfu": pytest.approx(0.32)}
 
 
 def test_a_peak_taken_on_a_busy_machine_gives_way_to_a_better_one() -> None:
-    busy = replace(METER, peak=METER.peak / 4)
-    assert busy.rates(row(1))["mfu"] > 1
-    assert busy.by(METER.peak) == METER.by(busy.peak) == METER
+    busy = replace(METER, peak=METER.peak_flops / 4)
+    assert busy.compute(row(1))["mfu"] > 1
+    assert busy.with_peak(METER.peak_flops) == METER.with_peak(busy.peak_flops) == METER
 
 
 def test_the_published_200m_shape_needs_the_operations_of_six_an_active_element_and_twelve_of_attention() -> None:
     """PaLM, appendix B: 6·N + 12·L·d·T; N are the 71,991,296 matrix elements that a token meets (head included, norms not)."""
     shape = Shape(512, 8, 8, 2, 8, 2, 2048, 2048, True, 10_000.0, 1e-5, 0.1, "layerwise", 0.01, 0.0)
-    assert flops(shape, 32_000, 2048) == 6 * 71_991_296 + 12 * 8 * 512 * 2048
+    assert flops_per_token(shape, 32_000, 2048) == 6 * 71_991_296 + 12 * 8 * 512 * 2048
 
 
 def test_the_peak_is_above_what_a_smaller_product_reaches_on_any_machine() -> None:
     before = torch.get_rng_state()
-    peak = matmul_peak(torch.device("cpu"), "fp32")
+    peak = measure_peak_flops(torch.device("cpu"), "fp32")
     assert 1e8 < peak < 1e14
     assert torch.equal(before, torch.get_rng_state())
 
@@ -63,35 +63,35 @@ def test_the_peak_is_above_what_a_smaller_product_reaches_on_any_machine() -> No
 def test_speeds_come_from_applied_updates_without_the_first_of_each_process() -> None:
     rows = [row(n) for n in range(1, 13)]
     rows[5]["skipped"] = "not finite"
-    assert [r["step"] for r in real(History(rows), [0, 7])] == [4, 5, 7, 11, 12]
+    assert [r["step"] for r in steady_state_rows(StepHistory(rows), [0, 7])] == [4, 5, 7, 11, 12]
 
 
 def test_where_there_is_nothing_but_first_steps_these_are_taken() -> None:
-    assert [r["step"] for r in real(History([row(1), row(2)]), [0])] == [1, 2]
+    assert [r["step"] for r in steady_state_rows(StepHistory([row(1), row(2)]), [0])] == [1, 2]
 
 
 def test_the_words_say_loss_speed_share_memory_and_time_left() -> None:
-    history = History([row(n, 2.0 / n, seconds=9.0 if n == 2 else 0.25) for n in range(1, 6)])
-    line = Line(history, "loss", METER, 505, lambda: 3 * 2**20)
-    assert line.words() == "loss 0.400, 240 tokens/s, MFU 32.0%, 3 MiB, 2 min 05 s left"
+    history = StepHistory([row(n, 2.0 / n, seconds=9.0 if n == 2 else 0.25) for n in range(1, 6)])
+    line = ConsoleLine(history, "loss", METER, 505, lambda: 3 * 2**20)
+    assert line.render() == "loss 0.400, 240 tokens/s, MFU 32.0%, 3 MiB, 2 min 05 s left"
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(12.4, "12 s"), (185, "3 min 05 s"), (7620, "2 h 07 min")])
 def test_time_left_is_said_in_the_two_largest_units(seconds: float, said: str) -> None:
-    assert clock(seconds) == said
+    assert format_duration(seconds) == said
 
 
 def test_the_csv_equals_the_history_and_is_there_while_training_runs(tmp_path: Path) -> None:
-    history = History()
-    live = Live(history, METER, [Curves(tmp_path / "curves" / "r.csv", "loss")])
+    history = StepHistory()
+    live = LoggerContainer(history, METER, [CsvLogger(tmp_path / "curves" / "r.csv", "loss")])
     for n in range(1, 5):
         held = {"held_out.loss": 3.0 / n} if n in (1, 3) else {}
         history.rows.append(row(n, 2.0 / n, **held))
-        live.show()
+        live.log_latest()
         assert len(lines(tmp_path / "curves" / "r.csv")) == n
     found = lines(tmp_path / "curves" / "r.csv")
     assert list(found[0]) == ["step", "loss", "held_out", "tokens_per_second", "mfu", "grad_norm", "rate_share"]
-    assert [(int(each["step"]), float(each["loss"])) for each in found] == history.column("loss")
+    assert [(int(each["step"]), float(each["loss"])) for each in found] == history.series("loss")
     assert [float(each["held_out"]) for each in found] == [3.0, 3.0, 1.0, 1.0]  # the last one measured
     assert {float(each["tokens_per_second"]) for each in found} == {240.0}
 
@@ -99,21 +99,21 @@ def test_the_csv_equals_the_history_and_is_there_while_training_runs(tmp_path: P
 def test_a_resumed_run_has_no_gap_and_no_row_twice(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     path.write_text("step,loss\n1,9\n2,9\n3,9\n4,9\n")  # what a killed process left; its checkpoint was of step 2
-    history = History([row(1), row(2)])
-    live = Live(history, METER, [Curves(path, "loss")])
+    history = StepHistory([row(1), row(2)])
+    live = LoggerContainer(history, METER, [CsvLogger(path, "loss")])
     history.rows.append(row(3))
-    live.show()
+    live.log_latest()
     live.close()
     assert [each["step"] for each in lines(path)] == ["1", "2", "3"]
     assert {each["held_out"] for each in lines(path)} == {""}
 
 
 def test_steps_that_going_back_undid_are_no_longer_shown(tmp_path: Path) -> None:
-    history = History()
-    live = Live(history, METER, [Curves(tmp_path / "r.csv", "loss")])
+    history = StepHistory()
+    live = LoggerContainer(history, METER, [CsvLogger(tmp_path / "r.csv", "loss")])
     for n, loss in ((1, 3.0), (2, 2.0), (3, 90.0), (2, 2.1), (3, 1.9)):
         history.rows.append(row(n, loss))
-        live.show()
+        live.log_latest()
     assert [(each["step"], each["loss"]) for each in lines(tmp_path / "r.csv")] == [("1", "3.0"), ("2", "2.1"), ("3", "1.9")]
 
 
@@ -121,11 +121,11 @@ def test_tensorboard_reads_back_every_number_of_the_history(tmp_path: Path) -> N
     pytest.importorskip("tensorboard", reason="the extra `watch` is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    history = History([row(1, 2.5)])
-    live = Live(history, METER, trackers.sinks(["tensorboard"], tmp_path))
+    history = StepHistory([row(1, 2.5)])
+    live = LoggerContainer(history, METER, trackers.build_loggers(["tensorboard"], tmp_path))
     for n in (2, 3):
         history.rows.append(row(n, 2.5 / n, **{"held_out.loss": 1.5}))
-        live.show()
+        live.log_latest()
     live.close()
     read = EventAccumulator(str(tmp_path / "tensorboard"))
     read.Reload()
@@ -139,11 +139,11 @@ def test_tensorboard_reads_back_every_number_of_the_history(tmp_path: Path) -> N
 def test_dvclive_holds_the_rows_and_the_newest_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("dvclive", reason="the extra `watch` is not installed")
     monkeypatch.chdir(tmp_path)
-    history = History()
-    live = Live(history, METER, trackers.sinks(["dvclive"], tmp_path))
+    history = StepHistory()
+    live = LoggerContainer(history, METER, trackers.build_loggers(["dvclive"], tmp_path))
     for n in (1, 2):
         history.rows.append(row(n, 2.0 / n, grad_norm=0.5, data_seconds=math.inf, **{"grad_norm.matrix": 0.25}))
-        live.show()
+        live.log_latest()
     live.close()
     newest = json.loads((tmp_path / "dvclive" / "metrics.json").read_text())
     assert (newest["step"], newest["loss"]) == (2, 1.0)
@@ -159,25 +159,25 @@ def test_without_its_package_the_first_line_says_what_to_install(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(trackers.PACKAGES, name, "a_package_that_is_not_there")
-    with pytest.raises(UserError, match=rf"train.watch: {name} is not installed; `pip install -e '\.\[watch\]'`"):
-        trackers.sinks([name], tmp_path)
+    with pytest.raises(ProvenlmError, match=rf"train.watch: {name} is not installed; `pip install -e '\.\[watch\]'`"):
+        trackers.build_loggers([name], tmp_path)
     assert importlib.util.find_spec("a_package_that_is_not_there") is None
 
 
 def test_memory_grows_by_what_is_held_and_its_peak_stays_when_it_is_given_back() -> None:
-    profile = memory.Profile(torch.device("cpu"))
-    profile.at("before")
+    profile = memory.MemoryProfile(torch.device("cpu"))
+    profile.mark("before")
     block = torch.ones(16 * 2**20)  # 64 MiB
-    profile.at("with the block")
-    profile.at("with the block")
+    profile.mark("with the block")
+    profile.mark("with the block")
     del block
-    profile.at("after")
+    profile.mark("after")
     names, kinds, now, most = zip(*profile.points, strict=True)
     assert (names, set(kinds)) == (("before", "with the block", "after"), {"cpu"})
     assert now[1] - now[0] > 60 * 2**20
     assert now[2] < now[1]
     assert most[2] >= most[1] >= now[1] - 2**20
-    audit = Recorder()
-    profile.record(audit)
-    assert audit.figures["memory_peak.cpu"].value >= max(most)
+    audit = MetricRecorder()
+    profile.record_metrics(audit)
+    assert audit.metrics["memory_peak.cpu"].value >= max(most)
     assert [each[0] for each in audit.tables[0].rows] == list(names)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from provenlm.training.optim.muon import Muon, orthogonalise
+from provenlm.training.optim.muon import Muon, orthogonalize
 
 
 def drawn(*shape: int) -> Tensor:
@@ -14,7 +14,7 @@ def drawn(*shape: int) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(1, 16, 16), (3, 24, 8), (3, 8, 24), (2, 192, 96)])
 def test_all_singular_values_of_a_step_are_near_one(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    values = torch.linalg.svdvals(orthogonalise(drawn(*shape).to(dtype)).float())
+    values = torch.linalg.svdvals(orthogonalize(drawn(*shape).to(dtype)).float())
     assert values.min() > 0.7
     assert values.max() < 1.3
 
@@ -22,12 +22,12 @@ def test_all_singular_values_of_a_step_are_near_one(shape: tuple[int, ...], dtyp
 def test_a_step_keeps_the_directions_of_the_gradient() -> None:
     gradient = drawn(1, 12, 8)
     left, _, right = torch.linalg.svd(gradient, full_matrices=False)
-    assert torch.allclose(orthogonalise(gradient), left @ right, atol=0.3)
+    assert torch.allclose(orthogonalize(gradient), left @ right, atol=0.3)
 
 
 def test_the_narrow_type_steps_nearly_where_the_wide_one_does() -> None:
     gradient = drawn(2, 96, 192)
-    narrow, wide = orthogonalise(gradient.bfloat16()).float(), orthogonalise(gradient)
+    narrow, wide = orthogonalize(gradient.bfloat16()).float(), orthogonalize(gradient)
     cosine = (narrow * wide).sum((-2, -1)) / (narrow.norm(dim=(-2, -1)) * wide.norm(dim=(-2, -1)))
     assert cosine.min() > 0.999
 

@@ -9,21 +9,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from provenlm.core.errors import UserError
+from provenlm.core.errors import ProvenlmError
 from provenlm.models.common.objective import IGNORE, Batch
 from provenlm.models.moe.spec import SPEC
 from provenlm.training import memory, rng_state
-from provenlm.training.auto_batch_size import measured, rows_that_fit
-from provenlm.training.dataloader import batches_for
-from provenlm.training.distributed.process_group import ALONE, Crew
-from provenlm.training.loop import fit
-from provenlm.training.oom_backoff import Room, out_of_memory
-from provenlm.training.step import Step
+from provenlm.training.auto_batch_size import largest_fitting_batch, measure_peak_bytes
+from provenlm.training.dataloader import build_dataloader
+from provenlm.training.distributed.process_group import SINGLE_PROCESS, DistributedContext
+from provenlm.training.loop import train_steps
+from provenlm.training.oom_backoff import OomBackoff, is_oom_error
+from provenlm.training.step import StepResult
 
 
 def trained(
     tokens: Any, shape: Any, settings: Any, most: int, resume: Any = None, eval_most: int = 99, until: int = 99
-) -> tuple[nn.Module, list[Step], Any]:
+) -> tuple[nn.Module, list[StepResult], Any]:
     """Train with a memory that holds `most` rows of training and `eval_most` of evaluation; (net, steps, last snapshot)."""
     rng_state.seed_all(3)
     model = SPEC.build(shape, tokens.vocabulary)
@@ -36,7 +36,9 @@ def trained(
         return terms
 
     seen, state = [], None
-    for step in fit(model, [replace(real, loss=bounded)], batches_for(tokens, settings), [], settings, resume, lambda: None):
+    for step in train_steps(
+        model, [replace(real, loss=bounded)], build_dataloader(tokens, settings), [], settings, resume, lambda: None
+    ):
         seen.append(step)
         if step.number == until:
             state = step.snapshot()
@@ -53,8 +55,8 @@ def test_out_of_memory_it_takes_half_the_rows_and_ends_as_if_it_had_from_the_sta
 ) -> None:
     model, steps, _ = trained(tokens, shape, settings(batch=8, micro_batch=8), most=3)
     small, expected, _ = trained(tokens, shape, settings(batch=8, micro_batch=2), most=99)
-    assert [step.micro_batch for step in steps] == [2] * 12
-    assert [step.targets for step in steps] == [step.targets for step in expected]
+    assert [step.micro_batch_size for step in steps] == [2] * 12
+    assert [step.num_targets for step in steps] == [step.num_targets for step in expected]
     assert [step.terms for step in steps] == [step.terms for step in expected]
     assert weights(model) == weights(small)
 
@@ -62,9 +64,9 @@ def test_out_of_memory_it_takes_half_the_rows_and_ends_as_if_it_had_from_the_sta
 def test_evaluation_that_runs_out_of_memory_does_not_shrink_training(tokens: Any, shape: Any, settings: Callable[..., Any]) -> None:
     _, steps, _ = trained(tokens, shape, settings(), most=99, eval_most=1)
     _, expected, _ = trained(tokens, shape, settings(), most=99)
-    assert {step.micro_batch for step in steps} == {4}
+    assert {step.micro_batch_size for step in steps} == {4}
     assert [step.terms for step in steps] == [step.terms for step in expected]
-    held = [(a.held_out, b.held_out) for a, b in zip(steps, expected, strict=True) if a.held_out and b.held_out]
+    held = [(a.val_losses, b.val_losses) for a, b in zip(steps, expected, strict=True) if a.val_losses and b.val_losses]
     assert len(held) == 4
     for one, other in held:
         assert one["cross_entropy"] == pytest.approx(other["cross_entropy"], rel=1e-5)
@@ -76,13 +78,13 @@ def test_a_resumed_run_remembers_how_much_fitted(tokens: Any, shape: Any, settin
     whole, steps, _ = trained(tokens, shape, wanted, most=3)
     _, _, state = trained(tokens, shape, wanted, most=3, until=5)
     resumed, rest, _ = trained(tokens, shape, wanted, most=99, resume=state)
-    assert [step.micro_batch for step in rest] == [2] * 7
+    assert [step.micro_batch_size for step in rest] == [2] * 7
     assert [step.terms for step in rest] == [step.terms for step in steps[5:]]
     assert weights(resumed) == weights(whole)
 
 
 def test_memory_for_not_even_one_row_is_the_users_to_mend(tokens: Any, shape: Any, settings: Callable[..., Any]) -> None:
-    with pytest.raises(UserError, match="out of memory with one row at a time"):
+    with pytest.raises(ProvenlmError, match="out of memory with one row at a time"):
         trained(tokens, shape, settings(), most=0)
 
 
@@ -91,13 +93,13 @@ def test_other_errors_are_not_taken_for_it() -> None:
         raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        Room(4).fit(broken, lambda: None, ALONE)
+        OomBackoff(4).run(broken, lambda: None, SINGLE_PROCESS)
 
 
 def test_the_allocator_of_the_cpu_is_understood() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**62, dtype=torch.uint8)
-    assert out_of_memory(caught.value)
+    assert is_oom_error(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -114,14 +116,14 @@ def test_the_allocator_of_the_cpu_is_understood() -> None:
 )
 def test_the_most_rows_whose_measured_memory_fits_are_taken(each: int, free: int, batch: int, rows: int) -> None:
     tried: list[int] = []
-    assert rows_that_fit(lambda n: (tried.append(n), each * n)[1], free, batch) == rows
+    assert largest_fitting_batch(lambda n: (tried.append(n), each * n)[1], free, batch) == rows
     assert tried[-1] == rows
     assert all(each * n <= 0.8 * free for n in tried[1:])
 
 
 def test_what_a_pass_holds_is_measured_and_let_go() -> None:
     held: list[Tensor] = []
-    bytes_ = measured(
+    bytes_ = measure_peak_bytes(
         lambda: held.append(torch.ones(512 * 2**18)), held.clear, torch.device("cpu")
     )  # 512 MiB, more than ever before
     assert bytes_ is not None and 500 * 2**20 < bytes_ < 1500 * 2**20
@@ -129,7 +131,7 @@ def test_what_a_pass_holds_is_measured_and_let_go() -> None:
 
 
 def test_a_container_leaves_no_more_than_the_machine_has() -> None:
-    free = memory.free(torch.device("cpu"))
+    free = memory.memory_free(torch.device("cpu"))
     assert 2**20 < free < 2**50
     assert free <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
@@ -139,12 +141,12 @@ def test_a_found_micro_batch_leaves_no_trace_of_the_trial(
     tokens: Any, shape: Any, settings: Callable[..., Any], batches: str
 ) -> None:
     """Dropout drew numbers, and routers noted where tokens went: the weights are those of the same number set by hand."""
-    biased = replace(shape, balance="bias")
+    biased = replace(shape, load_balancing="bias")
     common = {"batch": 8, "batches": batches, "length": 12}
     found, steps, _ = trained(tokens, biased, settings(micro_batch="auto", **common), most=99)
     set_, expected, _ = trained(tokens, biased, settings(micro_batch=8, **common), most=99)
-    assert [step.micro_batch for step in steps] == [8] * 12
-    assert [(step.terms, step.inside) for step in steps] == [(step.terms, step.inside) for step in expected]
+    assert [step.micro_batch_size for step in steps] == [8] * 12
+    assert [(step.terms, step.model_metrics) for step in steps] == [(step.terms, step.model_metrics) for step in expected]
     assert weights(found) == weights(set_)
 
 
@@ -153,11 +155,11 @@ def test_a_found_micro_batch_is_what_fits_and_is_kept_across_a_resume(
 ) -> None:
     wanted = settings(batch=16, micro_batch="auto")
     whole, steps, _ = trained(tokens, shape, wanted, most=5)
-    assert [step.micro_batch for step in steps] == [4] * 12
-    assert {step.rows for step in steps} == {16}
+    assert [step.micro_batch_size for step in steps] == [4] * 12
+    assert {step.num_sequences for step in steps} == {16}
     _, _, state = trained(tokens, shape, wanted, most=5, until=5)
     resumed, rest, _ = trained(tokens, shape, wanted, most=99, resume=state)
-    assert [(step.micro_batch, step.terms) for step in rest] == [(step.micro_batch, step.terms) for step in steps[5:]]
+    assert [(step.micro_batch_size, step.terms) for step in rest] == [(step.micro_batch_size, step.terms) for step in steps[5:]]
     assert weights(resumed) == weights(whole)
 
 
@@ -166,6 +168,6 @@ def test_where_the_others_wait_in_the_middle_of_it_running_out_of_memory_is_the_
         raise torch.OutOfMemoryError("planted")
 
     with pytest.raises(
-        UserError, match="with 4 rows at a time, which fsdp2 cannot try again with fewer; a smaller train.micro_batch"
+        ProvenlmError, match="with 4 rows at a time, which fsdp2 cannot try again with fewer; a smaller train.micro_batch"
     ):
-        Room(4).fit(full, lambda: None, Crew(0, 2, "fsdp2", torch.device("cpu")))
+        OomBackoff(4).run(full, lambda: None, DistributedContext(0, 2, "fsdp2", torch.device("cpu")))

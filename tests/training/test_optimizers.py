@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 from provenlm.models.common.objective import Objective
-from provenlm.training.config_sections import Group, Optimizer
+from provenlm.training.config_sections import OptimizerConfig, ParamGroupConfig
 from provenlm.training.optim import factory
 
 
 def made(kind: str, betas: tuple[float, ...], decay: float = 0.0) -> tuple[nn.Parameter, torch.optim.Optimizer]:
     parameter = nn.Parameter(torch.tensor([1.0, -2.0]))
-    group = Group(kind, 0.1, betas, decay)  # type: ignore[arg-type]
+    group = ParamGroupConfig(kind, 0.1, betas, decay)  # type: ignore[arg-type]
     objective: Any = Objective("o", {"rest": [parameter]}, lambda batch: {}, "loss")
-    (optimizer,) = factory.optimizers_for(objective, Optimizer(group, group, group, None))
+    (optimizer,) = factory.build_optimizers(objective, OptimizerConfig(group, group, group, None))
     return parameter, optimizer
 
 

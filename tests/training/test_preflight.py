@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from provenlm.core.audit import Recorder
-from provenlm.core.errors import UserError
+from provenlm.core.audit import MetricRecorder
+from provenlm.core.errors import ProvenlmError
 from provenlm.models.moe.spec import SPEC
-from provenlm.tokenizers.characters import CharacterCodec
+from provenlm.tokenizers.characters import CharacterTokenizer
 from provenlm.training.checkpoints import checkpoint
-from provenlm.training.checkpoints.checkpoint import Described
-from provenlm.training.preflight import Coming, dry_run
+from provenlm.training.checkpoints.checkpoint import ModelMetadata
+from provenlm.training.preflight import RunPlan, run_preflight
 
 LETTERS = "abcdefghijklmnopqrs"  # ids 1 to 19
 
@@ -20,13 +20,13 @@ LETTERS = "abcdefghijklmnopqrs"  # ids 1 to 19
 @pytest.fixture
 def coming(tokens, shape, settings):
     raw = {name: getattr(shape, name) for name in shape.__dataclass_fields__}
-    described = Described("moe", raw, 20, 8)
-    return Coming(SPEC, shape, described, settings(), tokens, CharacterCodec(LETTERS, end=False), torch.device("cpu"))
+    described = ModelMetadata("moe", raw, 20, 8)
+    return RunPlan(SPEC, shape, described, settings(), tokens, CharacterTokenizer(LETTERS, add_eos=False), torch.device("cpu"))
 
 
 def figures_of(coming, folder):
-    recorder = Recorder()
-    dry_run(coming, folder, recorder)
+    recorder = MetricRecorder()
+    run_preflight(coming, folder, recorder)
     return recorder
 
 
@@ -35,20 +35,20 @@ def test_a_sound_run_goes_through_every_link_and_leaves_nothing_behind(coming, t
     assert [row[0] for row in found.tables[0].rows] == [
         *("tokenizer", "batch", "net", "loss, gradients and update", "checkpoint", "reading it back", "generation")
     ]
-    assert found.figures["ready.links"].value == 7
-    assert found.figures["ready.moved"].value > 0
-    assert found.figures["ready.loss"].value == pytest.approx(np.log(20), abs=0.3)
+    assert found.metrics["ready.links"].value == 7
+    assert found.metrics["ready.moved"].value > 0
+    assert found.metrics["ready.loss"].value == pytest.approx(np.log(20), abs=0.3)
     assert list((tmp_path / "resume").iterdir()) == []
 
 
 def broken(coming, folder, link, words):
-    with pytest.raises(UserError, match=rf"^not ready to train: {link}: .*{words}"):
-        dry_run(coming, folder, Recorder())
+    with pytest.raises(ProvenlmError, match=rf"^not ready to train: {link}: .*{words}"):
+        run_preflight(coming, folder, MetricRecorder())
 
 
 def test_a_codec_of_another_vocabulary_is_caught(coming, tmp_path):
     broken(
-        replace(coming, codec=CharacterCodec(LETTERS[:-1], end=False)),
+        replace(coming, tokenizer=CharacterTokenizer(LETTERS[:-1], add_eos=False)),
         tmp_path,
         "tokenizer",
         "a vocabulary of 19, the tokens one of 20",
@@ -56,11 +56,11 @@ def test_a_codec_of_another_vocabulary_is_caught(coming, tmp_path):
 
 
 def test_a_codec_that_does_not_give_the_same_tokens_again_is_caught(coming, tmp_path):
-    class Other(CharacterCodec):
+    class Other(CharacterTokenizer):
         def decode(self, ids):
             return super().decode(ids)[:-1]
 
-    broken(replace(coming, codec=Other(LETTERS, end=False)), tmp_path, "tokenizer", "is not itself from token")
+    broken(replace(coming, tokenizer=Other(LETTERS, add_eos=False)), tmp_path, "tokenizer", "is not itself from token")
 
 
 def test_ids_beyond_the_vocabulary_are_caught(coming, tmp_path):
@@ -97,7 +97,7 @@ def test_an_update_that_moves_nothing_is_caught(coming, tmp_path):
 
         def undo(applied):
             model.load_state_dict(begun)
-            return one.after(applied)
+            return one.post_step(applied)
 
         return [replace(one, after=undo)]
 
@@ -134,7 +134,7 @@ def test_a_checkpoint_that_cannot_be_written_is_caught(coming, tmp_path, monkeyp
 
 
 def test_weights_that_are_read_back_otherwise_are_caught(coming, tmp_path, monkeypatch):
-    real = checkpoint.load_net
+    real = checkpoint.load_model
 
     def bent(folder):
         loaded = real(folder)

@@ -7,26 +7,28 @@ from typing import Any
 import pytest
 from torch import nn
 
-from provenlm.core.audit import Recorder
-from provenlm.models.moe.config import Settings as Shape
+from provenlm.core.audit import MetricRecorder
+from provenlm.models.moe.config import MoEConfig as Shape
 from provenlm.models.moe.spec import SPEC
-from provenlm.training.callbacks.history import History, Row
-from provenlm.training.config import Settings
-from provenlm.training.config_sections import EarlyStop, Stability
+from provenlm.training.callbacks.history import HistoryRow, StepHistory
+from provenlm.training.config import TrainConfig
+from provenlm.training.config_sections import EarlyStoppingConfig, SpikeGuardConfig
 from provenlm.training.regularization_summary import safeguards
 
 
-def told(model: nn.Module, settings: Settings, rows: list[Row], stopped: str = "all steps done") -> dict[str, tuple[Any, ...]]:
-    audit = Recorder()
-    safeguards(audit, model, settings, History(rows), stopped)
+def told(
+    model: nn.Module, settings: TrainConfig, rows: list[HistoryRow], stopped: str = "all steps done"
+) -> dict[str, tuple[Any, ...]]:
+    audit = MetricRecorder()
+    safeguards(audit, model, settings, StepHistory(rows), stopped)
     (table,) = audit.tables
     return {str(name): (asked, came) for name, asked, came in table.rows}
 
 
 @pytest.fixture
-def rows() -> list[Row]:
+def rows() -> list[HistoryRow]:
     """Four steps: the second clipped, the third skipped, the last measured and at half the rates with half the rows."""
-    usual: Row = {"grad_norm": 0.5, "share": 1.0, "micro_batch": 4}
+    usual: HistoryRow = {"grad_norm": 0.5, "share": 1.0, "micro_batch": 4}
     return [
         {**usual, "step": 1},
         {**usual, "step": 2, "grad_norm": 3.0},
@@ -35,7 +37,9 @@ def rows() -> list[Row]:
     ]
 
 
-def test_what_came_of_each_is_counted_in_the_steps(shape: Shape, settings: Callable[..., Settings], rows: list[Row]) -> None:
+def test_what_came_of_each_is_counted_in_the_steps(
+    shape: Shape, settings: Callable[..., TrainConfig], rows: list[HistoryRow]
+) -> None:
     found = told(SPEC.build(shape, 20), settings(), rows)
     assert found["gradient clipping"] == ("1", "1 of 4 steps clipped")
     assert found["steps that stand out"] == ("the first not finite one stops", "1 skipped, went back 0 times")
@@ -45,7 +49,7 @@ def test_what_came_of_each_is_counted_in_the_steps(shape: Shape, settings: Calla
 
 
 def test_dropout_is_that_of_the_built_net_and_not_of_the_settings(
-    shape: Shape, settings: Callable[..., Settings], rows: list[Row]
+    shape: Shape, settings: Callable[..., TrainConfig], rows: list[HistoryRow]
 ) -> None:
     with_it, without = SPEC.build(shape, 20), SPEC.build(replace(shape, dropout=0.0), 20)
     assert told(with_it, settings(), rows)["dropout"][0] == "0.1"
@@ -53,9 +57,13 @@ def test_dropout_is_that_of_the_built_net_and_not_of_the_settings(
     assert told(nn.Linear(2, 2), settings(), rows)["dropout"] == ("off", "held by 0 modules of the built net")
 
 
-def test_what_was_asked_for_is_told(shape: Shape, settings: Callable[..., Settings], rows: list[Row]) -> None:
+def test_what_was_asked_for_is_told(shape: Shape, settings: Callable[..., TrainConfig], rows: list[HistoryRow]) -> None:
     asked = settings(
-        early_stop=EarlyStop(3, 0.0), label_smoothing=0.1, stability=Stability(8, 4, 6.0, 2, 5, 1, 0.5, 10), ema=0.99, recompute=2
+        early_stop=EarlyStoppingConfig(3, 0.0),
+        label_smoothing=0.1,
+        stability=SpikeGuardConfig(8, 4, 6.0, 2, 5, 1, 0.5, 10),
+        ema=0.99,
+        recompute=2,
     )
     found = told(SPEC.build(shape, 20), asked, rows, "no better held-out loss")
     assert found["early stopping"] == ("after 3 measurements without a better one", "ended: no better held-out loss")

@@ -5,26 +5,32 @@ from dataclasses import replace
 import pytest
 import torch
 
-from provenlm.core.audit import Recorder
-from provenlm.evaluation.probes.resume_bitexact import CUT, Trial, differing, record, resumed
+from provenlm.core.audit import MetricRecorder
+from provenlm.evaluation.probes.resume_bitexact import (
+    RESUME_STEP,
+    TrainingCase,
+    find_mismatches,
+    record_resume_metrics,
+    run_with_and_without_resume,
+)
 from provenlm.models.moe.spec import SPEC
 from provenlm.training.checkpoints import checkpoint
-from provenlm.training.dataloader import batches_for
+from provenlm.training.dataloader import build_dataloader
 
 
 @pytest.fixture
 def trial(tokens, shape, settings):
     usual = settings(batches="windows")
-    return Trial(SPEC, lambda: SPEC.build(shape, tokens.vocabulary), batches_for(tokens, usual), usual)
+    return TrainingCase(SPEC, lambda: SPEC.build(shape, tokens.vocabulary), build_dataloader(tokens, usual), usual)
 
 
 def spoiled(trial, folder, spoil):
     def read(where):
-        found = checkpoint.read(where)
+        found = checkpoint.load_checkpoint(where)
         spoil(found)
         return found
 
-    return differing(*resumed(trial, folder, read))
+    return find_mismatches(*run_with_and_without_resume(trial, folder, read))
 
 
 def test_a_training_that_was_stopped_and_taken_up_ends_in_the_same_bits(trial, tmp_path):
@@ -32,10 +38,10 @@ def test_a_training_that_was_stopped_and_taken_up_ends_in_the_same_bits(trial, t
 
 
 def test_the_figures_say_so(trial, tmp_path):
-    recorder = Recorder()
-    record(recorder, trial, tmp_path / "c", checkpoint.read)
-    values = {name: figure.value for name, figure in recorder.figures.items()}
-    assert (values["differing"], values["cut"]) == (0, CUT)
+    recorder = MetricRecorder()
+    record_resume_metrics(recorder, trial, tmp_path / "c", checkpoint.load_checkpoint)
+    values = {name: figure.value for name, figure in recorder.metrics.items()}
+    assert (values["differing"], values["cut"]) == (0, RESUME_STEP)
     assert values["compared"] > len(list(trial.build().parameters()))
 
 
@@ -61,7 +67,7 @@ def test_random_numbers_that_begin_anew_are_caught_by_the_loss_of_the_next_step(
     def spoil(found):
         found.tensors["random"]["cpu"].copy_(torch.Generator().manual_seed(9).get_state())
 
-    assert f"loss of step {CUT + 1}" in spoiled(trial, tmp_path / "c", spoil)
+    assert f"loss of step {RESUME_STEP + 1}" in spoiled(trial, tmp_path / "c", spoil)
 
 
 @pytest.mark.parametrize(("fact", "value"), [("position", 0), ("step", 1)])
@@ -73,10 +79,10 @@ def test_a_place_in_the_data_or_the_schedule_that_was_lost_is_caught(trial, tmp_
 
 def test_the_first_names_stand_in_the_figures_meaning(trial, tmp_path):
     def read(where):
-        found = checkpoint.read(where)
-        return replace(found, facts={**found.facts, "position": 0})
+        found = checkpoint.load_checkpoint(where)
+        return replace(found, facts={**found.metadata, "position": 0})
 
-    recorder = Recorder()
-    record(recorder, trial, tmp_path / "c", read)
-    assert recorder.figures["differing"].value > 0
-    assert "loss of step 3" in recorder.figures["differing"].meaning
+    recorder = MetricRecorder()
+    record_resume_metrics(recorder, trial, tmp_path / "c", read)
+    assert recorder.metrics["differing"].value > 0
+    assert "loss of step 3" in recorder.metrics["differing"].description

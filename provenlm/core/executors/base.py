@@ -12,31 +12,31 @@ BATCH_RECORDS = 512
 
 
 @dataclass(frozen=True)
-class Work(Generic[T]):
+class RecordMap(Generic[T]):
     """`do` gives one result a record, and depends on that record alone. `pack` and `unpack` are for results that travel."""
 
-    do: Callable[[Sequence[Record]], Sequence[T]]
-    pack: Callable[[T], bytes]
-    unpack: Callable[[bytes], T]
+    apply: Callable[[Sequence[Record]], Sequence[T]]
+    serialize: Callable[[T], bytes]
+    deserialize: Callable[[bytes], T]
 
 
-class Corpus(Protocol):
+class RecordSource(Protocol):
     """Records that can be read more than once, the same each time."""
 
     def read(self) -> Iterator[Record]: ...
 
-    def map(self, work: Work[T]) -> Iterator[tuple[Record, T]]: ...
+    def map(self, record_map: RecordMap[T]) -> Iterator[tuple[Record, T]]: ...
 
 
-def batches(records: Iterable[Record]) -> Iterator[list[Record]]:
+def batch_records(records: Iterable[Record]) -> Iterator[list[Record]]:
     """Runs of at most BATCH_RECORDS records, none but a single record larger than BATCH_BYTES."""
     batch: list[Record] = []
     size = 0
     for record in records:
-        if batch and (size + len(record.body) > BATCH_BYTES or len(batch) == BATCH_RECORDS):
+        if batch and (size + len(record.content) > BATCH_BYTES or len(batch) == BATCH_RECORDS):
             yield batch
             batch, size = [], 0
         batch.append(record)
-        size += len(record.body)
+        size += len(record.content)
     if batch:
         yield batch

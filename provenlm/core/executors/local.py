@@ -8,35 +8,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from provenlm.core.errors import UserError
-from provenlm.core.executors.base import Corpus, Work, batches
-from provenlm.core.records import Record, read
+from provenlm.core.errors import ProvenlmError
+from provenlm.core.executors.base import RecordMap, RecordSource, batch_records
+from provenlm.core.records import Record, read_records
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Here:
+class LocalExecutor:
     """The engine that is always there: one process, one batch at a time in memory."""
 
-    records: Callable[[], Iterable[Record]]
+    open_records: Callable[[], Iterable[Record]]
 
     def read(self) -> Iterator[Record]:
-        return iter(self.records())
+        return iter(self.open_records())
 
-    def map(self, work: Work[T]) -> Iterator[tuple[Record, T]]:
-        for batch in batches(self.records()):
-            yield from zip(batch, work.do(batch), strict=True)
+    def map(self, record_map: RecordMap[T]) -> Iterator[tuple[Record, T]]:
+        for batch in batch_records(self.open_records()):
+            yield from zip(batch, record_map.apply(batch), strict=True)
 
 
-def over(folder: Path, name: str | None) -> Corpus:
-    """The records of `folder` on the engine that `engine` in params.yaml names. UserError for one that is not known or not installed."""
-    if name is None:
-        return Here(lambda: read(folder))
-    if name != "daft" and not name.startswith("ray://"):
-        raise UserError(f"engine: {name!r} is none of: null (this process), daft (all cores), ray://HOST:PORT (a cluster, by Daft)")
+def make_executor(folder: Path, executor: str | None) -> RecordSource:
+    """The records of `folder` on the engine that `engine` in params.yaml names. ProvenlmError for one that is not known or not installed."""
+    if executor is None:
+        return LocalExecutor(lambda: read_records(folder))
+    if executor != "daft" and not executor.startswith("ray://"):
+        raise ProvenlmError(
+            f"engine: {executor!r} is none of: null (this process), daft (all cores), ray://HOST:PORT (a cluster, by Daft)"
+        )
     try:
-        from provenlm.core.executors.daft import OnDaft
+        from provenlm.core.executors.daft import DaftExecutor
     except ImportError:
-        raise UserError(f"engine: {name} needs Daft: pip install -e '.[scale]', or take the entry out") from None
-    return OnDaft(folder, name.removeprefix("daft"))
+        raise ProvenlmError(f"engine: {executor} needs Daft: pip install -e '.[scale]', or take the entry out") from None
+    return DaftExecutor(folder, executor.removeprefix("daft"))

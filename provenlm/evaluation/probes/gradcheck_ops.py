@@ -11,125 +11,140 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from provenlm.core import rng
-from provenlm.core.audit import Recorder, Table
-from provenlm.evaluation.probe import Subject
-from provenlm.evaluation.probes.finite_differences import Compared, compare
+from provenlm.core.audit import AuditTable, MetricRecorder
+from provenlm.evaluation.probe import EvalContext
+from provenlm.evaluation.probes.finite_differences import GradcheckResult, compare_gradients
 from provenlm.models.common.layers import rotary
 from provenlm.models.common.layers.attention import Attention
 from provenlm.models.common.layers.cross_entropy import cross_entropy
-from provenlm.models.common.layers.decoder import Block, Decoder
-from provenlm.models.common.layers.feed_forward import Perceptron, SwiGLU
+from provenlm.models.common.layers.decoder import Decoder, TransformerBlock
+from provenlm.models.common.layers.feed_forward import MLP, SwiGLU
 from provenlm.models.common.layers.moe_experts import Experts
-from provenlm.models.common.layers.moe_router import Router, balance_loss, z_loss
+from provenlm.models.common.layers.moe_router import Router, load_balancing_loss, z_loss
 from provenlm.models.common.layers.rms_norm import RMSNorm
 
-HIDDEN, LENGTH, VOCABULARY = 8, 5, 11
-Tensors = Mapping[str, Tensor]
+HIDDEN, SEQ_LEN, VOCAB_SIZE = 8, 5, 11
+NamedTensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Operation:
+class OpCase:
     """`value(tensors)` is what the operation makes of `tensors`, all of which are moved."""
 
-    tensors: Tensors
-    value: Callable[[Tensors], Tensor]
+    tensors: NamedTensors
+    forward: Callable[[NamedTensors], Tensor]
 
 
-def operations(subject: Subject, figures: Recorder) -> None:
+def gradcheck_ops_probe(context: EvalContext, metrics: MetricRecorder) -> None:
     """A figure for each operation, and the worst of all."""
-    torch.manual_seed(rng.seed_of(subject.seed, "operations"))
-    found = {name: compared(operation, subject.seed) for name, operation in every().items()}
-    for name, result in found.items():
-        meaning = f"of the gradient of {name.replace('_', ' ')}: autograd against central differences in float64"
-        figures.measured(f"{name}.relative_error", result.error, "ratio", meaning)
-    worst = max(found, key=lambda name: found[name].worst.error)
-    figures.counted("compared", len(found), "operations", "operations whose gradients were compared")
-    figures.measured("largest_relative_error", found[worst].worst.error, "ratio", f"of a single tensor, in {worst}")
-    figures.measured("smallest_cosine", min(r.least_cosine for r in found.values()), "", "of a single tensor, over all operations")
-    rows = [(name, len(r.slopes), sum(s.looked for s in r.slopes), r.error, r.cosine) for name, r in found.items()]
+    torch.manual_seed(rng.derive_seed(context.seed, "operations"))
+    results = {name: check_op(op, context.seed) for name, op in all_ops().items()}
+    for name, result in results.items():
+        description = f"of the gradient of {name.replace('_', ' ')}: autograd against central differences in float64"
+        metrics.add_measurement(f"{name}.relative_error", result.relative_error, "ratio", description)
+    worst = max(results, key=lambda name: results[name].worst.relative_error)
+    metrics.add_count("compared", len(results), "operations", "operations whose gradients were compared")
+    metrics.add_measurement(
+        "largest_relative_error", results[worst].worst.relative_error, "ratio", f"of a single tensor, in {worst}"
+    )
+    metrics.add_measurement(
+        "smallest_cosine", min(r.min_cosine for r in results.values()), "", "of a single tensor, over all operations"
+    )
+    rows = [
+        (name, len(r.comparisons), sum(s.num_checked for s in r.comparisons), r.relative_error, r.cosine)
+        for name, r in results.items()
+    ]
     columns = ("operation", "tensors", "elements looked at", "relative error", "cosine")
-    figures.tables.append(Table("compared", "gradients by autograd against central differences in float64", columns, rows))
+    metrics.tables.append(AuditTable("compared", "gradients by autograd against central differences in float64", columns, rows))
 
 
-def compared(operation: Operation, seed: int) -> Compared:
+def check_op(op: OpCase, seed: int) -> GradcheckResult:
     """The slopes of a fixed random mixture of all that the operation gives."""
-    tensors = {name: tensor.detach().double().requires_grad_() for name, tensor in operation.tensors.items()}
-    weights = torch.randn_like(operation.value(tensors).detach())
-    return compare(lambda: (operation.value(tensors) * weights).sum(), tensors, seed)
+    tensors = {name: tensor.detach().double().requires_grad_() for name, tensor in op.tensors.items()}
+    weights = torch.randn_like(op.forward(tensors).detach())
+    return compare_gradients(lambda: (op.forward(tensors) * weights).sum(), tensors, seed)
 
 
-def every() -> dict[str, Operation]:
+def all_ops() -> dict[str, OpCase]:
     """All operations by name, over numbers from torch's current generator."""
-    return {**_arithmetic(), **_products(), **_halves(), **_mixtures(), **_latent(), **_whole()}
+    return {**_arithmetic_ops(), **_matrix_ops(), **_layer_ops(), **_moe_ops(), **_vae_ops(), **_decoder_ops()}
 
 
-def _arithmetic() -> dict[str, Operation]:
+def _arithmetic_ops() -> dict[str, OpCase]:
     pair = {"a": torch.randn(3, 4), "b": torch.rand(4) + 0.5}  # broadcast, and away from nought
     return {
-        "reshape": Operation({"a": torch.randn(3, 4)}, lambda t: t["a"].reshape(2, 6).square()),
-        "add": Operation(pair, lambda t: (t["a"] + t["b"]).square()),
-        "subtract": Operation(pair, lambda t: (t["a"] - t["b"]).square()),
-        "multiply": Operation(pair, lambda t: t["a"] * t["b"]),
-        "divide": Operation(pair, lambda t: t["a"] / t["b"]),
+        "reshape": OpCase({"a": torch.randn(3, 4)}, lambda t: t["a"].reshape(2, 6).square()),
+        "add": OpCase(pair, lambda t: (t["a"] + t["b"]).square()),
+        "subtract": OpCase(pair, lambda t: (t["a"] - t["b"]).square()),
+        "multiply": OpCase(pair, lambda t: t["a"] * t["b"]),
+        "divide": OpCase(pair, lambda t: t["a"] / t["b"]),
     }
 
 
-def _products() -> dict[str, Operation]:
+def _matrix_ops() -> dict[str, OpCase]:
     ids = torch.tensor([3, 0, 3, 6])
-    places = rotary.angles(torch.arange(LENGTH), HIDDEN, 10_000.0)
+    angles = rotary.rope_cos_sin(torch.arange(SEQ_LEN), HIDDEN, 10_000.0)
     return {
-        "matmul_2d": Operation({"a": torch.randn(3, 4), "b": torch.randn(4, 2)}, lambda t: t["a"] @ t["b"]),
-        "matmul_batched": Operation({"a": torch.randn(2, 3, 4), "b": torch.randn(2, 4, 2)}, lambda t: t["a"] @ t["b"]),
-        "embedding": Operation({"table": torch.randn(7, 4)}, lambda t: F.embedding(ids, t["table"]).square()),
-        "rotary": Operation({"heads": torch.randn(1, 2, LENGTH, HIDDEN)}, lambda t: rotary.rotate(t["heads"], places).square()),
+        "matmul_2d": OpCase({"a": torch.randn(3, 4), "b": torch.randn(4, 2)}, lambda t: t["a"] @ t["b"]),
+        "matmul_batched": OpCase({"a": torch.randn(2, 3, 4), "b": torch.randn(2, 4, 2)}, lambda t: t["a"] @ t["b"]),
+        "embedding": OpCase({"table": torch.randn(7, 4)}, lambda t: F.embedding(ids, t["table"]).square()),
+        "rotary": OpCase(
+            {"heads": torch.randn(1, 2, SEQ_LEN, HIDDEN)}, lambda t: rotary.apply_rotary_emb(t["heads"], angles).square()
+        ),
     }
 
 
-def _halves() -> dict[str, Operation]:
+def _layer_ops() -> dict[str, OpCase]:
     """What stands in a block."""
-    states = torch.randn(1, LENGTH, HIDDEN)
-    places = rotary.angles(torch.arange(LENGTH), HIDDEN // 4, 10_000.0)
+    states = torch.randn(1, SEQ_LEN, HIDDEN)
+    angles = rotary.rope_cos_sin(torch.arange(SEQ_LEN), HIDDEN // 4, 10_000.0)
     attention = Attention(HIDDEN, 4, 2, 0.0, bias=True)
     return {
-        "layer_norm": _module(nn.LayerNorm(HIDDEN), states),
-        "rms_norm": _module(RMSNorm(HIDDEN, 1e-5), states),
-        "gelu": _module(Perceptron(HIDDEN, 6), states),
-        "swiglu": _module(SwiGLU(HIDDEN, 6), states),
-        "attention": _module(attention, states, places, None, None),
+        "layer_norm": _module_op(nn.LayerNorm(HIDDEN), states),
+        "rms_norm": _module_op(RMSNorm(HIDDEN, 1e-5), states),
+        "gelu": _module_op(MLP(HIDDEN, 6), states),
+        "swiglu": _module_op(SwiGLU(HIDDEN, 6), states),
+        "attention": _module_op(attention, states, angles, None, None),
     }
 
 
-def _mixtures() -> dict[str, Operation]:
-    states = torch.randn(2 * LENGTH, HIDDEN)
-    router, experts = Router(HIDDEN, 4, 2, biased=False), Experts(4, HIDDEN, 6)
-    return {"router": _module(_Routed(router), states), "experts": _module(_Mixture(router, experts), states)}
+def _moe_ops() -> dict[str, OpCase]:
+    states = torch.randn(2 * SEQ_LEN, HIDDEN)
+    router, experts = Router(HIDDEN, 4, 2, use_expert_bias=False), Experts(4, HIDDEN, 6)
+    return {
+        "router": _module_op(_RouterWithLosses(router), states),
+        "experts": _module_op(_MixtureOfExperts(router, experts), states),
+    }
 
 
-def _latent() -> dict[str, Operation]:
+def _vae_ops() -> dict[str, OpCase]:
     """What a variational autoencoder has and a decoder has not."""
-    return {"variational": _module(_Variational(3), torch.randn(LENGTH, HIDDEN))}
+    return {"variational": _module_op(_Variational(3), torch.randn(SEQ_LEN, HIDDEN))}
 
 
-def _whole() -> dict[str, Operation]:
+def _decoder_ops() -> dict[str, OpCase]:
     """Whole decoders down to the loss."""
-    return {name: _module(_Loss(decoder(style, VOCABULARY, LENGTH)), None) for name, style in (("gpt", "gpt2"), ("llama", "llama"))}
+    return {
+        name: _module_op(_DecoderLoss(tiny_decoder(style, VOCAB_SIZE, SEQ_LEN)), None)
+        for name, style in (("gpt", "gpt2"), ("llama", "llama"))
+    }
 
 
-def decoder(style: str, vocabulary: int, context: int) -> Decoder:
+def tiny_decoder(style: str, vocab_size: int, max_seq_len: int) -> Decoder:
     """Two blocks in the style of GPT-2 or of Llama."""
 
     def norm() -> RMSNorm | nn.LayerNorm:
         return nn.LayerNorm(HIDDEN) if style == "gpt2" else RMSNorm(HIDDEN, 1e-5)
 
-    def block() -> Block:
-        half = Perceptron(HIDDEN, 6) if style == "gpt2" else SwiGLU(HIDDEN, 6)
-        return Block(norm(), Attention(HIDDEN, 4, 4, 0.0, bias=style == "gpt2"), norm(), half, 0.0)
+    def block() -> TransformerBlock:
+        feed_forward = MLP(HIDDEN, 6) if style == "gpt2" else SwiGLU(HIDDEN, 6)
+        return TransformerBlock(norm(), Attention(HIDDEN, 4, 4, 0.0, bias=style == "gpt2"), norm(), feed_forward, 0.0)
 
     theta = None if style == "gpt2" else 10_000.0
-    return Decoder(vocabulary, HIDDEN, context, [block(), block()], norm(), tied=True, rope_theta=theta)
+    return Decoder(vocab_size, HIDDEN, max_seq_len, [block(), block()], norm(), tie_word_embeddings=True, rope_theta=theta)
 
 
-class _Routed(nn.Module):
+class _RouterWithLosses(nn.Module):
     """A router's weights and its losses."""
 
     def __init__(self, router: Router) -> None:
@@ -138,10 +153,10 @@ class _Routed(nn.Module):
 
     def forward(self, states_ND: Tensor) -> Tensor:
         routing = self.router(states_ND)
-        return torch.cat([routing.weights_NK.flatten(), balance_loss(routing)[None], z_loss(routing)[None]])
+        return torch.cat([routing.weights_NK.flatten(), load_balancing_loss(routing)[None], z_loss(routing)[None]])
 
 
-class _Mixture(nn.Module):
+class _MixtureOfExperts(nn.Module):
     """A router and its experts."""
 
     def __init__(self, router: Router, experts: Experts) -> None:
@@ -150,8 +165,8 @@ class _Mixture(nn.Module):
 
     def forward(self, states_ND: Tensor) -> Tensor:
         routing = self.router(states_ND)
-        said_ND: Tensor = self.experts(states_ND, routing.chosen_NK, routing.weights_NK)
-        return said_ND
+        output_ND: Tensor = self.experts(states_ND, routing.chosen_NK, routing.weights_NK)
+        return output_ND
 
 
 class _Variational(nn.Module):
@@ -161,41 +176,41 @@ class _Variational(nn.Module):
     def __init__(self, latent: int) -> None:
         super().__init__()
         self.encoder, self.decoder = nn.Linear(HIDDEN, 2 * latent), nn.Linear(latent, HIDDEN)
-        self.register_buffer("noise_NZ", torch.randn(LENGTH, latent), persistent=False)
+        self.register_buffer("noise_NZ", torch.randn(SEQ_LEN, latent), persistent=False)
 
     def forward(self, states_ND: Tensor) -> Tensor:
         mean_NZ, log_variance_NZ = self.encoder(states_ND).chunk(2, -1)
-        back_ND = self.decoder(mean_NZ + (0.5 * log_variance_NZ).exp() * self.get_buffer("noise_NZ"))
+        reconstruction_ND = self.decoder(mean_NZ + (0.5 * log_variance_NZ).exp() * self.get_buffer("noise_NZ"))
         divergence_NZ = 0.5 * (mean_NZ.square() + log_variance_NZ.exp() - 1 - log_variance_NZ)
-        return torch.cat([(back_ND - states_ND).square().flatten(), divergence_NZ.sum(-1)])
+        return torch.cat([(reconstruction_ND - states_ND).square().flatten(), divergence_NZ.sum(-1)])
 
 
-class _Loss(nn.Module):
+class _DecoderLoss(nn.Module):
     """Cross-entropy of a decoder on a fixed row."""
 
     def __init__(self, model: Decoder) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("row_T", torch.randint(VOCABULARY, (LENGTH + 1,)), persistent=False)
+        self.register_buffer("row_T", torch.randint(VOCAB_SIZE, (SEQ_LEN + 1,)), persistent=False)
 
     def forward(self) -> Tensor:
-        row_T = self.get_buffer("row_T")
-        states_BTD, _ = self.model.states(row_T[None, :-1])
-        return cross_entropy(states_BTD.flatten(0, 1), self.model.head, row_T[1:], -100)
+        tokens_T = self.get_buffer("row_T")
+        states_BTD, _ = self.model.hidden_states(tokens_T[None, :-1])
+        return cross_entropy(states_BTD.flatten(0, 1), self.model.lm_head_weight, tokens_T[1:], -100)
 
 
-def _module(module: nn.Module, states: Tensor | None, *rest: object) -> Operation:
+def _module_op(module: nn.Module, states: Tensor | None, *extra_inputs: object) -> OpCase:
     """What `module` makes of `states` (None: of nothing), with its parameters, drawn anew, and the states moved."""
     module = module.double()
     for parameter in module.parameters():
         nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.5)
-    own = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    parameters = {name: parameter.detach() for name, parameter in module.named_parameters()}
 
-    def value(tensors: Tensors) -> Tensor:
+    def forward(tensors: NamedTensors) -> Tensor:
         weights = {name: tensor for name, tensor in tensors.items() if name != "states"}
-        given = () if states is None else (tensors["states"],)
-        said = torch.func.functional_call(module, weights, (*given, *rest))
-        said_X: Tensor = said[0] if isinstance(said, tuple) else said
-        return said_X
+        inputs = () if states is None else (tensors["states"],)
+        output = torch.func.functional_call(module, weights, (*inputs, *extra_inputs))
+        output_X: Tensor = output[0] if isinstance(output, tuple) else output
+        return output_X
 
-    return Operation(own if states is None else {**own, "states": states}, value)
+    return OpCase(parameters if states is None else {**parameters, "states": states}, forward)

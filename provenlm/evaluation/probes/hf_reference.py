@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from provenlm.core.errors import UserError
-from provenlm.evaluation.probe import Subject
-from provenlm.models.common.hf_export import Published
+from provenlm.core.errors import ProvenlmError
+from provenlm.evaluation.probe import EvalContext
+from provenlm.models.common.hf_export import HFExport
 
 
 @dataclass(frozen=True)
-class Counterpart:
+class ReferenceModel:
     """`logits(tokens_BT)` of the reference, in evaluation mode; `name` is that of its class."""
 
-    name: str
+    class_name: str
     model: Any
 
     @torch.inference_mode()
@@ -25,32 +25,32 @@ class Counterpart:
         return logits_BTV
 
 
-def counterpart(subject: Subject) -> Counterpart | str:
+def hf_reference(context: EvalContext) -> ReferenceModel | str:
     """The reference, with the weights that an export would write and nothing else of ours; in words why there is none.
 
     ValueError if the export lacks a tensor that the reference has, or has one that the reference lacks.
     """
     try:
-        exported = subject.published(subject.model.state_dict())
-    except UserError as error:
+        exported = context.to_hf(context.model.state_dict())
+    except ProvenlmError as error:
         return str(error)
-    return built(exported, subject.device)
+    return build_reference(exported, context.device)
 
 
-def built(exported: Published, device: torch.device) -> Counterpart:
+def build_reference(exported: HFExport, device: torch.device) -> ReferenceModel:
     """The reference that `exported` describes, filled with its tensors."""
     import transformers
 
-    (name,) = exported.config["architectures"]
-    kind = getattr(transformers, name)
+    (class_name,) = exported.config["architectures"]
+    model_class = getattr(transformers, class_name)
     with torch.random.fork_rng(), torch.device(device):
-        model: nn.Module = kind._from_config(kind.config_class(**exported.config), attn_implementation="sdpa")
-    missing, unexpected = _fill(model, exported.tensors)
+        model: nn.Module = model_class._from_config(model_class.config_class(**exported.config), attn_implementation="sdpa")
+    missing, unexpected = _fill(model, exported.state_dict)
     tied = {"lm_head.weight"} if exported.config["tie_word_embeddings"] else set()
-    if wrong := [*unexpected, *sorted(set(missing) - tied)]:
-        raise ValueError(f"the export and {name} do not have the same tensors: {', '.join(wrong[:3])}")
+    if mismatched := [*unexpected, *sorted(set(missing) - tied)]:
+        raise ValueError(f"the export and {class_name} do not have the same tensors: {', '.join(mismatched[:3])}")
     model.tie_weights()  # type: ignore[operator]
-    return Counterpart(name, model.eval())
+    return ReferenceModel(class_name, model.eval())
 
 
 def _fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:

@@ -10,66 +10,72 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from provenlm.core.audit import Recorder
-from provenlm.evaluation.probe import Probe, Subject
+from provenlm.core.audit import MetricRecorder
+from provenlm.evaluation.probe import EvalContext, Probe
 
-Floats = NDArray[np.float64]
-Point = tuple[float, float, float]  # step, training loss since the point before, held-out loss
-GIVEN_BACK = 0.02  # of the fall: less is the noise of held-out losses that are measured on the same rows
-STILL_FALLING = 0.05  # of the fall, in the last fifth of the steps
-FEWEST = 5
-UNKNOWN = "not applicable"
+FloatArray = NDArray[np.float64]
+CurvePoint = tuple[float, float, float]  # step, training loss since the point before, held-out loss
+REBOUND_THRESHOLD = 0.02  # of the fall: less is the noise of held-out losses that are measured on the same rows
+LATE_IMPROVEMENT_THRESHOLD = 0.05  # of the fall, in the last fifth of the steps
+MIN_POINTS = 5
+NOT_APPLICABLE = "not applicable"
 
 
-def curve(points: Sequence[Point]) -> Probe:
+def learning_curve_probe(points: Sequence[CurvePoint]) -> Probe:
     """`points` in order of their steps; with fewer than FEWEST nothing is said."""
 
-    def probe(subject: Subject, figures: Recorder) -> None:
-        figures.counted("points", len(points), "points", "at which training and held-out loss were both measured while it ran")
-        if len(points) < FEWEST:
-            meaning = f"fewer than {FEWEST} held-out losses were measured while it ran: a curve needs them"
-            figures.counted("reads", UNKNOWN, "", meaning)
+    def probe(context: EvalContext, metrics: MetricRecorder) -> None:
+        metrics.add_count("points", len(points), "points", "at which training and held-out loss were both measured while it ran")
+        if len(points) < MIN_POINTS:
+            description = f"fewer than {MIN_POINTS} held-out losses were measured while it ran: a curve needs them"
+            metrics.add_count("reads", NOT_APPLICABLE, "", description)
             return
-        steps, training, held = (np.array(column, dtype=np.float64) for column in zip(*points, strict=True))
-        _fit(figures, steps, training, held)
-        _foretold(figures, steps, held)
+        steps, train_losses, val_losses = (np.array(column, dtype=np.float64) for column in zip(*points, strict=True))
+        _record_fit(metrics, steps, train_losses, val_losses)
+        _record_extrapolation(metrics, steps, val_losses)
 
     return probe
 
 
-def _fit(figures: Recorder, steps: Floats, training: Floats, held: Floats) -> None:
-    fall = float(held[0] - held.min())
-    back = float(held[-1] - held.min()) / fall if fall > 0 else math.inf
-    before = float(np.interp(0.8 * steps[-1], steps, held))
-    late = (before - float(held[-1])) / fall if fall > 0 else 0.0
-    figures.measured("best_step", int(steps[held.argmin()]), "steps", "step with the smallest held-out loss")
-    figures.measured("gap", float(held[-1] - training[-1]), "nats/token", "held-out loss minus training loss at the end")
-    meaning = "share of the fall of the held-out loss that was given back after its best step"
-    figures.measured("given_back", back, "share", meaning)
-    figures.measured("late_fall", late, "share", "share of the fall of the held-out loss that came in the last fifth of the steps")
-    word = reading(back, late)
-    meaning = (
-        f"overfitting: more than {GIVEN_BACK:.0%} of the fall was given back; underfitting: not that, and more than {STILL_FALLING:.0%} "
+def _record_fit(metrics: MetricRecorder, steps: FloatArray, train_losses: FloatArray, val_losses: FloatArray) -> None:
+    improvement = float(val_losses[0] - val_losses.min())
+    rebound = float(val_losses[-1] - val_losses.min()) / improvement if improvement > 0 else math.inf
+    late_start_loss = float(np.interp(0.8 * steps[-1], steps, val_losses))
+    late_improvement = (late_start_loss - float(val_losses[-1])) / improvement if improvement > 0 else 0.0
+    metrics.add_measurement("best_step", int(steps[val_losses.argmin()]), "steps", "step with the smallest held-out loss")
+    metrics.add_measurement(
+        "gap", float(val_losses[-1] - train_losses[-1]), "nats/token", "held-out loss minus training loss at the end"
+    )
+    description = "share of the fall of the held-out loss that was given back after its best step"
+    metrics.add_measurement("given_back", rebound, "share", description)
+    metrics.add_measurement(
+        "late_fall", late_improvement, "share", "share of the fall of the held-out loss that came in the last fifth of the steps"
+    )
+    diagnosis = diagnose_fit(rebound, late_improvement)
+    description = (
+        f"overfitting: more than {REBOUND_THRESHOLD:.0%} of the fall was given back; underfitting: not that, and more than {LATE_IMPROVEMENT_THRESHOLD:.0%} "
         "of it came in the last fifth of the steps, so that more steps would help"
     )
-    figures.measured("reads", word, "", meaning)
+    metrics.add_measurement("reads", diagnosis, "", description)
 
 
-def reading(back: float, late: float) -> str:
+def diagnose_fit(rebound: float, late_improvement: float) -> str:
     """What a curve is called that gave `back` and fell `late` these shares of its fall."""
-    if back > GIVEN_BACK:
+    if rebound > REBOUND_THRESHOLD:
         return "overfitting"
-    return "underfitting" if late > STILL_FALLING else "neither"
+    return "underfitting" if late_improvement > LATE_IMPROVEMENT_THRESHOLD else "neither"
 
 
-def _foretold(figures: Recorder, steps: Floats, held: Floats) -> None:
+def _record_extrapolation(metrics: MetricRecorder, steps: FloatArray, val_losses: FloatArray) -> None:
     """A power law through the first half, asked for the end (as scaling laws have it: Kaplan et al. 2020, arXiv 2001.08361)."""
-    first = (steps > steps[0]) & (steps <= steps[-1] / 2)
-    if first.sum() < 2:
+    first_half = (steps > steps[0]) & (steps <= steps[-1] / 2)
+    if first_half.sum() < 2:
         return
-    slope, height = np.polyfit(np.log(steps[first]), np.log(held[first]), 1)
-    expected = float(np.exp(height + slope * np.log(steps[-1])))
-    meaning = "held-out loss at the last step, by a power law through what was measured in the first half of the steps"
-    figures.estimated("expected", expected, "nats/token", meaning)
-    figures.measured("reached", float(held[-1]), "nats/token", "held-out loss at the last step, on the same rows")
-    figures.estimated("reached_minus_expected", float(held[-1]) - expected, "nats/token", "loss reached minus loss expected")
+    slope, intercept = np.polyfit(np.log(steps[first_half]), np.log(val_losses[first_half]), 1)
+    extrapolated = float(np.exp(intercept + slope * np.log(steps[-1])))
+    description = "held-out loss at the last step, by a power law through what was measured in the first half of the steps"
+    metrics.add_estimate("expected", extrapolated, "nats/token", description)
+    metrics.add_measurement("reached", float(val_losses[-1]), "nats/token", "held-out loss at the last step, on the same rows")
+    metrics.add_estimate(
+        "reached_minus_expected", float(val_losses[-1]) - extrapolated, "nats/token", "loss reached minus loss expected"
+    )

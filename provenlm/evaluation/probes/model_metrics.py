@@ -5,20 +5,20 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from provenlm.core.audit import Recorder
-from provenlm.evaluation.probe import Probe, Subject
-from provenlm.evaluation.token_loss import stretches
+from provenlm.core.audit import MetricRecorder
+from provenlm.evaluation.probe import EvalContext, Probe
+from provenlm.evaluation.token_loss import equal_length_sequences
 
-Asked = Callable[[nn.Module, Tensor], Mapping[str, tuple[float, str, str]]]
+ModelMetricsFn = Callable[[nn.Module, Tensor], Mapping[str, tuple[float, str, str]]]
 
 
-def particular(asked: Asked, tokens: int) -> Probe:
+def model_metrics_probe(model_metrics: ModelMetricsFn, num_tokens: int) -> Probe:
     """`asked(model, tokens_BT)` names figures with value, unit and meaning; it is shown about `tokens` tokens of documents."""
 
-    def probe(subject: Subject, figures: Recorder) -> None:
+    def probe(context: EvalContext, metrics: MetricRecorder) -> None:
         with torch.inference_mode():
-            found = asked(subject.model, stretches(subject, tokens)[:, :-1])
-        for name, (value, unit, meaning) in found.items():
-            figures.measured(name, value, unit, meaning)
+            values = model_metrics(context.model, equal_length_sequences(context, num_tokens)[:, :-1])
+        for name, (value, unit, description) in values.items():
+            metrics.add_measurement(name, value, unit, description)
 
     return probe

@@ -9,88 +9,90 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from provenlm.core.audit import Recorder
-from provenlm.evaluation.probe import Probe, Subject
-from provenlm.evaluation.probes.hf_reference import counterpart
-from provenlm.evaluation.token_loss import stretches
-from provenlm.models.common.layers.kv_cache import Cache
-from provenlm.models.common.layers.moe_experts import Experts, by_loop
+from provenlm.core.audit import MetricRecorder
+from provenlm.evaluation.probe import EvalContext, Probe
+from provenlm.evaluation.probes.hf_reference import hf_reference
+from provenlm.evaluation.token_loss import equal_length_sequences
+from provenlm.models.common.layers.kv_cache import KVCache
+from provenlm.models.common.layers.moe_experts import Experts, experts_reference
 
-INAPPLICABLE = "not applicable"
+NOT_APPLICABLE = "not applicable"
 
 
-def probes(tokens: int) -> Mapping[str, Probe]:
+def parity_probes(num_tokens: int) -> Mapping[str, Probe]:
     """`tokens` of documents are looked at, by each."""
     return {
-        "equivalence.reference": lambda subject, figures: reference(subject, figures, tokens),
-        "equivalence.cache": lambda subject, figures: cache(subject, figures, tokens),
-        "equivalence.experts": lambda subject, figures: experts(subject, figures, tokens),
+        "equivalence.reference": lambda context, metrics: parity_vs_hf(context, metrics, num_tokens),
+        "equivalence.cache": lambda context, metrics: parity_with_cache(context, metrics, num_tokens),
+        "equivalence.experts": lambda context, metrics: parity_of_experts(context, metrics, num_tokens),
     }
 
 
 @torch.inference_mode()
-def reference(subject: Subject, figures: Recorder, tokens: int) -> None:
+def parity_vs_hf(context: EvalContext, metrics: MetricRecorder, num_tokens: int) -> None:
     """Our weights in Hugging Face's own code give our logits."""
-    other = counterpart(subject)
-    if isinstance(other, str):
-        figures.counted("largest_difference", INAPPLICABLE, "logits", other)
+    hf_model = hf_reference(context)
+    if isinstance(hf_model, str):
+        metrics.add_count("largest_difference", NOT_APPLICABLE, "logits", hf_model)
         return
-    rows_BT = stretches(subject, tokens)[:, :-1]
-    ours_BTV, theirs_BTV = subject.logits(subject.model, rows_BT).float(), other.logits(rows_BT).float()
-    meaning = f"largest difference of a logit from that of {other.name} of transformers with the same weights, on documents"
-    figures.counted(
-        "tokens", rows_BT.numel(), "tokens", "tokens of documents whose logits were compared, the whole vocabulary each"
+    tokens_BT = equal_length_sequences(context, num_tokens)[:, :-1]
+    ours_BTV, theirs_BTV = context.logits(context.model, tokens_BT).float(), hf_model.logits(tokens_BT).float()
+    description = (
+        f"largest difference of a logit from that of {hf_model.class_name} of transformers with the same weights, on documents"
     )
-    figures.measured("largest_difference", _apart(ours_BTV, theirs_BTV), "logits", meaning)
-    same = float((ours_BTV.argmax(-1) == theirs_BTV.argmax(-1)).float().mean())
-    figures.measured("same_choice", same, "share", "of these, those with the same most probable next token")
+    metrics.add_count(
+        "tokens", tokens_BT.numel(), "tokens", "tokens of documents whose logits were compared, the whole vocabulary each"
+    )
+    metrics.add_measurement("largest_difference", _max_abs_diff(ours_BTV, theirs_BTV), "logits", description)
+    top1_agreement = float((ours_BTV.argmax(-1) == theirs_BTV.argmax(-1)).float().mean())
+    metrics.add_measurement("same_choice", top1_agreement, "share", "of these, those with the same most probable next token")
 
 
 @torch.inference_mode()
-def cache(subject: Subject, figures: Recorder, tokens: int) -> None:
+def parity_with_cache(context: EvalContext, metrics: MetricRecorder, num_tokens: int) -> None:
     """A row read half at once and then token by token, keys and values kept, gives the logits of the row read whole."""
-    if subject.continued is None:
-        figures.counted("largest_difference", INAPPLICABLE, "logits", "the net keeps no keys and values")
+    if context.logits_with_cache is None:
+        metrics.add_count("largest_difference", NOT_APPLICABLE, "logits", "the net keeps no keys and values")
         return
-    row_BT = stretches(subject, min(tokens, subject.length))[:1, :-1]
-    whole_BTV = subject.logits(subject.model, row_BT).float()
-    length = row_BT.shape[1]
-    kept, read = Cache(length), 0
-    pieces = []
-    for size in (length - length // 2, *[1] * (length // 2)):
-        kept.place(torch.arange(read, read + size, device=subject.device)[None])
-        pieces.append(subject.continued(subject.model, row_BT[:, read : read + size], kept).float())
-        read += size
-    figures.counted("positions", length, "positions", "of a document's row, the second half of them read one by one")
-    meaning = "largest difference of a logit with keys and values kept from the same without"
-    figures.measured("largest_difference", _apart(torch.cat(pieces, 1), whole_BTV), "logits", meaning)
+    tokens_BT = equal_length_sequences(context, min(num_tokens, context.max_seq_len))[:1, :-1]
+    full_BTV = context.logits(context.model, tokens_BT).float()
+    seq_len = tokens_BT.shape[1]
+    kv_cache, position = KVCache(seq_len), 0
+    chunks = []
+    for chunk_len in (seq_len - seq_len // 2, *[1] * (seq_len // 2)):
+        kv_cache.set_positions(torch.arange(position, position + chunk_len, device=context.device)[None])
+        chunks.append(context.logits_with_cache(context.model, tokens_BT[:, position : position + chunk_len], kv_cache).float())
+        position += chunk_len
+    metrics.add_count("positions", seq_len, "positions", "of a document's row, the second half of them read one by one")
+    description = "largest difference of a logit with keys and values kept from the same without"
+    metrics.add_measurement("largest_difference", _max_abs_diff(torch.cat(chunks, 1), full_BTV), "logits", description)
 
 
 @torch.inference_mode()
-def experts(subject: Subject, figures: Recorder, tokens: int) -> None:
+def parity_of_experts(context: EvalContext, metrics: MetricRecorder, num_tokens: int) -> None:
     """What the experts say by the fast way that training uses, beside the definition, a loop over experts."""
-    largest, found = 0.0, [module for module in subject.model.modules() if isinstance(module, Experts)]
-    if not found:
-        figures.counted("largest_difference", INAPPLICABLE, "ratio", "the net has no experts")
+    max_diff, layers = 0.0, [module for module in context.model.modules() if isinstance(module, Experts)]
+    if not layers:
+        metrics.add_count("largest_difference", NOT_APPLICABLE, "ratio", "the net has no experts")
         return
 
-    def look(module: nn.Module, given: tuple[Any, ...], said_ND: Tensor) -> None:
-        nonlocal largest
+    def hook(module: nn.Module, inputs: tuple[Any, ...], output_ND: Tensor) -> None:
+        nonlocal max_diff
         assert isinstance(module, Experts)
-        states_ND, chosen_NK, weights_NK = given
-        defined_ND = by_loop(states_ND, chosen_NK, weights_NK, module.gate_up_proj, module.down_proj)
-        largest = max(largest, _apart(said_ND, defined_ND) / float(defined_ND.abs().max().clamp_min(1e-30)))
+        states_ND, expert_ids_NK, weights_NK = inputs
+        expected_ND = experts_reference(states_ND, expert_ids_NK, weights_NK, module.gate_up_proj, module.down_proj)
+        max_diff = max(max_diff, _max_abs_diff(output_ND, expected_ND) / float(expected_ND.abs().max().clamp_min(1e-30)))
 
-    handles = [module.register_forward_hook(look) for module in found]
+    handles = [module.register_forward_hook(hook) for module in layers]
     try:
-        subject.logits(subject.model, stretches(subject, tokens)[:, :-1])
+        context.logits(context.model, equal_length_sequences(context, num_tokens)[:, :-1])
     finally:
         for handle in handles:
             handle.remove()
-    figures.counted("layers", len(found), "layers", "layers of experts that were looked at, on documents")
-    meaning = "largest difference of what experts say by the fast way from the loop over experts, over the largest value"
-    figures.measured("largest_difference", largest, "ratio", meaning)
+    metrics.add_count("layers", len(layers), "layers", "layers of experts that were looked at, on documents")
+    description = "largest difference of what experts say by the fast way from the loop over experts, over the largest value"
+    metrics.add_measurement("largest_difference", max_diff, "ratio", description)
 
 
-def _apart(one: Tensor, other: Tensor) -> float:
-    return float((one - other).abs().max())
+def _max_abs_diff(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max())

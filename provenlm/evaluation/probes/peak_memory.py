@@ -5,42 +5,46 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-MARK = "footprint"
+EVENT_PREFIX = "footprint"
 
 
-def peaks(computations: Sequence[Callable[[], object]], device: torch.device) -> list[int]:
+def peak_bytes(computations: Sequence[Callable[[], object]], device: torch.device) -> list[int]:
     """Bytes by computation; empty on a device whose allocator keeps no such count."""
     if device.type == "cuda":
-        return [_on_cuda(each, device) for each in computations]
-    return _on_cpu(computations) if device.type == "cpu" else []
+        return [_peak_on_cuda(computation, device) for computation in computations]
+    return _peaks_on_cpu(computations) if device.type == "cpu" else []
 
 
-def _on_cuda(computation: Callable[[], object], device: torch.device) -> int:
+def _peak_on_cuda(computation: Callable[[], object], device: torch.device) -> int:
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
+    baseline = torch.cuda.memory_allocated(device)
     computation()
     torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before
+    return torch.cuda.max_memory_allocated(device) - baseline
 
 
-def _on_cpu(computations: Sequence[Callable[[], object]]) -> list[int]:
+def _peaks_on_cpu(computations: Sequence[Callable[[], object]]) -> list[int]:
     """The profiler is told of everything that torch's allocator of the CPU gives out and takes back."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as session:
-        for number, computation in enumerate(computations):
-            with record_function(f"{MARK} {number}"):
+        for index, computation in enumerate(computations):
+            with record_function(f"{EVENT_PREFIX} {index}"):
                 computation()
     assert session.profiler is not None and session.profiler.kineto_results is not None
     events = list(session.profiler.kineto_results.events())
-    spans = {e.name(): (e.start_ns(), e.start_ns() + e.duration_ns()) for e in events if e.name().startswith(MARK)}
-    moves = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    return [_highest(moves, *spans[f"{MARK} {number}"]) for number in range(len(computations))]
+    spans = {
+        event.name(): (event.start_ns(), event.start_ns() + event.duration_ns())
+        for event in events
+        if event.name().startswith(EVENT_PREFIX)
+    }
+    allocations = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    return [_peak_in_span(allocations, *spans[f"{EVENT_PREFIX} {index}"]) for index in range(len(computations))]
 
 
-def _highest(moves: Sequence[tuple[int, int]], begin: int, end: int) -> int:
-    held = most = 0
-    for when, size in moves:
-        if begin <= when <= end:
-            held += size
-            most = max(most, held)
-    return most
+def _peak_in_span(allocations: Sequence[tuple[int, int]], begin: int, end: int) -> int:
+    current = peak = 0
+    for time_ns, size in allocations:
+        if begin <= time_ns <= end:
+            current += size
+            peak = max(peak, current)
+    return peak

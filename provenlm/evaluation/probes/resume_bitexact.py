@@ -9,91 +9,101 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from provenlm.core.audit import Recorder
+from provenlm.core.audit import MetricRecorder
 from provenlm.models.common.objective import IGNORE
-from provenlm.models.common.spec import Net
+from provenlm.models.common.spec import ModelSpec
 from provenlm.training import rng_state
 from provenlm.training.checkpoints import checkpoint
 from provenlm.training.checkpoints.checkpoint import Checkpoint
-from provenlm.training.checkpoints.manager import copied
-from provenlm.training.config import Settings
-from provenlm.training.dataloader import Batches
-from provenlm.training.loop import fit
-from provenlm.training.run import monitors_for
-from provenlm.training.step import Step
+from provenlm.training.checkpoints.manager import cpu_copy
+from provenlm.training.config import TrainConfig
+from provenlm.training.dataloader import DataLoader
+from provenlm.training.loop import train_steps
+from provenlm.training.run import build_callbacks
+from provenlm.training.step import StepResult
 
-STEPS, CUT = 5, 2
+NUM_STEPS, RESUME_STEP = 5, 2
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrainingCase:
     """What is trained: `build()` makes the net, from torch's current generator, on the CPU."""
 
-    net: Net
+    spec: ModelSpec
     build: Callable[[], nn.Module]
-    batches: Batches
-    settings: Settings
+    dataloader: DataLoader
+    config: TrainConfig
 
 
 @dataclass(frozen=True)
-class Rehearsed:
+class ResumeRun:
     """`losses` are the terms of the steps after the cut, `state` all that there is after the last."""
 
     losses: list[Mapping[str, float]]
     state: Checkpoint
 
 
-def resumed(trial: Trial, folder: Path, read: Callable[[Path], Checkpoint]) -> tuple[Rehearsed, Rehearsed]:
+def run_with_and_without_resume(
+    case: TrainingCase, folder: Path, load: Callable[[Path], Checkpoint]
+) -> tuple[ResumeRun, ResumeRun]:
     """(never stopped, stopped after CUT steps and taken up by a net built anew from what `read` finds in `folder`)."""
-    straight = _steps(trial, None, 1)
-    for step in islice(straight, CUT):
-        if step.number == CUT:
-            checkpoint.write(folder, step.snapshot(), {})
-    whole = _rest(straight, STEPS - CUT)
-    return whole, _rest(_steps(trial, read(folder), 2), STEPS - CUT)
+    uninterrupted = _start_training(case, None, 1)
+    for step in islice(uninterrupted, RESUME_STEP):
+        if step.number == RESUME_STEP:
+            checkpoint.save_checkpoint(folder, step.snapshot(), {})
+    expected = _collect(uninterrupted, NUM_STEPS - RESUME_STEP)
+    return expected, _collect(_start_training(case, load(folder), 2), NUM_STEPS - RESUME_STEP)
 
 
-def _steps(trial: Trial, resume: Checkpoint | None, seed: int) -> Any:
+def _start_training(case: TrainingCase, resume: Checkpoint | None, seed: int) -> Any:
     """`seed` is another for the net that is taken up: whatever does not come from the checkpoint differs."""
     rng_state.seed_all(seed)
-    model = trial.build()
-    objectives = trial.net.objectives(model, IGNORE)
-    monitors = monitors_for(trial.settings, objectives[0].judge)
-    return fit(model, objectives, trial.batches, monitors, trial.settings, resume, lambda: None)
+    model = case.build()
+    objectives = case.spec.objectives(model, IGNORE)
+    callbacks = build_callbacks(case.config, objectives[0].eval_term)
+    return train_steps(model, objectives, case.dataloader, callbacks, case.config, resume, lambda: None)
 
 
-def _rest(steps: Any, count: int) -> Rehearsed:
-    taken: list[Step] = []
+def _collect(steps: Any, count: int) -> ResumeRun:
+    results: list[StepResult] = []
     for step in islice(steps, count):
-        taken.append(step)
+        results.append(step)
         state = step.snapshot()
-    return Rehearsed([step.terms for step in taken], copied(state))
+    return ResumeRun([step.terms for step in results], cpu_copy(state))
 
 
-def differing(one: Rehearsed, other: Rehearsed) -> list[str]:
+def find_mismatches(expected: ResumeRun, actual: ResumeRun) -> list[str]:
     """What is not the same in both, by name, to the last bit."""
-    found = [f"loss of step {CUT + n}" for n, (a, b) in enumerate(zip(one.losses, other.losses, strict=True), 1) if a != b]
-    for file in one.state.tensors:
-        ours, theirs = one.state.tensors[file], other.state.tensors[file]
-        found += [f"{file}/{name}" for name in sorted(ours.keys() | theirs.keys()) if not _same(ours.get(name), theirs.get(name))]
-    facts = sorted(one.state.facts.keys() | other.state.facts.keys())
-    return found + [name for name in facts if one.state.facts.get(name) != other.state.facts.get(name)]
+    names = [
+        f"loss of step {RESUME_STEP + n}" for n, (a, b) in enumerate(zip(expected.losses, actual.losses, strict=True), 1) if a != b
+    ]
+    for file in expected.state.state_dicts:
+        expected_tensors, actual_tensors = expected.state.state_dicts[file], actual.state.state_dicts[file]
+        names += [
+            f"{file}/{name}"
+            for name in sorted(expected_tensors.keys() | actual_tensors.keys())
+            if not _equal(expected_tensors.get(name), actual_tensors.get(name))
+        ]
+    keys = sorted(expected.state.metadata.keys() | actual.state.metadata.keys())
+    return names + [name for name in keys if expected.state.metadata.get(name) != actual.state.metadata.get(name)]
 
 
-def _same(one: Tensor | None, other: Tensor | None) -> bool:
-    return one is not None and other is not None and one.dtype == other.dtype and torch.equal(one, other)
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is not None and b is not None and a.dtype == b.dtype and torch.equal(a, b)
 
 
-def record(figures: Recorder, trial: Trial, folder: Path, read: Callable[[Path], Checkpoint]) -> None:
+def record_resume_metrics(metrics: MetricRecorder, case: TrainingCase, folder: Path, load: Callable[[Path], Checkpoint]) -> None:
     """Rehearse, and say what differed."""
-    whole, again = resumed(trial, folder, read)
-    wrong = differing(whole, again)
-    tensors = sum(len(named) for named in whole.state.tensors.values())
-    figures.counted("steps", STEPS, "steps", "of the recipe's own training, on a small net of its kind and on the CPU")
-    figures.counted("cut", CUT, "steps", "after these all was dropped, and a net built anew went on from the checkpoint on disk")
-    figures.counted(
+    expected, actual = run_with_and_without_resume(case, folder, load)
+    mismatches = find_mismatches(expected, actual)
+    tensors = sum(len(state_dict) for state_dict in expected.state.state_dicts.values())
+    metrics.add_count("steps", NUM_STEPS, "steps", "of the recipe's own training, on a small net of its kind and on the CPU")
+    metrics.add_count(
+        "cut", RESUME_STEP, "steps", "after these all was dropped, and a net built anew went on from the checkpoint on disk"
+    )
+    metrics.add_count(
         "compared", tensors, "tensors", "of weights, optimizer and random generators, compared bit by bit after the last step"
     )
-    words = f": {', '.join(wrong[:3])}" if wrong else ""
-    meaning = f"tensors, losses and other facts that differ from those of a run that was never stopped{words}"
-    figures.measured("differing", len(wrong), "", meaning)
+    details = f": {', '.join(mismatches[:3])}" if mismatches else ""
+    description = f"tensors, losses and other facts that differ from those of a run that was never stopped{details}"
+    metrics.add_measurement("differing", len(mismatches), "", description)

@@ -13,120 +13,122 @@ import torch
 from torch import Tensor
 
 from provenlm.core import rng
-from provenlm.core.audit import Recorder, Series
-from provenlm.evaluation.probe import Probe, Subject
+from provenlm.core.audit import MetricRecorder, PlotSeries
+from provenlm.evaluation.probe import EvalContext, Probe
 from provenlm.evaluation.probes import peak_memory
-from provenlm.evaluation.probes.hf_reference import counterpart
+from provenlm.evaluation.probes.hf_reference import hf_reference
 
-WARM = 3  # passes that are not timed: allocators and kernels settle
+NUM_WARMUP = 3  # passes that are not timed: allocators and kernels settle
 
-Pass = Callable[[Tensor], Tensor]
+ForwardPass = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Settings:
+class ThroughputConfig:
     """The `speed` section of validate, typed."""
 
-    lengths: tuple[int, ...]
-    repeats: int
+    seq_lens: tuple[int, ...]
+    num_iters: int
 
     def __post_init__(self) -> None:
-        if not self.lengths or min(self.lengths) < 1 or len(set(self.lengths)) < len(self.lengths):
+        if not self.seq_lens or min(self.seq_lens) < 1 or len(set(self.seq_lens)) < len(self.seq_lens):
             raise ValueError("lengths must name at least one length, each at least 1 and once")
-        if self.repeats < 5:
-            raise ValueError(f"repeats is {self.repeats}; at least 5 are needed to speak of a median")
+        if self.num_iters < 5:
+            raise ValueError(f"repeats is {self.num_iters}; at least 5 are needed to speak of a median")
 
 
-def speed(settings: Settings) -> Probe:
+def throughput_probe(config: ThroughputConfig) -> Probe:
     """Time one row of each length; ValueError for a length beyond the training's."""
 
-    def probe(subject: Subject, figures: Recorder) -> None:
-        if max(settings.lengths) > subject.length:
+    def probe(context: EvalContext, metrics: MetricRecorder) -> None:
+        if max(config.seq_lens) > context.max_seq_len:
             raise ValueError(
-                f"speed.lengths goes to {max(settings.lengths)}; the net was trained on at most {subject.length} positions"
+                f"speed.lengths goes to {max(config.seq_lens)}; the net was trained on at most {context.max_seq_len} positions"
             )
-        other = counterpart(subject)
-        name = None if isinstance(other, str) else f"{other.name} of transformers"
-        passes: dict[str, Pass] = {"net": lambda tokens_BT: subject.logits(subject.model, tokens_BT)}
-        if not isinstance(other, str):
-            passes["reference"] = other.logits
-        where = f"one row forward on {subject.device.type}, {torch.get_num_threads()} threads, {settings.repeats} timed passes"
-        rates = [_rates(subject, passes, length, settings.repeats) for length in settings.lengths]
-        peaks = _peaks(subject, passes, settings.lengths)
-        for length, rate, peak in zip(settings.lengths, rates, peaks, strict=True):
-            with figures.under(f"length_{length}") as inner:
-                _record(inner, rate, peak, where, name)
-        x = [float(length) for length in settings.lengths]
-        medians = {f"{who}, median": [_quantile(rate[who], 0.5) for rate in rates] for who in passes}
-        slow = {"net, p95": [_quantile(rate["net"], 0.95) for rate in rates]}
-        figures.series.append(
-            Series("by_length", "lines", f"speed by length: {where}", "length (tokens)", "tokens/s", x, {**medians, **slow})
+        reference = hf_reference(context)
+        reference_name = None if isinstance(reference, str) else f"{reference.class_name} of transformers"
+        passes: dict[str, ForwardPass] = {"net": lambda tokens_BT: context.logits(context.model, tokens_BT)}
+        if not isinstance(reference, str):
+            passes["reference"] = reference.logits
+        setup = f"one row forward on {context.device.type}, {torch.get_num_threads()} threads, {config.num_iters} timed passes"
+        rates = [_measure_rates(context, passes, seq_len, config.num_iters) for seq_len in config.seq_lens]
+        peaks = _measure_peaks(context, passes, config.seq_lens)
+        for seq_len, rate, peak in zip(config.seq_lens, rates, peaks, strict=True):
+            with metrics.scope(f"length_{seq_len}") as inner:
+                _record_throughput(inner, rate, peak, setup, reference_name)
+        x = [float(seq_len) for seq_len in config.seq_lens]
+        medians = {f"{pass_name}, median": [_quantile(rate[pass_name], 0.5) for rate in rates] for pass_name in passes}
+        p95 = {"net, p95": [_quantile(rate["net"], 0.95) for rate in rates]}
+        metrics.series.append(
+            PlotSeries("by_length", "lines", f"speed by length: {setup}", "length (tokens)", "tokens/s", x, {**medians, **p95})
         )
         if all(peaks):
-            lines = {who: [float(peak[who]) for peak in peaks] for who in passes}
-            meaning = "most bytes that a pass holds beside the weights, by the allocator"
-            figures.series.append(Series("memory_by_length", "lines", meaning, "length (tokens)", "bytes", x, lines))
+            lines = {pass_name: [float(peak[pass_name]) for peak in peaks] for pass_name in passes}
+            description = "most bytes that a pass holds beside the weights, by the allocator"
+            metrics.series.append(PlotSeries("memory_by_length", "lines", description, "length (tokens)", "bytes", x, lines))
 
     return probe
 
 
-def _record(
-    figures: Recorder, rates: Mapping[str, Sequence[float]], peaks: Mapping[str, int], where: str, reference: str | None
+def _record_throughput(
+    metrics: MetricRecorder, rates: Mapping[str, Sequence[float]], peaks: Mapping[str, int], setup: str, reference: str | None
 ) -> None:
     """`rates`: tokens per second of each pass, of the net and of the reference in turn; `peaks`: bytes."""
-    figures.measured("median", _quantile(rates["net"], 0.5), "tokens/s", f"median: {where}")
-    figures.measured("p95", _quantile(rates["net"], 0.95), "tokens/s", f"reached by 95 % of passes: {where}")
+    metrics.add_measurement("median", _quantile(rates["net"], 0.5), "tokens/s", f"median: {setup}")
+    metrics.add_measurement("p95", _quantile(rates["net"], 0.95), "tokens/s", f"reached by 95 % of passes: {setup}")
     if peaks:
-        figures.measured("peak", peaks["net"], "bytes", "most that a pass holds beside the weights, by the allocator")
+        metrics.add_measurement("peak", peaks["net"], "bytes", "most that a pass holds beside the weights, by the allocator")
     if reference is None:
         return
-    figures.measured(
-        "reference.median", _quantile(rates["reference"], 0.5), "tokens/s", f"{reference} in the same run, median: {where}"
+    metrics.add_measurement(
+        "reference.median", _quantile(rates["reference"], 0.5), "tokens/s", f"{reference} in the same run, median: {setup}"
     )
     ratios = np.array(rates["net"]) / np.array(rates["reference"])
-    meaning = f"speed of the net over that of {reference}, median over pairs of passes one after the other"
-    figures.measured("reference.ratio", float(np.median(ratios)), "ratio", meaning)
+    description = f"speed of the net over that of {reference}, median over pairs of passes one after the other"
+    metrics.add_measurement("reference.ratio", float(np.median(ratios)), "ratio", description)
     if peaks:
-        figures.measured("reference.peak", peaks["reference"], "bytes", f"the same of {reference}")
+        metrics.add_measurement("reference.peak", peaks["reference"], "bytes", f"the same of {reference}")
 
 
-def _quantile(rates: Sequence[float], slowest: float) -> float:
+def _quantile(rates: Sequence[float], fraction: float) -> float:
     """The rate that this share of passes reaches."""
-    return float(np.quantile(rates, 1 - slowest))
+    return float(np.quantile(rates, 1 - fraction))
 
 
 @torch.inference_mode()
-def _rates(subject: Subject, passes: Mapping[str, Pass], length: int, repeats: int) -> dict[str, list[float]]:
+def _measure_rates(context: EvalContext, passes: Mapping[str, ForwardPass], seq_len: int, num_iters: int) -> dict[str, list[float]]:
     """Tokens per second of each timed pass."""
-    tokens_BT, wait = _tokens(subject, length), _waiter(subject.device)
-    for _ in range(WARM):
+    tokens_BT, synchronize = _random_tokens(context, seq_len), _synchronizer(context.device)
+    for _ in range(NUM_WARMUP):
         for forward in passes.values():
             forward(tokens_BT)
-    found: dict[str, list[float]] = {name: [] for name in passes}
-    for _ in range(repeats):
+    rates: dict[str, list[float]] = {name: [] for name in passes}
+    for _ in range(num_iters):
         for name, forward in passes.items():
-            wait()
-            begin = time.perf_counter()
+            synchronize()
+            start = time.perf_counter()
             forward(tokens_BT)
-            wait()
-            found[name].append(length / (time.perf_counter() - begin))
-    return found
+            synchronize()
+            rates[name].append(seq_len / (time.perf_counter() - start))
+    return rates
 
 
 @torch.inference_mode()
-def _peaks(subject: Subject, passes: Mapping[str, Pass], lengths: Sequence[int]) -> list[dict[str, int]]:
+def _measure_peaks(context: EvalContext, passes: Mapping[str, ForwardPass], seq_lens: Sequence[int]) -> list[dict[str, int]]:
     """Bytes by length and pass; empty where the device's allocator does not say."""
-    names = [(length, name) for length in lengths for name in passes]
-    found = peak_memory.peaks([partial(passes[name], _tokens(subject, length)) for length, name in names], subject.device)
-    by_name = dict(zip(names, found, strict=True)) if found else {}
-    return [{name: by_name[length, name] for name in passes} if by_name else {} for length in lengths]
+    cases = [(seq_len, name) for seq_len in seq_lens for name in passes]
+    peaks = peak_memory.peak_bytes(
+        [partial(passes[name], _random_tokens(context, seq_len)) for seq_len, name in cases], context.device
+    )
+    by_name = dict(zip(cases, peaks, strict=True)) if peaks else {}
+    return [{name: by_name[seq_len, name] for name in passes} if by_name else {} for seq_len in seq_lens]
 
 
-def _tokens(subject: Subject, length: int) -> Tensor:
-    generator = torch.Generator().manual_seed(rng.seed_of(subject.seed, "speed", length))
-    return torch.randint(subject.tokens.vocabulary, (1, length), generator=generator).to(subject.device)
+def _random_tokens(context: EvalContext, seq_len: int) -> Tensor:
+    generator = torch.Generator().manual_seed(rng.derive_seed(context.seed, "speed", seq_len))
+    return torch.randint(context.tokens.vocab_size, (1, seq_len), generator=generator).to(context.device)
 
 
-def _waiter(device: torch.device) -> Callable[[], None]:
+def _synchronizer(device: torch.device) -> Callable[[], None]:
     """What waits until the device has done all it was asked to."""
     return {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.type, lambda: None)

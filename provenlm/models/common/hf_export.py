@@ -8,13 +8,13 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Published:
+class HFExport:
     """`config`: what config.json says of the net, without its special tokens; `tensors`: what model.safetensors holds."""
 
     config: Mapping[str, Any]
-    tensors: Mapping[str, Tensor]
+    state_dict: Mapping[str, Tensor]
 
 
-def below_model(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def add_model_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The names of Llama and Mixtral: ours below `model.`, the head beside it."""
-    return {name if name.startswith("lm_head") else f"model.{name}": tensor for name, tensor in weights.items()}
+    return {name if name.startswith("lm_head") else f"model.{name}": tensor for name, tensor in state_dict.items()}

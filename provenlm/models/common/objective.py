@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 IGNORE = -100  # a target that carries no loss: padding, or the first token of a document
 
-Role = Literal["embedding", "matrix", "rest"]  # embeddings and heads; matrices that states pass through; norms, routers, biases
+ParamGroupName = Literal[
+    "embedding", "matrix", "rest"
+]  # embeddings and heads; matrices that states pass through; norms, routers, biases
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +25,18 @@ class Batch:
     inputs_BT: Tensor
     targets_BT: Tensor
     documents_BT: Tensor | None = None
-    smoothing: float = 0.0
+    label_smoothing: float = 0.0
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+    def map(self, fn: Callable[[Tensor], Tensor]) -> "Batch":
         """The batch with `change` made to each of its tensors."""
-        documents_BT = None if self.documents_BT is None else change(self.documents_BT)
-        return replace(self, inputs_BT=change(self.inputs_BT), targets_BT=change(self.targets_BT), documents_BT=documents_BT)
+        documents_BT = None if self.documents_BT is None else fn(self.documents_BT)
+        return replace(self, inputs_BT=fn(self.inputs_BT), targets_BT=fn(self.targets_BT), documents_BT=documents_BT)
 
 
-Told = Mapping[str, tuple[float, str, str]]  # name -> (value, unit, meaning)
+StepMetrics = Mapping[str, tuple[float, str, str]]  # name -> (value, unit, meaning)
 
 
-def leave(applied: bool) -> Told:
+def no_metrics(applied: bool) -> StepMetrics:
     """After a step nothing is left to do or to say."""
     return {}
 
@@ -49,7 +51,7 @@ class Objective:
     """
 
     name: str
-    parameters: Mapping[Role, Sequence[nn.Parameter]]
+    param_groups: Mapping[ParamGroupName, Sequence[nn.Parameter]]
     loss: Callable[[Batch], Mapping[str, Tensor]]
-    judge: str
-    after: Callable[[bool], Told] = leave
+    eval_term: str
+    post_step: Callable[[bool], StepMetrics] = no_metrics

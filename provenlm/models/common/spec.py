@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from provenlm.core import config, registry
-from provenlm.core.errors import UserError
-from provenlm.models.common.hf_export import Published
-from provenlm.models.common.layers.kv_cache import Cache
+from provenlm.core.errors import ProvenlmError
+from provenlm.models.common.hf_export import HFExport
+from provenlm.models.common.layers.kv_cache import KVCache
 from provenlm.models.common.objective import IGNORE, Batch, Objective
 
 
 @dataclass(frozen=True)
-class Net:
+class ModelSpec:
     """An architecture as functions of its settings.
 
     `build(settings, vocabulary)` works on torch's meta device too and initialises from torch's current generator.
@@ -28,16 +28,16 @@ class Net:
     `published(settings, vocabulary, weights)` are a model's weights in the names and layout of Hugging Face's transformers.
     """
 
-    settings: type
+    config_type: type
     build: Callable[[Any, int], nn.Module]
     objectives: Callable[[nn.Module, int], Sequence[Objective]]
     logits: Callable[[nn.Module, Tensor], Tensor]
-    continued: Callable[[nn.Module, Tensor, Cache], Tensor]
-    count: Callable[[Any, int], Mapping[str, int]]
-    flops: Callable[[Any, int, int], int]
-    probe: Callable[[nn.Module, Tensor], Mapping[str, tuple[float, str, str]]]
-    context: Callable[[Any], int]
-    published: Callable[[Any, int, Mapping[str, Tensor]], Published]
+    logits_with_cache: Callable[[nn.Module, Tensor, KVCache], Tensor]
+    num_params: Callable[[Any, int], Mapping[str, int]]
+    flops_per_token: Callable[[Any, int, int], int]
+    eval_metrics: Callable[[nn.Module, Tensor], Mapping[str, tuple[float, str, str]]]
+    max_seq_len: Callable[[Any], int]
+    to_hf: Callable[[Any, int, Mapping[str, Tensor]], HFExport]
 
     def losses(self, model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> dict[str, Tensor]:
         """What training minimises on a batch, by objective."""
@@ -45,19 +45,19 @@ class Net:
         return {objective.name: objective.loss(batch)["loss"] for objective in self.objectives(model, IGNORE)}
 
 
-class Chosen(NamedTuple):
+class ResolvedModel(NamedTuple):
     """The architecture that a recipe names, and its settings: typed, and as they stand in the recipe."""
 
-    kind: str
-    net: Net
-    settings: Any
+    arch: str
+    spec: ModelSpec
+    model_config: Any
     section: Mapping[str, Any]
 
 
-def chosen(section: Mapping[str, Any], where: str) -> Chosen:
-    """What a recipe's `net` section asks for. UserError if it names no architecture that is there; `where` says where it stands."""
+def resolve_model(section: Mapping[str, Any], location: str) -> ResolvedModel:
+    """What a recipe's `net` section asks for. ProvenlmError if it names no architecture that is there; `where` says where it stands."""
     if "kind" not in section:
-        raise UserError(f"{where}: missing key 'kind'; known: {', '.join(registry.plugin_names('models'))}")
-    net = registry.load_model(section["kind"], Net)
-    rest = {name: value for name, value in section.items() if name != "kind"}
-    return Chosen(section["kind"], net, config.parse(net.settings, rest, where), rest)
+        raise ProvenlmError(f"{location}: missing key 'kind'; known: {', '.join(registry.plugin_names('models'))}")
+    spec = registry.load_model(section["kind"], ModelSpec)
+    fields = {name: value for name, value in section.items() if name != "kind"}
+    return ResolvedModel(section["kind"], spec, config.parse_config(spec.config_type, fields, location), fields)

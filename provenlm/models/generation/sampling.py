@@ -13,13 +13,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from provenlm.models.common.layers.kv_cache import Cache
+from provenlm.models.common.layers.kv_cache import KVCache
 
-Rows = Sequence[Sequence[int]]
+TokenSequences = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingConfig:
     """How a token is drawn from its logits: those of repetitions made smaller, then divided by `temperature`, cut to `top_k`, to `top_p`."""
 
     temperature: float  # 0 is greedy: always the most probable token
@@ -38,105 +38,112 @@ class Sampling:
             raise ValueError(f"repetition_penalty is {self.repetition_penalty}; it must be above 0, and is none at 1")
 
 
-GREEDY = Sampling(0.0, 0, 1.0, 1.0)
+GREEDY = SamplingConfig(0.0, 0, 1.0, 1.0)
 
 
-def probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
+def sampling_distribution(logits_BV: Tensor, sampling: SamplingConfig) -> Tensor:
     """The distribution that `sampling` draws from, (B, V), its penalty left out; greedy is all on the most probable token."""
     if sampling.temperature == 0:
         return torch.nn.functional.one_hot(logits_BV.argmax(-1), logits_BV.shape[-1]).to(logits_BV.dtype)
     sorted_BV, order_BV = (logits_BV / sampling.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
     rank_V = torch.arange(logits_BV.shape[-1], device=logits_BV.device)
     keep_BV = (rank_V < (sampling.top_k or len(rank_V))).expand_as(sorted_BV)
-    kept_BV = sorted_BV * keep_BV
-    kept_BV = kept_BV / kept_BV.sum(-1, keepdim=True)
-    before_BV = kept_BV.cumsum(-1) - kept_BV
-    kept_BV = kept_BV * ((before_BV < sampling.top_p) | (rank_V == 0))
-    return torch.zeros_like(kept_BV).scatter(-1, order_BV, kept_BV / kept_BV.sum(-1, keepdim=True))
+    probs_BV = sorted_BV * keep_BV
+    probs_BV = probs_BV / probs_BV.sum(-1, keepdim=True)
+    preceding_BV = probs_BV.cumsum(-1) - probs_BV
+    probs_BV = probs_BV * ((preceding_BV < sampling.top_p) | (rank_V == 0))
+    return torch.zeros_like(probs_BV).scatter(-1, order_BV, probs_BV / probs_BV.sum(-1, keepdim=True))
 
 
-def penalised(logits_BV: Tensor, rows: Rows, penalty: float) -> Tensor:
+def apply_repetition_penalty(logits_BV: Tensor, sequences: TokenSequences, penalty: float) -> Tensor:
     """The logits with those of the tokens that stand in a row made smaller."""
     if penalty == 1:
         return logits_BV
-    stands_BV = torch.zeros_like(logits_BV, dtype=torch.bool)
-    for place, row in enumerate(rows):
-        stands_BV[place, torch.tensor(row, device=logits_BV.device)] = True
-    smaller_BV = torch.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
-    return torch.where(stands_BV, smaller_BV, logits_BV)
+    present_BV = torch.zeros_like(logits_BV, dtype=torch.bool)
+    for index, sequence in enumerate(sequences):
+        present_BV[index, torch.tensor(sequence, device=logits_BV.device)] = True
+    penalised_BV = torch.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
+    return torch.where(present_BV, penalised_BV, logits_BV)
 
 
-class Reader(Protocol):
+class LogitsProvider(Protocol):
     """Gives logits_BV after the last token of each row, on the CPU."""
 
-    def __call__(self, rows: Rows) -> Tensor: ...
+    def __call__(self, sequences: TokenSequences) -> Tensor: ...
 
-    def keep(self, rows: Sequence[int]) -> None: ...  # only these of the last rows will be asked for again, each one token longer
+    def select(
+        self, indices: Sequence[int]
+    ) -> None: ...  # only these of the last rows will be asked for again, each one token longer
 
 
 @dataclass(frozen=True)
-class Whole:
+class UncachedLogits:
     """Reads the last `length` tokens of each row anew. `logits(tokens_BT)` is causal; `pad` fills shorter rows behind, unseen."""
 
     logits: Callable[[Tensor], Tensor]
-    length: int
-    pad: int
+    max_seq_len: int
+    pad_id: int
     device: torch.device
 
-    def __call__(self, rows: Rows) -> Tensor:
-        return _last(
-            self.logits(padded([row[-self.length :] for row in rows], self.pad, self.device)),
-            [min(len(r), self.length) for r in rows],
+    def __call__(self, sequences: TokenSequences) -> Tensor:
+        return _last_token_logits(
+            self.logits(pad_batch([sequence[-self.max_seq_len :] for sequence in sequences], self.pad_id, self.device)),
+            [min(len(sequence), self.max_seq_len) for sequence in sequences],
         )
 
-    def keep(self, rows: Sequence[int]) -> None:
+    def select(self, indices: Sequence[int]) -> None:
         """Nothing to let go."""
 
 
-class Cached:
+class CachedLogits:
     """Reads only what is new of each row, for the rows of one generation.
 
     A row that outgrows the length moves every position of its window: from there on whole rows are read.
     """
 
-    def __init__(self, continued: Callable[[Tensor, Cache], Tensor], whole: Whole) -> None:
-        self.continued, self.whole = continued, whole
-        self.cache: Cache | None = None
-        self.read: list[int] = []
+    def __init__(self, logits_with_cache: Callable[[Tensor, KVCache], Tensor], uncached: UncachedLogits) -> None:
+        self.logits_with_cache, self.uncached = logits_with_cache, uncached
+        self.cache: KVCache | None = None
+        self.num_read: list[int] = []
 
-    def __call__(self, rows: Rows) -> Tensor:
-        if max(map(len, rows)) > self.whole.length:
+    def __call__(self, sequences: TokenSequences) -> Tensor:
+        if max(map(len, sequences)) > self.uncached.max_seq_len:
             self.cache = None
-            return self.whole(rows)
+            return self.uncached(sequences)
         if self.cache is None:
-            self.cache, self.read = Cache(self.whole.length), [0] * len(rows)
-        new = [row[read:] for row, read in zip(rows, self.read, strict=True)]
-        tokens_BT = padded(new, self.whole.pad, self.whole.device)
-        first_B1 = torch.tensor(self.read, device=self.whole.device)[:, None]
-        self.cache.place(first_B1 + torch.arange(tokens_BT.shape[1], device=self.whole.device))
-        self.read = [len(row) for row in rows]
-        return _last(self.continued(tokens_BT, self.cache), [len(row) for row in new])
+            self.cache, self.num_read = KVCache(self.uncached.max_seq_len), [0] * len(sequences)
+        new_tokens = [sequence[start:] for sequence, start in zip(sequences, self.num_read, strict=True)]
+        tokens_BT = pad_batch(new_tokens, self.uncached.pad_id, self.uncached.device)
+        start_B1 = torch.tensor(self.num_read, device=self.uncached.device)[:, None]
+        self.cache.set_positions(start_B1 + torch.arange(tokens_BT.shape[1], device=self.uncached.device))
+        self.num_read = [len(sequence) for sequence in sequences]
+        return _last_token_logits(self.logits_with_cache(tokens_BT, self.cache), [len(sequence) for sequence in new_tokens])
 
-    def keep(self, rows: Sequence[int]) -> None:
-        self.read = [self.read[n] for n in rows] if self.cache else []
+    def select(self, indices: Sequence[int]) -> None:
+        self.num_read = [self.num_read[index] for index in indices] if self.cache else []
         if self.cache:
-            self.cache.keep(torch.tensor(rows, dtype=torch.int64, device=self.whole.device))  # none, too
+            self.cache.select(torch.tensor(indices, dtype=torch.int64, device=self.uncached.device))  # none, too
 
 
-def padded(rows: Rows, pad: int, device: torch.device) -> Tensor:
+def pad_batch(sequences: TokenSequences, pad_id: int, device: torch.device) -> Tensor:
     """tokens_BT, shorter rows filled behind with `pad`."""
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], device=device)
+    max_len = max(map(len, sequences))
+    return torch.tensor([[*sequence, *[pad_id] * (max_len - len(sequence))] for sequence in sequences], device=device)
 
 
-def _last(logits_BTV: Tensor, lengths: Sequence[int]) -> Tensor:
+def _last_token_logits(logits_BTV: Tensor, lengths: Sequence[int]) -> Tensor:
     last_B = torch.tensor(lengths, device=logits_BTV.device) - 1
     return logits_BTV[torch.arange(len(lengths), device=logits_BTV.device), last_B].float().cpu()
 
 
 @torch.inference_mode()
-def stream(
-    read: Reader, prompts: Rows, sampling: Sampling, most: int, stop: int | None, generator: torch.Generator
+def generate_stream(
+    provider: LogitsProvider,
+    prompts: TokenSequences,
+    sampling: SamplingConfig,
+    max_new_tokens: int,
+    stop_id: int | None,
+    generator: torch.Generator,
 ) -> Iterator[dict[int, int]]:
     """After each pass the token drawn for each row that still goes on, by the row's number.
 
@@ -145,29 +152,34 @@ def stream(
     """
     if not all(prompts):
         raise ValueError("a prompt needs at least one token")
-    rows = [list(prompt) for prompt in prompts]
-    active = list(range(len(rows)))
-    for _ in range(most):
+    sequences = [list(prompt) for prompt in prompts]
+    active = list(range(len(sequences)))
+    for _ in range(max_new_tokens):
         if not active:
             return
-        going = [rows[n] for n in active]
-        logits_BV = penalised(read(going), going, sampling.repetition_penalty)
-        drawn: list[int] = torch.multinomial(probabilities(logits_BV, sampling), 1, generator=generator)[:, 0].tolist()
-        for n, token in zip(active, drawn, strict=True):
-            rows[n].append(token)
-        yield dict(zip(active, drawn, strict=True))
-        staying = [place for place, token in enumerate(drawn) if token != stop]
-        if len(staying) < len(active):
-            read.keep(staying)
-            active = [active[place] for place in staying]
+        active_sequences = [sequences[index] for index in active]
+        logits_BV = apply_repetition_penalty(provider(active_sequences), active_sequences, sampling.repetition_penalty)
+        sampled: list[int] = torch.multinomial(sampling_distribution(logits_BV, sampling), 1, generator=generator)[:, 0].tolist()
+        for index, token in zip(active, sampled, strict=True):
+            sequences[index].append(token)
+        yield dict(zip(active, sampled, strict=True))
+        continuing = [position for position, token in enumerate(sampled) if token != stop_id]
+        if len(continuing) < len(active):
+            provider.select(continuing)
+            active = [active[position] for position in continuing]
 
 
 def generate(
-    read: Reader, prompts: Rows, sampling: Sampling, most: int, stop: int | None, generator: torch.Generator
+    provider: LogitsProvider,
+    prompts: TokenSequences,
+    sampling: SamplingConfig,
+    max_new_tokens: int,
+    stop_id: int | None,
+    generator: torch.Generator,
 ) -> list[list[int]]:
     """The whole continuation of each prompt, as `stream` gives it."""
-    made: list[list[int]] = [[] for _ in prompts]
-    for drawn in stream(read, prompts, sampling, most, stop, generator):
-        for n, token in drawn.items():
-            made[n].append(token)
-    return made
+    continuations: list[list[int]] = [[] for _ in prompts]
+    for sampled in generate_stream(provider, prompts, sampling, max_new_tokens, stop_id, generator):
+        for index, token in sampled.items():
+            continuations[index].append(token)
+    return continuations

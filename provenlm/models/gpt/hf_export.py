@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from provenlm.models.common.hf_export import Published, below_model
-from provenlm.models.gpt.config import Settings
+from provenlm.models.common.hf_export import HFExport, add_model_prefix
+from provenlm.models.gpt.config import GPTConfig
 
 GPT2_NAMES = {
     "input_layernorm": "ln_1",
@@ -17,72 +17,72 @@ GPT2_NAMES = {
 }
 
 
-def published(settings: Settings, vocabulary: int, weights: Mapping[str, Tensor]) -> Published:
+def to_hf(config: GPTConfig, vocab_size: int, state_dict: Mapping[str, Tensor]) -> HFExport:
     """`weights` are the state of a Decoder of these settings."""
-    if settings.style == "llama":
-        return Published(llama(settings, vocabulary), below_model(weights))
-    return Published(gpt2(settings, vocabulary), dict(gpt2_tensors(settings.layers, weights)))
+    if config.variant == "llama":
+        return HFExport(llama_config(config, vocab_size), add_model_prefix(state_dict))
+    return HFExport(gpt2_config(config, vocab_size), dict(gpt2_state_dict(config.num_hidden_layers, state_dict)))
 
 
-def llama(settings: Settings, vocabulary: int) -> dict[str, object]:
-    s = settings
+def llama_config(config: GPTConfig, vocab_size: int) -> dict[str, object]:
+    c = config
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "vocab_size": vocabulary,
-        "hidden_size": s.hidden,
-        "intermediate_size": s.inner,
-        "num_hidden_layers": s.layers,
-        "num_attention_heads": s.heads,
-        "num_key_value_heads": s.kv_heads,
-        "head_dim": s.hidden // s.heads,
-        "max_position_embeddings": s.context,
-        "tie_word_embeddings": s.tied,
-        "rope_parameters": {"rope_type": "default", "rope_theta": s.rope_theta},
-        "rms_norm_eps": s.norm_eps,
+        "vocab_size": vocab_size,
+        "hidden_size": c.hidden_size,
+        "intermediate_size": c.intermediate_size,
+        "num_hidden_layers": c.num_hidden_layers,
+        "num_attention_heads": c.num_attention_heads,
+        "num_key_value_heads": c.num_key_value_heads,
+        "head_dim": c.hidden_size // c.num_attention_heads,
+        "max_position_embeddings": c.max_position_embeddings,
+        "tie_word_embeddings": c.tie_word_embeddings,
+        "rope_parameters": {"rope_type": "default", "rope_theta": c.rope_theta},
+        "rms_norm_eps": c.norm_eps,
         "hidden_act": "silu",
-        "attention_dropout": s.dropout,
+        "attention_dropout": c.dropout,
         "attention_bias": False,
         "mlp_bias": False,
     }
 
 
-def gpt2(settings: Settings, vocabulary: int) -> dict[str, object]:
-    s = settings
+def gpt2_config(config: GPTConfig, vocab_size: int) -> dict[str, object]:
+    c = config
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
-        "vocab_size": vocabulary,
-        "n_embd": s.hidden,
-        "n_inner": s.inner,
-        "n_layer": s.layers,
-        "n_head": s.heads,
-        "n_positions": s.context,
-        "tie_word_embeddings": s.tied,
-        "layer_norm_epsilon": s.norm_eps,
+        "vocab_size": vocab_size,
+        "n_embd": c.hidden_size,
+        "n_inner": c.intermediate_size,
+        "n_layer": c.num_hidden_layers,
+        "n_head": c.num_attention_heads,
+        "n_positions": c.max_position_embeddings,
+        "tie_word_embeddings": c.tie_word_embeddings,
+        "layer_norm_epsilon": c.norm_eps,
         "activation_function": "gelu_new",
-        "attn_pdrop": s.dropout,
-        "resid_pdrop": s.dropout,
+        "attn_pdrop": c.dropout,
+        "resid_pdrop": c.dropout,
         "embd_pdrop": 0.0,
     }
 
 
-def gpt2_tensors(layers: int, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def gpt2_state_dict(num_layers: int, state_dict: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """GPT-2 keeps queries, keys and values in one matrix, and every matrix of a block the other way round."""
-    yield "transformer.wte.weight", weights["embed_tokens.weight"]
-    yield "transformer.wpe.weight", weights["embed_positions.weight"]
-    for layer in range(layers):
-        ours, theirs = f"layers.{layer}.", f"transformer.h.{layer}."
-        for kind in ("weight", "bias"):
-            joined = torch.cat([weights[f"{ours}self_attn.{part}_proj.{kind}"] for part in "qkv"])
-            yield f"{theirs}attn.c_attn.{kind}", _turned(joined)
-            for own, other in GPT2_NAMES.items():
-                yield f"{theirs}{other}.{kind}", _turned(weights[f"{ours}{own}.{kind}"])
-    for kind in ("weight", "bias"):
-        yield f"transformer.ln_f.{kind}", weights[f"norm.{kind}"]
-    if "lm_head.weight" in weights:
-        yield "lm_head.weight", weights["lm_head.weight"]
+    yield "transformer.wte.weight", state_dict["embed_tokens.weight"]
+    yield "transformer.wpe.weight", state_dict["embed_positions.weight"]
+    for layer in range(num_layers):
+        our_prefix, hf_prefix = f"layers.{layer}.", f"transformer.h.{layer}."
+        for param in ("weight", "bias"):
+            qkv = torch.cat([state_dict[f"{our_prefix}self_attn.{part}_proj.{param}"] for part in "qkv"])
+            yield f"{hf_prefix}attn.c_attn.{param}", _transpose_matrix(qkv)
+            for name, hf_name in GPT2_NAMES.items():
+                yield f"{hf_prefix}{hf_name}.{param}", _transpose_matrix(state_dict[f"{our_prefix}{name}.{param}"])
+    for param in ("weight", "bias"):
+        yield f"transformer.ln_f.{param}", state_dict[f"norm.{param}"]
+    if "lm_head.weight" in state_dict:
+        yield "lm_head.weight", state_dict["lm_head.weight"]
 
 
-def _turned(tensor: Tensor) -> Tensor:
+def _transpose_matrix(tensor: Tensor) -> Tensor:
     return tensor.T.contiguous() if tensor.ndim == 2 else tensor

@@ -5,24 +5,24 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from provenlm.models.common.layers.cross_entropy import smoothed_cross_entropy
-from provenlm.models.common.layers.decoder import role_of
-from provenlm.models.common.objective import Batch, Objective, Role
-from provenlm.models.gpt.model import Decoder
+from provenlm.models.common.layers.cross_entropy import chunked_cross_entropy
+from provenlm.models.common.layers.decoder import param_group_of
+from provenlm.models.common.objective import Batch, Objective, ParamGroupName
+from provenlm.models.gpt.model import GPTModel
 
 
-def objectives(model: nn.Module, ignore: int) -> list[Objective]:
+def objectives(model: nn.Module, ignore_index: int) -> list[Objective]:
     """One: the next token. Targets equal to `ignore` carry no loss."""
-    assert isinstance(model, Decoder)
-    by_role: dict[Role, list[nn.Parameter]] = {"embedding": [], "matrix": [], "rest": []}
+    assert isinstance(model, GPTModel)
+    param_groups: dict[ParamGroupName, list[nn.Parameter]] = {"embedding": [], "matrix": [], "rest": []}
     for name, parameter in model.named_parameters():
-        by_role[role_of(name)].append(parameter)
-    return [Objective("next_token", by_role, partial(loss, model, ignore), "cross_entropy")]
+        param_groups[param_group_of(name)].append(parameter)
+    return [Objective("next_token", param_groups, partial(gpt_loss, model, ignore_index), "cross_entropy")]
 
 
-def loss(model: Decoder, ignore: int, batch: Batch) -> Mapping[str, Tensor]:
+def gpt_loss(model: GPTModel, ignore_index: int, batch: Batch) -> Mapping[str, Tensor]:
     """`loss` is `cross_entropy`, in nats per target that counts, but for the smoothing that the batch asks for."""
-    states_BTD, _ = model.states(batch.inputs_BT, documents_BT=batch.documents_BT)
+    states_BTD, _ = model.hidden_states(batch.inputs_BT, documents_BT=batch.documents_BT)
     states_ND, targets_N = states_BTD.flatten(0, 1), batch.targets_BT.flatten()
-    smoothed, nats = smoothed_cross_entropy(states_ND, model.head, targets_N, ignore, batch.smoothing)
+    smoothed, nats = chunked_cross_entropy(states_ND, model.lm_head_weight, targets_N, ignore_index, batch.label_smoothing)
     return {"loss": smoothed, "cross_entropy": nats}

@@ -4,59 +4,68 @@ from torch import nn
 
 from provenlm.models.common.layers import attention, decoder, feed_forward
 from provenlm.models.common.layers.attention import Attention
-from provenlm.models.common.layers.decoder import Block, Norm
-from provenlm.models.common.layers.feed_forward import Perceptron, SwiGLU
+from provenlm.models.common.layers.decoder import NormLayer, TransformerBlock
+from provenlm.models.common.layers.feed_forward import MLP, SwiGLU
 from provenlm.models.common.layers.rms_norm import RMSNorm
-from provenlm.models.gpt.config import Settings
+from provenlm.models.gpt.config import GPTConfig
 
 
-class Decoder(decoder.Decoder):
+class GPTModel(decoder.Decoder):
     """Embedding, dense blocks, norm and head."""
 
-    def __init__(self, settings: Settings, vocabulary: int) -> None:
-        s = settings
-        super().__init__(vocabulary, s.hidden, s.context, (block(s) for _ in range(s.layers)), norm(s), s.tied, s.rope_theta)
+    def __init__(self, config: GPTConfig, vocab_size: int) -> None:
+        c = config
+        super().__init__(
+            vocab_size,
+            c.hidden_size,
+            c.max_position_embeddings,
+            (build_block(c) for _ in range(c.num_hidden_layers)),
+            build_norm(c),
+            c.tie_word_embeddings,
+            c.rope_theta,
+        )
 
 
-def block(settings: Settings) -> Block:
-    s = settings
-    attend = Attention(s.hidden, s.heads, s.kv_heads, s.dropout, bias=s.style == "gpt2")
-    mlp = SwiGLU(s.hidden, s.inner) if s.style == "llama" else Perceptron(s.hidden, s.inner)
-    return Block(norm(s), attend, norm(s), mlp, s.dropout)
+def build_block(config: GPTConfig) -> TransformerBlock:
+    c = config
+    self_attn = Attention(c.hidden_size, c.num_attention_heads, c.num_key_value_heads, c.dropout, bias=c.variant == "gpt2")
+    mlp = SwiGLU(c.hidden_size, c.intermediate_size) if c.variant == "llama" else MLP(c.hidden_size, c.intermediate_size)
+    return TransformerBlock(build_norm(c), self_attn, build_norm(c), mlp, c.dropout)
 
 
-def norm(settings: Settings) -> Norm:
-    kind = RMSNorm if settings.style == "llama" else nn.LayerNorm
-    return kind(settings.hidden, settings.norm_eps)
+def build_norm(config: GPTConfig) -> NormLayer:
+    norm_type = RMSNorm if config.variant == "llama" else nn.LayerNorm
+    return norm_type(config.hidden_size, config.norm_eps)
 
 
-def build(settings: Settings, vocabulary: int) -> Decoder:
+def build_gpt(config: GPTConfig, vocab_size: int) -> GPTModel:
     """A decoder, initialised from torch's current generator."""
-    model = Decoder(settings, vocabulary)
-    decoder.initialise(model)
+    model = GPTModel(config, vocab_size)
+    decoder.init_weights(model)
     return model
 
 
-def count(settings: Settings, vocabulary: int) -> dict[str, int]:
+def num_params(config: GPTConfig, vocab_size: int) -> dict[str, int]:
     """Parameters by part in closed form. `active`, those that one token meets, are all."""
-    s, gpt2 = settings, settings.style == "gpt2"
-    inner = feed_forward.perceptron_parameters if gpt2 else feed_forward.swiglu_parameters
+    c, gpt2 = config, config.variant == "gpt2"
+    num_mlp_params = feed_forward.num_mlp_params if gpt2 else feed_forward.num_swiglu_params
     parts = {
-        "embedding": vocabulary * s.hidden,
-        "positions": gpt2 * s.context * s.hidden,
-        "attention": s.layers * attention.parameters(s.hidden, s.heads, s.kv_heads, bias=gpt2),
-        "feed_forward": s.layers * inner(s.hidden, s.inner),
-        "norms": (2 * s.layers + 1) * s.hidden * (2 if gpt2 else 1),
-        "head": 0 if s.tied else vocabulary * s.hidden,
+        "embedding": vocab_size * c.hidden_size,
+        "positions": gpt2 * c.max_position_embeddings * c.hidden_size,
+        "attention": c.num_hidden_layers
+        * attention.num_attention_params(c.hidden_size, c.num_attention_heads, c.num_key_value_heads, bias=gpt2),
+        "feed_forward": c.num_hidden_layers * num_mlp_params(c.hidden_size, c.intermediate_size),
+        "norms": (2 * c.num_hidden_layers + 1) * c.hidden_size * (2 if gpt2 else 1),
+        "head": 0 if c.tie_word_embeddings else vocab_size * c.hidden_size,
     }
     total = sum(parts.values())
     return {**parts, "total": total, "active": total}
 
 
-def flops(settings: Settings, vocabulary: int, length: int) -> int:
+def flops_per_token(config: GPTConfig, vocab_size: int, seq_len: int) -> int:
     """Of a forward and a backward pass, by token: 6 for each matrix element, and attention over `length` positions."""
-    s = settings
-    attend = attention.parameters(s.hidden, s.heads, s.kv_heads, bias=False)
-    inner = (3 if s.style == "llama" else 2) * s.hidden * s.inner
-    matrices = vocabulary * s.hidden + s.layers * (attend + inner)
-    return 6 * matrices + 3 * s.layers * attention.products(s.hidden, length)
+    c = config
+    attention_params = attention.num_attention_params(c.hidden_size, c.num_attention_heads, c.num_key_value_heads, bias=False)
+    mlp_params = (3 if c.variant == "llama" else 2) * c.hidden_size * c.intermediate_size
+    matrices = vocab_size * c.hidden_size + c.num_hidden_layers * (attention_params + mlp_params)
+    return 6 * matrices + 3 * c.num_hidden_layers * attention.attention_flops(c.hidden_size, seq_len)

@@ -1,21 +1,21 @@
 """The answers of the dense decoder to the questions of a net."""
 
-from provenlm.models.common.layers.decoder import continued, logits
-from provenlm.models.common.spec import Net
-from provenlm.models.gpt.config import Settings
-from provenlm.models.gpt.hf_export import published
+from provenlm.models.common.layers.decoder import logits_with_cache, next_token_logits
+from provenlm.models.common.spec import ModelSpec
+from provenlm.models.gpt.config import GPTConfig
+from provenlm.models.gpt.hf_export import to_hf
 from provenlm.models.gpt.losses import objectives
-from provenlm.models.gpt.model import build, count, flops
+from provenlm.models.gpt.model import build_gpt, flops_per_token, num_params
 
-SPEC = Net(
-    settings=Settings,
-    build=build,
+SPEC = ModelSpec(
+    config_type=GPTConfig,
+    build=build_gpt,
     objectives=objectives,
-    logits=logits,
-    continued=continued,
-    count=count,
-    flops=flops,
-    probe=lambda model, tokens_BT: {},
-    context=lambda settings: settings.context,
-    published=published,
+    logits=next_token_logits,
+    logits_with_cache=logits_with_cache,
+    num_params=num_params,
+    flops_per_token=flops_per_token,
+    eval_metrics=lambda model, tokens_BT: {},
+    max_seq_len=lambda settings: settings.context,
+    to_hf=to_hf,
 )

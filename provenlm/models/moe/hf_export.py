@@ -4,34 +4,34 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from provenlm.core.errors import UserError
-from provenlm.models.common.hf_export import Published, below_model
-from provenlm.models.moe.config import Settings
+from provenlm.core.errors import ProvenlmError
+from provenlm.models.common.hf_export import HFExport, add_model_prefix
+from provenlm.models.moe.config import MoEConfig
 
 
-def published(settings: Settings, vocabulary: int, weights: Mapping[str, Tensor]) -> Published:
-    """`weights` are the state of a Decoder of these settings. UserError if its routers have a bias, which Mixtral's do not."""
-    s = settings
-    if s.balance == "bias":
-        raise UserError("Mixtral's routers have no bias, so a net with balance: bias has no counterpart in transformers")
-    config = {
+def to_hf(config: MoEConfig, vocab_size: int, state_dict: Mapping[str, Tensor]) -> HFExport:
+    """`weights` are the state of a Decoder of these settings. ProvenlmError if its routers have a bias, which Mixtral's do not."""
+    c = config
+    if c.load_balancing == "bias":
+        raise ProvenlmError("Mixtral's routers have no bias, so a net with balance: bias has no counterpart in transformers")
+    hf_config = {
         "architectures": ["MixtralForCausalLM"],
         "model_type": "mixtral",
-        "vocab_size": vocabulary,
-        "hidden_size": s.hidden,
-        "intermediate_size": s.expert_hidden,
-        "num_hidden_layers": s.layers,
-        "num_attention_heads": s.heads,
-        "num_key_value_heads": s.kv_heads,
-        "num_local_experts": s.experts,
-        "num_experts_per_tok": s.experts_per_token,
-        "max_position_embeddings": s.context,
-        "tie_word_embeddings": s.tied,
-        "rope_parameters": {"rope_type": "default", "rope_theta": s.rope_theta},
-        "rms_norm_eps": s.norm_eps,
+        "vocab_size": vocab_size,
+        "hidden_size": c.hidden_size,
+        "intermediate_size": c.intermediate_size,
+        "num_hidden_layers": c.num_hidden_layers,
+        "num_attention_heads": c.num_attention_heads,
+        "num_key_value_heads": c.num_key_value_heads,
+        "num_local_experts": c.num_experts,
+        "num_experts_per_tok": c.num_experts_per_tok,
+        "max_position_embeddings": c.max_position_embeddings,
+        "tie_word_embeddings": c.tie_word_embeddings,
+        "rope_parameters": {"rope_type": "default", "rope_theta": c.rope_theta},
+        "rms_norm_eps": c.norm_eps,
         "hidden_act": "silu",
-        "attention_dropout": s.dropout,
-        "router_aux_loss_coef": s.balance_weight,
+        "attention_dropout": c.dropout,
+        "router_aux_loss_coef": c.load_balancing_weight,
         "sliding_window": None,
     }
-    return Published(config, below_model(weights))
+    return HFExport(hf_config, add_model_prefix(state_dict))

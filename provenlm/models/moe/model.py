@@ -7,37 +7,47 @@ from torch import Tensor, nn
 
 from provenlm.models.common.layers import attention, decoder, moe_experts
 from provenlm.models.common.layers.attention import Attention
-from provenlm.models.common.layers.decoder import Block
+from provenlm.models.common.layers.decoder import TransformerBlock
 from provenlm.models.common.layers.moe_experts import Experts
 from provenlm.models.common.layers.moe_router import Router, Routing
 from provenlm.models.common.layers.rms_norm import RMSNorm
-from provenlm.models.moe.config import Settings
-from provenlm.models.moe.expert_load import Traffic
+from provenlm.models.moe.config import MoEConfig
+from provenlm.models.moe.expert_load import ExpertLoadMeter
 
 
-class Mixture(nn.Module):
+class SparseMoeBlock(nn.Module):
     """The feed-forward half of a block: a router and its experts."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, config: MoEConfig) -> None:
         super().__init__()
-        self.gate = Router(settings.hidden, settings.experts, settings.experts_per_token, biased=settings.balance == "bias")
-        self.experts = Experts(settings.experts, settings.hidden, settings.expert_hidden)
+        self.gate = Router(
+            config.hidden_size, config.num_experts, config.num_experts_per_tok, use_expert_bias=config.load_balancing == "bias"
+        )
+        self.experts = Experts(config.num_experts, config.hidden_size, config.intermediate_size)
 
     def forward(self, hidden_BTD: Tensor) -> tuple[Tensor, Routing]:
         states_ND = hidden_BTD.flatten(0, 1)
         routing: Routing = self.gate(states_ND)
-        return self.experts(states_ND, routing.chosen_NK, routing.weights_NK).view_as(hidden_BTD), routing
+        return self.experts(states_ND, routing.topk_ids_NK, routing.weights_NK).view_as(hidden_BTD), routing
 
 
-class Decoder(decoder.Decoder):
+class MoEModel(decoder.Decoder):
     """Llama's frame around mixtures, which is Mixtral."""
 
-    def __init__(self, settings: Settings, vocabulary: int) -> None:
-        s = settings
-        blocks = (block(s) for _ in range(s.layers))
-        super().__init__(vocabulary, s.hidden, s.context, blocks, RMSNorm(s.hidden, s.norm_eps), s.tied, s.rope_theta)
-        self.settings = settings
-        self.traffic = Traffic(s.layers, s.experts)
+    def __init__(self, config: MoEConfig, vocab_size: int) -> None:
+        c = config
+        blocks = (build_block(c) for _ in range(c.num_hidden_layers))
+        super().__init__(
+            vocab_size,
+            c.hidden_size,
+            c.max_position_embeddings,
+            blocks,
+            RMSNorm(c.hidden_size, c.norm_eps),
+            c.tie_word_embeddings,
+            c.rope_theta,
+        )
+        self.config = config
+        self.expert_load = ExpertLoadMeter(c.num_hidden_layers, c.num_experts)
 
     @property
     def routers(self) -> list[Router]:
@@ -45,39 +55,44 @@ class Decoder(decoder.Decoder):
         return [block.mlp.gate for block in self.layers]  # type: ignore[union-attr,misc]
 
 
-def block(settings: Settings) -> Block:
-    s = settings
-    attend = Attention(s.hidden, s.heads, s.kv_heads, s.dropout, bias=False)
-    return Block(RMSNorm(s.hidden, s.norm_eps), attend, RMSNorm(s.hidden, s.norm_eps), Mixture(s), s.dropout)
+def build_block(config: MoEConfig) -> TransformerBlock:
+    c = config
+    self_attn = Attention(c.hidden_size, c.num_attention_heads, c.num_key_value_heads, c.dropout, bias=False)
+    return TransformerBlock(
+        RMSNorm(c.hidden_size, c.norm_eps), self_attn, RMSNorm(c.hidden_size, c.norm_eps), SparseMoeBlock(c), c.dropout
+    )
 
 
-def build(settings: Settings, vocabulary: int) -> Decoder:
+def build_moe(config: MoEConfig, vocab_size: int) -> MoEModel:
     """A decoder, initialised from torch's current generator."""
-    model = Decoder(settings, vocabulary)
-    decoder.initialise(model)
+    model = MoEModel(config, vocab_size)
+    decoder.init_weights(model)
     return model
 
 
-def count(settings: Settings, vocabulary: int) -> dict[str, int]:
+def num_params(config: MoEConfig, vocab_size: int) -> dict[str, int]:
     """Parameters by part in closed form. `active` are those that one token meets: all but the experts that it is not sent to."""
-    s = settings
+    c = config
     parts = {
-        "embedding": vocabulary * s.hidden,
-        "attention": s.layers * attention.parameters(s.hidden, s.heads, s.kv_heads, bias=False),
-        "experts": s.layers * moe_experts.parameters(s.experts, s.hidden, s.expert_hidden),
-        "router": s.layers * s.experts * s.hidden,
-        "norms": (2 * s.layers + 1) * s.hidden,
-        "head": 0 if s.tied else vocabulary * s.hidden,
+        "embedding": vocab_size * c.hidden_size,
+        "attention": c.num_hidden_layers
+        * attention.num_attention_params(c.hidden_size, c.num_attention_heads, c.num_key_value_heads, bias=False),
+        "experts": c.num_hidden_layers * moe_experts.num_experts_params(c.num_experts, c.hidden_size, c.intermediate_size),
+        "router": c.num_hidden_layers * c.num_experts * c.hidden_size,
+        "norms": (2 * c.num_hidden_layers + 1) * c.hidden_size,
+        "head": 0 if c.tie_word_embeddings else vocab_size * c.hidden_size,
     }
     total = sum(parts.values())
-    idle = s.layers * moe_experts.parameters(s.experts - s.experts_per_token, s.hidden, s.expert_hidden)
-    return {**parts, "total": total, "active": total - idle}
+    inactive = c.num_hidden_layers * moe_experts.num_experts_params(
+        c.num_experts - c.num_experts_per_tok, c.hidden_size, c.intermediate_size
+    )
+    return {**parts, "total": total, "active": total - inactive}
 
 
-def flops(settings: Settings, vocabulary: int, length: int) -> int:
+def flops_per_token(config: MoEConfig, vocab_size: int, seq_len: int) -> int:
     """Of a forward and a backward pass, by token: 6 for each matrix element that a token meets, and attention over `length` positions."""
-    s = settings
-    parts = count(settings, vocabulary)
-    chosen = s.layers * moe_experts.parameters(s.experts_per_token, s.hidden, s.expert_hidden)
-    matrices = vocabulary * s.hidden + parts["attention"] + parts["router"] + chosen
-    return 6 * matrices + 3 * s.layers * attention.products(s.hidden, length)
+    c = config
+    parts = num_params(config, vocab_size)
+    active_experts = c.num_hidden_layers * moe_experts.num_experts_params(c.num_experts_per_tok, c.hidden_size, c.intermediate_size)
+    matrices = vocab_size * c.hidden_size + parts["attention"] + parts["router"] + active_experts
+    return 6 * matrices + 3 * c.num_hidden_layers * attention.attention_flops(c.hidden_size, seq_len)

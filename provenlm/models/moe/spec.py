@@ -1,22 +1,22 @@
 """The answers of the mixture-of-experts decoder to the questions of a net."""
 
-from provenlm.models.common.layers.decoder import continued, logits
-from provenlm.models.common.spec import Net
-from provenlm.models.moe.config import Settings
-from provenlm.models.moe.hf_export import published
+from provenlm.models.common.layers.decoder import logits_with_cache, next_token_logits
+from provenlm.models.common.spec import ModelSpec
+from provenlm.models.moe.config import MoEConfig
+from provenlm.models.moe.hf_export import to_hf
 from provenlm.models.moe.losses import objectives
-from provenlm.models.moe.metrics import probe
-from provenlm.models.moe.model import build, count, flops
+from provenlm.models.moe.metrics import expert_metrics
+from provenlm.models.moe.model import build_moe, flops_per_token, num_params
 
-SPEC = Net(
-    settings=Settings,
-    build=build,
+SPEC = ModelSpec(
+    config_type=MoEConfig,
+    build=build_moe,
     objectives=objectives,
-    logits=logits,
-    continued=continued,
-    count=count,
-    flops=flops,
-    probe=probe,
-    context=lambda settings: settings.context,
-    published=published,
+    logits=next_token_logits,
+    logits_with_cache=logits_with_cache,
+    num_params=num_params,
+    flops_per_token=flops_per_token,
+    eval_metrics=expert_metrics,
+    max_seq_len=lambda settings: settings.context,
+    to_hf=to_hf,
 )

@@ -13,119 +13,131 @@ from typing import Literal, cast
 from urllib.parse import urlsplit
 
 from provenlm.core import hashing
-from provenlm.core.errors import UserError
-from provenlm.core.progress import Progress
-from provenlm.core.records import Fetch, Record
-from provenlm.scraping.crawl.fetcher import Fetcher, Manners
-from provenlm.scraping.crawl.frontier import KEPT, NOWHERE, Address
-from provenlm.scraping.crawl.host_queue import Lane, current, fate_of
-from provenlm.scraping.crawl.network import Reach
-from provenlm.scraping.crawl.store import State
-from provenlm.scraping.crawl.urls import Site, host
-from provenlm.scraping.extraction.reader import Page, Reader
+from provenlm.core.errors import ProvenlmError
+from provenlm.core.progress import ProgressReporter
+from provenlm.core.records import FetchResult, Record
+from provenlm.scraping.crawl.fetcher import CrawlPolicy, Fetcher
+from provenlm.scraping.crawl.frontier import CACHED_REASONS, NO_HOST, FrontierEntry
+from provenlm.scraping.crawl.host_queue import HostQueue, outcome_of, refresh_extraction
+from provenlm.scraping.crawl.network import NetworkPolicy
+from provenlm.scraping.crawl.store import CrawlStore
+from provenlm.scraping.crawl.urls import Seed, url_host
+from provenlm.scraping.extraction.reader import ExtractedDocument, Extractor
 
-HOSTS_AT_ONCE = 64
+MAX_CONCURRENT_HOSTS = 64
 Routes = Mapping[str, tuple[str, int]]
 
 
 def crawl(
-    sites: Sequence[Site], manners: Manners, reader: Reader, folder: Path, progress: Progress, routes: Routes, offline: bool
-) -> Iterator[Fetch]:
+    seeds: Sequence[Seed],
+    policy: CrawlPolicy,
+    extractor: Extractor,
+    folder: Path,
+    progress: ProgressReporter,
+    routes: Routes,
+    from_cache: bool,
+) -> Iterator[FetchResult]:
     """Visit what `sites` list and link to, within their bounds; `folder` keeps what is known between runs and after a kill.
 
     `routes` leads a host to an address of our own, which is asked without delay. `offline` asks nobody and reads again what the last
-    crawl kept. UserError if a start cannot be had, or no page at all.
+    crawl kept. ProvenlmError if a start cannot be had, or no page at all.
     """
-    identity = hashing.of_json([[asdict(site) for site in sites], asdict(manners)])
-    hosts = list(dict.fromkeys(host(site.url) for site in sites))
-    with State(folder, identity, offline) as state:
-        if not offline:
+    identity = hashing.sha256_json([[asdict(seed) for seed in seeds], asdict(policy)])
+    hosts = list(dict.fromkeys(url_host(seed.url) for seed in seeds))
+    with CrawlStore(folder, identity, from_cache) as store:
+        if not from_cache:
             try:
-                _visit_all(sites, hosts, manners, reader, state, progress, routes)
-            except UserError:
-                state.abandon()
+                _crawl_hosts(seeds, hosts, policy, extractor, store, progress, routes)
+            except ProvenlmError:
+                store.abandon()
                 raise
         records = 0
-        for fetch in _told(state, hosts, reader):
+        for fetch in _fetch_results(store, hosts, extractor):
             records += fetch.state == "record"
-            progress.advance(int(offline), total=state.total)
+            progress.update(int(from_cache), total=store.total)
             yield fetch
         if records == 0:
-            state.abandon()
-            raise UserError(f"start: no page of {', '.join(site.name for site in sites)} became a record")
-        state.finish()
+            store.abandon()
+            raise ProvenlmError(f"start: no page of {', '.join(seed.name for seed in seeds)} became a record")
+        store.finish()
 
 
-def _visit_all(
-    sites: Sequence[Site],
+def _crawl_hosts(
+    seeds: Sequence[Seed],
     hosts: Sequence[str],
-    manners: Manners,
-    reader: Reader,
-    state: State,
-    progress: Progress,
+    policy: CrawlPolicy,
+    extractor: Extractor,
+    store: CrawlStore,
+    progress: ProgressReporter,
     routes: Routes,
 ) -> None:
     """Empty every queue; then let in what one host led to on another, and again, until there is nothing left."""
-    stop, lock, reaches = threading.Event(), threading.Lock(), [Reach(manners.allow_private, routes) for _ in hosts]
-    fetchers = [Fetcher(manners, reach, stop.wait) for reach in reaches]
-    names = frozenset(hosts)
-    lanes = [Lane(name, sites, names, reader, state, fetchers[i], name in routes) for i, name in enumerate(hosts)]
+    stop, lock, network_policies = (
+        threading.Event(),
+        threading.Lock(),
+        [NetworkPolicy(policy.allowed_private_hosts, routes) for _ in hosts],
+    )
+    fetchers = [Fetcher(policy, network_policy, stop.wait) for network_policy in network_policies]
+    host_names = frozenset(hosts)
+    queues = [HostQueue(name, seeds, host_names, extractor, store, fetchers[i], name in routes) for i, name in enumerate(hosts)]
 
-    def told(address: Address) -> None:
+    def report_progress(entry: FrontierEntry) -> None:
         with lock:
-            settled = state.total - state.queued
-            progress.advance(settled - progress.done, note=urlsplit(address.url).path[-40:], total=state.total)
+            num_finished = store.total - store.queued
+            progress.update(num_finished - progress.num_done, postfix=urlsplit(entry.url).path[-40:], total=store.total)
 
     while True:
-        with ThreadPoolExecutor(min(len(lanes), HOSTS_AT_ONCE)) as pool:
+        with ThreadPoolExecutor(min(len(queues), MAX_CONCURRENT_HOSTS)) as pool:
             try:
-                for done in as_completed([pool.submit(lane.run, stop, told) for lane in lanes]):
-                    done.result()
+                for future in as_completed([pool.submit(queue.run, stop, report_progress) for queue in queues]):
+                    future.result()
             except BaseException:
                 stop.set()
-                for reach in reaches:
-                    reach.end()
+                for network_policy in network_policies:
+                    network_policy.close()
                 raise
-        if not state.bring_later():
+        if not store.enqueue_deferred():
             return
 
 
-def _told(state: State, hosts: Sequence[str], reader: Reader) -> Iterator[Fetch]:
+def _fetch_results(store: CrawlStore, hosts: Sequence[str], extractor: Extractor) -> Iterator[FetchResult]:
     """The fate of every address, with the record that it became."""
     for name in hosts:
-        for address in state.all(name):
-            yield _fetch(address, state, reader)
-    for address in sorted(state.all(NOWHERE), key=lambda item: item.url):
-        yield _fetch(address, state, reader)
+        for entry in store.entries(name):
+            yield _fetch_result(entry, store, extractor)
+    for entry in sorted(store.entries(NO_HOST), key=lambda item: item.url):
+        yield _fetch_result(entry, store, extractor)
 
 
-def _fetch(address: Address, state: State, reader: Reader) -> Fetch:
+def _fetch_result(entry: FrontierEntry, store: CrawlStore, extractor: Extractor) -> FetchResult:
     """What is told of one address. A page that was had may be judged anew here, by a reader that has changed since."""
-    stored, record = None, None
-    if address.state == "record" or address.reason in KEPT:
-        stored = current(state.page(address.url), address.url, reader, state)
-    if stored is not None:
-        fate, reason = fate_of(stored.page)
-        if fate == "record" and _doubled(address.url, stored.page, state, reader):
-            fate, reason = "refused", "canonical"
-        address = replace(address, state=fate, reason=reason or ("stale" if address.reason == "stale" else ""))
-    if stored is not None and address.state == "record":
-        page = stored.page
-        record = Record.of(page.body, page.media_type, address.url, site=address.site, **page.facts)
-    fate = cast(Literal["record", "refused", "failed"], address.state)
-    came = stored.fetched_at if stored else ""
-    return Fetch(address.url, fate, address.reason, address.status, address.received, address.tries, address.seconds, record, came)
+    cached, record = None, None
+    if entry.state == "record" or entry.reason in CACHED_REASONS:
+        cached = refresh_extraction(store.cached_page(entry.url), entry.url, extractor, store)
+    if cached is not None:
+        outcome, reason = outcome_of(cached.document)
+        if outcome == "record" and _duplicates_canonical(entry.url, cached.document, store, extractor):
+            outcome, reason = "refused", "canonical"
+        entry = replace(entry, state=outcome, drop_reason=reason or ("stale" if entry.reason == "stale" else ""))
+    if cached is not None and entry.state == "record":
+        document = cached.document
+        record = Record.from_content(document.content, document.media_type, entry.url, site=entry.site, **document.metadata)
+    outcome = cast(Literal["record", "refused", "failed"], entry.state)
+    fetched_at = cached.fetched_at if cached else ""
+    return FetchResult(
+        entry.url, outcome, entry.reason, entry.status, entry.bytes_received, entry.attempts, entry.seconds, record, fetched_at
+    )
 
 
-def _doubled(url: str, page: Page, state: State, reader: Reader) -> bool:
+def _duplicates_canonical(url: str, document: ExtractedDocument, store: CrawlStore, extractor: Extractor) -> bool:
     """Does the page name another one as the canonical one of its kind, which is a record that says much the same?
 
     The name alone would not do: there are sites whose every page names the front page.
     """
-    if page.canonical in ("", url) or state.fate(page.canonical) != "record":
+    if document.canonical_url in ("", url) or store.state_of(document.canonical_url) != "record":
         return False
-    other = current(state.page(page.canonical), page.canonical, reader, state)
-    if other is None or other.page.canonical not in ("", page.canonical):
+    canonical_page = refresh_extraction(store.cached_page(document.canonical_url), document.canonical_url, extractor, store)
+    if canonical_page is None or canonical_page.document.canonical_url not in ("", document.canonical_url):
         return False
-    here, there = (set(item.body.splitlines()) - {b""} for item in (page, other.page))
-    return 2 * len(here & there) >= len(here)
+    own_lines, canonical_lines = (set(item.content.splitlines()) - {b""} for item in (document, canonical_page.document))
+    return 2 * len(own_lines & canonical_lines) >= len(own_lines)

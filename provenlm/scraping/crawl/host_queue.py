@@ -8,212 +8,222 @@ from datetime import UTC, datetime
 from typing import Any
 
 from provenlm.core import hashing
-from provenlm.core.errors import UserError
+from provenlm.core.errors import ProvenlmError
 from provenlm.scraping.crawl import sitemap
-from provenlm.scraping.crawl.fetcher import REDIRECTS, Answer, Fetcher
-from provenlm.scraping.crawl.frontier import NOWHERE, Address, Seen, Stored
-from provenlm.scraping.crawl.robots import Robots
-from provenlm.scraping.crawl.store import State
-from provenlm.scraping.crawl.trap_guard import Variants
-from provenlm.scraping.crawl.urls import Site, belongs, canonical, host, origin
-from provenlm.scraping.extraction.reader import Page, Reader
+from provenlm.scraping.crawl.fetcher import REDIRECT_STATUSES, Fetcher, Response
+from provenlm.scraping.crawl.frontier import NO_HOST, CachedPage, DiscoveredUrl, FrontierEntry
+from provenlm.scraping.crawl.robots import RobotsCache
+from provenlm.scraping.crawl.store import CrawlStore
+from provenlm.scraping.crawl.trap_guard import TrapGuard
+from provenlm.scraping.crawl.urls import Seed, match_seed, normalize_url, url_host, url_origin
+from provenlm.scraping.extraction.reader import ExtractedDocument, Extractor
 
-MAX_HOPS = 5  # redirects one after the other
-SILENT_PAGES = 5  # in a row without an answer: the host is given up for this crawl
-REFUSALS = ("private-address", "too-large", "content-type")  # ours; every other failure is theirs
-MOMENTARY = re.compile(r"connection|timeout|too-slow|dns|tls|host-silent|robots-unreachable|http-(429|5\d\d)")
-HARMLESS = ("redirected", "noindex", "empty", "listing")  # a start may be a mere list of links
+MAX_REDIRECTS = 5  # redirects one after the other
+MAX_SILENT_PAGES = 5  # in a row without an answer: the host is given up for this crawl
+SKIP_REASONS = ("private-address", "too-large", "content-type")  # ours; every other failure is theirs
+TRANSIENT_FAILURE = re.compile(r"connection|timeout|too-slow|dns|tls|host-silent|robots-unreachable|http-(429|5\d\d)")
+ACCEPTED_START_REASONS = ("redirected", "noindex", "empty", "listing")  # a start may be a mere list of links
 
 
 @dataclass(frozen=True)
-class Visit:
+class FetchOutcome:
     """What came of one address: its fate, what is kept of its page, and what it leads to."""
 
-    address: Address
-    stored: Stored | None = None
-    found: Sequence[Seen] = ()
+    entry: FrontierEntry
+    cached: CachedPage | None = None
+    discovered: Sequence[DiscoveredUrl] = ()
     detail: str = ""  # for a person
 
 
-class Lane:
+class HostQueue:
     """The queue of one host. `run` ends when it is empty, or soon after `stop` is set."""
 
     def __init__(
         self,
         name: str,
-        sites: Sequence[Site],
-        lanes: frozenset[str],
-        reader: Reader,
-        state: State,
+        seeds: Sequence[Seed],
+        hosts: frozenset[str],
+        extractor: Extractor,
+        store: CrawlStore,
         fetcher: Fetcher,
         embedded: bool,
     ) -> None:
-        self.name, self.sites, self.lanes, self.reader, self.state, self.fetcher = name, sites, lanes, reader, state, fetcher
+        self.name, self.seeds, self.hosts, self.extractor, self.store, self.fetcher = name, seeds, hosts, extractor, store, fetcher
         self.embedded = embedded  # a site of our own, which needs no pauses
-        self.starts = [site for site in sites if host(site.url) == name]
-        self.robots = Robots(fetcher)
-        self.silent: dict[str, int] = {}  # origin: pages in a row that it did not answer
-        self.bounds = {site.name: site.bounds for site in sites}
-        self.group = {site.name: site.group for site in sites}
+        self.starts = [seed for seed in seeds if url_host(seed.url) == name]
+        self.robots = RobotsCache(fetcher)
+        self.silent_pages: dict[str, int] = {}  # origin: pages in a row that it did not answer
+        self.limits = {seed.name: seed.limits for seed in seeds}
+        self.budget_groups = {seed.name: seed.budget_group for seed in seeds}
 
-    def run(self, stop: threading.Event, told: Callable[[Address], None]) -> None:
-        """UserError if a start cannot be had."""
-        known = self.state.urls(self.name)
-        self.variants = Variants(url for url, _, reason in known if not reason)
-        if not known:
-            self.state.see(self.name, self._seeds())
-        self.taken: dict[int, tuple[int, int]] = {}
-        for site, (pages, size) in self.state.taken(self.name).items():
-            self._take(site, pages, size)
+    def run(self, stop: threading.Event, report_progress: Callable[[FrontierEntry], None]) -> None:
+        """ProvenlmError if a start cannot be had."""
+        known_urls = self.store.urls_of_host(self.name)
+        self.trap_guard = TrapGuard(url for url, _, reason in known_urls if not reason)
+        if not known_urls:
+            self.store.enqueue(self.name, self._start_urls())
+        self.budget_used: dict[int, tuple[int, int]] = {}
+        for site, (pages, size) in self.store.budget_used(self.name).items():
+            self._charge_budget(site, pages, size)
         seq = 0
-        while not stop.is_set() and (address := self.state.next(self.name, seq)) is not None:
-            visit = self._stale(self._visit(address))
+        while not stop.is_set() and (entry := self.store.next_entry(self.name, seq)) is not None:
+            outcome = self._keep_stale(self._visit(entry))
             if stop.is_set():
                 return  # what was under way was broken off: no fate of its own
-            self._settle(visit)
-            told(address)
-            seq = address.seq + 1
+            self._complete(outcome)
+            report_progress(entry)
+            seq = entry.seq + 1
 
-    def _seeds(self) -> list[Seen]:
+    def _start_urls(self) -> list[DiscoveredUrl]:
         """The starts, then what the sitemaps of their hosts list, then what a feed listed before."""
-        origins = {origin(site.url): site.url for site in self.starts}
-        listed = [url for start in origins.values() for url in sitemap.listed(start, self.robots, self.fetcher, self._delay(start))]
-        feeds = [site for site in self.starts if site.feed]
-        before = [url for url in self.state.pages() if belongs(url, feeds)[1] == ""] if feeds else []
-        starts = [Seen(site.url, self.name, site.name, "") for site in self.starts]
-        return [*starts, *(self._seen(url, 0) for url in listed), *(self._seen(url, 1) for url in before)]
+        origins = {url_origin(site.url): site.url for site in self.starts}
+        listed_urls = [
+            url for start in origins.values() for url in sitemap.sitemap_urls(start, self.robots, self.fetcher, self._delay(start))
+        ]
+        feeds = [site for site in self.starts if site.is_feed]
+        previous_urls = [url for url in self.store.cached_urls() if match_seed(url, feeds)[1] == ""] if feeds else []
+        starts = [DiscoveredUrl(site.url, self.name, site.name, "") for site in self.starts]
+        return [*starts, *(self._discover(url, 0) for url in listed_urls), *(self._discover(url, 1) for url in previous_urls)]
 
-    def _settle(self, visit: Visit) -> None:
-        fate = visit.address
-        if fate.seq < len(self.starts) and fate.state != "record" and fate.reason not in HARMLESS:
-            raise UserError(f"start: {fate.site}: {fate.reason}: {visit.detail or 'not for this crawl'}")
-        self.state.settle(fate, visit.stored, visit.found)
-        if fate.state == "record":
-            self._take(fate.site, 1, fate.size)
+    def _complete(self, outcome: FetchOutcome) -> None:
+        entry = outcome.entry
+        if entry.seq < len(self.starts) and entry.state != "record" and entry.reason not in ACCEPTED_START_REASONS:
+            raise ProvenlmError(f"start: {entry.site}: {entry.reason}: {outcome.detail or 'not for this crawl'}")
+        self.store.complete(entry, outcome.cached, outcome.discovered)
+        if entry.state == "record":
+            self._charge_budget(entry.site, 1, entry.size)
 
-    def _stale(self, visit: Visit) -> Visit:
+    def _keep_stale(self, outcome: FetchOutcome) -> FetchOutcome:
         """A page that a host could not give for the moment stays as it was at the last crawl. Not so a start: then the site is away."""
-        fate = visit.address
-        if fate.seq < len(self.starts) or not MOMENTARY.fullmatch(fate.reason):
-            return visit
-        known = current(self.state.page(fate.url), fate.url, self.reader, self.state)
-        if known is None or known.page.reason:
-            return visit
-        return Visit(replace(fate, state="record", reason="stale", size=known.size), known, self._linked(known.page, fate))
+        entry = outcome.entry
+        if entry.seq < len(self.starts) or not TRANSIENT_FAILURE.fullmatch(entry.reason):
+            return outcome
+        cached = refresh_extraction(self.store.cached_page(entry.url), entry.url, self.extractor, self.store)
+        if cached is None or cached.document.reason:
+            return outcome
+        return FetchOutcome(
+            replace(entry, state="record", drop_reason="stale", size=cached.size),
+            cached,
+            self._discover_links(cached.document, entry),
+        )
 
-    def _take(self, site: str, pages: int, size: int) -> None:
-        before = self.taken.get(self.group[site], (0, 0))
-        self.taken[self.group[site]] = before[0] + pages, before[1] + size
+    def _charge_budget(self, site: str, pages: int, size: int) -> None:
+        used = self.budget_used.get(self.budget_groups[site], (0, 0))
+        self.budget_used[self.budget_groups[site]] = used[0] + pages, used[1] + size
 
-    def _visit(self, address: Address) -> Visit:
-        if reason := self._spent(address.site):
-            return _refused(address, reason)
-        rules = self.robots.of(address.url)
-        if reason := rules.reason_against(address.url):
-            return _refused(address, reason, rules.detail())
-        at = origin(address.url)
-        if self.silent.get(at, 0) >= SILENT_PAGES:
-            return Visit(replace(address, state="failed", reason="host-silent"))
-        known = current(self.state.page(address.url), address.url, self.reader, self.state)
-        limit = self.fetcher.manners.max_page_bytes
-        answer = self.fetcher.get(address.url, _conditions(known), self.reader.accepts, limit, self._delay(address.url))
-        self.silent[at] = self.silent.get(at, 0) + 1 if answer.status is None else 0
-        return self._judged(replace(address, **_measured(answer)), answer, known)
+    def _visit(self, entry: FrontierEntry) -> FetchOutcome:
+        if reason := self._exceeded_budget(entry.site):
+            return _skip(entry, reason)
+        rules = self.robots.get(entry.url)
+        if reason := rules.skip_reason(entry.url):
+            return _skip(entry, reason, rules.detail())
+        origin_key = url_origin(entry.url)
+        if self.silent_pages.get(origin_key, 0) >= MAX_SILENT_PAGES:
+            return FetchOutcome(replace(entry, state="failed", drop_reason="host-silent"))
+        cached = refresh_extraction(self.store.cached_page(entry.url), entry.url, self.extractor, self.store)
+        max_bytes = self.fetcher.policy.max_response_bytes
+        response = self.fetcher.get(
+            entry.url, _conditional_headers(cached), self.extractor.media_types, max_bytes, self._delay(entry.url)
+        )
+        self.silent_pages[origin_key] = self.silent_pages.get(origin_key, 0) + 1 if response.status is None else 0
+        return self._classify(replace(entry, **_response_fields(response)), response, cached)
 
-    def _judged(self, address: Address, answer: Answer, known: Stored | None) -> Visit:
-        if answer.status in REDIRECTS:
-            return self._redirected(address, answer)
-        if answer.reason in REFUSALS:
-            return _refused(address, answer.reason, answer.detail)
-        if answer.status == 304 and known is not None:
-            return self._kept(address, replace(known, etag=answer.headers.get("ETag", known.etag)))
-        if answer.status != 200 or answer.reason:
-            reason = answer.reason or f"http-{answer.status}"
-            return Visit(replace(address, state="failed", reason=reason), detail=answer.detail)
-        if "noindex" in answer.headers.get("X-Robots-Tag", "").lower():
-            return _refused(address, "noindex")
-        return self._came(address, answer, known)
+    def _classify(self, entry: FrontierEntry, response: Response, cached: CachedPage | None) -> FetchOutcome:
+        if response.status in REDIRECT_STATUSES:
+            return self._redirect(entry, response)
+        if response.reason in SKIP_REASONS:
+            return _skip(entry, response.reason, response.detail)
+        if response.status == 304 and cached is not None:
+            return self._outcome_of_page(entry, replace(cached, etag=response.headers.get("ETag", cached.etag)))
+        if response.status != 200 or response.reason:
+            reason = response.reason or f"http-{response.status}"
+            return FetchOutcome(replace(entry, state="failed", drop_reason=reason), detail=response.detail)
+        if "noindex" in response.headers.get("X-Robots-Tag", "").lower():
+            return _skip(entry, "noindex")
+        return self._accept_page(entry, response, cached)
 
-    def _came(self, address: Address, answer: Answer, known: Stored | None) -> Visit:
+    def _accept_page(self, entry: FrontierEntry, response: Response, cached: CachedPage | None) -> FetchOutcome:
         """A page in full. What came before, to the byte, is not kept twice."""
-        headers, content = answer.headers, hashing.of_bytes(answer.body)
-        said = headers.get("ETag", ""), headers.get("Last-Modified", ""), headers.get("Content-Type", "")
-        if known is not None and known.digest == content and known.content_type == said[2]:
-            return self._kept(address, replace(known, etag=said[0], modified=said[1]))
-        page = self.reader.page(answer.body, said[2], address.url)
-        if page.reason == "noindex":  # it asks not to be kept
-            return replace(_refused(address, "noindex"), found=self._linked(page, address))
-        date = datetime.now(UTC).isoformat(timespec="seconds")
-        place = self.state.archive.append(address.url, headers, answer.body, date)
-        return self._kept(address, Stored(*said, date, content, len(answer.body), place, self.reader.version, page))
+        headers, sha256 = response.headers, hashing.sha256_bytes(response.content)
+        validators = headers.get("ETag", ""), headers.get("Last-Modified", ""), headers.get("Content-Type", "")
+        if cached is not None and cached.sha256 == sha256 and cached.content_type == validators[2]:
+            return self._outcome_of_page(entry, replace(cached, etag=validators[0], last_modified=validators[1]))
+        document = self.extractor.extract(response.content, validators[2], entry.url)
+        if document.reason == "noindex":  # it asks not to be kept
+            return replace(_skip(entry, "noindex"), found=self._discover_links(document, entry))
+        fetched_at = datetime.now(UTC).isoformat(timespec="seconds")
+        location = self.store.archive.append(entry.url, headers, response.content, fetched_at)
+        return self._outcome_of_page(
+            entry, CachedPage(*validators, fetched_at, sha256, len(response.content), location, self.extractor.version, document)
+        )
 
-    def _kept(self, address: Address, stored: Stored) -> Visit:
-        state, reason = fate_of(stored.page)
-        address = replace(address, state=state, reason=reason, size=stored.size)
-        return Visit(address, stored, self._linked(stored.page, address))
+    def _outcome_of_page(self, entry: FrontierEntry, cached: CachedPage) -> FetchOutcome:
+        state, reason = outcome_of(cached.document)
+        entry = replace(entry, state=state, drop_reason=reason, size=cached.size)
+        return FetchOutcome(entry, cached, self._discover_links(cached.document, entry))
 
-    def _linked(self, page: Page, address: Address) -> list[Seen]:
-        links = [*page.links, *([page.canonical] if page.canonical else [])]
-        return [self._seen(url, address.depth + 1) for url in links]
+    def _discover_links(self, document: ExtractedDocument, entry: FrontierEntry) -> list[DiscoveredUrl]:
+        links = [*document.links, *([document.canonical_url] if document.canonical_url else [])]
+        return [self._discover(url, entry.depth + 1) for url in links]
 
-    def _redirected(self, address: Address, answer: Answer) -> Visit:
+    def _redirect(self, entry: FrontierEntry, response: Response) -> FetchOutcome:
         """A redirect is followed by queueing its target, so that every hop is judged as any other address is."""
-        location = answer.headers.get("Location", "").encode("latin-1", "replace").decode("utf-8", "replace")
-        target = canonical(location, address.url)
+        location = response.headers.get("Location", "").encode("latin-1", "replace").decode("utf-8", "replace")
+        target = normalize_url(location, entry.url)
         if target is None:
-            return _refused(address, "redirect-nowhere", f"it redirects to {location!r}")
-        seen = replace(self._seen(target, address.depth), hops=address.hops + 1)
-        if seen.reason or target == address.url or seen.hops > MAX_HOPS:
-            reason = seen.reason or ("loop" if target == address.url else "limit")
-            refused = _refused(address, f"redirect-{reason}", f"it redirects to {target}")
-            return replace(refused, found=[seen] if seen.reason else [])
-        return replace(_refused(address, "redirected"), found=[seen])
+            return _skip(entry, "redirect-nowhere", f"it redirects to {location!r}")
+        discovered = replace(self._discover(target, entry.depth), redirects=entry.redirects + 1)
+        if discovered.reason or target == entry.url or discovered.redirects > MAX_REDIRECTS:
+            reason = discovered.reason or ("loop" if target == entry.url else "limit")
+            skipped = _skip(entry, f"redirect-{reason}", f"it redirects to {target}")
+            return replace(skipped, found=[discovered] if discovered.reason else [])
+        return replace(_skip(entry, "redirected"), found=[discovered])
 
-    def _seen(self, url: str, depth: int) -> Seen:
-        site, reason = belongs(url, self.sites)
-        lane = host(url) if host(url) in self.lanes else NOWHERE
-        if not reason and depth > self.bounds[site].max_depth:
+    def _discover(self, url: str, depth: int) -> DiscoveredUrl:
+        site, reason = match_seed(url, self.seeds)
+        target_host = url_host(url) if url_host(url) in self.hosts else NO_HOST
+        if not reason and depth > self.limits[site].max_depth:
             reason = "depth"
-        if not reason and lane == self.name:
-            reason = self.variants.reason_against(url, self.bounds[site].max_variants)
-        return Seen(url, lane, site, reason, depth=depth)
+        if not reason and target_host == self.name:
+            reason = self.trap_guard.skip_reason(url, self.limits[site].max_url_variants)
+        return DiscoveredUrl(url, target_host, site, reason, depth=depth)
 
-    def _spent(self, site: str) -> str:
-        pages, size = self.taken.get(self.group[site], (0, 0))
-        if pages >= self.bounds[site].max_pages:
+    def _exceeded_budget(self, site: str) -> str:
+        pages, size = self.budget_used.get(self.budget_groups[site], (0, 0))
+        if pages >= self.limits[site].max_pages:
             return "page-budget"
-        return "byte-budget" if size >= self.bounds[site].max_bytes else ""
+        return "byte-budget" if size >= self.limits[site].max_bytes else ""
 
     def _delay(self, url: str) -> float:
         if self.embedded:
             return 0.0
-        manners = self.fetcher.manners
-        return max(manners.delay_seconds, self.robots.of(url).delay(manners.max_wait_seconds))
+        policy = self.fetcher.policy
+        return max(policy.download_delay_seconds, self.robots.get(url).crawl_delay(policy.max_retry_after_seconds))
 
 
-def current(stored: Stored | None, url: str, reader: Reader, state: State) -> Stored | None:
+def refresh_extraction(cached: CachedPage | None, url: str, extractor: Extractor, store: CrawlStore) -> CachedPage | None:
     """What is kept of a page, read by `reader` as it is now: from the archive, where another version read it last."""
-    if stored is None or stored.reader == reader.version:
-        return stored
-    page = reader.page(state.archive.body(stored.place), stored.content_type, url)
-    return replace(stored, reader=reader.version, page=page)
+    if cached is None or cached.extractor_version == extractor.version:
+        return cached
+    document = extractor.extract(store.archive.read_body(cached.location), cached.content_type, url)
+    return replace(cached, reader=extractor.version, page=document)
 
 
-def fate_of(page: Page) -> tuple[str, str]:
+def outcome_of(document: ExtractedDocument) -> tuple[str, str]:
     """State and reason of a page that was had."""
-    return ("failed" if page.reason == "unreadable" else "refused" if page.reason else "record"), page.reason
+    return ("failed" if document.reason == "unreadable" else "refused" if document.reason else "record"), document.reason
 
 
-def _refused(address: Address, reason: str, detail: str = "") -> Visit:
-    return Visit(replace(address, state="refused", reason=reason), detail=detail)
+def _skip(entry: FrontierEntry, reason: str, detail: str = "") -> FetchOutcome:
+    return FetchOutcome(replace(entry, state="refused", drop_reason=reason), detail=detail)
 
 
-def _conditions(known: Stored | None) -> dict[str, str]:
+def _conditional_headers(cached: CachedPage | None) -> dict[str, str]:
     """Headers that ask for the page only if it is not the one we hold."""
-    said = {"If-None-Match": known.etag, "If-Modified-Since": known.modified} if known else {}
-    return {name: value for name, value in said.items() if value}
+    validators = {"If-None-Match": cached.etag, "If-Modified-Since": cached.last_modified} if cached else {}
+    return {name: value for name, value in validators.items() if value}
 
 
-def _measured(answer: Answer) -> dict[str, Any]:
+def _response_fields(response: Response) -> dict[str, Any]:
     """What the table of addresses says of an answer."""
-    return {"status": answer.status, "received": answer.received, "tries": answer.tries, "seconds": answer.seconds}
+    return {"status": response.status, "received": response.bytes_received, "tries": response.attempts, "seconds": response.seconds}

@@ -27,120 +27,120 @@ class PrivateAddressError(Exception):
 
 
 @dataclass(frozen=True)
-class Reach:
+class NetworkPolicy:
     """Where connections may lead. `routes` directs a host to an address and port of our own, as `curl --connect-to` does."""
 
-    allow_private: Sequence[str]
+    allowed_private_hosts: Sequence[str]
     routes: Mapping[str, tuple[str, int]]
-    open: weakref.WeakSet[socket.socket] = field(default_factory=weakref.WeakSet)
-    over: threading.Event = field(default_factory=threading.Event)
+    open_sockets: weakref.WeakSet[socket.socket] = field(default_factory=weakref.WeakSet)
+    closed: threading.Event = field(default_factory=threading.Event)
 
-    def addresses(self, host: str, port: int) -> list[tuple[str, int]]:
+    def resolve(self, host: str, port: int) -> list[tuple[str, int]]:
         """Where to connect for `host`. PrivateAddressError, or socket.gaierror if the name is not known."""
         if host in self.routes:
             return [self.routes[host]]
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
-        addresses = [str(item[4][0]) for item in found]
-        private = [address for address in addresses if not public(address)]
-        if private and host.strip("[]") not in self.allow_private:
+        infos = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+        addresses = [str(item[4][0]) for item in infos]
+        private = [address for address in addresses if not is_global_address(address)]
+        if private and host.strip("[]") not in self.allowed_private_hosts:
             raise PrivateAddressError(
                 f"{host} is at {private[0]}, which is not a public address; allow_private admits a host by name"
             )
         return [(address, port) for address in addresses]
 
-    def shut(self) -> None:
+    def abort_transfers(self) -> None:
         """Break off whatever is being sent or received now."""
-        for connected in list(self.open):
+        for sock in list(self.open_sockets):
             with suppress(OSError):
-                connected.shutdown(socket.SHUT_RDWR)
+                sock.shutdown(socket.SHUT_RDWR)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Break off, and let nobody connect any more."""
-        self.over.set()
-        self.shut()
+        self.closed.set()
+        self.abort_transfers()
 
 
-def public(address: str) -> bool:
+def is_global_address(address: str) -> bool:
     """Is this a global unicast address? An IPv4 address inside an IPv6 one is judged by itself."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
         if inner is not None:
-            return public(str(inner))
+            return is_global_address(str(inner))
     return ip.is_global and not ip.is_multicast
 
 
-def session(reach: Reach) -> requests.Session:
+def make_session(policy: NetworkPolicy) -> requests.Session:
     """A session through `reach`: no proxies, no netrc, no cookies kept, no redirects or retries of its own."""
-    made = _Session()
-    made.trust_env = False
-    made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    new_session = _PlainSession()
+    new_session.trust_env = False
+    new_session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     for scheme in ("http://", "https://"):
-        made.mount(scheme, _Door(reach))
-    return made
+        new_session.mount(scheme, _PolicyAdapter(policy))
+    return new_session
 
 
 @contextmanager
-def limited(reach: Reach, seconds: float) -> Iterator[threading.Event]:
+def deadline(policy: NetworkPolicy, seconds: float) -> Iterator[threading.Event]:
     """Shut every connection of `reach` if the block takes longer; the event tells whether that happened.
 
     A time limit of the socket alone would not do: a server that sends a byte now and then never meets it.
     """
-    late = threading.Event()
+    expired = threading.Event()
 
-    def end() -> None:
-        late.set()
-        reach.shut()
+    def expire() -> None:
+        expired.set()
+        policy.abort_transfers()
 
-    timer = threading.Timer(seconds, end)
+    timer = threading.Timer(seconds, expire)
     timer.daemon = True
     timer.start()
     try:
-        yield late
+        yield expired
     finally:
         timer.cancel()
 
 
-class _Session(requests.Session):
-    def resolve_redirects(self, *arguments: Any, **named: Any) -> Iterator[Any]:
+class _PlainSession(requests.Session):
+    def resolve_redirects(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
         """None, ever. Asked not to follow them, requests still reads a redirect's whole body and stumbles over a bad Location."""
         return iter(())
 
 
-class _Door(HTTPAdapter):
-    def __init__(self, reach: Reach) -> None:
-        self.reach = reach
+class _PolicyAdapter(HTTPAdapter):
+    def __init__(self, policy: NetworkPolicy) -> None:
+        self.policy = policy
         super().__init__(max_retries=0)
 
-    def init_poolmanager(self, *arguments: Any, **named: Any) -> None:
-        super().init_poolmanager(*arguments, **named)
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {
-            "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": _through(HTTPConnection, self.reach)}),
-            "https": type("Pool", (HTTPSConnectionPool,), {"ConnectionCls": _through(HTTPSConnection, self.reach)}),
+            "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": _connection_class(HTTPConnection, self.policy)}),
+            "https": type("Pool", (HTTPSConnectionPool,), {"ConnectionCls": _connection_class(HTTPSConnection, self.policy)}),
         }
 
 
-def _through(kind: Any, reach: Reach) -> Any:
+def _connection_class(base_class: Any, policy: NetworkPolicy) -> Any:
     """A connection class that asks `reach` where to connect. TLS still verifies the host's own name."""
 
-    class Connection(kind):  # type: ignore[misc]
+    class Connection(base_class):  # type: ignore[misc]
         def connect(self) -> None:
             super().connect()
-            reach.open.add(self.sock)  # with TLS another object than the one that connected
+            policy.open_sockets.add(self.sock)  # with TLS another object than the one that connected
 
         def _new_conn(self) -> socket.socket:
-            if reach.over.is_set():
+            if policy.closed.is_set():
                 raise NewConnectionError(self, "the crawl is over")
             try:
-                targets = reach.addresses(self.host, self.port)
+                targets = policy.resolve(self.host, self.port)
             except socket.gaierror as error:
                 raise NameResolutionError(self.host, self, error) from error
-            last: OSError | None = None
+            last_error: OSError | None = None
             for target in targets:
                 try:
                     return create_connection(target, self.timeout, self.source_address, self.socket_options)
                 except OSError as error:
-                    last = error
-            raise NewConnectionError(self, f"cannot connect: {last}") from last
+                    last_error = error
+            raise NewConnectionError(self, f"cannot connect: {last_error}") from last_error
 
     return Connection

@@ -6,64 +6,71 @@ from dataclasses import dataclass, field
 from protego import Protego
 from requests.structures import CaseInsensitiveDict
 
-from provenlm.scraping.crawl.fetcher import PRODUCT, REDIRECTS, Answer, Fetcher
-from provenlm.scraping.crawl.urls import canonical, origin
+from provenlm.scraping.crawl.fetcher import PRODUCT_TOKEN, REDIRECT_STATUSES, Fetcher, Response
+from provenlm.scraping.crawl.urls import normalize_url, url_origin
 
-LIMIT = 512 << 10  # bytes read; the RFC asks for at least 500 KiB
-HOPS = 5  # redirects followed
+MAX_ROBOTS_BYTES = 512 << 10  # bytes read; the RFC asks for at least 500 KiB
+MAX_ROBOTS_REDIRECTS = 5  # redirects followed
 VALID_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True)
-class Rules:
+class RobotsRules:
     """What one host says. `silence`: the answer of a host that did not say it, so that nothing may be asked; else None."""
 
-    parsed: Protego
-    silence: Answer | None
-    asked: float  # monotonic clock
+    parser: Protego
+    fetch_error: Response | None
+    fetched_at: float  # monotonic clock
 
-    def reason_against(self, url: str) -> str:
+    def skip_reason(self, url: str) -> str:
         """Why `url` may not be asked for; "" if it may."""
-        if self.silence is not None:
-            return "private-address" if self.silence.reason == "private-address" else "robots-unreachable"
-        return "" if self.parsed.can_fetch(url, PRODUCT) else "robots"
+        if self.fetch_error is not None:
+            return "private-address" if self.fetch_error.reason == "private-address" else "robots-unreachable"
+        return "" if self.parser.can_fetch(url, PRODUCT_TOKEN) else "robots"
 
     def detail(self) -> str:
-        return f"robots.txt: {self.silence.detail or self.silence.reason}" if self.silence else "its robots.txt forbids it"
+        return (
+            f"robots.txt: {self.fetch_error.detail or self.fetch_error.reason}" if self.fetch_error else "its robots.txt forbids it"
+        )
 
-    def delay(self, longest: float) -> float:
-        return min(float(self.parsed.crawl_delay(PRODUCT) or 0.0), longest)
+    def crawl_delay(self, max_seconds: float) -> float:
+        return min(float(self.parser.crawl_delay(PRODUCT_TOKEN) or 0.0), max_seconds)
 
     @property
     def sitemaps(self) -> list[str]:
-        return list(self.parsed.sitemaps)
+        return list(self.parser.sitemaps)
 
 
 @dataclass
-class Robots:
+class RobotsCache:
     """The rules of every host asked so far; asked again after a day."""
 
     fetcher: Fetcher
-    known: dict[str, Rules] = field(default_factory=dict)
+    rules: dict[str, RobotsRules] = field(default_factory=dict)
 
-    def of(self, url: str) -> Rules:
-        key = origin(url)
-        if key not in self.known or time.monotonic() - self.known[key].asked > VALID_SECONDS:
-            self.known[key] = rules_from(self._answer(f"{key}/robots.txt"))
-        return self.known[key]
+    def get(self, url: str) -> RobotsRules:
+        key = url_origin(url)
+        if key not in self.rules or time.monotonic() - self.rules[key].fetched_at > VALID_SECONDS:
+            self.rules[key] = parse_robots(self._fetch_robots(f"{key}/robots.txt"))
+        return self.rules[key]
 
-    def _answer(self, url: str) -> Answer:
-        for _ in range(HOPS + 1):
-            answer = self.fetcher.get(url, {}, (), LIMIT, 0.0, cut=True)
-            target = canonical(answer.headers.get("Location", ""), url) if answer.status in REDIRECTS else None
+    def _fetch_robots(self, url: str) -> Response:
+        for _ in range(MAX_ROBOTS_REDIRECTS + 1):
+            response = self.fetcher.get(url, {}, (), MAX_ROBOTS_BYTES, 0.0, truncate=True)
+            target = normalize_url(response.headers.get("Location", ""), url) if response.status in REDIRECT_STATUSES else None
             if target is None:
-                return answer
+                return response
             url = target
-        return Answer(404, "redirects", CaseInsensitiveDict(), b"", 0, 0, 0.0)  # section 2.3.1.2: then it counts as unavailable
+        return Response(404, "redirects", CaseInsensitiveDict(), b"", 0, 0, 0.0)  # section 2.3.1.2: then it counts as unavailable
 
 
-def rules_from(answer: Answer) -> Rules:
+def parse_robots(response: Response) -> RobotsRules:
     """Section 2.3.1: 4xx allows everything; 5xx, 429 and silence forbid everything."""
-    silent = answer.status is None or answer.status == 429 or answer.status >= 500 or (answer.status == 200 and answer.reason != "")
-    said = answer.body.decode("utf-8", "replace").lstrip("\ufeff") if answer.status == 200 and not silent else ""
-    return Rules(Protego.parse(said), answer if silent else None, time.monotonic())
+    unreachable = (
+        response.status is None
+        or response.status == 429
+        or response.status >= 500
+        or (response.status == 200 and response.reason != "")
+    )
+    text = response.content.decode("utf-8", "replace").lstrip("\ufeff") if response.status == 200 and not unreachable else ""
+    return RobotsRules(Protego.parse(text), response if unreachable else None, time.monotonic())

@@ -7,47 +7,47 @@ from collections.abc import Iterator
 from lxml import etree
 
 from provenlm.scraping.crawl.fetcher import Fetcher
-from provenlm.scraping.crawl.robots import Robots
-from provenlm.scraping.crawl.urls import canonical, origin
+from provenlm.scraping.crawl.robots import RobotsCache
+from provenlm.scraping.crawl.urls import normalize_url, url_origin
 
-LIMIT = 50 << 20  # bytes a sitemap may have, by the protocol
-MAX_FILES = 100  # sitemaps read of one site: an index may point to an index, or to itself
-MAX_URLS = 50_000  # by the protocol, of one file
+MAX_SITEMAP_BYTES = 50 << 20  # bytes a sitemap may have, by the protocol
+MAX_SITEMAPS = 100  # sitemaps read of one site: an index may point to an index, or to itself
+MAX_URLS_PER_SITEMAP = 50_000  # by the protocol, of one file
 
 
-def listed(start: str, robots: Robots, fetcher: Fetcher, delay: float) -> Iterator[str]:
+def sitemap_urls(start_url: str, robots: RobotsCache, fetcher: Fetcher, delay_seconds: float) -> Iterator[str]:
     """Canonical addresses from the sitemaps of the site of `start`, each sitemap read once, on the same host only."""
-    rules = robots.of(start)
-    waiting = [canonical(url, start) for url in [*rules.sitemaps, "/sitemap.xml"]]
-    seen: set[str] = set()
-    while waiting and len(seen) < MAX_FILES:
-        url = waiting.pop(0)
-        if url is None or url in seen or origin(url) != origin(start) or rules.reason_against(url):
+    rules = robots.get(start_url)
+    pending = [normalize_url(url, start_url) for url in [*rules.sitemaps, "/sitemap.xml"]]
+    visited: set[str] = set()
+    while pending and len(visited) < MAX_SITEMAPS:
+        url = pending.pop(0)
+        if url is None or url in visited or url_origin(url) != url_origin(start_url) or rules.skip_reason(url):
             continue
-        seen.add(url)
-        answer = fetcher.get(url, {}, (), LIMIT, delay)
-        if answer.status != 200 or answer.reason:
+        visited.add(url)
+        response = fetcher.get(url, {}, (), MAX_SITEMAP_BYTES, delay_seconds)
+        if response.status != 200 or response.reason:
             continue
-        for kind, found in parse(answer.body):
-            address = canonical(found, url)
+        for kind, location in parse_sitemap(response.content):
+            entry_url = normalize_url(location, url)
             if kind == "sitemap":
-                waiting.append(address)
-            elif address is not None:
-                yield address
+                pending.append(entry_url)
+            elif entry_url is not None:
+                yield entry_url
 
 
-def parse(body: bytes) -> Iterator[tuple[str, str]]:
+def parse_sitemap(body: bytes) -> Iterator[tuple[str, str]]:
     """`("url" | "sitemap", address)` for each entry, up to the first thing that is not a sitemap. No entity is ever resolved."""
     count = 0
     try:
         events = etree.iterparse(
-            io.BytesIO(_unpacked(body)), events=("end",), resolve_entities=False, no_network=True, load_dtd=False
+            io.BytesIO(_decompress(body)), events=("end",), resolve_entities=False, no_network=True, load_dtd=False
         )
         for _, element in events:
             name = etree.QName(element).localname if isinstance(element.tag, str) else ""
             if name == "loc" and element.getparent() is not None and element.text:
                 kind = etree.QName(element.getparent()).localname
-                if kind in ("url", "sitemap") and count < MAX_URLS:
+                if kind in ("url", "sitemap") and count < MAX_URLS_PER_SITEMAP:
                     count += 1
                     yield kind, element.text.strip()
             elif name in ("url", "sitemap"):
@@ -56,6 +56,6 @@ def parse(body: bytes) -> Iterator[tuple[str, str]]:
         return
 
 
-def _unpacked(body: bytes) -> bytes:
+def _decompress(body: bytes) -> bytes:
     """The body of a `.gz` file, at most LIMIT bytes of it."""
-    return zlib.decompressobj(wbits=31).decompress(body, LIMIT) if body[:2] == b"\x1f\x8b" else body
+    return zlib.decompressobj(wbits=31).decompress(body, MAX_SITEMAP_BYTES) if body[:2] == b"\x1f\x8b" else body

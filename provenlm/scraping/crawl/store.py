@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from provenlm.core.errors import UserError
-from provenlm.scraping.crawl.archive import Archive, Place
-from provenlm.scraping.crawl.frontier import KEPT, NOWHERE, QUEUED, Address, Seen, Stored
-from provenlm.scraping.extraction.reader import Page
+from provenlm.core.errors import ProvenlmError
+from provenlm.scraping.crawl.archive import WarcArchive, WarcLocation
+from provenlm.scraping.crawl.frontier import CACHED_REASONS, NO_HOST, QUEUED, CachedPage, DiscoveredUrl, FrontierEntry
+from provenlm.scraping.extraction.reader import ExtractedDocument
 
 SCHEMA = """
 create table if not exists crawls (id integer primary key, identity text not null, finished integer not null default 0);
@@ -34,43 +34,43 @@ create table if not exists pages (
   reader text not null, facts text not null, body blob not null);
 """
 COLUMNS = "lane, seq, url, site, hops, depth, state, reason, status, received, size, tries, seconds"
-VERSION = 3  # of the schema
+SCHEMA_VERSION = 3  # of the schema
 UNFINISHED, FINISHED, ABANDONED = 0, 1, 2
 
 
-class State:
+class CrawlStore:
     """The newest crawl of a folder: an unfinished one of the same identity is taken up again, else a new one begins.
 
-    `offline`: the newest crawl as it ended. UserError if it is not of this identity.
+    `offline`: the newest crawl as it ended. ProvenlmError if it is not of this identity.
     """
 
-    def __init__(self, folder: Path, identity: str, offline: bool = False) -> None:
+    def __init__(self, folder: Path, identity: str, from_cache: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path, self.lock = folder / "crawl.sqlite", threading.RLock()
         try:
             self.db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             self.db.execute("pragma journal_mode = wal")
             self.db.execute("pragma synchronous = normal")
-            if self.db.execute("pragma user_version").fetchone()[0] not in (0, VERSION):
-                raise UserError(f"{self.path.as_posix()}: written by another version; delete the file to crawl afresh")
-            self.db.executescript(f"{SCHEMA} pragma user_version = {VERSION};")
-            self.crawl = self._last(identity) if offline else self._begin(identity)
-            ends = self.db.execute("select file, max(start + length) from pages group by file").fetchall()
+            if self.db.execute("pragma user_version").fetchone()[0] not in (0, SCHEMA_VERSION):
+                raise ProvenlmError(f"{self.path.as_posix()}: written by another version; delete the file to crawl afresh")
+            self.db.executescript(f"{SCHEMA} pragma user_version = {SCHEMA_VERSION};")
+            self.crawl_id = self._last_crawl(identity) if from_cache else self._begin_crawl(identity)
+            file_sizes = self.db.execute("select file, max(start + length) from pages group by file").fetchall()
         except sqlite3.DatabaseError as error:
-            raise UserError(f"{self.path.as_posix()}: {error}; delete the file to crawl afresh") from None
-        self.archive = Archive(folder / "warc", dict(ends))
+            raise ProvenlmError(f"{self.path.as_posix()}: {error}; delete the file to crawl afresh") from None
+        self.archive = WarcArchive(folder / "warc", dict(file_sizes))
         self.total, self.queued = self.db.execute(
-            "select count(*), coalesce(sum(state = ?), 0) from addresses where crawl = ?", (QUEUED, self.crawl)
+            "select count(*), coalesce(sum(state = ?), 0) from addresses where crawl = ?", (QUEUED, self.crawl_id)
         ).fetchone()
 
-    def __enter__(self) -> "State":
+    def __enter__(self) -> "CrawlStore":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.db.close()
 
     @contextmanager
-    def _whole(self) -> Iterator[None]:
+    def _transaction(self) -> Iterator[None]:
         """All of the block or nothing of it, one thread at a time."""
         with self.lock:
             self.db.execute("begin immediate")
@@ -83,96 +83,96 @@ class State:
                 raise
             self.db.execute("commit")
 
-    def _newest(self) -> tuple[int, str, int]:
+    def _newest_crawl(self) -> tuple[int, str, int]:
         row = self.db.execute("select id, identity, finished from crawls order by id desc limit 1").fetchone()
         return row or (0, "", ABANDONED)
 
-    def _last(self, identity: str) -> int:
-        crawl, known, finished = self._newest()
-        if finished != FINISHED or known != identity:
-            raise UserError(
+    def _last_crawl(self, identity: str) -> int:
+        crawl_id, last_identity, finished = self._newest_crawl()
+        if finished != FINISHED or last_identity != identity:
+            raise ProvenlmError(
                 "offline: the last crawl here did not end, or was of other sites, bounds or manners; set it to false once"
             )
-        return crawl
+        return crawl_id
 
-    def _begin(self, identity: str) -> int:
-        crawl, known, finished = self._newest()
-        if known == identity and finished == UNFINISHED:
-            return crawl
+    def _begin_crawl(self, identity: str) -> int:
+        last_id, last_identity, finished = self._newest_crawl()
+        if last_identity == identity and finished == UNFINISHED:
+            return last_id
         with self.lock:
             self.db.execute("begin immediate")  # the addresses of an older crawl go; its pages stay, for conditional requests
             self.db.execute("delete from addresses")
             self.db.execute("delete from later")
-            made = self.db.execute("insert into crawls (identity) values (?)", (identity,)).lastrowid
+            crawl_id = self.db.execute("insert into crawls (identity) values (?)", (identity,)).lastrowid
             self.db.execute("commit")
-        assert made is not None
-        return made
+        assert crawl_id is not None
+        return crawl_id
 
-    def urls(self, lane: str) -> list[tuple[str, str, str]]:
+    def urls_of_host(self, host: str) -> list[tuple[str, str, str]]:
         """Each address of a lane with its site and reason."""
         with self.lock:
-            asked = "select url, site, reason from addresses where crawl = ? and lane = ? order by seq"
-            return self.db.execute(asked, (self.crawl, lane)).fetchall()
+            query = "select url, site, reason from addresses where crawl = ? and lane = ? order by seq"
+            return self.db.execute(query, (self.crawl_id, host)).fetchall()
 
-    def taken(self, lane: str) -> dict[str, tuple[int, int]]:
+    def budget_used(self, host: str) -> dict[str, tuple[int, int]]:
         """Pages of a lane that became records so far and their bytes, by site."""
         with self.lock:
             rows = self.db.execute(
                 "select site, count(*), sum(size) from addresses where crawl = ? and lane = ? and state = 'record' group by site",
-                (self.crawl, lane),
+                (self.crawl_id, host),
             ).fetchall()
         return {site: (count, size) for site, count, size in rows}
 
-    def next(self, lane: str, seq: int) -> Address | None:
+    def next_entry(self, host: str, seq: int) -> FrontierEntry | None:
         """The first address of a lane, from `seq` on, that waits."""
-        asked = f"select {COLUMNS} from addresses where crawl = ? and lane = ? and seq >= ? and state = ? order by seq limit 1"
+        query = f"select {COLUMNS} from addresses where crawl = ? and lane = ? and seq >= ? and state = ? order by seq limit 1"
         with self.lock:
-            row = self.db.execute(asked, (self.crawl, lane, seq, QUEUED)).fetchone()
-        return Address(*row) if row else None
+            row = self.db.execute(query, (self.crawl_id, host, seq, QUEUED)).fetchone()
+        return FrontierEntry(*row) if row else None
 
-    def all(self, lane: str) -> Iterator[Address]:
+    def entries(self, host: str) -> Iterator[FrontierEntry]:
         """Every address of a lane, in the order in which they were seen."""
-        seq, asked = 0, f"select {COLUMNS} from addresses where crawl = ? and lane = ? and seq >= ? order by seq limit 1000"
-        while rows := self.db.execute(asked, (self.crawl, lane, seq)).fetchall():
-            yield from (Address(*row) for row in rows)
+        seq, query = 0, f"select {COLUMNS} from addresses where crawl = ? and lane = ? and seq >= ? order by seq limit 1000"
+        while rows := self.db.execute(query, (self.crawl_id, host, seq)).fetchall():
+            yield from (FrontierEntry(*row) for row in rows)
             seq = rows[-1][1] + 1
 
-    def fate(self, url: str) -> str:
+    def state_of(self, url: str) -> str:
         """The state of an address; "" if it was never seen."""
         with self.lock:
-            row = self.db.execute("select state from addresses where crawl = ? and url = ?", (self.crawl, url)).fetchone()
+            row = self.db.execute("select state from addresses where crawl = ? and url = ?", (self.crawl_id, url)).fetchone()
         return str(row[0]) if row else ""
 
-    def see(self, lane: str, found: Iterable[Seen]) -> None:
+    def enqueue(self, host: str, discovered: Iterable[DiscoveredUrl]) -> None:
         """Remember what the host of `lane` names at the start."""
-        with self._whole():
-            self._see(lane, -1, found)
+        with self._transaction():
+            self._enqueue(host, -1, discovered)
 
-    def _see(self, lane: str, seq: int, found: Iterable[Seen]) -> None:
+    def _enqueue(self, host: str, seq: int, discovered: Iterable[DiscoveredUrl]) -> None:
         """Each new address takes its place in its own lane; what another host leads to waits in `later`.
 
         So the order of a lane depends on its own host alone, never on which of two hosts was faster.
         """
-        for place, item in enumerate(found):
-            if item.lane in (lane, NOWHERE):
-                self._add(item)
+        for position, item in enumerate(discovered):
+            if item.host in (host, NO_HOST):
+                self._insert(item)
             else:
-                row = (self.crawl, item.lane, lane, seq, place, item.url, item.site, item.reason, item.hops, item.depth)
+                row = (self.crawl_id, item.host, host, seq, position, item.url, item.site, item.reason, item.redirects, item.depth)
                 self.db.execute("insert into later values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
-    def _add(self, item: Seen) -> int:
+    def _insert(self, item: DiscoveredUrl) -> int:
         (seq,) = self.db.execute(
-            "select coalesce(max(seq) + 1, 0) from addresses where crawl = ? and lane = ?", (self.crawl, item.lane)
+            "select coalesce(max(seq) + 1, 0) from addresses where crawl = ? and lane = ?", (self.crawl_id, item.host)
         ).fetchone()
         added = self.db.execute(
             "insert or ignore into addresses (crawl, lane, seq, url, site, hops, depth, state, reason) values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                self.crawl,
-                item.lane,
+                self.crawl_id,
+                item.host,
                 seq,
                 item.url,
                 item.site,
-                item.hops,
+                item.redirects,
                 item.depth,
                 "refused" if item.reason else QUEUED,
                 item.reason,
@@ -182,66 +182,89 @@ class State:
         self.queued += added if not item.reason else 0
         return added
 
-    def bring_later(self) -> int:
+    def enqueue_deferred(self) -> int:
         """Let every address that another host led to take its place now; returns how many are new."""
-        asked = "select url, lane, site, reason, hops, depth from later where crawl = ? order by origin, seq, place"
-        with self._whole():
-            added = sum(self._add(Seen(*row)) for row in self.db.execute(asked, (self.crawl,)).fetchall())
-            self.db.execute("delete from later where crawl = ?", (self.crawl,))
+        query = "select url, lane, site, reason, hops, depth from later where crawl = ? order by origin, seq, place"
+        with self._transaction():
+            added = sum(self._insert(DiscoveredUrl(*row)) for row in self.db.execute(query, (self.crawl_id,)).fetchall())
+            self.db.execute("delete from later where crawl = ?", (self.crawl_id,))
         return added
 
-    def settle(self, address: Address, stored: Stored | None = None, found: Iterable[Seen] = ()) -> None:
+    def complete(self, entry: FrontierEntry, cached: CachedPage | None = None, discovered: Iterable[DiscoveredUrl] = ()) -> None:
         """Write the fate of `address`, what is kept of its page, and what it links to, in one transaction."""
-        fate = (address.state, address.reason, address.status, address.received, address.size, address.tries, address.seconds)
-        with self._whole():
+        outcome = (entry.state, entry.reason, entry.status, entry.bytes_received, entry.size, entry.attempts, entry.seconds)
+        with self._transaction():
             self.db.execute(
                 "update addresses set state = ?, reason = ?, status = ?, received = ?, size = ?, tries = ?, seconds = ? "
                 "where crawl = ? and lane = ? and seq = ?",
-                (*fate, self.crawl, address.lane, address.seq),
+                (*outcome, self.crawl_id, entry.host, entry.seq),
             )
             self.queued -= 1
-            if stored is not None:
-                self._keep(address.url, stored)
-            self._see(address.lane, address.seq, found)
+            if cached is not None:
+                self._cache_page(entry.url, cached)
+            self._enqueue(entry.host, entry.seq, discovered)
 
-    def _keep(self, url: str, stored: Stored) -> None:
-        page, place = stored.page, stored.place
-        facts = json.dumps([page.media_type, dict(page.facts), page.links, page.reason, page.canonical], sort_keys=True)
-        response = (url, stored.etag, stored.modified, stored.content_type, stored.fetched_at, stored.digest, stored.size)
-        row = (*response, place.file, place.offset, place.length, stored.reader, facts, zlib.compress(page.body, 1))
+    def _cache_page(self, url: str, cached: CachedPage) -> None:
+        document, location = cached.document, cached.location
+        metadata_json = json.dumps(
+            [document.media_type, dict(document.metadata), document.links, document.reason, document.canonical_url], sort_keys=True
+        )
+        response = (url, cached.etag, cached.last_modified, cached.content_type, cached.fetched_at, cached.sha256, cached.size)
+        row = (
+            *response,
+            location.file,
+            location.offset,
+            location.length,
+            cached.extractor_version,
+            metadata_json,
+            zlib.compress(document.content, 1),
+        )
         self.db.execute("insert or replace into pages values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
-    def page(self, url: str) -> Stored | None:
+    def cached_page(self, url: str) -> CachedPage | None:
         """What is kept of the page at `url`, from this crawl or one before."""
         with self.lock:
             row = self.db.execute("select * from pages where url = ?", (url,)).fetchone()
         if row is None:
             return None
-        media_type, facts, links, reason, canonical = json.loads(row[11])
-        page = Page(zlib.decompress(row[12]), media_type, facts, tuple(links), reason, canonical)
-        _, etag, modified, content_type, fetched_at, content, size, file, start, length, reader, *_ = row
-        return Stored(etag, modified, content_type, fetched_at, content, size, Place(file, start, length), reader, page)
+        media_type, metadata, links, reason, canonical_url = json.loads(row[11])
+        document = ExtractedDocument(zlib.decompress(row[12]), media_type, metadata, tuple(links), reason, canonical_url)
+        _, etag, last_modified, content_type, fetched_at, sha256, size, file, start, length, extractor_version, *_ = row
+        return CachedPage(
+            etag,
+            last_modified,
+            content_type,
+            fetched_at,
+            sha256,
+            size,
+            WarcLocation(file, start, length),
+            extractor_version,
+            document,
+        )
 
-    def pages(self) -> list[str]:
+    def cached_urls(self) -> list[str]:
         """The addresses of all pages that are kept."""
         with self.lock:
             return [url for (url,) in self.db.execute("select url from pages order by url")]
 
     def finish(self) -> None:
         """The crawl is over: the next begins anew. Pages that are no more are forgotten, and so are their responses in time."""
-        with self._whole():
-            known = f"select url from addresses where crawl = ? and (state = 'record' or reason in {KEPT})"
-            self.db.execute(f"delete from pages where url not in ({known})", (self.crawl,))
-            self.db.execute("update crawls set finished = ? where id = ?", (FINISHED, self.crawl))
-        places = {url: Place(*place) for url, *place in self.db.execute("select url, file, start, length from pages order by url")}
-        moved = self.archive.compacted(places.values())
-        if moved:
-            rows = [(new.file, new.offset, new.length, url) for url, old in places.items() for new in (moved[old],)]
-            with self._whole():
+        with self._transaction():
+            cached_entries = f"select url from addresses where crawl = ? and (state = 'record' or reason in {CACHED_REASONS})"
+            self.db.execute(f"delete from pages where url not in ({cached_entries})", (self.crawl_id,))
+            self.db.execute("update crawls set finished = ? where id = ?", (FINISHED, self.crawl_id))
+        locations = {
+            url: WarcLocation(*location)
+            for url, *location in self.db.execute("select url, file, start, length from pages order by url")
+        }
+        new_locations = self.archive.compact(locations.values())
+        if new_locations:
+            rows = [(new.file, new.offset, new.length, url) for url, old in locations.items() for new in (new_locations[old],)]
+            with self._transaction():
                 self.db.executemany("update pages set file = ?, start = ?, length = ? where url = ?", rows)
-            self.archive.forget(but={place.file for place in moved.values()})
+            self.archive.delete_files_except(names={location.file for location in new_locations.values()})
 
     def abandon(self) -> None:
         """The crawl cannot go on: the next begins anew, with the pages of before."""
         with self.lock:
-            self.db.execute("update crawls set finished = ? where id = ?", (ABANDONED, self.crawl))
+            self.db.execute("update crawls set finished = ? where id = ?", (ABANDONED, self.crawl_id))

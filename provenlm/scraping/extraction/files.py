@@ -7,18 +7,18 @@ from functools import cache
 from pathlib import PurePosixPath
 
 from provenlm.scraping.extraction import charset, licenses
-from provenlm.scraping.extraction.reader import TEXT, Page
+from provenlm.scraping.extraction.reader import TEXT_EXTRACTOR, ExtractedDocument
 
-BINARY_WITHIN = 8192  # bytes: a zero among them is taken for a file that is no text, as git does
-HTML = {".html", ".htm", ".xhtml"}
-PROSE = {
+BINARY_PROBE_BYTES = 8192  # bytes: a zero among them is taken for a file that is no text, as git does
+HTML_SUFFIXES = {".html", ".htm", ".xhtml"}
+PROSE_MEDIA_TYPES = {
     ".md": "text/markdown",
     ".markdown": "text/markdown",
     ".rst": "text/x-rst",
     ".adoc": "text/x-asciidoc",
     ".tex": "text/x-tex",
 }
-CODE = {
+CODE_LANGUAGES = {
     ".bash": "sh", ".c": "c", ".cc": "c++", ".cfg": "ini", ".cpp": "c++", ".cs": "csharp", ".css": "css", ".cu": "cuda", ".go": "go",
     ".h": "c", ".hpp": "c++", ".hs": "haskell", ".ini": "ini", ".ipynb": "json", ".java": "java", ".jl": "julia", ".js": "javascript",
     ".json": "json", ".jsx": "javascript", ".kt": "kotlin", ".lua": "lua", ".m": "objective-c", ".ml": "ocaml", ".php": "php",
@@ -26,28 +26,28 @@ CODE = {
     ".rb": "ruby", ".rs": "rust", ".scala": "scala", ".sh": "sh", ".sql": "sql", ".swift": "swift", ".toml": "toml",
     ".ts": "typescript", ".tsx": "typescript", ".xml": "xml", ".yaml": "yaml", ".yml": "yaml", ".zig": "zig",
 }  # fmt: skip
-POINTER = b"version https://git-lfs.github.com/spec/"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
-def read(name: str, body: bytes) -> Page | str:
+def extract_file(name: str, body: bytes) -> ExtractedDocument | str:
     """The page in a file, its media type by its ending: code is `text/x-<language>`. Else the reason: binary, lfs-pointer, pdf …"""
-    ending = PurePosixPath(name).suffix.lower()
-    if ending == ".pdf":
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix == ".pdf":
         return _pdf(body)
-    if body.startswith(POINTER):
+    if body.startswith(LFS_POINTER):
         return "lfs-pointer"
-    marked = any(body.startswith(mark) for mark, _ in charset.MARKS)
-    if not marked and b"\0" in body[:BINARY_WITHIN]:
+    has_byte_order_mark = any(body.startswith(mark) for mark, _ in charset.BYTE_ORDER_MARKS)
+    if not has_byte_order_mark and b"\0" in body[:BINARY_PROBE_BYTES]:
         return "binary"
-    if ending in HTML:
-        return TEXT.page(body, "text/html", "http://file.invalid/")
-    text, _ = charset.decoded(body, "")
-    media_type = PROSE.get(ending) or (f"text/x-{CODE[ending]}" if ending in CODE else "text/plain")
-    licence = licenses.stated(text)
-    return Page(text.encode("utf-8", "replace"), media_type, {"licence": licence} if licence else {}, ())
+    if suffix in HTML_SUFFIXES:
+        return TEXT_EXTRACTOR.extract(body, "text/html", "http://file.invalid/")
+    text, _ = charset.decode_body(body, "")
+    media_type = PROSE_MEDIA_TYPES.get(suffix) or (f"text/x-{CODE_LANGUAGES[suffix]}" if suffix in CODE_LANGUAGES else "text/plain")
+    license_id = licenses.spdx_license(text)
+    return ExtractedDocument(text.encode("utf-8", "replace"), media_type, {"licence": license_id} if license_id else {}, ())
 
 
-def _pdf(body: bytes) -> Page | str:
+def _pdf(body: bytes) -> ExtractedDocument | str:
     """The text of a PDF, page by page. Whatever a damaged one raises, the file is named with its reason and the next one is read."""
     try:
         from pypdf import PdfReader
@@ -61,19 +61,19 @@ def _pdf(body: bytes) -> Page | str:
         title = str((reader.metadata and reader.metadata.title) or "").strip()
     except Exception:  # a parser of such a format fails in every way there is
         return "pdf-damaged"
-    return Page(text.encode("utf-8", "replace"), "text/plain", {"title": title} if title else {}, ())
+    return ExtractedDocument(text.encode("utf-8", "replace"), "text/plain", {"title": title} if title else {}, ())
 
 
 @cache
-def pattern(glob: str) -> re.Pattern[str]:
+def compile_glob(glob: str) -> re.Pattern[str]:
     """A path pattern: `*` and `?` stay within a folder, `**/` stands for any folders, none too."""
     parts = re.split(r"(\*\*/|\*\*|\*|\?)", glob)
-    meant = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return re.compile("".join(meant.get(part, re.escape(part)) for part in parts))
+    glob_regexes = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    return re.compile("".join(glob_regexes.get(part, re.escape(part)) for part in parts))
 
 
-def reason_against(path: str, include: Sequence[str], exclude: Sequence[str]) -> str:
+def skip_reason(path: str, include: Sequence[str], exclude: Sequence[str]) -> str:
     """Why a source leaves the file at `path` out; "" if it takes it. No `include` takes all."""
-    if include and not any(pattern(glob).fullmatch(path) for glob in include):
+    if include and not any(compile_glob(glob).fullmatch(path) for glob in include):
         return "not-included"
-    return "excluded" if any(pattern(glob).fullmatch(path) for glob in exclude) else ""
+    return "excluded" if any(compile_glob(glob).fullmatch(path) for glob in exclude) else ""

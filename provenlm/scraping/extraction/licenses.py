@@ -2,7 +2,7 @@
 
 import re
 
-NAMES = {
+LICENSE_FILES = {
     "LICENSE",
     "LICENCE",
     "COPYING",
@@ -14,10 +14,10 @@ NAMES = {
     "LICENCE.md",
     "COPYING.txt",
 }
-HEADER = re.compile(r"SPDX-License-Identifier:[ \t]*([A-Za-z0-9.+()\- ]+?)[ \t]*(?:\*/|-->|$)", re.MULTILINE)
-HEADER_WITHIN = 2000  # characters
+SPDX_HEADER = re.compile(r"SPDX-License-Identifier:[ \t]*([A-Za-z0-9.+()\- ]+?)[ \t]*(?:\*/|-->|$)", re.MULTILINE)
+MAX_HEADER_CHARS = 2000  # characters
 # What a text must say, all of it; the first that fits. Blanks and case do not count.
-TEXTS = (
+LICENSE_PHRASES = (
     ("Apache-2.0", ("apache license", "version 2.0")),
     ("AGPL-3.0", ("gnu affero general public license", "version 3")),
     ("LGPL-3.0", ("gnu lesser general public license", "version 3, 29 june 2007")),
@@ -40,13 +40,13 @@ TEXTS = (
 )
 
 
-def of_text(text: str) -> str:
+def license_from_text(text: str) -> str:
     """The licence that `text` is; "" if it is none that we know."""
-    said = " ".join(text.lower().split())
-    return next((name for name, phrases in TEXTS if all(phrase in said for phrase in phrases)), "")
+    normalized = " ".join(text.lower().split())
+    return next((name for name, phrases in LICENSE_PHRASES if all(phrase in normalized for phrase in phrases)), "")
 
 
-def stated(text: str) -> str:
+def spdx_license(text: str) -> str:
     """The licence that a file states in its head (SPDX specification, annex E); "" if it states none."""
-    found = HEADER.search(text[:HEADER_WITHIN])
-    return found[1].strip() if found else ""
+    match = SPDX_HEADER.search(text[:MAX_HEADER_CHARS])
+    return match[1].strip() if match else ""

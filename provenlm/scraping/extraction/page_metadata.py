@@ -7,69 +7,69 @@ from datetime import date
 
 from lxml import etree
 
-from provenlm.scraping.crawl.urls import canonical
+from provenlm.scraping.crawl.urls import normalize_url
 
-DATED = {
+DATE_PROPERTIES = {
     "article:published_time", "og:published_time", "datepublished", "date", "dc.date", "dc.date.issued", "dcterms.date",
     "dcterms.created", "dcterms.issued", "citation_publication_date", "citation_date", "pubdate", "publish-date", "sailthru.date",
 }  # fmt: skip
-PUBLISHED = re.compile(r'"datePublished"\s*:\s*"([^"]{10,40})"')  # JSON-LD, schema.org
-DAY = re.compile(r"((?:19|20)\d\d)[-/.](\d\d)[-/.](\d\d)(?!\d)")
+JSON_LD_DATE = re.compile(r'"datePublished"\s*:\s*"([^"]{10,40})"')  # JSON-LD, schema.org
+ISO_DATE = re.compile(r"((?:19|20)\d\d)[-/.](\d\d)[-/.](\d\d)(?!\d)")
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class PageMetadata:
     """ "" stands for what the page does not say."""
 
     title: str
     language: str
     date: str  # of publication, ISO 8601, a day
-    licence: str  # the address of the licence, as the page links to it
-    canonical: str  # its canonical address in ours
+    license_url: str  # the address of the licence, as the page links to it
+    canonical_url: str  # its canonical address in ours
     robots: frozenset[str]  # the words of its robots meta elements
 
 
-def read(root: etree._Element, url: str) -> About:
+def read_page_metadata(root: etree._Element, url: str) -> PageMetadata:
     """What the page at `url`, whose tree begins at `root`, says of itself."""
     title = next(root.iter("title"), None)
     language = (root.get("lang") or root.get("xml:lang") or "").strip()
     name = " ".join("".join(title.itertext()).split()) if title is not None else ""
     metas = list(root.iter("meta"))
     robots = (tag.get("content", "") for tag in metas if tag.get("name", "").lower() in ("robots", "provenlm"))
-    words = frozenset(word.strip().lower() for said in robots for word in said.split(","))
+    words = frozenset(word.strip().lower() for content in robots for word in content.split(","))
     links = [tag for tag in root.iter("link", "a") if tag.get("rel") and tag.get("href")]
-    licence, own = _href(links, "license", {"link", "a"}, url), _href(links, "canonical", {"link"}, url)
-    return About(name, language, next(_dates(root, metas), ""), licence, own, words)
+    license_url, canonical_url = _href(links, "license", {"link", "a"}, url), _href(links, "canonical", {"link"}, url)
+    return PageMetadata(name, language, next(_publication_dates(root, metas), ""), license_url, canonical_url, words)
 
 
 def _href(links: list[etree._Element], relation: str, names: set[str], url: str) -> str:
     for tag in links:
         if tag.tag in names and relation in tag.get("rel").lower().split():
-            return canonical(tag.get("href"), url) or ""
+            return normalize_url(tag.get("href"), url) or ""
     return ""
 
 
-def _dates(root: etree._Element, metas: list[etree._Element]) -> Iterator[str]:
+def _publication_dates(root: etree._Element, metas: list[etree._Element]) -> Iterator[str]:
     """Days that the page gives as that of its publication, the most explicit first."""
     for tag in metas:
         name = (tag.get("property") or tag.get("name") or tag.get("itemprop") or "").lower()
-        if name in DATED and (day := iso_day(tag.get("content", ""))):
+        if name in DATE_PROPERTIES and (day := parse_date(tag.get("content", ""))):
             yield day
     for script in root.iter("script"):
-        found = PUBLISHED.search(script.text or "") if script.get("type") == "application/ld+json" else None
-        if found and (day := iso_day(found[1])):
+        match = JSON_LD_DATE.search(script.text or "") if script.get("type") == "application/ld+json" else None
+        if match and (day := parse_date(match[1])):
             yield day
     times = [tag for tag in root.iter("time") if tag.get("datetime")]
     for tag in times:
         explicit = "pubdate" in tag.attrib or tag.get("itemprop") == "datePublished" or len(times) == 1
-        if explicit and (day := iso_day(tag.get("datetime"))):
+        if explicit and (day := parse_date(tag.get("datetime"))):
             yield day
 
 
-def iso_day(said: str) -> str:
+def parse_date(text: str) -> str:
     """`2026-03-01` from `2026-03-01T12:00:00Z` or `2026/03/01`; "" for what is no day."""
-    found = DAY.match(said.strip())
+    match = ISO_DATE.match(text.strip())
     try:
-        return date(int(found[1]), int(found[2]), int(found[3])).isoformat() if found else ""
+        return date(int(match[1]), int(match[2]), int(match[3])).isoformat() if match else ""
     except ValueError:
         return ""

@@ -13,60 +13,72 @@ from provenlm.scraping.sources import feed
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ExtractedDocument:
     """What a reader made of a response. `reason`: why it is no record, though there was one to read."""
 
-    body: bytes
+    content: bytes
     media_type: str
-    facts: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     links: tuple[str, ...]
     reason: str = ""  # noindex: it asks not to be kept; listing: a feed, which only says where to look; empty; unreadable
-    canonical: str = ""  # the address that it gives itself, if it gives one
+    canonical_url: str = ""  # the address that it gives itself, if it gives one
 
 
 @dataclass(frozen=True)
-class Reader:
+class Extractor:
     """How a domain reads responses: the media types it asks for, and `read(body, content type, address)`.
 
     What another `version` read is read again from the archive.
     """
 
-    accepts: tuple[str, ...]
-    read: Callable[[bytes, str, str], Page]
+    media_types: tuple[str, ...]
+    extract_content: Callable[[bytes, str, str], ExtractedDocument]
     version: str
 
-    def page(self, body: bytes, content_type: str, url: str) -> Page:
+    def extract(self, body: bytes, content_type: str, url: str) -> ExtractedDocument:
         """What `read` makes of it; where it cannot, whatever it raises, an unreadable page: no page may end a crawl."""
         try:
-            page = self.read(body, content_type, url)
+            document = self.extract_content(body, content_type, url)
         except Exception:  # a foreign page breaks a parser in ways that nobody lists
-            return Page(b"", "", {}, (), "unreadable")
-        return page if page.reason or page.body.strip() else replace(page, reason="empty")
+            return ExtractedDocument(b"", "", {}, (), "unreadable")
+        return document if document.reason or document.content.strip() else replace(document, drop_reason="empty")
 
 
-def read_text(body: bytes, content_type: str, url: str) -> Page:
+def extract_text(body: bytes, content_type: str, url: str) -> ExtractedDocument:
     """HTML becomes its main text; plain text and Markdown stay as they are; a feed is links alone. UTF-8, in the page's own normal form."""
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type in feed.MEDIA_TYPES:
-        return Page(b"", media_type, {}, tuple(dict.fromkeys(feed.entries(body, url))), "listing")
-    text, _ = charset.decoded(body, content_type)
-    if media_type not in HTML:
-        return Page(text.encode("utf-8", "replace"), media_type, {}, ())
-    page = html.read(text, url)
-    said = page.about
-    known = (("title", said.title), ("lang", said.language), ("date", said.date), ("licence", said.licence))
-    facts = {key: value for key, value in known if value}
-    return Page(
-        page.text.encode("utf-8", "replace"), "text/plain", facts, page.links, "" if page.index else "noindex", said.canonical
+        return ExtractedDocument(b"", media_type, {}, tuple(dict.fromkeys(feed.feed_links(body, url))), "listing")
+    text, _ = charset.decode_body(body, content_type)
+    if media_type not in HTML_MEDIA_TYPES:
+        return ExtractedDocument(text.encode("utf-8", "replace"), media_type, {}, ())
+    parsed = html.read_html(text, url)
+    about_page = parsed.metadata
+    fields = (
+        ("title", about_page.title),
+        ("lang", about_page.language),
+        ("date", about_page.date),
+        ("licence", about_page.license_url),
+    )
+    metadata_fields = {key: value for key, value in fields if value}
+    return ExtractedDocument(
+        parsed.text.encode("utf-8", "replace"),
+        "text/plain",
+        metadata_fields,
+        parsed.links,
+        "" if parsed.indexable else "noindex",
+        about_page.canonical_url,
     )
 
 
-def _version() -> str:
+def _extractor_version() -> str:
     """Of all that decides what becomes of a response: our code and the parsers below it."""
-    rooms = [Path(module.__file__ or "") for module in (page_metadata, charset, main_content, html, feed, whitespace, urls)]
-    ours = hashing.of_files([*rooms, Path(__file__)], Path(__file__).parents[1])
-    return hashing.of_json([ours, *(metadata.version(name) for name in ("beautifulsoup4", "lxml"))])
+    modules = [Path(module.__file__ or "") for module in (page_metadata, charset, main_content, html, feed, whitespace, urls)]
+    code_hash = hashing.sha256_files([*modules, Path(__file__)], Path(__file__).parents[1])
+    return hashing.sha256_json([code_hash, *(metadata.version(name) for name in ("beautifulsoup4", "lxml"))])
 
 
-HTML = ("text/html", "application/xhtml+xml")
-TEXT = Reader((*HTML, "text/plain", "text/markdown", *feed.MEDIA_TYPES), read_text, _version())
+HTML_MEDIA_TYPES = ("text/html", "application/xhtml+xml")
+TEXT_EXTRACTOR = Extractor(
+    (*HTML_MEDIA_TYPES, "text/plain", "text/markdown", *feed.MEDIA_TYPES), extract_text, _extractor_version()
+)

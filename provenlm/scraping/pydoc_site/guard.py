@@ -10,47 +10,47 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-FORBIDDEN = {
+FORBIDDEN_EVENTS = {
     "socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr",
     "subprocess.Popen", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.startfile", "os.kill", "pty.spawn",
     "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.chown",
     "shutil.rmtree", "shutil.move", "tempfile.mkstemp", "tempfile.mkdtemp", "webbrowser.open", "ftplib.connect", "smtplib.connect",
 }  # fmt: skip
-WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
-def install() -> None:
+def install_audit_hook() -> None:
     """Forbid, for the rest of this process, every audited event by which Python code acts on the world (PEP 578)."""
     sys.addaudithook(_refuse)
 
 
 def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
-    writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING and arguments[0] != os.devnull
-    if event in FORBIDDEN or writes:
+    writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITE_FLAGS and arguments[0] != os.devnull
+    if event in FORBIDDEN_EVENTS or writes:
         raise PermissionError(f"{event} is forbidden here")
 
 
-class PrintedError(Exception):
+class UnexpectedOutputError(Exception):
     """A module wrote to standard output while it was imported."""
 
 
 @contextlib.contextmanager
-def watched(seconds: float) -> Iterator[None]:
+def guarded(seconds: float) -> Iterator[None]:
     """Run the block with standard output caught and a limit of time. PrintedError or TimeoutError if it does not behave."""
-    caught = io.StringIO()
-    main = threading.current_thread() is threading.main_thread()
-    if main:
-        signal.signal(signal.SIGALRM, _late)
+    output = io.StringIO()
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    if is_main_thread:
+        signal.signal(signal.SIGALRM, _raise_timeout)
         signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        with contextlib.redirect_stdout(caught):
+        with contextlib.redirect_stdout(output):
             yield
     finally:
-        if main:
+        if is_main_thread:
             signal.setitimer(signal.ITIMER_REAL, 0)
-    if caught.getvalue():
-        raise PrintedError("it prints when it is imported")
+    if output.getvalue():
+        raise UnexpectedOutputError("it prints when it is imported")
 
 
-def _late(number: int, frame: FrameType | None) -> None:
+def _raise_timeout(number: int, frame: FrameType | None) -> None:
     raise TimeoutError("it takes too long")

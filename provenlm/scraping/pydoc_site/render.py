@@ -11,14 +11,14 @@ from types import ModuleType
 from typing import Any
 
 # Their data are facts about a machine, not about Python: names and types are shown, values are not.
-OF_THE_MACHINE = {"builtins", "os", "posixpath", "platform", "posix", "site", "sys", "sysconfig", "time", "locale", "tempfile"}
-PLAIN = (int, float, complex, bool, str, bytes, type(None))
-EXTRA = re.compile(r'<td class="extra">.*?</td>', re.DOTALL)  # index, path of the file, link to a reference
-ADDRESS = re.compile(r"(&nbsp;| )at(&nbsp;| )0x[0-9a-fA-F]+")
+MACHINE_MODULES = {"builtins", "os", "posixpath", "platform", "posix", "site", "sys", "sysconfig", "time", "locale", "tempfile"}
+PLAIN_TYPES = (int, float, complex, bool, str, bytes, type(None))
+EXTRA_CELL = re.compile(r'<td class="extra">.*?</td>', re.DOTALL)  # index, path of the file, link to a reference
+MEMORY_ADDRESS = re.compile(r"(&nbsp;| )at(&nbsp;| )0x[0-9a-fA-F]+")
 LINK = re.compile(r'<a href="([^"#:/]*)\.html(#[^"]*)?"([^>]*)>(.*?)</a>', re.DOTALL)
 
 
-class Pages(pydoc.HTMLDoc):
+class PydocRenderer(pydoc.HTMLDoc):
     """pydoc's renderer, in two points quieter: a class shows its own members only, and data show their value only if it is plain."""
 
     def docmodule(self, object: Any, name: str | None = None, mod: str | None = None, *ignored: Any) -> str:  # noqa: A002
@@ -26,40 +26,42 @@ class Pages(pydoc.HTMLDoc):
         return super().docmodule(object, name, mod, *ignored)
 
     def docother(self, object: Any, name: str | None = None, mod: Any = None, *ignored: Any) -> str:  # noqa: A002
-        shown = self.repr(object) if self.module not in OF_THE_MACHINE and _plain(object) else html.escape(_type(object))
-        return f"<strong>{name}</strong> = {shown}" if name else shown
+        display = self.repr(object) if self.module not in MACHINE_MODULES and _is_plain(object) else html.escape(_type_name(object))
+        return f"<strong>{name}</strong> = {display}" if name else display
 
 
-def own_members(cls: type) -> list[tuple[str, str, type, Any]]:
+def defined_members(cls: type) -> list[tuple[str, str, type, Any]]:
     """What pydoc shows of a class: what it defines itself. Inherited members stand on the page of the class that defines them."""
-    return [item for item in _classified(cls) if item[2] is cls and item[0] not in ("__dict__", "__weakref__", "__module__")]
+    return [
+        item for item in _classify_attributes(cls) if item[2] is cls and item[0] not in ("__dict__", "__weakref__", "__module__")
+    ]
 
 
-_classified = pydoc.classify_class_attrs
-setattr(pydoc, "classify_class_attrs", own_members)  # noqa: B010 the one place where pydoc asks for them
+_classify_attributes = pydoc.classify_class_attrs
+setattr(pydoc, "classify_class_attrs", defined_members)  # noqa: B010 the one place where pydoc asks for them
 
 
-def page(module: ModuleType, urls: dict[str, str]) -> str:
+def render_module(module: ModuleType, urls: dict[str, str]) -> str:
     """The page of `module`. `urls` are the pages there are, by module: a link to any other becomes its text."""
-    renderer = Pages()
+    renderer = PydocRenderer()
     raw = renderer.page(pydoc.describe(module), renderer.document(module)).replace("-&amp;gt;", "-&gt;")  # pydoc escapes it twice
-    return without_machine(LINK.sub(lambda link: _link(link, urls), EXTRA.sub("", raw)))
+    return strip_machine_details(LINK.sub(lambda link: _replace_link(link, urls), EXTRA_CELL.sub("", raw)))
 
 
-def topic_page(name: str, text: str) -> str:
+def render_topic(name: str, text: str) -> str:
     """A topic of the language reference, which pydoc keeps as laid-out text."""
     title = f"Python: topic {html.escape(name)}"
     return f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title></head><body><pre>\n{html.escape(text)}</pre></body></html>\n'
 
 
-def without_machine(text: str) -> str:
+def strip_machine_details(text: str) -> str:
     """`text` without memory addresses and without the folders that this interpreter lives in."""
-    for folder, name in MACHINE:
+    for folder, name in MACHINE_FOLDERS:
         text = text.replace(folder, name)
-    return ADDRESS.sub("", text)
+    return MEMORY_ADDRESS.sub("", text)
 
 
-def _machine() -> list[tuple[str, str]]:
+def _machine_folders() -> list[tuple[str, str]]:
     """Folders of this interpreter, each with the name that pages give it, a folder before the one that holds it."""
     paths = sysconfig.get_paths()
     names = dict.fromkeys([*sys.path, *site.getsitepackages(), paths["purelib"], paths["platlib"]], "site-packages")
@@ -68,22 +70,22 @@ def _machine() -> list[tuple[str, str]]:
     return sorted(((folder, name) for folder, name in names.items() if len(folder) > 1), key=lambda pair: -len(pair[0]))
 
 
-MACHINE = _machine()
+MACHINE_FOLDERS = _machine_folders()
 
 
-def _plain(value: Any) -> bool:
+def _is_plain(value: Any) -> bool:
     if type(value) in (tuple, list):
-        return all(type(item) in PLAIN and _plain(item) for item in value)
+        return all(type(item) in PLAIN_TYPES and _is_plain(item) for item in value)
     text = value if type(value) is str else ""
-    return type(value) in PLAIN and not any(folder in text for folder, _ in MACHINE)
+    return type(value) in PLAIN_TYPES and not any(folder in text for folder, _ in MACHINE_FOLDERS)
 
 
-def _type(value: Any) -> str:
+def _type_name(value: Any) -> str:
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
-def _link(link: re.Match[str], urls: dict[str, str]) -> str:
+def _replace_link(link: re.Match[str], urls: dict[str, str]) -> str:
     target, fragment, attributes, text = link.groups()
     return f'<a href="{urls[target]}{fragment or ""}"{attributes}>{text}</a>' if target in urls else text
 

@@ -8,21 +8,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from provenlm.core.errors import UserError
+from provenlm.core.errors import ProvenlmError
 
 HOST = "pydoc.localhost"
 SCHEME = "pydoc:"
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def url_of(start: str) -> str:
+def start_url(start: str) -> str:
     """The address of `pydoc:NAME`: it names no port, so that addresses and records are the same in every run."""
     return f"http://{HOST}/{start.removeprefix(SCHEME)}/"
 
 
 @contextmanager
 def serve(packages: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """The loopback address and port at which the site answers while the block runs. UserError for a package that is not installed.
+    """The loopback address and port at which the site answers while the block runs. ProvenlmError for a package that is not installed.
 
     The environment is fixed and nearly empty: what it holds must reach no page, and sets print in one order.
     """
@@ -42,10 +42,10 @@ def serve(packages: Sequence[str]) -> Iterator[tuple[str, int]]:
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd="/")
     try:
         assert child.stdout is not None
-        said = json.loads(child.stdout.readline() or '{"error": "the documentation server ended at once"}')
-        if "error" in said:
-            raise UserError(f"start: {said['error']}")
-        yield "127.0.0.1", said["port"]
+        message = json.loads(child.stdout.readline() or '{"error": "the documentation server ended at once"}')
+        if "error" in message:
+            raise ProvenlmError(f"start: {message['error']}")
+        yield "127.0.0.1", message["port"]
     finally:
         child.kill()
         child.communicate()

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 
 from lxml import etree
 
-from provenlm.scraping.crawl.urls import canonical
+from provenlm.scraping.crawl.urls import normalize_url
 
 MEDIA_TYPES = ("application/rss+xml", "application/atom+xml", "application/rdf+xml", "application/xml", "text/xml")
 MAX_ENTRIES = 10_000
-NAMES = ("item", "entry")
+ENTRY_NAMES = ("item", "entry")
 
 
-def entries(body: bytes, url: str) -> Iterator[str]:
+def feed_links(body: bytes, url: str) -> Iterator[str]:
     """Canonical addresses of what the feed at `url` lists, up to the first thing that is not a feed. No entity is ever resolved."""
     count = 0
     try:
@@ -21,13 +21,13 @@ def entries(body: bytes, url: str) -> Iterator[str]:
         )
         for _, element in events:
             name = etree.QName(element).localname if isinstance(element.tag, str) else ""
-            if name not in NAMES or count >= MAX_ENTRIES:
+            if name not in ENTRY_NAMES or count >= MAX_ENTRIES:
                 continue
-            address = canonical(_link(element), url) if _link(element) else None
+            entry_url = normalize_url(_link(element), url) if _link(element) else None
             element.clear()
-            if address is not None:
+            if entry_url is not None:
                 count += 1
-                yield address
+                yield entry_url
     except etree.XMLSyntaxError:
         return
 

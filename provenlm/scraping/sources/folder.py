@@ -6,57 +6,71 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from provenlm.core.errors import UserError
-from provenlm.core.records import Fetch, Record
+from provenlm.core.errors import ProvenlmError
+from provenlm.core.records import FetchResult, Record
 from provenlm.scraping.extraction import files, licenses
-from provenlm.scraping.extraction.reader import Page
+from provenlm.scraping.extraction.reader import ExtractedDocument
 
 
 @dataclass(frozen=True)
-class Folder:
+class FolderSource:
     """Files below a folder of this machine: Markdown, reStructuredText, HTML, plain text, code; PDF with the extra `[pdf]`."""
 
     kind: Literal["folder"]
-    at: str
+    path: str
     include: tuple[str, ...]  # path patterns below `at`, such as "**/*.md"; none: all files
     exclude: tuple[str, ...]
-    licence: str | None  # null: what the files say, or a LICENSE beside them
+    license: str | None  # null: what the files say, or a LICENSE beside them
 
 
-def fetch(source: Folder, limit: int) -> Iterator[Fetch]:
-    """Every file, in the order of their paths; links are not followed. `limit`: bytes of a file. UserError if there is no such folder."""
-    root = Path(source.at)
+def fetch_folder(source: FolderSource, max_bytes: int) -> Iterator[FetchResult]:
+    """Every file, in the order of their paths; links are not followed. `limit`: bytes of a file. ProvenlmError if there is no such folder."""
+    root = Path(source.path)
     if not root.is_dir():
-        raise UserError(f"at: {source.at!r} is no folder here")
-    known = source.licence or next(filter(None, (_licence(root / name) for name in sorted(licenses.NAMES))), "")
+        raise ProvenlmError(f"at: {source.path!r} is no folder here")
+    license_id = source.license or next(
+        filter(None, (_license_of_file(root / name) for name in sorted(licenses.LICENSE_FILES))), ""
+    )
     for path in sorted(path for path in root.rglob("*") if path.is_symlink() or not path.is_dir()):
         name = path.relative_to(root).as_posix()
-        yield judged(f"{source.at.rstrip('/')}/{name}", name, _body(path, name, source, limit), source.at, known)
+        yield classify_file(
+            f"{source.path.rstrip('/')}/{name}", name, _read_file(path, name, source, max_bytes), source.path, license_id
+        )
 
 
-def _licence(path: Path) -> str:
-    return licenses.of_text(path.read_text("utf-8", "replace")) if path.is_file() else ""
+def _license_of_file(path: Path) -> str:
+    return licenses.license_from_text(path.read_text("utf-8", "replace")) if path.is_file() else ""
 
 
-def _body(path: Path, name: str, source: Folder, limit: int) -> bytes | str:
+def _read_file(path: Path, name: str, source: FolderSource, max_bytes: int) -> bytes | str:
     """What the file holds, or why it is not read."""
-    if reason := files.reason_against(name, source.include, source.exclude):
+    if reason := files.skip_reason(name, source.include, source.exclude):
         return reason
     if path.is_symlink() or not path.is_file():
         return "no-file"
     try:
-        return "too-large" if path.stat().st_size > limit else path.read_bytes()
+        return "too-large" if path.stat().st_size > max_bytes else path.read_bytes()
     except OSError:
         return "no-access"
 
 
-def judged(url: str, name: str, body: bytes | str, site: str, licence: str, **facts: str) -> Fetch:
+def classify_file(url: str, name: str, body: bytes | str, site: str, license_id: str, **metadata: str) -> FetchResult:
     """What becomes of the file `name` with `body`, or of one that was left alone for a reason."""
-    page = files.read(name, body) if isinstance(body, bytes) else body
-    size, came = (len(body), datetime.now(UTC).isoformat(timespec="seconds")) if isinstance(body, bytes) else (0, "")
-    if isinstance(page, Page) and not page.reason and page.body.strip():
-        said = {"site": site, **({"licence": licence} if licence else {}), **facts, **page.facts}
-        return Fetch(url, "record", "", None, size, 0, 0.0, Record.of(page.body, page.media_type, url, **said), came)
-    reason = page if isinstance(page, str) else page.reason or "empty"
+    document = files.extract_file(name, body) if isinstance(body, bytes) else body
+    size, fetched_at = (len(body), datetime.now(UTC).isoformat(timespec="seconds")) if isinstance(body, bytes) else (0, "")
+    if isinstance(document, ExtractedDocument) and not document.reason and document.content.strip():
+        record_metadata = {"site": site, **({"licence": license_id} if license_id else {}), **metadata, **document.metadata}
+        return FetchResult(
+            url,
+            "record",
+            "",
+            None,
+            size,
+            0,
+            0.0,
+            Record.from_content(document.content, document.media_type, url, **record_metadata),
+            fetched_at,
+        )
+    reason = document if isinstance(document, str) else document.reason or "empty"
     state: Literal["refused", "failed"] = "failed" if reason in ("unreadable", "no-access", "pdf-damaged") else "refused"
-    return Fetch(url, state, reason, None, size, 0, 0.0, None)
+    return FetchResult(url, state, reason, None, size, 0, 0.0, None)

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from provenlm.training.step import Step
+from provenlm.training.step import StepResult
 
-Row = dict[str, float | int | str | None]
-FIELDS = (
+HistoryRow = dict[str, float | int | str | None]
+STEP_FIELDS = (
     "share",
     "grad_norm",
     "micro_batch",
@@ -28,41 +28,41 @@ FIELDS = (
 )
 
 
-class History:
+class StepHistory:
     """Every step so far, also those before a resume (`rows` of the earlier run) and those that were given up by going back."""
 
-    def __init__(self, rows: list[Row] | None = None) -> None:
-        self.rows: list[Row] = list(rows or [])
+    def __init__(self, rows: list[HistoryRow] | None = None) -> None:
+        self.rows: list[HistoryRow] = list(rows or [])
 
-    def following(self, steps: Iterable[Step]) -> Iterator[Step]:
+    def record_steps(self, steps: Iterable[StepResult]) -> Iterator[StepResult]:
         """The same steps, each with its row written before whoever asked sees it."""
         for step in steps:
-            held_out = {f"held_out.{name}": value for name, value in (step.held_out or {}).items()}
-            norms = {f"grad_norm.{role}": norm for role, norm in step.grad_norms.items()}
-            inside = {name: value for name, (value, _, _) in step.inside.items()}
+            val_losses = {f"held_out.{name}": value for name, value in (step.val_losses or {}).items()}
+            grad_norms = {f"grad_norm.{role}": norm for role, norm in step.grad_norms.items()}
+            model_metrics = {name: value for name, (value, _, _) in step.model_metrics.items()}
             row = {
                 "step": step.number,
                 **step.terms,
-                **held_out,
-                **norms,
-                **inside,
-                **{name: getattr(step, name) for name in FIELDS},
+                **val_losses,
+                **grad_norms,
+                **model_metrics,
+                **{name: getattr(step, name) for name in STEP_FIELDS},
             }
             self.rows.append({name: value for name, value in row.items() if value is not None})
             yield step
 
-    def lasting(self) -> list[Row]:
+    def effective_rows(self) -> list[HistoryRow]:
         """The rows that led to the weights as they are: without those that a return to an earlier step undid."""
-        kept: list[Row] = []
+        effective: list[HistoryRow] = []
         for row in self.rows:
-            while kept and int(kept[-1]["step"] or 0) >= int(row["step"] or 0):
-                kept.pop()
-            kept.append(row)
-        return kept
+            while effective and int(effective[-1]["step"] or 0) >= int(row["step"] or 0):
+                effective.pop()
+            effective.append(row)
+        return effective
 
-    def column(self, name: str) -> list[tuple[int, float]]:
+    def series(self, name: str) -> list[tuple[int, float]]:
         """(step, value) of every lasting row that has `name`."""
-        return [(int(row["step"] or 0), float(value)) for row in self.lasting() if (value := row.get(name)) is not None]
+        return [(int(row["step"] or 0), float(value)) for row in self.effective_rows() if (value := row.get(name)) is not None]
 
     def to_parquet(self) -> bytes:
         """One column a figure; null where a step has none."""
@@ -72,5 +72,5 @@ class History:
         return buffer.getvalue()
 
     @classmethod
-    def from_parquet(cls, data: bytes) -> "History":
+    def from_parquet(cls, data: bytes) -> "StepHistory":
         return cls([{k: v for k, v in row.items() if v is not None} for row in pq.read_table(io.BytesIO(data)).to_pylist()])

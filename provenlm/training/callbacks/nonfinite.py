@@ -1,10 +1,10 @@
 """Steps in; a wish to stop out, at the first loss or gradient that is no number."""
 
-from provenlm.training.step import Monitor, Step, Stop
+from provenlm.training.step import Callback, StepResult, StopTraining
 
 
-class Finite(Monitor):
+class NonFiniteGuard(Callback):
     """Asks to stop at the first step that was not applied."""
 
-    def observe(self, step: Step) -> Stop | None:
-        return Stop(f"at step {step.number}: {step.skipped}") if step.skipped else None
+    def post_step(self, step: StepResult) -> StopTraining | None:
+        return StopTraining(f"at step {step.number}: {step.skip_reason}") if step.skip_reason else None

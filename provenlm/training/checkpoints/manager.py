@@ -9,36 +9,36 @@ from pathlib import Path
 
 from provenlm.training.checkpoints import checkpoint
 from provenlm.training.checkpoints.checkpoint import Checkpoint
-from provenlm.training.config_sections import Checkpoints
+from provenlm.training.config_sections import CheckpointConfig
 
 
-class Store:
+class CheckpointManager:
     """Saves one state at a time in a thread of its own and lets go of those that `keep` does not want.
 
     A state is copied before `save` returns, so the run may move on at once; it is published, whole, by one rename, and only then
     are older ones removed. `say` is told of damaged ones that are passed over.
     """
 
-    def __init__(self, root: Path, keep: Checkpoints, say: Callable[[str], None]) -> None:
-        self.root, self.keep, self.say = root, keep, say
+    def __init__(self, root: Path, config: CheckpointConfig, log: Callable[[str], None]) -> None:
+        self.root, self.config, self.log = root, config, log
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
-        for half in root.glob(".tmp-*"):  # of a process that was killed
-            shutil.rmtree(half)
+        for leftover in root.glob(".tmp-*"):  # of a process that was killed
+            shutil.rmtree(leftover)
 
-    def save(self, state: Checkpoint, extra: Mapping[str, bytes], score: float | None) -> None:
+    def save(self, state: Checkpoint, extra_files: Mapping[str, bytes], val_loss: float | None) -> None:
         """Copy the state now and write it later. `score` is the held-out loss at this step, where it was measured.
 
         OSError if writing the one before failed.
         """
         self.wait()
-        copy = copied(replace(state, facts={**state.facts, "score": score}))
-        self._writing = self._thread.submit(self._publish, copy, dict(extra))
+        copy = cpu_copy(replace(state, facts={**state.metadata, "score": val_loss}))
+        self._writing = self._thread.submit(self._publish, copy, dict(extra_files))
 
-    def _publish(self, state: Checkpoint, extra: Mapping[str, bytes]) -> None:
-        checkpoint.write(step_folder(self.root, state.facts["step"]), state, extra)
-        for step in surplus(scores(self.root), self.keep):
-            shutil.rmtree(step_folder(self.root, step))
+    def _publish(self, state: Checkpoint, extra_files: Mapping[str, bytes]) -> None:
+        checkpoint.save_checkpoint(step_dir(self.root, state.metadata["step"]), state, extra_files)
+        for step in steps_to_delete(saved_val_losses(self.root), self.config):
+            shutil.rmtree(step_dir(self.root, step))
 
     def wait(self) -> None:
         """Until all that was saved is on disk. OSError if it could not be written."""
@@ -51,82 +51,89 @@ class Store:
         self._thread.shutdown()
         self.wait()
 
-    def newest(self) -> Path | None:
+    def latest(self) -> Path | None:
         """The newest whole checkpoint, or None."""
-        return self._whole(sorted(steps(self.root), reverse=True))
+        return self._first_intact(sorted(list_steps(self.root), reverse=True))
 
-    def recall(self) -> Checkpoint | None:
+    def rollback_target(self) -> Checkpoint | None:
         """The newest whole one among those that are saved at regular intervals: where a run goes back to, however often it was
         stopped and resumed in between. Newer ones belong to the line of steps that is given up, and are removed."""
         self.wait()
-        found = self._whole(sorted((step for step in steps(self.root) if step % self.keep.every == 0), reverse=True))
-        if found is None:
+        path = self._first_intact(
+            sorted((step for step in list_steps(self.root) if step % self.config.save_interval == 0), reverse=True)
+        )
+        if path is None:
             return None
-        state = checkpoint.read(found)
-        for step in steps(self.root):
-            if step > state.facts["step"]:
-                shutil.rmtree(step_folder(self.root, step))
+        state = checkpoint.load_checkpoint(path)
+        for step in list_steps(self.root):
+            if step > state.metadata["step"]:
+                shutil.rmtree(step_dir(self.root, step))
         return state
 
-    def _whole(self, newest_first: list[int]) -> Path | None:
+    def _first_intact(self, newest_first: list[int]) -> Path | None:
         for step in newest_first:
-            folder = step_folder(self.root, step)
-            wrong = checkpoint.damage(folder)
-            if wrong is None:
+            folder = step_dir(self.root, step)
+            problem = checkpoint.find_corruption(folder)
+            if problem is None:
                 return folder
-            self.say(f"checkpoint {folder.name} is damaged ({wrong}); looking for an older one")
+            self.log(f"checkpoint {folder.name} is damaged ({problem}); looking for an older one")
         return None
 
-    def lasting(self) -> list[Path]:
+    def retained_dirs(self) -> list[Path]:
         """Those that are kept beyond the end of training: the spaced ones and the best."""
-        found = scores(self.root)
-        kept = set(_spaced(found, self.keep)) | set(_best(found, self.keep))
-        return [step_folder(self.root, step) for step in sorted(kept)]
+        val_losses = saved_val_losses(self.root)
+        retained = set(_periodic_steps(val_losses, self.config)) | set(_best_steps(val_losses, self.config))
+        return [step_dir(self.root, step) for step in sorted(retained)]
 
 
-def step_folder(root: Path, step: int) -> Path:
+def step_dir(root: Path, step: int) -> Path:
     return root / f"step-{step:08}"
 
 
-def steps(root: Path) -> list[int]:
+def list_steps(root: Path) -> list[int]:
     """The steps that have a folder below `root`, in order."""
     return sorted(int(folder.name.removeprefix("step-")) for folder in root.glob("step-*"))
 
 
-def scores(root: Path) -> dict[int, float | None]:
+def saved_val_losses(root: Path) -> dict[int, float | None]:
     """The held-out loss of every checkpoint below `root`, by step; None where it was not measured or cannot be read."""
-    return {step: _score(step_folder(root, step)) for step in steps(root)}
+    return {step: _saved_val_loss(step_dir(root, step)) for step in list_steps(root)}
 
 
-def _score(folder: Path) -> float | None:
+def _saved_val_loss(folder: Path) -> float | None:
     try:
-        score: float | None = json.loads((folder / "state.json").read_text(encoding="utf-8"))["score"]
+        val_loss: float | None = json.loads((folder / "state.json").read_text(encoding="utf-8"))["score"]
     except (OSError, ValueError, KeyError, TypeError):
         return None  # a damaged one is found out when it is read
-    return score
+    return val_loss
 
 
-def surplus(found: Mapping[int, float | None], keep: Checkpoints) -> list[int]:
+def steps_to_delete(val_losses: Mapping[int, float | None], config: CheckpointConfig) -> list[int]:
     """The steps that no rule keeps. The newest is always kept; one between the intervals goes as soon as it is not the newest."""
-    regular = [step for step in sorted(found) if step % keep.every == 0]
-    kept = {max(found), *regular[-keep.last :], *_spaced(found, keep), *_best(found, keep)}
-    return [step for step in sorted(found) if step not in kept]
-
-
-def _spaced(found: Mapping[int, float | None], keep: Checkpoints) -> list[int]:
-    return [step for step in found if keep.spaced is not None and step % keep.spaced == 0]
-
-
-def _best(found: Mapping[int, float | None], keep: Checkpoints) -> list[int]:
-    """The step with the smallest score, the earliest of equals, where it is asked for."""
-    scored = [(score, step) for step, score in found.items() if score is not None]
-    return [min(scored)[1]] if keep.best and scored else []
-
-
-def copied(state: Checkpoint) -> Checkpoint:
-    """The same in memory of its own, on the CPU: what the net does next cannot reach it."""
-    tensors = {
-        file: {name: tensor.detach().to("cpu", copy=True) for name, tensor in named.items()}
-        for file, named in state.tensors.items()
+    regular_steps = [step for step in sorted(val_losses) if step % config.save_interval == 0]
+    retained = {
+        max(val_losses),
+        *regular_steps[-config.keep_latest_k :],
+        *_periodic_steps(val_losses, config),
+        *_best_steps(val_losses, config),
     }
-    return Checkpoint(tensors, json.loads(json.dumps(state.facts)))
+    return [step for step in sorted(val_losses) if step not in retained]
+
+
+def _periodic_steps(val_losses: Mapping[int, float | None], config: CheckpointConfig) -> list[int]:
+    return [step for step in val_losses if config.keep_every_n_steps is not None and step % config.keep_every_n_steps == 0]
+
+
+def _best_steps(val_losses: Mapping[int, float | None], config: CheckpointConfig) -> list[int]:
+    """The step with the smallest score, the earliest of equals, where it is asked for."""
+    candidates = [(val_loss, step) for step, val_loss in val_losses.items() if val_loss is not None]
+    return [min(candidates)[1]] if config.keep_best and candidates else []
+
+
+def cpu_copy(state: Checkpoint) -> Checkpoint:
+    """The same in memory of its own, on the CPU: what the net does next cannot reach it."""
+    state_dicts = {
+        file: {name: tensor.detach().to("cpu", copy=True) for name, tensor in state_dict.items()}
+        for file, state_dict in state.state_dicts.items()
+    }
+    return Checkpoint(state_dicts, json.loads(json.dumps(state.metadata)))

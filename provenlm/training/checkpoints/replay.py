@@ -14,24 +14,24 @@ from provenlm.training.optim import gradients
 
 
 @dataclass(frozen=True)
-class Replayed:
+class ReplayResult:
     """The terms and the gradient norm of each objective, on the CPU. `facts`: which step and rows, and in which precision."""
 
     terms: dict[str, dict[str, float]]
     grad_norms: dict[str, float]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
 
-def replay(folder: str | Path) -> Replayed:
-    """Compute the step of a dump again. UserError if the folder is damaged."""
-    loaded, state = checkpoint.load_net(Path(folder)), checkpoint.read(Path(folder))
-    batch = Batch(**state.tensors["batch"], smoothing=state.facts["smoothing"])
+def replay_step(folder: str | Path) -> ReplayResult:
+    """Compute the step of a dump again. ProvenlmError if the folder is damaged."""
+    loaded, state = checkpoint.load_model(Path(folder)), checkpoint.load_checkpoint(Path(folder))
+    batch = Batch(**state.state_dicts["batch"], label_smoothing=state.metadata["smoothing"])
     loaded.model.train()
-    rng_state.give_back(dict(state.tensors["random"]), state.facts["random"])
-    terms, norms = {}, {}
-    for objective in loaded.net.objectives(loaded.model, IGNORE):
-        micro_batch, precision, scale = (state.facts[name] for name in ("micro_batch", "precision", "scale"))
-        terms[objective.name], norms[objective.name], _ = gradients.gather(
-            objective, batch, micro_batch, precision, scale, None, batch.inputs_BT.device
+    rng_state.set_rng_state(dict(state.state_dicts["random"]), state.metadata["random"])
+    terms, grad_norms = {}, {}
+    for objective in loaded.spec.objectives(loaded.model, IGNORE):
+        micro_batch_size, precision, loss_scale = (state.metadata[name] for name in ("micro_batch", "precision", "scale"))
+        terms[objective.name], grad_norms[objective.name], _ = gradients.compute_gradients(
+            objective, batch, micro_batch_size, precision, loss_scale, None, batch.inputs_BT.device
         )
-    return Replayed(terms, norms, {name: value for name, value in state.facts.items() if name != "random"})
+    return ReplayResult(terms, grad_norms, {name: value for name, value in state.metadata.items() if name != "random"})

@@ -18,34 +18,34 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from provenlm.core.errors import UserError
-from provenlm.training.config_sections import Parallel
+from provenlm.core.errors import ProvenlmError
+from provenlm.training.config_sections import DistributedConfig
 
-LAUNCHER = "PROVENLM_LAUNCHER"  # in the environment of those that `start` started: the process that they end with
-LOOPBACK = {"linux": "lo", "darwin": "lo0"}
-LOOK = 0.2  # seconds
+LAUNCHER_PID_ENV = "PROVENLM_LAUNCHER"  # in the environment of those that `start` started: the process that they end with
+LOOPBACK_INTERFACES = {"linux": "lo", "darwin": "lo0"}
+POLL_SECONDS = 0.2  # seconds
 
 
-def wanted(parallel: Parallel | None) -> bool:
+def needs_launch(config: DistributedConfig | None) -> bool:
     """Whether others have to be started: more than one is asked for, and this is none of them."""
-    return parallel is not None and parallel.processes > 1 and "WORLD_SIZE" not in os.environ
+    return config is not None and config.world_size > 1 and "WORLD_SIZE" not in os.environ
 
 
-def start(processes: int, command: Sequence[str]) -> int:
+def launch_workers(num_processes: int, command: Sequence[str]) -> int:
     """Run `command` so many times until all are through; the exit status, or -n if signal n asked us to end.
 
     When one ends early all are ended. A signal is handed on, and they have 30 seconds (TORCH_ELASTIC_SHUTDOWN_TIMEOUT) to save.
-    UserError if one was killed, which it cannot say itself.
+    ProvenlmError if one was killed, which it cannot say itself.
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    os.environ[LAUNCHER] = str(os.getpid())
-    if sys.platform in LOOPBACK:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK[sys.platform])
+    os.environ[LAUNCHER_PID_ENV] = str(os.getpid())
+    if sys.platform in LOOPBACK_INTERFACES:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK_INTERFACES[sys.platform])
     with tempfile.TemporaryDirectory() as logs:
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
-            nproc_per_node=processes,
+            nproc_per_node=num_processes,
             logs_specs=DefaultLogsSpecs(log_dir=logs),
             run_id=uuid.uuid4().hex,
             rdzv_backend="c10d",
@@ -55,29 +55,29 @@ def start(processes: int, command: Sequence[str]) -> int:
         )
         try:
             elastic_launch(config, command[0])(*command[1:])
-        except SignalException as asked:
-            return -int(asked.sigval)
+        except SignalException as interrupt:
+            return -int(interrupt.sigval)
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             if failure.exitcode >= 0:
                 return failure.exitcode
             name = signal.Signals(-failure.exitcode).name
-            raise UserError(
-                f"process {rank} of {processes} was ended by {name}; the next run goes on from the last checkpoint"
+            raise ProvenlmError(
+                f"process {rank} of {num_processes} was ended by {name}; the next run goes on from the last checkpoint"
             ) from None
     return 0
 
 
-def end_with_the_launcher() -> None:
+def exit_with_parent() -> None:
     """Watch from now on: this process is killed as soon as the one that started it is gone, however that ended.
 
     Each process has a session of its own, so nothing else would reach it, and it could write where the next run writes.
     """
-    launcher = int(os.environ.get(LAUNCHER, os.getppid()))
+    launcher_pid = int(os.environ.get(LAUNCHER_PID_ENV, os.getppid()))
 
-    def watch() -> None:
-        while os.getppid() == launcher:
-            time.sleep(LOOK)
+    def wait_for_parent() -> None:
+        while os.getppid() == launcher_pid:
+            time.sleep(POLL_SECONDS)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.Thread(target=watch, name="launcher", daemon=True).start()
+    threading.Thread(target=wait_for_parent, name="launcher", daemon=True).start()

@@ -3,48 +3,48 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from provenlm.training.callbacks.history import History, Row
-from provenlm.training.mfu import Meter
+from provenlm.training.callbacks.history import HistoryRow, StepHistory
+from provenlm.training.mfu import MfuMeter
 
 
-class Sink(Protocol):
+class MetricLogger(Protocol):
     """Where rows go. `begin` forgets what an earlier run left; numbers are by name, those that a step has not are left out."""
 
-    def begin(self) -> None: ...
+    def start(self) -> None: ...
 
-    def write(self, step: int, values: Mapping[str, float]) -> None: ...
+    def log(self, step: int, values: Mapping[str, float]) -> None: ...
 
     def close(self) -> None: ...
 
 
-class Live:
+class LoggerContainer:
     """Hands the rows of `history` on, with their rates. What was there before (a resumed run) comes first, so nothing is there twice."""
 
-    def __init__(self, history: History, meter: Meter, sinks: Sequence[Sink]) -> None:
-        self.history, self.meter, self.sinks = history, meter, sinks
-        self._begin()
+    def __init__(self, history: StepHistory, mfu_meter: MfuMeter, loggers: Sequence[MetricLogger]) -> None:
+        self.history, self.mfu_meter, self.loggers = history, mfu_meter, loggers
+        self._restart()
 
-    def show(self) -> None:
+    def log_latest(self) -> None:
         """Hand on the newest row; all lasting ones anew where the run went back to an earlier step."""
-        newest = self.history.rows[-1]
-        if int(newest["step"] or 0) > self._shown:
-            self._hand_on(newest)
+        latest = self.history.rows[-1]
+        if int(latest["step"] or 0) > self._last_logged_step:
+            self._log_row(latest)
         else:
-            self._begin()
+            self._restart()
 
     def close(self) -> None:
-        for sink in self.sinks:
-            sink.close()
+        for logger in self.loggers:
+            logger.close()
 
-    def _begin(self) -> None:
-        self._shown = 0
-        for sink in self.sinks:
-            sink.begin()
-        for row in self.history.lasting():
-            self._hand_on(row)
+    def _restart(self) -> None:
+        self._last_logged_step = 0
+        for logger in self.loggers:
+            logger.start()
+        for row in self.history.effective_rows():
+            self._log_row(row)
 
-    def _hand_on(self, row: Row) -> None:
-        self._shown = int(row["step"] or 0)
+    def _log_row(self, row: HistoryRow) -> None:
+        self._last_logged_step = int(row["step"] or 0)
         values = {name: float(value) for name, value in row.items() if isinstance(value, int | float) and name != "step"}
-        for sink in self.sinks:
-            sink.write(self._shown, values | self.meter.rates(row))
+        for logger in self.loggers:
+            logger.log(self._last_logged_step, values | self.mfu_meter.compute(row))

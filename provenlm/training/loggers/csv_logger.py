@@ -7,22 +7,22 @@ from typing import TextIO
 from provenlm.core import io
 
 
-class Curves:
+class CsvLogger:
     """The loss (`judge`), the held-out loss last measured, the throughput, and what the optimizer did, in `path`."""
 
-    def __init__(self, path: Path, judge: str) -> None:
-        shown = {"tokens_per_second": "tokens_per_second", "mfu": "mfu", "grad_norm": "grad_norm", "rate_share": "share"}
-        self.path, self.columns = path, {"loss": judge, "held_out": f"held_out.{judge}", **shown}
+    def __init__(self, path: Path, eval_term: str) -> None:
+        column_sources = {"tokens_per_second": "tokens_per_second", "mfu": "mfu", "grad_norm": "grad_norm", "rate_share": "share"}
+        self.path, self.columns = path, {"loss": eval_term, "held_out": f"held_out.{eval_term}", **column_sources}
         self._file: TextIO | None = None
         self._last: dict[str, float] = {}
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """A file with names of columns and nothing else."""
         self.close()
         io.write_text(self.path, ",".join(["step", *self.columns]) + "\n")
         self._file, self._last = self.path.open("a", encoding="utf-8", buffering=1), {}
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def log(self, step: int, values: Mapping[str, float]) -> None:
         """One line. What was not measured at this step stays at its last value: a line with gaps cannot be drawn.
 
         What was never measured stays empty: a column that is not there would be missed by DVC.

@@ -7,38 +7,40 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from provenlm.core.errors import UserError
-from provenlm.training.loggers.container import Sink
+from provenlm.core.errors import ProvenlmError
+from provenlm.training.loggers.container import MetricLogger
 
 PACKAGES = {"tensorboard": "torch.utils.tensorboard", "dvclive": "dvclive"}
 
 
-def sinks(wanted: Sequence[str], folder: Path) -> list[Sink]:
-    """A sink for each of `wanted`, below `folder`. UserError naming the extra to install if its package is not there."""
-    kinds: dict[str, Callable[[Path, Any], Sink]] = {"tensorboard": TensorBoard, "dvclive": DVCLive}
-    return [kinds[name](folder / name, _package(name)) for name in wanted]
+def build_loggers(names: Sequence[str], folder: Path) -> list[MetricLogger]:
+    """A sink for each of `wanted`, below `folder`. ProvenlmError naming the extra to install if its package is not there."""
+    logger_types: dict[str, Callable[[Path, Any], MetricLogger]] = {"tensorboard": TensorBoardLogger, "dvclive": DVCLiveLogger}
+    return [logger_types[name](folder / name, _package(name)) for name in names]
 
 
 def _package(name: str) -> Any:
     try:
         return importlib.import_module(PACKAGES[name])
     except ImportError:
-        raise UserError(f"train.watch: {name} is not installed; `pip install -e '.[watch]'` brings it, [] does without") from None
+        raise ProvenlmError(
+            f"train.watch: {name} is not installed; `pip install -e '.[watch]'` brings it, [] does without"
+        ) from None
 
 
-class TensorBoard:
+class TensorBoardLogger:
     """Every number as a scalar of its name; read by `tensorboard --logdir FOLDER`."""
 
     def __init__(self, folder: Path, package: Any) -> None:
         self.folder, self._package = folder, package
         self._writer: Any = None
 
-    def begin(self) -> None:
+    def start(self) -> None:
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
         self._writer = self._package.SummaryWriter(str(self.folder), flush_secs=5)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name.replace(".", "/"), value, step)
 
@@ -48,19 +50,19 @@ class TensorBoard:
             self._writer = None
 
 
-class DVCLive:
+class DVCLiveLogger:
     """Every number as a metric: `plots/metrics/NAME.tsv` by step, and the newest in metrics.json. DVC and git are left alone."""
 
     def __init__(self, folder: Path, package: Any) -> None:
         self.folder, self._package = folder, package
         self._live: Any = None
 
-    def begin(self) -> None:
+    def start(self) -> None:
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
         self._live = self._package.Live(str(self.folder), save_dvc_exp=False, dvcyaml=None, report=None)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def log(self, step: int, values: Mapping[str, float]) -> None:
         """What is not finite is left out: its metrics.json would be no JSON. No folders: grad_norm would be a number and one at once."""
         self._live.step = step
         for name, value in values.items():

@@ -12,88 +12,110 @@ from torch import Tensor, nn
 
 from provenlm.models.common.objective import IGNORE, Batch, Objective
 from provenlm.training.distributed import fsdp
-from provenlm.training.distributed.process_group import ALONE, Crew
+from provenlm.training.distributed.process_group import SINGLE_PROCESS, DistributedContext
 
-NARROW = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def gather(
-    objective: Objective, batch: Batch, micro_batch: int, precision: str, scale: float, clip: float | None, device: torch.device
+def compute_gradients(
+    objective: Objective,
+    batch: Batch,
+    micro_batch_size: int,
+    precision: str,
+    loss_scale: float,
+    max_grad_norm: float | None,
+    device: torch.device,
 ) -> tuple[dict[str, float], float, dict[str, float]]:
     """Leave the clipped gradient of the whole batch in `.grad`; (the objective's terms, the gradient norm before clipping, and the
     same by role). On the way back through the net gradients are `scale` times as large."""
-    return settled(objective, passes(objective, batch, micro_batch, precision, scale, device, ALONE), scale, clip, ALONE)
+    return finalize_gradients(
+        objective,
+        accumulate_gradients(objective, batch, micro_batch_size, precision, loss_scale, device, SINGLE_PROCESS),
+        loss_scale,
+        max_grad_norm,
+        SINGLE_PROCESS,
+    )
 
 
-def passes(
-    objective: Objective, batch: Batch, micro_batch: int, precision: str, scale: float, device: torch.device, crew: Crew
+def accumulate_gradients(
+    objective: Objective,
+    batch: Batch,
+    micro_batch_size: int,
+    precision: str,
+    loss_scale: float,
+    device: torch.device,
+    dist: DistributedContext,
 ) -> dict[str, Tensor]:
     """Leave `scale` times the gradient of this process's share of the batch in `.grad`; what the share adds to the objective's terms."""
-    for parameter in _trained(objective):
+    for parameter in _trainable_params(objective):
         parameter.grad = None
-    sums: dict[str, Tensor] = {}
-    for part, share in crew.own(parts(batch, micro_batch)):
-        found = terms(objective, to(part, device), precision)
-        (found["loss"] * (share * scale)).backward()  # type: ignore[no-untyped-call]
-        for name, value in found.items():
-            sums[name] = sums.get(name, 0) + value.detach() * share
-    return sums
+    term_sums: dict[str, Tensor] = {}
+    for part, weight in dist.shard(micro_batches(batch, micro_batch_size)):
+        term_values = loss_terms(objective, to_device(part, device), precision)
+        (term_values["loss"] * (weight * loss_scale)).backward()  # type: ignore[no-untyped-call]
+        for name, value in term_values.items():
+            term_sums[name] = term_sums.get(name, 0) + value.detach() * weight
+    return term_sums
 
 
-def settled(
-    objective: Objective, sums: Mapping[str, Tensor], scale: float, clip: float | None, crew: Crew
+def finalize_gradients(
+    objective: Objective, term_sums: Mapping[str, Tensor], loss_scale: float, max_grad_norm: float | None, dist: DistributedContext
 ) -> tuple[dict[str, float], float, dict[str, float]]:
     """Make of every process's `passes` the gradient of the whole batch, clipped; (terms, norm before clipping, and that by role)."""
-    parameters = _trained(objective)
-    crew.add(parameters)
-    if scale != 1:
-        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], 1 / scale)
-    norms = {
-        role: fsdp.whole(nn.utils.get_total_norm([p.grad for p in own if p.grad is not None]))
-        for role, own in objective.parameters.items()
-        if any(p.grad is not None for p in own)
+    parameters = _trainable_params(objective)
+    dist.all_reduce_grads(parameters)
+    if loss_scale != 1:
+        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], 1 / loss_scale)
+    role_norms = {
+        role: fsdp.full_tensor(nn.utils.get_total_norm([p.grad for p in params if p.grad is not None]))
+        for role, params in objective.param_groups.items()
+        if any(p.grad is not None for p in params)
     }
-    norm = torch.stack([*norms.values()]).norm()
-    nn.utils.clip_grads_with_norm_(parameters, math.inf if clip is None else clip, norm)
-    terms = crew.sums([value.item() for value in sums.values()])
-    norm_said, *norms_said = crew.said([norm.item(), *(each.item() for each in norms.values())])
-    return dict(zip(sums, terms, strict=True)), norm_said, dict(zip(norms, norms_said, strict=True))
+    norm = torch.stack([*role_norms.values()]).norm()
+    nn.utils.clip_grads_with_norm_(parameters, math.inf if max_grad_norm is None else max_grad_norm, norm)
+    terms = dist.all_reduce([value.item() for value in term_sums.values()])
+    synced_norm, *synced_norms = dist.broadcast([norm.item(), *(role_norm.item() for role_norm in role_norms.values())])
+    return dict(zip(term_sums, terms, strict=True)), synced_norm, dict(zip(role_norms, synced_norms, strict=True))
 
 
-def _trained(objective: Objective) -> list[nn.Parameter]:
-    return [p for group in objective.parameters.values() for p in group if p.requires_grad]
+def _trainable_params(objective: Objective) -> list[nn.Parameter]:
+    return [p for group in objective.param_groups.values() for p in group if p.requires_grad]
 
 
-def terms(objective: Objective, batch: Batch, precision: str) -> Mapping[str, Tensor]:
+def loss_terms(objective: Objective, batch: Batch, precision: str) -> Mapping[str, Tensor]:
     """The objective's terms in the wanted precision."""
-    with torch.autocast(batch.inputs_BT.device.type, NARROW.get(precision), enabled=precision in NARROW):
+    with torch.autocast(batch.inputs_BT.device.type, AUTOCAST_DTYPES.get(precision), enabled=precision in AUTOCAST_DTYPES):
         return objective.loss(batch)
 
 
-def mean_terms(loss: Callable[[Batch], Mapping[str, Tensor]], batches: Sequence[Batch], rows: int, crew: Crew) -> dict[str, float]:
+def mean_loss_terms(
+    loss: Callable[[Batch], Mapping[str, Tensor]], batches: Sequence[Batch], micro_batch_size: int, dist: DistributedContext
+) -> dict[str, float]:
     """Each term's mean over all targets of `batches`, `rows` rows at a time."""
-    whole = sum(map(targets, batches))
-    cut = [(part, targets(part) / whole) for batch in batches for part, _ in parts(batch, rows)]
-    sums: dict[str, float] = {}
-    for part, share in crew.own(cut):
+    total_targets = sum(map(num_targets, batches))
+    weighted_parts = [
+        (part, num_targets(part) / total_targets) for batch in batches for part, _ in micro_batches(batch, micro_batch_size)
+    ]
+    term_sums: dict[str, float] = {}
+    for part, weight in dist.shard(weighted_parts):
         for name, value in loss(part).items():
-            sums[name] = sums.get(name, 0.0) + value.item() * share
-    return dict(zip(sums, crew.sums([*sums.values()]), strict=True))
+            term_sums[name] = term_sums.get(name, 0.0) + value.item() * weight
+    return dict(zip(term_sums, dist.all_reduce([*term_sums.values()]), strict=True))
 
 
-def parts(batch: Batch, rows: int) -> Iterator[tuple[Batch, float]]:
+def micro_batches(batch: Batch, micro_batch_size: int) -> Iterator[tuple[Batch, float]]:
     """The batch in parts of `rows` rows, each with its share of the targets; a part without any is left out."""
-    whole = targets(batch)
-    for first in range(0, len(batch.inputs_BT), rows):
-        part = batch.each(operator.itemgetter(slice(first, first + rows)))
-        if count := targets(part):
-            yield part, count / whole
+    total_targets = num_targets(batch)
+    for start in range(0, len(batch.inputs_BT), micro_batch_size):
+        part = batch.map(operator.itemgetter(slice(start, start + micro_batch_size)))
+        if count := num_targets(part):
+            yield part, count / total_targets
 
 
-def targets(batch: Batch) -> int:
+def num_targets(batch: Batch) -> int:
     """How many targets carry loss."""
     return int((batch.targets_BT != IGNORE).sum())
 
 
-def to(batch: Batch, device: torch.device) -> Batch:
-    return batch.each(lambda each_BT: each_BT.to(device))
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    return batch.map(lambda each_BT: each_BT.to(device))

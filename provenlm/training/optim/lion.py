@@ -13,19 +13,19 @@ class Lion(torch.optim.Optimizer):
     One tensor of state a parameter, half of Adam's; the paper takes rates 3 to 10 times smaller than Adam's.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], rate: float, betas: tuple[float, float], weight_decay: float) -> None:
-        super().__init__(parameters, {"lr": rate, "betas": betas, "weight_decay": weight_decay})
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Move every parameter that has a gradient. `closure` is not called."""
         for group in self.param_groups:
-            rate, (mix, keep) = group["lr"], group["betas"]
+            lr, (beta1, beta2) = group["lr"], group["betas"]
             for parameter in (p for p in group["params"] if p.grad is not None):
                 state = self.state[parameter]
                 if not state:
                     state["momentum"] = torch.zeros_like(parameter)
                 momentum: torch.Tensor = state["momentum"]
-                direction = momentum.lerp(parameter.grad, 1 - mix).sign_()
-                parameter.mul_(1 - rate * group["weight_decay"]).add_(direction, alpha=-rate)
-                momentum.lerp_(parameter.grad, 1 - keep)
+                direction = momentum.lerp(parameter.grad, 1 - beta1).sign_()
+                parameter.mul_(1 - lr * group["weight_decay"]).add_(direction, alpha=-lr)
+                momentum.lerp_(parameter.grad, 1 - beta2)

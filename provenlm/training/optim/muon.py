@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from provenlm.training.distributed.fsdp import here, wholly
+from provenlm.training.distributed.fsdp import apply_on_full_matrix, local_tensor
 
 # Polar Express (arXiv 2505.16932, table of the degree-5 scheme): the best odd quintics, one after the other, for singular
 # values from 1e-3 to 1; each is a·x + b·x³ + c·x⁵.
@@ -23,7 +23,7 @@ QUINTICS = (
 HEADROOM = 1.02  # keeps the largest singular value below 1 when rounding goes the wrong way
 
 
-def orthogonalise(matrices_XMN: Tensor) -> Tensor:
+def orthogonalize(matrices_XMN: Tensor) -> Tensor:
     """The nearest matrix with orthonormal rows or columns to each, nearly: singular values from about 0.7 to 1.3."""
     tall = matrices_XMN.shape[-2] > matrices_XMN.shape[-1]
     wide_XMN = matrices_XMN.mT if tall else matrices_XMN
@@ -49,42 +49,42 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         assert closure is None, "this optimizer does not evaluate the loss again"
         for group in self.param_groups:
-            for alike in _by_shape(p for p in group["params"] if p.grad is not None).values():
-                self._step_alike(alike, group)
+            for params in _group_by_shape(p for p in group["params"] if p.grad is not None).values():
+                self._step_same_shape(params, group)
 
-    def _step_alike(self, alike: list[Tensor], group: dict[str, Any]) -> None:
+    def _step_same_shape(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """One step of parameters of one shape, their matrices multiplied as one batch."""
-        for parameter in alike:
+        for parameter in params:
             self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
-        mine = [here(p) for p in alike]
-        gradients = [here(p.grad) for p in alike if p.grad is not None]
-        averages = [here(self.state[p]["momentum"]) for p in alike]
-        torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
-        ahead = torch.stack(torch._foreach_lerp(gradients, averages, group["momentum"]))
-        rows, columns = alike[0].shape[-2:]
-        steps = wholly(_orthogonal, ahead, alike[0])
-        rate = group["lr"] * max(1.0, rows / columns) ** 0.5
-        torch._foreach_mul_(mine, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(mine, list(steps.unbind(0)), alpha=-rate)
+        local_params = [local_tensor(p) for p in params]
+        gradients = [local_tensor(p.grad) for p in params if p.grad is not None]
+        momenta = [local_tensor(self.state[p]["momentum"]) for p in params]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        nesterov_grads = torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"]))
+        rows, columns = params[0].shape[-2:]
+        steps = apply_on_full_matrix(_orthogonalize_stacks, nesterov_grads, params[0])
+        lr = group["lr"] * max(1.0, rows / columns) ** 0.5
+        torch._foreach_mul_(local_params, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(local_params, list(steps.unbind(0)), alpha=-lr)
 
 
-def _orthogonal(stacks: Tensor) -> Tensor:
+def _orthogonalize_stacks(stacks: Tensor) -> Tensor:
     """`orthogonalise` for any number of leading axes."""
-    return orthogonalise(_working(stacks.flatten(0, -3))).to(stacks.dtype).view_as(stacks)
+    return orthogonalize(_to_compute_dtype(stacks.flatten(0, -3))).to(stacks.dtype).view_as(stacks)
 
 
-def _by_shape(parameters: Iterable[Tensor]) -> dict[torch.Size, list[Tensor]]:
-    alike: dict[torch.Size, list[Tensor]] = {}
-    for parameter in parameters:
-        alike.setdefault(parameter.shape, []).append(parameter)
-    return alike
+def _group_by_shape(params: Iterable[Tensor]) -> dict[torch.Size, list[Tensor]]:
+    groups: dict[torch.Size, list[Tensor]] = {}
+    for parameter in params:
+        groups.setdefault(parameter.shape, []).append(parameter)
+    return groups
 
 
-def _working(matrices_XMN: Tensor) -> Tensor:
+def _to_compute_dtype(matrices_XMN: Tensor) -> Tensor:
     """Single precision in bfloat16, which is enough for the iteration (Jordan et al. 2024), where the device multiplies it in hardware.
 
     A CPU does with AMX: there the iteration takes a third to a fifth of the time that it takes in float32.
     """
-    kind = matrices_XMN.device.type
-    fast = kind == "cuda" or (kind == "cpu" and torch.cpu._is_amx_tile_supported())
-    return matrices_XMN.bfloat16() if fast and matrices_XMN.dtype == torch.float32 else matrices_XMN
+    device_type = matrices_XMN.device.type
+    has_fast_bf16 = device_type == "cuda" or (device_type == "cpu" and torch.cpu._is_amx_tile_supported())
+    return matrices_XMN.bfloat16() if has_fast_bf16 and matrices_XMN.dtype == torch.float32 else matrices_XMN

@@ -13,8 +13,8 @@ class SGD(torch.optim.SGD):
     torch adds the decay to the gradient, where it passes through the momentum; ours means the same as in AdamW, Lion and Muon.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], rate: float, momentum: float, weight_decay: float) -> None:
-        super().__init__(parameters, rate, momentum)
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
+        super().__init__(params, lr, momentum)
         for group in self.param_groups:
             group["decoupled"] = weight_decay
 

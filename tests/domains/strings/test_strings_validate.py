@@ -5,108 +5,116 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from provenlm.core.audit import Recorder
+from provenlm.core.audit import MetricRecorder
 from provenlm.core.records import Record
-from provenlm.data.token_dataset import Split, Tokens
-from provenlm.domains.strings.evaluate.spec import SPEC, Settings, attainable
-from provenlm.evaluation.probe import Subject
-from provenlm.models.moe.config import Settings as Shape
+from provenlm.data.token_dataset import DatasetSplit, TokenDataset
+from provenlm.domains.strings.evaluate.spec import SPEC, StringsEvalConfig, max_completable
+from provenlm.evaluation.probe import EvalContext
+from provenlm.models.moe.config import MoEConfig as Shape
 from provenlm.models.moe.spec import SPEC as MOE
 from provenlm.tokenizers import characters as character_codec
 
 STRINGS = ["ABCDE", "FGHIJ", "KLMNO", "PQRST", "UVWXY", "12345", "67890", "AAAAA", "BBBBB", "CCCCC", "A1B2C", "X9Y8Z"]
-SHAPE = Shape(32, 1, 2, 1, 2, 1, 32, 8, True, 10_000.0, 1e-5, 0.0, "layerwise", 0.0, 0.0)
+MODEL_CONFIG = Shape(32, 1, 2, 1, 2, 1, 32, 8, True, 10_000.0, 1e-5, 0.0, "layerwise", 0.0, 0.0)
 
 
-def split_of(rows):
-    starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
-    names = [str(n) for n in range(len(rows))]
-    return Split(np.array([t for row in rows for t in row], np.uint16), starts, names, np.array([len(r) for r in rows]), names)
+def make_split(sequences):
+    starts = np.concatenate([[0], np.cumsum([len(sequence) for sequence in sequences])]).astype(np.int64)
+    names = [str(n) for n in range(len(sequences))]
+    return DatasetSplit(
+        np.array([t for sequence in sequences for t in sequence], np.uint16),
+        starts,
+        names,
+        np.array([len(r) for r in sequences]),
+        names,
+    )
 
 
-def subject_after(steps):
+def context_after(steps):
     """The net after so many full-batch steps on the twelve strings."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    codec = character_codec.learn((Record.of(s.encode(), "text/plain", "test") for s in STRINGS), end=False)
-    rows = [codec.prompt(s) for s in STRINGS]
-    model = MOE.build(SHAPE, codec.vocabulary)
+    tokenizer = character_codec.train_character_tokenizer(
+        (Record.from_content(s.encode(), "text/plain", "test") for s in STRINGS), add_eos=False
+    )
+    sequences = [tokenizer.encode_prompt(s) for s in STRINGS]
+    model = MOE.build(MODEL_CONFIG, tokenizer.vocab_size)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-2, betas=(0.9, 0.99), weight_decay=0)
-    ids_BT = torch.tensor(rows)
+    ids_BT = torch.tensor(sequences)
     for _ in range(steps):
         optimizer.zero_grad()
         F.cross_entropy(model(ids_BT[:, :-1]).flatten(0, 1), ids_BT[:, 1:].flatten()).backward()
         optimizer.step()
-    return Subject(
+    return EvalContext(
         model=model.eval(),
         logits=MOE.logits,
-        continued=MOE.continued,
-        untrained=lambda: model,
-        small=lambda vocabulary: MOE.build(SHAPE, vocabulary),
+        logits_with_cache=MOE.logits_with_cache,
+        build_untrained=lambda: model,
+        build_small=lambda vocab_size: MOE.build(MODEL_CONFIG, vocab_size),
         losses=lambda model, inputs_BT, targets_BT: {},
-        published=lambda weights: MOE.published(SHAPE, codec.vocabulary, weights),
-        closed_form=MOE.count(SHAPE, codec.vocabulary),
-        codec=codec,
-        tokens=Tokens(split_of(rows), split_of([]), codec.vocabulary, codec.special),
-        length=8,
+        to_hf=lambda weights: MOE.to_hf(MODEL_CONFIG, tokenizer.vocab_size, weights),
+        analytic_counts=MOE.num_params(MODEL_CONFIG, tokenizer.vocab_size),
+        tokenizer=tokenizer,
+        tokens=TokenDataset(make_split(sequences), make_split([]), tokenizer.vocab_size, tokenizer.special_tokens),
+        max_seq_len=8,
         seed=0,
     )
 
 
 @pytest.fixture(scope="module")
 def learned():
-    return subject_after(120)
+    return context_after(120)
 
 
-def recall(subject, characters=(1, 2)):
-    recorder = Recorder()
-    SPEC.probes(Settings(characters, (), 64))["recall"](subject, recorder)
-    return {name: figure.value for name, figure in recorder.figures.items()}, recorder
+def train_completion(context, prompt_chars=(1, 2)):
+    recorder = MetricRecorder()
+    SPEC.probes(StringsEvalConfig(prompt_chars, (), 64))["recall"](context, recorder)
+    return {name: metric.value for name, metric in recorder.metrics.items()}, recorder
 
 
 def test_from_one_character_ten_of_twelve_can_be_right_and_are(learned):
-    figures, _ = recall(learned)
-    assert figures["from_1.right"] == figures["from_1.right.ceiling"] == 10
-    assert figures["from_1.missed"] == 0
+    metrics, _ = train_completion(learned)
+    assert metrics["from_1.right"] == metrics["from_1.right.ceiling"] == 10
+    assert metrics["from_1.missed"] == 0
 
 
 def test_from_two_characters_all_twelve_can_be_right_and_are(learned):
-    figures, _ = recall(learned)
-    assert figures["from_2.right"] == figures["from_2.right.ceiling"] == figures["strings"] == 12
+    metrics, _ = train_completion(learned)
+    assert metrics["from_2.right"] == metrics["from_2.right.ceiling"] == metrics["strings"] == 12
 
 
 def test_completions_agree_with_what_the_net_says_when_told_each_token(learned):
-    figures, _ = recall(learned)
-    assert [figures[f"from_{k}.teacher_forced"] for k in (1, 2)] == [10, 12]
+    metrics, _ = train_completion(learned)
+    assert [metrics[f"from_{k}.teacher_forced"] for k in (1, 2)] == [10, 12]
 
 
 def test_the_ceiling_of_single_tokens_is_46_of_48_after_one_character(learned):
-    figures, _ = recall(learned)
-    assert figures["from_1.accuracy.ceiling"] == pytest.approx(46 / 48)
-    assert figures["from_1.accuracy"] == pytest.approx(46 / 48)
-    assert figures["from_2.accuracy.ceiling"] == 1
+    metrics, _ = train_completion(learned)
+    assert metrics["from_1.accuracy.ceiling"] == pytest.approx(46 / 48)
+    assert metrics["from_1.accuracy"] == pytest.approx(46 / 48)
+    assert metrics["from_2.accuracy.ceiling"] == 1
 
 
 def test_the_loss_comes_close_to_its_floor_and_not_below(learned):
-    figures, _ = recall(learned)
-    assert round(figures["from_1.floor"], 4) == 0.0687
-    assert figures["from_1.floor"] < figures["from_1.nats"] < figures["from_1.floor"] + 0.05
+    metrics, _ = train_completion(learned)
+    assert round(metrics["from_1.floor"], 4) == 0.0687
+    assert metrics["from_1.floor"] < metrics["from_1.nats"] < metrics["from_1.floor"] + 0.05
 
 
 def test_an_untrained_net_with_a_tied_head_repeats_itself_and_completes_only_the_three_strings_of_one_letter():
-    figures, recorder = recall(subject_after(0))
+    metrics, recorder = train_completion(context_after(0))
     table = next(t for t in recorder.tables if t.name == "from_2.strings")
     assert [row[2] for row in table.rows if row[3] == "yes"] == ["AAA", "BBB", "CCC"]
-    assert (figures["from_1.missed"], figures["from_2.missed"]) == (7, 9)
+    assert (metrics["from_1.missed"], metrics["from_2.missed"]) == (7, 9)
 
 
 def test_chance_is_that_of_drawing_four_characters(learned):
-    figures, _ = recall(learned)
-    assert figures["from_1.right.chance"] == pytest.approx(12 / learned.tokens.vocabulary**4)
+    metrics, _ = train_completion(learned)
+    assert metrics["from_1.right.chance"] == pytest.approx(12 / learned.tokens.vocabulary**4)
 
 
 def test_every_string_is_shown_with_what_became_of_it(learned):
-    _, recorder = recall(learned)
+    _, recorder = train_completion(learned)
     table = next(t for t in recorder.tables if t.name == "from_1.strings")
     assert len(table.rows) == 12
     assert sum(row[3] == "yes" for row in table.rows) == 10
@@ -115,7 +123,7 @@ def test_every_string_is_shown_with_what_became_of_it(learned):
 
 def test_a_prompt_that_is_the_whole_string_is_refused(learned):
     with pytest.raises(ValueError, match="first 5 characters"):
-        recall(learned, (5,))
+        train_completion(learned, (5,))
 
 
 def test_a_net_that_forgot_one_string_misses_it(learned):
@@ -126,15 +134,15 @@ def test_a_net_that_forgot_one_string_misses_it(learned):
         logits_BTV = model(tokens_BT)
         return torch.where((tokens_BT[:, :1] == wrong)[..., None], -logits_BTV, logits_BTV)
 
-    figures, _ = recall(replace(learned, logits=forgetful, continued=None))
-    assert (figures["from_1.missed"], figures["from_2.missed"]) == (1, 1)
+    metrics, _ = train_completion(replace(learned, logits=forgetful, logits_with_cache=None))
+    assert (metrics["from_1.missed"], metrics["from_2.missed"]) == (1, 1)
 
 
 def test_equal_prompts_have_one_completion_unless_the_strings_are_equal():
-    assert attainable([[1], [1], [2]], [[5], [6], [7]]) == 2
-    assert attainable([[1], [1], [2]], [[5], [5], [7]]) == 3
+    assert max_completable([[1], [1], [2]], [[5], [6], [7]]) == 2
+    assert max_completable([[1], [1], [2]], [[5], [5], [7]]) == 3
 
 
 def test_no_prompt_is_refused():
     with pytest.raises(ValueError, match="none below 1"):
-        Settings((0,), (), 64)
+        StringsEvalConfig((0,), (), 64)

@@ -2,7 +2,7 @@ import pytest
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from provenlm.domains.text.filter import language_id
-from provenlm.domains.text.filter.language_id import Languages
+from provenlm.domains.text.filter.language_id import LanguageFilterConfig
 
 TEXTS = {
     "en": "The quick brown fox jumps over the lazy dog, and nobody in the village was surprised by it at all.",
@@ -18,34 +18,34 @@ TEXTS = {
 
 @pytest.mark.parametrize("language", TEXTS)
 def test_a_sentence_is_told(language):
-    found, chance = language_id.told(TEXTS[language].encode())
-    assert found == language
-    assert chance > 0.9
+    identified, probability = language_id.identify_language(TEXTS[language].encode())
+    assert identified == language
+    assert probability > 0.9
 
 
 def test_a_text_without_letters_has_no_language():
-    assert language_id.told(b"12 + 3 = 15\n---") == ("unknown", 0.0)
+    assert language_id.identify_language(b"12 + 3 = 15\n---") == ("unknown", 0.0)
 
 
 def test_only_what_is_surely_of_another_language_goes():
-    asked = Languages(("en",), 0.9)
-    assert asked.reason("de", 0.99) == "other_language"
-    assert asked.reason("de", 0.5) is None
-    assert asked.reason("en", 0.99) is None
-    assert Languages((), 0.9).reason("de", 1.0) is None
+    config = LanguageFilterConfig(("en",), 0.9)
+    assert config.drop_reason("de", 0.99) == "other_language"
+    assert config.drop_reason("de", 0.5) is None
+    assert config.drop_reason("en", 0.99) is None
+    assert LanguageFilterConfig((), 0.9).drop_reason("de", 1.0) is None
 
 
 def test_a_name_in_place_of_a_code_is_refused():
     with pytest.raises(ValueError, match="two-letter codes such as en, got English"):
-        Languages(("English",), 0.5)
+        LanguageFilterConfig(("English",), 0.5)
 
 
 @pytest.mark.parametrize("text", [*TEXTS.values(), "", "###", "ALL IN CAPITALS", "e\u0301te\u0301", " ".join(TEXTS.values()) * 20])
 def test_the_compiled_walk_says_exactly_what_the_library_says(text):
-    theirs = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    assert language_id._identifier().rank(text) == theirs.rank(text)
+    reference = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    assert language_id._identifier().rank(text) == reference.rank(text)
 
 
 def test_a_character_that_is_cut_by_the_limit_harms_nothing():
-    for more in range(4):
-        assert language_id.told(b"a" * more + "日本語です".encode() * 4000)[0] == "ja"
+    for offset in range(4):
+        assert language_id.identify_language(b"a" * offset + "日本語です".encode() * 4000)[0] == "ja"

@@ -5,27 +5,27 @@ import pytest
 
 from provenlm.domains.text.filter import pii
 
-MIXED = random.Random(5)
+RANDOM = random.Random(5)
 
 
-def letters(count: int, of: str = string.ascii_letters + string.digits) -> str:
-    return "".join(MIXED.choices(of, k=count))
+def random_letters(count: int, alphabet: str = string.ascii_letters + string.digits) -> str:
+    return "".join(RANDOM.choices(alphabet, k=count))
 
 
 UPPER = string.ascii_uppercase + "234567"
-PLANTED = {
-    "private_key": f"-----BEGIN RSA PRIVATE KEY-----\n{letters(64)}\n{letters(64)}\n-----END RSA PRIVATE KEY-----",
-    "aws": "AKIA" + letters(16, UPPER),
-    "github": "ghp_" + letters(36),
-    "gitlab": "glpat-" + letters(20),
-    "slack": f"xoxb-{letters(12, string.digits)}-{letters(24)}",
-    "google": "AIza" + letters(35),
-    "hugging_face": "hf_" + letters(34, string.ascii_letters),
-    "openai": "sk-proj-" + "1" + letters(47),
-    "stripe": "sk_live_" + letters(24),
-    "npm": "npm_" + letters(36),
-    "pypi": "pypi-AgE" + letters(80),
-    "jwt": f"eyJ{letters(20)}.eyJ{letters(40)}.{letters(43)}",
+SAMPLES = {
+    "private_key": f"-----BEGIN RSA PRIVATE KEY-----\n{random_letters(64)}\n{random_letters(64)}\n-----END RSA PRIVATE KEY-----",
+    "aws": "AKIA" + random_letters(16, UPPER),
+    "github": "ghp_" + random_letters(36),
+    "gitlab": "glpat-" + random_letters(20),
+    "slack": f"xoxb-{random_letters(12, string.digits)}-{random_letters(24)}",
+    "google": "AIza" + random_letters(35),
+    "hugging_face": "hf_" + random_letters(34, string.ascii_letters),
+    "openai": "sk-proj-" + "1" + random_letters(47),
+    "stripe": "sk_live_" + random_letters(24),
+    "npm": "npm_" + random_letters(36),
+    "pypi": "pypi-AgE" + random_letters(80),
+    "jwt": f"eyJ{random_letters(20)}.eyJ{random_letters(40)}.{random_letters(43)}",
     "email": "jane.doe+list@mail.some-host.co.uk",
     "ip": "93.184.216.34",
     "phone": "+49 30 901820 44",
@@ -43,40 +43,40 @@ HARMLESS = [
 ]
 
 
-@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.parametrize("name", SAMPLES)
 def test_what_is_planted_is_found_where_it_stands(name):
-    text = f"before\n  value = '{PLANTED[name]}'\nafter".encode()
-    (found,) = pii.finds(text)
-    assert (found.name, text[found.start : found.end].decode()) == (name, PLANTED[name])
+    text = f"before\n  value = '{SAMPLES[name]}'\nafter".encode()
+    (match,) = pii.find_pii(text)
+    assert (match.name, text[match.start : match.end].decode()) == (name, SAMPLES[name])
 
 
 def test_the_password_of_an_address_is_found_and_the_rest_of_it_is_not():
     text = b"postgres://admin:hunter2hunter2@db.internal/x"
-    (found,) = pii.finds(text)
-    assert (found.kind, text[found.start : found.end]) == ("secret", b"hunter2hunter2")
+    (match,) = pii.find_pii(text)
+    assert (match.kind, text[match.start : match.end]) == ("secret", b"hunter2hunter2")
 
 
 @pytest.mark.parametrize("text", HARMLESS)
 def test_what_only_looks_like_it_is_left_alone(text):
-    assert pii.finds(text.encode()) == []
+    assert pii.find_pii(text.encode()) == []
 
 
 def test_masking_puts_a_sign_in_place_of_what_is_asked_for_and_nothing_else():
-    text = f"ask {PLANTED['email']} for {PLANTED['aws']} at {PLANTED['ip']}.".encode()
-    found = pii.finds(text)
-    kinds = {"email": "mask", "secret": "mask", "ip": "keep", "phone": "mask"}
-    assert pii.masked(text, found, kinds) == f"ask <email> for <secret> at {PLANTED['ip']}.".encode()
-    assert pii.finds(pii.masked(text, found, dict.fromkeys(kinds, "mask"))) == []
+    text = f"ask {SAMPLES['email']} for {SAMPLES['aws']} at {SAMPLES['ip']}.".encode()
+    matches = pii.find_pii(text)
+    actions = {"email": "mask", "secret": "mask", "ip": "keep", "phone": "mask"}
+    assert pii.mask_pii(text, matches, actions) == f"ask <email> for <secret> at {SAMPLES['ip']}.".encode()
+    assert pii.find_pii(pii.mask_pii(text, matches, dict.fromkeys(actions, "mask"))) == []
 
 
 def test_every_find_is_counted_by_its_pattern():
-    text = f"{PLANTED['email']} {PLANTED['email']} {PLANTED['npm']}".encode()
-    assert pii.counted(pii.finds(text)) == {"private.email": 2, "private.npm": 1}
+    text = f"{SAMPLES['email']} {SAMPLES['email']} {SAMPLES['npm']}".encode()
+    assert pii.count_pii(pii.find_pii(text)) == {"private.email": 2, "private.npm": 1}
 
 
 @pytest.mark.parametrize("name", ["email", "ip", "phone", "url_password"])
 def test_what_is_looked_for_around_hints_alone_is_what_the_expression_finds_anywhere(name):
-    (pattern,) = (pattern for pattern in pii.PATTERNS if pattern.name == name)
+    (pattern,) = (pattern for pattern in pii.PII_PATTERNS if pattern.name == name)
     pieces = [
         "a@b.org",
         "@",
@@ -93,10 +93,10 @@ def test_what_is_looked_for_around_hints_alone_is_what_the_expression_finds_anyw
         ":",
         "\n",
     ]
-    found = 0
+    num_matches = 0
     for seed in range(300):
         text = "".join(random.Random(seed).choices(pieces, k=40)).encode()
-        spans = [match.span() for match in pattern.expression.finditer(text)]
-        assert [match.span() for match in pii._around(pattern, text)] == spans
-        found += len(spans)
-    assert found > 50
+        spans = [match.span() for match in pattern.regex.finditer(text)]
+        assert [match.span() for match in pii._search_around_anchors(pattern, text)] == spans
+        num_matches += len(spans)
+    assert num_matches > 50

@@ -4,72 +4,74 @@ import unicodedata
 import pytest
 
 from provenlm.core import config
-from provenlm.core.errors import UserError
-from provenlm.core.executors.local import Here
+from provenlm.core.errors import ProvenlmError
+from provenlm.core.executors.local import LocalExecutor
 from provenlm.core.records import Record
 from provenlm.dedup import near_duplicates
-from provenlm.domains.text.dedupe.spec import SPEC, Settings, canonical
+from provenlm.domains.text.dedupe.spec import SPEC, TextDedupeConfig, normalize
 
-SETTINGS = Settings(near=0.7, words=5, characters=5)
-
-
-def record(body: str | bytes, score: float = 1.0) -> Record:
-    return Record.of(body if isinstance(body, bytes) else body.encode(), "text/plain", "here", score=score)
+CONFIG = TextDedupeConfig(jaccard_threshold=0.7, ngram_words=5, ngram_chars=5)
 
 
-def found(*bodies: str) -> near_duplicates.Found:
-    items = [record(body) for body in bodies]
-    return near_duplicates.find(Here(lambda: items), SPEC.canonical, SPEC.shingles(SETTINGS), SPEC.threshold(SETTINGS))
+def record(content: str | bytes, score: float = 1.0) -> Record:
+    return Record.from_content(content if isinstance(content, bytes) else content.encode(), "text/plain", "here", score=score)
+
+
+def dedup(*texts: str) -> near_duplicates.DedupResult:
+    items = [record(text) for text in texts]
+    return near_duplicates.find_duplicates(
+        LocalExecutor(lambda: items), SPEC.normalize, SPEC.ngram_hashes(CONFIG), SPEC.jaccard_threshold(CONFIG)
+    )
 
 
 def test_texts_that_differ_in_whitespace_alone_are_equal():
-    assert canonical(record(" a\tb\r\n\r\nc ")) == canonical(record("a b c")) == b"a b c"
+    assert normalize(record(" a\tb\r\n\r\nc ")) == normalize(record("a b c")) == b"a b c"
 
 
 def test_texts_that_differ_in_normal_form_alone_are_equal():
     text = "Ångström café 한국어"
-    assert canonical(record(unicodedata.normalize("NFD", text))) == canonical(record(unicodedata.normalize("NFC", text)))
+    assert normalize(record(unicodedata.normalize("NFD", text))) == normalize(record(unicodedata.normalize("NFC", text)))
 
 
 def test_texts_that_differ_in_case_are_not_equal():
-    assert canonical(record("A b")) != canonical(record("a b"))
+    assert normalize(record("A b")) != normalize(record("a b"))
 
 
 def test_bytes_that_are_no_utf8_do_not_crash_and_stay_as_they_are():
-    assert canonical(record(b"caf\xe9  x")) == b"caf\xe9 x"
-    assert len(SPEC.shingles(SETTINGS)(record(b"\xff\xfe"))) == 1
+    assert normalize(record(b"caf\xe9  x")) == b"caf\xe9 x"
+    assert len(SPEC.ngram_hashes(CONFIG)(record(b"\xff\xfe"))) == 1
 
 
 def test_shingles_are_runs_of_five_words():
-    shingles = SPEC.shingles(SETTINGS)
-    assert len(shingles(record("a b c d e f g"))) == 3
-    one, other = (set(shingles(record(text)).tolist()) for text in ("a b c d e f", "x a b c d e"))
-    assert len(one & other) == 1
+    ngram_hashes = SPEC.ngram_hashes(CONFIG)
+    assert len(ngram_hashes(record("a b c d e f g"))) == 3
+    first, shifted = (set(ngram_hashes(record(text)).tolist()) for text in ("a b c d e f", "x a b c d e"))
+    assert len(first & shifted) == 1
 
 
 def test_shingles_are_runs_of_five_characters_where_words_are_not_spaced():
     text = "今日はとても良い天気ですから公園を散歩しましょう"
-    assert len(SPEC.shingles(SETTINGS)(record(text))) == len(text) - 4
+    assert len(SPEC.ngram_hashes(CONFIG)(record(text))) == len(text) - 4
 
 
 def test_near_twins_are_found_in_writing_without_spaces():
     signs = [chr(code) for code in range(0x4E00, 0x4F00)]
     text = random.Random(1).choices(signs, k=400)
-    near, other = list(text), random.Random(2).choices(signs, k=400)
+    near, unrelated = list(text), random.Random(2).choices(signs, k=400)
     near[100] = near[300] = "新"
-    assert found("".join(text), "".join(near), "".join(other)).kept.sum() == 2
+    assert dedup("".join(text), "".join(near), "".join(unrelated)).kept_mask.sum() == 2
 
 
 def test_texts_that_share_a_header_alone_are_no_twins():
     words = [f"w{i}" for i in range(500)]
     header = " ".join(words[:60])
     bodies = [" ".join([header, *random.Random(seed).choices(words, k=200)]) for seed in range(5)]
-    assert found(*bodies).kept.all()
+    assert dedup(*bodies).kept_mask.all()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"), [({"near": 0}, "near: above 0"), ({"words": 0}, "words and characters: 1 or more")]
 )
 def test_wrong_settings_are_refused(changes, message):
-    with pytest.raises(UserError, match=message):
-        config.parse(Settings, {"near": 0.7, "words": 5, "characters": 5} | changes, "x")
+    with pytest.raises(ProvenlmError, match=message):
+        config.parse_config(TextDedupeConfig, {"near": 0.7, "words": 5, "characters": 5} | changes, "x")

@@ -13,14 +13,14 @@ import pytest
 from ruamel.yaml import YAML
 
 from provenlm.core import config, interfaces, registry
-from provenlm.core.errors import UserError
-from provenlm.core.progress import Progress
-from provenlm.core.records import Fetch
-from provenlm.domains.text.scrape.spec import Settings
-from provenlm.scraping.crawl.archive import Archive
+from provenlm.core.errors import ProvenlmError
+from provenlm.core.progress import ProgressReporter
+from provenlm.core.records import FetchResult
+from provenlm.domains.text.scrape.spec import TextScrapeConfig
+from provenlm.scraping.crawl.archive import WarcArchive
 
 ROOT = Path(__file__).resolve().parents[3]
-MANNERS = {
+CRAWL_POLICY = {
     "contact": "", "delay_seconds": 0.0, "timeout_seconds": 10.0, "tries": 1, "max_wait_seconds": 1.0, "max_page_bytes": 5000,
     "allow_private": [],
 }  # fmt: skip
@@ -30,20 +30,20 @@ GIT = {"kind": "git", "at": "repo", "ref": "HEAD", "include": [], "exclude": [],
 WARC = {"kind": "warc", "files": ["kept/*"], "licence": None}
 
 
-def parsed(sources: list, taxonomy: tuple = ()) -> Settings:
-    section = {"sources": sources, "manners": MANNERS, "taxonomy": list(taxonomy), "offline": False}
-    return config.parse(Settings, section, "params.yaml: corpora.x.scrape")
+def parse_sources(sources: list, topics: tuple = ()) -> TextScrapeConfig:
+    section = {"sources": sources, "manners": CRAWL_POLICY, "taxonomy": list(topics), "offline": False}
+    return config.parse_config(TextScrapeConfig, section, "params.yaml: corpora.x.scrape")
 
 
-def scraped(*sources: dict, taxonomy: tuple = ()) -> dict[str, Fetch]:
-    face = registry.load_domain("text", "scrape", interfaces.Scraping)
-    found = list(face.fetch(parsed(list(sources), taxonomy), Path("state"), Progress("scrape", "addresses", None)))
-    assert len({fetch.url for fetch in found}) == len(found), "an address ended twice"
-    return {fetch.url: fetch for fetch in found}
+def scrape(*sources: dict, topics: tuple = ()) -> dict[str, FetchResult]:
+    spec = registry.load_domain("text", "scrape", interfaces.ScrapeSpec)
+    fetches = list(spec.fetch(parse_sources(list(sources), topics), Path("state"), ProgressReporter("scrape", "addresses", None)))
+    assert len({fetch.url for fetch in fetches}) == len(fetches), "an address ended twice"
+    return {fetch.url: fetch for fetch in fetches}
 
 
-def fates(found: dict[str, Fetch]) -> dict[str, str]:
-    return {url: fetch.reason or fetch.state for url, fetch in found.items()}
+def outcomes(fetches: dict[str, FetchResult]) -> dict[str, str]:
+    return {url: fetch.reason or fetch.state for url, fetch in fetches.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -52,10 +52,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def put(name: str, body: bytes | str) -> None:
+def write_file(name: str, content: bytes | str) -> None:
     path = Path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(body.encode() if isinstance(body, str) else body)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @pytest.mark.parametrize(
@@ -71,59 +71,59 @@ def put(name: str, body: bytes | str) -> None:
     ],
 )  # fmt: skip
 def test_a_mistake_in_a_source_is_named_with_its_place(source: object, message: str) -> None:
-    with pytest.raises(UserError) as error:
-        parsed([FOLDER, source])
+    with pytest.raises(ProvenlmError) as error:
+        parse_sources([FOLDER, source])
     assert str(error.value).removeprefix("params.yaml: corpora.x.scrape.").startswith(message)
 
 
 def test_a_source_that_is_not_there_is_named_with_its_place() -> None:
-    put("notes/a.md", "a")
+    write_file("notes/a.md", "a")
     for source, message in (
         ({**FOLDER, "at": "nowhere"}, r"sources\[1\]: at: 'nowhere' is no folder here"),
         ({**TABLE, "kind": "jsonl"}, r"sources\[1\]: files: nothing matches 'rows/\*'"),
         ({**GIT, "at": "nowhere.invalid"}, r"sources\[1\]: at: git fetch: "),
     ):
-        with pytest.raises(UserError, match=message):
-            scraped(FOLDER, source)
+        with pytest.raises(ProvenlmError, match=message):
+            scrape(FOLDER, source)
 
 
 def test_the_page_that_shows_one_of_each_is_right() -> None:
     (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/sources.md").read_text(encoding="utf-8"), re.DOTALL)
-    settings = config.parse(Settings, YAML(typ="safe").load(block), "docs/sources.md")
-    assert [source.kind for source in settings.sources] == ["site", "feed", "git", "folder", "jsonl", "warc"]
-    assert len(settings.taxonomy) == 8
+    scrape_config = config.parse_config(TextScrapeConfig, YAML(typ="safe").load(block), "docs/sources.md")
+    assert [source.kind for source in scrape_config.sources] == ["site", "feed", "git", "folder", "jsonl", "warc"]
+    assert len(scrape_config.topics) == 8
 
 
 def test_files_become_records_by_what_they_are() -> None:
-    put("notes/a.md", "# a\n\n    code\n")
-    put("notes/deep/b.rst", "b\n=\n")
-    put("notes/c.html", '<html lang="en"><title>C</title><nav>menu</nav><p>text</p>')
-    put("notes/d.py", "# SPDX-License-Identifier: MIT\ndef f():\n\treturn 1\n")
-    put("notes/latin.txt", "caf\xe9".encode("latin-1"))
-    found = scraped(FOLDER)
-    assert {url: (fetch.record.media_type, fetch.record.text) for url, fetch in found.items()} == {
+    write_file("notes/a.md", "# a\n\n    code\n")
+    write_file("notes/deep/b.rst", "b\n=\n")
+    write_file("notes/c.html", '<html lang="en"><title>C</title><nav>menu</nav><p>text</p>')
+    write_file("notes/d.py", "# SPDX-License-Identifier: MIT\ndef f():\n\treturn 1\n")
+    write_file("notes/latin.txt", "caf\xe9".encode("latin-1"))
+    fetches = scrape(FOLDER)
+    assert {url: (fetch.record.media_type, fetch.record.text) for url, fetch in fetches.items()} == {
         "notes/a.md": ("text/markdown", "# a\n\n    code\n"),
         "notes/c.html": ("text/plain", "text"),
         "notes/d.py": ("text/x-python", "# SPDX-License-Identifier: MIT\ndef f():\n\treturn 1\n"),
         "notes/deep/b.rst": ("text/x-rst", "b\n=\n"),
         "notes/latin.txt": ("text/plain", "café"),
     }
-    assert found["notes/c.html"].record.facts == {"site": "notes", "title": "C", "lang": "en"}
-    assert found["notes/d.py"].record.facts == {"site": "notes", "licence": "MIT"}
-    assert all(fetch.fetched_at for fetch in found.values())
+    assert fetches["notes/c.html"].record.metadata == {"site": "notes", "title": "C", "lang": "en"}
+    assert fetches["notes/d.py"].record.metadata == {"site": "notes", "licence": "MIT"}
+    assert all(fetch.fetched_at for fetch in fetches.values())
 
 
 def test_every_file_that_is_no_record_has_its_reason() -> None:
-    put("notes/a.md", "a")
-    put("notes/picture.png", b"\x89PNG\0\0")
-    put("notes/empty.txt", " \n")
-    put("notes/long.txt", "x" * 5001)
-    put("notes/old/b.md", "b")
-    put("notes/big.bin", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
-    put("secret", "of another folder")
+    write_file("notes/a.md", "a")
+    write_file("notes/picture.png", b"\x89PNG\0\0")
+    write_file("notes/empty.txt", " \n")
+    write_file("notes/long.txt", "x" * 5001)
+    write_file("notes/old/b.md", "b")
+    write_file("notes/big.bin", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    write_file("secret", "of another folder")
     Path("notes/link.md").symlink_to(Path("secret").absolute())
     Path("notes/loop").symlink_to(Path("notes").absolute())
-    assert fates(scraped({**FOLDER, "exclude": ["old/**"]})) == {
+    assert outcomes(scrape({**FOLDER, "exclude": ["old/**"]})) == {
         "notes/a.md": "record", "notes/picture.png": "binary", "notes/empty.txt": "empty", "notes/long.txt": "too-large",
         "notes/old/b.md": "excluded", "notes/big.bin": "lfs-pointer", "notes/link.md": "no-file", "notes/loop": "no-file",
     }  # fmt: skip
@@ -131,15 +131,15 @@ def test_every_file_that_is_no_record_has_its_reason() -> None:
 
 def test_patterns_choose_files_as_git_users_expect() -> None:
     for name in ("a.md", "b/c.md", "b/d/e.md", "b/f.txt"):
-        put(f"notes/{name}", "x")
+        write_file(f"notes/{name}", "x")
 
-    def taken(*patterns: str) -> list[str]:
-        return [url.removeprefix("notes/") for url, fetch in scraped({**FOLDER, "include": list(patterns)}).items() if fetch.record]
+    def accepted(*patterns: str) -> list[str]:
+        return [url.removeprefix("notes/") for url, fetch in scrape({**FOLDER, "include": list(patterns)}).items() if fetch.record]
 
-    assert taken("*.md") == ["a.md"]
-    assert taken("**/*.md") == ["a.md", "b/c.md", "b/d/e.md"]
-    assert taken("b/*") == ["b/c.md", "b/f.txt"]
-    assert taken("b/**", "?.md") == ["a.md", "b/c.md", "b/d/e.md", "b/f.txt"]
+    assert accepted("*.md") == ["a.md"]
+    assert accepted("**/*.md") == ["a.md", "b/c.md", "b/d/e.md"]
+    assert accepted("b/*") == ["b/c.md", "b/f.txt"]
+    assert accepted("b/**", "?.md") == ["a.md", "b/c.md", "b/d/e.md", "b/f.txt"]
 
 
 def pdf(text: str) -> bytes:
@@ -150,37 +150,37 @@ def pdf(text: str) -> bytes:
         b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 200 200]/Contents 4 0 R/Resources<</Font<</F1 5 0 R>>>>>>",
         b"<</Length %d>>stream\n%s\nendstream" % (len(stream), stream), b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
     ]  # fmt: skip
-    out, places = b"%PDF-1.4\n", []
+    out, offsets = b"%PDF-1.4\n", []
     for number, item in enumerate(objects, 1):
-        places.append(len(out))
+        offsets.append(len(out))
         out += b"%d 0 obj%s\nendobj\n" % (number, item)
-    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    table = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
     return out + b"xref\n0 6\n0000000000 65535 f \n%strailer<</Size 6/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF" % (table, len(out))
 
 
 def test_a_pdf_says_what_it_says_and_a_damaged_one_is_named() -> None:
-    put("notes/a.pdf", pdf("Hello there"))
-    put("notes/b.pdf", pdf("Hello there")[:150])
-    put("notes/c.pdf", b"no pdf at all")
-    found = scraped(FOLDER)
-    assert found["notes/a.pdf"].record.text == "Hello there"
-    assert (found["notes/b.pdf"].reason, found["notes/c.pdf"].reason) == ("pdf-damaged", "pdf-damaged")
+    write_file("notes/a.pdf", pdf("Hello there"))
+    write_file("notes/b.pdf", pdf("Hello there")[:150])
+    write_file("notes/c.pdf", b"no pdf at all")
+    fetches = scrape(FOLDER)
+    assert fetches["notes/a.pdf"].record.text == "Hello there"
+    assert (fetches["notes/b.pdf"].reason, fetches["notes/c.pdf"].reason) == ("pdf-damaged", "pdf-damaged")
 
 
-def git(*words: str) -> str:
+def git(*args: str) -> str:
     environment = {"PATH": os.environ["PATH"], "GIT_CONFIG_NOSYSTEM": "1", "HOME": "/nonexistent"}
-    named = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main"]
-    return subprocess.run(["git", *named, *words], check=True, capture_output=True, text=True, env=environment).stdout.strip()
+    options = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main"]
+    return subprocess.run(["git", *options, *args], check=True, capture_output=True, text=True, env=environment).stdout.strip()
 
 
 def repository() -> None:
-    put("repo/README.md", "# read me")
-    put("repo/src/a.py", "a = 1\n")
-    put(
+    write_file("repo/README.md", "# read me")
+    write_file("repo/src/a.py", "a = 1\n")
+    write_file(
         "repo/LICENSE",
         "MIT License\n\nPermission is hereby granted, free of charge, to any person obtaining a copy\nof this … without restriction …",
     )
-    put("repo/data.bin", b"\0\1")
+    write_file("repo/data.bin", b"\0\1")
     Path("repo/link").symlink_to("/etc/passwd")
     git("init", "-q", "repo")
     git("-C", "repo", "add", "-A")
@@ -189,68 +189,68 @@ def repository() -> None:
 
 def test_a_repository_on_this_machine_gives_the_files_of_its_commit() -> None:
     repository()
-    put("repo/uncommitted.md", "not there yet")
-    found = scraped({**GIT, "exclude": ["LICENSE"]})
-    assert fates(found) == {
+    write_file("repo/uncommitted.md", "not there yet")
+    fetches = scrape({**GIT, "exclude": ["LICENSE"]})
+    assert outcomes(fetches) == {
         "repo#LICENSE": "excluded", "repo#README.md": "record", "repo#data.bin": "binary", "repo#link": "no-file", "repo#src/a.py": "record",
     }  # fmt: skip
-    record = found["repo#src/a.py"].record
+    record = fetches["repo#src/a.py"].record
     assert (record.text, record.media_type) == ("a = 1\n", "text/x-python")
-    assert record.facts == {"site": "repo", "licence": "MIT", "blob": git("-C", "repo", "rev-parse", "HEAD:src/a.py")}
+    assert record.metadata == {"site": "repo", "licence": "MIT", "blob": git("-C", "repo", "rev-parse", "HEAD:src/a.py")}
 
 
 def test_a_repository_elsewhere_is_fetched_and_fetched_again_when_it_moves_on() -> None:
     repository()
     source = {**GIT, "at": f"file://{Path('repo').absolute()}"}
-    assert sum(fetch.state == "record" for fetch in scraped(source).values()) == 3
-    put("repo/new.md", "new")
+    assert sum(fetch.state == "record" for fetch in scrape(source).values()) == 3
+    write_file("repo/new.md", "new")
     git("-C", "repo", "add", "-A")
     git("-C", "repo", "commit", "-qm", "two")
     (lock,) = [next(Path("state/git").glob("*.git")) / "shallow.lock"]
     lock.touch()  # as a killed fetch leaves it
-    assert sum(fetch.state == "record" for fetch in scraped(source).values()) == 4
+    assert sum(fetch.state == "record" for fetch in scrape(source).values()) == 4
     assert (
-        sum(fetch.state == "record" for fetch in scraped({**source, "ref": git("-C", "repo", "rev-parse", "HEAD~1")}).values()) == 3
+        sum(fetch.state == "record" for fetch in scrape({**source, "ref": git("-C", "repo", "rev-parse", "HEAD~1")}).values()) == 3
     )
 
 
 def test_a_ref_that_is_not_there_is_named() -> None:
     repository()
-    with pytest.raises(UserError, match=r"sources\[0\]: at: git rev-parse: .*"):
-        scraped({**GIT, "ref": "no-such-branch"})
+    with pytest.raises(ProvenlmError, match=r"sources\[0\]: at: git rev-parse: .*"):
+        scrape({**GIT, "ref": "no-such-branch"})
 
 
-def rows(*items: object) -> bytes:
+def jsonl(*items: object) -> bytes:
     return b"".join(json.dumps(item).encode() + b"\n" for item in items)
 
 
 def test_rows_of_jsonl_become_records_and_bad_ones_have_their_reason() -> None:
-    lines = rows({"text": "a", "title": "A", "n": 1}, {"txt": "b"}, {"text": ""}, {"text": 5}, ["x"])
-    put("rows/a.jsonl", lines + b'{"text": "half\n\n' + rows({"text": "y" * 4990}, {"text": "last \ud800"}))
-    found = scraped({**TABLE, "kind": "jsonl", "licence": "CC0-1.0"})
-    assert fates(found) == {
+    lines = jsonl({"text": "a", "title": "A", "n": 1}, {"txt": "b"}, {"text": ""}, {"text": 5}, ["x"])
+    write_file("rows/a.jsonl", lines + b'{"text": "half\n\n' + jsonl({"text": "y" * 4990}, {"text": "last \ud800"}))
+    fetches = scrape({**TABLE, "kind": "jsonl", "licence": "CC0-1.0"})
+    assert outcomes(fetches) == {
         "rows/a.jsonl:1": "record", "rows/a.jsonl:2": "no-text", "rows/a.jsonl:3": "empty", "rows/a.jsonl:4": "no-text",
         "rows/a.jsonl:5": "json", "rows/a.jsonl:6": "json", "rows/a.jsonl:8": "too-large", "rows/a.jsonl:9": "record",
     }  # fmt: skip
-    assert found["rows/a.jsonl:1"].record.facts == {"site": "rows/a.jsonl", "licence": "CC0-1.0", "title": "A"}
-    assert found["rows/a.jsonl:9"].record.text == "last ?"
+    assert fetches["rows/a.jsonl:1"].record.metadata == {"site": "rows/a.jsonl", "licence": "CC0-1.0", "title": "A"}
+    assert fetches["rows/a.jsonl:9"].record.text == "last ?"
 
 
 def test_a_line_of_50_mb_is_refused_and_the_next_one_is_read() -> None:
-    put("rows/a.jsonl", b'{"text": "' + b"x" * 50_000_000 + b'"}\n' + rows({"text": "after"}))
-    found = scraped({**TABLE, "kind": "jsonl"})
-    assert fates(found) == {"rows/a.jsonl:1": "too-large", "rows/a.jsonl:2": "record"}
-    assert found["rows/a.jsonl:1"].bytes > 50_000_000
+    write_file("rows/a.jsonl", b'{"text": "' + b"x" * 50_000_000 + b'"}\n' + jsonl({"text": "after"}))
+    fetches = scrape({**TABLE, "kind": "jsonl"})
+    assert outcomes(fetches) == {"rows/a.jsonl:1": "too-large", "rows/a.jsonl:2": "record"}
+    assert fetches["rows/a.jsonl:1"].received_bytes > 50_000_000
 
 
 def test_a_packed_jsonl_that_breaks_off_gives_what_came_before() -> None:
-    packed = gzip.compress(rows(*({"text": f"row {os.urandom(200).hex()}"} for _ in range(200))))
-    put("rows/a.jsonl.gz", packed[: len(packed) // 2])
-    put("rows/b.jsonl", rows({"text": "b"}))
-    found = scraped({**TABLE, "kind": "jsonl"})
-    assert sum(fetch.state == "record" for fetch in found.values()) > 50
-    assert [fetch.reason for fetch in found.values() if fetch.state == "failed"] == ["damaged"]
-    assert found["rows/b.jsonl:1"].state == "record"
+    packed = gzip.compress(jsonl(*({"text": f"row {os.urandom(200).hex()}"} for _ in range(200))))
+    write_file("rows/a.jsonl.gz", packed[: len(packed) // 2])
+    write_file("rows/b.jsonl", jsonl({"text": "b"}))
+    fetches = scrape({**TABLE, "kind": "jsonl"})
+    assert sum(fetch.state == "record" for fetch in fetches.values()) > 50
+    assert [fetch.reason for fetch in fetches.values() if fetch.state == "failed"] == ["damaged"]
+    assert fetches["rows/b.jsonl:1"].state == "record"
 
 
 def test_rows_of_parquet_become_records_named_by_a_column() -> None:
@@ -259,88 +259,88 @@ def test_rows_of_parquet_become_records_named_by_a_column() -> None:
         {"text": ["a", None, "c" * 6000], "url": ["http://h/a", "http://h/b", "http://h/c"], "title": ["A", None, None]}
     )
     pq.write_table(table, "rows/a.parquet")
-    found = scraped({**TABLE, "kind": "parquet", "source": "url"})
-    assert fates(found) == {"http://h/a": "record", "rows/a.parquet:2": "no-text", "rows/a.parquet:3": "too-large"}
-    assert (found["http://h/a"].record.source, found["http://h/a"].record.facts["title"]) == ("http://h/a", "A")
-    with pytest.raises(UserError, match=r"sources\[0\]: rows/a.parquet has no column 'body'; it has: text, url, title"):
-        scraped({**TABLE, "kind": "parquet", "text": "body"})
+    fetches = scrape({**TABLE, "kind": "parquet", "source": "url"})
+    assert outcomes(fetches) == {"http://h/a": "record", "rows/a.parquet:2": "no-text", "rows/a.parquet:3": "too-large"}
+    assert (fetches["http://h/a"].record.source, fetches["http://h/a"].record.metadata["title"]) == ("http://h/a", "A")
+    with pytest.raises(ProvenlmError, match=r"sources\[0\]: rows/a.parquet has no column 'body'; it has: text, url, title"):
+        scrape({**TABLE, "kind": "parquet", "text": "body"})
 
 
 def test_a_parquet_file_cut_in_half_is_named_and_the_next_one_is_read() -> None:
     Path("rows").mkdir()
     pq.write_table(pa.table({"text": ["a"] * 99, "title": ["x"] * 99}), "rows/b.parquet")
-    whole = Path("rows/b.parquet").read_bytes()
-    put("rows/a.parquet", whole[: len(whole) // 2])
-    found = scraped({**TABLE, "kind": "parquet"})
-    assert found["rows/a.parquet:1"].reason == "damaged"
-    assert sum(fetch.state == "record" for fetch in found.values()) == 99
+    content = Path("rows/b.parquet").read_bytes()
+    write_file("rows/a.parquet", content[: len(content) // 2])
+    fetches = scrape({**TABLE, "kind": "parquet"})
+    assert fetches["rows/a.parquet:1"].reason == "damaged"
+    assert sum(fetch.state == "record" for fetch in fetches.values()) == 99
 
 
 def test_a_parquet_file_damaged_in_its_middle_gives_what_comes_before() -> None:
     Path("rows").mkdir()
     texts = [os.urandom(500).hex() for _ in range(2000)]
     pq.write_table(pa.table({"text": texts, "title": ["x"] * 2000}), "rows/a.parquet", row_group_size=500, compression="zstd")
-    body = bytearray(Path("rows/a.parquet").read_bytes())
-    body[len(body) // 2 : len(body) // 2 + 5000] = bytes(5000)
-    put("rows/a.parquet", bytes(body))
-    found = scraped({**TABLE, "kind": "parquet"})
-    assert [fetch.record.text for fetch in found.values() if fetch.record][:500] == texts[:500]
-    assert [fetch.reason for fetch in found.values() if fetch.state == "failed"] == ["damaged"]
+    content = bytearray(Path("rows/a.parquet").read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 5000] = bytes(5000)
+    write_file("rows/a.parquet", bytes(content))
+    fetches = scrape({**TABLE, "kind": "parquet"})
+    assert [fetch.record.text for fetch in fetches.values() if fetch.record][:500] == texts[:500]
+    assert [fetch.reason for fetch in fetches.values() if fetch.state == "failed"] == ["damaged"]
 
 
-def kept(*pages: tuple[str, bytes]) -> tuple[bytes, list[int]]:
+def build_warc(*pages: tuple[str, bytes]) -> tuple[bytes, list[int]]:
     """A WARC file of `pages`, and where its records begin."""
-    archive = Archive(Path("made"), {})
-    places = [archive.append(url, {"Content-Type": "text/html"}, body, "2026-03-01T12:00:00+00:00") for url, body in pages]
-    return (Path("made") / places[0].file).read_bytes(), [place.offset for place in places]
+    archive = WarcArchive(Path("made"), {})
+    entries = [archive.append(url, {"Content-Type": "text/html"}, content, "2026-03-01T12:00:00+00:00") for url, content in pages]
+    return (Path("made") / entries[0].file).read_bytes(), [entry.offset for entry in entries]
 
 
 PAGES = [(f"http://h/{number}", f"<title>t</title><p>page {number} {os.urandom(300).hex()}".encode()) for number in range(4)]
 
 
 def test_responses_of_a_warc_become_records_with_their_date() -> None:
-    put("kept/a.warc.gz", kept(*PAGES, ("http://h/0", b"<p>again"))[0])
-    found = scraped(WARC)
-    assert fates(found) == {**{url: "record" for url, _ in PAGES}, "http://h/0 (2)": "repeated"}
-    assert (found["http://h/1"].fetched_at, found["http://h/1"].record.facts["title"]) == ("2026-03-01T12:00:00Z", "t")
+    write_file("kept/a.warc.gz", build_warc(*PAGES, ("http://h/0", b"<p>again"))[0])
+    fetches = scrape(WARC)
+    assert outcomes(fetches) == {**{url: "record" for url, _ in PAGES}, "http://h/0 (2)": "repeated"}
+    assert (fetches["http://h/1"].fetched_at, fetches["http://h/1"].record.metadata["title"]) == ("2026-03-01T12:00:00Z", "t")
 
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_broken_record_of_a_warc_is_named_and_the_others_are_read(packed: bool) -> None:
-    body, places = kept(*PAGES)
+    content, offsets = build_warc(*PAGES)
     if not packed:
-        ends = [*places[1:], len(body)]
-        parts = [gzip.decompress(body[begin:end]) for begin, end in zip(places, ends, strict=True)]
-        places = [sum(map(len, parts[:number])) for number in range(4)]
-        body = b"".join(parts)
-    damaged = bytearray(body)
-    damaged[places[1] + (40 if packed else 0) : places[1] + 60] = b"#" * (20 if packed else 60)
-    put("kept/a.warc", bytes(damaged[:-30]))  # the second is damaged, the last is cut off
-    found = scraped(WARC)
-    assert fates(found) == {
-        "http://h/0": "record", f"kept/a.warc:{places[1]}": "damaged", "http://h/2": "record", f"kept/a.warc:{places[3]}": "damaged",
+        ends = [*offsets[1:], len(content)]
+        parts = [gzip.decompress(content[begin:end]) for begin, end in zip(offsets, ends, strict=True)]
+        offsets = [sum(map(len, parts[:number])) for number in range(4)]
+        content = b"".join(parts)
+    damaged = bytearray(content)
+    damaged[offsets[1] + (40 if packed else 0) : offsets[1] + 60] = b"#" * (20 if packed else 60)
+    write_file("kept/a.warc", bytes(damaged[:-30]))  # the second is damaged, the last is cut off
+    fetches = scrape(WARC)
+    assert outcomes(fetches) == {
+        "http://h/0": "record", f"kept/a.warc:{offsets[1]}": "damaged", "http://h/2": "record", f"kept/a.warc:{offsets[3]}": "damaged",
     }  # fmt: skip
 
 
 def test_a_warc_that_unpacks_without_end_is_cut_off() -> None:
-    body, places = kept(PAGES[0], ("http://h/bomb", bytes(20_000_000)), PAGES[1])
-    put("kept/a.warc.gz", body)
-    put("kept/b.warc", b"")
-    put("kept/c.warc", b"no warc at all")
-    assert fates(scraped(WARC)) == {
-        "http://h/0": "record", f"kept/a.warc.gz:{places[1]}": "too-large", "http://h/1": "record", "kept/c.warc:0": "damaged",
+    content, offsets = build_warc(PAGES[0], ("http://h/bomb", bytes(20_000_000)), PAGES[1])
+    write_file("kept/a.warc.gz", content)
+    write_file("kept/b.warc", b"")
+    write_file("kept/c.warc", b"no warc at all")
+    assert outcomes(scrape(WARC)) == {
+        "http://h/0": "record", f"kept/a.warc.gz:{offsets[1]}": "too-large", "http://h/1": "record", "kept/c.warc:0": "damaged",
     }  # fmt: skip
 
 
 def test_sources_mix_and_of_what_two_have_the_first_stands() -> None:
-    put("notes/a.md", "a note")
-    put("rows/a.jsonl", rows({"text": "a row", "url": "http://h/0"}))
-    put("kept/a.warc.gz", kept(*PAGES[:2])[0])
-    found = scraped(FOLDER, {**TABLE, "kind": "jsonl", "source": "url"}, WARC, {**FOLDER, "licence": "MIT"})
-    assert fates(found) == {
+    write_file("notes/a.md", "a note")
+    write_file("rows/a.jsonl", jsonl({"text": "a row", "url": "http://h/0"}))
+    write_file("kept/a.warc.gz", build_warc(*PAGES[:2])[0])
+    fetches = scrape(FOLDER, {**TABLE, "kind": "jsonl", "source": "url"}, WARC, {**FOLDER, "licence": "MIT"})
+    assert outcomes(fetches) == {
         "notes/a.md": "record", "http://h/0": "record", "http://h/0 (2)": "repeated", "http://h/1": "record", "notes/a.md (2)": "repeated",
     }  # fmt: skip
-    assert found["http://h/0"].record.text == "a row"
+    assert fetches["http://h/0"].record.text == "a row"
 
 
 def test_a_taxonomy_tags_by_address_first_and_else_by_words() -> None:
@@ -350,15 +350,15 @@ def test_a_taxonomy_tags_by_address_first_and_else_by_words() -> None:
         ("c.md", "a bounty, a bounty"),
         ("d.md", "nmaps, mobile"),
     ):
-        put(f"notes/{name}", text)
-    taxonomy = (
+        write_file(f"notes/{name}", text)
+    topics = (
         {"tag": "ctf", "addresses": ["/ctf/"], "words": [], "least": 1},
         {"tag": "tools", "addresses": [], "words": ["nmap", "burp suite"], "least": 2},
         {"tag": "bounty", "addresses": [], "words": ["bounty"], "least": 1},
     )
-    found = scraped(FOLDER, taxonomy=taxonomy)
-    assert {url: fetch.record.facts.get("domain") for url, fetch in found.items()} == {
+    fetches = scrape(FOLDER, topics=topics)
+    assert {url: fetch.record.metadata.get("domain") for url, fetch in fetches.items()} == {
         "notes/ctf/a.md": "ctf", "notes/b.md": "tools", "notes/c.md": "bounty", "notes/d.md": None,
     }  # fmt: skip
-    with pytest.raises(UserError, match=r"scrape.taxonomy\[0\]: tag: name the domain"):
-        parsed([FOLDER], ({"tag": "x", "addresses": [], "words": [], "least": 1},))
+    with pytest.raises(ProvenlmError, match=r"scrape.taxonomy\[0\]: tag: name the domain"):
+        parse_sources([FOLDER], ({"tag": "x", "addresses": [], "words": [], "least": 1},))

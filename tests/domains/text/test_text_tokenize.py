@@ -4,24 +4,24 @@ import textwrap
 import pytest
 
 from provenlm.core import config
-from provenlm.core.errors import UserError
+from provenlm.core.errors import ProvenlmError
 from provenlm.core.records import Record
-from provenlm.domains.text.tokenize.spec import SPEC, Settings
+from provenlm.domains.text.tokenize.spec import SPEC, TextTokenizeConfig
 
 SECTION = {"vocabulary": 600, "sample_bytes": 100_000, "character_coverage": 0.9995, "held_out": 0.1}
 
 
 def test_the_face_learns_saves_and_loads_a_codec_of_the_size_asked_for(tmp_path):
-    record = Record.of(inspect.getsource(textwrap).encode(), "text/x-python", "textwrap")
-    codec = SPEC.learn(config.parse(Settings, SECTION, "x"), lambda: [record])
-    codec.save(tmp_path)
+    record = Record.from_content(inspect.getsource(textwrap).encode(), "text/x-python", "textwrap")
+    tokenizer = SPEC.train(config.parse_config(TextTokenizeConfig, SECTION, "x"), lambda: [record])
+    tokenizer.save(tmp_path)
     loaded = SPEC.load(tmp_path)
-    assert loaded.vocabulary == 600
-    assert loaded.decode(codec.encode([record])[0].tolist()) == record.body
+    assert loaded.vocab_size == 600
+    assert loaded.decode(tokenizer.encode([record])[0].tolist()) == record.content
 
 
 def test_the_share_held_out_is_the_one_in_the_settings():
-    assert SPEC.held_out(config.parse(Settings, SECTION, "x")) == 0.1
+    assert SPEC.val_fraction(config.parse_config(TextTokenizeConfig, SECTION, "x")) == 0.1
 
 
 @pytest.mark.parametrize(
@@ -35,5 +35,5 @@ def test_the_share_held_out_is_the_one_in_the_settings():
     ],
 )
 def test_wrong_settings_are_refused(changes, message):
-    with pytest.raises(UserError, match=message):
-        config.parse(Settings, SECTION | changes, "x")
+    with pytest.raises(ProvenlmError, match=message):
+        config.parse_config(TextTokenizeConfig, SECTION | changes, "x")

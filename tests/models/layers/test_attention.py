@@ -11,9 +11,9 @@ from provenlm.models.common.layers.attention import Attention
 def test_grouped_queries_attend_as_the_definition_says(heads: int, kv_heads: int) -> None:
     torch.manual_seed(0)
     layer, hidden = Attention(16, heads, kv_heads, 0.0, bias=False), torch.randn(1, 5, 16)
-    angles = rotary.angles(torch.arange(5), 16 // heads, 10_000.0)
-    query = rotary.rotate(layer.q_proj(hidden)[0].view(5, heads, -1).transpose(0, 1), angles)
-    key = rotary.rotate(layer.k_proj(hidden)[0].view(5, kv_heads, -1).transpose(0, 1), angles)
+    angles = rotary.rope_cos_sin(torch.arange(5), 16 // heads, 10_000.0)
+    query = rotary.apply_rotary_emb(layer.q_proj(hidden)[0].view(5, heads, -1).transpose(0, 1), angles)
+    key = rotary.apply_rotary_emb(layer.k_proj(hidden)[0].view(5, kv_heads, -1).transpose(0, 1), angles)
     value = layer.v_proj(hidden)[0].view(5, kv_heads, -1).transpose(0, 1)
     expected = []
     for head in range(heads):
@@ -28,4 +28,4 @@ def test_grouped_queries_attend_as_the_definition_says(heads: int, kv_heads: int
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_the_closed_form_counts_what_is_built(kv_heads: int, bias: bool) -> None:
     layer = Attention(16, 4, kv_heads, 0.0, bias)
-    assert sum(p.numel() for p in layer.parameters()) == attention.parameters(16, 4, kv_heads, bias)
+    assert sum(p.numel() for p in layer.parameters()) == attention.num_attention_params(16, 4, kv_heads, bias)

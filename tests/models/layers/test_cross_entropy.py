@@ -7,14 +7,14 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from provenlm.models.common.layers import cross_entropy as room
-from provenlm.models.common.layers.cross_entropy import cross_entropy, smoothed_cross_entropy
+from provenlm.models.common.layers.cross_entropy import chunked_cross_entropy, cross_entropy
 
 IGNORE = -100
 
 
 @pytest.fixture(autouse=True)
 def pieces_of_three(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(room.PIECE, "cpu", 3 * 11)
+    monkeypatch.setitem(room.MAX_CHUNK_LOGITS, "cpu", 3 * 11)
 
 
 def case(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -63,7 +63,7 @@ def test_under_autocast_the_loss_stays_wide_and_near() -> None:
 
 def test_smoothed_value_and_gradients_are_torchs_and_the_plain_value_stands_beside_them() -> None:
     states, head, targets = case(torch.float64)
-    ours, plain = smoothed_cross_entropy(states, head, targets, IGNORE, 0.1)
+    ours, plain = chunked_cross_entropy(states, head, targets, IGNORE, 0.1)
     whole = F.cross_entropy(states @ head.T, targets, ignore_index=IGNORE, label_smoothing=0.1)
     assert ours.item() == pytest.approx(whole.item(), rel=1e-12)
     assert plain.item() == pytest.approx(F.cross_entropy(states @ head.T, targets, ignore_index=IGNORE).item(), rel=1e-12)
@@ -73,7 +73,7 @@ def test_smoothed_value_and_gradients_are_torchs_and_the_plain_value_stands_besi
     ):
         assert torch.allclose(mine, theirs, rtol=1e-12, atol=1e-14)
     with torch.no_grad():
-        assert [each.item() for each in smoothed_cross_entropy(states, head, targets, IGNORE, 0.1)] == pytest.approx(
+        assert [each.item() for each in chunked_cross_entropy(states, head, targets, IGNORE, 0.1)] == pytest.approx(
             [ours.item(), plain.item()], rel=1e-12
         )
 
@@ -92,7 +92,7 @@ class Softmaxes(TorchDispatchMode):
 
 
 def test_a_piece_has_no_fewer_rows_than_a_state_has_components(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(room.PIECE, "cpu", 1)
+    monkeypatch.setitem(room.MAX_CHUNK_LOGITS, "cpu", 1)
     states, head, targets = case(torch.float32)
     with Softmaxes() as seen:
         cross_entropy(states, head, targets, IGNORE)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from provenlm.models.common.layers.moe_router import Router, Routing, balance_loss, joint_balance_loss, z_loss
+from provenlm.models.common.layers.moe_router import Router, Routing, global_load_balancing_loss, load_balancing_loss, z_loss
 
 
 def routing(chosen: list[list[int]], logits: list[list[float]]) -> Routing:
@@ -19,7 +19,7 @@ def routing(chosen: list[list[int]], logits: list[list[float]]) -> Routing:
 
 
 def test_a_tokens_weights_are_the_renormalised_probabilities_of_its_experts() -> None:
-    router = Router(3, 3, 2, biased=False)
+    router = Router(3, 3, 2, use_expert_bias=False)
     with torch.no_grad():
         router.weight.copy_(torch.eye(3))
     logits = torch.tensor([[math.log(5.0), math.log(2.0), math.log(3.0)]])
@@ -31,25 +31,25 @@ def test_a_tokens_weights_are_the_renormalised_probabilities_of_its_experts() ->
 
 def test_an_even_load_costs_the_number_of_experts_a_token() -> None:
     even = routing([[0, 1], [2, 3]], [[0.0] * 4] * 2)
-    assert balance_loss(even).item() == pytest.approx(2.0)
+    assert load_balancing_loss(even).item() == pytest.approx(2.0)
 
 
 def test_all_load_on_one_expert_costs_the_number_of_experts() -> None:
     collapsed = routing([[0], [0]], [[50.0, 0.0, 0.0, 0.0]] * 2)
-    assert balance_loss(collapsed).item() == pytest.approx(4.0)
+    assert load_balancing_loss(collapsed).item() == pytest.approx(4.0)
 
 
 def test_the_balance_loss_counts_the_dispatch_that_happened_not_the_probabilities() -> None:
     # probabilities even, but both tokens went to expert 0: f = (1, 0), P = (1/2, 1/2), 2 · 1/2 = 1;
     # probabilities (3/4, 1/4) with the same dispatch: 2 · 3/4
-    assert balance_loss(routing([[0], [0]], [[0.0, 0.0]] * 2)).item() == pytest.approx(1.0)
-    assert balance_loss(routing([[0], [0]], [[math.log(3.0), 0.0]] * 2)).item() == pytest.approx(1.5)
+    assert load_balancing_loss(routing([[0], [0]], [[0.0, 0.0]] * 2)).item() == pytest.approx(1.0)
+    assert load_balancing_loss(routing([[0], [0]], [[math.log(3.0), 0.0]] * 2)).item() == pytest.approx(1.5)
 
 
 def test_the_joint_form_lets_layers_balance_each_other() -> None:
     first, second = routing([[0]], [[math.log(3.0), 0.0]]), routing([[1]], [[0.0, math.log(3.0)]])
-    assert joint_balance_loss([first, second]).item() == pytest.approx(1.0)
-    assert balance_loss(first).item() == pytest.approx(1.5)
+    assert global_load_balancing_loss([first, second]).item() == pytest.approx(1.0)
+    assert load_balancing_loss(first).item() == pytest.approx(1.5)
 
 
 def test_the_z_loss_is_the_mean_square_of_the_log_partition() -> None:
@@ -60,26 +60,26 @@ def test_the_z_loss_is_the_mean_square_of_the_log_partition() -> None:
 
 
 def test_the_router_and_its_losses_have_the_gradient_of_finite_differences() -> None:
-    router = Router(4, 3, 2, biased=False).double()
+    router = Router(4, 3, 2, use_expert_bias=False).double()
     torch.nn.init.normal_(router.weight, generator=torch.Generator().manual_seed(3))
     states = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(4)).requires_grad_()
 
     def outputs(states: torch.Tensor) -> tuple[torch.Tensor, ...]:
         routed = router(states)
-        return routed.weights_NK, balance_loss(routed), z_loss(routed)
+        return routed.weights_NK, load_balancing_loss(routed), z_loss(routed)
 
     assert gradcheck(outputs, (states,))
 
 
 def test_the_router_stays_wide_under_autocast() -> None:
-    router = Router(4, 3, 2, biased=False)
+    router = Router(4, 3, 2, use_expert_bias=False)
     torch.nn.init.normal_(router.weight)
     with torch.autocast("cpu", torch.bfloat16):
         assert router(torch.randn(2, 4)).logits_NE.dtype == torch.float32
 
 
 def test_a_bias_moves_the_choice_and_not_the_weights() -> None:
-    router = Router(3, 3, 2, biased=True)
+    router = Router(3, 3, 2, use_expert_bias=True)
     with torch.no_grad():
         router.weight.copy_(torch.eye(3))
         router.bias_E.copy_(torch.tensor([0.0, 0.15, 0.0]))
@@ -91,7 +91,7 @@ def test_a_bias_moves_the_choice_and_not_the_weights() -> None:
 
 def test_a_bias_of_zero_chooses_as_none_does() -> None:
     torch.manual_seed(0)
-    one, other, states = Router(8, 5, 3, biased=False), Router(8, 5, 3, biased=True), torch.randn(50, 8)
+    one, other, states = Router(8, 5, 3, use_expert_bias=False), Router(8, 5, 3, use_expert_bias=True), torch.randn(50, 8)
     torch.nn.init.normal_(one.weight)
     other.load_state_dict({**one.state_dict(), "bias_E": torch.zeros(5)})
     for mine, its in zip(one(states), other(states), strict=True):
@@ -99,18 +99,18 @@ def test_a_bias_of_zero_chooses_as_none_does() -> None:
 
 
 def test_rebalancing_moves_each_bias_by_the_rate_towards_the_mean_load_of_all_passes() -> None:
-    router = Router(3, 4, 1, biased=True)
+    router = Router(3, 4, 1, use_expert_bias=True)
     for chosen in ([[0], [0], [1]], [[0], [2], [2], [1], [3]]):
-        router.note(routing(chosen, [[0.0] * 4] * len(chosen)))
-    router.rebalance(0.01)  # loads 3, 2, 2, 1, of which the mean is 2
+        router.accumulate_load(routing(chosen, [[0.0] * 4] * len(chosen)))
+    router.update_expert_bias(0.01)  # loads 3, 2, 2, 1, of which the mean is 2
     assert router.bias_E.tolist() == pytest.approx([-0.01, 0.0, 0.0, 0.01])
-    router.rebalance(0.01)  # nothing was noted since
+    router.update_expert_bias(0.01)  # nothing was noted since
     assert router.bias_E.tolist() == pytest.approx([-0.01, 0.0, 0.0, 0.01])
 
 
 def test_the_bias_is_in_the_state_and_the_load_is_not() -> None:
-    assert set(Router(3, 4, 1, biased=True).state_dict()) == {"weight", "bias_E"}
-    assert set(Router(3, 4, 1, biased=False).state_dict()) == {"weight"}
+    assert set(Router(3, 4, 1, use_expert_bias=True).state_dict()) == {"weight", "bias_E"}
+    assert set(Router(3, 4, 1, use_expert_bias=False).state_dict()) == {"weight"}
 
 
 MEMBER = """

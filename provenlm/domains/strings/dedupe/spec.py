@@ -7,25 +7,25 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
-from provenlm.core.interfaces import Deduping
+from provenlm.core.interfaces import DedupeSpec
 from provenlm.core.records import Record
 
 
 @dataclass(frozen=True)
-class Settings:
+class StringsDedupeConfig:
     """None."""
 
 
-def canonical(record: Record) -> bytes:
-    return record.body
+def normalize(record: Record) -> bytes:
+    return record.content
 
 
-def shingles(settings: Settings) -> Callable[[Record], NDArray[np.uint64]]:
+def ngram_hashes(config: StringsDedupeConfig) -> Callable[[Record], NDArray[np.uint64]]:
     return lambda record: np.zeros(0, np.uint64)
 
 
-def threshold(settings: Settings) -> float:
+def jaccard_threshold(config: StringsDedupeConfig) -> float:
     return inf
 
 
-SPEC = Deduping(Settings, canonical, shingles, threshold)
+SPEC = DedupeSpec(StringsDedupeConfig, normalize, ngram_hashes, jaccard_threshold)

@@ -3,21 +3,21 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from provenlm.core.interfaces import Filtering, Verdict
+from provenlm.core.interfaces import FilterResult, FilterSpec
 from provenlm.core.records import Record
 
 
 @dataclass(frozen=True)
-class Settings:
+class StringsFilterConfig:
     """None."""
 
 
-def judge(settings: Settings) -> Callable[[Sequence[Record]], Sequence[Verdict]]:
-    return lambda records: [Verdict(record, None, {}, {}) for record in records]
+def make_batch_filter(config: StringsFilterConfig) -> Callable[[Sequence[Record]], Sequence[FilterResult]]:
+    return lambda records: [FilterResult(record, None, {}, {}) for record in records]
 
 
-def least(settings: Settings) -> float:
+def min_score(config: StringsFilterConfig) -> float:
     return 0.0
 
 
-SPEC = Filtering(Settings, judge, least)
+SPEC = FilterSpec(StringsFilterConfig, make_batch_filter, min_score)

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from provenlm.core.interfaces import Scraping
-from provenlm.core.progress import Progress
-from provenlm.core.records import Fetch, Record
+from provenlm.core.interfaces import ScrapeSpec
+from provenlm.core.progress import ProgressReporter
+from provenlm.core.records import FetchResult, Record
 
 
 @dataclass(frozen=True)
-class Settings:
+class StringsScrapeConfig:
     """The corpus itself: `strings`, none of them empty."""
 
     strings: tuple[str, ...]
@@ -20,13 +20,13 @@ class Settings:
             raise ValueError("strings: at least one, and none of them empty")
 
 
-def fetch(settings: Settings, state: Path, progress: Progress) -> Iterator[Fetch]:
+def fetch_records(config: StringsScrapeConfig, state: Path, progress: ProgressReporter) -> Iterator[FetchResult]:
     """One record a string; nothing is fetched, so `state` stays empty."""
-    for place, text in enumerate(settings.strings):
-        source = f"params.yaml/{place}"
-        record = Record.of(text.encode(), "text/plain", source)
-        progress.advance(total=len(settings.strings))
-        yield Fetch(source, "record", "", None, len(record.body), 0, 0.0, record)
+    for index, text in enumerate(config.strings):
+        source = f"params.yaml/{index}"
+        record = Record.from_content(text.encode(), "text/plain", source)
+        progress.update(total=len(config.strings))
+        yield FetchResult(source, "record", "", None, len(record.content), 0, 0.0, record)
 
 
-SPEC = Scraping(Settings, fetch)
+SPEC = ScrapeSpec(StringsScrapeConfig, fetch_records)

@@ -11,91 +11,97 @@ from typing import Literal
 import numpy as np
 
 from provenlm.core import ngram_hashing
-from provenlm.core.interfaces import Blocks, Deduping
+from provenlm.core.interfaces import DedupeSpec, ParagraphDedupSpec
 from provenlm.core.ngram_hashing import Hashes
 from provenlm.core.records import Record
 
-UNSPACED = 16  # characters a word; with more the writing has no spaces between words, and characters are counted instead
+MAX_CHARS_PER_WORD = 16  # characters a word; with more the writing has no spaces between words, and characters are counted instead
 
 
-BLANK = re.compile(rb"\n[ \t\r]*\n\s*")  # between two paragraphs
+PARAGRAPH_BREAK = re.compile(rb"\n[ \t\r]*\n\s*")  # between two paragraphs
 
 
 @dataclass(frozen=True)
-class Repeated:
+class ParagraphDedupConfig:
     """Paragraphs of at least `bytes` that stood before in the same record (`inside`) or in others (`across`), in `records` in all."""
 
-    bytes: int
-    records: int
-    inside: Literal["keep", "remove"]
-    across: Literal["keep", "remove"]
+    min_bytes: int
+    min_documents: int
+    within_document: Literal["keep", "remove"]
+    across_documents: Literal["keep", "remove"]
 
     def __post_init__(self) -> None:
-        if self.bytes < 1 or self.records < 2:
-            raise ValueError(f"bytes: 1 or more, and records: 2 or more; got {self.bytes} and {self.records}")
+        if self.min_bytes < 1 or self.min_documents < 2:
+            raise ValueError(f"bytes: 1 or more, and records: 2 or more; got {self.min_bytes} and {self.min_documents}")
 
 
 @dataclass(frozen=True)
-class Settings:
+class TextDedupeConfig:
     """`near`: Jaccard similarity from which two records are twins; `words`, `characters`: the length of a shingle of each kind.
 
     `blocks`: what to do with repeated paragraphs; null: they are not looked for.
     """
 
-    near: float
-    words: int
-    characters: int
-    blocks: Repeated | None = None
+    jaccard_threshold: float
+    ngram_words: int
+    ngram_chars: int
+    paragraph_dedup: ParagraphDedupConfig | None = None
 
     def __post_init__(self) -> None:
-        if not self.near > 0:
-            raise ValueError(f"near: above 0 and up to 1, or above 1 for exact twins alone; got {self.near}")
-        if self.words < 1 or self.characters < 1:
-            raise ValueError(f"words and characters: 1 or more, got {self.words} and {self.characters}")
+        if not self.jaccard_threshold > 0:
+            raise ValueError(f"near: above 0 and up to 1, or above 1 for exact twins alone; got {self.jaccard_threshold}")
+        if self.ngram_words < 1 or self.ngram_chars < 1:
+            raise ValueError(f"words and characters: 1 or more, got {self.ngram_words} and {self.ngram_chars}")
 
 
-def canonical(record: Record) -> bytes:
+def normalize(record: Record) -> bytes:
     """The text in normal form C (Unicode annex 15), each run of whitespace one space. Bytes that are no UTF-8 stay as they are."""
-    return normal(record.body)
+    return normalize_bytes(record.content)
 
 
 @lru_cache(maxsize=2)  # asked for once by `canonical` and once by `shingles`
-def normal(body: bytes) -> bytes:
-    if body.isascii():
-        return ngram_hashing.collapse(body)
-    text = unicodedata.normalize("NFC", body.decode("utf-8", "surrogateescape"))
+def normalize_bytes(content: bytes) -> bytes:
+    if content.isascii():
+        return ngram_hashing.collapse_whitespace(content)
+    text = unicodedata.normalize("NFC", content.decode("utf-8", "surrogateescape"))
     return " ".join(text.split()).encode("utf-8", "surrogateescape")
 
 
-def shingles(settings: Settings) -> Callable[[Record], Hashes]:
+def ngram_hashes(config: TextDedupeConfig) -> Callable[[Record], Hashes]:
     """Hashes of each run of `words` words, or of `characters` characters where the writing has no spaces (Chinese, Thai …)."""
 
-    def hashed(record: Record) -> Hashes:
-        form = canonical(record)
-        text = form.decode("utf-8", "surrogateescape")
-        if len(text) > UNSPACED * (text.count(" ") + 1):
+    def hash_record(record: Record) -> Hashes:
+        normalized = normalize(record)
+        text = normalized.decode("utf-8", "surrogateescape")
+        if len(text) > MAX_CHARS_PER_WORD * (text.count(" ") + 1):
             characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
-            return ngram_hashing.windows(characters, settings.characters)
-        return ngram_hashing.windows(ngram_hashing.words(form), settings.words)
+            return ngram_hashing.hash_ngrams(characters, config.ngram_chars)
+        return ngram_hashing.hash_ngrams(ngram_hashing.hash_words(normalized), config.ngram_words)
 
-    return hashed
-
-
-def threshold(settings: Settings) -> float:
-    return settings.near
+    return hash_record
 
 
-def blocks(settings: Settings) -> Blocks | None:
+def jaccard_threshold(config: TextDedupeConfig) -> float:
+    return config.jaccard_threshold
+
+
+def paragraph_rules(config: TextDedupeConfig) -> ParagraphDedupSpec | None:
     """Paragraphs: what lies between blank lines, of enough characters."""
-    asked = settings.blocks
-    if asked is None:
+    section = config.paragraph_dedup
+    if section is None:
         return None
 
-    def spans(body: bytes) -> list[tuple[int, int]]:
-        gaps = [(0, 0), *(match.span() for match in BLANK.finditer(body)), (len(body), len(body))]
-        return [(start, end) for (_, start), (end, _) in pairwise(gaps) if end - start >= asked.bytes]
+    def split_paragraphs(content: bytes) -> list[tuple[int, int]]:
+        gaps = [(0, 0), *(match.span() for match in PARAGRAPH_BREAK.finditer(content)), (len(content), len(content))]
+        return [(start, end) for (_, start), (end, _) in pairwise(gaps) if end - start >= section.min_bytes]
 
-    return Blocks(spans, lambda block: b" ".join(block.split()), asked.inside, asked.across, asked.records)
+    return ParagraphDedupSpec(
+        split_paragraphs,
+        lambda block: b" ".join(block.split()),
+        section.within_document,
+        section.across_documents,
+        section.min_documents,
+    )
 
 
-SPEC = Deduping(Settings, canonical, shingles, threshold, blocks)
+SPEC = DedupeSpec(TextDedupeConfig, normalize, ngram_hashes, jaccard_threshold, paragraph_rules)

@@ -7,78 +7,78 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from provenlm.core.jit import compiled
-from provenlm.core.ngram_hashing import Bytes
+from provenlm.core.jit import jit
+from provenlm.core.ngram_hashing import ByteArray
 
 
-class Automaton(NamedTuple):
+class AhoCorasick(NamedTuple):
     """States by byte, and the literals that end in each as bits (Aho and Corasick 1975)."""
 
-    literals: tuple[bytes, ...]
-    move: NDArray[np.int32]
-    ends: NDArray[np.uint64]
+    patterns: tuple[bytes, ...]
+    transitions: NDArray[np.int32]
+    outputs: NDArray[np.uint64]
 
 
-def automaton(literals: Sequence[bytes]) -> Automaton:
+def build_automaton(patterns: Sequence[bytes]) -> AhoCorasick:
     """At most 64 literals, none empty."""
-    size = 1 + sum(map(len, literals))
-    move, ends, states = np.full((size, 256), -1, np.int32), np.zeros(size, np.uint64), 1
-    for bit, literal in enumerate(literals):
+    size = 1 + sum(map(len, patterns))
+    transitions, outputs, num_states = np.full((size, 256), -1, np.int32), np.zeros(size, np.uint64), 1
+    for bit, pattern in enumerate(patterns):
         state = 0
-        for byte in literal:
-            if move[state, byte] < 0:
-                move[state, byte], states = states, states + 1
-            state = int(move[state, byte])
-        ends[state] |= np.uint64(1 << bit)
-    back, queue = np.zeros(size, np.int32), deque([0])
+        for byte in pattern:
+            if transitions[state, byte] < 0:
+                transitions[state, byte], num_states = num_states, num_states + 1
+            state = int(transitions[state, byte])
+        outputs[state] |= np.uint64(1 << bit)
+    failure_links, queue = np.zeros(size, np.int32), deque([0])
     while queue:
         state = queue.popleft()
         for byte in range(256):
-            to, other = int(move[state, byte]), int(move[back[state], byte]) if state else 0
-            if to < 0:
-                move[state, byte] = other
+            next_state, fallback = int(transitions[state, byte]), int(transitions[failure_links[state], byte]) if state else 0
+            if next_state < 0:
+                transitions[state, byte] = fallback
             else:
-                back[to] = other
-                ends[to] |= ends[other]
-                queue.append(to)
-    return Automaton(tuple(literals), move[:states], ends[:states])
+                failure_links[next_state] = fallback
+                outputs[next_state] |= outputs[fallback]
+                queue.append(next_state)
+    return AhoCorasick(tuple(patterns), transitions[:num_states], outputs[:num_states])
 
 
-def held(text: bytes, of: Automaton) -> set[bytes]:
+def contained_patterns(text: bytes, matcher: AhoCorasick) -> set[bytes]:
     """The literals that stand in `text`."""
-    bits = int(_held(np.frombuffer(text, np.uint8), of.move, of.ends))
-    return {literal for bit, literal in enumerate(of.literals) if bits >> bit & 1}
+    bits = int(_match_bits(np.frombuffer(text, np.uint8), matcher.transitions, matcher.outputs))
+    return {pattern for bit, pattern in enumerate(matcher.patterns) if bits >> bit & 1}
 
 
-@compiled
-def _held(text: Bytes, move: NDArray[np.int32], ends: NDArray[np.uint64]) -> np.uint64:
-    state, found = np.int32(0), np.uint64(0)
+@jit
+def _match_bits(text: ByteArray, transitions: NDArray[np.int32], outputs: NDArray[np.uint64]) -> np.uint64:
+    state, bits = np.int32(0), np.uint64(0)
     for byte in text:
-        state = move[state, byte]
-        found |= ends[state]
-    return found
+        state = transitions[state, byte]
+        bits |= outputs[state]
+    return bits
 
 
-def places(text: bytes, literal: bytes) -> Iterator[int]:
+def find_all(text: bytes, pattern: bytes) -> Iterator[int]:
     """Where `literal` begins in `text`."""
-    place = text.find(literal)
-    while place >= 0:
-        yield place
-        place = text.find(literal, place + 1)
+    position = text.find(pattern)
+    while position >= 0:
+        yield position
+        position = text.find(pattern, position + 1)
 
 
-def dotted(text: bytes) -> list[int]:
+def ipv4_candidates(text: bytes) -> list[int]:
     """The dots between two digits that another one follows within four bytes, as in an IPv4 address."""
-    places: list[int] = _dotted(np.frombuffer(text, np.uint8)).tolist()
-    return places
+    positions: list[int] = _ipv4_candidates(np.frombuffer(text, np.uint8)).tolist()
+    return positions
 
 
-@compiled
-def _dotted(text: Bytes) -> NDArray[np.int64]:
-    found, count, last = np.empty(len(text) // 2 + 1, np.int64), 0, -9
-    for place in range(1, len(text) - 1):
-        if text[place] == 46 and 48 <= text[place - 1] <= 57 and 48 <= text[place + 1] <= 57:
-            found[count] = last
-            count += place - last <= 4
-            last = place
-    return found[:count]
+@jit
+def _ipv4_candidates(text: ByteArray) -> NDArray[np.int64]:
+    positions, count, last_dot = np.empty(len(text) // 2 + 1, np.int64), 0, -9
+    for index in range(1, len(text) - 1):
+        if text[index] == 46 and 48 <= text[index - 1] <= 57 and 48 <= text[index + 1] <= 57:
+            positions[count] = last_dot
+            count += index - last_dot <= 4
+            last_dot = index
+    return positions[:count]

@@ -10,60 +10,69 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
-from provenlm.domains.text.filter.aho_corasick import automaton, dotted, held, places
+from provenlm.domains.text.filter.aho_corasick import build_automaton, contained_patterns, find_all, ipv4_candidates
 
-Kind = Literal["email", "ip", "phone", "secret"]
+PiiKind = Literal["email", "ip", "phone", "secret"]
 
-EXAMPLE = re.compile(rb"(?:^|[@.])(?:example(?:\.(?:com|org|net|edu))?|invalid|test|localhost|localdomain|local)$", re.IGNORECASE)
+RESERVED_NAME = re.compile(
+    rb"(?:^|[@.])(?:example(?:\.(?:com|org|net|edu))?|invalid|test|localhost|localdomain|local)$", re.IGNORECASE
+)
 
-NUMBERED = re.compile(rb"(?:[\w.:/-]|\b(?:v|section|version|release|chapter)\.? )$", re.IGNORECASE)  # what follows is no address
+VERSION_PREFIX = re.compile(
+    rb"(?:[\w.:/-]|\b(?:v|section|version|release|chapter)\.? )$", re.IGNORECASE
+)  # what follows is no address
 
 
-class Pattern(NamedTuple):
+class PiiPattern(NamedTuple):
     """One thing to find. `hints`: a text that holds none of them holds no match; the match is group 1 where there is one.
 
     `before`, `after`: where they are given there is one hint, each match holds it, begins at most so many bytes before it, and ends, with
     what its expression looks at behind, at most so many after its beginning. Then only that much around each is searched.
     """
 
-    kind: Kind
+    kind: PiiKind
     name: str
-    hints: tuple[bytes, ...]
-    expression: re.Pattern[bytes]
-    before: int
-    after: int
+    anchors: tuple[bytes, ...]
+    regex: re.Pattern[bytes]
+    max_before: int
+    max_after: int
 
 
-def _pattern(kind: Kind, name: str, hints: str, expression: bytes, before: int = 0, after: int = 0) -> Pattern:
-    return Pattern(kind, name, tuple(hint.encode() for hint in hints.split()), re.compile(expression), before, after)
+def _make_pattern(kind: PiiKind, name: str, anchors: str, regex: bytes, max_before: int = 0, max_after: int = 0) -> PiiPattern:
+    return PiiPattern(kind, name, tuple(anchor.encode() for anchor in anchors.split()), re.compile(regex), max_before, max_after)
 
 
-WORD = rb"(?<![A-Za-z0-9_+/=-])"  # nothing before that would make it part of something longer
-END = rb"(?![A-Za-z0-9_+/=-])"
-PATTERNS = (
-    _pattern(
+TOKEN_START = rb"(?<![A-Za-z0-9_+/=-])"  # nothing before that would make it part of something longer
+TOKEN_END = rb"(?![A-Za-z0-9_+/=-])"
+PII_PATTERNS = (
+    _make_pattern(
         "secret",
         "private_key",
         "PRIVATE",
         rb"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----[A-Za-z0-9+/=:,.\s-]{40,8192}?-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----",
     ),
-    _pattern("secret", "aws", "AKIA ASIA", WORD + rb"(?:AKIA|ASIA)[A-Z2-7]{16}" + END),
-    _pattern(
+    _make_pattern("secret", "aws", "AKIA ASIA", TOKEN_START + rb"(?:AKIA|ASIA)[A-Z2-7]{16}" + TOKEN_END),
+    _make_pattern(
         "secret",
         "github",
         "ghp_ gho_ ghu_ ghs_ ghr_ github_pat_",
-        WORD + rb"(?:gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{60,255})" + END,
+        TOKEN_START + rb"(?:gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{60,255})" + TOKEN_END,
     ),
-    _pattern("secret", "gitlab", "glpat-", WORD + rb"glpat-[A-Za-z0-9_-]{20,64}" + END),
-    _pattern("secret", "slack", "xox", WORD + rb"xox[abeoprs]-[0-9]{8,}-[A-Za-z0-9-]{10,250}" + END),
-    _pattern("secret", "google", "AIza", WORD + rb"AIza[A-Za-z0-9_-]{35}" + END),
-    _pattern("secret", "hugging_face", "hf_", WORD + rb"hf_[A-Za-z]{34}" + END),
-    _pattern("secret", "openai", "sk-", WORD + rb"sk-(?:proj-|ant-[a-z0-9]+-)?(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{32,200}" + END),
-    _pattern("secret", "stripe", "k_live_", WORD + rb"[rs]k_live_[A-Za-z0-9]{24,247}" + END),
-    _pattern("secret", "npm", "npm_", WORD + rb"npm_[A-Za-z0-9]{36}" + END),
-    _pattern("secret", "pypi", "pypi-AgE", WORD + rb"pypi-AgE[A-Za-z0-9_-]{50,1000}" + END),
-    _pattern("secret", "jwt", "eyJ", WORD + rb"eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{20,}"),
-    _pattern(
+    _make_pattern("secret", "gitlab", "glpat-", TOKEN_START + rb"glpat-[A-Za-z0-9_-]{20,64}" + TOKEN_END),
+    _make_pattern("secret", "slack", "xox", TOKEN_START + rb"xox[abeoprs]-[0-9]{8,}-[A-Za-z0-9-]{10,250}" + TOKEN_END),
+    _make_pattern("secret", "google", "AIza", TOKEN_START + rb"AIza[A-Za-z0-9_-]{35}" + TOKEN_END),
+    _make_pattern("secret", "hugging_face", "hf_", TOKEN_START + rb"hf_[A-Za-z]{34}" + TOKEN_END),
+    _make_pattern(
+        "secret",
+        "openai",
+        "sk-",
+        TOKEN_START + rb"sk-(?:proj-|ant-[a-z0-9]+-)?(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{32,200}" + TOKEN_END,
+    ),
+    _make_pattern("secret", "stripe", "k_live_", TOKEN_START + rb"[rs]k_live_[A-Za-z0-9]{24,247}" + TOKEN_END),
+    _make_pattern("secret", "npm", "npm_", TOKEN_START + rb"npm_[A-Za-z0-9]{36}" + TOKEN_END),
+    _make_pattern("secret", "pypi", "pypi-AgE", TOKEN_START + rb"pypi-AgE[A-Za-z0-9_-]{50,1000}" + TOKEN_END),
+    _make_pattern("secret", "jwt", "eyJ", TOKEN_START + rb"eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{20,}"),
+    _make_pattern(
         "secret",
         "url_password",
         "://",
@@ -71,7 +80,7 @@ PATTERNS = (
         21,
         150,
     ),
-    _pattern(
+    _make_pattern(
         "email",
         "email",
         "@",
@@ -79,7 +88,7 @@ PATTERNS = (
         64,
         300,
     ),
-    _pattern(
+    _make_pattern(
         "ip",
         "ip",
         ".",
@@ -87,7 +96,7 @@ PATTERNS = (
         3,
         20,
     ),
-    _pattern(
+    _make_pattern(
         "phone",
         "phone",
         "+",
@@ -98,57 +107,59 @@ PATTERNS = (
 )
 
 
-class Find(NamedTuple):
+class PiiMatch(NamedTuple):
     """Bytes `start` to `end` of a text match the pattern `name`."""
 
     start: int
     end: int
-    kind: Kind
+    kind: PiiKind
     name: str
 
 
-HINTS = tuple(dict.fromkeys(hint for pattern in PATTERNS for hint in pattern.hints))  # at most 64: they are bits of a number
-AUTOMATON = automaton(HINTS)
+ANCHORS = tuple(
+    dict.fromkeys(hint for pattern in PII_PATTERNS for hint in pattern.anchors)
+)  # at most 64: they are bits of a number
+ANCHOR_AUTOMATON = build_automaton(ANCHORS)
 
 
-def finds(text: bytes) -> list[Find]:
+def find_pii(text: bytes) -> list[PiiMatch]:
     """What is found in `text`, in order; of two that overlap the one of the earlier pattern."""
-    seen = held(text, AUTOMATON)
-    found = sorted(
-        (order, Find(match.start(group), match.end(group), pattern.kind, pattern.name))
-        for order, pattern in enumerate(PATTERNS)
-        if any(hint in seen for hint in pattern.hints)
+    present_anchors = contained_patterns(text, ANCHOR_AUTOMATON)
+    candidates = sorted(
+        (priority, PiiMatch(match.start(group), match.end(group), pattern.kind, pattern.name))
+        for priority, pattern in enumerate(PII_PATTERNS)
+        if any(anchor in present_anchors for anchor in pattern.anchors)
         for match, group in _matches(pattern, text)
     )
-    taken: list[Find] = []
-    for _, one in found:
-        if all(one.end <= other.start or one.start >= other.end for other in taken):
-            taken.append(one)
-    return sorted(taken)
+    accepted: list[PiiMatch] = []
+    for _, candidate in candidates:
+        if all(candidate.end <= earlier.start or candidate.start >= earlier.end for earlier in accepted):
+            accepted.append(candidate)
+    return sorted(accepted)
 
 
-def _matches(pattern: Pattern, text: bytes) -> Iterator[tuple[re.Match[bytes], int]]:
-    for match in _around(pattern, text) if pattern.after else pattern.expression.finditer(text):
-        if not _of_nobody(pattern.kind, match[0], text[max(0, match.start() - 10) : match.start()]):
-            yield match, 1 if pattern.expression.groups else 0
+def _matches(pattern: PiiPattern, text: bytes) -> Iterator[tuple[re.Match[bytes], int]]:
+    for match in _search_around_anchors(pattern, text) if pattern.max_after else pattern.regex.finditer(text):
+        if not _is_reserved(pattern.kind, match[0], text[max(0, match.start() - 10) : match.start()]):
+            yield match, 1 if pattern.regex.groups else 0
 
 
-def _around(pattern: Pattern, text: bytes) -> Iterator[re.Match[bytes]]:
+def _search_around_anchors(pattern: PiiPattern, text: bytes) -> Iterator[re.Match[bytes]]:
     """The matches that `finditer` gives, looked for around each hint alone."""
-    (hint,), done = pattern.hints, 0
-    for place in dotted(text) if pattern.kind == "ip" else places(text, hint):
-        if place >= done:
-            match = pattern.expression.search(text, max(done, place - pattern.before), place + pattern.after)
-            if match and match.start() <= place < match.end():
-                done = match.end()
+    (anchor,), searched_until = pattern.anchors, 0
+    for position in ipv4_candidates(text) if pattern.kind == "ip" else find_all(text, anchor):
+        if position >= searched_until:
+            match = pattern.regex.search(text, max(searched_until, position - pattern.max_before), position + pattern.max_after)
+            if match and match.start() <= position < match.end():
+                searched_until = match.end()
                 yield match
 
 
-def _of_nobody(kind: Kind, value: bytes, before: bytes) -> bool:
+def _is_reserved(kind: PiiKind, value: bytes, prefix: bytes) -> bool:
     if kind == "email":
-        return EXAMPLE.search(value) is not None
+        return RESERVED_NAME.search(value) is not None
     if kind == "ip":
-        if NUMBERED.search(before):
+        if VERSION_PREFIX.search(prefix):
             return True
         try:
             return not ipaddress.ip_address(value.decode()).is_global
@@ -157,15 +168,15 @@ def _of_nobody(kind: Kind, value: bytes, before: bytes) -> bool:
     return False
 
 
-def masked(text: bytes, found: list[Find], kinds: Mapping[Kind, str]) -> bytes:
+def mask_pii(text: bytes, matches: list[PiiMatch], actions: Mapping[PiiKind, str]) -> bytes:
     """`text` with `<kind>` in place of each find whose kind `kinds` says to mask."""
-    pieces, place = [], 0
-    for one in found:
-        if kinds[one.kind] == "mask":
-            pieces += [text[place : one.start], f"<{one.kind}>".encode()]
-            place = one.end
-    return b"".join([*pieces, text[place:]])
+    pieces, position = [], 0
+    for match in matches:
+        if actions[match.kind] == "mask":
+            pieces += [text[position : match.start], f"<{match.kind}>".encode()]
+            position = match.end
+    return b"".join([*pieces, text[position:]])
 
 
-def counted(found: list[Find]) -> Mapping[str, int]:
-    return Counter(f"private.{one.name}" for one in found)
+def count_pii(matches: list[PiiMatch]) -> Mapping[str, int]:
+    return Counter(f"private.{match.name}" for match in matches)

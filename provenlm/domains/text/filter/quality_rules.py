@@ -12,133 +12,133 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from provenlm.domains.text.filter.text_stats import Statistics
+from provenlm.domains.text.filter.text_stats import TextStats
 
 
-class Limit(NamedTuple):
+class Range(NamedTuple):
     """The least and the most good value of a statistic."""
 
     statistic: str
-    least: float
-    most: float
+    min_value: float
+    max_value: float
 
 
-def least(statistic: str, value: float) -> Limit:
-    return Limit(statistic, value, inf)
+def at_least(statistic: str, value: float) -> Range:
+    return Range(statistic, value, inf)
 
 
-def most(statistic: str, value: float) -> Limit:
-    return Limit(statistic, -inf, value)
+def at_most(statistic: str, value: float) -> Range:
+    return Range(statistic, -inf, value)
 
 
-class RuleSet(Protocol):
+class QualityRules(Protocol):
     """The fields of a set are named after statistics."""
 
-    def limits(self) -> Sequence[Limit]: ...
+    def ranges(self) -> Sequence[Range]: ...
 
 
-def reasons(rules: RuleSet, found: Statistics) -> list[str | None]:
+def first_violations(rules: QualityRules, stats: TextStats) -> list[str | None]:
     """For each text, the first statistic that lies outside its limits."""
-    first: list[str | None] = [None] * len(found.words)
-    for name, low, high in reversed(rules.limits()):
-        values = getattr(found, name)
-        for text in np.flatnonzero((values < low) | (values > high)).tolist():
-            first[text] = name
-    return first
+    violations: list[str | None] = [None] * len(stats.doc_words)
+    for name, low, high in reversed(rules.ranges()):
+        values = getattr(stats, name)
+        for index in np.flatnonzero((values < low) | (values > high)).tolist():
+            violations[index] = name
+    return violations
 
 
 @dataclass(frozen=True)
-class Gopher:
+class GopherQuality:
     """Quality: Rae et al., arXiv 2112.11446, appendix A.1."""
 
-    words: tuple[float, ...] = (50, 100_000)
-    word_length: tuple[float, ...] = (3, 10)
-    symbol_words: float = 0.1
-    bullet_lines: float = 0.9
-    ellipsis_lines: float = 0.3
-    letter_words: float = 0.8
-    stop_words: float = 2
+    doc_words: tuple[float, ...] = (50, 100_000)
+    avg_word_length: tuple[float, ...] = (3, 10)
+    max_symbol_word_ratio: float = 0.1
+    max_bullet_lines_ratio: float = 0.9
+    max_ellipsis_lines_ratio: float = 0.3
+    min_alpha_words_ratio: float = 0.8
+    min_stop_words: float = 2
 
-    def limits(self) -> Sequence[Limit]:
+    def ranges(self) -> Sequence[Range]:
         return (
-            Limit("words", *self.words),
-            Limit("word_length", *self.word_length),
-            most("symbol_words", self.symbol_words),
-            most("bullet_lines", self.bullet_lines),
-            most("ellipsis_lines", self.ellipsis_lines),
-            least("letter_words", self.letter_words),
-            least("stop_words", self.stop_words),
+            Range("words", *self.doc_words),
+            Range("word_length", *self.avg_word_length),
+            at_most("symbol_words", self.max_symbol_word_ratio),
+            at_most("bullet_lines", self.max_bullet_lines_ratio),
+            at_most("ellipsis_lines", self.max_ellipsis_lines_ratio),
+            at_least("letter_words", self.min_alpha_words_ratio),
+            at_least("stop_words", self.min_stop_words),
         )
 
     def __post_init__(self) -> None:
-        for name, pair in (("words", self.words), ("word_length", self.word_length)):
+        for name, pair in (("words", self.doc_words), ("word_length", self.avg_word_length)):
             if len(pair) != 2 or pair[0] > pair[1]:
                 raise ValueError(f"{name}: [least, most], got {list(pair)}")
 
 
 @dataclass(frozen=True)
-class GopherRepetition:
+class GopherRepetitionRules:
     """Repetition: Rae et al., arXiv 2112.11446, table A1."""
 
-    lines_again: float = 0.30
-    paragraphs_again: float = 0.30
-    repeated_lines: float = 0.20
-    repeated_paragraphs: float = 0.20
-    top_bigram: float = 0.20
-    top_trigram: float = 0.18
-    top_4gram: float = 0.16
-    repeated_5grams: float = 0.15
-    repeated_6grams: float = 0.14
-    repeated_7grams: float = 0.13
-    repeated_8grams: float = 0.12
-    repeated_9grams: float = 0.11
-    repeated_ngrams: float = 0.10
+    dup_line_frac: float = 0.30
+    dup_para_frac: float = 0.30
+    dup_line_char_frac: float = 0.20
+    dup_para_char_frac: float = 0.20
+    top_2_gram_frac: float = 0.20
+    top_3_gram_frac: float = 0.18
+    top_4_gram_frac: float = 0.16
+    dup_5_gram_frac: float = 0.15
+    dup_6_gram_frac: float = 0.14
+    dup_7_gram_frac: float = 0.13
+    dup_8_gram_frac: float = 0.12
+    dup_9_gram_frac: float = 0.11
+    dup_10_gram_frac: float = 0.10
 
-    def limits(self) -> Sequence[Limit]:
+    def ranges(self) -> Sequence[Range]:
         return (
-            most("lines_again", self.lines_again),
-            most("paragraphs_again", self.paragraphs_again),
-            most("repeated_lines", self.repeated_lines),
-            most("repeated_paragraphs", self.repeated_paragraphs),
-            most("top_bigram", self.top_bigram),
-            most("top_trigram", self.top_trigram),
-            most("top_4gram", self.top_4gram),
-            most("repeated_5grams", self.repeated_5grams),
-            most("repeated_6grams", self.repeated_6grams),
-            most("repeated_7grams", self.repeated_7grams),
-            most("repeated_8grams", self.repeated_8grams),
-            most("repeated_9grams", self.repeated_9grams),
-            most("repeated_ngrams", self.repeated_ngrams),
+            at_most("lines_again", self.dup_line_frac),
+            at_most("paragraphs_again", self.dup_para_frac),
+            at_most("repeated_lines", self.dup_line_char_frac),
+            at_most("repeated_paragraphs", self.dup_para_char_frac),
+            at_most("top_bigram", self.top_2_gram_frac),
+            at_most("top_trigram", self.top_3_gram_frac),
+            at_most("top_4gram", self.top_4_gram_frac),
+            at_most("repeated_5grams", self.dup_5_gram_frac),
+            at_most("repeated_6grams", self.dup_6_gram_frac),
+            at_most("repeated_7grams", self.dup_7_gram_frac),
+            at_most("repeated_8grams", self.dup_8_gram_frac),
+            at_most("repeated_9grams", self.dup_9_gram_frac),
+            at_most("repeated_ngrams", self.dup_10_gram_frac),
         )
 
 
 @dataclass(frozen=True)
-class C4:
+class C4Quality:
     """Raffel et al., arXiv 1910.10683, section 2.2: no curly bracket, and five sentences in lines that end one and have three words."""
 
-    braces: float = 0
-    sentences: float = 5
+    max_curly_brackets: float = 0
+    min_num_sentences: float = 5
 
-    def limits(self) -> Sequence[Limit]:
+    def ranges(self) -> Sequence[Range]:
         return (
-            most("braces", self.braces),
-            least("sentences", self.sentences),
+            at_most("braces", self.max_curly_brackets),
+            at_least("sentences", self.min_num_sentences),
         )
 
 
 @dataclass(frozen=True)
-class FineWeb:
+class FineWebQuality:
     """Penedo et al., arXiv 2406.17557, section 3.6; the limit to line breaks is that of its published code."""
 
-    ended_lines: float = 0.12
-    repeated_lines: float = 0.10
-    short_lines: float = 0.67
-    line_breaks: float = 0.3
+    line_punct_thr: float = 0.12
+    dup_line_char_frac: float = 0.10
+    short_line_thr: float = 0.67
+    new_line_ratio: float = 0.3
 
-    def limits(self) -> Sequence[Limit]:
+    def ranges(self) -> Sequence[Range]:
         return (
-            least("ended_lines", self.ended_lines),
-            most("repeated_lines", self.repeated_lines),
-            most("short_lines", self.short_lines),
-            most("line_breaks", self.line_breaks),
+            at_least("ended_lines", self.line_punct_thr),
+            at_most("repeated_lines", self.dup_line_char_frac),
+            at_most("short_lines", self.short_line_thr),
+            at_most("line_breaks", self.new_line_ratio),
         )

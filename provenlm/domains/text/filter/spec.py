@@ -14,76 +14,83 @@ from typing import Literal
 
 import numpy as np
 
-from provenlm.core.interfaces import Filtering, Verdict
+from provenlm.core.interfaces import FilterResult, FilterSpec
 from provenlm.core.records import Record
 from provenlm.domains.text.filter import language_id as languages
 from provenlm.domains.text.filter import pii as private
-from provenlm.domains.text.filter.c4_lines import Lines, cleaning
-from provenlm.domains.text.filter.language_id import Languages
-from provenlm.domains.text.filter.quality_rules import C4, FineWeb, Gopher, GopherRepetition, RuleSet, reasons
-from provenlm.domains.text.filter.text_stats import Statistics, measure
+from provenlm.domains.text.filter.c4_lines import C4LineConfig, make_line_cleaner
+from provenlm.domains.text.filter.language_id import LanguageFilterConfig
+from provenlm.domains.text.filter.quality_rules import (
+    C4Quality,
+    FineWebQuality,
+    GopherQuality,
+    GopherRepetitionRules,
+    QualityRules,
+    first_violations,
+)
+from provenlm.domains.text.filter.text_stats import TextStats, compute_text_stats
 from provenlm.filtering.scoring import trapezoid
 
-Profile = Literal["prose", "reference", "code"]
-CODE = ("text/x-", "application/x-", "application/javascript", "application/json")  # how media types of code begin
+FilterProfile = Literal["prose", "reference", "code"]
+CODE_MEDIA_TYPES = ("text/x-", "application/x-", "application/javascript", "application/json")  # how media types of code begin
 
 
 @dataclass(frozen=True)
-class Bands:
+class FilterThresholds:
     """The bands of the statistics that `provenlm.domains.text.filter.text_stats` defines.
 
     `words`, `word_length`: [dropped up to, good from, good to, dropped from]; `letter_words`, `stop_words`:
     [dropped up to, good from]; all others: [good to, dropped from].
     """
 
-    words: tuple[float, ...]
-    word_length: tuple[float, ...]
-    letter_words: tuple[float, ...]
+    doc_words: tuple[float, ...]
+    avg_word_length: tuple[float, ...]
+    alpha_words_ratio: tuple[float, ...]
     stop_words: tuple[float, ...]
-    symbol_words: tuple[float, ...]
-    digits: tuple[float, ...]
-    control: tuple[float, ...]
-    long_words: tuple[float, ...]
-    short_lines: tuple[float, ...]
-    repeated_lines: tuple[float, ...]
-    top_bigram: tuple[float, ...]
-    repeated_ngrams: tuple[float, ...]
+    symbol_word_ratio: tuple[float, ...]
+    digit_ratio: tuple[float, ...]
+    control_char_ratio: tuple[float, ...]
+    long_word_char_ratio: tuple[float, ...]
+    short_line_ratio: tuple[float, ...]
+    dup_line_char_frac: tuple[float, ...]
+    top_2_gram_frac: tuple[float, ...]
+    dup_10_gram_frac: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        for band in bands(self):
-            size = 4 if band.low and band.high else 2
-            if len(band.given) != size or any(low >= high for low, high in pairwise(band.given)):
-                raise ValueError(f"{band.statistic}: {size} rising limits, got {list(band.given)}")
+        for threshold in stat_thresholds(self):
+            size = 4 if threshold.low_reason and threshold.high_reason else 2
+            if len(threshold.edges) != size or any(low >= high for low, high in pairwise(threshold.edges)):
+                raise ValueError(f"{threshold.statistic}: {size} rising limits, got {list(threshold.edges)}")
 
 
 @dataclass(frozen=True)
-class Profiles:
+class ProfileConfig:
     """A record is code if its media type says so or `code_from` of its characters are punctuation; prose if `prose_from` of its lines
     end a sentence; else reference, to which the bands outside this section belong."""
 
-    code_from: float
-    prose_from: float
-    code: Bands
-    prose: Bands
+    min_punctuation_ratio: float
+    min_sentence_line_ratio: float
+    code: FilterThresholds
+    prose: FilterThresholds
 
 
 @dataclass(frozen=True)
-class RuleSets:
+class QualityRulesConfig:
     """Published rules; a set that is null is not asked. They drop records of the profiles in `of`, and are counted for all others."""
 
-    of: tuple[Profile, ...]
-    gopher: Gopher | None
-    gopher_repetition: GopherRepetition | None
-    c4: C4 | None
-    fineweb: FineWeb | None
+    apply_to: tuple[FilterProfile, ...]
+    gopher: GopherQuality | None
+    gopher_repetition: GopherRepetitionRules | None
+    c4: C4Quality | None
+    fineweb: FineWebQuality | None
 
-    def sets(self) -> Mapping[str, RuleSet]:
-        named = {"gopher": self.gopher, "gopher_repetition": self.gopher_repetition, "c4": self.c4, "fineweb": self.fineweb}
-        return {name: limits for name, limits in named.items() if limits is not None}
+    def enabled(self) -> Mapping[str, QualityRules]:
+        rules_by_name = {"gopher": self.gopher, "gopher_repetition": self.gopher_repetition, "c4": self.c4, "fineweb": self.fineweb}
+        return {name: rules for name, rules in rules_by_name.items() if rules is not None}
 
 
 @dataclass(frozen=True)
-class Private:
+class PiiPolicy:
     """What to do with personal data and secrets: keep and count, mask and count, or drop the record."""
 
     email: Literal["keep", "mask", "drop"]
@@ -91,193 +98,211 @@ class Private:
     phone: Literal["keep", "mask", "drop"]
     secret: Literal["keep", "mask", "drop"]
 
-    def actions(self) -> Mapping[private.Kind, str]:
+    def actions(self) -> Mapping[private.PiiKind, str]:
         return {"email": self.email, "ip": self.ip, "phone": self.phone, "secret": self.secret}
 
 
 @dataclass(frozen=True, kw_only=True)
-class LineRules(Lines):
+class LineFilterConfig(C4LineConfig):
     """`of`: the profiles whose records lose lines; a record is then judged, and kept, without them."""
 
-    of: tuple[Profile, ...]
+    apply_to: tuple[FilterProfile, ...]
 
 
 @dataclass(frozen=True)
-class Settings(Bands):
+class TextFilterConfig(FilterThresholds):
     """`least`: the least score. The sections that follow may be null: one profile, no published rules, nothing private looked for,
     no languages told apart, no lines taken out."""
 
-    least: float
-    profiles: Profiles | None = None
-    rule_sets: RuleSets | None = None
-    private: Private | None = None
-    languages: Languages | None = None
-    lines: LineRules | None = None
+    min_score: float
+    profiles: ProfileConfig | None = None
+    quality_rules: QualityRulesConfig | None = None
+    pii: PiiPolicy | None = None
+    language_filter: LanguageFilterConfig | None = None
+    line_filter: LineFilterConfig | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.least <= 1:
-            raise ValueError(f"least: a score from 0 to 1, got {self.least}")
+        if not 0 <= self.min_score <= 1:
+            raise ValueError(f"least: a score from 0 to 1, got {self.min_score}")
 
 
 @dataclass(frozen=True, slots=True)
-class Band:
+class StatThreshold:
     """Where a statistic should lie: its limits as given, and the reason to drop a record below and above, if there is one."""
 
     statistic: str
-    given: tuple[float, ...]
-    low: str | None = None
-    high: str | None = None
+    edges: tuple[float, ...]
+    low_reason: str | None = None
+    high_reason: str | None = None
 
-    def limits(self) -> tuple[float, float, float, float]:
+    def corners(self) -> tuple[float, float, float, float]:
         """Dropped up to, good from, good to, dropped from; infinite on a side that the band does not have."""
-        lowest, good_from = self.given[:2] if self.low else (-inf, -inf)
-        good_to, highest = self.given[-2:] if self.high else (inf, inf)
-        return lowest, good_from, good_to, highest
+        drop_below, good_from = self.edges[:2] if self.low_reason else (-inf, -inf)
+        good_to, drop_above = self.edges[-2:] if self.high_reason else (inf, inf)
+        return drop_below, good_from, good_to, drop_above
 
 
-def bands(given: Bands) -> Sequence[Band]:
+def stat_thresholds(thresholds: FilterThresholds) -> Sequence[StatThreshold]:
     """The bands in the order in which they are asked."""
     return (
-        Band("words", given.words, low="too_short", high="too_long"),
-        Band("word_length", given.word_length, low="words_too_short", high="words_too_long"),
-        Band("letter_words", given.letter_words, low="few_words_with_letters"),
-        Band("stop_words", given.stop_words, low="few_stop_words"),
-        Band("symbol_words", given.symbol_words, high="many_symbols"),
-        Band("digits", given.digits, high="many_digits"),
-        Band("control", given.control, high="control_characters"),
-        Band("long_words", given.long_words, high="unbroken_strings"),
-        Band("short_lines", given.short_lines, high="only_short_lines"),
-        Band("repeated_lines", given.repeated_lines, high="repeated_lines"),
-        Band("top_bigram", given.top_bigram, high="one_pair_of_words"),
-        Band("repeated_ngrams", given.repeated_ngrams, high="repeated_passages"),
+        StatThreshold("words", thresholds.doc_words, low_reason="too_short", high_reason="too_long"),
+        StatThreshold("word_length", thresholds.avg_word_length, low_reason="words_too_short", high_reason="words_too_long"),
+        StatThreshold("letter_words", thresholds.alpha_words_ratio, low_reason="few_words_with_letters"),
+        StatThreshold("stop_words", thresholds.stop_words, low_reason="few_stop_words"),
+        StatThreshold("symbol_words", thresholds.symbol_word_ratio, high_reason="many_symbols"),
+        StatThreshold("digits", thresholds.digit_ratio, high_reason="many_digits"),
+        StatThreshold("control", thresholds.control_char_ratio, high_reason="control_characters"),
+        StatThreshold("long_words", thresholds.long_word_char_ratio, high_reason="unbroken_strings"),
+        StatThreshold("short_lines", thresholds.short_line_ratio, high_reason="only_short_lines"),
+        StatThreshold("repeated_lines", thresholds.dup_line_char_frac, high_reason="repeated_lines"),
+        StatThreshold("top_bigram", thresholds.top_2_gram_frac, high_reason="one_pair_of_words"),
+        StatThreshold("repeated_ngrams", thresholds.dup_10_gram_frac, high_reason="repeated_passages"),
     )
 
 
-def profiles_of(records: Sequence[Record], found: Statistics, profiles: Profiles) -> list[Profile]:
-    code = (found.punctuation >= profiles.code_from).tolist()
-    prose = (found.ended_lines >= profiles.prose_from).tolist()
+def classify_profiles(records: Sequence[Record], stats: TextStats, profiles: ProfileConfig) -> list[FilterProfile]:
+    is_code = (stats.punctuation_ratio >= profiles.min_punctuation_ratio).tolist()
+    is_prose = (stats.line_punct_ratio >= profiles.min_sentence_line_ratio).tolist()
     return [
-        "code" if dense or record.media_type.startswith(CODE) else "prose" if ended else "reference"
-        for record, dense, ended in zip(records, code, prose, strict=True)
+        "code"
+        if dense_punctuation or record.media_type.startswith(CODE_MEDIA_TYPES)
+        else "prose"
+        if sentence_lines
+        else "reference"
+        for record, dense_punctuation, sentence_lines in zip(records, is_code, is_prose, strict=True)
     ]
 
 
-def by_profile(settings: Settings) -> Mapping[Profile, Sequence[Band]]:
+def thresholds_by_profile(config: TextFilterConfig) -> Mapping[FilterProfile, Sequence[StatThreshold]]:
     """The bands of each profile."""
-    if settings.profiles is None:
-        return {"reference": bands(settings)}
-    return {"reference": bands(settings), "code": bands(settings.profiles.code), "prose": bands(settings.profiles.prose)}
+    if config.profiles is None:
+        return {"reference": stat_thresholds(config)}
+    return {
+        "reference": stat_thresholds(config),
+        "code": stat_thresholds(config.profiles.code),
+        "prose": stat_thresholds(config.profiles.prose),
+    }
 
 
 @dataclass(slots=True)
-class Case:
+class FilterCase:
     """A record under judgement: its body, masked where that was asked for, what was found out about it, and why it goes, if it does."""
 
     record: Record
-    body: bytes
-    facts: dict[str, str] = field(default_factory=dict)
-    found: dict[str, int] = field(default_factory=dict)
-    reason: str | None = None
-    readable: bool = True  # it is UTF-8
+    content: bytes
+    metadata: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    drop_reason: str | None = None
+    is_utf8: bool = True  # it is UTF-8
 
     @property
     def profile(self) -> str:
-        return self.facts.get("profile", "reference")
+        return self.metadata.get("profile", "reference")
 
 
-def judge(settings: Settings) -> Callable[[Sequence[Record]], Sequence[Verdict]]:
+def make_batch_filter(config: TextFilterConfig) -> Callable[[Sequence[Record]], Sequence[FilterResult]]:
     """Find what is private, tell languages and profiles, take lines out, ask the published rules and the bands; the first reason counts."""
-    asked = by_profile(settings)
-    clean = cleaning(settings.lines) if settings.lines else None
+    thresholds = thresholds_by_profile(config)
+    clean = make_line_cleaner(config.line_filter) if config.line_filter else None
 
-    def judged(records: Sequence[Record]) -> Sequence[Verdict]:
-        cases = [looked_into(record, settings) for record in records]
-        found = measure([case.body for case in cases])
-        if settings.profiles is not None:
-            for case, profile in zip(cases, profiles_of(records, found, settings.profiles), strict=True):
-                if case.readable:
-                    case.facts["profile"] = profile
-        if settings.lines and clean:
+    def filter_batch(records: Sequence[Record]) -> Sequence[FilterResult]:
+        cases = [inspect_record(record, config) for record in records]
+        stats = compute_text_stats([case.content for case in cases])
+        if config.profiles is not None:
+            for case, profile in zip(cases, classify_profiles(records, stats, config.profiles), strict=True):
+                if case.is_utf8:
+                    case.metadata["profile"] = profile
+        if config.line_filter and clean:
             for case in cases:
-                if case.readable and case.profile in settings.lines.of:
-                    case.body, removed, why = clean(case.body)
-                    case.found.update(removed)
-                    case.reason = case.reason or why
-            found = measure([case.body for case in cases])
-        ask_rule_sets(cases, found, settings.rule_sets)
-        parts: list[Mapping[str, float]] = [{}] * len(cases)
-        for profile, those in asked.items():
-            places = [place for place, case in enumerate(cases) if case.profile == profile]
-            for place, named, why in zip(places, *banded(those, found, places), strict=True):
-                parts[place] = named
-                cases[place].reason = cases[place].reason or why
-        return [Verdict(told(case), case.reason, named, case.found) for case, named in zip(cases, parts, strict=True)]
+                if case.is_utf8 and case.profile in config.line_filter.apply_to:
+                    case.content, removed_lines, reason = clean(case.content)
+                    case.counts.update(removed_lines)
+                    case.drop_reason = case.drop_reason or reason
+            stats = compute_text_stats([case.content for case in cases])
+        apply_quality_rules(cases, stats, config.quality_rules)
+        sub_scores: list[Mapping[str, float]] = [{}] * len(cases)
+        for profile, profile_thresholds in thresholds.items():
+            indices = [index for index, case in enumerate(cases) if case.profile == profile]
+            for index, scores, reason in zip(indices, *apply_thresholds(profile_thresholds, stats, indices), strict=True):
+                sub_scores[index] = scores
+                cases[index].drop_reason = cases[index].drop_reason or reason
+        return [
+            FilterResult(updated_record(case), case.drop_reason, scores, case.counts)
+            for case, scores in zip(cases, sub_scores, strict=True)
+        ]
 
-    return judged
+    return filter_batch
 
 
-def looked_into(record: Record, settings: Settings) -> Case:
+def inspect_record(record: Record, config: TextFilterConfig) -> FilterCase:
     """What is private in a record is found and masked, and its language told; it cannot be read if it is no UTF-8."""
-    case = Case(record, record.body)
-    if not readable(record.body):
-        case.reason, case.readable = "not_utf8", False
+    case = FilterCase(record, record.content)
+    if not is_utf8(record.content):
+        case.drop_reason, case.is_utf8 = "not_utf8", False
         return case
-    if settings.private is not None:
-        kinds, finds = settings.private.actions(), private.finds(record.body)
-        case.found.update(private.counted(finds))
-        case.reason = next((f"private_{one.kind}" for one in finds if kinds[one.kind] == "drop"), None)
-        if any(kinds[one.kind] == "mask" for one in finds):
-            case.body = private.masked(record.body, finds, kinds)
-    if settings.languages is not None:
-        language, chance = languages.told(case.body)
-        case.facts["language"] = language if chance >= settings.languages.least else "unknown"
-        case.reason = case.reason or settings.languages.reason(language, chance)
+    if config.pii is not None:
+        actions, matches = config.pii.actions(), private.find_pii(record.content)
+        case.counts.update(private.count_pii(matches))
+        case.drop_reason = next((f"private_{match.kind}" for match in matches if actions[match.kind] == "drop"), None)
+        if any(actions[match.kind] == "mask" for match in matches):
+            case.content = private.mask_pii(record.content, matches, actions)
+    if config.language_filter is not None:
+        language, probability = languages.identify_language(case.content)
+        case.metadata["language"] = language if probability >= config.language_filter.language_threshold else "unknown"
+        case.drop_reason = case.drop_reason or config.language_filter.drop_reason(language, probability)
     return case
 
 
-def readable(body: bytes) -> bool:
+def is_utf8(content: bytes) -> bool:
     """Whether it is UTF-8."""
     try:
-        return body.isascii() or bool(body.decode("utf-8"))
+        return content.isascii() or bool(content.decode("utf-8"))
     except UnicodeDecodeError:
         return False
 
 
-def ask_rule_sets(cases: Sequence[Case], found: Statistics, asked: RuleSets | None) -> None:
+def apply_quality_rules(cases: Sequence[FilterCase], stats: TextStats, config: QualityRulesConfig | None) -> None:
     """Count what the published rules would drop, and drop it where they are to."""
-    for name, rules in asked.sets().items() if asked else ():
-        for case, why in zip(cases, reasons(rules, found), strict=True):
-            if why and case.readable:
-                case.found[f"rules.{name}"] = 1
-                if asked and case.profile in asked.of:
-                    case.reason = case.reason or f"{name}_{why}"
+    for name, rules in config.enabled().items() if config else ():
+        for case, violation in zip(cases, first_violations(rules, stats), strict=True):
+            if violation and case.is_utf8:
+                case.counts[f"rules.{name}"] = 1
+                if config and case.profile in config.apply_to:
+                    case.drop_reason = case.drop_reason or f"{name}_{violation}"
 
 
-def banded(those: Sequence[Band], found: Statistics, places: Sequence[int]) -> tuple[list[Mapping[str, float]], list[str | None]]:
+def apply_thresholds(
+    thresholds: Sequence[StatThreshold], stats: TextStats, indices: Sequence[int]
+) -> tuple[list[Mapping[str, float]], list[str | None]]:
     """Of the texts in `places`: for each statistic, how well they lie in its band; and the reason of the first band that drops them."""
-    columns, first = [], np.zeros(len(places), np.int64)
-    named: list[str | None] = [None]
-    for band in those:
-        values = getattr(found, band.statistic)[places]
-        columns.append(trapezoid(values, *band.limits()).tolist())
-        for why, outside in ((band.low, values <= band.given[0]), (band.high, values >= band.given[-1])):
-            if why:
-                first[outside & (first == 0)] = len(named)
-                named.append(why)
-    names = [band.statistic for band in those]
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)], [named[why] for why in first.tolist()]
+    columns, first_reason = [], np.zeros(len(indices), np.int64)
+    reasons: list[str | None] = [None]
+    for threshold in thresholds:
+        values = getattr(stats, threshold.statistic)[indices]
+        columns.append(trapezoid(values, *threshold.corners()).tolist())
+        for reason, is_outside in (
+            (threshold.low_reason, values <= threshold.edges[0]),
+            (threshold.high_reason, values >= threshold.edges[-1]),
+        ):
+            if reason:
+                first_reason[is_outside & (first_reason == 0)] = len(reasons)
+                reasons.append(reason)
+    names = [threshold.statistic for threshold in thresholds]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)], [
+        reasons[reason] for reason in first_reason.tolist()
+    ]
 
 
-def told(case: Case) -> Record:
+def updated_record(case: FilterCase) -> Record:
     """The record as it was looked into."""
-    record = case.record if case.body == case.record.body else case.record.with_body(case.body)
-    return record.with_facts(**case.facts) if case.facts else record
+    record = case.record if case.content == case.record.content else case.record.with_content(case.content)
+    return record.with_metadata(**case.metadata) if case.metadata else record
 
 
-def least(settings: Settings) -> float:
+def min_score(config: TextFilterConfig) -> float:
     """The score below which a record is dropped."""
-    return settings.least
+    return config.min_score
 
 
-SPEC = Filtering(Settings, judge, least)
+SPEC = FilterSpec(TextFilterConfig, make_batch_filter, min_score)

@@ -7,34 +7,38 @@ ends where nothing repeats: a run of n words stood before only if its first n - 
 import numpy as np
 from numpy.typing import NDArray
 
-from provenlm.core.jit import compiled
-from provenlm.core.ngram_hashing import BASE, BYTES, WHITESPACE, Bytes, Hashes, mixed, words
+from provenlm.core.jit import jit
+from provenlm.core.ngram_hashing import BASE, BYTE_HASHES, IS_WHITESPACE, ByteArray, Hashes, hash_words, splitmix64
 
-LONG_WORD = 60  # characters; a longer word is a key, a digest or an encoded blob
-SHORT_LINE = 30  # characters; FineWeb, arXiv 2406.17557, section 3.4
-LONGEST = 10  # words of an n-gram
+LONG_WORD_LIMIT = 60  # characters; a longer word is a key, a digest or an encoded blob
+SHORT_LINE_LIMIT = 30  # characters; FineWeb, arXiv 2406.17557, section 3.4
+MAX_NGRAM = 10  # words of an n-gram
 STOP_WORDS = (b"the", b"be", b"to", b"of", b"and", b"that", b"have", b"with")  # Gopher, arXiv 2112.11446, appendix A.1
 
-Places = NDArray[np.int64]
-Numbers = NDArray[np.int32]
-Found = tuple[Hashes, Numbers, Hashes, Numbers, Hashes, Numbers]  # words, lines and paragraphs, each with its characters
-Scratch = tuple[
-    Hashes, Numbers, Numbers, Numbers, Numbers
+Int64Array = NDArray[np.int64]
+Int32Array = NDArray[np.int32]
+TextUnits = tuple[
+    Hashes, Int32Array, Hashes, Int32Array, Hashes, Int32Array
+]  # words, lines and paragraphs, each with its characters
+NgramScratch = tuple[
+    Hashes, Int32Array, Int32Array, Int32Array, Int32Array
 ]  # n-grams, their table, the first place of each, its count, what may repeat
 
-COUNTS = 20
-WORDS, SOLID, LETTERED, LONG, STOPS, ELLIPSES, REPLACEMENTS = range(7)
-LINES, SHORT, BULLETS, TRAILING, ENDED, LINE_CHARACTERS, LONGEST_LINE, SENTENCES = range(7, 15)
-LINES_AGAIN, LINE_CHARACTERS_AGAIN, PARAGRAPHS, PARAGRAPHS_AGAIN, PARAGRAPH_CHARACTERS_AGAIN = range(15, COUNTS)
+NUM_COUNTS = 20
+WORDS, NON_SPACE_CHARS, ALPHA_WORDS, LONG_WORD_CHARS, DISTINCT_STOP_WORDS, ELLIPSES, REPLACEMENT_CHARS = range(7)
+LINES, SHORT_LINES, BULLET_LINES, ELLIPSIS_LINES, PUNCT_LINES, LINE_CHARS, MAX_LINE_CHARS, SENTENCES = range(7, 15)
+DUP_LINES, DUP_LINE_CHARS, PARAGRAPHS, DUP_PARAS, DUP_PARA_CHARS = range(15, NUM_COUNTS)
 
-_BASE, _HIGH = np.uint64(BASE), np.uint64(20)
-_STOPS, _LONGEST_STOP = words(b" ".join(STOP_WORDS)), max(map(len, STOP_WORDS))
-_LETTER = np.isin(np.arange(256), [*range(65, 91), *range(97, 123), *range(128, 256)])
-_KIND = (WHITESPACE + 2 * _LETTER).astype(np.uint8)  # one look into one table says whether a byte is whitespace (1) or a letter (2)
+_BASE, _HASH_SHIFT = np.uint64(BASE), np.uint64(20)
+_STOP_WORD_HASHES, _MAX_STOP_WORD_BYTES = hash_words(b" ".join(STOP_WORDS)), max(map(len, STOP_WORDS))
+_IS_LETTER = np.isin(np.arange(256), [*range(65, 91), *range(97, 123), *range(128, 256)])
+_BYTE_CLASS = (IS_WHITESPACE + 2 * _IS_LETTER).astype(
+    np.uint8
+)  # one look into one table says whether a byte is whitespace (1) or a letter (2)
 
 
-@compiled
-def _room(count: int) -> int:
+@jit
+def _table_size(count: int) -> int:
     """The size of an open table for `count` keys."""
     size = 16
     while size < 2 * count:
@@ -42,104 +46,104 @@ def _room(count: int) -> int:
     return size
 
 
-@compiled
-def _slot(key: np.uint64, room: int) -> int:
-    return int(key >> _HIGH) & (room - 1)
+@jit
+def _slot(key: np.uint64, num_slots: int) -> int:
+    return int(key >> _HASH_SHIFT) & (num_slots - 1)
 
 
-@compiled
-def _place(table: Numbers, keys: Hashes, key: np.uint64, room: int) -> int:
+@jit
+def _find_slot(table: Int32Array, keys: Hashes, key: np.uint64, num_slots: int) -> int:
     """Where in the open `table` of places in `keys` (-1: free) `key` stands or belongs."""
-    slot = _slot(key, room)
+    slot = _slot(key, num_slots)
     while table[slot] >= 0 and keys[table[slot]] != key:
-        slot = (slot + 1) & (room - 1)
+        slot = (slot + 1) & (num_slots - 1)
     return slot
 
 
-@compiled
-def _again(keys: Hashes, sizes: Numbers, count: int, table: Numbers) -> tuple[int, int]:
+@jit
+def _count_duplicates(keys: Hashes, sizes: Int32Array, count: int, table: Int32Array) -> tuple[int, int]:
     """How many of the first `count` of `keys` stood before, and the sum of their `sizes`."""
-    room, again, characters = _room(count), 0, 0
-    table[:room] = -1
-    for place in range(count):
-        slot = _place(table, keys, keys[place], room)
+    num_slots, num_duplicates, num_chars = _table_size(count), 0, 0
+    table[:num_slots] = -1
+    for index in range(count):
+        slot = _find_slot(table, keys, keys[index], num_slots)
         if table[slot] < 0:
-            table[slot] = place
+            table[slot] = index
         else:
-            again += 1
-            characters += sizes[place]
-    return again, characters
+            num_duplicates += 1
+            num_chars += sizes[index]
+    return num_duplicates, num_chars
 
 
-@compiled
-def _pairs(hashes: Hashes, count: int, scratch: Scratch) -> int:
+@jit
+def _candidate_pairs(hashes: Hashes, count: int, scratch: NgramScratch) -> int:
     """Into `alive` the places of pairs of words that may stand twice, and few others: by marks, which are a table without keys."""
-    grams, marks, _, _, alive = scratch
-    room, many = _room(count), 0
-    marks[:room] = 0
-    for place in range(count - 1):
-        grams[place] = hashes[place] * _BASE + hashes[place + 1]
-        marks[_slot(grams[place], room)] += 1
-    for place in range(count - 1):
-        alive[many] = place
-        many += marks[_slot(grams[place], room)] > 1
-    return many
+    grams, marks, _, _, candidates = scratch
+    num_slots, num_candidates = _table_size(count), 0
+    marks[:num_slots] = 0
+    for position in range(count - 1):
+        grams[position] = hashes[position] * _BASE + hashes[position + 1]
+        marks[_slot(grams[position], num_slots)] += 1
+    for position in range(count - 1):
+        candidates[num_candidates] = position
+        num_candidates += marks[_slot(grams[position], num_slots)] > 1
+    return num_candidates
 
 
-@compiled
-def _ngrams(hashes: Hashes, lengths: Numbers, count: int, scratch: Scratch, found: Places) -> None:
+@jit
+def _count_ngrams(hashes: Hashes, lengths: Int32Array, count: int, scratch: NgramScratch, char_counts: Int64Array) -> None:
     """For n from 2 to LONGEST, `found[n]`: up to 4 the characters in the most frequent n-gram, from 5 on in n-grams that stood before.
 
     Of equally frequent ones the first counts. Words of overlapping n-grams count once (Gopher, arXiv 2112.11446, appendix A.1).
     """
-    grams, table, first, times, alive = scratch
-    many = _pairs(hashes, count, scratch)
-    for n in range(2, LONGEST + 1):
+    grams, table, first_position, frequency, candidates = scratch
+    num_candidates = _candidate_pairs(hashes, count, scratch)
+    for n in range(2, MAX_NGRAM + 1):
         if n > 2:
-            many = _followed(alive, many)
-        if many < 2:
+            num_candidates = _keep_adjacent(candidates, num_candidates)
+        if num_candidates < 2:
             return
-        room, covered = _room(many), 0
-        table[:room] = -1
-        for nth in range(many):
-            place = alive[nth]
+        num_slots, covered_until = _table_size(num_candidates), 0
+        table[:num_slots] = -1
+        for index in range(num_candidates):
+            position = candidates[index]
             if n > 2:
-                grams[place] = grams[place] * _BASE + hashes[place + n - 1]
-            slot = _place(table, grams, grams[place], room)
+                grams[position] = grams[position] * _BASE + hashes[position + n - 1]
+            slot = _find_slot(table, grams, grams[position], num_slots)
             if table[slot] < 0:
-                table[slot] = first[place] = place
-                times[place] = 1
+                table[slot] = first_position[position] = position
+                frequency[position] = 1
                 continue
-            first[place] = table[slot]
-            times[table[slot]] += 1
+            first_position[position] = table[slot]
+            frequency[table[slot]] += 1
             if n > 4:
-                for word in range(max(covered, place), place + n):
-                    found[n] += lengths[word]
-                covered = place + n
-        best, still = alive[0], 0
-        for nth in range(many):
-            place = alive[nth]
-            if first[place] == place and times[place] > times[best]:
-                best = place
-            alive[still] = place
-            still += times[first[place]] > 1
-        if n <= 4 and times[best] > 1:
-            found[n] = times[best] * lengths[best : best + n].sum()
-        many = still
+                for word in range(max(covered_until, position), position + n):
+                    char_counts[n] += lengths[word]
+                covered_until = position + n
+        best, num_repeated = candidates[0], 0
+        for index in range(num_candidates):
+            position = candidates[index]
+            if first_position[position] == position and frequency[position] > frequency[best]:
+                best = position
+            candidates[num_repeated] = position
+            num_repeated += frequency[first_position[position]] > 1
+        if n <= 4 and frequency[best] > 1:
+            char_counts[n] = frequency[best] * lengths[best : best + n].sum()
+        num_candidates = num_repeated
 
 
-@compiled
-def _followed(alive: Numbers, many: int) -> int:
+@jit
+def _keep_adjacent(candidates: Int32Array, num_candidates: int) -> int:
     """Keep of the places in `alive` those whose neighbour is there too: n words stand twice only if their first and last n - 1 do."""
-    kept = 0
-    for nth in range(many - 1):
-        alive[kept] = alive[nth]
-        kept += alive[nth + 1] == alive[nth] + 1
-    return kept
+    num_adjacent = 0
+    for index in range(num_candidates - 1):
+        candidates[num_adjacent] = candidates[index]
+        num_adjacent += candidates[index + 1] == candidates[index] + 1
+    return num_adjacent
 
 
-@compiled
-def _ends(data: Bytes, begin: int, end: int) -> bool:
+@jit
+def _ends_sentence(data: ByteArray, begin: int, end: int) -> bool:
     """Whether a sentence ends with the word from `begin` to `end`: . ? or !, or a quotation mark behind one."""
     last = data[end - 1]
     if (last == 34 or last == 39) and end - begin > 1:
@@ -147,133 +151,153 @@ def _ends(data: Bytes, begin: int, end: int) -> bool:
     return bool(last == 46 or last == 63 or last == 33)
 
 
-@compiled
-def _dots(data: Bytes, begin: int, end: int) -> bool:
+@jit
+def _ends_with_dots(data: ByteArray, begin: int, end: int) -> bool:
     """Whether three dots end the word."""
     return bool(end - begin > 2 and data[end - 1] == 46 and data[end - 2] == 46 and data[end - 3] == 46)
 
 
-@compiled
-def _sign(data: Bytes, begin: int, end: int, first: int, second: int) -> bool:
+@jit
+def _has_bytes_before(data: ByteArray, begin: int, end: int, first: int, second: int) -> bool:
     """Whether the word that begins at `begin` has those two bytes before `end`."""
     return bool(end - begin > 1 and data[end - 2] == first and data[end - 1] == second)
 
 
-@compiled
-def _bytes(data: Bytes, often: Places) -> None:
+@jit
+def _count_bytes(data: ByteArray, byte_counts: Int64Array) -> None:
     """How often each byte stands."""
     for byte in data:
-        often[byte] += 1
+        byte_counts[byte] += 1
 
 
-@compiled
-def _read(data: Bytes, found: Found, raw: Places) -> None:
+@jit
+def _scan_text(data: ByteArray, units: TextUnits, counts: Int64Array) -> None:
     """Words, lines and paragraphs of a text, and what is counted in them. The hash of a word is that of provenlm.core.ngram_hashing."""
-    words, lengths, lines, line_sizes, paragraphs, paragraph_sizes = found
-    count = line = paragraph = longest = seen = run = last_dot = lettered = solid = 0
-    begin, beyond, letters = -1, 0, np.uint8(0)  # of the word under way, -1: none; its continuation bytes
-    value, power = np.uint64(0), np.uint64(1)
-    inside = characters = inner = tail = first = (
+    words, lengths, lines, line_sizes, paragraphs, paragraph_sizes = units
+    num_words = num_lines = num_paragraphs = max_line_chars = stop_word_bits = dot_run = last_dot = num_alpha_words = num_chars = 0
+    word_start, continuation_bytes, word_classes = -1, 0, np.uint8(0)  # of the word under way, -1: none; its continuation bytes
+    word_hash, power = np.uint64(0), np.uint64(1)
+    line_words = line_chars = inner_sentences = last_word_end = first_word_start = (
         0  # of this line: words, characters, sentences before its last word; where that ends
     )
-    first_end = last = 0
-    ends = blank = True
-    key, gap, whole = np.uint64(0), np.uint64(0), np.uint64(0)
-    for place in range(len(data) + 1):
-        byte = data[place] if place < len(data) else np.uint8(10)
-        kind = _KIND[byte]
-        if not kind & 1:
-            if begin < 0:
-                begin, beyond, letters = place, 0, np.uint8(0)
-                value, power = np.uint64(0), np.uint64(1)
-            letters |= kind
-            value += BYTES[byte] * power
+    first_word_end = last_word_start = 0
+    ends_sentence = after_blank_line = True
+    line_hash, gap_hash, paragraph_hash = np.uint64(0), np.uint64(0), np.uint64(0)
+    for position in range(len(data) + 1):
+        byte = data[position] if position < len(data) else np.uint8(10)
+        byte_class = _BYTE_CLASS[byte]
+        if not byte_class & 1:
+            if word_start < 0:
+                word_start, continuation_bytes, word_classes = position, 0, np.uint8(0)
+                word_hash, power = np.uint64(0), np.uint64(1)
+            word_classes |= byte_class
+            word_hash += BYTE_HASHES[byte] * power
             power *= _BASE
             if byte == 46:
-                run = run + 1 if place == last_dot + 1 else 1
-                last_dot = place
-                raw[ELLIPSES] += run % 3 == 0
+                dot_run = dot_run + 1 if position == last_dot + 1 else 1
+                last_dot = position
+                counts[ELLIPSES] += dot_run % 3 == 0
             elif byte >= 128:
-                beyond += (byte & 0xC0) == 0x80
-                raw[ELLIPSES] += byte == 0xA6 and _sign(data, begin, place, 0xE2, 0x80)
-                raw[REPLACEMENTS] += byte == 0xBD and _sign(data, begin, place, 0xEF, 0xBF)
+                continuation_bytes += (byte & 0xC0) == 0x80
+                counts[ELLIPSES] += byte == 0xA6 and _has_bytes_before(data, word_start, position, 0xE2, 0x80)
+                counts[REPLACEMENT_CHARS] += byte == 0xBD and _has_bytes_before(data, word_start, position, 0xEF, 0xBF)
             continue
-        if begin >= 0:
-            size = place - begin
-            length = size - beyond
-            value = mixed(value + np.uint64(size))
-            words[count], lengths[count] = value, length
-            count += 1
-            solid += length
-            lettered += int(letters > 0)
-            if length > LONG_WORD:
-                raw[LONG] += length
-            if size <= _LONGEST_STOP:
-                for stop in range(len(_STOPS)):
-                    seen |= (_STOPS[stop] == value) << stop
-            if inside:
-                key = key * _BASE + gap
-                characters += begin - tail
-                inner += ends
+        if word_start >= 0:
+            word_bytes = position - word_start
+            word_chars = word_bytes - continuation_bytes
+            word_hash = splitmix64(word_hash + np.uint64(word_bytes))
+            words[num_words], lengths[num_words] = word_hash, word_chars
+            num_words += 1
+            num_chars += word_chars
+            num_alpha_words += int(word_classes > 0)
+            if word_chars > LONG_WORD_LIMIT:
+                counts[LONG_WORD_CHARS] += word_chars
+            if word_bytes <= _MAX_STOP_WORD_BYTES:
+                for stop in range(len(_STOP_WORD_HASHES)):
+                    stop_word_bits |= (_STOP_WORD_HASHES[stop] == word_hash) << stop
+            if line_words:
+                line_hash = line_hash * _BASE + gap_hash
+                line_chars += word_start - last_word_end
+                inner_sentences += ends_sentence
             else:
-                first, first_end, key, characters, inner = begin, place, np.uint64(0), 0, 0
-            key = key * _BASE + value
-            characters += length
-            inside += 1
-            ends = _ends(data, begin, place)
-            last, tail, gap, begin = begin, place, np.uint64(0), -1
+                first_word_start, first_word_end, line_hash, line_chars, inner_sentences = word_start, position, np.uint64(0), 0, 0
+            line_hash = line_hash * _BASE + word_hash
+            line_chars += word_chars
+            line_words += 1
+            ends_sentence = _ends_sentence(data, word_start, position)
+            last_word_start, last_word_end, gap_hash, word_start = word_start, position, np.uint64(0), -1
         if byte != 10:
-            gap = gap * np.uint64(257) + np.uint64(byte)
+            gap_hash = gap_hash * np.uint64(257) + np.uint64(byte)
             continue
-        if inside:
-            key = mixed(key)
-            lines[line], line_sizes[line] = key, characters
-            line += 1
-            dots = _dots(data, last, tail)
-            raw[LINE_CHARACTERS] += characters
-            longest = max(longest, characters)
-            raw[SHORT] += characters <= SHORT_LINE
-            raw[ENDED] += ends
-            raw[TRAILING] += dots or (data[tail - 1] == 0xA6 and _sign(data, last, tail - 1, 0xE2, 0x80))
-            bullet = first_end - first > 2 and data[first + 2] == 0xA2 and _sign(data, first, first + 2, 0xE2, 0x80)
-            raw[BULLETS] += bullet or data[first] == 45 or data[first] == 42
-            raw[SENTENCES] += inner + 1 if ends and inside >= 3 and not dots else 0
-            if blank:
-                paragraph, blank, whole = paragraph + 1, False, np.uint64(0)
-                paragraph_sizes[paragraph - 1] = 0
-            whole = mixed(whole * _BASE + key)
-            paragraphs[paragraph - 1] = whole
-            paragraph_sizes[paragraph - 1] += characters
+        if line_words:
+            line_hash = splitmix64(line_hash)
+            lines[num_lines], line_sizes[num_lines] = line_hash, line_chars
+            num_lines += 1
+            ends_with_dots = _ends_with_dots(data, last_word_start, last_word_end)
+            counts[LINE_CHARS] += line_chars
+            max_line_chars = max(max_line_chars, line_chars)
+            counts[SHORT_LINES] += line_chars <= SHORT_LINE_LIMIT
+            counts[PUNCT_LINES] += ends_sentence
+            counts[ELLIPSIS_LINES] += ends_with_dots or (
+                data[last_word_end - 1] == 0xA6 and _has_bytes_before(data, last_word_start, last_word_end - 1, 0xE2, 0x80)
+            )
+            is_bullet = (
+                first_word_end - first_word_start > 2
+                and data[first_word_start + 2] == 0xA2
+                and _has_bytes_before(data, first_word_start, first_word_start + 2, 0xE2, 0x80)
+            )
+            counts[BULLET_LINES] += is_bullet or data[first_word_start] == 45 or data[first_word_start] == 42
+            counts[SENTENCES] += inner_sentences + 1 if ends_sentence and line_words >= 3 and not ends_with_dots else 0
+            if after_blank_line:
+                num_paragraphs, after_blank_line, paragraph_hash = num_paragraphs + 1, False, np.uint64(0)
+                paragraph_sizes[num_paragraphs - 1] = 0
+            paragraph_hash = splitmix64(paragraph_hash * _BASE + line_hash)
+            paragraphs[num_paragraphs - 1] = paragraph_hash
+            paragraph_sizes[num_paragraphs - 1] += line_chars
         else:
-            blank = True
-        inside, gap = 0, np.uint64(0)
-    for stop in range(len(_STOPS)):
-        raw[STOPS] += seen >> stop & 1
-    raw[WORDS], raw[SOLID], raw[LETTERED], raw[LINES], raw[PARAGRAPHS] = count, solid, lettered, line, paragraph
-    raw[LONGEST_LINE] = longest
-
-
-@compiled
-def count(data: Bytes, offsets: Places, raw: Places, often: Places, grams: Places) -> None:
-    """For each of the texts between `offsets`: `raw` COUNTS, `often` each byte stands in it, and `grams` as `_ngrams` finds them."""
-    longest = 0
-    for text in range(len(offsets) - 1):
-        longest = max(longest, offsets[text + 1] - offsets[text])
-    room = longest // 2 + 1
-    found = (
-        np.empty(room, np.uint64),
-        np.empty(room, np.int32),
-        np.empty(room, np.uint64),
-        np.empty(room, np.int32),
-        np.empty(room, np.uint64),
-        np.empty(room, np.int32),
+            after_blank_line = True
+        line_words, gap_hash = 0, np.uint64(0)
+    for stop in range(len(_STOP_WORD_HASHES)):
+        counts[DISTINCT_STOP_WORDS] += stop_word_bits >> stop & 1
+    counts[WORDS], counts[NON_SPACE_CHARS], counts[ALPHA_WORDS], counts[LINES], counts[PARAGRAPHS] = (
+        num_words,
+        num_chars,
+        num_alpha_words,
+        num_lines,
+        num_paragraphs,
     )
-    table = np.empty(_room(room), np.int32)
-    scratch = (np.empty(room, np.uint64), table, np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.int32))
-    for text in range(len(offsets) - 1):
-        of = raw[text]
-        _bytes(data[offsets[text] : offsets[text + 1]], often[text])
-        _read(data[offsets[text] : offsets[text + 1]], found, of)
-        of[LINES_AGAIN], of[LINE_CHARACTERS_AGAIN] = _again(found[2], found[3], of[LINES], table)
-        of[PARAGRAPHS_AGAIN], of[PARAGRAPH_CHARACTERS_AGAIN] = _again(found[4], found[5], of[PARAGRAPHS], table)
-        _ngrams(found[0], found[1], of[WORDS], scratch, grams[text])
+    counts[MAX_LINE_CHARS] = max_line_chars
+
+
+@jit
+def compute_counts(
+    data: ByteArray, offsets: Int64Array, counts: Int64Array, byte_counts: Int64Array, ngram_chars: Int64Array
+) -> None:
+    """For each of the texts between `offsets`: `raw` COUNTS, `often` each byte stands in it, and `grams` as `_ngrams` finds them."""
+    max_bytes = 0
+    for index in range(len(offsets) - 1):
+        max_bytes = max(max_bytes, offsets[index + 1] - offsets[index])
+    capacity = max_bytes // 2 + 1
+    units = (
+        np.empty(capacity, np.uint64),
+        np.empty(capacity, np.int32),
+        np.empty(capacity, np.uint64),
+        np.empty(capacity, np.int32),
+        np.empty(capacity, np.uint64),
+        np.empty(capacity, np.int32),
+    )
+    table = np.empty(_table_size(capacity), np.int32)
+    scratch = (
+        np.empty(capacity, np.uint64),
+        table,
+        np.empty(capacity, np.int32),
+        np.empty(capacity, np.int32),
+        np.empty(capacity, np.int32),
+    )
+    for index in range(len(offsets) - 1):
+        text_counts = counts[index]
+        _count_bytes(data[offsets[index] : offsets[index + 1]], byte_counts[index])
+        _scan_text(data[offsets[index] : offsets[index + 1]], units, text_counts)
+        text_counts[DUP_LINES], text_counts[DUP_LINE_CHARS] = _count_duplicates(units[2], units[3], text_counts[LINES], table)
+        text_counts[DUP_PARAS], text_counts[DUP_PARA_CHARS] = _count_duplicates(units[4], units[5], text_counts[PARAGRAPHS], table)
+        _count_ngrams(units[0], units[1], text_counts[WORDS], scratch, ngram_chars[index])

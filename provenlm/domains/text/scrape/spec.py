@@ -8,119 +8,132 @@ from pathlib import Path
 from typing import Literal
 
 from provenlm.core import interfaces
-from provenlm.core.errors import UserError
-from provenlm.core.progress import Progress
-from provenlm.core.records import Fetch
+from provenlm.core.errors import ProvenlmError
+from provenlm.core.progress import ProgressReporter
+from provenlm.core.records import FetchResult
 from provenlm.scraping.crawl.crawler import crawl
-from provenlm.scraping.crawl.fetcher import Manners
-from provenlm.scraping.crawl.urls import Bounds, Site, canonical
+from provenlm.scraping.crawl.fetcher import CrawlPolicy
+from provenlm.scraping.crawl.urls import CrawlLimits, Seed, normalize_url
 from provenlm.scraping.extraction import topics as taxonomy
-from provenlm.scraping.extraction.reader import TEXT
+from provenlm.scraping.extraction.reader import TEXT_EXTRACTOR
 from provenlm.scraping.pydoc_site import site as pydoc_site
 from provenlm.scraping.sources import folder, git, tables, warc
 
 
 @dataclass(frozen=True)
-class Web:
+class WebSource:
     """Pages of web sites. A `feed`: what RSS or Atom feeds list, and went on listing from scrape to scrape."""
 
     kind: Literal["site", "feed"]
-    start: tuple[str, ...]
-    bounds: Bounds
-    licence: str | None  # of pages that name none themselves
+    start_urls: tuple[str, ...]
+    limits: CrawlLimits
+    license: str | None  # of pages that name none themselves
 
     def __post_init__(self) -> None:
-        if not self.start:
+        if not self.start_urls:
             raise ValueError("start: name at least one address, such as https://docs.python.org/3/ or pydoc:stdlib")
-        for start in self.start:
-            if canonical(_url(start)) is None:
-                raise ValueError(f"start: {start!r} is neither an http(s) address nor pydoc:NAME")
+        for url in self.start_urls:
+            if normalize_url(_resolve_start_url(url)) is None:
+                raise ValueError(f"start: {url!r} is neither an http(s) address nor pydoc:NAME")
 
 
 @dataclass(frozen=True)
-class Settings:
+class TextScrapeConfig:
     """Where text comes from, how to behave on the way, and by which domains to sort it."""
 
-    sources: tuple[Web | git.Git | folder.Folder | tables.Table | warc.Warc, ...]
-    manners: Manners
-    taxonomy: tuple[taxonomy.Domain, ...]
-    offline: bool  # ask nobody: read again what the last scrape kept, as when extraction was improved
+    sources: tuple[WebSource | git.GitSource | folder.FolderSource | tables.TableSource | warc.WarcSource, ...]
+    crawl_policy: CrawlPolicy
+    topics: tuple[taxonomy.Topic, ...]
+    from_cache: bool  # ask nobody: read again what the last scrape kept, as when extraction was improved
 
     def __post_init__(self) -> None:
         if not self.sources:
             raise ValueError("sources: name at least one")
-        starts = Counter(canonical(_url(start)) for web in self.web for start in web.start)
-        for start, count in starts.items():
+        url_counts = Counter(normalize_url(_resolve_start_url(url)) for source in self.web_sources for url in source.start_urls)
+        for url, count in url_counts.items():
             if count > 1:
-                raise ValueError(f"sources: {start} is named as a start {count} times")
-        if not self.manners.contact and not all(_embedded(start) for web in self.web for start in web.start):
+                raise ValueError(f"sources: {url} is named as a start {count} times")
+        if not self.crawl_policy.user_agent_contact and not all(
+            _is_pydoc(url) for source in self.web_sources for url in source.start_urls
+        ):
             raise ValueError("manners.contact: name an address at which the operator of a web site can reach you")
 
     @property
-    def web(self) -> list[Web]:
-        return [source for source in self.sources if isinstance(source, Web)]
+    def web_sources(self) -> list[WebSource]:
+        return [source for source in self.sources if isinstance(source, WebSource)]
 
 
-def fetch(settings: Settings, state: Path, progress: Progress) -> Iterator[Fetch]:
+def fetch_records(config: TextScrapeConfig, state: Path, progress: ProgressReporter) -> Iterator[FetchResult]:
     """What became of every address, file and row, source by source; all web sites are one crawl, in the place of the first of them."""
-    tag = taxonomy.tagger(settings.taxonomy)
-    seen: Counter[str] = Counter()
-    for found in _all(settings, state, progress):
-        seen[found.url] += 1
-        if seen[found.url] > 1:  # two sources have it: the first one's stands
-            yield replace(found, url=f"{found.url} ({seen[found.url]})", state="refused", reason="repeated", record=None)
-        elif found.record is not None and (domain := tag(found.record)):
-            yield replace(found, record=found.record.with_facts(domain=domain))
+    find_topic = taxonomy.make_tagger(config.topics)
+    url_counts: Counter[str] = Counter()
+    for result in _fetch_all(config, state, progress):
+        url_counts[result.url] += 1
+        if url_counts[result.url] > 1:  # two sources have it: the first one's stands
+            yield replace(
+                result, url=f"{result.url} ({url_counts[result.url]})", state="refused", drop_reason="repeated", record=None
+            )
+        elif result.record is not None and (topic := find_topic(result.record)):
+            yield replace(result, record=result.record.with_metadata(domain=topic))
         else:
-            yield found
+            yield result
 
 
-def _all(settings: Settings, state: Path, progress: Progress) -> Iterator[Fetch]:
-    limit, crawled = settings.manners.max_page_bytes, False
-    for place, source in enumerate(settings.sources):
-        if isinstance(source, Web):
-            yield from () if crawled else _crawled(settings, state, progress)
-            crawled = True
+def _fetch_all(config: TextScrapeConfig, state: Path, progress: ProgressReporter) -> Iterator[FetchResult]:
+    max_bytes, crawl_finished = config.crawl_policy.max_response_bytes, False
+    for index, source in enumerate(config.sources):
+        if isinstance(source, WebSource):
+            yield from () if crawl_finished else _crawl_web_sources(config, state, progress)
+            crawl_finished = True
             continue
         try:
-            for found in _local(source, state, limit, settings.offline):
-                progress.advance(note=found.url[-40:])
-                yield found
-        except UserError as error:
-            raise UserError(f"sources[{place}]: {error}") from None
+            for result in _fetch_local(source, state, max_bytes, config.from_cache):
+                progress.update(postfix=result.url[-40:])
+                yield result
+        except ProvenlmError as error:
+            raise ProvenlmError(f"sources[{index}]: {error}") from None
 
 
-def _local(source: git.Git | folder.Folder | tables.Table | warc.Warc, state: Path, limit: int, offline: bool) -> Iterator[Fetch]:
-    if isinstance(source, git.Git):
-        return git.fetch(source, state / "git", limit, offline)
-    if isinstance(source, folder.Folder):
-        return folder.fetch(source, limit)
-    return tables.fetch(source, limit) if isinstance(source, tables.Table) else warc.fetch(source, TEXT, limit)
+def _fetch_local(
+    source: git.GitSource | folder.FolderSource | tables.TableSource | warc.WarcSource,
+    state: Path,
+    max_bytes: int,
+    from_cache: bool,
+) -> Iterator[FetchResult]:
+    if isinstance(source, git.GitSource):
+        return git.fetch_git(source, state / "git", max_bytes, from_cache)
+    if isinstance(source, folder.FolderSource):
+        return folder.fetch_folder(source, max_bytes)
+    return (
+        tables.fetch_table(source, max_bytes)
+        if isinstance(source, tables.TableSource)
+        else warc.fetch_warc(source, TEXT_EXTRACTOR, max_bytes)
+    )
 
 
-def _crawled(settings: Settings, state: Path, progress: Progress) -> Iterator[Fetch]:
+def _crawl_web_sources(config: TextScrapeConfig, state: Path, progress: ProgressReporter) -> Iterator[FetchResult]:
     """The pages of all web sites and feeds."""
-    sites, licences = [], {}
-    for group, web in enumerate(settings.web):
-        for start in web.start:
-            sites.append(Site(start, canonical(_url(start)) or "", web.bounds, group, web.kind == "feed"))
-            licences[start] = web.licence
-    packages = [site.name.removeprefix(pydoc_site.SCHEME) for site in sites if _embedded(site.name)]
+    sites, license_by_site = [], {}
+    for group, source in enumerate(config.web_sources):
+        for url in source.start_urls:
+            sites.append(Seed(url, normalize_url(_resolve_start_url(url)) or "", source.limits, group, source.kind == "feed"))
+            license_by_site[url] = source.license
+    packages = [site.name.removeprefix(pydoc_site.SCHEME) for site in sites if _is_pydoc(site.name)]
     with ExitStack() as stack:
-        routes = {pydoc_site.HOST: stack.enter_context(pydoc_site.serve(packages))} if packages and not settings.offline else {}
-        for found in crawl(sites, settings.manners, TEXT, state, progress, routes, settings.offline):
-            licence = licences[found.record.facts["site"]] if found.record else None
-            if found.record and licence and "licence" not in found.record.facts:
-                found = replace(found, record=found.record.with_facts(licence=licence))
-            yield found
+        routes = {pydoc_site.HOST: stack.enter_context(pydoc_site.serve(packages))} if packages and not config.from_cache else {}
+        for result in crawl(sites, config.crawl_policy, TEXT_EXTRACTOR, state, progress, routes, config.from_cache):
+            license = license_by_site[result.record.metadata["site"]] if result.record else None
+            if result.record and license and "licence" not in result.record.metadata:
+                result = replace(result, record=result.record.with_metadata(licence=license))
+            yield result
 
 
-def _embedded(start: str) -> bool:
-    return start.startswith(pydoc_site.SCHEME)
+def _is_pydoc(url: str) -> bool:
+    return url.startswith(pydoc_site.SCHEME)
 
 
-def _url(start: str) -> str:
-    return pydoc_site.url_of(start) if _embedded(start) else start
+def _resolve_start_url(url: str) -> str:
+    return pydoc_site.start_url(url) if _is_pydoc(url) else url
 
 
-SPEC = interfaces.Scraping(Settings, fetch)
+SPEC = interfaces.ScrapeSpec(TextScrapeConfig, fetch_records)

@@ -13,100 +13,115 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from provenlm.models.common.layers.autocast import working_type
+from provenlm.models.common.layers.autocast import autocast_dtype
 
-PIECE = {"cpu": 1 << 22, "cuda": 1 << 27}  # logits held at a time, 16 MB and 512 MB in float32; more if they were fewer rows than D
+MAX_CHUNK_LOGITS = {
+    "cpu": 1 << 22,
+    "cuda": 1 << 27,
+}  # logits held at a time, 16 MB and 512 MB in float32; more if they were fewer rows than D
 
 
-def cross_entropy(states_ND: Tensor, head_VD: Tensor, targets_N: Tensor, ignore: int) -> Tensor:
+def cross_entropy(states_ND: Tensor, head_VD: Tensor, targets_N: Tensor, ignore_index: int) -> Tensor:
     """Mean over the targets that are not `ignore` of -log softmax(states · headᵀ)[target], in nats; float32 or wider.
 
     Products are taken in autocast's type where autocast is on, sums and the softmax never below float32.
     """
-    return smoothed_cross_entropy(states_ND, head_VD, targets_N, ignore, 0.0)[0]
+    return chunked_cross_entropy(states_ND, head_VD, targets_N, ignore_index, 0.0)[0]
 
 
-def smoothed_cross_entropy(
-    states_ND: Tensor, head_VD: Tensor, targets_N: Tensor, ignore: int, smoothing: float
+def chunked_cross_entropy(
+    states_ND: Tensor, head_VD: Tensor, targets_N: Tensor, ignore_index: int, label_smoothing: float
 ) -> tuple[Tensor, Tensor]:
     """(what to make small, the plain cross-entropy, which no gradient reaches); both are means as `cross_entropy` gives them.
 
     Of each target `smoothing` is spread evenly over the vocabulary (Szegedy et al. 2015, arXiv 1512.00567); with 0 the two are one.
     """
-    kind = states_ND.device.type
-    dtype = working_type(states_ND)
-    rows = max(head_VD.shape[1], PIECE.get(kind, PIECE["cpu"]) // head_VD.shape[0])
-    with torch.autocast(kind, enabled=False):
+    device_type = states_ND.device.type
+    dtype = autocast_dtype(states_ND)
+    chunk_size = max(head_VD.shape[1], MAX_CHUNK_LOGITS.get(device_type, MAX_CHUNK_LOGITS["cpu"]) // head_VD.shape[0])
+    with torch.autocast(device_type, enabled=False):
         states_ND, head_VD = states_ND.to(dtype), head_VD.to(dtype)
         if torch.is_grad_enabled():
-            both: tuple[Tensor, Tensor] = _InPieces.apply(states_ND, head_VD, targets_N, ignore, smoothing, rows)  # type: ignore[no-untyped-call]
-            return both
-        pieces = [_piece(logits_CV, targets_N[piece], ignore, smoothing) for piece, logits_CV in _logits(states_ND, head_VD, rows)]
-        count = (targets_N != ignore).sum()
-        return torch.stack([piece.loss for piece in pieces]).sum() / count, torch.stack(
-            [piece.nats for piece in pieces]
-        ).sum() / count
+            losses: tuple[Tensor, Tensor] = _ChunkedCrossEntropy.apply(
+                states_ND, head_VD, targets_N, ignore_index, label_smoothing, chunk_size
+            )  # type: ignore[no-untyped-call]
+            return losses
+        chunks = [
+            _chunk_loss(logits_CV, targets_N[chunk], ignore_index, label_smoothing)
+            for chunk, logits_CV in _iter_chunk_logits(states_ND, head_VD, chunk_size)
+        ]
+        num_targets = (targets_N != ignore_index).sum()
+        return torch.stack([chunk.loss for chunk in chunks]).sum() / num_targets, torch.stack(
+            [chunk.nats for chunk in chunks]
+        ).sum() / num_targets
 
 
-def _logits(states_ND: Tensor, head_VD: Tensor, rows: int) -> Iterator[tuple[slice, Tensor]]:
-    wide = torch.promote_types(states_ND.dtype, torch.float32)
-    for first in range(0, len(states_ND), rows):
-        piece = slice(first, first + rows)
-        yield piece, F.linear(states_ND[piece], head_VD).to(wide)
+def _iter_chunk_logits(states_ND: Tensor, head_VD: Tensor, chunk_size: int) -> Iterator[tuple[slice, Tensor]]:
+    accum_dtype = torch.promote_types(states_ND.dtype, torch.float32)
+    for start in range(0, len(states_ND), chunk_size):
+        chunk = slice(start, start + chunk_size)
+        yield chunk, F.linear(states_ND[chunk], head_VD).to(accum_dtype)
 
 
-class _Piece(NamedTuple):
+class _ChunkLoss(NamedTuple):
     """Sums over one piece; log softmax, in the memory of the logits; targets as a column, with 0 for targets that are ignored."""
 
     loss: Tensor
     nats: Tensor
-    chances_CV: Tensor
-    column_C1: Tensor
+    log_probs_CV: Tensor
+    target_C1: Tensor
 
 
-def _piece(logits_CV: Tensor, targets_C: Tensor, ignore: int, smoothing: float) -> _Piece:
-    ignored_C1 = (targets_C == ignore)[:, None]
-    column_C1 = targets_C[:, None].masked_fill(ignored_C1, 0)
-    chances_CV = torch.log_softmax(logits_CV, -1, out=logits_CV)
-    nats = loss = -chances_CV.gather(1, column_C1).masked_fill(ignored_C1, 0.0).sum()
-    if smoothing:
-        even = -chances_CV.mean(-1, keepdim=True).masked_fill(ignored_C1, 0.0).sum()
-        loss = (1 - smoothing) * nats + smoothing * even
-    return _Piece(loss, nats, chances_CV, column_C1)
+def _chunk_loss(logits_CV: Tensor, targets_C: Tensor, ignore_index: int, label_smoothing: float) -> _ChunkLoss:
+    ignored_C1 = (targets_C == ignore_index)[:, None]
+    target_C1 = targets_C[:, None].masked_fill(ignored_C1, 0)
+    log_probs_CV = torch.log_softmax(logits_CV, -1, out=logits_CV)
+    nats = loss = -log_probs_CV.gather(1, target_C1).masked_fill(ignored_C1, 0.0).sum()
+    if label_smoothing:
+        uniform = -log_probs_CV.mean(-1, keepdim=True).masked_fill(ignored_C1, 0.0).sum()
+        loss = (1 - label_smoothing) * nats + label_smoothing * uniform
+    return _ChunkLoss(loss, nats, log_probs_CV, target_C1)
 
 
-class _InPieces(torch.autograd.Function):
+class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, states_ND: Tensor, head_VD: Tensor, targets_N: Tensor, ignore: int, smoothing: float, rows: int
+        ctx: Any, states_ND: Tensor, head_VD: Tensor, targets_N: Tensor, ignore_index: int, label_smoothing: float, chunk_size: int
     ) -> tuple[Tensor, Tensor]:
-        wide = torch.promote_types(states_ND.dtype, torch.float32)
-        to_states_ND, to_head_VD = torch.empty_like(states_ND), torch.zeros_like(head_VD, dtype=wide)
-        count = (targets_N != ignore).sum()
-        total, plain = (torch.zeros((), dtype=wide, device=states_ND.device) for _ in range(2))
-        for piece, logits_CV in _logits(states_ND, head_VD, rows):
-            found = _piece(logits_CV, targets_N[piece], ignore, smoothing)
-            total += found.loss
-            plain += found.nats
-            slope_CV = found.chances_CV.exp_()
-            if smoothing:
-                slope_CV.sub_(smoothing / head_VD.shape[0])
-            slope_CV.scatter_add_(1, found.column_C1, slope_CV.new_full(found.column_C1.shape, smoothing - 1.0))
-            slope_CV.masked_fill_((targets_N[piece] == ignore)[:, None], 0.0)
-            narrow_CV = slope_CV.to(states_ND.dtype)
-            to_states_ND[piece] = narrow_CV @ head_VD
-            if wide == states_ND.dtype:
-                to_head_VD.addmm_(narrow_CV.T, states_ND[piece])
+        accum_dtype = torch.promote_types(states_ND.dtype, torch.float32)
+        grad_states_ND, grad_head_VD = torch.empty_like(states_ND), torch.zeros_like(head_VD, dtype=accum_dtype)
+        num_targets = (targets_N != ignore_index).sum()
+        total, plain = (torch.zeros((), dtype=accum_dtype, device=states_ND.device) for _ in range(2))
+        for chunk, logits_CV in _iter_chunk_logits(states_ND, head_VD, chunk_size):
+            result = _chunk_loss(logits_CV, targets_N[chunk], ignore_index, label_smoothing)
+            total += result.loss
+            plain += result.nats
+            grad_logits_CV = result.log_probs_CV.exp_()
+            if label_smoothing:
+                grad_logits_CV.sub_(label_smoothing / head_VD.shape[0])
+            grad_logits_CV.scatter_add_(1, result.target_C1, grad_logits_CV.new_full(result.target_C1.shape, label_smoothing - 1.0))
+            grad_logits_CV.masked_fill_((targets_N[chunk] == ignore_index)[:, None], 0.0)
+            grad_cast_CV = grad_logits_CV.to(states_ND.dtype)
+            grad_states_ND[chunk] = grad_cast_CV @ head_VD
+            if accum_dtype == states_ND.dtype:
+                grad_head_VD.addmm_(grad_cast_CV.T, states_ND[chunk])
             else:
-                to_head_VD += narrow_CV.T @ states_ND[piece]
-        ctx.save_for_backward(to_states_ND, to_head_VD, count)
-        mean, plain = total / count, plain / count
+                grad_head_VD += grad_cast_CV.T @ states_ND[chunk]
+        ctx.save_for_backward(grad_states_ND, grad_head_VD, num_targets)
+        mean, plain = total / num_targets, plain / num_targets
         ctx.mark_non_differentiable(plain)
         return mean, plain
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        to_states_ND, to_head_VD, count = ctx.saved_tensors
-        scale = gradients[0] / count
-        return (to_states_ND * scale).to(to_states_ND.dtype), (to_head_VD * scale).to(to_states_ND.dtype), None, None, None, None
+        grad_states_ND, grad_head_VD, num_targets = ctx.saved_tensors
+        scale = gradients[0] / num_targets
+        return (
+            (grad_states_ND * scale).to(grad_states_ND.dtype),
+            (grad_head_VD * scale).to(grad_states_ND.dtype),
+            None,
+            None,
+            None,
+            None,
+        )

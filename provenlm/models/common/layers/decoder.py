@@ -16,112 +16,127 @@ from torch.utils.checkpoint import checkpoint
 
 from provenlm.models.common.layers import rotary
 from provenlm.models.common.layers.attention import Attention
-from provenlm.models.common.layers.kv_cache import Cache
+from provenlm.models.common.layers.kv_cache import KVCache
 from provenlm.models.common.layers.moe_router import Routing
 from provenlm.models.common.layers.rms_norm import RMSNorm
-from provenlm.models.common.layers.rotary import Angles
+from provenlm.models.common.layers.rotary import RopeCache
 
-Norm = RMSNorm | nn.LayerNorm
+NormLayer = RMSNorm | nn.LayerNorm
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """One layer: what attention says is added to the state, then what the feed-forward half `mlp` says.
 
     `mlp(hidden_BTD)` gives what it says and, where it is a mixture of experts, its dispatch (else None).
     """
 
-    def __init__(self, before: Norm, attention: Attention, between: Norm, mlp: nn.Module, dropout: float) -> None:
+    def __init__(
+        self, input_layernorm: NormLayer, self_attn: Attention, post_attention_layernorm: NormLayer, mlp: nn.Module, dropout: float
+    ) -> None:
         super().__init__()
-        self.input_layernorm = before
-        self.self_attn = attention
-        self.post_attention_layernorm = between
+        self.input_layernorm = input_layernorm
+        self.self_attn = self_attn
+        self.post_attention_layernorm = post_attention_layernorm
         self.mlp = mlp
         self.dropout = dropout
 
     def forward(
-        self, hidden_BTD: Tensor, angles: Angles | None, seen_B1TS: Tensor | None, past: tuple[Cache, int] | None
+        self, hidden_BTD: Tensor, rope: RopeCache | None, attn_mask_B1TS: Tensor | None, cache_and_layer: tuple[KVCache, int] | None
     ) -> tuple[Tensor, Routing | None]:
-        hidden_BTD = hidden_BTD + self._dropped(self.self_attn(self.input_layernorm(hidden_BTD), angles, seen_B1TS, past))
-        said_BTD, routing = self.mlp(self.post_attention_layernorm(hidden_BTD))
-        return hidden_BTD + self._dropped(said_BTD), routing
+        hidden_BTD = hidden_BTD + self._apply_dropout(
+            self.self_attn(self.input_layernorm(hidden_BTD), rope, attn_mask_B1TS, cache_and_layer)
+        )
+        mlp_out_BTD, routing = self.mlp(self.post_attention_layernorm(hidden_BTD))
+        return hidden_BTD + self._apply_dropout(mlp_out_BTD), routing
 
-    def _dropped(self, said_BTD: Tensor) -> Tensor:
-        return F.dropout(said_BTD, self.dropout, self.training) if self.dropout else said_BTD
+    def _apply_dropout(self, out_BTD: Tensor) -> Tensor:
+        return F.dropout(out_BTD, self.dropout, self.training) if self.dropout else out_BTD
 
 
 class Decoder(nn.Module):
     """Embedding, blocks, norm and head. `rope_theta` None: positions are learned and added to the embedding of the tokens."""
 
     def __init__(
-        self, vocabulary: int, hidden: int, context: int, blocks: Iterable[Block], norm: Norm, tied: bool, rope_theta: float | None
+        self,
+        vocab_size: int,
+        hidden_size: int,
+        max_position_embeddings: int,
+        blocks: Iterable[TransformerBlock],
+        norm: NormLayer,
+        tie_word_embeddings: bool,
+        rope_theta: float | None,
     ) -> None:
         super().__init__()
-        self.context, self.rope_theta = context, rope_theta
-        self.embed_tokens = nn.Embedding(vocabulary, hidden)
-        self.embed_positions = nn.Embedding(context, hidden) if rope_theta is None else None
+        self.max_position_embeddings, self.rope_theta = max_position_embeddings, rope_theta
+        self.embed_tokens = nn.Embedding(vocab_size, hidden_size)
+        self.embed_positions = nn.Embedding(max_position_embeddings, hidden_size) if rope_theta is None else None
         self.layers = nn.ModuleList(blocks)
         self.norm = norm
-        self.lm_head = None if tied else nn.Linear(hidden, vocabulary, bias=False)
-        self.recompute: int | None = None  # so many blocks keep only their input, and are computed again in the backward pass
+        self.lm_head = None if tie_word_embeddings else nn.Linear(hidden_size, vocab_size, bias=False)
+        self.activation_checkpointing: int | None = (
+            None  # so many blocks keep only their input, and are computed again in the backward pass
+        )
 
     @property
-    def head(self) -> Tensor:
+    def lm_head_weight(self) -> Tensor:
         """The matrix (V, D) that turns states into logits: the embedding itself where the two are tied."""
         return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
-    def states(
-        self, tokens_BT: Tensor, cache: Cache | None = None, documents_BT: Tensor | None = None
+    def hidden_states(
+        self, tokens_BT: Tensor, cache: KVCache | None = None, documents_BT: Tensor | None = None
     ) -> tuple[Tensor, list[Routing]]:
         """The normed states before the head, and the dispatch of each layer that has experts.
 
         With `cache` the tokens stand at the positions that it was told of, and look at what it holds. With `documents_BT` (their
         numbers) a token looks at those of its document alone. ValueError beyond `context`.
         """
-        places = torch.arange(tokens_BT.shape[1], device=tokens_BT.device) if cache is None else cache.places_BT
-        length = tokens_BT.shape[1] if cache is None else cache.seen_B1TS.shape[-1]
-        if length > self.context:
-            raise ValueError(f"{length} positions asked of a net with a context of {self.context}")
-        hidden_BTD, angles = self._placed(self.embed_tokens(tokens_BT), places)
-        seen_B1TS = None if documents_BT is None else _within(documents_BT)
+        positions = torch.arange(tokens_BT.shape[1], device=tokens_BT.device) if cache is None else cache.positions_BT
+        num_positions = tokens_BT.shape[1] if cache is None else cache.attn_mask_B1TS.shape[-1]
+        if num_positions > self.max_position_embeddings:
+            raise ValueError(f"{num_positions} positions asked of a net with a context of {self.max_position_embeddings}")
+        hidden_BTD, rope = self._add_positions(self.embed_tokens(tokens_BT), positions)
+        attn_mask_B1TS = None if documents_BT is None else _document_mask(documents_BT)
         routings: list[Routing] = []
-        again = self.recompute if torch.is_grad_enabled() else None
-        size = again or len(self.layers)
-        for first in range(0, len(self.layers), size):
-            segment = partial(self._through, range(first, min(first + size, len(self.layers))), angles, seen_B1TS, cache)
-            found = checkpoint(segment, hidden_BTD, use_reentrant=False) if again else segment(hidden_BTD)
-            hidden_BTD, routings = found[0], routings + found[1]
+        blocks_per_checkpoint = self.activation_checkpointing if torch.is_grad_enabled() else None
+        segment_size = blocks_per_checkpoint or len(self.layers)
+        for start in range(0, len(self.layers), segment_size):
+            segment = partial(
+                self._run_layers, range(start, min(start + segment_size, len(self.layers))), rope, attn_mask_B1TS, cache
+            )
+            outputs = checkpoint(segment, hidden_BTD, use_reentrant=False) if blocks_per_checkpoint else segment(hidden_BTD)
+            hidden_BTD, routings = outputs[0], routings + outputs[1]
         return self.norm(hidden_BTD), routings
 
-    def _through(
-        self, layers: range, angles: Angles | None, seen_B1TS: Tensor | None, cache: Cache | None, hidden_BTD: Tensor
+    def _run_layers(
+        self, layers: range, rope: RopeCache | None, attn_mask_B1TS: Tensor | None, cache: KVCache | None, hidden_BTD: Tensor
     ) -> tuple[Tensor, list[Routing]]:
         routings = []
         for layer in layers:
-            past = None if cache is None else (cache, layer)
-            hidden_BTD, routing = self.layers[layer](hidden_BTD, angles, seen_B1TS, past)
+            cache_and_layer = None if cache is None else (cache, layer)
+            hidden_BTD, routing = self.layers[layer](hidden_BTD, rope, attn_mask_B1TS, cache_and_layer)
             if routing is not None:
                 routings.append(routing)
         return hidden_BTD, routings
 
-    def _placed(self, hidden_BTD: Tensor, places: Tensor) -> tuple[Tensor, Angles | None]:
+    def _add_positions(self, hidden_BTD: Tensor, positions: Tensor) -> tuple[Tensor, RopeCache | None]:
         """`places` are T positions of every row, or B × T: angles then have an axis for the heads."""
         if self.rope_theta is None:
             assert self.embed_positions is not None
-            return hidden_BTD + self.embed_positions(places), None
-        head: int = self.layers[0].self_attn.head  # type: ignore[union-attr,assignment]
-        return hidden_BTD, rotary.angles(places if places.ndim == 1 else places[:, None], head, self.rope_theta)
+            return hidden_BTD + self.embed_positions(positions), None
+        head_dim: int = self.layers[0].self_attn.head  # type: ignore[union-attr,assignment]
+        return hidden_BTD, rotary.rope_cos_sin(positions if positions.ndim == 1 else positions[:, None], head_dim, self.rope_theta)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
-        return F.linear(self.states(tokens_BT)[0], self.head)
+        return F.linear(self.hidden_states(tokens_BT)[0], self.lm_head_weight)
 
 
-def _within(documents_BT: Tensor) -> Tensor:
+def _document_mask(documents_BT: Tensor) -> Tensor:
     """seen_B1TT: what came before in the same document."""
     same_BTT = documents_BT[:, :, None] == documents_BT[:, None, :]
     return same_BTT.tril()[:, None]
 
 
-def initialise(model: Decoder) -> None:
+def init_weights(model: Decoder) -> None:
     """Draw every parameter anew: embeddings with deviation 0.02, matrices with 1/√(fan-in), from torch's current generator.
 
     What writes into the residual stream begins at zero (as in nanochat): every block is the identity at the first step.
@@ -129,26 +144,26 @@ def initialise(model: Decoder) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith(("o_proj.weight", "down_proj", "down_proj.weight", "bias")):
             nn.init.zeros_(parameter)
-        elif role_of(name) == "embedding":
+        elif param_group_of(name) == "embedding":
             nn.init.normal_(parameter, 0.0, 0.02)
         elif parameter.ndim > 1:
             nn.init.normal_(parameter, 0.0, parameter.shape[-1] ** -0.5)
 
 
-def role_of(name: str) -> Literal["embedding", "matrix", "rest"]:
+def param_group_of(name: str) -> Literal["embedding", "matrix", "rest"]:
     """Embeddings and head; the matrices of attention, feed-forward and experts; the rest, which is routers, norms and biases."""
     if name in ("embed_tokens.weight", "embed_positions.weight", "lm_head.weight"):
         return "embedding"
     return "matrix" if name.endswith(("_proj.weight", "_proj")) else "rest"
 
 
-def logits(model: nn.Module, tokens_BT: Tensor) -> Tensor:
+def next_token_logits(model: nn.Module, tokens_BT: Tensor) -> Tensor:
     """logits_BTV of the token after each position."""
     logits_BTV: Tensor = model(tokens_BT)
     return logits_BTV
 
 
-def continued(model: nn.Module, tokens_BT: Tensor, cache: Cache) -> Tensor:
+def logits_with_cache(model: nn.Module, tokens_BT: Tensor, cache: KVCache) -> Tensor:
     """logits_BTV after tokens that stand where `cache` was told, behind all that it has been shown before."""
     assert isinstance(model, Decoder)
-    return F.linear(model.states(tokens_BT, cache)[0], model.head)
+    return F.linear(model.hidden_states(tokens_BT, cache)[0], model.lm_head_weight)

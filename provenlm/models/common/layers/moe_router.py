@@ -16,7 +16,7 @@ from provenlm.models.common.layers import moe_experts as experts
 class Routing(NamedTuple):
     """One layer's dispatch. Each token's `weights_NK` add up to 1; `probabilities_NE` are before the choice."""
 
-    chosen_NK: Tensor
+    topk_ids_NK: Tensor
     weights_NK: Tensor
     probabilities_NE: Tensor
     logits_NE: Tensor
@@ -30,60 +30,62 @@ class Router(nn.Module):
     """
 
     bias_E: Tensor | None
-    load_E: Tensor | None
+    tokens_per_expert_E: Tensor | None
 
-    def __init__(self, hidden: int, experts: int, chosen: int, biased: bool) -> None:
+    def __init__(self, hidden_size: int, num_experts: int, top_k: int, use_expert_bias: bool) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(experts, hidden))
-        self.chosen = chosen
-        self.register_buffer("bias_E", torch.zeros(experts) if biased else None)
-        self.register_buffer("load_E", torch.zeros(experts) if biased else None, persistent=False)  # since the bias was moved
+        self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
+        self.top_k = top_k
+        self.register_buffer("bias_E", torch.zeros(num_experts) if use_expert_bias else None)
+        self.register_buffer(
+            "load_E", torch.zeros(num_experts) if use_expert_bias else None, persistent=False
+        )  # since the bias was moved
 
     def forward(self, states_ND: Tensor) -> Routing:
-        wide = torch.promote_types(states_ND.dtype, torch.float32)
+        accum_dtype = torch.promote_types(states_ND.dtype, torch.float32)
         with torch.autocast(states_ND.device.type, enabled=False):
-            logits_NE = F.linear(states_ND.to(wide), self.weight.to(wide))
+            logits_NE = F.linear(states_ND.to(accum_dtype), self.weight.to(accum_dtype))
         probabilities_NE = logits_NE.softmax(-1)
         if self.bias_E is None:
-            weights_NK, chosen_NK = probabilities_NE.topk(self.chosen, -1)
+            weights_NK, topk_ids_NK = probabilities_NE.topk(self.top_k, -1)
         else:
-            chosen_NK = (probabilities_NE + self.bias_E).topk(self.chosen, -1).indices
-            weights_NK = probabilities_NE.gather(-1, chosen_NK)
-        return Routing(chosen_NK, weights_NK / weights_NK.sum(-1, keepdim=True), probabilities_NE, logits_NE)
+            topk_ids_NK = (probabilities_NE + self.bias_E).topk(self.top_k, -1).indices
+            weights_NK = probabilities_NE.gather(-1, topk_ids_NK)
+        return Routing(topk_ids_NK, weights_NK / weights_NK.sum(-1, keepdim=True), probabilities_NE, logits_NE)
 
     @torch.no_grad()
-    def note(self, routing: Routing) -> None:
+    def accumulate_load(self, routing: Routing) -> None:
         """Remember how many rows each expert got."""
-        assert self.load_E is not None
-        self.load_E += experts.counts(routing.chosen_NK, self.load_E.numel())
+        assert self.tokens_per_expert_E is not None
+        self.tokens_per_expert_E += experts.count_tokens_per_expert(routing.topk_ids_NK, self.tokens_per_expert_E.numel())
 
     @torch.no_grad()
-    def rebalance(self, rate: float) -> None:
+    def update_expert_bias(self, rate: float) -> None:
         """Move the bias of each expert by `rate` towards an even load: up where it got fewer rows than the mean. Forget the rows.
 
         Where there are several processes, the load is that of all.
         """
-        assert self.bias_E is not None and self.load_E is not None
+        assert self.bias_E is not None and self.tokens_per_expert_E is not None
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(self.load_E)
-        self.bias_E += rate * torch.sign(self.load_E.mean() - self.load_E)
-        self.load_E.zero_()
+            torch.distributed.all_reduce(self.tokens_per_expert_E)
+        self.bias_E += rate * torch.sign(self.tokens_per_expert_E.mean() - self.tokens_per_expert_E)
+        self.tokens_per_expert_E.zero_()
 
 
-def balance_loss(routing: Routing) -> Tensor:
+def load_balancing_loss(routing: Routing) -> Tensor:
     """E · Σ_e f_e · P_e (Switch, arXiv 2101.03961, eq. 4): f_e from the dispatch that happened, P_e the mean probability.
 
     f counts each of a token's K experts, as Mixtral does: an even load gives K, all load on one expert E.
     """
-    n_experts = routing.probabilities_NE.shape[-1]
-    dispatched_E = experts.counts(routing.chosen_NK, n_experts) / routing.chosen_NK.shape[0]
-    return n_experts * (dispatched_E * routing.probabilities_NE.mean(0)).sum()
+    num_experts = routing.probabilities_NE.shape[-1]
+    dispatched_E = experts.count_tokens_per_expert(routing.topk_ids_NK, num_experts) / routing.topk_ids_NK.shape[0]
+    return num_experts * (dispatched_E * routing.probabilities_NE.mean(0)).sum()
 
 
-def joint_balance_loss(routings: Sequence[Routing]) -> Tensor:
+def global_load_balancing_loss(routings: Sequence[Routing]) -> Tensor:
     """The balance loss as Hugging Face's Mixtral has it: f and P are averaged over the layers before they are multiplied."""
-    joined = Routing(*(torch.cat(parts) for parts in zip(*routings, strict=True)))
-    return balance_loss(joined)
+    merged = Routing(*(torch.cat(parts) for parts in zip(*routings, strict=True)))
+    return load_balancing_loss(merged)
 
 
 def z_loss(routing: Routing) -> Tensor:

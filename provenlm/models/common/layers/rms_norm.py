@@ -8,9 +8,9 @@ from torch.nn import functional as F
 class RMSNorm(nn.Module):
     """Root mean square norm (arXiv 1910.07467); `eps` is added to the mean square."""
 
-    def __init__(self, hidden: int, eps: float) -> None:
+    def __init__(self, hidden_size: int, eps: float) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(hidden))
+        self.weight = nn.Parameter(torch.ones(hidden_size))
         self.eps = eps
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:

@@ -12,22 +12,22 @@ import torch
 from torch import Tensor
 
 
-class Angles(NamedTuple):
+class RopeCache(NamedTuple):
     """Cosine and sine by position, (…, T, H), in float32."""
 
     cos: Tensor
     sin: Tensor
 
 
-def angles(places: Tensor, head: int, theta: float) -> Angles:
+def rope_cos_sin(positions: Tensor, head_dim: int, theta: float) -> RopeCache:
     """Of the positions `places` (…, T), int64: pair i turns by position · theta^(-2i/head)."""
-    frequencies = theta ** -(torch.arange(0, head, 2, device=places.device, dtype=torch.float32) / head)
-    turns = (places.to(torch.float32)[..., None] * frequencies).repeat(*[1] * places.ndim, 2)
-    return Angles(turns.cos(), turns.sin())
+    frequencies = theta ** -(torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
+    angles = (positions.to(torch.float32)[..., None] * frequencies).repeat(*[1] * positions.ndim, 2)
+    return RopeCache(angles.cos(), angles.sin())
 
 
-def rotate(heads_BNTH: Tensor, angles: Angles) -> Tensor:
+def apply_rotary_emb(heads_BNTH: Tensor, rope: RopeCache) -> Tensor:
     """Turn every pair of components by its angle; lengths and the dtype stay."""
     first, second = heads_BNTH.chunk(2, -1)
-    turned_BNTH = torch.cat((-second, first), -1)
-    return (heads_BNTH * angles.cos + turned_BNTH * angles.sin).to(heads_BNTH.dtype)
+    rotated_BNTH = torch.cat((-second, first), -1)
+    return (heads_BNTH * rope.cos + rotated_BNTH * rope.sin).to(heads_BNTH.dtype)

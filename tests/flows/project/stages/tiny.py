@@ -14,7 +14,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from provenlm.core import records
-from provenlm.core.progress import progress, say
+from provenlm.core.progress import log_line, progress_bar
 
 READS = {"filter": "scraped", "dedupe": "filtered", "tokenize": "deduped"}
 WRITES = {"scrape": "scraped", "filter": "filtered", "dedupe": "deduped", "tokenize": "tokens"}
@@ -27,7 +27,7 @@ def main(stage: str, table: str, subject: str) -> None:
     if "steps" in section:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, frame: asked.append(number))
-    say(f"{stage} begins")
+    log_line(f"{stage} begins")
     if "meet" in section:
         meet(subject, section["meet"])
     if section.get("alone"):
@@ -41,9 +41,9 @@ def main(stage: str, table: str, subject: str) -> None:
     steps = walk(subject, section.get("steps", 0), section.get("pause", 0), asked)
     write(Path("reports/audits") / subject / f"{stage}.json", audit(stage, subject, steps))
     if stage == "scrape":
-        records.write(world(section), Path("data") / subject / WRITES[stage])
+        records.write_records(world(section), Path("data") / subject / WRITES[stage])
     elif stage in WRITES:
-        read = [(r.source, r.id) for r in records.read(Path("data") / subject / "scraped")] if stage == "filter" else []
+        read = [(r.source, r.id) for r in records.read_records(Path("data") / subject / "scraped")] if stage == "filter" else []
         write(Path("data") / subject / WRITES[stage] / "all.json", {**section, "read": read} if read else section)
     elif stage == "train":
         write(Path("models") / subject / "model.json", steps)
@@ -60,7 +60,7 @@ def main(stage: str, table: str, subject: str) -> None:
 def world(section: dict[str, str]) -> list[records.Record]:
     """The records of the file `world`, source to text; without one a single record."""
     pages = json.loads(Path(section["world"]).read_text()) if "world" in section else {"a": "A"}
-    return [records.Record.of(text.encode(), "text/plain", source) for source, text in sorted(pages.items())]
+    return [records.Record.from_content(text.encode(), "text/plain", source) for source, text in sorted(pages.items())]
 
 
 def meet(subject: str, other: str) -> None:
@@ -79,15 +79,15 @@ def walk(subject: str, steps: int, pause: float, asked: list[int]) -> int:
     kept = Path("models/.resume") / f"{subject}.json"
     begun = json.loads(kept.read_text()) if kept.exists() else 0
     if begun:
-        say(f"goes on at {begun}")
-    with progress("counting", "steps", steps) as bar:
+        log_line(f"goes on at {begun}")
+    with progress_bar("counting", "steps", steps) as bar:
         for step in range(begun, steps):
             time.sleep(pause)
-            bar.advance(note=f"at {step}")
+            bar.update(postfix=f"at {step}")
             if asked:
                 time.sleep(0.3)  # a checkpoint takes a while
                 write(kept, step + 1)
-                say(f"stopped at {step + 1}")
+                log_line(f"stopped at {step + 1}")
                 sys.exit(128 + asked[0])
     kept.unlink(missing_ok=True)
     return steps
