@@ -1,1 +1,1 @@
-"""WHEN: Prefect flows: order, schedule, retries, who is told. No arithmetic, no torch."""
+"""Define the Prefect flows: order, schedule, retries, concurrency and notifications."""

@@ -1,4 +1,4 @@
-"""Names of reports in; everything they rest on built, their verdicts and pages out: `python -m flows.build [NAME …]`."""
+"""Build reports and all stages they depend on: `python -m flows.build [NAME …]`."""
 
 import argparse
 import sys
@@ -7,25 +7,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from flows import dvc_runner, terminal
-from provenlm.core import config as parameters
+from provenlm.core.config import Params, load_params
 from provenlm.core.paths import ProjectPaths
 
 if TYPE_CHECKING:
     from flows.deployed_flows import BuildResult
 
 EXIT_NOT_PASSED = 2
+EXIT_CODES = (
+    "exit status: 0 built; 1 a stage failed or a setting is wrong; 2 a report did not pass and --require-pass was given; "
+    "130, 143 interrupted"
+)
 
 
 def main() -> int:
-    """Exit status 0: built; 1: a stage or a setting is wrong, said in one line; 2: see --require-pass; 130, 143: interrupted."""
+    """Build the named reports and return the exit status.
+
+    Exit status 0: built; 1: a stage failed or a setting is wrong (one line on standard error); 2: a report did not pass and
+    --require-pass was given; 130 or 143: interrupted.
+    """
     options = _make_parser().parse_args()
 
     def command() -> int:
-        layout = ProjectPaths(Path.cwd())
-        options.names = resolve_reports(options.names, parameters.load_params(layout.params_yaml))
+        paths = ProjectPaths(Path.cwd())
+        options.names = resolve_reports(options.names, load_params(paths.params_yaml))
         if options.dry_run:
             return _print_plan(options)
-        all_passed = _print_result(_run_build(options), options.names, layout)
+        all_passed = _print_result(_run_build(options), options.names, paths)
         return EXIT_NOT_PASSED if options.require_pass and not all_passed else 0
 
     return terminal.run_cli(command)
@@ -34,11 +42,11 @@ def main() -> int:
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m flows.build",
-        description="Build reports and everything they rest on, and print their verdicts. Without a name: the first report of params.yaml.",
-        epilog=main.__doc__,
+        description="Build reports and all stages they depend on, and print their verdicts. Default: the first report of params.yaml.",
+        epilog=EXIT_CODES,
     )
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="a report of params.yaml, or a recipe, which stands for its reports"
+        "names", nargs="*", metavar="NAME", help="report of params.yaml, or a recipe, which selects the reports that contain it"
     )
     parser.add_argument(
         "--set",
@@ -46,29 +54,37 @@ def _make_parser() -> argparse.ArgumentParser:
         default=[],
         dest="overrides",
         metavar="KEY=VALUE",
-        help="a value of params.yaml for this run alone, such as recipes.docs_moe.train.steps=200; it runs in a checkout of its own, "
-        "and `dvc exp show` lists the result",
+        help="override a value of params.yaml for this run only, such as recipes.docs_moe.train.max_steps=200; the run uses its own "
+        "git worktree and is saved as a DVC experiment (`dvc exp show`)",
     )
     parser.add_argument(
-        "--from",
+        "--start-at",
         choices=dvc_runner.STAGE_NAMES,
         default=dvc_runner.STAGE_NAMES[0],
-        dest="begin",
-        help="leave as it is what stands before",
+        help="first stage to consider; earlier stages are not checked or run",
     )
     parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="stages side by side; speeds measured so depend on their neighbours"
+        "--jobs", type=int, default=1, metavar="N", help="maximum number of parallel stages; more than 1 distorts measured speeds"
     )
     parser.add_argument(
-        "--trainings", type=int, default=1, metavar="N", help="trainings at once on this machine, if --jobs allows it"
+        "--max-parallel-train",
+        type=int,
+        default=1,
+        metavar="N",
+        help="maximum number of parallel train stages on this machine, within --jobs",
     )
-    parser.add_argument("--dry-run", action="store_true", help="only say which stages would run")
-    parser.add_argument("--require-pass", action="store_true", help=f"exit with {EXIT_NOT_PASSED} unless every verdict is PASS")
+    parser.add_argument("--dry-run", action="store_true", help="print which stages would run, and run none")
+    parser.add_argument(
+        "--require-pass", action="store_true", help=f"exit with status {EXIT_NOT_PASSED} unless every verdict is PASS"
+    )
     return parser
 
 
-def resolve_reports(names: Sequence[str], params: parameters.Params) -> list[str]:
-    """The reports that `names` mean, without names the first one. ProvenlmError for a name that is neither report nor recipe of one."""
+def resolve_reports(names: Sequence[str], params: Params) -> list[str]:
+    """Return the reports selected by report or recipe names; without names, the first report.
+
+    Raises ConfigError for a name that is neither a report nor a recipe of a report.
+    """
     reports = params.tables["reports"]
     if not names:
         return list(reports)[:1]
@@ -83,44 +99,44 @@ def resolve_reports(names: Sequence[str], params: parameters.Params) -> list[str
 
 def _run_build(options: argparse.Namespace) -> "BuildResult":
     wait_until_ready = terminal.connect_to_server()
-    from flows import deployed_flows  # Prefect reads its settings at import, and takes a second: that of the server's start
+    from flows import deployed_flows  # imported late: Prefect reads its settings at import, and importing overlaps the server start
 
     wait_until_ready()
     state = deployed_flows.build(
-        options.names, options.overrides, options.begin, options.jobs, options.trainings, return_state=True
+        options.names, options.overrides, options.start_at, options.jobs, options.max_parallel_train, return_state=True
     )
     return cast("BuildResult", state.result())
 
 
 def _print_plan(options: argparse.Namespace) -> int:
-    """A stage runs if it changed; one behind it may turn out to be unchanged when its turn comes."""
+    """Print which stages would run; a stage behind a changed one runs only if its inputs turn out to change."""
     from flows import worktrees
 
     root = worktrees.prepare_worktree(Path.cwd(), options.overrides)
     pending: set[str] = set()
-    for step in dvc_runner.plan_stages([f"report@{name}" for name in options.names], root, options.begin):
-        pending_dependencies = pending.intersection(step.dependencies)
-        if step.changed or pending_dependencies:
-            pending.add(step.address)
+    for stage in dvc_runner.plan_stages([f"report@{name}" for name in options.names], root, options.start_at):
+        pending_dependencies = pending.intersection(stage.dependencies)
+        if stage.changed or pending_dependencies:
+            pending.add(stage.address)
         print(
-            f"{step.address:<28} {'runs' if step.changed else 'runs if what it reads changes' if pending_dependencies else 'cached'}"
+            f"{stage.address:<28} {'runs' if stage.changed else 'runs if its inputs change' if pending_dependencies else 'cached'}"
         )
     return 0
 
 
-def _print_result(result: "BuildResult", report_names: Sequence[str], layout: ProjectPaths) -> bool:
-    """Print what was done, the verdicts as their stages computed them, and where their pages are; whether all are PASS."""
+def _print_result(result: "BuildResult", report_names: Sequence[str], paths: ProjectPaths) -> bool:
+    """Print stage results, verdicts and page paths; return whether every verdict is PASS."""
     print()
     for stage_result in result.stage_results:
-        print(f"{stage_result.stage:<28} {stage_result.status:<8} {stage_result.seconds:8.1f} s")
-    run_layout = ProjectPaths(result.root)
+        print(f"{stage_result.address:<28} {stage_result.status:<8} {stage_result.seconds:8.1f} s")
+    run_paths = ProjectPaths(result.root)
     statuses = {name: dvc_runner.report_status(name, result.root) for name in report_names}
     for name, status in statuses.items():
-        page_paths = " ".join(str(run_layout.report_file(name, ending).relative_to(layout.root)) for ending in ("md", "html"))
+        page_paths = " ".join(str(run_paths.report_file(name, ending).relative_to(paths.root)) for ending in ("md", "html"))
         print(f"\n{name}: {status}\n{page_paths}")
-    if result.root != layout.root:
-        tree = result.root.relative_to(layout.root)
-        print(f"\n`dvc exp apply {tree.name}` brings it here; `git worktree remove --force {tree}` frees its room")
+    if result.root != paths.root:
+        tree = result.root.relative_to(paths.root)
+        print(f"\napply it here with `dvc exp apply {tree.name}`; delete its worktree with `git worktree remove --force {tree}`")
     return set(statuses.values()) == {"PASS"}
 
 

@@ -1,4 +1,4 @@
-"""The flows that a person starts, from the terminal or from a form: their parameters are typed by what params.yaml names."""
+"""Define the flows that users start, with parameter types taken from params.yaml."""
 
 import logging
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from flows import server  # noqa: F401  before Prefect, which reads its settings at import
+from flows import server  # noqa: F401  imported before Prefect, which reads its settings at import
 
 # isort: split
 from prefect import flow, get_run_logger
@@ -19,11 +19,11 @@ from pydantic import Field
 from flows import dvc_runner, tasks, worktrees
 from flows.build import resolve_reports
 from flows.status_page import publish_status
-from provenlm.core import config as parameters
+from provenlm.core.config import load_params
 from provenlm.core.errors import ProvenlmError
 from provenlm.core.paths import ProjectPaths
 
-PARAMS = parameters.load_params(ProjectPaths(Path.cwd()).params_yaml)
+PARAMS = load_params(ProjectPaths(Path.cwd()).params_yaml)
 REPORTS = PARAMS.names("reports")
 
 if TYPE_CHECKING:
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
     StageName: TypeAlias = str
 else:
     StageName = Literal[dvc_runner.STAGE_NAMES]
-    # choices in the form, and a wrong name is refused before a run is made
+    # literals give the form its choices, and the API refuses a wrong name before it creates a run
     ReportName = Literal[tuple(REPORTS)]
     TargetName = Literal[tuple(dict.fromkeys([*REPORTS, *(recipe for report in REPORTS for recipe in PARAMS.recipes_of(report))]))]
 ParamOverride = Annotated[
-    str, Field(pattern=r"^(corpora|recipes|reports)\.[^=]+=.*$", examples=["recipes.ladder_memorise.train.steps=50"])
+    str, Field(pattern=r"^(corpora|recipes|reports)\.[^=]+=.*$", examples=["recipes.ladder_memorise.train.max_steps=50"])
 ]
 PositiveCount = Annotated[int, Field(ge=1)]
 
 
 def _keep_log_record(record: logging.LogRecord) -> bool:
-    """Not the stack trace that Prefect's engine logs of a mistake that the state of the run has told in one line."""
+    """Drop the stack trace that Prefect logs for an expected error; the state of the run already has its message."""
     return not (record.exc_info and isinstance(record.exc_info[1], ProvenlmError | dvc_runner.StageError))
 
 
@@ -52,7 +52,7 @@ for _logger_name in ("prefect.flow_runs", "prefect.engine"):
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What a build did, and the checkout in which it did it."""
+    """Hold the results of the stages of a build and the checkout it ran in."""
 
     stage_results: Sequence[tasks.StageResult]
     root: Path
@@ -76,14 +76,14 @@ def build(
     jobs: PositiveCount = 1,
     max_parallel_train: PositiveCount = 1,
 ) -> State[BuildResult]:
-    """From the world to the verdict: every stage that a report rests on, those that changed and no others.
+    """Run every changed stage that the reports depend on, from scraping to the verdict.
 
     Args:
-        names: what to build, with everything that it rests on; a recipe stands for its reports
-        overrides: values of params.yaml for this run alone, such as recipes.docs_moe.train.steps=200; params.yaml stays as it is
-        begin: the first stage to look at; what stands before it stays as it is, changed or not
-        jobs: stages side by side; more than 1 makes speeds that they measure depend on their neighbours
-        trainings: trainings at once on this machine, if jobs allows it
+        names: reports to build, or recipes, which select the reports that contain them
+        overrides: values of params.yaml for this run only, such as recipes.docs_moe.train.max_steps=200; the file is not changed
+        start_at: first stage to consider; earlier stages are not checked or run
+        jobs: maximum number of parallel stages; more than 1 distorts measured speeds
+        max_parallel_train: maximum number of parallel train stages on this machine, within jobs
     """
     home = Path.cwd()
     try:
@@ -94,11 +94,11 @@ def build(
             run_location(home, root, jobs, max_parallel_train),
         )
         if overrides:
-            worktrees.save_experiment(root, [stage_result.stage for stage_result in stage_results])
+            worktrees.save_experiment(root, [stage_result.address for stage_result in stage_results])
     except dvc_runner.StageCancelledError as error:
         return Cancelled(message=str(error), data=error)
     except (ProvenlmError, dvc_runner.StageError) as error:
-        return Failed(message=str(error), data=error)  # no stack trace: it is told in one line
+        return Failed(message=str(error), data=error)  # no stack trace: the message is one line
     for name in reports:
         publish_report(name, root)
     num_ran = sum(stage_result.status == "ran" for stage_result in stage_results)
@@ -107,33 +107,33 @@ def build(
 
 @flow(name="report", flow_run_name=_flow_run_name)
 def report(report: ReportName = REPORTS[0]) -> State[BuildResult]:
-    """Judge anew what was measured: the report alone, from the audits that lie there, with the bounds as they now are.
+    """Evaluate the checks of a report again, from the existing audits and the current params.yaml.
 
     Args:
-        report: which
+        report: report to evaluate
     """
-    state: State[BuildResult] = build.fn([report], begin="report")
+    state: State[BuildResult] = build.fn([report], start_at="report")
     return state
 
 
-@flow(name="health")
+@flow(name="status")
 def status() -> None:
-    """What runs, the last good versions and what comes next, as a page (an artifact of this run)."""
+    """Publish a page of running, finished and scheduled runs and the latest releases, as an artifact of this run."""
     publish_status()
 
 
 def run_location(home: Path, root: Path, jobs: int, max_parallel_train: int) -> tasks.RunLocation:
-    """Trainings of all checkouts of `home` share its locks."""
+    """Describe where stages run; train stages of all checkouts of `home` share its locks."""
     return tasks.RunLocation(root, jobs, [ProjectPaths(home).file_lock(f"train-{slot}") for slot in range(max_parallel_train)])
 
 
 def publish_report(name: str, root: Path) -> None:
-    """The page of report `name` as an artifact, and its verdict in the log."""
+    """Publish the page of report `name` as an artifact and log its verdict."""
     page_path = ProjectPaths(root).report_file(name, "md")
     text, verdict = (
         tasks.to_prefect_markdown(page_path.read_text(encoding="utf-8"), page_path.parent),
         dvc_runner.report_status(name, root),
     )
-    text += f"\n\nThe links to audits are in {page_path.relative_to(Path.cwd())}.\n"
+    text += f"\n\nLinks to the audits: {page_path.relative_to(Path.cwd())}.\n"
     create_markdown_artifact(text, tasks.artifact_key(f"page-{name}"), f"{name}: {verdict}")
     get_run_logger().info("%s: %s", name, verdict)

@@ -1,4 +1,4 @@
-"""What the server is told of the flows: deployments with schedules from params.yaml, who hears of failures, runs that a dead process left."""
+"""Register flows with the Prefect server: deployments, schedules, failure webhook, crashed runs."""
 
 import json
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
-from flows import server  # noqa: F401  before Prefect, which reads its settings at import
+from flows import server  # noqa: F401  imported before Prefect, which reads its settings at import
 
 # isort: split
 from prefect import Flow
@@ -27,7 +27,7 @@ from pydantic import SecretStr
 
 from flows.deployed_flows import REPORTS, build, report, status
 from flows.refresh_flow import load_refresh_config, refresh
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError
 
 FAILURE_WEBHOOK = "failures"
 FAILURE_PAYLOAD = (
@@ -36,7 +36,10 @@ FAILURE_PAYLOAD = (
 
 
 def build_deployments(pool: str | None) -> list[RunnerDeployment]:
-    """All flows, `refresh` with a schedule for each report that names one; run by a worker of `pool`, or by who serves."""
+    """Return deployments of all flows, for the workers of `pool` or, without one, for the serving process.
+
+    `refresh` gets a schedule for each report whose `schedule.cron` is set.
+    """
     refresh_configs = {name: refresh_config for name in REPORTS if (refresh_config := load_refresh_config(name)) is not None}
     schedules = [
         Cron(refresh_config.cron, timezone="UTC", parameters={"report": name}, slug=name)
@@ -44,15 +47,18 @@ def build_deployments(pool: str | None) -> list[RunnerDeployment]:
         if refresh_config.cron
     ]
     return [
-        _make_deployment(build, "by hand", {"names": REPORTS[:1]}, pool),
-        _make_deployment(report, "by hand", {"report": REPORTS[0]}, pool),
+        _make_deployment(build, "manual", {"names": REPORTS[:1]}, pool),
+        _make_deployment(report, "manual", {"report": REPORTS[0]}, pool),
         _make_deployment(refresh, "scheduled", {"report": next(iter(refresh_configs), REPORTS[0])}, pool, schedules),
-        _make_deployment(status, "by hand", {}, pool),
+        _make_deployment(status, "manual", {}, pool),
     ]
 
 
 class MountedStorage(LocalStorage):
-    """The folder in which a worker starts a run. Not told so, one in a container runs in a copy, and all it made ends with it."""
+    """Run in the folder in which the worker starts the run.
+
+    Without this storage a run in a container works in a copy of the folder, and its results are lost with the container.
+    """
 
     def to_pull_step(self) -> dict[str, Any]:
         return {"prefect.deployments.steps.set_working_directory": {"directory": "."}}
@@ -61,13 +67,13 @@ class MountedStorage(LocalStorage):
 def _make_deployment(
     flow: Flow[..., Any], tag: str, parameters: dict[str, Any], pool: str | None, schedules: Sequence[Schedule] = ()
 ) -> RunnerDeployment:
-    """A worker starts in the folder of this checkout; that of another machine has its own `working_dir`, in the settings of its pool."""
+    """Make a deployment whose worker starts in this checkout; set `working_dir` on the pool for other paths."""
     deployment = cast(
         RunnerDeployment,
         flow.to_deployment(
             flow.name,
             tags=[tag],
-            description=(flow.description or "").partition("Args:")[0].strip(),  # the form has the rest
+            description=(flow.description or "").partition("Args:")[0].strip(),  # the form shows the arguments
             parameters=parameters,
             schedules=list(schedules),
             work_pool_name=pool,
@@ -82,19 +88,18 @@ def _make_deployment(
 def apply_deployments(
     client: SyncPrefectClient, deployments: Sequence[RunnerDeployment], pool: str, template: Path | None = None
 ) -> None:
-    """Name `made` to the workers of `pool`, which is made if it is not there: as `template` says, or to start a process for each run.
+    """Register deployments with a work pool and create the pool if it does not exist.
 
-    ProvenlmError if `template` is no template, or one of another type than the pool has.
+    `template` is a JSON job template named after its pool type; without it the pool starts a process for each run.
+    Raises ConfigError if the template is not valid or its type differs from the type of the pool.
     """
     job_template = _read_job_template(template) if template else {}
     pool_type = template.stem if template else "process"
-    pool_types = {pool_types.name: pool_types.type for pool_types in client.read_work_pools()}
+    pool_types = {work_pool.name: work_pool.type for work_pool in client.read_work_pools()}
     if pool not in pool_types:
         client.create_work_pool(WorkPoolCreate(name=pool, type=pool_type, base_job_template=job_template))
     elif template and pool_types[pool] != pool_type:
-        raise ProvenlmError(
-            f"--template {template}: the pool {pool} is of type {pool_types[pool]}, not {pool_type}; name another pool"
-        )
+        raise ConfigError(f"--template {template}: type must be {pool_types[pool]}, the type of pool {pool}, got {pool_type}")
     elif template:
         client.update_work_pool(pool, WorkPoolUpdate(base_job_template=job_template))
     replace_deployments(client, deployments)
@@ -106,16 +111,16 @@ def _read_job_template(template: Path) -> dict[str, Any]:
     try:
         job_template = json.loads(template.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ProvenlmError(f"--template {template}: {error}") from None
+        raise ConfigError(f"--template {template}: {error}") from None
     if not isinstance(job_template, dict) or job_template.keys() != {"job_configuration", "variables"}:
-        raise ProvenlmError(f"--template {template}: job_configuration and variables make a template, and nothing else")
+        raise ConfigError(f"--template {template}: keys must be job_configuration and variables")
     return job_template
 
 
 def replace_deployments(client: SyncPrefectClient, deployments: Sequence[RunnerDeployment]) -> None:
-    """Forget deployments by the names of `made` that others run: a pool's, if they are to be served from here, or else what is served.
+    """Delete existing deployments with the same names that another runner owns.
 
-    Prefect leaves to the workers of a pool what was named to it once, and who serves a deployment goes on to run it by its id.
+    Otherwise both the serving process and the workers of a pool would pick up the same runs.
     """
     uses_pool = {deployment.name: deployment.work_pool_name is not None for deployment in deployments}
     for existing in client.read_deployments():
@@ -124,7 +129,7 @@ def replace_deployments(client: SyncPrefectClient, deployments: Sequence[RunnerD
 
 
 def mark_crashed_runs(client: SyncPrefectClient) -> Sequence[str]:
-    """Runs that were going on when the process that served them ended, by name: they become Crashed. To be called before serving."""
+    """Set unfinished runs of an earlier serving process to Crashed and return their names; call before serving."""
     unfinished_states = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
     served_ids = {deployment.id for deployment in client.read_deployments() if deployment.work_pool_name is None}
     runs = [
@@ -133,12 +138,12 @@ def mark_crashed_runs(client: SyncPrefectClient) -> Sequence[str]:
         if run.deployment_id in served_ids
     ]
     for run in runs:
-        client.set_flow_run_state(run.id, Crashed(message="the process that served it ended; run it again, it goes on"), force=True)
+        client.set_flow_run_state(run.id, Crashed(message="the serving process ended; start the run again to resume"), force=True)
     return [run.name for run in runs]
 
 
 def add_failure_webhook(url: str) -> None:
-    """An automation of Prefect that posts a line of JSON to `address` whenever a run fails or crashes."""
+    """Create a Prefect automation that posts a line of JSON to `url` when a run fails or crashes."""
     block = Webhook(method="POST", url=SecretStr(url), allow_private_urls=True).save(FAILURE_WEBHOOK, overwrite=True)
     trigger = EventTrigger(
         expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},

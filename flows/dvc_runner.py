@@ -1,7 +1,7 @@
-"""What DVC would do, stage by stage, and one stage done by it: its lines, and whether it ran or was up to date.
+"""Plan stages with DVC, and run one stage at a time through `dvc repro`.
 
-Run as `python -m flows.dvc_runner STAGE …` this file prints the plan as JSON. That is a process of its own because DVC resolves names
-against the working folder of the process, and holds locks in the name of the process.
+Run as `python -m flows.dvc_runner TARGET …`, this file prints the plan as JSON. It runs in a separate process because DVC resolves
+names against the working folder of the process and holds its locks per process.
 """
 
 import fcntl
@@ -19,23 +19,15 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from flows import process_groups
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError, ProvenlmError
 from provenlm.core.paths import ProjectPaths
 from provenlm.core.progress import PROGRESS_PREFIX
 
-DVC_COMMAND = [sys.executable, "-m", "dvc", "--wait-for-lock"]  # without waiting, two runs side by side fail now and then
-STAGE_NAMES = (
-    "scrape",
-    "filter",
-    "dedupe",
-    "tokenize",
-    "train",
-    "validate",
-    "report",
-)  # in the order in which they build on each other
+DVC_COMMAND = [sys.executable, "-m", "dvc", "--wait-for-lock"]  # without it, parallel runs fail sporadically
+STAGE_NAMES = ("scrape", "filter", "dedupe", "tokenize", "train", "validate", "report")  # in the order of their dependencies
 LOCK_SECONDS = 0.2
 
-StageStatus = Literal["ran", "cached", "restored"]  # restored: made before and kept, so what reads it may have to be made anew
+StageStatus = Literal["ran", "cached", "restored"]  # restored from the DVC cache: stages that read it may have to run
 LineListener = Callable[[str], None]
 
 _CACHED = re.compile(r"Stage '.+' didn't change, skipping")
@@ -43,7 +35,7 @@ _RESTORED = re.compile(r"Stage '.+' is cached - skipping run")
 _DVC_NOISE = re.compile(
     r"Running stage '|> python |(Updating|Generating) lock file|Use `dvc push`|To track the changes|To enable auto staging"
     r"|\s+(git add|dvc config core\.autostage)|Data and pipelines are up to date"
-    r"|(.+: line \d+:\s+\d+ )?(Terminated|Killed)(\s|$)"  # what some shells say of a command that a signal ended
+    r"|(.+: line \d+:\s+\d+ )?(Terminated|Killed)(\s|$)"  # what some shells print about a command that a signal ended
 )
 _FAILED = re.compile(r"ERROR: failed to reproduce '[^']*': ")
 _BUSY = re.compile(r"is busy|Unable to acquire lock")
@@ -53,82 +45,85 @@ _EXITED = re.compile(r"failed to run: .*, exited with (-?\d+)")
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """One stage of a plan, `stage` being its DVC address (`train@docs_moe`), and the stages of the plan that it reads from."""
+    """Describe a stage of a plan: its DVC address such as `train@docs_moe` and the stages of the plan it depends on."""
 
     address: str
     dependencies: tuple[str, ...]
     changed: bool
-    force: bool = False  # run it even if nothing changed, as only a scrape may: the world is no dependency that DVC knows
+    force: bool = False  # run it even if unchanged; for scrape, whose sources are no dependencies that DVC knows
 
     @property
-    def stage_name(self) -> str:
+    def name(self) -> str:
+        """Return the part before the @: the name of the stage."""
         return self.address.partition("@")[0]
 
     @property
     def subject(self) -> str:
+        """Return the part after the @: the corpus, recipe or report."""
         return self.address.partition("@")[2]
 
 
-class StageError(Exception):
-    """A stage that did not get done; the message is one line: stage, reason, log."""
+class StageError(ProvenlmError):
+    """Report a stage that failed; the message is one line: stage, reason, log."""
 
 
 class StageCancelledError(StageError):
-    """A stage that was asked to stop, or was not begun because others were."""
+    """Report a stage that was cancelled, or not started because the run was cancelled."""
 
 
 def dvc_environment() -> dict[str, str]:
-    """That of a DVC process: `python` in a stage's command must be this one, and its lines must come as they are said."""
+    """Return the environment of a DVC process: `python` must be this interpreter and its output unbuffered."""
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 
 
 def plan_stages(targets: Sequence[str], root: Path, start_at: str = STAGE_NAMES[0]) -> list[PlannedStage]:
-    """The stages that `targets` rest on, from those of the kind `begin` on, in DVC's order.
+    """Return the stages that the targets depend on, in DVC's order, without those before `start_at`.
 
-    ProvenlmError in DVC's words if dvc.yaml or params.yaml cannot be resolved.
+    Raises ConfigError with DVC's message if dvc.yaml or params.yaml cannot be resolved.
     """
     command = [sys.executable, "-m", "flows.dvc_runner", *targets]
     with process_groups.managed_process(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         out, err = process.communicate()
     if process.returncode:
-        raise ProvenlmError(f"dvc.yaml: {' '.join(err.strip().splitlines()[-1:]) or 'DVC could not read it'}")
-    steps = [PlannedStage(row["stage"], tuple(row["needs"]), row["changed"]) for row in json.loads(out)]
-    selected = {step.address: step for step in steps if STAGE_NAMES.index(step.stage_name) >= STAGE_NAMES.index(start_at)}
+        raise ConfigError(f"dvc.yaml: {' '.join(err.strip().splitlines()[-1:]) or 'DVC could not read it'}")
+    stages = [PlannedStage(row["address"], tuple(row["dependencies"]), row["changed"]) for row in json.loads(out)]
+    selected = {stage.address: stage for stage in stages if STAGE_NAMES.index(stage.name) >= STAGE_NAMES.index(start_at)}
     return [
-        replace(step, dependencies=tuple(dependency for dependency in step.dependencies if dependency in selected))
-        for step in selected.values()
+        replace(stage, dependencies=tuple(dependency for dependency in stage.dependencies if dependency in selected))
+        for stage in selected.values()
     ]
 
 
 def report_status(report: str, root: Path) -> str:
-    """The verdict of `report` as its stage computed it."""
+    """Return the verdict that the report stage computed."""
     return str(json.loads(ProjectPaths(root).report_file(report, "json").read_text(encoding="utf-8"))["status"])
 
 
 def reproduce(
-    step: PlannedStage,
+    stage: PlannedStage,
     root: Path,
     listen: LineListener,
     processes: process_groups.ProcessSet | None = None,
-    slots: Sequence[Path] = (),
+    train_locks: Sequence[Path] = (),
 ) -> StageStatus:
-    """Let DVC reproduce one stage, telling `listen` each line that the stage says. StageError names stage, reason and log.
+    """Reproduce one stage with DVC and pass each output line of the stage to `listen`.
 
-    Two runs of one subject wait for each other, and a training takes one of `slots`, which several checkouts may share. If `crew` is
-    ended meanwhile, the stage was asked to stop and has had its time for a checkpoint; then this raises StoppedError.
+    Runs of the same subject wait for each other, and a train stage takes one of `train_locks`, which several checkouts may share.
+    Raises StageError with stage, reason and log; StageCancelledError if `processes` was terminated, after the stage had time to save a
+    checkpoint.
     """
-    layout, processes = ProjectPaths(root), processes or process_groups.ProcessSet()
+    paths, processes = ProjectPaths(root), processes or process_groups.ProcessSet()
     has_waited = False
     with ExitStack() as stack:
-        for lock_files in ([layout.file_lock(step.subject)], slots if step.stage_name == "train" else []):
+        for lock_files in ([paths.file_lock(stage.subject)], train_locks if stage.name == "train" else []):
             stack.enter_context(
-                exclusive_lock(lock_files, lambda: listen("waiting for another run of the same kind"), processes.terminated)
+                exclusive_lock(lock_files, lambda: listen("waiting for another run of the same stage"), processes.terminated)
             )
         while not processes.terminated.is_set():
             output = _DvcOutput(listen)
-            with _log(layout.stage_log(step.address)) as log:
+            with _log(paths.stage_log(stage.address)) as log:
                 returncode = _run_dvc(
-                    [*DVC_COMMAND, "repro", "--single-item", *(["--force"] if step.force else []), step.address],
+                    [*DVC_COMMAND, "repro", "--single-item", *(["--force"] if stage.force else []), stage.address],
                     root,
                     output,
                     log,
@@ -138,20 +133,20 @@ def reproduce(
                 return output.status
             if processes.terminated.is_set():
                 break
-            reason = output.failure_reason().removeprefix(f"{step.address}: ")
+            reason = output.failure_reason().removeprefix(f"{stage.address}: ")
             if not _BUSY.search(reason):
-                raise StageError(f"{step.address}: {reason}; log: {layout.stage_log(step.address).relative_to(root)}")
+                raise StageError(f"{stage.address}: {reason}; log: {paths.stage_log(stage.address).relative_to(root)}")
             if not has_waited:
-                listen(f"waiting for another DVC: {reason}")
+                listen(f"waiting for another DVC process: {reason}")
             has_waited = True
             _wait_until_free(root / ".dvc/tmp/rwlock", processes.terminated)
-    raise StageCancelledError(f"{step.address}: stopped; the next run goes on from here")
+    raise StageCancelledError(f"{stage.address}: stopped; the next run resumes from here")
 
 
 def _wait_until_free(rwlock_path: Path, cancelled: threading.Event) -> None:
-    """Wait until `held`, where DVC notes who works on which paths, is written anew, or one of those who live there now is gone.
+    """Wait until DVC's rwlock file changes or a process that it names has ended.
 
-    Asking DVC again and again would take the lock that the other one needs when its stage ends; it would fail if nobody told it to wait.
+    Polling DVC itself would take the lock that the other DVC process needs at the end of its stage, so that its run would fail.
     """
 
     def read_lock() -> str:
@@ -167,9 +162,9 @@ def _wait_until_free(rwlock_path: Path, cancelled: threading.Event) -> None:
 def exclusive_lock(
     lock_files: Sequence[Path], on_wait: Callable[[], None], cancelled: threading.Event | None = None
 ) -> Iterator[None]:
-    """Hold one of the lock files `files`, if there are any; `wait` is called once if other processes have them all.
+    """Hold one of the lock files, if there are any; call `on_wait` once if other processes hold all of them.
 
-    The kernel frees it however we die. StoppedError if `ended` is set before one is free.
+    The kernel releases the lock however this process ends. Raises StageCancelledError if `cancelled` is set before a lock is free.
     """
     cancelled, has_waited = cancelled or threading.Event(), False
     while lock_files:
@@ -199,7 +194,7 @@ def _log(path: Path) -> Iterator[IO[str]]:
 
 @dataclass
 class _DvcOutput:
-    """What came out of `dvc repro`, told apart: the stage's lines, DVC's chatter, DVC's word at the end on why it failed."""
+    """Separate the output of `dvc repro` into lines of the stage, DVC messages and DVC's final error."""
 
     listen: LineListener
     last_line: str = ""
@@ -207,6 +202,7 @@ class _DvcOutput:
     status: StageStatus = "ran"
 
     def add_line(self, line: str) -> None:
+        """Classify one line of output and pass lines of the stage to the listener."""
         if self.dvc_error or _FAILED.match(line):
             self.dvc_error = f"{self.dvc_error} {_FAILED.sub('', line).strip()}".lstrip()
         elif _CACHED.match(line):
@@ -218,19 +214,19 @@ class _DvcOutput:
             self.listen(line)
 
     def failure_reason(self) -> str:
-        """Why it failed, in one line: the last that the stage said if it was the stage that failed, else what DVC said."""
+        """Return the last line of the stage if the stage failed, otherwise DVC's error."""
         exit_match = _EXITED.search(self.dvc_error)
         if exit_match and exit_match[1] in ("-9", "137"):
-            return "killed by signal 9; was there enough memory?"
+            return "killed by signal 9; out of memory?"
         return (
             self.last_line
             if self.last_line and (exit_match or not self.dvc_error)
-            else self.dvc_error or "DVC ended without a word"
+            else self.dvc_error or "DVC failed without a message"
         )
 
 
 def _run_dvc(command: list[str], root: Path, output: _DvcOutput, log: IO[str], processes: process_groups.ProcessSet) -> int:
-    """Run `command` to its exit status. What a stage says while it is being stopped is heard too, but for a stack trace."""
+    """Run a command and return its exit status; while it is being stopped, drop the stack trace of the stage."""
     try:
         with processes.managed_process(
             command, cwd=root, environment=dvc_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -255,15 +251,19 @@ def _collect_plan(targets: Sequence[str]) -> list[dict[str, Any]]:
     def changed(stage: Any) -> bool:
         try:
             return bool(stage.status())
-        except LockError:  # another run is at it: DVC will decide when its turn comes
+        except LockError:  # another run holds the lock; DVC decides when this stage runs
             return True
 
     with Repo(_wait_for_lock=True) as repo, repo.lock:
         graph = get_active_graph(repo.index.graph)
-        steps = plan_repro(graph, collect_stages(repo, targets))
+        stages = plan_repro(graph, collect_stages(repo, targets))
         return [
-            {"stage": step.addressing, "needs": [n.addressing for n in graph.successors(step)], "changed": changed(step)}
-            for step in steps
+            {
+                "address": stage.addressing,
+                "dependencies": [dependency.addressing for dependency in graph.successors(stage)],
+                "changed": changed(stage),
+            }
+            for stage in stages
         ]
 
 

@@ -1,7 +1,8 @@
-"""Commands in, process groups out that end in order: on an interrupt by us, on our sudden death by a keeper that outlives us.
+"""Start commands in their own process groups and end them, even if this process is killed.
 
-Run as a script this file is the keeper: `+GROUP` and `-GROUP` lines on standard input, and at its end every group still listed is
-ended. A pipe closes however its writer dies, so no help is needed from the kernel or from the stages, and it works on macOS too.
+Run as a script, this file is the reaper: it reads `+GROUP` and `-GROUP` lines from standard input, and when the input ends it
+terminates every group that is still registered. A pipe closes however its writer dies, so neither kernel features nor the
+cooperation of the stages are needed, and it works on macOS too.
 """
 
 import functools
@@ -20,9 +21,9 @@ SHUTDOWN_SIGNALS = ((signal.SIGINT, 20.0), (signal.SIGTERM, 5.0), (signal.SIGKIL
 
 
 def terminate_groups(groups: Iterable[int], reap: Callable[[], object] = lambda: None) -> None:
-    """Ask `groups` to stop (SIGINT, and time for a checkpoint), then insist (SIGTERM), then kill. An interrupt of ours skips a wait.
+    """Send SIGINT, SIGTERM and SIGKILL to the groups, and wait after each signal; KeyboardInterrupt skips a wait.
 
-    `reap` collects the exit status of children of ours, without which they would count as alive.
+    SIGINT leaves time for a checkpoint. `reap` collects the exit status of our children, which would otherwise count as alive.
     """
     alive = list(groups)
     for signum, seconds in SHUTDOWN_SIGNALS:
@@ -36,7 +37,7 @@ def terminate_groups(groups: Iterable[int], reap: Callable[[], object] = lambda:
 
 
 def _send_signal(group: int, signum: int) -> bool:
-    """False if `group` has no process left."""
+    """Send a signal to a group; return whether the group has a process left."""
     try:
         os.killpg(group, signum)
     except ProcessLookupError:
@@ -47,7 +48,7 @@ def _send_signal(group: int, signum: int) -> bool:
 
 
 def is_alive(pid: str) -> bool:
-    """Whether there is a process of this number, whosever it is."""
+    """Return whether a process with this id exists, whoever owns it."""
     try:
         os.kill(int(pid), 0)
     except OSError as error:
@@ -56,7 +57,7 @@ def is_alive(pid: str) -> bool:
 
 
 def spawn(command: Sequence[str], environment: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
-    """`command` in a session of its own, so that a Ctrl-C reaches it only through us; kept until `release`."""
+    """Start a command in its own session, so that Ctrl-C does not reach it, and register it with the reaper."""
     process = subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True, text=True, errors="replace", **options
     )
@@ -65,13 +66,13 @@ def spawn(command: Sequence[str], environment: Mapping[str, str] | None = None, 
 
 
 def unregister(process: subprocess.Popen[str]) -> None:
-    """`process` is done; the keeper forgets it."""
+    """Remove a finished process from the reaper."""
     _write_to_reaper(f"-{process.pid}")
 
 
 @contextmanager
 def managed_process(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """`start(command)`; if the block is left by an exception, its group is ended first."""
+    """Spawn a command; if the block raises, terminate its group first."""
     process = spawn(command, **options)
     try:
         yield process
@@ -83,7 +84,7 @@ def managed_process(command: Sequence[str], **options: Any) -> Iterator[subproce
 
 
 class ProcessSet:
-    """Commands that worker threads wait for, and that the main thread ends all at once when it is interrupted."""
+    """Hold the commands that worker threads wait for, so that the main thread can terminate all of them."""
 
     def __init__(self) -> None:
         self.terminated = threading.Event()
@@ -92,7 +93,7 @@ class ProcessSet:
 
     @contextmanager
     def managed_process(self, command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-        """`running(command)` as a member. InterruptedError once the crew was ended: nothing new begins then."""
+        """Run a command as a member of the set; raise InterruptedError if the set was already terminated."""
         with ExitStack() as stack:
             with self._lock:
                 if self.terminated.is_set():
@@ -103,7 +104,7 @@ class ProcessSet:
             yield process
 
     def terminate(self) -> None:
-        """Ask all members to stop, wait, insist; return when none is left."""
+        """Terminate all members and return when none is left; no new one can start."""
         with self._lock:
             self.terminated.set()
             processes = dict(self._processes)
@@ -118,13 +119,13 @@ def _reaper() -> IO[str]:
 
 
 def _write_to_reaper(line: str) -> None:
-    with suppress(BrokenPipeError):  # without a keeper we lose only the cleaning up after a kill -9
+    with suppress(BrokenPipeError):  # without the reaper only the cleanup after a kill -9 is lost
         _reaper().write(line + "\n")
         _reaper().flush()
 
 
 def reap_orphans(lines: IO[str]) -> None:
-    """Read which groups live until the writer is gone; end those that are left, the last started first."""
+    """Read registrations until the writer is gone, then terminate what is left, the last started first."""
     registered: dict[str, None] = {}
     for sign, group in ((line[0], line[1:]) for line in lines):
         if sign == "+":

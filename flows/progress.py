@@ -1,4 +1,4 @@
-"""Lines of a stage in; its progress as a bar or as a line now and then, and as a Prefect artifact, out."""
+"""Relay the progress lines of a stage to the terminal and to a Prefect artifact."""
 
 import contextvars
 import json
@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, cast
 from uuid import UUID
 
-from flows import server  # noqa: F401  before Prefect, which reads its settings at import
+from flows import server  # noqa: F401  imported before Prefect, which reads its settings at import
 
 # isort: split
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -26,7 +26,7 @@ ARTIFACT_SECONDS = 1.0
 
 @contextmanager
 def progress_listener(stage: str, key: str, write_line: Callable[[str], None]) -> Iterator[dvc_runner.LineListener]:
-    """A listener to a stage's lines: progress becomes a bar or a line now and then, and an artifact; the rest is said as it is."""
+    """Return a listener that turns progress lines into a bar and an artifact and writes all other lines."""
     relay = ProgressRelay(write_line, sys.stderr.isatty())
     artifact = ProgressArtifact(key, stage)
 
@@ -34,7 +34,7 @@ def progress_listener(stage: str, key: str, write_line: Callable[[str], None]) -
         if not line.startswith(PROGRESS_PREFIX):
             write_line(line)
             return
-        with suppress(ValueError, KeyError):  # a line cut short by a dying stage
+        with suppress(ValueError, KeyError):  # a line that a killed stage left incomplete
             fields = json.loads(line.removeprefix(PROGRESS_PREFIX))
             relay.update(fields)
             if fields["total"]:
@@ -48,7 +48,7 @@ def progress_listener(stage: str, key: str, write_line: Callable[[str], None]) -
 
 
 class ProgressRelay:
-    """Progress of a stage for a person: one bar on a terminal, elsewhere a line every ten seconds."""
+    """Show the progress of a stage: a bar on a terminal, elsewhere a line every ten seconds."""
 
     def __init__(self, write_line: Callable[[str], None], is_terminal: bool) -> None:
         self._write_line, self._is_terminal = write_line, is_terminal
@@ -56,7 +56,7 @@ class ProgressRelay:
         self._label, self._last_line_at = "", time.monotonic()
 
     def update(self, fields: Mapping[str, Any]) -> None:
-        """`fields` of a progress line: label, done, total (or null), unit, note."""
+        """Show the fields of a progress line: label, done, total (or null), unit, note."""
         if fields["label"] != self._label:
             self.close()
             self._label = fields["label"]
@@ -73,7 +73,7 @@ class ProgressRelay:
             unit = f" {fields['unit']}"
             self._bar = bar = tqdm(desc=fields["label"], total=total, unit=unit, leave=False, dynamic_ncols=True, initial=completed)
         bar.n, bar.total = completed, total
-        bar.set_postfix_str(fields["note"])
+        bar.set_postfix_str(fields["postfix"])
 
     def close(self) -> None:
         if self._bar is not None:
@@ -82,7 +82,7 @@ class ProgressRelay:
 
 
 class ProgressArtifact:
-    """Tells Prefect of `percent` at most once a second, from a thread of its own: a slow API must not delay a line or a signal."""
+    """Send `percent` to Prefect at most once a second, from a thread: a slow API must not delay lines or signals."""
 
     def __init__(self, key: str, description: str) -> None:
         self.percent: float | None = None
@@ -103,8 +103,8 @@ class ProgressArtifact:
                     artifact_id = cast(UUID, create_progress_artifact(percent, self._key, self._description))
                 else:
                     update_progress_artifact(artifact_id, percent)
-            except Exception as error:  # nobody should lose a training to the picture of a bar
-                logging.getLogger(__name__).warning("progress is no longer shown in Prefect: %s", error)
+            except Exception as error:  # a failing progress display must not stop a training
+                logging.getLogger(__name__).warning("Prefect progress artifact disabled: %s", error)
                 return
             sent_percent = percent
 

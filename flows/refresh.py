@@ -1,4 +1,4 @@
-"""A report in; its corpora scraped again, and if they changed, a new version published if it is no worse: `python -m flows.refresh NAME`."""
+"""Rebuild a report from freshly scraped corpora: `python -m flows.refresh NAME`."""
 
 import argparse
 import sys
@@ -6,16 +6,25 @@ from typing import cast
 
 from flows import terminal
 
+EXIT_CODES = (
+    "exit status: 0 published, unchanged, or not published because of a regression; 1 a stage failed or a setting is wrong; "
+    "130, 143 interrupted"
+)
+
 
 def main() -> int:
-    """Exit status 0: published, unchanged, or kept because the new one is worse; 1: a stage or a setting is wrong; 130, 143: interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m flows.refresh", description=__doc__, epilog=main.__doc__)
-    parser.add_argument("report", help="a name below `reports` in params.yaml, with a `refresh` section")
+    """Refresh the named report and return the exit status (see EXIT_CODES)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.refresh",
+        description="Scrape the corpora of a report again, rebuild what changed, and publish a new version unless the model regressed.",
+        epilog=EXIT_CODES,
+    )
+    parser.add_argument("report", help="report of params.yaml with a `schedule` section")
     name = parser.parse_args().report
 
     def command() -> int:
         wait_until_ready = terminal.connect_to_server()
-        from flows import refresh_flow  # Prefect reads its settings at import
+        from flows import refresh_flow  # imported late: Prefect reads its settings at import
 
         refresh_flow.require_refresh_config(name)
         wait_until_ready()

@@ -1,7 +1,7 @@
-"""A report in; its corpora scraped again, and where they changed, a new version of everything that rests on them, published if no worse.
+"""Scrape the corpora of a report again, rebuild what changed, and publish it if the model did not regress.
 
-It works in a checkout of its own (.worktrees/refresh-REPORT), which keeps a crawl's memory and an unfinished training from one time to
-the next, so that an interrupted refresh goes on; the checkout that people work in stays untouched.
+A refresh works in its own git worktree (.worktrees/refresh-REPORT), which keeps crawl state and unfinished trainings between runs, so
+that an interrupted refresh resumes. The checkout of the user is not changed.
 """
 
 import json
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flows import server  # noqa: F401  before Prefect, which reads its settings at import
+from flows import server  # noqa: F401  imported before Prefect, which reads its settings at import
 
 # isort: split
 from prefect import flow, get_run_logger, task
@@ -24,21 +24,21 @@ from prefect.states import Cancelled, Completed, Failed
 
 from flows import dvc_runner, process_groups, releases, status_page, tasks, worktrees
 from flows.deployed_flows import REPORTS, ReportName, publish_report, run_location
-from provenlm.core import audit as audits
-from provenlm.core import config as parameters
 from provenlm.core import records
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.audit import MetricValue, read_audit
+from provenlm.core.config import load_params, parse_config
+from provenlm.core.errors import ConfigError, ProvenlmError
 from provenlm.core.paths import ProjectPaths
 
-MAX_LISTED_SOURCES = 10  # sources that a page names of each kind of change
+MAX_LISTED_SOURCES = 10  # per kind of change, on the page of a refresh
 
 
 @dataclass(frozen=True)
 class RefreshConfig:
-    """The `refresh` section of a report: when (five fields of cron, UTC; null: when asked), and how much worse a new net may be.
+    """Parse the `schedule` section of a report.
 
-    `worse` is in bits per byte of the records that the new and the published net both hold out; a net that is worse by more is not
-    published.
+    `cron` has five fields, in UTC; null: only manual refreshes. `max_regression_bits_per_byte` is the largest increase in bits per byte
+    with which a new model is published, measured on the records that neither model was trained on.
     """
 
     cron: str | None
@@ -46,14 +46,14 @@ class RefreshConfig:
 
     def __post_init__(self) -> None:
         if self.max_regression_bits_per_byte < 0:
-            raise ValueError(f"worse is {self.max_regression_bits_per_byte}; at least 0 would be right")
+            raise ValueError(f"max_regression_bits_per_byte must be >= 0, got {self.max_regression_bits_per_byte}")
         if self.cron is not None and len(self.cron.split()) != 5:
-            raise ValueError(f'cron is {self.cron!r}; five fields such as "0 3 * * *", or null, would be right')
+            raise ValueError(f'cron must be null or five fields such as "0 3 * * *", got {self.cron!r}')
 
 
 @dataclass(frozen=True)
 class CorpusDiff:
-    """Sources of a corpus whose records came, became others, or went."""
+    """Hold the sources of a corpus whose records were added, changed or removed."""
 
     corpus: str
     added: Sequence[str]
@@ -64,15 +64,15 @@ class CorpusDiff:
         return bool(self.added or self.changed or self.removed)
 
     def __str__(self) -> str:
-        return f"{self.corpus}: {len(self.added)} records added, {len(self.changed)} changed, {len(self.removed)} gone"
+        return f"{self.corpus}: {len(self.added)} records added, {len(self.changed)} changed, {len(self.removed)} removed"
 
 
 @flow(name="refresh", flow_run_name=lambda: flow_run.parameters["report"])
 def refresh(report: ReportName = REPORTS[0]) -> State[str]:
-    """Scrape again; where records changed, rebuild what rests on them, compare with the published version, and publish if no worse.
+    """Scrape again; if records changed, rebuild, compare with the published version, and publish unless the model regressed.
 
     Args:
-        report: what is refreshed, with everything that it rests on
+        report: report to refresh, with all stages that it depends on
     """
     home = Path.cwd()
     log_info = get_run_logger().info
@@ -87,18 +87,18 @@ def refresh(report: ReportName = REPORTS[0]) -> State[str]:
 
 
 def load_refresh_config(report: str) -> RefreshConfig | None:
-    """Whether and how params.yaml wants `report` refreshed."""
-    params = parameters.load_params(ProjectPaths(Path.cwd()).params_yaml)
-    section = params.entry("reports", report)["refresh"]
-    return (
-        None if section is None else parameters.parse_config(RefreshConfig, section, params.location("reports", report, "refresh"))
-    )
+    """Read the `schedule` section of a report; None if it is null."""
+    params = load_params(ProjectPaths(Path.cwd()).params_yaml)
+    section = params.entry("reports", report)["schedule"]
+    return None if section is None else parse_config(RefreshConfig, section, params.location("reports", report, "schedule"))
 
 
 def require_refresh_config(report: str) -> RefreshConfig:
-    """ProvenlmError if params.yaml does not want `report` refreshed."""
+    """Read the `schedule` section of a report; raise ConfigError if it is null."""
     if (refresh_config := load_refresh_config(report)) is None:
-        raise ProvenlmError(f"params.yaml: reports.{report}.refresh: null; {{cron: null, worse: 0.02}} would let it be refreshed")
+        raise ConfigError(
+            f"params.yaml: reports.{report}.schedule must be set, such as {{cron: null, max_regression_bits_per_byte: 0.02}}, got null"
+        )
     return refresh_config
 
 
@@ -106,16 +106,14 @@ def _run_refresh(report: str, refresh_config: RefreshConfig, home: Path) -> Stat
     log_info = get_run_logger().info
     version = releases.latest_release(home, report)
     if version:
-        push_tag_task(home, version)  # which a refresh that was killed may have left here
+        push_tag_task(home, version)  # a refresh that was killed may have tagged without pushing
     tree = releases.open_release_worktree(home, report, f"refresh-{report}")
-    params = parameters.load_params(ProjectPaths(tree).params_yaml)
+    params = load_params(ProjectPaths(tree).params_yaml)
     corpora, recipes = params.entry("reports", report)["corpora"], params.recipes_of(report)
     location, planned_stages = run_location(home, tree, 1, 1), dvc_runner.plan_stages([f"report@{report}"], tree)
     ids_before = {corpus: records.read_ids_by_source(ProjectPaths(tree).corpus_dir(corpus, "scraped")) for corpus in corpora}
     metrics_before = _read_metrics(tree, [*corpora, *recipes])
-    tasks.run_stages(
-        [replace(step, force=True, dependencies=()) for step in planned_stages if step.stage_name == "scrape"], location
-    )
+    tasks.run_stages([replace(stage, force=True, dependencies=()) for stage in planned_stages if stage.name == "scrape"], location)
     diffs = [
         diff_records(corpus, ids, records.read_ids_by_source(ProjectPaths(tree).corpus_dir(corpus, "scraped")))
         for corpus, ids in ids_before.items()
@@ -123,9 +121,9 @@ def _run_refresh(report: str, refresh_config: RefreshConfig, home: Path) -> Stat
     for diff in diffs:
         log_info(str(diff))
     if version and not any(diffs):
-        return Completed(name="Unchanged", message=f"no record changed; {version} stays", data=version)
+        return Completed(name="Unchanged", message=f"no record changed; {version} is still current", data=version)
 
-    tasks.run_stages([step for step in dvc_runner.plan_stages([f"report@{report}"], tree) if step.stage_name != "scrape"], location)
+    tasks.run_stages([stage for stage in dvc_runner.plan_stages([f"report@{report}"], tree) if stage.name != "scrape"], location)
     publish_report(report, tree)
     summary, accepted = _compare_with_published(report, recipes, refresh_config, home, tree, version)
     summary = "\n\n".join(
@@ -134,16 +132,16 @@ def _run_refresh(report: str, refresh_config: RefreshConfig, home: Path) -> Stat
     create_markdown_artifact(summary, tasks.artifact_key(f"refresh-{report}"), summary.splitlines()[0])
     log_info(summary.splitlines()[0])
     if not accepted:
-        return Completed(name="Kept", message=summary.splitlines()[0], data=version)
-    push_data_task(tree, [step.address for step in planned_stages])
-    new_version = releases.tag_release(tree, report, summary)
+        return Completed(name="Not published", message=summary.splitlines()[0], data=version)
+    push_data_task(tree, [stage.address for stage in planned_stages])
+    new_version = releases.publish_release(tree, report, summary)
     push_tag_task(home, new_version)
     status_page.publish_status()
     return Completed(name="Published", message=new_version, data=new_version)
 
 
 def diff_records(corpus: str, before: Mapping[str, str], after: Mapping[str, str]) -> CorpusDiff:
-    """Two scrapes, each as ids of records by their source."""
+    """Compare two scrapes of a corpus, each given as record ids by source."""
     common = before.keys() & after.keys()
     changed = [source for source in common if before[source] != after[source]]
     return CorpusDiff(corpus, sorted(after.keys() - common), sorted(changed), sorted(before.keys() - common))
@@ -152,24 +150,29 @@ def diff_records(corpus: str, before: Mapping[str, str], after: Mapping[str, str
 def _compare_with_published(
     report: str, recipes: Sequence[str], refresh_config: RefreshConfig, home: Path, tree: Path, version: str | None
 ) -> tuple[str, bool]:
-    """Whether the nets in `tree` may take the place of the published ones, and why, its first line a sentence."""
+    """Compare the models in `tree` with the published ones; return a summary and whether to publish."""
     if version is None:
-        return f"{report}: the first version, so there is nothing to compare it with", True
+        return f"{report}: first version, nothing to compare with", True
     published_tree = worktrees.ensure_worktree(home, f"published-{report}", version)
     worktrees.run_dvc(published_tree, "checkout", "--allow-missing", "--force", "--quiet")
     lines, accepted = [], True
     for recipe in recipes:
         result = _run_compare(recipe, tree, published_tree)
         if not result["records"]:
-            lines.append(f"{recipe}: no record was held out by both, so nothing says that it is no worse than {version}")
+            lines.append(f"{recipe}: no common validation record, so a regression against {version} cannot be excluded")
             accepted = False
             continue
         lines.append(
-            f"{recipe}: {result['difference']:+.4f} bits/byte against {version} on the {result['records']} records that both hold out "
-            f"({result['here']:.4f}, before {result['there']:.4f}); at most {refresh_config.max_regression_bits_per_byte:+.4f} is wanted"
+            f"{recipe}: {result['difference']:+.4f} bits/byte against {version} on {result['records']} common validation records "
+            f"({result['here']:.4f}, published {result['there']:.4f}); allowed: at most {refresh_config.max_regression_bits_per_byte:+.4f}"
         )
         accepted = accepted and result["difference"] <= refresh_config.max_regression_bits_per_byte
-    return "\n".join([f"{report}: {'no worse than' if accepted else 'kept'} {version}: {lines[0]}", *lines[1:]]), accepted
+    return "\n".join(
+        [
+            f"{report}: {'no regression against' if accepted else 'not published, regression against'} {version}: {lines[0]}",
+            *lines[1:],
+        ]
+    ), accepted
 
 
 def _run_compare(recipe: str, tree: Path, published_tree: Path) -> dict[str, Any]:
@@ -180,33 +183,33 @@ def _run_compare(recipe: str, tree: Path, published_tree: Path) -> dict[str, Any
         output_lines = process.communicate()[0].strip().splitlines()
     if process.returncode:
         raise dvc_runner.StageError(
-            output_lines[-1] if output_lines else f"compare {recipe}: ended by signal {-process.returncode}"
+            output_lines[-1] if output_lines else f"compare {recipe}: killed by signal {-process.returncode}"
         )
     result: dict[str, Any] = json.loads(output_lines[-1])
     return result
 
 
-@task(name="push", retries=3, retry_delay_seconds=[2, 20, 60], cache_policy=NO_CACHE)  # a network may come back
+@task(name="push", retries=3, retry_delay_seconds=[2, 20, 60], cache_policy=NO_CACHE)  # network failures may be temporary
 def push_data_task(tree: Path, stages: Sequence[str]) -> None:
-    """The data of `stages`, to DVC's remote, if there is one."""
+    """Push the data of the stages to the DVC remote, if there is one."""
     releases.push_data(tree, stages)
 
 
 @task(name="push tag", retries=3, retry_delay_seconds=[2, 20, 60], cache_policy=NO_CACHE)
 def push_tag_task(home: Path, version: str) -> None:
-    """To the git remote, if there is one."""
+    """Push the tag to the git remote, if there is one."""
     releases.push_tag(home, version)
 
 
-def _read_metrics(tree: Path, subjects: Sequence[str]) -> dict[str, audits.MetricValue]:
-    """What the audits of `subjects` say now, clocks left out."""
-    layout = ProjectPaths(tree)
+def _read_metrics(tree: Path, subjects: Sequence[str]) -> dict[str, MetricValue]:
+    """Read the metrics of all audits of the subjects, without measured times, sizes and speeds."""
+    paths = ProjectPaths(tree)
     pairs = [(subject, stage_name) for subject in subjects for stage_name in dvc_runner.STAGE_NAMES]
     return {
         f"{subject}/{stage_name}.{name}": metric.value
         for subject, stage_name in pairs
-        if layout.audit_json(subject, stage_name).exists()
-        for name, metric in audits.read_audit(layout.audit_json(subject, stage_name)).metrics.items()
+        if paths.audit_json(subject, stage_name).exists()
+        for name, metric in read_audit(paths.audit_json(subject, stage_name)).metrics.items()
         if metric.kind != "measured" or metric.unit not in ("s", "bytes", "tokens/s")
     }
 
@@ -214,12 +217,12 @@ def _read_metrics(tree: Path, subjects: Sequence[str]) -> dict[str, audits.Metri
 def _describe_diff(diff: CorpusDiff) -> str:
     bullets = [
         f"- {label}: {', '.join(sources[:MAX_LISTED_SOURCES])}{f' and {len(sources) - MAX_LISTED_SOURCES} more' if len(sources) > MAX_LISTED_SOURCES else ''}"
-        for label, sources in (("added", diff.added), ("changed", diff.changed), ("gone", diff.removed))
+        for label, sources in (("added", diff.added), ("changed", diff.changed), ("removed", diff.removed))
         if sources
     ]
     return "\n".join([f"**{diff}**", "", *bullets])
 
 
-def _metric_changes_table(before: Mapping[str, audits.MetricValue], after: Mapping[str, audits.MetricValue]) -> str:
+def _metric_changes_table(before: Mapping[str, MetricValue], after: Mapping[str, MetricValue]) -> str:
     rows = [f"| {name} | {before.get(name, '')} | {value} |" for name, value in after.items() if before.get(name) != value]
-    return "\n".join(["| figure | before | after |", "| --- | ---: | ---: |", *rows])
+    return "\n".join(["| metric | before | after |", "| --- | ---: | ---: |", *rows])

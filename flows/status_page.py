@@ -1,4 +1,4 @@
-"""What runs, what was published last and what comes next, as a page of Markdown: `python -m flows.status_page` while a server is up."""
+"""Show running, finished and scheduled runs and the latest releases: `python -m flows.status_page`."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -9,11 +9,11 @@ from provenlm.core.errors import ProvenlmError
 
 
 def main() -> int:
-    """Exit status 0: printed; 1: no server answers."""
+    """Print the status page. Exit status 0: printed; 1: no server is running."""
 
     def command() -> int:
         if not server.find_server():
-            raise ProvenlmError("no Prefect server answers; `make serve` starts one")
+            raise ProvenlmError("no Prefect server is running; start one with `make serve`")
         print(status_markdown())
         return 0
 
@@ -21,14 +21,14 @@ def main() -> int:
 
 
 def publish_status() -> None:
-    """The page as an artifact of the server, with one version for each time."""
+    """Publish the status page as a versioned artifact of the server."""
     from prefect.artifacts import create_markdown_artifact
 
-    create_markdown_artifact(status_markdown(), "health", "what runs, the last good versions, what comes next")
+    create_markdown_artifact(status_markdown(), "status", "running, finished and scheduled runs, and the latest releases")
 
 
 def status_markdown() -> str:
-    """Of this checkout's reports and of the server's runs, as they are now."""
+    """Return the releases of this checkout and the runs of the server as Markdown."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
     from prefect.client.schemas.objects import FlowRun, StateType
@@ -53,14 +53,14 @@ def status_markdown() -> str:
             for run in flow_runs
         ]
 
-    columns = ("flow", "of", "state")
+    columns = ("flow", "subject", "state")
     return "\n\n".join(
         [
-            "# Health",
-            _table("Published", ("report", "version", "what it says"), _published_rows(Path.cwd())),
+            "# Status",
+            _table("Published", ("report", "version", "summary"), _published_rows(Path.cwd())),
             _table("Running", (*columns, "since"), table_rows(running, "start_time")),
-            _table("Next", (*columns, "at"), table_rows(scheduled, "expected_start_time")),
-            _table("Ended last", (*columns, "at"), table_rows(finished, "end_time")),
+            _table("Scheduled", (*columns, "at"), table_rows(scheduled, "expected_start_time")),
+            _table("Finished", (*columns, "at"), table_rows(finished, "end_time")),
         ]
     )
 
@@ -72,10 +72,10 @@ def _subject(run: object) -> str:
 
 def _published_rows(home: Path) -> list[Sequence[object]]:
     from flows import releases, worktrees
-    from provenlm.core import config as parameters
+    from provenlm.core.config import load_params
     from provenlm.core.paths import ProjectPaths
 
-    reports = parameters.load_params(ProjectPaths(home).params_yaml).names("reports") if (home / ".git").exists() else []
+    reports = load_params(ProjectPaths(home).params_yaml).names("reports") if (home / ".git").exists() else []
     latest = [(report, version) for report in reports if (version := releases.latest_release(home, report))]
     return [
         (report, version, worktrees.run_git(home, "tag", "--list", "--format=%(contents:subject)", version))
@@ -83,13 +83,13 @@ def _published_rows(home: Path) -> list[Sequence[object]]:
     ]
 
 
-def _format_minute(moment: object) -> str:
-    return f"{moment:%Y-%m-%d %H:%M} UTC" if moment else ""
+def _format_minute(time: object) -> str:
+    return f"{time:%Y-%m-%d %H:%M} UTC" if time else ""
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     if not rows:
-        return f"## {title}\n\nnothing"
+        return f"## {title}\n\nnone"
     lines = [" | ".join(str(cell).replace("|", "/") for cell in row) for row in (columns, ["---"] * len(columns), *rows)]
     return "\n".join([f"## {title}", "", *(f"| {line} |" for line in lines)])
 

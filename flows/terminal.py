@@ -1,4 +1,4 @@
-"""What every command of the flows has in common on a terminal: signals, one line for a mistake, a server, and lines by stage."""
+"""Run a command on a terminal: signals, one-line errors, Prefect server and log lines."""
 
 import logging
 import signal
@@ -11,14 +11,13 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from flows import dvc_runner
-from flows import server as environment
+from flows import dvc_runner, server
 from provenlm.core.errors import ProvenlmError
 
 
 def run_cli(command: Callable[[], int]) -> int:
-    """The exit status of `body`; 1 with one line for a mistake, 130 for an interrupt."""
-    # a shell starts a job in the background with SIGINT ignored, and so would the stages be
+    """Run a command and return its exit status: 1 with a one-line message after an error, 130 after Ctrl-C."""
+    # a shell starts background jobs with SIGINT ignored, and the stages would inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _exit_on_sigterm)
     try:
@@ -27,14 +26,14 @@ def run_cli(command: Callable[[], int]) -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted; run the same command again to resume", file=sys.stderr)
         return 128 + signal.SIGINT
 
 
 def connect_to_server() -> Callable[[], None]:
-    """Before Prefect is imported: name the server, or start one. What is returned is to be called after: then it answers."""
-    if (prefect_server := environment.ensure_server()) is not None:
-        print(f"starting Prefect for this run; its history is in {prefect_server.log_path.parent}")
+    """Find or start a Prefect server, before Prefect is imported; return a function that waits until it is ready."""
+    if (prefect_server := server.ensure_server()) is not None:
+        print(f"starting a Prefect server for this run; its history is in {prefect_server.log_path.parent}")
 
     def wait_until_ready() -> None:
         if prefect_server is not None:
@@ -45,13 +44,13 @@ def connect_to_server() -> Callable[[], None]:
 
 
 class _ConsoleHandler(logging.Handler):
-    """Prints what our flows say, by stage, above the bar if there is one; of Prefect only its warnings outside of runs."""
+    """Print the log lines of the flows, by stage, above a progress bar; of Prefect print only warnings outside runs."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from_flows = Path(record.pathname).parent == Path(__file__).parent
         if from_flows or (record.levelno >= logging.WARNING and not record.name.endswith("_runs")):
             time_text = time.strftime("%H:%M:%S", time.localtime(record.created))
-            with suppress(BrokenPipeError):  # `| head` has read enough; the build goes on
+            with suppress(BrokenPipeError):  # the reader of a pipe such as `| head` may be gone; continue the build
                 tqdm.write(f"{time_text} {getattr(record, 'task_run_name', record.name):<24} {record.getMessage()}")
                 sys.stdout.flush()
 
