@@ -76,7 +76,7 @@ def test_dvc_metrics_are_the_figures_of_the_audits_and_the_counts_of_the_page(ha
     shutil.copy(ROOT / "reports" / "docs_verification.json", half_trained / "reports")
     shown: dict[str, Any] = json.loads(dvc(half_trained, "metrics", "show", "--json"))[""]["data"]
     for path in sorted((half_trained / "reports" / "audits" / "docs_moe").iterdir()):
-        assert shown[f"reports/audits/docs_moe/{path.name}"]["data"]["figures"] == json.loads(path.read_text())["figures"]
+        assert shown[f"reports/audits/docs_moe/{path.name}"]["data"]["metrics"] == json.loads(path.read_text())["metrics"]
     counts = {name: count for name, count in shown["reports/docs_verification.json"]["data"].items() if name.startswith("checks.")}
     page = (ROOT / "reports" / "docs_verification.md").read_text(encoding="utf-8")
     assert len(counts) == 6 and all(f"docs_verification/report.{name} = {count}" in page for name, count in counts.items())

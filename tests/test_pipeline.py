@@ -83,7 +83,7 @@ def test_every_stage_left_an_audit_whose_figures_are_described(built):
     folder, _ = built
     for stage, subject in (name.split("@") for name in STAGES[:-1]):
         audit = json.loads((folder / "reports" / "audits" / subject / f"{stage}.json").read_text())
-        assert audit["figures"] and [row[0] for row in audit["described"]] == list(audit["figures"])
+        assert audit["metrics"] and [row[0] for row in audit["descriptions"]] == list(audit["metrics"])
         assert audit["provenance"][0]["command"] == f"python -m stages.{stage} {subject}"
         assert audit["provenance"][0]["code_digest"]
 
@@ -143,7 +143,7 @@ def test_a_seed_changed_after_the_run_does_not_fit(built):
 def test_dvc_metrics_shows_the_figures(built):
     folder, _ = built
     shown = json.loads(dvc(folder, "metrics", "show", "--json").stdout)
-    figures = shown[""]["data"]["reports/audits/twelve_strings/scrape.json"]["data"]["figures"]
+    figures = shown[""]["data"]["reports/audits/twelve_strings/scrape.json"]["data"]["metrics"]
     assert figures["records"] == 12
 
 

@@ -50,10 +50,10 @@ def existing_tests() -> frozenset[str]:
 @cache
 def measured_metrics() -> frozenset[str]:
     """The id of every figure, series and table of the audits in git, and of every bound in params.yaml."""
-    metrics = {metric for report in params()["reports"].values() for metric in report["bounds"]}
+    metrics = {metric for report in params()["reports"].values() for metric in report["checks"]}
     for path in (ROOT / "reports" / "audits").glob("*/*.json"):
         audit = json.loads(path.read_text(encoding="utf-8"))
-        metric_names = [*audit["figures"], *(item["name"] for kind in ("series", "tables") for item in audit[kind])]
+        metric_names = [*audit["metrics"], *(item["name"] for kind in ("series", "tables") for item in audit[kind])]
         metrics |= {f"{audit['subject']}/{audit['stage']}.{name}" for name in metric_names}
     return frozenset(metrics)
 
@@ -135,6 +135,6 @@ def test_a_planted_row_that_is_missing_is_seen():
 
 
 def test_a_figure_is_looked_up_under_its_own_audit():
-    metric = "docs_moe/validate.heldout.bits_per_byte"
-    assert is_resolvable(metric) and split_metric_id(metric) == ("docs_moe/validate", "heldout.bits_per_byte")
+    metric = "docs_moe/validate.val.bits_per_byte"
+    assert is_resolvable(metric) and split_metric_id(metric) == ("docs_moe/validate", "val.bits_per_byte")
     assert not is_resolvable(metric.replace("validate", "train"))

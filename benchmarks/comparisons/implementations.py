@@ -130,7 +130,7 @@ def prepare_daft_dedup(folder: Path) -> Callable[[], np.ndarray]:
     def run() -> np.ndarray:
         frame = daft.read_parquet(f"{folder}/*.parquet").select(
             col("source").split(" ").get(1).cast(DataType.int64()).alias("row"),
-            col("body")
+            col("content")
             .cast(DataType.string())
             .normalize(remove_punct=True, lowercase=True, nfd_unicode=True, white_space=True)
             .alias("text"),

@@ -1,1 +1,1 @@
-"""Floor 0: the nouns that every other room speaks. No torch, no network."""
+"""Define the types that every other package uses. Imports neither torch nor a network library."""

@@ -1,19 +1,19 @@
-"""Audits: the figures that one stage measured for one subject, each with unit, meaning, kind and provenance.
+"""Write and read audits: the metrics that one stage recorded for one subject, with their provenance.
 
-The JSON keeps `figures` as a flat mapping of name to value and everything else in lists, because DVC prints every leaf of
-a metrics file that is not in a list: so `dvc metrics show` shows the figures and nothing besides.
+The JSON keeps `metrics` as a flat mapping of name to value and everything else in lists, because `dvc metrics show` prints every
+leaf of a metrics file that is not in a list.
 """
 
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from provenlm.core import io
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import DataError
 
 MetricKind = Literal["measured", "counted", "estimated"]
 MetricValue = int | float | str
@@ -21,7 +21,10 @@ MetricValue = int | float | str
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One number (or one word). `measured`: by a clock, a kernel or an evaluation; `counted`: exact; `estimated`: by a formula."""
+    """Hold one number or word with its unit, its description and how it was obtained.
+
+    Kinds: `measured` by a clock, the kernel or an evaluation; `counted` exactly; `estimated` by a formula.
+    """
 
     value: MetricValue
     unit: str
@@ -31,11 +34,14 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class PlotSeries:
-    """Points to draw: `lines` share x; `bars` are counts of the bins that begin at x (one more x than y closes the last); each of `maps`
-    is a square of shares, row after row, as many rows and columns as x."""
+    """Hold the data of one plot.
+
+    `line`: each of `y_values` shares `x_values`. `hist`: counts of bins that begin at `x_values`; one more x than y closes the last
+    bin. `heatmap`: each of `y_values` is a square matrix of fractions in row-major order with as many rows and columns as x.
+    """
 
     name: str
-    kind: Literal["lines", "bars", "maps"]
+    kind: Literal["line", "hist", "heatmap"]
     description: str
     x_label: str
     y_label: str
@@ -45,7 +51,7 @@ class PlotSeries:
 
 @dataclass(frozen=True, slots=True)
 class AuditTable:
-    """Rows to show: samples, sources, parts of a model. Cells are numbers or text (never markup)."""
+    """Hold rows for display, such as samples, sources or model parts. Cells are numbers or plain text, never markup."""
 
     name: str
     description: str
@@ -55,7 +61,7 @@ class AuditTable:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What one stage found out about one subject, and all that is needed to doubt it."""
+    """Hold what one stage recorded for one subject, with the provenance needed to repeat it."""
 
     subject: str
     stage: str
@@ -67,50 +73,50 @@ class Audit:
 
 @dataclass
 class MetricRecorder:
-    """Collects what a stage measures, in the order in which it is said."""
+    """Collect metrics, plots and tables in the order in which they are recorded."""
 
     metrics: dict[str, Metric] = field(default_factory=dict)
     series: list[PlotSeries] = field(default_factory=list)
     tables: list[AuditTable] = field(default_factory=list)
 
     def add_count(self, name: str, value: MetricValue, unit: str, description: str) -> None:
+        """Record an exact count."""
         self.add_metric(name, Metric(value, unit, description, "counted"))
 
     def add_measurement(self, name: str, value: MetricValue, unit: str, description: str) -> None:
+        """Record a measured value."""
         self.add_metric(name, Metric(value, unit, description, "measured"))
 
     def add_estimate(self, name: str, value: MetricValue, unit: str, description: str) -> None:
+        """Record a value computed by a formula."""
         self.add_metric(name, Metric(value, unit, description, "estimated"))
 
     def add_metric(self, name: str, metric: Metric) -> None:
-        """ValueError if a figure of that name was said before: a number has one home."""
+        """Record `metric`. Raises ValueError if a metric of that name was recorded before."""
         if name in self.metrics:
-            raise ValueError(f"figure {name!r} recorded twice")
+            raise ValueError(f"metric {name!r} recorded twice")
         self.metrics[name] = metric
 
     @contextmanager
     def scope(self, prefix: str) -> Iterator["MetricRecorder"]:
-        """A recorder whose figures, series and tables land here with `prefix.` before their names."""
+        """Yield a recorder whose metrics, plots and tables are added here under `prefix.NAME` at the end of the block."""
         inner = MetricRecorder()
         yield inner
         for name, metric in inner.metrics.items():
             self.add_metric(f"{prefix}.{name}", metric)
-        self.series += [
-            PlotSeries(f"{prefix}.{s.name}", s.kind, s.description, s.x_label, s.y_label, s.x_values, s.y_values)
-            for s in inner.series
-        ]
-        self.tables += [AuditTable(f"{prefix}.{t.name}", t.description, t.columns, t.rows) for t in inner.tables]
+        self.series += [replace(series, name=f"{prefix}.{series.name}") for series in inner.series]
+        self.tables += [replace(table, name=f"{prefix}.{table.name}") for table in inner.tables]
 
 
 def write_audit(path: Path, audit: Audit) -> None:
-    """Write `audit` atomically. A value that is not finite is kept as a word (`nan`, `inf`), which no bound admits."""
+    """Write `audit` to `path` atomically. NaN and infinity become the text "nan" and "inf", which fail every check."""
     io.write_json(
         path,
         {
             "subject": audit.subject,
             "stage": audit.stage,
-            "figures": {name: _finite_or_text(metric.value) for name, metric in audit.metrics.items()},
-            "described": [[name, metric.unit, metric.kind, metric.description] for name, metric in audit.metrics.items()],
+            "metrics": {name: _finite_or_text(metric.value) for name, metric in audit.metrics.items()},
+            "descriptions": [[name, metric.unit, metric.kind, metric.description] for name, metric in audit.metrics.items()],
             "series": [_finite_or_text_deep(asdict(series)) for series in audit.series],
             "tables": [_finite_or_text_deep(asdict(table)) for table in audit.tables],
             "provenance": [dict(audit.provenance)],
@@ -119,21 +125,21 @@ def write_audit(path: Path, audit: Audit) -> None:
 
 
 def read_audit(path: Path) -> Audit:
-    """Read an audit back. ProvenlmError if the file is not one, or says a figure without describing it."""
+    """Read an audit. Raises DataError if the file is not an audit or if a metric has no description."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        descriptions = {name: (unit, kind, meaning) for name, unit, kind, meaning in raw["described"]}
-        if set(descriptions) != set(raw["figures"]):
-            raise ValueError(f"figures and their descriptions differ: {sorted(set(descriptions) ^ set(raw['figures']))}")
+        descriptions = {name: (unit, kind, description) for name, unit, kind, description in raw["descriptions"]}
+        if set(descriptions) != set(raw["metrics"]):
+            raise ValueError(f"metrics and descriptions differ: {sorted(set(descriptions) ^ set(raw['metrics']))}")
         metrics = {
             name: Metric(value, descriptions[name][0], descriptions[name][2], descriptions[name][1])
-            for name, value in raw["figures"].items()
+            for name, value in raw["metrics"].items()
         }
         series = [PlotSeries(**item) for item in raw["series"]]
         tables = [AuditTable(**item) for item in raw["tables"]]
         return Audit(raw["subject"], raw["stage"], metrics, series, tables, raw["provenance"][0])
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise ProvenlmError(f"{path.as_posix()}: not a readable audit: {error}") from None
+        raise DataError(f"{path.as_posix()}: not a readable audit: {error}") from None
 
 
 def _finite_or_text(value: Any) -> Any:

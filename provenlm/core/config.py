@@ -1,4 +1,7 @@
-"""params.yaml in, frozen typed settings out; an unknown, missing or ill-typed key is a `ProvenlmError` that names what is known."""
+"""Parse params.yaml into frozen dataclasses, strictly.
+
+An unknown, missing or ill-typed key raises a ConfigError that names the key and what is allowed.
+"""
 
 import dataclasses
 import difflib
@@ -12,40 +15,41 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from provenlm.core import io as files
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError
+from provenlm.core.io import write_text
 
 T = TypeVar("T")
 
 TABLE_SECTIONS: dict[str, tuple[str, ...]] = {
     "corpora": ("domain", "scrape", "filter", "dedupe", "tokenize"),
-    "recipes": ("corpus", "domain", "net", "train", "validate"),
-    "reports": ("title", "recipes", "corpora", "refresh", "bounds"),
+    "recipes": ("corpus", "domain", "model", "train", "validate"),
+    "reports": ("title", "recipes", "corpora", "schedule", "checks"),
 }
-OPTIONAL_SECTIONS = {"corpora": ("engine",)}  # keys that say where work is done, not what comes of it: DVC does not look at them
+OPTIONAL_SECTIONS = {"corpora": ("executor",)}  # they do not change the output of a stage, so DVC does not track them
 
 
 @dataclasses.dataclass(frozen=True)
 class Params:
-    """The three tables of params.yaml as plain mappings, their outer shape checked."""
+    """Hold the three tables of params.yaml as plain mappings with checked section names."""
 
     file: str
     tables: Mapping[str, Mapping[str, Mapping[str, Any]]]
 
     def names(self, table: str) -> list[str]:
+        """List the entries of `table`."""
         return list(self.tables[table])
 
     def entry(self, table: str, name: str) -> Mapping[str, Any]:
-        """The row `name` of `table`; ProvenlmError if there is none."""
+        """Return the entry `name` of `table`. Raises ConfigError if there is none."""
         entries = self.tables[table]
         if name not in entries:
-            raise ProvenlmError(
+            raise ConfigError(
                 f"{self.file}: {table}: no {name!r}{_did_you_mean(name, entries)}; known: {', '.join(entries) or 'none'}"
             )
         return entries[name]
 
     def recipes_of(self, report: str) -> list[str]:
-        """The recipes of a report, a family written out: `music` is every recipe whose name begins with `music/`."""
+        """List the recipes of a report; a family such as `music` stands for every recipe named `music/…`."""
         recipes: list[str] = []
         for name in self.entry("reports", report)["recipes"]:
             family = [recipe for recipe in self.tables["recipes"] if recipe.startswith(f"{name}/")]
@@ -55,22 +59,23 @@ class Params:
         return recipes
 
     def location(self, table: str, name: str, section: str) -> str:
+        """Format the place of a section as error messages name it."""
         return f"{self.file}: {table}.{name}.{section}"
 
     def parse_section(self, table: str, name: str, section: str, config_type: type[T]) -> T:
-        """The section `table.name.section`, parsed strictly by the frozen dataclass `kind`."""
+        """Parse the section `table.name.section` as `config_type`. Raises ConfigError."""
         return parse_config(config_type, self.entry(table, name)[section], self.location(table, name, section))
 
 
 def load_params(path: Path) -> Params:
-    """Read `path` as YAML 1.2 (as DVC does: `1e-3` is a number) and check the outer shape of its three tables."""
+    """Read params.yaml as YAML 1.2 (as DVC does: `1e-3` is a number) and check its tables and section names."""
     try:
         with path.open(encoding="utf-8") as file:
             raw = YAML(typ="safe", pure=True).load(file)
     except FileNotFoundError:
-        raise ProvenlmError(f"{path.name}: not found; run from the folder that holds dvc.yaml") from None
+        raise ConfigError(f"{path.name}: not found; run from the folder that holds dvc.yaml") from None
     except (YAMLError, UnicodeDecodeError) as error:
-        raise ProvenlmError(f"{path.name}: not readable as YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path.name}: not readable as YAML: {' '.join(str(error).split())}") from None
     tables = _require_mapping(raw, f"{path.name}")
     _check_keys(tables, tuple(TABLE_SECTIONS), f"{path.name}")
     for table, sections in TABLE_SECTIONS.items():
@@ -81,14 +86,14 @@ def load_params(path: Path) -> Params:
     for name, recipe in tables["recipes"].items():
         corpus = params.entry("corpora", recipe["corpus"])
         if corpus["domain"] != recipe["domain"]:
-            raise ProvenlmError(
-                f"{path.name}: recipes.{name}.domain: {recipe['domain']!r}, but its corpus {recipe['corpus']!r} "
-                f"has domain {corpus['domain']!r}; both must be the same"
+            raise ConfigError(
+                f"{path.name}: recipes.{name}.domain: must be {corpus['domain']!r} as in corpora.{recipe['corpus']}, "
+                f"got {recipe['domain']!r}"
             )
     for name in tables["recipes"]:
         if (family := name.partition("/")[0]) != name and any(family in table for table in tables.values()):
-            raise ProvenlmError(
-                f"{path.name}: recipes.{name}: its family {family!r} is the name of something else; their audits would mix"
+            raise ConfigError(
+                f"{path.name}: recipes.{name}: must have a family that is no other name, because audits are stored by name, got {family!r}"
             )
     for name in tables["reports"]:
         _check_report(params, name)
@@ -96,30 +101,33 @@ def load_params(path: Path) -> Params:
 
 
 def _check_report(params: Params, name: str) -> None:
-    """dvc.yaml can name only the first and the last of a list, and cannot look up a recipe's corpus: so reports say both, and briefly."""
+    """Check the recipes and corpora of a report.
+
+    dvc.yaml can index a list only by constants and cannot look up a recipe's corpus: reports list both, at most two of each.
+    """
     recipes = params.parse_section("reports", name, "recipes", tuple[str, ...])
     if not 1 <= len(recipes) <= 2:
         location = params.location("reports", name, "recipes")
-        raise ProvenlmError(
-            f"{location}: {len(recipes)} recipes; a report covers one or two, or families of them (`music` is every `music/…`)"
+        raise ConfigError(
+            f"{location}: must list one or two recipes or families (`music` stands for every `music/…`), got {len(recipes)}"
         )
     corpora = list(dict.fromkeys(params.entry("recipes", recipe)["corpus"] for recipe in params.recipes_of(name)))
     if len(corpora) > 2:
-        raise ProvenlmError(
-            f"{params.location('reports', name, 'recipes')}: they rest on {len(corpora)} corpora; a report covers one or two"
+        raise ConfigError(
+            f"{params.location('reports', name, 'recipes')}: must use one or two corpora, got {len(corpora)}"
         )
     if params.entry("reports", name)["corpora"] != corpora:
-        raise ProvenlmError(f"{params.location('reports', name, 'corpora')}: must be those of its recipes: [{', '.join(corpora)}]")
+        raise ConfigError(f"{params.location('reports', name, 'corpora')}: must be the corpora of its recipes: [{', '.join(corpora)}]")
     if name in params.tables["corpora"] or name in params.tables["recipes"]:
-        raise ProvenlmError(
-            f"{params.file}: reports.{name}: a corpus or recipe has that name; a report needs its own, for its audit"
+        raise ConfigError(
+            f"{params.file}: reports.{name}: must have a name that no corpus and no recipe has, because audits are stored by name"
         )
 
 
 def override_params(path: Path, assignments: Sequence[str]) -> None:
-    """Set values in the file `path`: each of `words` is `table.name.section.key=value`, the value in YAML 1.2; comments stay.
+    """Set values in the file `path`: each assignment is `table.name.section.key=value`, with the value in YAML 1.2.
 
-    ProvenlmError for a key that is not there: what a misspelt one should have set would silently stay as it was.
+    Comments are preserved. Raises ConfigError for a key that does not exist, so that a misspelt override is not ignored.
     """
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 1000
@@ -132,25 +140,25 @@ def override_params(path: Path, assignments: Sequence[str]) -> None:
         for key in (*section_keys, last_key):
             if not isinstance(node, Mapping) or key not in node:
                 known_keys = [str(name) for name in node] if isinstance(node, Mapping) else []
-                raise ProvenlmError(
+                raise ConfigError(
                     f"{assignment}: {location}: no {key!r}{_did_you_mean(key, known_keys)}; known: {', '.join(known_keys) or 'none'}"
                 )
             parent, node, location = node, node[key], f"{location}: {key}" if node is document else f"{location}.{key}"
         if not equals or not section_keys:
-            raise ProvenlmError(f"{assignment}: an override is written like recipes.NAME.train.steps=200")
+            raise ConfigError(f"{assignment}: must be an override such as recipes.NAME.train.max_steps=200")
         try:
             parent[last_key] = YAML(typ="safe", pure=True).load(text)
         except YAMLError as error:
-            raise ProvenlmError(f"{assignment}: not readable as YAML: {' '.join(str(error).split())}") from None
+            raise ConfigError(f"{assignment}: not readable as YAML: {' '.join(str(error).split())}") from None
     buffer = io.StringIO()
     yaml.dump(document, buffer)
-    files.write_text(path, buffer.getvalue())
+    write_text(path, buffer.getvalue())
 
 
 def parse_config(expected_type: type[T], value: object, location: str) -> T:
-    """`value` as `kind`: a dataclass from a mapping, else a checked scalar, tuple, mapping or union.
+    """Parse `value` as `expected_type`: a dataclass, scalar, literal, tuple, mapping or union.
 
-    A dataclass may refuse a value in `__post_init__` with ValueError; its message is prefixed with `where`.
+    Raises ConfigError. A dataclass may reject a value in `__post_init__` with a ValueError "key: must be …"; the location is prefixed.
     """
     return typing.cast(T, _parse_value(expected_type, value, location))
 
@@ -164,13 +172,13 @@ def _parse_value(expected_type: Any, value: object, location: str) -> Any:
     if origin is Literal:
         if value not in get_args(expected_type):
             choices = ", ".join(map(str, get_args(expected_type)))
-            raise ProvenlmError(
-                f"{location}: {value!r} is none of: {choices}{_did_you_mean(str(value), map(str, get_args(expected_type)))}"
+            raise ConfigError(
+                f"{location}: must be one of {choices}, got {value!r}{_did_you_mean(str(value), map(str, get_args(expected_type)))}"
             )
         return value
     if origin is tuple:
         if not isinstance(value, list):
-            raise ProvenlmError(f"{location}: expected a list, got {_format_value(value)}")
+            raise ConfigError(f"{location}: must be a list, got {_format_value(value)}")
         return tuple(_parse_value(get_args(expected_type)[0], item, f"{location}[{i}]") for i, item in enumerate(value))
     if origin in (dict, Mapping):
         item_type = get_args(expected_type)[1]
@@ -181,7 +189,7 @@ def _parse_value(expected_type: Any, value: object, location: str) -> Any:
         return float(value)
     if not isinstance(value, expected_type) or (isinstance(value, bool) and expected_type is not bool):
         name = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(expected_type, str(expected_type))
-        raise ProvenlmError(f"{location}: expected {name}, got {_format_value(value)}")
+        raise ConfigError(f"{location}: must be {name}, got {_format_value(value)}")
     return value
 
 
@@ -193,19 +201,19 @@ def _parse_union(alternatives: tuple[Any, ...], value: object, location: str) ->
     if len(alternatives) > 1 and all(map(_kind_values, alternatives)):
         mapping = _require_mapping(value, location)
         if "kind" not in mapping:
-            raise ProvenlmError(f"{location}: missing key 'kind': one of {', '.join(by_kind)}")
+            raise ConfigError(f"{location}: missing key 'kind'; known: {', '.join(by_kind)}")
         return _parse_value(by_kind[_parse_value(Literal[tuple(by_kind)], mapping["kind"], f"{location}.kind")], value, location)
     errors = []
     for alternative in alternatives:
         try:
             return _parse_value(alternative, value, location)
-        except ProvenlmError as error:
+        except ConfigError as error:
             errors.append(error)
     raise errors[0]
 
 
 def _kind_values(config_type: Any) -> tuple[Any, ...]:
-    """What a dataclass's key `kind` may say, where it has one that tells it from others."""
+    """List the values of the literal field `kind` that identifies a dataclass in a union."""
     hint = typing.get_type_hints(config_type).get("kind") if dataclasses.is_dataclass(config_type) else None
     return get_args(hint) if get_origin(hint) is Literal else ()
 
@@ -220,7 +228,7 @@ def _parse_dataclass(config_type: type, value: object, location: str) -> Any:
     try:
         return config_type(**values)
     except ValueError as error:
-        raise ProvenlmError(f"{location}: {error}") from None
+        raise ConfigError(f"{location}: {error}") from None
 
 
 def _check_keys(
@@ -228,20 +236,20 @@ def _check_keys(
 ) -> None:
     for key in mapping:
         if key not in known_keys:
-            raise ProvenlmError(
+            raise ConfigError(
                 f"{location}: unknown key {key!r}{_did_you_mean(key, known_keys)}; known: {', '.join(known_keys) or 'none'}"
             )
     for key in known_keys if required_keys is None else required_keys:
         if key not in mapping:
-            raise ProvenlmError(f"{location}: missing key {key!r}; known: {', '.join(known_keys)}")
+            raise ConfigError(f"{location}: missing key {key!r}; known: {', '.join(known_keys)}")
 
 
 def _require_mapping(value: object, location: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ProvenlmError(f"{location}: expected a mapping of keys, got {_format_value(value)}")
+        raise ConfigError(f"{location}: must be a mapping of keys, got {_format_value(value)}")
     for key in value:
         if not isinstance(key, str):
-            raise ProvenlmError(f"{location}: key {key!r} is not text")
+            raise ConfigError(f"{location}: keys must be text, got {key!r}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Files, folders and JSON values in, SHA-256 hex digests out."""
+"""Compute SHA-256 hex digests of bytes, JSON values, files and folders."""
 
 import hashlib
 import json
@@ -8,26 +8,28 @@ from typing import Any
 
 
 def sha256_bytes(data: bytes) -> str:
+    """Hash `data`."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_json(value: Any) -> str:
-    """Digest of the canonical JSON of `value`: keys sorted, no spaces, UTF-8."""
+    """Hash the canonical JSON of `value`: sorted keys, no spaces, UTF-8."""
     return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
 
 
 def sha256_file(path: Path) -> str:
+    """Hash the content of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_files(paths: Iterable[Path], root: Path) -> str:
-    """Digest of the names (relative to `root`) and contents of `paths`, whatever their order."""
+    """Hash the names (relative to `root`) and contents of `paths`, independent of their order."""
     return sha256_json(sorted((path.relative_to(root).as_posix(), sha256_file(path)) for path in paths))
 
 
 def sha256_path(path: Path) -> str:
-    """Digest of a file, or of every file below a folder with its relative name. FileNotFoundError if it is neither."""
+    """Hash a file, or all files below a folder with their relative names. Raises FileNotFoundError if it is neither."""
     if path.is_dir():
         return sha256_files((p for p in path.rglob("*") if p.is_file()), path)
     return sha256_file(path)

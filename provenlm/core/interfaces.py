@@ -1,7 +1,7 @@
-"""Define what a domain brings to each stage.
+"""Define what a domain provides to each stage.
 
-A domain has a folder for each stage that asks it: `domains/<name>/scrape/spec.py` holds `SPEC = Scraping(...)`, and so on. A stage
-loads, and DVC tracks, only the code that it runs: a change to a crawler never retrains a model.
+A domain has one folder per stage: `domains/<name>/scrape/spec.py` defines `SPEC = ScrapeSpec(...)`, and so on. A stage imports, and
+DVC tracks, only the code that it runs: a change to a crawler never retrains a model.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,15 +19,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScrapeSpec:
-    """`fetch(settings, state, progress)` yields what became of each address; `state` is a folder that outlives a run."""
+    """Define how a domain fetches its sources.
+
+    `fetch(config, state_dir, progress)` yields the outcome of each URL, file or row; `state_dir` is a folder that is kept between runs.
+    """
 
     config_type: type
     fetch: Callable[[Any, Path, ProgressReporter], Iterator[FetchResult]]
 
 
 class FilterResult(NamedTuple):
-    """A record with what was found out about it as facts, masked where that was asked for; the reason to drop it, if there is one; the
-    named parts of its score, each from 0 to 1; what was counted in it."""
+    """Hold the filter's result for one record.
+
+    `record` carries the results as metadata and, where configured, masked personal data; `drop_reason` is None for a record to score;
+    `sub_scores` are the named parts of its score, each in [0, 1]; `counts` are added up over the corpus.
+    """
 
     record: Record
     drop_reason: str | None
@@ -37,9 +43,10 @@ class FilterResult(NamedTuple):
 
 @dataclass(frozen=True)
 class FilterSpec:
-    """`judge(settings)` gives a verdict on each of some records, which depends on that record alone.
+    """Define how a domain filters records.
 
-    `least(settings)` is the score below which a record is dropped.
+    `classify(config)` returns a function from records to results; each result depends on its record alone. Records that score below
+    `min_score(config)` are dropped.
     """
 
     config_type: type
@@ -49,9 +56,11 @@ class FilterSpec:
 
 @dataclass(frozen=True)
 class ParagraphDedupSpec:
-    """How to look for repeated blocks: `spans` cuts a body, blocks with equal `canonical` bytes are equal.
+    """Define how repeated paragraphs are detected and handled.
 
-    `inside`, `across`: what to do with a block that stood before in its own record, or in another one of at least `records` in all.
+    `split` returns the byte spans of the paragraphs of a text; paragraphs with equal `normalize` are equal. A repeated paragraph is
+    kept or removed: `within_document` if the first occurrence is in the same record, `across_documents` if it is in another one and
+    at least `min_documents` records contain it.
     """
 
     split: Callable[[bytes], Sequence[tuple[int, int]]]
@@ -63,49 +72,65 @@ class ParagraphDedupSpec:
 
 @dataclass(frozen=True)
 class DedupeSpec:
-    """`canonical(record)`: equal bytes are exact twins. `shingles(settings)`: hashes of a record's overlapping pieces.
+    """Define how a domain detects duplicate records.
 
-    `threshold(settings)` is the Jaccard similarity of two shingle sets from which records are near twins; above 1 there are none.
-    `blocks(settings)` says how to look for repeated blocks; None: not at all.
+    Records with equal `normalize(record)` are exact duplicates. `ngram_hashes(config)` returns a function from a record to the hashes
+    of its n-grams; records whose n-gram sets have a Jaccard similarity of at least `jaccard_threshold(config)` are near-duplicates
+    (a threshold above 1 disables the search). `paragraph_dedup(config)` is None if repeated paragraphs are not searched.
     """
 
     config_type: type
     normalize: Callable[[Record], bytes]
     ngram_hashes: Callable[[Any], Callable[[Record], "NDArray[np.uint64]"]]
     jaccard_threshold: Callable[[Any], float]
-    paragraph_dedup: Callable[[Any], ParagraphDedupSpec | None] = lambda settings: None
+    paragraph_dedup: Callable[[Any], ParagraphDedupSpec | None] = lambda config: None
 
 
 class Tokenizer(Protocol):
-    """Record to token ids and back."""
+    """Convert records to token ids and back."""
 
     @property
-    def vocab_size(self) -> int: ...  # ids are 0 … vocabulary - 1
+    def vocab_size(self) -> int:
+        """Return the number of token ids; ids are 0 … vocab_size - 1."""
+        ...
 
     @property
-    def special_tokens(self) -> Mapping[str, int]: ...  # "pad", "unk", "bos", "eos": each its own id
+    def special_tokens(self) -> Mapping[str, int]:
+        """Return the ids of "pad", "unk", "bos" and "eos", as far as they exist; all are distinct."""
+        ...
 
-    def encode(self, records: Sequence[Record]) -> list["NDArray[np.uint32]"]: ...  # without special tokens
+    def encode(self, records: Sequence[Record]) -> list["NDArray[np.uint32]"]:
+        """Encode the content of each record, without special tokens."""
+        ...
 
-    def decode(self, ids: Sequence[int]) -> bytes: ...  # the body; special tokens are left out
+    def decode(self, ids: Sequence[int]) -> bytes:
+        """Decode ids to content; special tokens are skipped."""
+        ...
 
-    def count_unknown(self, ids: "NDArray[np.uint32]") -> int: ...  # how many stand for what no learned token covers
+    def count_unknown(self, ids: "NDArray[np.uint32]") -> int:
+        """Count the ids that stand for unknown characters or single bytes."""
+        ...
 
-    def encode_prompt(self, text: str) -> list[int]: ...  # ids of a prompt, special tokens as training would put them before it
+    def encode_prompt(self, text: str) -> list[int]:
+        """Encode a prompt, with the special tokens that precede a document in training."""
+        ...
 
-    def save(self, folder: Path) -> None: ...
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer to `folder`."""
+        ...
 
 
 @dataclass(frozen=True)
 class TokenizeSpec:
-    """`learn(settings, records)` makes a codec (records may be read more than once); `load(folder)` reads a saved one.
+    """Define how a domain tokenizes records.
 
-    `held_out(settings)` is the share of duplicate clusters kept for validation; `probes(settings)` are texts that a trained net will be
-    asked about, which are looked for in the corpus.
+    `train(config, open_records)` trains a tokenizer (records may be read more than once); `load(folder)` reads a saved one.
+    `val_fraction(config)` is the fraction of duplicate clusters held out for validation; `contamination_prompts(config)` are prompts
+    of the evaluation that are searched for in the corpus.
     """
 
     config_type: type
     train: Callable[[Any, Callable[[], Iterable[Record]]], Tokenizer]
     load: Callable[[Path], Tokenizer]
     val_fraction: Callable[[Any], float]
-    contamination_prompts: Callable[[Any], Sequence[str]] = lambda settings: ()
+    contamination_prompts: Callable[[Any], Sequence[str]] = lambda config: ()

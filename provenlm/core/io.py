@@ -1,4 +1,4 @@
-"""Atomic writes: a reader sees the old file or the whole new one, whatever kills us in between."""
+"""Write files and folders atomically: a reader sees the old or the complete new content, also after a kill."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to a sibling, flush it to disk, rename it to `path`."""
+    """Write `data` to a temporary sibling, flush it to disk and rename it to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     with temporary.open("wb") as file:
@@ -21,17 +21,18 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Deterministic JSON: two-space indent, UTF-8, a newline at the end. ValueError for NaN or infinity."""
+    """Write `value` as JSON with two-space indent, atomically. Raises ValueError for NaN or infinity."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """A temporary sibling to fill; it becomes `path`, in one rename, when the block ends without an exception."""
+    """Yield a temporary sibling folder that replaces `path` in one rename if the block ends without an exception."""
     temporary = path.with_name(f".tmp-{path.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A function of numbers and arrays in, the same function as machine code out, kept beside its source for the next process."""
+"""Compile numeric functions with Numba and cache the machine code beside the source."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -9,8 +9,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def jit(function: F) -> F:
-    """Compile `function` by Numba at its first call; other threads run meanwhile. Where nothing can be kept, each process compiles."""
+    """Compile `function` at its first call, without holding the GIL. If no cache folder is writable, each process compiles."""
     try:
         return cast(F, numba.njit(nogil=True, cache=True)(function))
-    except RuntimeError:  # neither the source's folder nor a cache of the user can be written
+    except RuntimeError:  # neither the folder of the source nor the user's cache folder is writable
         return cast(F, numba.njit(nogil=True)(function))

@@ -1,4 +1,4 @@
-"""Bytes or numbers in, 64-bit hashes out: of every word of a text and of every window of neighbours, the same on every machine and in every run."""
+"""Hash words and n-grams to 64 bits, reproducibly across machines and runs."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ _27, _30, _31 = np.uint64(27), np.uint64(30), np.uint64(31)
 
 @jit
 def splitmix64(value: np.uint64) -> np.uint64:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): a bijection in which each input bit moves about half of the output bits."""
+    """Apply the finalizer of SplitMix64 (Steele, Lea, Flood 2014), a bijection where each input bit flips about half of the output."""
     value = (value ^ (value >> _30)) * _MULTIPLIER_1
     value = (value ^ (value >> _27)) * _MULTIPLIER_2
     return value ^ (value >> _31)
@@ -26,7 +26,7 @@ def splitmix64(value: np.uint64) -> np.uint64:
 
 @jit
 def splitmix64_array(values: Hashes) -> Hashes:
-    """`mixed` of each of `values`."""
+    """Apply `splitmix64` to each value."""
     hashes = np.empty_like(values)
     for index in range(len(values)):
         hashes[index] = splitmix64(values[index])
@@ -67,15 +67,15 @@ def _hash_ngrams(values: Hashes, size: int) -> Hashes:
 
 
 def hash_words(data: bytes) -> Hashes:
-    """A hash of each word of `data`, its longest runs without ASCII whitespace, in order, repeats included.
+    """Hash each word of `data` (maximal runs without ASCII whitespace), in order, with repeats.
 
-    It is a polynomial over the bytes modulo 2**64 (Karp and Rabin 1987), mixed with their number.
+    The hash is a polynomial over the bytes modulo 2**64 (Karp and Rabin 1987), mixed with the word's length.
     """
     return _hash_words(np.frombuffer(data, np.uint8))
 
 
 def hash_ngrams(values: Hashes, size: int) -> Hashes:
-    """A hash of each run of `size` neighbours; of all of them together when there are fewer. Empty for no values."""
+    """Hash each window of `size` neighbouring values; if there are fewer values, hash all together. Empty input gives no hashes."""
     return _hash_ngrams(values, size)
 
 
@@ -90,7 +90,7 @@ def _unique_in_place(sorted_values: Hashes) -> int:
 
 
 def sorted_unique(values: Hashes) -> Hashes:
-    """The different ones of `values`, sorted."""
+    """Return the distinct values, sorted."""
     sorted_values = np.sort(values)
     return sorted_values[: _unique_in_place(sorted_values)].copy()
 
@@ -117,5 +117,5 @@ IS_SPACE = IS_WHITESPACE | np.isin(np.arange(256), np.arange(0x1C, 0x20))  # wha
 
 
 def collapse_whitespace(text: bytes) -> bytes:
-    """`text`, which must be ASCII, each run of whitespace one space and none around it: as `" ".join(text.split())`."""
+    """Replace each run of whitespace in the ASCII `text` by one space and strip it, like `" ".join(text.split())`."""
     return _collapse_whitespace(np.frombuffer(text, np.uint8), IS_SPACE).tobytes()

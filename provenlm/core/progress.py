@@ -1,4 +1,4 @@
-"""Progress of anything long: a bar on a terminal; else a line a second for the flow that reads us."""
+"""Report the progress of long work: a bar on a terminal, otherwise at most one machine-readable line a second."""
 
 import json
 import os
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-PROGRESS_PREFIX = "::progress "  # the flow turns such a line into a bar of its own and a Prefect artifact
+PROGRESS_PREFIX = "::progress "  # a flow turns these lines into its own progress bar and a Prefect artifact
 
 
 class ProgressReporter:
-    """Told how much is done; shows it. `total` may grow while the work is found."""
+    """Show how much work is done. `total` may grow while more work is discovered."""
 
     def __init__(self, label: str, unit: str, total: int | None) -> None:
         self.label, self.unit, self.total, self.num_done = label, unit, total, 0
@@ -21,7 +21,7 @@ class ProgressReporter:
         self._bar = tqdm(total=total, unit=f" {unit}", desc=label, dynamic_ncols=True, leave=False) if sys.stderr.isatty() else None
 
     def update(self, count: int = 1, postfix: str = "", total: int | None = None) -> None:
-        """`count` more are done; `note` is shown beside the bar; `total` replaces the expected total."""
+        """Add `count` finished items, show `postfix` beside the bar, and replace the expected total by `total` if given."""
         self.num_done += count
         self.total = total if total is not None else self.total
         if self._bar is not None:
@@ -30,16 +30,18 @@ class ProgressReporter:
             self._bar.update(count)
         elif (now := time.monotonic()) - self._last >= 1.0 or self.num_done == self.total:
             self._last = now
-            fields = {"label": self.label, "done": self.num_done, "total": self.total, "unit": self.unit, "note": postfix}
+            fields = {"label": self.label, "done": self.num_done, "total": self.total, "unit": self.unit, "postfix": postfix}
             log_line(PROGRESS_PREFIX + json.dumps(fields))
 
     def close(self) -> None:
+        """Remove the bar from the terminal."""
         if self._bar is not None:
             self._bar.close()
 
 
 @contextmanager
 def progress_bar(label: str, unit: str, total: int | None = None) -> Iterator[ProgressReporter]:
+    """Yield a progress reporter and close it at the end of the block."""
     bar = ProgressReporter(label, unit, total)
     try:
         yield bar
@@ -48,11 +50,14 @@ def progress_bar(label: str, unit: str, total: int | None = None) -> Iterator[Pr
 
 
 def log_line(line: str) -> None:
-    """Print a line, and survive a reader that is gone: a killed flow must not keep its stage from saving."""
+    """Print a line to standard output, or above the progress bar on a terminal.
+
+    If the reader of the pipe has died, discard this and all later lines: a killed flow must not keep its stage from saving.
+    """
     try:
         if sys.stderr.isatty():
             tqdm.write(line)
         else:
             print(line, flush=True)
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the rest of the process
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

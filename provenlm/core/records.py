@@ -1,4 +1,4 @@
-"""Records and the Parquet shards they live in."""
+"""Read and write records, the items of a corpus, as Parquet shards."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from provenlm.core import hashing
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import DataError
 
 RECORD_SCHEMA = pa.schema(
-    [("id", pa.string()), ("media_type", pa.string()), ("source", pa.string()), ("body", pa.binary()), ("facts", pa.string())]
+    [("id", pa.string()), ("media_type", pa.string()), ("source", pa.string()), ("content", pa.binary()), ("metadata", pa.string())]
 )
 ROW_GROUP_BYTES = 4 << 20
 SHARD_BYTES = 64 << 20
@@ -21,7 +21,7 @@ SHARD_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One item of a corpus. `id` is the digest of the body; `facts` is what is known about it (title, licence …), JSON."""
+    """Hold one item of a corpus. `id` is a digest of `content`; `metadata` holds JSON values such as title and license."""
 
     id: str
     media_type: str
@@ -31,39 +31,42 @@ class Record:
 
     @classmethod
     def from_content(cls, content: bytes, media_type: str, source: str, **metadata: Any) -> "Record":
+        """Create a record whose id is the first 32 hex digits of the SHA-256 of `content`."""
         return cls(hashing.sha256_bytes(content)[:32], media_type, source, content, metadata)
 
     @property
     def text(self) -> str:
+        """Decode the content as UTF-8."""
         return self.content.decode("utf-8")
 
     def with_content(self, content: bytes) -> "Record":
-        """The same item with another body, and so with another id."""
+        """Copy the record with other content and therefore another id."""
         return Record(hashing.sha256_bytes(content)[:32], self.media_type, self.source, content, self.metadata)
 
     def with_metadata(self, **metadata: Any) -> "Record":
+        """Copy the record with `metadata` added to its own; equal keys are replaced."""
         return Record(self.id, self.media_type, self.source, self.content, {**self.metadata, **metadata})
 
 
 @dataclass(frozen=True, slots=True)
 class FetchResult:
-    """What became of one address that a scrape saw: it ends in exactly one state, with its reason."""
+    """Hold the outcome of one URL, file or row of a source: exactly one state, with its reason."""
 
     url: str
-    state: Literal["record", "refused", "failed"]
-    reason: str  # "" for a record, or stale where its source could not be asked again; else why: robots, http-404, too-large, content-type, off-site …
-    status: int | None  # HTTP status, if there was an answer
-    received_bytes: int  # body bytes received
+    state: Literal["record", "skipped", "failed"]
+    reason: str  # "" for a record, "stale" if its source did not answer this time; otherwise robots, http-404, too-large, …
+    status: int | None  # HTTP status, None without a response
+    received_bytes: int  # of the response body
     attempts: int  # requests sent
     seconds: float
     record: Record | None
-    fetched_at: str = ""  # ISO 8601, UTC: when its content first came; no fact of the record, which must not change with the clock
+    fetched_at: str = ""  # ISO 8601, UTC, when the content first arrived; not in the record, which must not depend on the clock
 
 
 def write_records(records: Iterable[Record], folder: Path) -> int:
-    """Write `records` as `00000.parquet`, `00001.parquet` … of about 64 MB each into `folder`; returns how many.
+    """Write `records` to `folder` as shards `00000.parquet`, `00001.parquet`, … of about 64 MB; return their number.
 
-    At most one row group of about 4 MB is held in memory. An empty corpus is one shard without rows.
+    Memory holds at most one row group of about 4 MB. An empty corpus is one shard without rows.
     """
     folder.mkdir(parents=True, exist_ok=True)
     count = shard = 0
@@ -89,16 +92,16 @@ def write_records(records: Iterable[Record], folder: Path) -> int:
 
 
 def read_records(folder: Path) -> Iterator[Record]:
-    """Every record below `folder`, shard by shard in name order. ProvenlmError names a missing or damaged shard."""
+    """Yield every record of `folder` in shard order. Raises DataError if there are no shards or one is damaged."""
     shards = sorted(folder.glob("[0-9]*.parquet"))
     if not shards:
-        raise ProvenlmError(f"{folder.as_posix()}: no records here; run the stage that writes them")
+        raise DataError(f"{folder.as_posix()}: no records; run the stage that writes this folder")
     for shard in shards:
         yield from read_record_shard(shard)
 
 
 def read_record_shard(shard: Path) -> Iterator[Record]:
-    """Every record of one file. ProvenlmError if it is damaged."""
+    """Yield every record of one shard. Raises DataError if it is damaged."""
     try:
         with pq.ParquetFile(shard, page_checksum_verification=True) as file:
             for batch in file.iter_batches(batch_size=512):
@@ -106,33 +109,33 @@ def read_record_shard(shard: Path) -> Iterator[Record]:
                 for record_id, media_type, source, content, metadata in zip(*columns, strict=True):
                     yield Record(record_id, media_type, source, content, json.loads(metadata))
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise ProvenlmError(f"{shard.as_posix()}: damaged or not a shard of records: {error}") from None
+        raise DataError(f"{shard.as_posix()}: damaged, or not a shard of records: {error}") from None
 
 
 def read_columns(shard: Path, names: list[str]) -> pa.Table:
-    """Some columns of one file, as they are written."""
+    """Read the columns `names` of one shard."""
     return pq.read_table(shard, columns=names)
 
 
 def count_records(folder: Path) -> int:
-    """How many records `folder` holds, from the shards' footers alone."""
+    """Count the records of `folder` from the footers of its shards."""
     return sum(pq.read_metadata(shard).num_rows for shard in sorted(folder.glob("[0-9]*.parquet")))
 
 
 def read_ids_by_source(folder: Path) -> dict[str, str]:
-    """The id of each record below `folder` by its source, from those two columns alone. ProvenlmError names a damaged shard."""
+    """Map the source of each record of `folder` to its id. Raises DataError if a shard is damaged."""
     ids_by_source: dict[str, str] = {}
     for shard in sorted(folder.glob("[0-9]*.parquet")):
         try:
             table = pq.read_table(shard, columns=["source", "id"])
         except (pa.ArrowException, OSError) as error:
-            raise ProvenlmError(f"{shard.as_posix()}: damaged or not a shard of records: {error}") from None
+            raise DataError(f"{shard.as_posix()}: damaged, or not a shard of records: {error}") from None
         ids_by_source.update(zip(table["source"].to_pylist(), table["id"].to_pylist(), strict=True))
     return ids_by_source
 
 
 def _open_writer(folder: Path, shard: int) -> pq.ParquetWriter:
-    """A checksum a page, so that a flipped bit is an error and no other text."""
+    """Open a shard with page checksums, so that a flipped bit raises an error."""
     return pq.ParquetWriter(folder / f"{shard:05}.parquet", RECORD_SCHEMA, compression="zstd", write_page_checksum=True)
 
 
@@ -141,7 +144,7 @@ def _to_table(rows: list[Record]) -> pa.Table:
         "id": [r.id for r in rows],
         "media_type": [r.media_type for r in rows],
         "source": [r.source for r in rows],
-        "body": [r.content for r in rows],
-        "facts": [json.dumps(dict(r.metadata), sort_keys=True, ensure_ascii=False) for r in rows],
+        "content": [r.content for r in rows],
+        "metadata": [json.dumps(dict(r.metadata), sort_keys=True, ensure_ascii=False) for r in rows],
     }
     return pa.table(columns, schema=RECORD_SCHEMA)

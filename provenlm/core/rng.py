@@ -1,22 +1,23 @@
-"""A seed and names in, independent random numbers out. Nothing here or elsewhere seeds at import."""
+"""Derive independent random seeds from a seed and names. No module seeds a generator at import."""
 
 import hashlib
 
 import numpy as np
 
-SPLIT_SALT = "held out"  # the salt of the split: dedupe names a cluster by it, tokenize holds out by it
+SPLIT_SALT = "held out"  # salt of the train/validation split, also used by dedupe to choose a cluster's id
 
 
 def derive_seed(seed: int, *names: object) -> int:
-    """A 63-bit seed that depends on `seed` and every name: equal inputs give equal streams on every machine."""
+    """Derive a 63-bit seed from `seed` and `names`; equal inputs give equal seeds on every machine."""
     text = "\x1f".join(map(str, (seed, *names)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def make_rng(seed: int, *names: object) -> np.random.Generator:
+    """Create a NumPy generator seeded from `seed` and `names`."""
     return np.random.default_rng(derive_seed(seed, *names))
 
 
 def hash_to_unit(key: str, salt: str) -> float:
-    """A number in [0, 1) that depends on `key` alone: splits by it never move an item when others come or go."""
+    """Hash `key` to [0, 1). A split by this number is stable when other items are added or removed."""
     return derive_seed(0, salt, key) / 2**63

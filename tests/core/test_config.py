@@ -42,25 +42,25 @@ def test_a_mapping_becomes_a_typed_dataclass():
     ("change", "message"),
     [
         ({"degress": 1}, "f: unknown key 'degress' (did you mean 'degrees'?); known: degrees, fan, racks, warmth, label, extra"),
-        ({"fan": "yes"}, "f.fan: expected true or false, got 'yes'"),
-        ({"fan": 1}, "f.fan: expected true or false, got 1"),
-        ({"degrees": "hot"}, "f.degrees: expected a number, got 'hot'"),
-        ({"degrees": True}, "f.degrees: expected a number, got True"),
-        ({"degrees": None}, "f.degrees: expected a number, got nothing"),
-        ({"racks": 3}, "f.racks: expected a list, got 3"),
-        ({"racks": [1, 2.5]}, "f.racks[1]: expected a whole number, got 2.5"),
+        ({"fan": "yes"}, "f.fan: must be true or false, got 'yes'"),
+        ({"fan": 1}, "f.fan: must be true or false, got 1"),
+        ({"degrees": "hot"}, "f.degrees: must be a number, got 'hot'"),
+        ({"degrees": True}, "f.degrees: must be a number, got True"),
+        ({"degrees": None}, "f.degrees: must be a number, got nothing"),
+        ({"racks": 3}, "f.racks: must be a list, got 3"),
+        ({"racks": [1, 2.5]}, "f.racks[1]: must be a whole number, got 2.5"),
         ({"warmth": {"steps": 3}}, "f.warmth: missing key 'shape'; known: steps, shape"),
         (
             {"warmth": {"steps": 3, "shape": "linnear"}},
-            "f.warmth.shape: 'linnear' is none of: linear, cosine (did you mean 'linear'?)",
+            "f.warmth.shape: must be one of linear, cosine, got 'linnear' (did you mean 'linear'?)",
         ),
-        ({"warmth": []}, "f.warmth: expected a mapping of keys, got []"),
-        ({"label": 4}, "f.label: expected text, got 4"),
-        ({"extra": {"a": 1}}, "f.extra.a: expected a mapping of keys, got 1"),
+        ({"warmth": []}, "f.warmth: must be a mapping of keys, got []"),
+        ({"label": 4}, "f.label: must be text, got 4"),
+        ({"extra": {"a": 1}}, "f.extra.a: must be a mapping of keys, got 1"),
         ({"degrees": 301}, "f: degrees: must be at most 300"),
     ],
 )
-def test_a_wrong_value_is_refused_in_the_users_words(change, message):
+def test_an_invalid_value_is_an_error_that_names_key_and_allowed_values(change, message):
     with pytest.raises(ProvenlmError) as error:
         config.parse_config(Oven, {**GOOD, **change}, "f")
     assert str(error.value) == message
@@ -70,9 +70,9 @@ FILE = """
 corpora:
   c: {domain: strings, scrape: {}, filter: {}, dedupe: {}, tokenize: {rate: 1e-3}}
 recipes:
-  r: {corpus: c, domain: strings, net: {}, train: {}, validate: {}}
+  r: {corpus: c, domain: strings, model: {}, train: {}, validate: {}}
 reports:
-  p: {title: T, recipes: [r], corpora: [c], refresh: null, bounds: {}}
+  p: {title: T, recipes: [r], corpora: [c], schedule: null, checks: {}}
 """
 
 
@@ -81,7 +81,7 @@ def load_text(tmp_path: Path, text: str) -> config.Params:
     return config.load_params(tmp_path / "params.yaml")
 
 
-def test_numbers_are_read_as_yaml_1_2_as_dvc_reads_them(tmp_path):
+def test_numbers_are_parsed_as_yaml_1_2_like_dvc(tmp_path):
     assert load_text(tmp_path, FILE).entry("corpora", "c")["tokenize"]["rate"] == 0.001
 
 
@@ -92,37 +92,37 @@ def test_numbers_are_read_as_yaml_1_2_as_dvc_reads_them(tmp_path):
         (
             "filter: {}, ",
             "",
-            "params.yaml: corpora.c: missing key 'filter'; known: domain, scrape, filter, dedupe, tokenize, engine",
+            "params.yaml: corpora.c: missing key 'filter'; known: domain, scrape, filter, dedupe, tokenize, executor",
         ),
         (
             "filter: {}",
             "filter: {}, note: x",
-            "params.yaml: corpora.c: unknown key 'note'; known: domain, scrape, filter, dedupe, tokenize, engine",
+            "params.yaml: corpora.c: unknown key 'note'; known: domain, scrape, filter, dedupe, tokenize, executor",
         ),
         ("corpus: c", "corpus: d", "params.yaml: corpora: no 'd'; known: c"),
         (
             "corpus: c, domain: strings",
             "corpus: c, domain: text",
-            "params.yaml: recipes.r.domain: 'text', but its corpus 'c' has domain 'strings'; both must be the same",
+            "params.yaml: recipes.r.domain: must be 'strings' as in corpora.c, got 'text'",
         ),
         (
             "recipes: [r]",
             "recipes: []",
-            "params.yaml: reports.p.recipes: 0 recipes; a report covers one or two, or families of them (`music` is every `music/…`)",
+            "params.yaml: reports.p.recipes: must list one or two recipes or families (`music` stands for every `music/…`), got 0",
         ),
         ("recipes: [r]", "recipes: [q]", "params.yaml: recipes: no 'q'; known: r"),
-        ("corpora: [c]", "corpora: [d]", "params.yaml: reports.p.corpora: must be those of its recipes: [c]"),
-        ("  r:", "  c/r:", "params.yaml: recipes.c/r: its family 'c' is the name of something else; their audits would mix"),
-        ("  p:", "  r:", "params.yaml: reports.r: a corpus or recipe has that name; a report needs its own, for its audit"),
+        ("corpora: [c]", "corpora: [d]", "params.yaml: reports.p.corpora: must be the corpora of its recipes: [c]"),
+        ("  r:", "  c/r:", "params.yaml: recipes.c/r: must have a family that is no other name, because audits are stored by name, got 'c'"),
+        ("  p:", "  r:", "params.yaml: reports.r: must have a name that no corpus and no recipe has, because audits are stored by name"),
     ],
 )
-def test_a_wrong_table_is_refused_before_any_stage_begins(tmp_path, old, new, message):
+def test_an_invalid_table_is_an_error_before_any_stage_starts(tmp_path, old, new, message):
     with pytest.raises(ProvenlmError) as error:
         load_text(tmp_path, FILE.replace(old, new))
     assert str(error.value) == message
 
 
-def test_a_family_stands_for_its_recipes_and_for_no_other(tmp_path):
+def test_a_family_expands_to_its_recipes_only(tmp_path):
     (row,) = [line for line in FILE.splitlines() if line.startswith("  r:")]
     many = "\n".join(row.replace("r:", f"{name}:", 1) for name in ("k/a", "r", "k/b", "k/c", "kind"))
     params_of_families = load_text(tmp_path, FILE.replace(row, many).replace("recipes: [r]", "recipes: [k, r]"))
@@ -130,19 +130,19 @@ def test_a_family_stands_for_its_recipes_and_for_no_other(tmp_path):
     assert load_text(tmp_path, FILE.replace(row, many).replace("recipes: [r]", "recipes: [k/b]")).recipes_of("p") == ["k/b"]
 
 
-def test_a_file_that_is_not_yaml_is_refused_in_one_line(tmp_path):
+def test_invalid_yaml_is_a_one_line_error(tmp_path):
     with pytest.raises(ProvenlmError) as error:
         load_text(tmp_path, "corpora: [1, 2")
     assert str(error.value).startswith("params.yaml: not readable as YAML: ")
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_file_says_where_to_run(tmp_path):
+def test_a_missing_params_yaml_is_an_error_that_says_where_to_run(tmp_path):
     with pytest.raises(ProvenlmError, match="run from the folder that holds dvc.yaml"):
         config.load_params(tmp_path / "params.yaml")
 
 
-def test_an_unknown_subject_names_the_known_ones(tmp_path):
+def test_an_unknown_entry_is_an_error_that_names_the_known_ones(tmp_path):
     with pytest.raises(ProvenlmError, match="params.yaml: corpora: no 'cc' \\(did you mean 'c'\\?\\); known: c"):
         load_text(tmp_path, FILE).entry("corpora", "cc")
 
@@ -154,7 +154,7 @@ def file(tmp_path):
     return path
 
 
-def test_overrides_set_values_as_yaml_1_2_and_keep_what_people_wrote(file):
+def test_overrides_are_yaml_1_2_and_preserve_comments(file):
     config.override_params(
         file, ["recipes.small.train.steps=200", "recipes.small.train.rate=1e-3", "recipes.small.train.plateau={least: 2}"]
     )
@@ -162,20 +162,20 @@ def test_overrides_set_values_as_yaml_1_2_and_keep_what_people_wrote(file):
 
 
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("assignment", "message"),
     [
         (
             "recipes.smal.train.steps=1",
             "recipes.smal.train.steps=1: params.yaml: recipes: no 'smal' (did you mean 'small'?); known: small",
         ),
         ("recipes.small.train.steps.most=1", "params.yaml: recipes.small.train.steps: no 'most'; known: none"),
-        ("recipes.small.train.steps", "an override is written like recipes.NAME.train.steps=200"),
+        ("recipes.small.train.steps", "must be an override such as recipes.NAME.train.max_steps=200"),
         ("recipes.small.train.steps={", "not readable as YAML"),
     ],
 )
-def test_an_override_that_cannot_be_meant_is_refused_and_nothing_is_written(file, word, message):
+def test_an_invalid_override_is_an_error_and_writes_nothing(file, assignment, message):
     before = file.read_bytes()
     with pytest.raises(ProvenlmError) as refusal:
-        config.override_params(file, ["recipes.small.train.steps=1", word])
+        config.override_params(file, ["recipes.small.train.steps=1", assignment])
     assert message in str(refusal.value)
     assert file.read_bytes() == before

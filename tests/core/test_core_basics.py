@@ -1,4 +1,4 @@
-"""Digests, random numbers, atomic files, progress: the small things that everything stands on."""
+"""Test digests, random seeds, atomic writes, progress lines and the plug-in registry."""
 
 import hashlib
 import json
@@ -11,12 +11,12 @@ from provenlm.core import hashing, interfaces, io, registry, rng
 from provenlm.core.errors import ProvenlmError
 
 
-def test_a_digest_of_json_does_not_depend_on_the_order_of_keys():
+def test_a_json_digest_does_not_depend_on_the_order_of_keys():
     assert hashing.sha256_json({"a": 1, "b": [2]}) == hashing.sha256_json({"b": [2], "a": 1})
     assert hashing.sha256_json([]) == hashlib.sha256(b"[]").hexdigest()
 
 
-def test_a_digest_of_a_folder_changes_with_a_name_and_with_a_byte(tmp_path):
+def test_a_folder_digest_changes_with_a_name_and_with_a_byte(tmp_path):
     (tmp_path / "a").write_bytes(b"1")
     first = hashing.sha256_path(tmp_path)
     (tmp_path / "a").rename(tmp_path / "b")
@@ -25,13 +25,13 @@ def test_a_digest_of_a_folder_changes_with_a_name_and_with_a_byte(tmp_path):
     assert len({first, second, hashing.sha256_path(tmp_path)}) == 3
 
 
-def test_seeds_with_other_names_are_independent_and_equal_ones_are_equal():
+def test_seeds_depend_on_every_name_and_are_reproducible():
     assert rng.derive_seed(1, "a", 2) == rng.derive_seed(1, "a", 2)
     assert len({rng.derive_seed(1, "a"), rng.derive_seed(2, "a"), rng.derive_seed(1, "b"), rng.derive_seed(1, "a", "")}) == 4
     assert rng.make_rng(1, "a").random() == rng.make_rng(1, "a").random()
 
 
-def test_shares_are_spread_evenly_over_zero_to_one():
+def test_hashes_to_the_unit_interval_are_uniform():
     values = [rng.hash_to_unit(str(i), "split") for i in range(4000)]
     assert min(values) >= 0 and max(values) < 1
     assert sum(value < 0.1 for value in values) == pytest.approx(400, abs=60)
@@ -45,7 +45,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
-def test_a_folder_that_was_not_finished_leaves_the_old_one(tmp_path):
+def test_a_failed_folder_write_leaves_the_old_folder(tmp_path):
     with io.atomic_dir(tmp_path / "out") as folder:
         (folder / "a").write_text("1")
     with pytest.raises(RuntimeError), io.atomic_dir(tmp_path / "out") as folder:
@@ -54,17 +54,17 @@ def test_a_folder_that_was_not_finished_leaves_the_old_one(tmp_path):
     assert [p.name for p in tmp_path.rglob("*")] == ["out", "a"]
 
 
-def test_progress_without_a_terminal_is_lines_that_a_program_reads():
-    code = "from provenlm.core.progress import progress\nwith progress('crawl','pages',2) as p:\n p.advance()\n p.advance(1,'x')"
+def test_progress_without_a_terminal_is_json_lines():
+    code = "from provenlm.core.progress import progress_bar\nwith progress_bar('crawl','pages',2) as p:\n p.update()\n p.update(1,'x')"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert out[0] == '::progress {"label": "crawl", "done": 1, "total": 2, "unit": "pages", "note": ""}'
+    assert out[0] == '::progress {"label": "crawl", "done": 1, "total": 2, "unit": "pages", "postfix": ""}'
     assert json.loads(out[1].removeprefix("::progress "))["done"] == 2
 
 
-def test_a_reader_that_went_away_does_not_kill_the_writer(tmp_path):
+def test_a_closed_pipe_does_not_kill_the_writer(tmp_path):
     code = (
-        "import sys, time, pathlib\nfrom provenlm.core.progress import say\nsay('one')\ntime.sleep(0.5)\n"
-        f"for i in range(3): say('more')\npathlib.Path({str(tmp_path / 'saved')!r}).write_text('yes')"
+        "import sys, time, pathlib\nfrom provenlm.core.progress import log_line\nlog_line('one')\ntime.sleep(0.5)\n"
+        f"for i in range(3): log_line('more')\npathlib.Path({str(tmp_path / 'saved')!r}).write_text('yes')"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout and process.stdout.readline() == "one\n"
@@ -73,6 +73,6 @@ def test_a_reader_that_went_away_does_not_kill_the_writer(tmp_path):
     assert (tmp_path / "saved").read_text() == "yes"
 
 
-def test_an_unknown_plugin_names_the_known_ones():
-    with pytest.raises(ProvenlmError, match="no domain 'texts'; known: .*strings.*text"):
+def test_an_unknown_domain_is_an_error_that_names_the_known_ones():
+    with pytest.raises(ProvenlmError, match="domain must be one of .*strings.*text, got 'texts'"):
         registry.load_domain("texts", "filter", interfaces.FilterSpec)

@@ -155,13 +155,13 @@ def params(known, site):
         validate["memorise"] = {"rows": 2, "tokens": 16, "steps": 20, "rate": 0.01}
         validate["generation"] = {**validate["generation"], "prompts": ["The "], "heldout_prompts": 1, "tokens": 8}
         validate["probes"] = {**validate["probes"], "bracket_cases": 4, "pairs": 4, "context_tokens": 16, "continuation_tokens": 8}
-        row = {**docs, "corpus": "words", "net": recipe["net"], "train": train, "validate": validate}
-    bounds = {"words/tokenize.round_trip_failures": {"bound": "== 0", "else": "the codec loses text"}}
+        row = {**docs, "corpus": "words", "model": recipe["model"], "train": train, "validate": validate}
+    checks = {"words/tokenize.round_trip_failures": {"expect": "== 0", "hint": "the tokenizer loses text"}}
     report = {
         "title": "Proof",
         "recipes": ["small"],
         "corpora": ["words"],
-        "refresh": {"cron": None, "worse": 0.05},
-        "bounds": bounds,
+        "schedule": {"cron": None, "worse": 0.05},
+        "checks": checks,
     }
     return {"corpora": corpora, "recipes": {"small": row}, "reports": {"proof": report}}

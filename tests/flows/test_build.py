@@ -68,7 +68,7 @@ def test_what_stands_behind_a_restored_stage_is_looked_at_again(built, server):
 
 
 def test_a_verdict_that_is_not_pass_is_printed_and_on_request_the_exit_status(built, server):
-    built.set("reports", "proof", bounds={"steps": 4})
+    built.set("reports", "proof", checks={"steps": 4})
     code, out, _ = built.build("--require-pass", **server)
     assert code == 2 and "\nproof: FAIL\n" in out
     assert table(out) == [*((stage, "cached") for stage in ORDER[:-1]), ("report@proof", "ran")]
@@ -155,7 +155,7 @@ def test_overrides_are_checked_by_the_stages_parsers_before_anything_starts(buil
             "recipes.small.train.stops=5",
             "recipes.small.train.stops=5: params.yaml: recipes.small.train: no 'stops' (did you mean 'steps'?)",
         ),
-        ("recipes.small.train.steps=many", "params.yaml: recipes.small.train.steps: expected a whole number, got 'many'"),
+        ("recipes.small.train.steps=many", "params.yaml: recipes.small.train.steps: must be a whole number, got 'many'"),
     ):
         code, out, err = built.build("--dry-run", "--set", word)
         assert (code, out) == (1, "") and err.startswith(answer)

@@ -168,8 +168,8 @@ def test_a_refresh_builds_on_the_last_version_and_on_what_people_committed_since
 
 
 def test_a_report_that_wants_no_refresh_says_how_to_want_one(built):
-    built.set("reports", "proof", refresh=None)
+    built.set("reports", "proof", schedule=None)
     process = built.start("proof", command="refresh")
     _, err = process.communicate()
     assert process.returncode == 1
-    assert err == "params.yaml: reports.proof.refresh: null; {cron: null, worse: 0.02} would let it be refreshed\n"
+    assert err == "params.yaml: reports.proof.schedule: null; {cron: null, worse: 0.02} would let it be refreshed\n"

@@ -105,7 +105,7 @@ def test_from_a_first_version_over_a_changed_site_a_killed_training_and_a_worse_
     why = world.why(second)
     assert re.match(rf"proof: no worse than {first}: small: [+-]\d\.\d{{4}} bits/byte against {first} on the \d+ records", why)
     assert "words: 1 records added, 2 changed, 2 gone" in why and f"- gone: {world.site.url}/2, {world.site.url}/3" in why
-    assert "| words/scrape.records | 41 | 40 |" in why and "small/validate.heldout.bits_per_byte" in why
+    assert "| words/scrape.records | 41 | 40 |" in why and "small/validate.val.bits_per_byte" in why
 
     trained = real.YAML(typ="safe").load(world.project.root / "params.yaml")["recipes"]["small"]["train"]
     world.project.set("recipes", "small", train={**trained, "steps": 2, "schedule": {**trained["schedule"], "warmup": 0}})

@@ -91,7 +91,7 @@ def test_a_second_clone_of_the_project_pulls_verifies_and_builds_nothing(tmp_pat
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(project.root)], check=True)
     params = YAML(typ="safe").load(project.root / "params.yaml")  # the shortest of recipes, with a report of its own
     params["recipes"]["ladder_memorise"]["train"]["steps"] = 5
-    own = {"title": "Small", "recipes": ["ladder_memorise"], "corpora": ["twelve_strings"], "refresh": None, "bounds": {}}
+    own = {"title": "Small", "recipes": ["ladder_memorise"], "corpora": ["twelve_strings"], "schedule": None, "checks": {}}
     YAML().dump({**params, "reports": {"small": own}}, project.root / "params.yaml")
     project.dvc("repro", "report@small")
     project.commit()

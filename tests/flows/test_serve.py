@@ -30,7 +30,7 @@ def tiny(folder):
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     served = tiny(tmp_path_factory.mktemp("served"))
-    served.project.set("reports", "proof", refresh={"cron": "* * * * *", "worse": 0.0})
+    served.project.set("reports", "proof", schedule={"cron": "* * * * *", "worse": 0.0})
     served.project.commit()
     process = served.serve("--tell", f"http://127.0.0.1:{served.listener.server_port}/")
     yield served
@@ -60,7 +60,7 @@ def test_what_the_form_asks_is_typed_and_wrong_words_are_refused_before_a_run(se
             served.start("build", **wrong)
         assert refusal.value.code == 409
     run = served.start("build", overrides=["recipes.small.train.steps=many"])
-    message = "params.yaml: recipes.small.train.steps: expected a whole number, got 'many'"
+    message = "params.yaml: recipes.small.train.steps: must be a whole number, got 'many'"
     assert served.ended(run) == ("Failed", message) and not served.of("task_runs", run)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from flows import dvc_runner, progress, tasks
 
-FIELDS = {"label": "train", "done": 40, "total": 100, "unit": "steps", "note": "loss 3.1"}
+FIELDS = {"label": "train", "done": 40, "total": 100, "unit": "steps", "postfix": "loss 3.1"}
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def test_progress_without_a_terminal_is_a_line(said):
 
 
 def test_progress_towards_an_unknown_end_names_no_end(said):
-    progress.ProgressRelay(said.append, is_terminal=False).update({**FIELDS, "total": None, "note": ""})
+    progress.ProgressRelay(said.append, is_terminal=False).update({**FIELDS, "total": None, "postfix": ""})
     assert said == ["train: 40 steps"]
 
 

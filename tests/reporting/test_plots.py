@@ -13,7 +13,7 @@ from provenlm.core.errors import ProvenlmError
 from provenlm.reporting import heatmaps, plots
 
 
-def series(x: Sequence[float], lines: Mapping[str, Sequence[float]], shape: Literal["lines", "bars"] = "lines") -> PlotSeries:
+def series(x: Sequence[float], lines: Mapping[str, Sequence[float]], shape: Literal["line", "hist"] = "line") -> PlotSeries:
     return PlotSeries("s", shape, "meaning", "step", "loss (nats/token)", x, lines)
 
 
@@ -46,19 +46,19 @@ def test_drawing_leaves_the_settings_of_the_process_alone():
 @pytest.mark.parametrize(
     ("x", "lines", "shape"),
     [
-        ([], {"a": []}, "lines"),
-        ([1], {"a": [2]}, "lines"),
-        ([1, 2], {"a": ["nan", "inf"]}, "lines"),
-        ([1, 2], {"a": ["nan", 3.0]}, "lines"),
-        ([0, 0.5, 1], {"kept": [3, 4], "dropped": [1, 0]}, "bars"),
-        ([1, 2, 4], {"a": [3, 4, 5]}, "bars"),
-        ([1], {"a": [3]}, "bars"),
-        ([1, 2], {}, "lines"),
-        ([0, 64, 128, 256, 512, 1024], {"records": [0, 0, 3, 1, 0]}, "bars"),
-        ([1, 2, 4, 8, 16, 32], {"before": [0, 0, 0, 0, 0], "after": [0, 0, 0, 0, 0]}, "bars"),
-        ([1, 2, 4, 8, 16, 32], {}, "bars"),
-        ([-1, 0, 1], {"a": [0, 0, 0]}, "lines"),
-        ([1, 2], {"$x_$ <b>": [1, 2], "Grüße": [2, 3]}, "lines"),
+        ([], {"a": []}, "line"),
+        ([1], {"a": [2]}, "line"),
+        ([1, 2], {"a": ["nan", "inf"]}, "line"),
+        ([1, 2], {"a": ["nan", 3.0]}, "line"),
+        ([0, 0.5, 1], {"kept": [3, 4], "dropped": [1, 0]}, "hist"),
+        ([1, 2, 4], {"a": [3, 4, 5]}, "hist"),
+        ([1], {"a": [3]}, "hist"),
+        ([1, 2], {}, "line"),
+        ([0, 64, 128, 256, 512, 1024], {"records": [0, 0, 3, 1, 0]}, "hist"),
+        ([1, 2, 4, 8, 16, 32], {"before": [0, 0, 0, 0, 0], "after": [0, 0, 0, 0, 0]}, "hist"),
+        ([1, 2, 4, 8, 16, 32], {}, "hist"),
+        ([-1, 0, 1], {"a": [0, 0, 0]}, "line"),
+        ([1, 2], {"$x_$ <b>": [1, 2], "Grüße": [2, 3]}, "line"),
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -74,7 +74,7 @@ def test_a_line_of_another_length_than_x_is_refused_by_name():
 def test_bins_that_begin_at_zero_and_grow_by_factors_are_drawn_as_wide_as_each_other():
     edges = [0, 64, 128, 256, 512, 1024, 1 << 20]
     axes = Figure().add_subplot()
-    bars = series(edges, {"records": [0, 2, 3, 1, 0, 0]}, "bars")
+    bars = series(edges, {"records": [0, 2, 3, 1, 0, 0]}, "hist")
     lines = {"records": np.array(bars.y_values["records"], dtype=float)}
     plots._set_scales(axes, bars, np.array(edges, dtype=float), lines)
     assert axes.get_xscale() == "symlog" and axes.get_xlim() == (64, 512)  # the empty bins at both ends are left out
@@ -96,7 +96,7 @@ def test_x_is_on_a_log_axis_where_it_grows_by_factors(x, geometric):
 
 def test_maps_are_drawn_a_row_of_heads_for_each_layer():
     heads = {f"layer {layer}, head {head}": [1, 0, 0.5, 0.5] for layer in range(3) for head in range(2)}
-    picture = PlotSeries("s", "maps", "meaning", "token looked at", "token", [0, 1], heads)
+    picture = PlotSeries("s", "heatmap", "meaning", "token looked at", "token", [0, 1], heads)
     assert plots.plot_series(picture) == plots.plot_series(picture)
     figure = Figure()
     heatmaps.draw_heatmaps(figure, picture)
@@ -108,14 +108,14 @@ def test_maps_are_drawn_a_row_of_heads_for_each_layer():
 
 def test_a_map_that_is_no_square_is_refused_by_name():
     with pytest.raises(ProvenlmError, match=r"^series 's': map 'a' has 3 values, not 2 times 2$"):
-        plots.plot_series(PlotSeries("s", "maps", "meaning", "x", "y", [0, 1], {"a": [1, 0, 0]}))
+        plots.plot_series(PlotSeries("s", "heatmap", "meaning", "x", "y", [0, 1], {"a": [1, 0, 0]}))
 
 
 @pytest.mark.parametrize(
     "name", ["a\x00b", "\ud800x", "--><script>alert()</script>", "]]>&<b>", "two\nlines", "\u202eback", "$x^2$"]
 )
 def test_a_hostile_name_makes_a_sound_file_without_markup(name):
-    hostile = PlotSeries(name, "lines", name, name, name, [1, 2], {name: [1.0, 2.0], "b": [2.0, 3.0]})
+    hostile = PlotSeries(name, "line", name, name, name, [1, 2], {name: [1.0, 2.0], "b": [2.0, 3.0]})
     drawn = plots.plot_series(hostile)
     tags = {element.tag.rpartition("}")[2] for element in ET.fromstring(drawn).iter()}
     assert "script" not in tags and b"<script" not in drawn and "path" in tags

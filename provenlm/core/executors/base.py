@@ -1,4 +1,4 @@
-"""What an engine is asked: work on each record of a corpus, in runs that fit in memory."""
+"""Define the interface of an executor and cut records into batches that fit in memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,10 @@ BATCH_RECORDS = 512
 
 @dataclass(frozen=True)
 class RecordMap(Generic[T]):
-    """`do` gives one result a record, and depends on that record alone. `pack` and `unpack` are for results that travel."""
+    """Map records to results: `apply` returns one result per record, which depends on that record alone.
+
+    `serialize` and `deserialize` carry results between processes.
+    """
 
     apply: Callable[[Sequence[Record]], Sequence[T]]
     serialize: Callable[[T], bytes]
@@ -21,15 +24,19 @@ class RecordMap(Generic[T]):
 
 
 class RecordSource(Protocol):
-    """Records that can be read more than once, the same each time."""
+    """Read the same records any number of times."""
 
-    def read(self) -> Iterator[Record]: ...
+    def read(self) -> Iterator[Record]:
+        """Yield every record."""
+        ...
 
-    def map(self, record_map: RecordMap[T]) -> Iterator[tuple[Record, T]]: ...
+    def map(self, record_map: RecordMap[T]) -> Iterator[tuple[Record, T]]:
+        """Yield every record with its result, in record order."""
+        ...
 
 
 def batch_records(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Runs of at most BATCH_RECORDS records, none but a single record larger than BATCH_BYTES."""
+    """Yield batches of at most BATCH_RECORDS records and BATCH_BYTES bytes; a larger record is a batch by itself."""
     batch: list[Record] = []
     size = 0
     for record in records:

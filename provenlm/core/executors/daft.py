@@ -1,7 +1,7 @@
-"""Shards of records and work in, results out: Daft does the work, on all cores of this machine or on a Ray cluster (extra `[scale]`).
+"""Apply a record map with Daft, on all cores of this machine or on a Ray cluster (extra `[scale]`).
 
-Workers read the shards themselves, so a cluster must see them under the same path, and must have this package. What comes back is put
-into the order of the records, so the engine cannot change a result.
+Workers read the shards themselves, so a cluster must see them under the same path and must have this package installed. Results are
+returned in record order, so the executor cannot change the output.
 """
 
 import json
@@ -24,17 +24,18 @@ T = TypeVar("T")
 
 
 class DaftExecutor:
-    """The records of a folder, worked on by Daft. `address`: of a Ray cluster; none: this machine."""
+    """Process the records of `folder` with Daft; an empty `address` means this machine, otherwise a Ray cluster."""
 
     def __init__(self, folder: Path, address: str) -> None:
         self.folder = folder.resolve()
         configure_daft(address)
 
     def read(self) -> Iterator[Record]:
+        """Yield every record."""
         return records.read_records(self.folder)
 
     def map(self, record_map: RecordMap[T]) -> Iterator[tuple[Record, T]]:
-        """One shard at a time; in memory are the results of one."""
+        """Yield every record with its result, in record order. Memory holds the results of one shard."""
 
         @daft.func.batch(return_dtype=DataType.binary())  # type: ignore[untyped-decorator,unused-ignore]
         def apply_to_columns(record_id: Any, media_type: Any, source: Any, content: Any, metadata: Any) -> Any:
@@ -49,7 +50,7 @@ class DaftExecutor:
             )
 
         names = [field.name for field in records.RECORD_SCHEMA]
-        keys = [name for name in names if name not in ("media_type", "body")]
+        keys = [name for name in names if name not in ("media_type", "content")]
         for shard in sorted(self.folder.glob("[0-9]*.parquet")):
             results_by_key: defaultdict[tuple[str, ...], list[bytes]] = defaultdict(list)
             frame = daft.read_parquet(str(shard)).select(*names)
@@ -62,13 +63,14 @@ class DaftExecutor:
 
 
 def row_keys(shard: Path, keys: list[str]) -> Iterator[tuple[str, ...]]:
+    """Yield the values of the columns `keys` for each row of a shard."""
     table = records.read_columns(shard, keys)
     return zip(*(table[key].to_pylist() for key in keys), strict=True)
 
 
 @cache
 def configure_daft(address: str) -> None:
-    """Choose where Daft works: a process can do so once."""
+    """Select the local runner or a Ray cluster. A process can do this only once."""
     os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
     os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
     if address:

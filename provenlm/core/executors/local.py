@@ -1,6 +1,6 @@
-"""Work on each record of a corpus in; its results out, in the order of the records, wherever the work was done.
+"""Apply a record map in this process, or choose another executor by name.
 
-`Here` does it in this process. Daft (provenlm/core/on_daft.py) does it on all cores or on a cluster; the results are the same.
+`LocalExecutor` uses one process; `executors/daft.py` uses all cores or a cluster. The results are the same.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError
 from provenlm.core.executors.base import RecordMap, RecordSource, batch_records
 from provenlm.core.records import Record, read_records
 
@@ -17,28 +17,33 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LocalExecutor:
-    """The engine that is always there: one process, one batch at a time in memory."""
+    """Process records in this process, with one batch in memory."""
 
     open_records: Callable[[], Iterable[Record]]
 
     def read(self) -> Iterator[Record]:
+        """Yield every record."""
         return iter(self.open_records())
 
     def map(self, record_map: RecordMap[T]) -> Iterator[tuple[Record, T]]:
+        """Yield every record with its result, in record order."""
         for batch in batch_records(self.open_records()):
             yield from zip(batch, record_map.apply(batch), strict=True)
 
 
 def make_executor(folder: Path, executor: str | None) -> RecordSource:
-    """The records of `folder` on the engine that `engine` in params.yaml names. ProvenlmError for one that is not known or not installed."""
+    """Open the records of `folder` with the executor named in params.yaml (None: this process).
+
+    Raises ConfigError if the executor is unknown or not installed.
+    """
     if executor is None:
         return LocalExecutor(lambda: read_records(folder))
     if executor != "daft" and not executor.startswith("ray://"):
-        raise ProvenlmError(
-            f"engine: {executor!r} is none of: null (this process), daft (all cores), ray://HOST:PORT (a cluster, by Daft)"
+        raise ConfigError(
+            f"executor: must be null (this process), daft (all cores) or ray://HOST:PORT (a Ray cluster), got {executor!r}"
         )
     try:
         from provenlm.core.executors.daft import DaftExecutor
     except ImportError:
-        raise ProvenlmError(f"engine: {executor} needs Daft: pip install -e '.[scale]', or take the entry out") from None
+        raise ConfigError(f"executor: {executor} needs Daft: run `pip install -e '.[scale]'` or remove the key") from None
     return DaftExecutor(folder, executor.removeprefix("daft"))

@@ -6,4 +6,4 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 if not isinstance(steps := YAML(typ="safe").load(Path("params.yaml"))["recipes"]["small"]["train"]["steps"], int):
-    sys.exit(f"params.yaml: recipes.small.train.steps: expected a whole number, got {steps!r}")
+    sys.exit(f"params.yaml: recipes.small.train.steps: must be a whole number, got {steps!r}")

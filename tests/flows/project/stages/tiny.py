@@ -50,7 +50,7 @@ def main(stage: str, table: str, subject: str) -> None:
     elif stage == "validate":
         write(Path("reports/samples") / f"{subject}.parquet", steps)
     else:
-        status = "PASS" if row["bounds"]["steps"] <= 3 else "FAIL"
+        status = "PASS" if row["checks"]["steps"] <= 3 else "FAIL"
         write(Path("reports") / f"{subject}.json", {"status": status, "checks": [{"status": status}]})
         write(Path("reports") / f"{subject}.html", status)
         write(Path("reports") / f"{subject}_files" / "loss.svg", "")
@@ -94,10 +94,10 @@ def walk(subject: str, steps: int, pause: float, asked: list[int]) -> int:
 
 
 def audit(stage: str, subject: str, steps: int) -> dict[str, object]:
-    figures = {"subject": subject, "stage": stage, "figures": {"steps": steps}}
+    figures = {"subject": subject, "stage": stage, "metrics": {"steps": steps}}
     return {
         **figures,
-        "described": [["steps", "steps", "counted", "what was counted"]],
+        "descriptions": [["steps", "steps", "counted", "what was counted"]],
         "series": [],
         "tables": [],
         "provenance": [{}],
