@@ -1,1 +1,1 @@
-"""Audits and bounds in; checks, a verdict and a page in Markdown and HTML out. No number is written here: every one is cited."""
+"""Evaluate checks on audits and render the report as Markdown, HTML, JSON and cards; every number is a citation of an audit."""

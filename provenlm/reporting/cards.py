@@ -1,6 +1,6 @@
-"""Evidence and checks in; a model card for each recipe and a dataset card for each corpus, as Hugging Face's hub reads them, out.
+"""Provide the common parts of model cards and dataset cards in the format of the Hugging Face Hub.
 
-The headings are those of the hub's own templates. A number stands there by `cite` alone; what nobody recorded is said to be unknown.
+The headings are those of the Hub's templates. Every number is a citation; what no stage recorded is stated as unknown.
 """
 
 import io
@@ -18,12 +18,12 @@ from provenlm.reporting.markdown import Markdown, bold, bullet_list, code, escap
 
 UNKNOWN = Markdown("Unknown: no stage records it.")
 NOT_MEASURED = Markdown("not measured")
-UNKNOWN_LICENSE = "unknown"  # as the hub spells it
+UNKNOWN_LICENSE = "unknown"  # the identifier that the Hub uses
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a card is about. `sources` by stage, their paths as the card links to them; `place`: the report, likewise."""
+    """Hold what a card describes: audit files by stage and the report, both with paths relative to the card."""
 
     name: str
     title: str
@@ -33,37 +33,40 @@ class Card:
     checks: Sequence[CheckResult]
 
     def metric(self, stage: str, name: str) -> Metric | None:
+        """Return a metric of a stage, or None if it was not recorded."""
         file = self.audit_files.get(stage)
         return file.audit.metrics.get(name) if file and file.audit else None
 
     def cite(self, stage: str, name: str) -> Markdown:
+        """Cite a metric of a stage, or state that it was not measured."""
         metric = self.metric(stage, name)
         return cite(self.audit_files[stage], name, metric) if metric else NOT_MEASURED
 
     def provenance(self, stage: str, key: str) -> Any:
-        """A fact of the provenance; None if it is not there."""
+        """Return one entry of a stage's provenance, or None."""
         file = self.audit_files.get(stage)
         return file.audit.provenance.get(key) if file and file.audit else None
 
     def config_section(self, stage: str, section: str) -> Any:
-        """What a stage was told: the slice of params.yaml that ends so; None if it was told nothing of the kind."""
+        """Return the configuration section of this subject that a stage recorded, or None."""
         config_sections = self.provenance(stage, "params") or {}
         return next((value for key, value in config_sections.items() if key.endswith(f".{self.name}.{section}")), None)
 
     def tables(self, stage: str, prefix: str) -> list[AuditTable]:
+        """Return the tables of a stage whose names start with `prefix`."""
         file = self.audit_files.get(stage)
         return [table_data for table_data in file.audit.tables if table_data.name.startswith(prefix)] if file and file.audit else []
 
     def status_paragraph(self) -> Markdown:
-        """Where the numbers come from, and how the report judged."""
+        """State the verdict of the report and where the numbers come from."""
         report = link(escape(self.title), self.report_path, "")
         return Markdown(
-            f"A part of the report {report}, whose verdict is {bold(Markdown(self.status))}. Every number links to the audit that "
-            "it was read from; `python -m provenlm.cli.verify` checks this card with the report."
+            f"Part of the report {report}; its verdict is {bold(Markdown(self.status))}. Every number links to the audit that "
+            "contains it; `provenlm verify` checks this card together with the report."
         )
 
     def settings(self, stage: str, section: str) -> Markdown:
-        """The settings of a stage, key by key."""
+        """List the configuration section of a stage, key by key."""
         config = self.config_section(stage, section)
         if config is None:
             return NOT_MEASURED
@@ -71,11 +74,11 @@ class Card:
         return Markdown(f"{link(Markdown('Settings'), self.audit_files[stage].path, section)}: {items or 'none'}")
 
     def checks_table(self) -> Markdown:
-        """Every check on a figure of this subject; a sentence if there is none."""
+        """Tabulate the checks on metrics of this subject."""
         own_checks = [
             (check, file) for check in self.checks for file in self.audit_files.values() if check.id.startswith(f"{file.name}.")
         ]
-        columns = [Markdown(word) for word in ("Verdict", "Figure", "Measured", "Bound", "Meaning")]
+        columns = [Markdown(word) for word in ("Status", "Metric", "Measured", "Expected", "Description")]
         rows = [
             [
                 bold(Markdown(check.status)),
@@ -86,10 +89,10 @@ class Card:
             ]
             for check, file in own_checks
         ]
-        return table(columns, rows, [False, False, True, False, False]) if rows else Markdown("The report has no bound on it.")
+        return table(columns, rows, [False, False, True, False, False]) if rows else Markdown("The report has no check on it.")
 
     def failed_checks(self) -> Markdown:
-        """The advice of each bound that failed on it."""
+        """List the hint of each failed check on this subject."""
         names = [file.name for file in self.audit_files.values()]
         failures = [
             check
@@ -99,14 +102,14 @@ class Card:
         return (
             bullet_list(Markdown(f"{code(check.id)}: {escape(check.hint)}") for check in failures)
             if failures
-            else Markdown("No bound failed on it.")
+            else Markdown("No check on it failed.")
         )
 
 
 def render_card(
     title_prefix: str, subject: Card, metadata: Mapping[str, Any], sections: Iterable[tuple[int, str, Markdown]]
 ) -> str:
-    """A page with `facts` as its YAML front matter."""
+    """Render a card with `metadata` as its YAML front matter."""
     blocks = [heading(1, escape(f"{title_prefix} {subject.name}")), subject.status_paragraph()]
     for depth, title, content in sections:
         blocks += [heading(depth, Markdown(title)), *([content] if content else [])]
@@ -114,12 +117,12 @@ def render_card(
 
 
 def definition_list(entries: Iterable[tuple[str, Markdown]]) -> Markdown:
-    """Facts with their names, as the hub's templates set them."""
+    """Format names and values as the bullet list that the Hub's templates use."""
     return bullet_list(Markdown(f"{bold(Markdown(f'{name}:'))} {value}") for name, value in entries)
 
 
 def by_subject(audits: AuditSet, folder: str) -> dict[str, dict[str, AuditFile]]:
-    """The sources of each subject by stage, with paths as a page inside `folder` links to them."""
+    """Group audit files by subject and stage, with `folder` prepended to their link paths."""
     files_by_subject: dict[str, dict[str, AuditFile]] = {}
     for file in audits.files:
         files_by_subject.setdefault(file.subject, {})[file.stage] = replace(file, path=f"{folder}{file.path}")
@@ -127,7 +130,7 @@ def by_subject(audits: AuditSet, folder: str) -> dict[str, dict[str, AuditFile]]
 
 
 def card_filename(subject: str) -> str:
-    """The name of a subject's card; those of all subjects lie in one folder."""
+    """Return the file name of a subject's card; the cards of all subjects share one folder."""
     return f"{subject.replace('/', '-')}.md"
 
 

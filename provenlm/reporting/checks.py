@@ -1,12 +1,12 @@
-"""Evidence and bounds in; checks, each with a status, and one verdict out. The only place where anything is judged.
+"""Evaluate the checks of a report; no other module decides whether a result is good.
 
-A check reads
-  PASS            the figure was measured or counted, and its bound admits it;
-  ESTIMATED       the bound admits it, but the figure or its limit comes from a formula;
-  FAIL            the bound does not admit it, it is no number, or the probe that should have measured it raised an exception;
-  NOT RUN         the audit of the figure, or of its limit, is not there;
-  NOT APPLICABLE  the figure's value is the words "not applicable": its stage says that the question has no meaning for it.
-The verdict is the worst of its checks, in the order FAIL, NOT RUN, ESTIMATED, PASS; without any check it reads NOT RUN.
+The status of a check is
+  PASS            the metric was measured or counted and meets the expectation;
+  ESTIMATED       the expectation is met, but the metric or one of its operands comes from a formula;
+  FAIL            the expectation is not met, the value is no number, or the probe that measures it raised an exception;
+  NOT RUN         the audit of the metric, or of an operand, does not exist;
+  NOT APPLICABLE  the value of the metric is "not applicable": the model or the recipe has no such property.
+The verdict is the worst status of all checks, in the order FAIL, NOT RUN, ESTIMATED, PASS; without checks it is NOT RUN.
 """
 
 import math
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from provenlm.core.audit import Metric, MetricRecorder
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError
 from provenlm.reporting.evidence import AuditSet, probe_errors
 from provenlm.reporting.thresholds import CheckSpec, Number, Threshold
 
@@ -23,7 +23,7 @@ NOT_APPLICABLE_VALUE = "not applicable"
 
 
 class CheckStatus(StrEnum):
-    """What became of a check, and of a report."""
+    """Name the result of a check, and of a report."""
 
     PASS = "PASS"
     FAIL = "FAIL"
@@ -37,9 +37,10 @@ WORST_FIRST = (CheckStatus.FAIL, CheckStatus.NOT_RUN, CheckStatus.ESTIMATED, Che
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One figure against its bound. `reason` says why it is not a plain PASS; `bound` is None for a probe that raised.
+    """Hold the result of one check; `reason` explains a status other than PASS, `threshold` is None for a failed probe.
 
-    `limits` are the figures that the bound names, `beside` the ceiling and the chance level of the figure, where it has them.
+    `operands` are the metrics that the threshold refers to; `reference_levels` the best possible value and the chance level of
+    the metric, if its audit records them.
     """
 
     id: str
@@ -53,11 +54,11 @@ class CheckResult:
 
 
 def evaluate_checks(audits: AuditSet, specs: Mapping[str, CheckSpec], location: str) -> list[CheckResult]:
-    """A check for each bound, in their order, then one for each probe that raised.
+    """Evaluate each check in the order of `specs`, then add a failed check for each probe that raised an exception.
 
-    ProvenlmError, beginning with `where`, for a bound on a figure that its audit does not hold, and for one above its figure's ceiling.
+    Raise ConfigError, with `location`, for a metric that its audit does not contain and for a threshold that cannot be reached.
     """
-    checks = [_evaluate_check(audits, metric, spec, f"{location}.{metric}") for metric, spec in specs.items()]
+    checks = [_evaluate_check(audits, metric_id, spec, f"{location}.{metric_id}") for metric_id, spec in specs.items()]
     return checks + [
         CheckResult(
             name,
@@ -67,7 +68,7 @@ def evaluate_checks(audits: AuditSet, specs: Mapping[str, CheckSpec], location: 
             metric,
             {},
             {},
-            "mend what the probe complains of, or the probe",
+            "fix the cause that the exception names, or the probe itself",
         )
         for file in audits.files
         for name, metric in probe_errors(file).items()
@@ -75,27 +76,27 @@ def evaluate_checks(audits: AuditSet, specs: Mapping[str, CheckSpec], location: 
 
 
 def overall_status(checks: Sequence[CheckResult]) -> CheckStatus:
-    """The worst status of `checks`; NOT RUN if there are none."""
+    """Return the worst status of `checks`, or NOT RUN if there are none."""
     return min((check.status for check in checks), key=WORST_FIRST.index, default=CheckStatus.NOT_RUN)
 
 
 def record_counts(checks: Sequence[CheckResult], recorder: MetricRecorder) -> None:
-    """The verdict and the counts of each status as figures, so that the page can cite them like any other."""
+    """Record the verdict and the number of checks per status as metrics, so that the page can cite them."""
     descriptions = {
-        CheckStatus.PASS: "measured or counted, and within the bound",
-        CheckStatus.FAIL: "outside the bound, not a number, or not measured because the probe raised an exception",
-        CheckStatus.NOT_RUN: "the audit that holds the figure is not there",
-        CheckStatus.ESTIMATED: "within the bound, by a formula and not by a measurement",
-        CheckStatus.NOT_APPLICABLE: "the question has no meaning for this subject",
+        CheckStatus.PASS: "Checks whose metric was measured or counted and meets the expectation",
+        CheckStatus.FAIL: "Checks whose expectation is not met, whose value is no number, or whose probe raised an exception",
+        CheckStatus.NOT_RUN: "Checks whose metric has no audit",
+        CheckStatus.ESTIMATED: "Checks whose expectation is met by a formula, not by a measurement",
+        CheckStatus.NOT_APPLICABLE: "Checks that do not apply to the subject",
     }
-    recorder.add_count("verdict", overall_status(checks).value, "", "the worst status of all checks")
-    recorder.add_count("checks.total", len(checks), "checks", "bounds, and probes that raised")
+    recorder.add_count("verdict", overall_status(checks).value, "", "Verdict: the worst status of all checks")
+    recorder.add_count("checks.total", len(checks), "checks", "Number of checks, including probes that raised an exception")
     for status, description in descriptions.items():
         recorder.add_count(count_metric_name(status), sum(check.status is status for check in checks), "", description)
 
 
 def count_metric_name(status: CheckStatus) -> str:
-    """The figure that counts the checks of a status: `checks.not_run`."""
+    """Return the name of the metric that counts the checks with a status, such as `checks.not_run`."""
     return f"checks.{status.name.lower()}"
 
 
@@ -119,7 +120,7 @@ def _evaluate_check(audits: AuditSet, checked_id: str, spec: CheckSpec, location
 def _refuse_unreachable(
     threshold: Threshold, metrics: Mapping[str, Metric], reference_levels: Mapping[str, Metric], location: str
 ) -> None:
-    """ProvenlmError if the bound asks for more than the figure's ceiling: a check that nothing can pass judges the bound alone."""
+    """Raise ConfigError if the threshold is above the best possible value: such a check could never pass."""
     metric_values = {metric_id: number for metric_id, metric in metrics.items() if (number := _finite_number(metric)) is not None}
     max_value = next(
         (_finite_number(metric) for metric_id, metric in reference_levels.items() if metric_id.endswith(".ceiling")), None
@@ -129,16 +130,14 @@ def _refuse_unreachable(
         and metric_values.keys() >= set(threshold.dependencies())
         and not threshold.reachable(max_value, metric_values)
     ):
-        raise ProvenlmError(
-            f"{location}: {threshold.text!r} asks for more than can be reached, which is {max_value}; the ceiling itself would be right"
-        )
+        raise ConfigError(f"{location}: must be at most the ceiling (best possible value) {max_value}; got {threshold.text!r}")
 
 
 def _status_of(
     checked_id: str, threshold: Threshold, optional_metrics: Mapping[str, Metric | None], metrics: Mapping[str, Metric]
 ) -> tuple[CheckStatus, str]:
     if missing := [metric_id for metric_id in optional_metrics if metric_id not in metrics]:
-        return CheckStatus.NOT_RUN, f"no audit holds {missing[0]}"
+        return CheckStatus.NOT_RUN, f"no audit contains {missing[0]}"
     if any(metric.value == NOT_APPLICABLE_VALUE for metric in metrics.values()):
         return CheckStatus.NOT_APPLICABLE, next(
             metric.description for metric in metrics.values() if metric.value == NOT_APPLICABLE_VALUE
@@ -147,7 +146,7 @@ def _status_of(
     if not_numbers := [metric_id for metric_id in metrics if metric_id not in numbers]:
         return CheckStatus.FAIL, f"{not_numbers[0]} is not a number"
     if not threshold.holds(numbers[checked_id], numbers):
-        return CheckStatus.FAIL, "outside the bound"
+        return CheckStatus.FAIL, "expectation not met"
     if estimates := [metric_id for metric_id, metric in metrics.items() if metric.kind == "estimated"]:
         return CheckStatus.ESTIMATED, f"{estimates[0]} is an estimate"
     return CheckStatus.PASS, ""

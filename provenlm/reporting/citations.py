@@ -1,4 +1,4 @@
-"""A figure or a table of an audit in, the only form in which a number gets onto a page out."""
+"""Cite a metric or a table of an audit: the only way in which a number gets onto a page."""
 
 from provenlm.core.audit import AuditTable, Metric
 from provenlm.reporting.evidence import AuditFile
@@ -7,7 +7,7 @@ from provenlm.reporting.number_format import exact_repr, format_number, format_v
 
 
 def cite(file: AuditFile, name: str, metric: Metric) -> Markdown:
-    """The figure as a reader wants it, linked to its audit; its id and its exact value are the link's title."""
+    """Format a metric for a reader, linked to its audit; the title of the link holds the id and the exact value."""
     prefix = "≈ " if metric.kind == "estimated" else ""
     value = "" if isinstance(metric.value, str) else f" = {exact_repr(metric.value)} {metric.unit}".rstrip()
     formatted = format_value(metric.value, metric.unit) or "(empty)"
@@ -15,7 +15,7 @@ def cite(file: AuditFile, name: str, metric: Metric) -> Markdown:
 
 
 def cite_table(table_data: AuditTable) -> Markdown:
-    """The rows of an audit's table; what is text in it stays text."""
+    """Format the rows of an audit's table; text cells stay text."""
     numeric = [all(not isinstance(row[index], str) for row in table_data.rows) for index in range(len(table_data.columns))]
     rows = [[escape(cell if isinstance(cell, str) else format_number(cell)) for cell in row] for row in table_data.rows]
     return table([escape(column) for column in table_data.columns], rows, numeric)

@@ -1,6 +1,6 @@
-"""What is known of a corpus in, its dataset card out: the hub's headings, then the questions of Datasheets for Datasets.
+"""Render the dataset card of a corpus with the Hub's headings and the questions of Datasheets for Datasets.
 
-Gebru and others, Datasheets for Datasets, Communications of the ACM, volume LXIV.
+Gebru et al., Datasheets for Datasets, Communications of the ACM, volume LXIV.
 """
 
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from provenlm.reporting.cards import UNKNOWN, UNKNOWN_LICENSE, Card, definition_
 from provenlm.reporting.citations import cite_table
 from provenlm.reporting.markdown import Markdown, bold, bullet_list, code, escape
 
-SPLIT_NAMES = (("train", "train"), ("validation", "val"))  # as the hub calls them, as our figures do
-UNKNOWN_VALUE = "unknown"  # as a breakdown calls the records that do not say
-SIZE_STEP = 10  # the hub's classes of size each hold ten times as much
+SPLIT_NAMES = (("train", "train"), ("validation", "val"))  # name on the Hub, name in our metrics
+UNKNOWN_VALUE = "unknown"  # value of a breakdown for records without the metadata
+SIZE_STEP = 10  # ratio of the bounds of one size category of the Hub
 SIZE_SUFFIXES = ((10**9, "B"), (10**6, "M"), (10**3, "K"), (1, ""))
 
 
 def dataset_card(card: Card) -> str:
-    """The card of a corpus whose audits are `scrape`, `filter`, `dedupe` and `tokenize`."""
+    """Render the card of a corpus with the audits `scrape`, `filter`, `dedupe` and `tokenize`."""
     return render_card("Dataset card of", card, _metadata(card), _sections(card))
 
 
@@ -39,7 +39,7 @@ def _metadata(card: Card) -> dict[str, Any]:
 
 
 def size_category(records: int) -> str:
-    """The hub's class for so many records, between two powers of ten from a thousand on."""
+    """Return the Hub's size category for a number of records: between two powers of ten, from a thousand on."""
     lower = SIZE_SUFFIXES[-2][0]
     if records < lower:
         return f"n<{_with_suffix(lower)}"
@@ -64,12 +64,12 @@ def _sections(card: Card) -> Iterator[tuple[int, str, Markdown]]:
                 ("Funded by", UNKNOWN),
                 ("Shared by", UNKNOWN),
                 ("Language(s) (NLP)", _breakdown_text(card, "by_language")),
-                ("License", _breakdown_text(card, "by_licence")),
+                ("License", _breakdown_text(card, "by_license")),
             ]
         ),
     )
     yield 2, "Uses", Markdown("")
-    yield 3, "Direct Use", Markdown("Training and measuring the nets of this project's recipes.")
+    yield 3, "Direct Use", Markdown("Training and evaluating the models of this project's recipes.")
     yield 3, "Out-of-Scope Use", UNKNOWN
     yield 2, "Dataset Structure", _structure(card)
     for table_data in breakdowns:
@@ -91,7 +91,7 @@ def _sections(card: Card) -> Iterator[tuple[int, str, Markdown]]:
 
 
 def _values(card: Card, name: str) -> list[str]:
-    """The values that a breakdown lists."""
+    """Return the values in the first column of a breakdown."""
     return [str(row[0]) for table_data in card.tables("tokenize", name) for row in table_data.rows]
 
 
@@ -105,12 +105,12 @@ def _structure(card: Card) -> Markdown:
         f"{card.cite('tokenize', f'tokens.{side}')}"
         for split, side in SPLIT_NAMES
     ]
-    overlap = f"Clusters of near duplicates on both sides: {card.cite('tokenize', 'clusters.overlap')}"
+    overlap = f"Near-duplicate clusters in both splits: {card.cite('tokenize', 'split.shared_clusters')}"
     return bullet_list(Markdown(row) for row in [*rows, overlap])
 
 
 def _processing(card: Card) -> Markdown:
-    """From addresses to unique records, with the settings of each step."""
+    """Describe the steps from URLs to unique records, with their configuration."""
     steps = (
         ("scrape", "Scraped", "records", "bytes"),
         ("filter", "Kept by the filter", "records.kept", "bytes.kept"),
@@ -123,14 +123,14 @@ def _processing(card: Card) -> Markdown:
 
 
 def _personal_data(card: Card) -> Markdown:
-    """What the filter found of it, if it looked."""
+    """List the personal data that the filter detected, if it was enabled."""
     file = card.audit_files.get("filter")
     metrics = file.audit.metrics if file and file.audit else {}
-    pii_metrics = [name for name in metrics if name.startswith("private.")]
+    pii_metrics = [name for name in metrics if name.startswith("pii.")]
     return (
         definition_list((code(name), card.cite("filter", name)) for name in pii_metrics)
         if pii_metrics
-        else Markdown("Unknown: nothing looked for it.")
+        else Markdown("Unknown: the filter for personal data was not enabled.")
     )
 
 
@@ -139,8 +139,8 @@ def _datasheet(card: Card) -> Markdown:
         [
             ("Motivation", UNKNOWN),
             ("Composition", Markdown(f"{card.cite('dedupe', 'records.unique')}; see Dataset Structure")),
-            ("Collection process", Markdown(f"{card.cite('scrape', 'addresses')}; see Data Collection and Processing")),
-            ("Preprocessing, cleaning, labelling", Markdown("see Data Collection and Processing; nothing is labelled")),
+            ("Collection process", Markdown(f"{card.cite('scrape', 'urls.seen')}; see Data Collection and Processing")),
+            ("Preprocessing, cleaning, labeling", Markdown("see Data Collection and Processing; no labels")),
             ("Uses", Markdown("see Uses")),
             ("Distribution", UNKNOWN),
             ("Maintenance", UNKNOWN),

@@ -1,4 +1,4 @@
-"""A report's version before in; what moved since, and by how much, as blocks of a page out."""
+"""Show which metrics and check results changed since the previous version of a report."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -10,30 +10,30 @@ from provenlm.reporting.markdown import Markdown, bold, bullet_list, code, escap
 from provenlm.reporting.number_format import exact_repr, format_change, format_value
 from provenlm.reporting.previous_version import ReportSnapshot, SnapshotPair
 
-TITLE = Markdown("Since the version before")
-COLUMNS = [Markdown(word) for word in ("Figure", "Before", "Now", "Moved", "Verdict")]
+TITLE = Markdown("Changes since the previous version")
+COLUMNS = [Markdown(word) for word in ("Metric", "Previous", "Current", "Change", "Status")]
 RIGHT_ALIGNED = [False, True, True, True, False]
 
 
 def diff_section(snapshots: SnapshotPair, audits: AuditSet, snapshot_path: str) -> Iterator[Markdown]:
-    """Blocks of the page. `place`: the file of versions as the page links to it."""
+    """Render the section; `snapshot_path` is the link to the file with both snapshots."""
     yield heading(2, TITLE)
     current, previous = snapshots.current, snapshots.previous
     if previous is None:
-        yield Markdown("No version before this one is known.")
+        yield Markdown("There is no previous version.")
         return
-    started_at = link(escape(previous.started_at or previous.status), snapshot_path, "begun")
-    yield Markdown(f"Compared with the version of {started_at}, whose verdict was {bold(escape(previous.status))}.")
+    started_at = link(escape(previous.started_at or previous.status), snapshot_path, "started_at")
+    yield Markdown(f"Compared with the version of {started_at}; its verdict was {bold(escape(previous.status))}.")
     rows = [
         _row(file, name, metric, snapshots, snapshot_path) for file, name, metric in _changed_metrics(previous, current, audits)
     ]
-    yield table(COLUMNS, rows, RIGHT_ALIGNED) if rows else Markdown("No figure and no verdict moved.")
+    yield table(COLUMNS, rows, RIGHT_ALIGNED) if rows else Markdown("No metric and no check changed.")
     yield from _name_list("New", [name for name in current.metrics if name not in previous.metrics])
-    yield from _name_list("Gone", [name for name in previous.metrics if name not in current.metrics])
+    yield from _name_list("Removed", [name for name in previous.metrics if name not in current.metrics])
 
 
 def _changed_metrics(previous: ReportSnapshot, current: ReportSnapshot, audits: AuditSet) -> list[tuple[AuditFile, str, Metric]]:
-    """Figures of both versions whose value or verdict differs: those that a check holds to a bound first."""
+    """Return the metrics of both versions whose value or check status differs, checked metrics first."""
     changed = []
     for file in audits.files:
         for name, metric in file.audit.metrics.items() if file.audit else ():
@@ -55,10 +55,10 @@ def _row(file: AuditFile, name: str, metric: Metric, snapshots: SnapshotPair, sn
         link(
             escape(format_value(old_value, metric.unit) or "(empty)"),
             snapshot_path,
-            f"{key}, before" if isinstance(old_value, str) else f"{key} = {exact_repr(old_value)}",
+            f"{key}, previous" if isinstance(old_value, str) else f"{key} = {exact_repr(old_value)}",
         ),
         cite(file, name, metric),
-        link(escape(change), snapshot_path, f"{key} = {exact_repr(old_value)}, then {exact_repr(metric.value)}")
+        link(escape(change), snapshot_path, f"{key} = {exact_repr(old_value)} → {exact_repr(metric.value)}")
         if change
         else Markdown("–"),
         Markdown(" → ".join(dict.fromkeys(verdicts))),

@@ -1,4 +1,4 @@
-"""Audits in, figures by id out; an id that no audit can hold is a `ProvenlmError` that names the closest ones."""
+"""Look up metrics by id in the audits of a report; an unknown id is a ConfigError that names the closest known ones."""
 
 import difflib
 import json
@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from provenlm.core.audit import Audit, Metric
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError
 
-METRIC_ID = re.compile(r"(\S+?/[^\s/.]+)\.(\S+)")  # subject/stage.figure; the subject may be of a family, as in music/vae
-EMPTY_VALUE = "none"  # an empty list or text in the settings
+METRIC_ID = re.compile(r"(\S+?/[^\s/.]+)\.(\S+)")  # subject/stage.metric; the subject may belong to a family, as in music/vae
+EMPTY_VALUE = "none"  # how an empty list or string of a configuration is displayed
+REFERENCE_LEVELS = ("ceiling", "chance")  # suffixes of the best possible value of a metric and of its chance level
+INTERVAL_ENDS = (".ci_low", ".ci_high")
 
 
 @dataclass(frozen=True)
 class AuditFile:
-    """Where figures come from: an audit, its file as the page links to it, and that file's digest. `audit` is None if not there."""
+    """Describe the audit file of one stage: link path, digest and content; `audit` is None if the file does not exist."""
 
     subject: str
     stage: str
@@ -26,10 +28,11 @@ class AuditFile:
 
     @property
     def name(self) -> str:
+        """Return `subject/stage`."""
         return f"{self.subject}/{self.stage}"
 
     def require_audit(self) -> Audit:
-        """The audit; LookupError if it was not there."""
+        """Return the audit; raise LookupError if the file does not exist."""
         if self.audit is None:
             raise LookupError(f"{self.name}: no audit")
         return self.audit
@@ -37,36 +40,34 @@ class AuditFile:
 
 @dataclass(frozen=True)
 class AuditSet:
-    """Every source that a report covers, in the order in which the pipeline runs."""
+    """Hold all audit files that a report covers, in pipeline order."""
 
     files: tuple[AuditFile, ...]
 
     def file_of(self, metric_id: str, location: str) -> AuditFile:
-        """The source that a figure's id names. ProvenlmError if the report does not cover it."""
+        """Return the audit file that `metric_id` names; raise ConfigError if the report does not cover it."""
         name, _ = split_metric_id(metric_id)
         for file in self.files:
             if file.name == name:
                 return file
         names = [file.name for file in self.files]
-        raise ProvenlmError(
-            f"{location}: {metric_id!r}: this report covers no {name!r}{suggest(name, names)}; covered: {', '.join(names)}"
+        raise ConfigError(
+            f"{location}: {metric_id!r}: this report does not cover {name!r}{suggest(name, names)}; covered: {', '.join(names)}"
         )
 
     def metric(self, metric_id: str, location: str) -> Metric | None:
-        """The figure of that id; None if its audit is not there. ProvenlmError if the audit is there and does not hold it."""
+        """Return the metric, or None if its audit does not exist; raise ConfigError if the audit exists without the metric."""
         audit = self.file_of(metric_id, location).audit
         if audit is None:
             return None
         _, name = split_metric_id(metric_id)
         if name not in audit.metrics:
             hint = suggest(name, audit.metrics)
-            raise ProvenlmError(
-                f"{location}: nobody measured {name!r}: the audit of {audit.subject}/{audit.stage} has no such figure{hint}"
-            )
+            raise ConfigError(f"{location}: the audit of {audit.subject}/{audit.stage} has no metric {name!r}{hint}")
         return audit.metrics[name]
 
     def error_of(self, metric_id: str, location: str) -> str | None:
-        """The id of the error that kept `figure` from being measured: an `.error` beside or above it. None if there is none."""
+        """Return the id of the `.error` metric on the same level or above that explains why `metric_id` is missing, or None."""
         file = self.file_of(metric_id, location)
         errors = probe_errors(file)
         _, name = split_metric_id(metric_id)
@@ -75,22 +76,23 @@ class AuditSet:
         return next((error for error in (*reversed(parent_ids), *exact_ids) if error in errors), None)
 
     def reference_levels(self, metric_id: str, location: str) -> dict[str, Metric]:
-        """By id the ceiling and the chance level that its audit gives for `figure`, or for the figure whose interval it ends."""
+        """Return, by id, the best possible value and the chance level that the audit records for a metric or its interval."""
         file, (_, name) = self.file_of(metric_id, location), split_metric_id(metric_id)
         metrics = file.audit.metrics if file.audit else {}
-        base_name = name.removesuffix(".low").removesuffix(".high")
+        base_name = next((name.removesuffix(end) for end in INTERVAL_ENDS if name.endswith(end)), name)
         return {
             f"{file.name}.{level_name}": metrics[level_name]
-            for level in ("ceiling", "chance")
+            for level in REFERENCE_LEVELS
             if (level_name := f"{base_name}.{level}") in metrics
         }
 
     def missing(self) -> list[AuditFile]:
+        """Return the audit files that do not exist."""
         return [file for file in self.files if file.audit is None]
 
 
 def probe_errors(file: AuditFile) -> Mapping[str, Metric]:
-    """The figures of a source that say, in words, what a probe raised; by id."""
+    """Return, by id, the `.error` metrics of an audit that hold the text of an exception."""
     metrics = file.audit.metrics if file.audit else {}
     return {
         f"{file.name}.{name}": metric
@@ -100,19 +102,19 @@ def probe_errors(file: AuditFile) -> Mapping[str, Metric]:
 
 
 def suggest(name: str, candidates: Iterable[str]) -> str:
-    """A hint that names what was probably meant, or nothing."""
+    """Return " (did you mean …?)" with the closest candidates, or an empty string."""
     matches = difflib.get_close_matches(name, list(candidates))
     return f" (did you mean {' or '.join(map(repr, matches))}?)" if matches else ""
 
 
 def split_metric_id(metric_id: str) -> tuple[str, str]:
-    """The id `subject/stage.figure` as `subject/stage` and `figure`; what is no id is of no source."""
+    """Split `subject/stage.metric` into `subject/stage` and `metric`; text that is no id is returned with an empty metric."""
     match = METRIC_ID.fullmatch(metric_id)
     return (match[1], match[2]) if match else (metric_id, "")
 
 
 def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every leaf of a nested value with its dotted key."""
+    """Yield every leaf of a nested value as (dotted key, displayed value)."""
     if isinstance(value, Mapping) and value:
         for key, item in value.items():
             yield from flatten(item, f"{prefix}.{key}" if prefix else str(key))
@@ -123,5 +125,5 @@ def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _yaml_scalar(value: Any) -> str:
-    """As it would stand in params.yaml: null, true, false."""
+    """Format a scalar as in params.yaml: null, true, false."""
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""A series of square maps in, all of them in one drawing, a row of maps for each layer where their names say so, out."""
+"""Draw a series of square heatmaps in one figure, one row of panels for each layer."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -6,18 +6,18 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from provenlm.core.audit import PlotSeries
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import DataError
 
-MAX_COLUMNS = 8  # maps side by side where their names group nothing
+MAX_COLUMNS = 8  # panels per row if the names of the maps form no groups
 INCHES_PER_MAP = 1.05
 
 
 def draw_heatmaps(fig: Figure, series: PlotSeries) -> None:
-    """Draw each of `lines`: a square of len(x) rows, one after the other. ProvenlmError if one is not."""
+    """Draw each map of `series`, stored row by row with side len(x_values); raise DataError if one is not square."""
     size = len(series.x_values)
     for name, values in series.y_values.items():
         if len(values) != size * size:
-            raise ProvenlmError(f"series {series.name!r}: map {name!r} has {len(values)} values, not {size} times {size}")
+            raise DataError(f"series {series.name!r}: map {name!r} must have {size} times {size} values, got {len(values)}")
     rows = _rows(list(series.y_values))
     columns = max(map(len, rows), default=1)
     fig.set_size_inches(max(3.0, INCHES_PER_MAP * columns), max(1.5, (INCHES_PER_MAP + 0.15) * len(rows) + 0.5))
@@ -32,7 +32,7 @@ def draw_heatmaps(fig: Figure, series: PlotSeries) -> None:
 
 
 def _rows(names: list[str]) -> list[list[str]]:
-    """Names in rows: those with the same words before their first comma together, else COLUMNS in each."""
+    """Group names into rows by the text before their first comma, else into rows of MAX_COLUMNS."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(name.split(",")[0], []).append(name)
@@ -42,7 +42,7 @@ def _rows(names: list[str]) -> list[list[str]]:
 
 
 def _draw_map(axes: Axes, name: str, values: NDArray[np.float64]) -> None:
-    """White is nought and dark one, the same in every map."""
+    """Draw one map; in every map white is zero and dark is one."""
     axes.imshow(values, vmin=0.0, vmax=1.0, cmap="Blues", interpolation="nearest")
     axes.set_title(name, fontsize="x-small", pad=2)
     axes.grid(False)

@@ -1,4 +1,4 @@
-"""The Markdown of a report and its plots in, one HTML page out that needs no other file and no network."""
+"""Render the Markdown of a report and its plots as one self-contained HTML page."""
 
 import html
 import itertools
@@ -22,7 +22,7 @@ STATUS_CLASSES = {status.value: status.name.lower() for status in CheckStatus}
 
 
 def render_html(markdown: str, title: str, svgs: Mapping[str, bytes]) -> str:
-    """`markdown` as HTML. `pictures`: SVG by the address that the Markdown gives; they become part of the page."""
+    """Render `markdown` as HTML and embed `svgs`, which maps the image links of the Markdown to SVG data."""
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.add_render_rule("table_open", _render_table_tag)
     parser.add_render_rule("table_close", _render_table_tag)
@@ -45,7 +45,7 @@ def render_html(markdown: str, title: str, svgs: Mapping[str, bytes]) -> str:
 
 
 def _add_anchors(tokens: Sequence[Token]) -> list[tuple[str, str, str]]:
-    """Give every heading the anchor that the Markdown links to; returns tag, anchor and words of those after the title."""
+    """Set the anchor of every heading; return tag, anchor and title of all headings after the first."""
     headings = []
     for opening, inline in itertools.pairwise(tokens):
         if opening.type == "heading_open":
@@ -56,18 +56,18 @@ def _add_anchors(tokens: Sequence[Token]) -> list[tuple[str, str, str]]:
 
 
 def _color_status(children: Sequence[Token]) -> None:
-    """A status word that stands alone in bold gets its colour."""
+    """Set the CSS class of each bold text that consists of a check status."""
     for opening, inner in itertools.pairwise(children):
         if opening.type == "strong_open" and inner.content in STATUS_CLASSES:
             opening.attrSet("class", f"status {STATUS_CLASSES[inner.content]}")
 
 
 def _render_code(self: RendererProtocol, tokens: Sequence[Token], index: int, options: OptionsDict, env: Any) -> str:
-    """A long name may go on in the next line behind a point or an underscore, and nowhere else."""
+    """Render a code span that can break after a dot or an underscore, and nowhere else."""
     escaped = html.escape(tokens[index].content)
     return f"<code>{escaped.replace('.', '.<wbr>').replace('_', '_<wbr>')}</code>"
 
 
 def _render_table_tag(self: RendererProtocol, tokens: Sequence[Token], index: int, options: OptionsDict, env: Any) -> str:
-    """A table scrolls by itself where the window is narrow."""
+    """Wrap a table so that it scrolls on its own in a narrow window."""
     return '<div class="wide"><table>' if tokens[index].nesting > 0 else "</table></div>"

@@ -1,4 +1,4 @@
-"""Words and values in, Markdown out. Text from outside is escaped, so that it can show itself and do nothing else."""
+"""Build Markdown; external text is escaped so that it is displayed and cannot act as markup."""
 
 import re
 import unicodedata
@@ -6,18 +6,18 @@ from collections.abc import Iterable, Sequence
 from typing import NewType
 from urllib.parse import quote
 
-Markdown = NewType("Markdown", str)  # safe to stand on a page; plain text becomes it by `text` alone
+Markdown = NewType("Markdown", str)  # safe to put on a page; only `escape` converts plain text
 
 MARKUP_CHARS = re.compile(r"[\\`*_\[\]<>|~!#$^={}]")
-# A bare address becomes a link on many hosts though nobody wrote one; an entity shows the same sign and starts none.
+# Many renderers turn a bare URL into a link; an entity displays the same character and starts no link.
 ENTITIES = (("&", "&amp;"), ("://", "&colon;//"), ("@", "&commat;"))
 WWW_DOT = re.compile(r"(?<=www)\.", re.IGNORECASE)
 HIDDEN_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-MAX_TEXT_CHARS = 400  # characters of one piece of text that a page shows; the audit holds all
+MAX_TEXT_CHARS = 400  # longer text is cut on the page; the audit holds all of it
 
 
 def escape(raw: str) -> Markdown:
-    """`words` as text and nothing else: no markup, link, line break, control or direction sign survives."""
+    """Escape text: no markup, link, line break, control or direction character survives."""
     cleaned = replace_control_chars(raw[:MAX_TEXT_CHARS])
     for match, entity in ENTITIES:
         cleaned = cleaned.replace(match, entity)
@@ -26,49 +26,52 @@ def escape(raw: str) -> Markdown:
 
 
 def code(raw: str) -> Markdown:
-    """`words` in fixed width. A name with signs that a code span cannot hold is set as text."""
+    """Format a name as a code span, or as escaped text if it contains characters that a code span cannot hold."""
     return Markdown(f"`{raw}`") if raw and re.fullmatch(r"[\w./@+:<>=*, -]+", raw, re.ASCII) else escape(raw)
 
 
 def link(label: Markdown, target: str, title: str) -> Markdown:
-    """`shown` as a link to `target`, a path or a #heading of the page; `title` appears under the pointer."""
+    """Link `label` to `target`, a path or a #heading of the page; `title` appears on hover."""
     return Markdown(
         f'[{label}]({_quote_target(target)} "{_escape_title(title)}")' if title else f"[{label}]({_quote_target(target)})"
     )
 
 
 def image(alt: str, target: str) -> Markdown:
+    """Embed the image at `target`."""
     return Markdown(f"![{escape(alt)}]({_quote_target(target)})")
 
 
 def bold(content: Markdown) -> Markdown:
-    """`shown` in bold. Blanks at its ends would make the stars stand for themselves, so they are written as signs."""
+    """Format `content` in bold; spaces at its ends become entities, because Markdown would show the stars otherwise."""
     padded = re.sub(r"^ +| +$", lambda blanks: "&nbsp;" * len(blanks[0]), content)
     return Markdown(f"**{padded}**")
 
 
 def heading(depth: int, content: Markdown) -> Markdown:
+    """Format a heading of level `depth`."""
     return Markdown(f"{'#' * depth} {content}")
 
 
 def table(columns: Sequence[Markdown], rows: Iterable[Sequence[Markdown]], numeric: Sequence[bool]) -> Markdown:
-    """A table; the columns marked `numeric` are set flush right."""
+    """Format a table; the columns marked `numeric` are right-aligned."""
     rule = ["---:" if right else "---" for right in numeric]
     lines = [columns, rule, *rows]
     return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
 def bullet_list(items: Iterable[Markdown]) -> Markdown:
+    """Format a bullet list."""
     return Markdown("\n".join(f"- {item}" for item in items))
 
 
 def slug(title: str) -> str:
-    """The anchor of a heading, as GitHub makes it: small letters, no punctuation, hyphens for spaces."""
+    """Return GitHub's anchor of a heading: lower case, no punctuation, hyphens for spaces."""
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def replace_control_chars(raw: str) -> str:
-    """`words` without line breaks, control and direction signs, each replaced by a sign that says that it was there."""
+    """Replace each line break, control and direction character with a visible character."""
     return "".join(_replace_control_char(char) for char in raw)
 
 

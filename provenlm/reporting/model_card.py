@@ -1,4 +1,4 @@
-"""What is known of a recipe's net in, its model card out."""
+"""Render the model card of a recipe with the Hub's headings."""
 
 import math
 from collections.abc import Iterator
@@ -9,23 +9,23 @@ from provenlm.reporting.cards import NOT_MEASURED, UNKNOWN, UNKNOWN_LICENSE, Car
 from provenlm.reporting.evidence import flatten
 from provenlm.reporting.markdown import Markdown, code, escape, link
 
-DEFAULT_METRICS = ("heldout.bits_per_byte", "heldout.perplexity", "heldout.accuracy")
+DEFAULT_METRICS = ("val.bits_per_byte", "val.perplexity", "val.accuracy")
 HARDWARE_KEYS = ("machine", "system", "cores", "device", "threads", "precision")
 
 
 def model_card(card: Card) -> str:
-    """The card of a recipe whose audits are `train` and `validate`."""
+    """Render the card of a recipe with the audits `train` and `validate`."""
     return render_card("Model card of", card, _metadata(card), _sections(card))
 
 
 def training_corpus(card: Card) -> str | None:
-    """The corpus that the net was trained on."""
+    """Return the name of the corpus that the model was trained on, or None."""
     name = card.config_section("train", "corpus")
     return name if isinstance(name, str) else None
 
 
 def _metadata(card: Card) -> dict[str, Any]:
-    dataset, kind = training_corpus(card), (card.config_section("train", "net") or {}).get("kind")
+    dataset, kind = training_corpus(card), (card.config_section("train", "model") or {}).get("arch")
     return {
         "license": UNKNOWN_LICENSE,
         "tags": ["provenlm", *([kind] if kind else [])],
@@ -58,9 +58,9 @@ def _is_finite_number(metric: Metric) -> bool:
 def _sections(card: Card) -> Iterator[tuple[int, str, Markdown]]:
     dataset = training_corpus(card)
     trained_on = link(escape(dataset), card_filename(dataset), "") if dataset else UNKNOWN
-    kind = (card.config_section("train", "net") or {}).get("kind")
+    kind = (card.config_section("train", "model") or {}).get("arch")
     total, active = card.cite("validate", "parameters.total"), card.cite("validate", "parameters.active")
-    model = Markdown(f"{code(str(kind)) if kind else UNKNOWN}; {total} in the built net, {active} active for a token")
+    model = Markdown(f"{code(str(kind)) if kind else UNKNOWN}; {total} in the model, {active} active per token")
     yield 2, "Model Details", Markdown("")
     yield (
         3,
@@ -73,7 +73,7 @@ def _sections(card: Card) -> Iterator[tuple[int, str, Markdown]]:
                 ("Model type", model),
                 ("Language(s) (NLP)", UNKNOWN),
                 ("License", UNKNOWN),
-                ("Finetuned from model", Markdown("none: the weights begin at random")),
+                ("Finetuned from model", Markdown("none: trained from random initialization")),
             ]
         ),
     )
@@ -81,16 +81,16 @@ def _sections(card: Card) -> Iterator[tuple[int, str, Markdown]]:
     yield (
         3,
         "Direct Use",
-        Markdown(f"Writing on text of the kind it was trained on: {code(f'python -m provenlm.cli.generate {card.name}')}."),
+        Markdown(f"Generating text of the kind it was trained on: {code(f'provenlm generate {card.name}')}."),
     )
-    yield 3, "Out-of-Scope Use", Markdown("Anything that no check below measured.")
+    yield 3, "Out-of-Scope Use", Markdown("Anything that the checks below do not measure.")
     yield 2, "Bias, Risks, and Limitations", _risks(card)
     yield 3, "Recommendations", card.failed_checks()
     yield (
         2,
         "How to Get Started with the Model",
         Markdown(
-            f"{code(f'python -m provenlm.cli.export {card.name} FOLDER')} writes a folder that `AutoModelForCausalLM.from_pretrained` and "
+            f"{code(f'provenlm export {card.name} FOLDER')} writes a folder that `AutoModelForCausalLM.from_pretrained` and "
             "`AutoTokenizer.from_pretrained` of transformers load."
         ),
     )
@@ -98,7 +98,7 @@ def _sections(card: Card) -> Iterator[tuple[int, str, Markdown]]:
     yield (
         3,
         "Training Data",
-        Markdown(f"{trained_on}; {card.cite('train', 'tokens')} were trained on, {card.cite('train', 'epochs')}."),
+        Markdown(f"{trained_on}; trained on {card.cite('train', 'tokens')}, {card.cite('train', 'epochs')}."),
     )
     yield 3, "Training Procedure", Markdown("")
     yield 4, "Training Hyperparameters", card.settings("train", "train")
@@ -123,7 +123,7 @@ def _sections(card: Card) -> Iterator[tuple[int, str, Markdown]]:
         3,
         "Testing Data, Factors & Metrics",
         Markdown(
-            f"Held-out records of {trained_on}: {card.cite('validate', 'heldout.documents')}, kept apart by cluster of near duplicates."
+            f"Held-out records of {trained_on}: {card.cite('validate', 'val.num_documents')}, kept apart by cluster of near duplicates."
         ),
     )
     yield 3, "Results", card.checks_table()
@@ -141,7 +141,7 @@ def _sections(card: Card) -> Iterator[tuple[int, str, Markdown]]:
         ),
     )
     yield 2, "Technical Specifications", Markdown("")
-    yield 3, "Model Architecture and Objective", card.settings("train", "net")
+    yield 3, "Model Architecture and Objective", card.settings("train", "model")
     yield 3, "Compute Infrastructure", Markdown("")
     yield 4, "Hardware", _machine(card)
     yield 4, "Software", _software(card)
@@ -150,13 +150,13 @@ def _sections(card: Card) -> Iterator[tuple[int, str, Markdown]]:
 
 
 def _risks(card: Card) -> Markdown:
-    """What could be measured of them; bias was not."""
+    """List the measured risks; bias is not measured."""
     audit = card.audit_files["validate"].audit if "validate" in card.audit_files else None
     copy_metrics = [name for name in (audit.metrics if audit else {}) if name.endswith(".copied.longest")]
     return definition_list(
         [
             ("Bias", UNKNOWN),
-            ("Held-out less training loss", card.cite("validate", "training.gap")),
+            ("Held-out less training loss", card.cite("validate", "train.generalization_gap")),
             *((f"Longest copy of training text, {name.split('.')[-3]}", card.cite("validate", name)) for name in copy_metrics),
         ]
     )

@@ -1,22 +1,22 @@
-"""A value and its unit in, the words to show out; and the exact value, so that what is shown can be read back."""
+"""Format a value with its unit for a reader, and its exact value so that it can be read back."""
 
 import json
 import math
 
 from provenlm.core.audit import MetricValue
 
-SIGNIFICANT_DIGITS = 4  # significant ones of a float; the exact value stands behind it
+SIGNIFICANT_DIGITS = 4  # of a float; the exact value is in the title of the link
 MAX_PLAIN = 1e15
 MIN_PLAIN = 1e-4
 BYTE_SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 TIME_SCALES = ((86400, "days"), (3600, "h"), (60, "min"))
-PERCENT_DECIMALS = 1  # decimals of a percentage that only says how large a change is
+PERCENT_DECIMALS = 1  # decimals of a relative change
 MINUS = "\N{MINUS SIGN}"
-MIN_UNITS = 2  # how many minutes are minutes, hours hours: below that, the smaller unit says more
+MIN_UNITS = 2  # switch to a larger time unit from this many of it on
 
 
 def format_value(value: MetricValue, unit: str) -> str:
-    """`value` for a reader: bytes as kB or MB, seconds as minutes when long, shares in percent, thousands apart."""
+    """Format `value`: bytes as kB or MB, long times in minutes or hours, fractions in percent, digits grouped by thousands."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -25,28 +25,28 @@ def format_value(value: MetricValue, unit: str) -> str:
         return _format_bytes(value)
     if unit == "s":
         return _format_seconds(value)
-    if unit == "share":
+    if unit == "fraction":
         return f"{format_number(value * 100)} %"
     return f"{format_number(value)} {unit}".rstrip()
 
 
 def format_change(before: MetricValue, after: MetricValue, unit: str) -> str:
-    """By how much a number moved, with its sign, and in percent of what it was; nothing for words. Shares move by points."""
+    """Format the signed change of a number, absolute and in percent; fractions change by points, text gives an empty string."""
     if isinstance(before, str) or isinstance(after, str):
         return ""
     change = float(f"{after - before:.{SIGNIFICANT_DIGITS}g}") if isinstance(after - before, float) else after - before
-    size = f"{format_number(abs(change) * 100)} points" if unit == "share" else format_value(abs(change), unit)
-    percent = f" ({change / abs(before):+.{PERCENT_DECIMALS}%})" if before and unit != "share" else ""
+    size = f"{format_number(abs(change) * 100)} points" if unit == "fraction" else format_value(abs(change), unit)
+    percent = f" ({change / abs(before):+.{PERCENT_DECIMALS}%})" if before and unit != "fraction" else ""
     return f"{'+' if change > 0 else MINUS if change < 0 else ''}{size}{percent}".replace("-", MINUS)
 
 
 def exact_repr(value: MetricValue) -> str:
-    """`value` as its audit says it, to be read back without loss."""
+    """Format `value` as in its audit, so that it can be read back without loss."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def format_number(value: int | float) -> str:
-    """Whole numbers in full, others to four significant digits or fewer if that is all there are; thousands apart."""
+    """Format an int in full and a float with at most four significant digits, grouped by thousands."""
     if isinstance(value, int):
         return f"{value:,}"
     if float(f"{value:.{SIGNIFICANT_DIGITS}g}") == value and MIN_PLAIN <= abs(value) < MAX_PLAIN:

@@ -1,7 +1,7 @@
-"""Evidence and checks in, the Markdown of a report out: verdict, checks, advice, what was not run, stages, what moved, sources.
+"""Render a report as Markdown: verdict, checks, hints, stages not run, metrics, changes and audits.
 
-A number gets onto the page through `cite` alone, or as text that an audit or params.yaml wrote; the names that link to a
-heading, an audit or a plot are built from ids. The same evidence and checks give the same page.
+A number gets onto the page only through `cite`, or as text from an audit or params.yaml. Links to headings, audits and plots are
+built from ids. The same audits and checks give the same page.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,19 +17,19 @@ from provenlm.reporting.evidence import AuditFile, AuditSet, flatten, split_metr
 from provenlm.reporting.markdown import Markdown, bold, bullet_list, code, escape, heading, image, link, slug, table
 from provenlm.reporting.previous_version import SnapshotPair
 
-SHORT_DIGEST = 16  # letters of a digest that a page shows; the rest is under the pointer
-BULKY_KEYS = ("params", "code")  # the audit holds them; the page shows their digests
+SHORT_DIGEST = 16  # displayed characters of a digest; the title of the link holds all of it
+BULKY_KEYS = ("params", "code")  # only in the audit; the page shows their digests
 EMPTY_CELL = Markdown("–")
 VERDICT_RULES = Markdown(
-    "The verdict is the worst status among the checks: PASS needs every bound to hold on a figure that was measured or counted. "
-    "This page is a function of the audits under Sources, of the bounds in params.yaml and of what it said before; every number "
-    "links to its audit, and shows its id and its exact value under the pointer. The mark ≈ stands before an estimate."
+    "The verdict is the worst status of all checks: PASS requires that every metric was measured or counted and meets its expectation. "
+    "This page is a function of the audits listed under Audits, the checks in params.yaml and the previous version of the page. Every "
+    "number links to its audit; hover over it to see its id and exact value. The mark ≈ precedes an estimate."
 )
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that a page shows. `own` is the report's own audit: its counts of checks. `plots`: files by the id of their series."""
+    """Hold everything that a page shows; `own_audit` counts the checks, `plots` maps series ids to image files."""
 
     title: str
     audits: AuditSet
@@ -37,12 +37,12 @@ class Report:
     checks: Sequence[CheckResult]
     plots: Mapping[str, str]
     snapshots: SnapshotPair
-    snapshot_file: str  # the file of versions
-    cards: Sequence[str]  # files, named after the subjects that they describe
+    snapshot_file: str  # link to the file with the current and the previous snapshot
+    cards: Sequence[str]  # files named after their subjects
 
 
 def render_markdown(report: Report) -> str:
-    """The page as Markdown: one blank line between blocks, a newline at the end."""
+    """Render the page with one blank line between blocks and a newline at the end."""
     blocks = [
         heading(1, escape(report.title)),
         *_verdict_block(report),
@@ -57,7 +57,7 @@ def render_markdown(report: Report) -> str:
             blocks += _stage_section(report, file)
             subject = file.subject
     blocks += diff_section(report.snapshots, report.audits, report.snapshot_file)
-    blocks += [heading(2, Markdown("Sources")), _cards_paragraph(report)]
+    blocks += [heading(2, Markdown("Audits")), _cards_paragraph(report)]
     blocks += [block for file in report.audits.files if file.audit is not None for block in _provenance_section(file)]
     return "\n\n".join(blocks) + "\n"
 
@@ -79,7 +79,7 @@ def _verdict_block(report: Report) -> Iterator[Markdown]:
 
 def _checks_section(report: Report) -> Iterator[Markdown]:
     yield heading(2, Markdown("Checks"))
-    columns = [Markdown(word) for word in ("Verdict", "Figure", "Measured", "Bound", "Meaning")]
+    columns = [Markdown(word) for word in ("Status", "Metric", "Measured", "Expected", "Description")]
     yield table(columns, [_check_row(report, check) for check in report.checks], [False, False, True, False, False])
 
 
@@ -103,12 +103,12 @@ def _check_row(report: Report, check: CheckResult) -> list[Markdown]:
 
 
 def _hints_section(report: Report) -> Iterator[Markdown]:
-    yield heading(2, Markdown("Advice"))
+    yield heading(2, Markdown("Hints"))
     failed = [check for check in report.checks if check.status is CheckStatus.FAIL]
     yield (
         bullet_list(Markdown(f"{code(check.id)}: {escape(check.hint)}") for check in failed)
         if failed
-        else Markdown("No bound failed: no advice.")
+        else Markdown("No check failed.")
     )
 
 
@@ -120,15 +120,15 @@ def _not_run_section(report: Report) -> Iterator[Markdown]:
             Markdown(f"{code(file.name)}: no audit; {code(f'dvc repro {file.stage}@{file.subject}')} writes it") for file in missing
         )
         if missing
-        else Markdown("Every stage that this report covers has left its audit.")
+        else Markdown("Every stage that this report covers has written its audit.")
     )
 
 
 def _stage_section(report: Report, file: AuditFile) -> Iterator[Markdown]:
     audit = file.require_audit()
     yield heading(3, escape(file.name))
-    yield Markdown(f"Signed under {link(Markdown('Sources'), f'#{slug(_provenance_title(file))}', '')}.")
-    columns = [Markdown(word) for word in ("Figure", "Value", "Kind", "Meaning")]
+    yield Markdown(f"Provenance: see {link(Markdown('Audits'), f'#{slug(_provenance_title(file))}', '')}.")
+    columns = [Markdown(word) for word in ("Metric", "Value", "Kind", "Description")]
     rows = [
         [code(name), cite(file, name, metric), escape(metric.kind), escape(metric.description)]
         for name, metric in audit.metrics.items()
@@ -157,7 +157,7 @@ def _caption(file: AuditFile, name: str, description: str) -> Markdown:
 
 
 def _settings_blocks(file: AuditFile, config_sections: Mapping[str, Any]) -> Iterator[Markdown]:
-    """What the stage was told, from the audit's own copy of params.yaml."""
+    """Show the configuration of the stage from the audit's copy of params.yaml."""
     for key_path, value in config_sections.items():
         items = [Markdown(f"{escape(key)} {bold(escape(item))}") for key, item in flatten(value)]
         yield Markdown(f"{link(Markdown('Settings'), file.path, key_path)} {code(key_path)}: {' · '.join(items) or EMPTY_CELL}")
@@ -165,11 +165,11 @@ def _settings_blocks(file: AuditFile, config_sections: Mapping[str, Any]) -> Ite
 
 def _cards_paragraph(report: Report) -> Markdown:
     links = [link(escape(PurePosixPath(path).stem), path, "") for path in report.cards]
-    return Markdown(f"The same evidence as cards for the hub of Hugging Face: {' · '.join(links) or EMPTY_CELL}")
+    return Markdown(f"The same results as cards for the Hugging Face Hub: {' · '.join(links) or EMPTY_CELL}")
 
 
 def _provenance_section(file: AuditFile) -> Iterator[Markdown]:
-    """Who measured, when, with what: the audit's provenance, line by line."""
+    """Tabulate the provenance of an audit: files, digests, command and environment."""
     yield heading(3, escape(_provenance_title(file)))
     rows = [[Markdown("audit"), Markdown(f"{link(code(file.path), file.path, file.name)} {_digest_link(file, file.digest)}")]]
     provenance = dict(file.require_audit().provenance)
@@ -180,17 +180,17 @@ def _provenance_section(file: AuditFile) -> Iterator[Markdown]:
     digest_values = [(key, provenance.pop(key, "")) for key in ("params_digest", "code_digest", "commit")]
     dirty_note = " with uncommitted changes" if provenance.pop("dirty", False) else ""
     digests = " · ".join(f"{key.partition('_')[0]} {_digest_link(file, value)}" for key, value in digest_values)
-    rows.append([Markdown("signed"), Markdown(f"{digests}{dirty_note}")])
+    rows.append([Markdown("digests"), Markdown(f"{digests}{dirty_note}")])
     run_facts = [
         f"{escape(key)} {escape(value)}"
         for key, value in flatten({name: item for name, item in provenance.items() if name not in BULKY_KEYS})
     ]
     rows.append([Markdown("run"), Markdown(" · ".join(run_facts))])
-    yield table([Markdown("fact"), Markdown("value")], rows, [False, False])
+    yield table([Markdown("key"), Markdown("value")], rows, [False, False])
 
 
 def _provenance_title(file: AuditFile) -> str:
-    return f"Source: {file.name}"
+    return f"Audit: {file.name}"
 
 
 def _digest_link(file: AuditFile, digest: str) -> Markdown:

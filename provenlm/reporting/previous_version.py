@@ -1,7 +1,7 @@
-"""What a report said before and says now, as one file: the only memory of a report, so that it can say what moved.
+"""Store the current and the previous snapshot of a report in one file, so that the page can show what changed.
 
-A version is known by the digests of its audits. Rendered again from the same audits, a report keeps the version before; from other
-audits, what it said last becomes the version before. So the page stays a function of what lies on disk, and needs no git.
+A snapshot is identified by the digests of its audits. A report that is rendered again from the same audits keeps the previous snapshot;
+with different audits, the last current snapshot becomes the previous one. The page is thus a function of the files on disk, without git.
 """
 
 import json
@@ -9,35 +9,36 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from provenlm.core.audit import MetricValue
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import DataError
 from provenlm.reporting.checks import CheckResult, overall_status
 from provenlm.reporting.evidence import AuditSet
 
 
 @dataclass(frozen=True)
 class ReportSnapshot:
-    """`audits`: path and digest of each audit that was there; `begun`: when the last of their stages was started."""
+    """Hold the results of a report: path and digest of each audit, and the start time of the last stage."""
 
     audits: Sequence[Sequence[str]]
     started_at: str
     status: str
-    checks: Mapping[str, str]  # status by figure
-    metrics: Mapping[str, MetricValue]  # value by id
+    checks: Mapping[str, str]  # status by metric id
+    metrics: Mapping[str, MetricValue]  # value by metric id
 
 
 @dataclass(frozen=True)
 class SnapshotPair:
-    """This version and the one before; None if there is none."""
+    """Hold the current snapshot and the previous one, which is None for the first report."""
 
     current: ReportSnapshot
     previous: ReportSnapshot | None
 
     def to_json(self) -> bytes:
+        """Serialize both snapshots as JSON."""
         return (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def make_snapshot(audits: AuditSet, checks: Sequence[CheckResult]) -> ReportSnapshot:
-    """What the evidence and the checks say."""
+    """Create the snapshot of these audits and check results."""
     present_audits = [(file, file.audit) for file in audits.files if file.audit is not None]
     return ReportSnapshot(
         audits=[[file.path, file.digest] for file, _ in present_audits],
@@ -49,7 +50,7 @@ def make_snapshot(audits: AuditSet, checks: Sequence[CheckResult]) -> ReportSnap
 
 
 def advance_snapshots(recorded: SnapshotPair | None, current: ReportSnapshot) -> SnapshotPair:
-    """`now`, and before it: what was before, if `known` is of the same audits; else what `known` says."""
+    """Pair `current` with its predecessor; if `recorded` has the same audits, its previous snapshot is kept."""
     if recorded is None:
         return SnapshotPair(current, None)
     same_audits = [list(row) for row in recorded.current.audits] == [list(row) for row in current.audits]
@@ -57,9 +58,11 @@ def advance_snapshots(recorded: SnapshotPair | None, current: ReportSnapshot) ->
 
 
 def load_snapshots(data: bytes, location: str) -> SnapshotPair:
-    """What `Versions.file` wrote. ProvenlmError, which begins with `where`, if it is something else."""
+    """Parse the output of `SnapshotPair.to_json`; raise DataError for anything else."""
     try:
         raw = json.loads(data)
-        return SnapshotPair(ReportSnapshot(**raw["now"]), ReportSnapshot(**raw["before"]) if raw["before"] else None)
+        return SnapshotPair(ReportSnapshot(**raw["current"]), ReportSnapshot(**raw["previous"]) if raw["previous"] else None)
     except (ValueError, KeyError, TypeError) as error:
-        raise ProvenlmError(f"{location}: not readable: {error}; remove it, and the report compares itself with nothing") from None
+        raise DataError(
+            f"{location}: must be a snapshot file, got {error!r}; delete it to start without a previous version"
+        ) from None

@@ -1,4 +1,4 @@
-"""Sources and bounds in; every file of a report, as bytes by name, out. The same sources and bounds give the same bytes."""
+"""Render all files of a report in memory; the same audits and checks give the same bytes."""
 
 import json
 import re
@@ -7,25 +7,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from provenlm.core.audit import Audit, MetricRecorder
-from provenlm.core.errors import ProvenlmError
-from provenlm.reporting import cards, html, plots, previous_version, thresholds
-from provenlm.reporting import checks as judge
+from provenlm.core.errors import DataError
+from provenlm.reporting import cards, checks, html, plots, previous_version, thresholds
 from provenlm.reporting.dataset_card import dataset_card
 from provenlm.reporting.evidence import AuditFile, AuditSet
 from provenlm.reporting.model_card import model_card
 from provenlm.reporting.page import BULKY_KEYS, Report, render_markdown
 
-UNSAFE_FILENAME_CHARS = re.compile(r"[^\w.-]", re.ASCII)  # in the name of a file
+UNSAFE_FILENAME_CHARS = re.compile(r"[^\w.-]", re.ASCII)  # replaced in file names
 PROVENANCE_KEYS = ("command", "params_digest", "code_digest", "commit", "dirty", "seed", "device", "versions", "started")
 
 
 @dataclass(frozen=True)
 class RenderedReport:
-    """What a report consists of: its files by address below the folder of reports, its sources, its status, its counts as figures."""
+    """Hold the audits, the files (by link below the reports folder), the verdict and the counts of a report."""
 
     audit_files: Sequence[AuditFile]
     files: Mapping[str, bytes]
-    status: judge.CheckStatus
+    status: checks.CheckStatus
     counts: MetricRecorder
 
 
@@ -38,19 +37,20 @@ def render_report(
     location: str,
     recorded_snapshots: previous_version.SnapshotPair | None,
 ) -> RenderedReport:
-    """The report `name`. `own`: where its own audit will lie; `rows`: its bounds, which `where` names in a ProvenlmError's message.
+    """Evaluate the checks and render every file of the report `name`.
 
-    `known`: what the file of its versions says, before this one is added.
+    `own_audit` is the future audit file of the report; `location` is the prefix of error messages about `checks_config`;
+    `recorded_snapshots` is the content of the snapshot file before this run. Raise DataError if two plots share a file name.
     """
     audits = AuditSet(tuple(audit_files))
-    results = judge.evaluate_checks(audits, thresholds.parse_checks(checks_config, location), location)
+    results = checks.evaluate_checks(audits, thresholds.parse_checks(checks_config, location), location)
     counts = MetricRecorder()
-    judge.record_counts(results, counts)
+    checks.record_counts(results, counts)
     audit = Audit(own_audit.subject, own_audit.stage, counts.metrics, (), (), {})
     svgs = {series_id: plots.plot_series(series) for series_id, series in _series_by_id(audit_files).items()}
     plot_paths = {series_id: f"{name}_files/{UNSAFE_FILENAME_CHARS.sub('-', series_id)}.svg" for series_id in svgs}
     if len(set(plot_paths.values())) < len(plot_paths):
-        raise ProvenlmError(f"{location}: two series would be drawn into one file: {sorted(plot_paths)}")
+        raise DataError(f"{name}: plot file names must be unique, got the same one for two of {sorted(plot_paths)}")
     snapshots = previous_version.advance_snapshots(recorded_snapshots, previous_version.make_snapshot(audits, results))
     snapshot_file, card_files = f"{name}_versions.json", _render_cards(name, title, audits, results)
     report = Report(
@@ -71,47 +71,47 @@ def render_report(
         snapshot_file: snapshots.to_json(),
         f"{name}.json": (json.dumps(summary_json(name, report), indent=2, ensure_ascii=False) + "\n").encode(),
     }
-    return RenderedReport(audit_files, {**files, **card_files, **plot_files}, judge.overall_status(results), counts)
+    return RenderedReport(audit_files, {**files, **card_files, **plot_files}, checks.overall_status(results), counts)
 
 
-def _render_cards(name: str, title: str, audits: AuditSet, checks: Sequence[judge.CheckResult]) -> dict[str, bytes]:
-    """A card for each recipe and each corpus that left an audit, one folder below the page."""
+def _render_cards(name: str, title: str, audits: AuditSet, results: Sequence[checks.CheckResult]) -> dict[str, bytes]:
+    """Render a card for each recipe and corpus with an audit, one folder below the page."""
     files = {}
     for subject, audit_files in cards.by_subject(audits, "../").items():
         if any(file.audit for file in audit_files.values()):
-            card = cards.Card(subject, title, f"../{name}.md", judge.overall_status(checks), audit_files, checks)
+            card = cards.Card(subject, title, f"../{name}.md", checks.overall_status(results), audit_files, results)
             card_renderer = model_card if "train" in audit_files else dataset_card
             files[f"{name}_cards/{cards.card_filename(subject)}"] = card_renderer(card).encode()
     return files
 
 
 def summary_json(name: str, report: Report) -> dict[str, Any]:
-    """The verdict and its claims for programs. Claims and sources are lists, so that `dvc metrics` shows the counts alone."""
+    """Return the report for programs; checks and audits are lists, so that `dvc metrics` shows only the counts."""
     metrics = report.own_audit.require_audit().metrics
     return {
         "report": name,
-        "status": judge.overall_status(report.checks).value,
+        "status": checks.overall_status(report.checks).value,
         **{key: metric.value for key, metric in metrics.items() if key != "verdict"},
         "checks": [_check_json(report, check) for check in report.checks],
-        "sources": [_audit_json(file) for file in report.audits.files],
+        "audits": [_audit_json(file) for file in report.audits.files],
     }
 
 
-def _check_json(report: Report, check: judge.CheckResult) -> dict[str, Any]:
-    """One check with all that is needed to doubt it; null for what its stage did not record (a scrape has no seed)."""
+def _check_json(report: Report, check: checks.CheckResult) -> dict[str, Any]:
+    """Describe one check with its provenance; null for entries that its stage did not record (a scrape has no seed)."""
     metric, file = check.metric, report.audits.file_of(check.id, report.title)
     provenance = file.audit.provenance if file.audit else {}
     return {
         "id": check.id,
         "status": check.status.value,
         "reason": check.reason,
-        "bound": check.threshold.text if check.threshold else None,
+        "expect": check.threshold.text if check.threshold else None,
         "value": metric.value if metric else None,
         "unit": metric.unit if metric else None,
         "kind": metric.kind if metric else None,
-        "limits": [[name, operand.value] for name, operand in check.operands.items()],
-        "advice": check.hint,
-        "meaning": metric.description if metric else None,
+        "operands": [[name, operand.value] for name, operand in check.operands.items()],
+        "hint": check.hint,
+        "description": metric.description if metric else None,
         "audit": file.path,
         "digest": file.digest or None,
         **{key: provenance.get(key) for key in PROVENANCE_KEYS},

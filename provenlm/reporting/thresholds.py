@@ -1,6 +1,6 @@
-"""The text of a bound in, a test of a number against it out: `a..b`, `< x`, `<= x`, `> x`, `>= x`, `== x`.
+"""Parse the expectation of a check: `a..b`, `< x`, `<= x`, `> x`, `>= x` or `== x`.
 
-x is a number, the id of a figure, or a number times an id (`subject/stage.figure`).
+x is a number, a metric id (`subject/stage.metric`) or a number times a metric id.
 """
 
 import operator
@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError
 from provenlm.reporting.evidence import METRIC_ID
 
 Number = int | float
 
+CHECK_KEYS = ("expect", "hint")
 NUMBER_PATTERN = re.compile(r"[+-]?\d[\d_]*(\.\d[\d_]*)?([eE][+-]?\d\d?\d?)?", re.ASCII)
 OPERATORS: dict[str, Callable[[Number, Number], bool]] = {
     "<=": operator.le,
@@ -22,12 +23,12 @@ OPERATORS: dict[str, Callable[[Number, Number], bool]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
-GRAMMAR = "write `a..b`, `< x`, `<= x`, `> x`, `>= x` or `== x`, where x is a number, a figure's id or a number times an id"
+GRAMMAR = "must be `a..b`, `< x`, `<= x`, `> x`, `>= x` or `== x`, where x is a number, a metric id or a number times a metric id"
 
 
 @dataclass(frozen=True)
 class Operand:
-    """A number, or `number` times the figure called `figure`."""
+    """Hold one side of a comparison: `factor`, or `factor` times the metric `metric_id`."""
 
     factor: Number
     metric_id: str | None
@@ -35,21 +36,21 @@ class Operand:
 
 @dataclass(frozen=True)
 class Threshold:
-    """`text` as the user wrote it; a value holds if it stands in each relation to its term."""
+    """Compare a value with one or two operands; `text` is the expression in params.yaml."""
 
     text: str
     conditions: Sequence[tuple[str, Operand]]
 
     def dependencies(self) -> list[str]:
-        """The figures that must be known before a value can be judged."""
+        """Return the ids of the metrics that the expression refers to."""
         return [operand.metric_id for _, operand in self.conditions if operand.metric_id]
 
     def holds(self, value: Number, metric_values: Mapping[str, Number]) -> bool:
-        """Whether `value` lies within the bound, given the values of the figures it `needs`."""
+        """Return whether `value` satisfies every condition, given the values of the `dependencies`."""
         return all(OPERATORS[relation](value, limit) for relation, limit in self._resolve(metric_values))
 
     def reachable(self, max_value: Number, metric_values: Mapping[str, Number]) -> bool:
-        """Whether any value up to `ceiling` is high enough for the bound."""
+        """Return whether any value up to `max_value` is high enough to satisfy every condition."""
         lower_bound_operators = {">": operator.gt, ">=": operator.ge, "==": operator.ge}
         return all(
             lower_bound_operators[relation](max_value, limit)
@@ -66,37 +67,37 @@ class Threshold:
 
 @dataclass(frozen=True)
 class CheckSpec:
-    """One row of a report's bounds: the bound, and the advice to show when it does not hold."""
+    """Pair the threshold of a check with the hint that the report shows when the check fails."""
 
     threshold: Threshold
     hint: str
 
 
 def parse_checks(checks: Mapping[str, Mapping[str, str]], location: str) -> dict[str, CheckSpec]:
-    """The `bounds` of a report by figure. ProvenlmError, which begins with `where`, for a wrong key or a wrong bound."""
+    """Parse the `checks` of a report by metric id; raise ConfigError for a wrong key or expression in `location`."""
     return {metric_id: _parse_check(entry, f"{location}.{metric_id}") for metric_id, entry in checks.items()}
 
 
 def _parse_check(entry: Mapping[str, str], location: str) -> CheckSpec:
-    if unknown := set(entry) - {"bound", "else"}:
-        raise ProvenlmError(f"{location}: unknown key {min(unknown)!r}; known: bound, else")
-    if missing := {"bound", "else"} - set(entry):
-        raise ProvenlmError(f"{location}: missing key {min(missing)!r}; known: bound, else")
-    return CheckSpec(parse_threshold(entry["bound"], f"{location}.bound"), entry["else"])
+    if unknown := set(entry) - set(CHECK_KEYS):
+        raise ConfigError(f"{location}: unknown key {min(unknown)!r}; known: {', '.join(CHECK_KEYS)}")
+    if missing := set(CHECK_KEYS) - set(entry):
+        raise ConfigError(f"{location}: missing key {min(missing)!r}; required: {', '.join(CHECK_KEYS)}")
+    return CheckSpec(parse_threshold(entry["expect"], f"{location}.expect"), entry["hint"])
 
 
 def parse_threshold(text: str, location: str) -> Threshold:
-    """The bound that `text` says. ProvenlmError, which begins with `where` and gives the grammar, if it says none."""
+    """Parse one expression; raise ConfigError with the grammar if it is malformed or can never hold."""
     expression = text.strip()
     if ".." in expression:
         low, high = (_parse_operand(part, text, location) for part in expression.split("..", maxsplit=True))
         if low.metric_id is None and high.metric_id is None and low.factor > high.factor:
-            raise ProvenlmError(f"{location}: {text!r} admits nothing: its lower end is above its upper")
+            raise ConfigError(f"{location}: the lower end of a range must be at most its upper end, got {text!r}")
         return Threshold(expression, [(">=", low), ("<=", high)])
     for relation in OPERATORS:
         if expression.startswith(relation):
             return Threshold(expression, [(relation, _parse_operand(expression.removeprefix(relation), text, location))])
-    raise ProvenlmError(f"{location}: {text!r} is no bound; {GRAMMAR}")
+    raise ConfigError(f"{location}: {GRAMMAR}; got {text!r}")
 
 
 def _parse_operand(expression: str, text: str, location: str) -> Operand:
@@ -107,12 +108,10 @@ def _parse_operand(expression: str, text: str, location: str) -> Operand:
         return Operand(_parse_number(operand), None)
     if not star and METRIC_ID.fullmatch(operand):
         return Operand(1, operand)
-    raise ProvenlmError(
-        f"{location}: {text!r} is no bound: {expression.strip()!r} is neither a number nor a figure's id; {GRAMMAR}"
-    )
+    raise ConfigError(f"{location}: {GRAMMAR}; got {text!r}, in which {expression.strip()!r} is neither a number nor a metric id")
 
 
 def _parse_number(text: str) -> Number:
-    """Exact where it can be: a whole number written with an exponent is whole, because counts are compared with it."""
+    """Return an int for a whole number, also with an exponent, because counts are compared exactly."""
     value = Decimal(text)
     return int(value) if value == value.to_integral_value() else float(value)

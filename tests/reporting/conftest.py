@@ -1,4 +1,4 @@
-"""Small audits by hand, for every test of the reporting room."""
+"""Provide small handmade audits for the tests of the reporting package."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,12 +8,12 @@ import pytest
 from provenlm.core.audit import Audit, AuditTable, Metric, PlotSeries
 from provenlm.reporting.evidence import AuditFile
 
-Make = Callable[..., AuditFile]
+AuditFileFactory = Callable[..., AuditFile]
 
 
 @pytest.fixture
-def source() -> Make:
-    """`source("toy", "train", loss=1.5)`: an audit whose figures are measured, in nats; a Figure stands for itself."""
+def make_audit_file() -> AuditFileFactory:
+    """Call `make_audit_file("toy", "train", loss=1.5)`: numbers become metrics measured in nats, a Metric is used as it is."""
 
     def make(
         subject: str,
@@ -23,17 +23,17 @@ def source() -> Make:
         provenance: Any = None,
         **values: Any,
     ) -> AuditFile:
-        figures = {
-            name.replace("__", "."): value if isinstance(value, Metric) else Metric(value, "nats", "how surprised", "measured")
+        metrics = {
+            name.replace("__", "."): value if isinstance(value, Metric) else Metric(value, "nats", "loss", "measured")
             for name, value in values.items()
         }
-        audit = Audit(subject, stage, figures, series, tables, provenance or {})
+        audit = Audit(subject, stage, metrics, series, tables, provenance or {})
         return AuditFile(subject, stage, f"audits/{subject}/{stage}.json", "ab" * 32, audit)
 
     return make
 
 
 @pytest.fixture
-def absent() -> Make:
-    """`absent("toy", "train")`: a stage that left no audit."""
+def make_missing_file() -> AuditFileFactory:
+    """Call `make_missing_file("toy", "train")`: a stage without an audit."""
     return lambda subject, stage: AuditFile(subject, stage, f"audits/{subject}/{stage}.json", "", None)

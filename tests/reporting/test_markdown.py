@@ -1,4 +1,4 @@
-"""Text from outside shows itself on a page, in Markdown and in HTML, and does nothing else."""
+"""Test that external text is displayed on a page, in Markdown and in HTML, and has no other effect."""
 
 import html
 import re
@@ -25,11 +25,11 @@ HOSTILE = [
     "1. list - item + item",
     "Grüße, 世界, 🜁",
 ]
-FULL = MarkdownIt("gfm-like", {"html": True, "linkify": False}).enable("table")  # a reader that obeys all it is told
+FULL = MarkdownIt("gfm-like", {"html": True, "linkify": False}).enable("table")  # a renderer that accepts raw HTML
 
 
 @pytest.mark.parametrize("words", HOSTILE)
-def test_hostile_text_in_a_cell_shows_itself_to_a_reader_that_obeys_markup(words):
+def test_hostile_text_in_a_table_cell_is_displayed_as_text(words):
     page = markdown.table(
         [markdown.escape("a"), markdown.escape("b")], [[markdown.escape(words), markdown.escape("end")]], [False, False]
     )
@@ -40,14 +40,14 @@ def test_hostile_text_in_a_cell_shows_itself_to_a_reader_that_obeys_markup(words
 
 
 @pytest.mark.parametrize("words", HOSTILE)
-def test_hostile_text_shows_itself_on_the_html_page(words):
+def test_hostile_text_is_displayed_as_text_on_the_html_page(words):
     page = web.render_html(f"# {markdown.escape('t')}\n\nbegin {markdown.escape(words)} end\n", words, {})
     (shown,) = re.findall(r"<p>begin (.*) end</p>", page)
     assert html.unescape(shown) == words
     assert "<script" not in page and "<img" not in page
 
 
-def test_a_bare_address_has_no_form_that_a_host_turns_into_a_link():
+def test_a_bare_url_has_no_form_that_a_host_turns_into_a_link():
     escaped = markdown.escape("http://a.example https://b.example www.c.example Www.d.example me@e.example")
     assert "://" not in escaped and "www." not in escaped.lower() and "@" not in escaped
 
@@ -55,15 +55,15 @@ def test_a_bare_address_has_no_form_that_a_host_turns_into_a_link():
 @pytest.mark.parametrize(
     "letter", ["\x00", "\x07", "\x1b", "\x7f", "\u200b", "\u202e", "\u2066", "\u2028", "\ufeff", "\ud800", "\r"]
 )
-def test_control_and_direction_signs_are_shown_as_unknown(letter):
+def test_control_and_direction_characters_are_replaced(letter):
     assert markdown.escape(f"a{letter}b") == "a\N{REPLACEMENT CHARACTER}b"
 
 
-def test_line_breaks_are_shown_and_do_not_break_a_table():
+def test_line_breaks_are_visible_and_do_not_break_a_table():
     assert markdown.escape("a\nb\tc") == "a⏎b c"
 
 
-def test_long_text_is_cut_and_says_so():
+def test_long_text_is_cut_and_marked():
     assert markdown.escape("x" * 401) == "x" * 400 + "…"
     assert markdown.escape("x" * 400) == "x" * 400
 
@@ -80,17 +80,17 @@ def test_the_text_of_a_link_cannot_end_it():
     assert re.findall(r'href="([^"]*)"', rendered) == ["a.json"]
 
 
-def test_a_name_that_no_code_span_holds_is_set_as_text():
+def test_a_name_that_no_code_span_can_hold_is_escaped_text():
     assert markdown.code("a`b") == "a\\`b"
     assert markdown.code("a.b/c") == "`a.b/c`"
     assert markdown.code("a|b") == "a\\|b"
 
 
-def test_a_column_of_numbers_is_set_flush_right():
+def test_a_column_of_numbers_is_right_aligned():
     assert markdown.table([markdown.escape("a")], [[markdown.escape("b")]], [True]) == "| a |\n| ---: |\n| b |"
 
 
 @pytest.mark.parametrize("words", ["Return the ", " x", "def f(", "*", "a"])
-def test_what_is_set_in_bold_is_bold_whatever_it_ends_with(words):
+def test_bold_text_is_bold_with_any_first_or_last_character(words):
     rendered = FULL.render(f"key {markdown.bold(markdown.escape(words))} · next")
     assert html.unescape(rendered).replace("\xa0", " ") == f"<p>key <strong>{words}</strong> · next</p>\n"

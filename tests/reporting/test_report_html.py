@@ -1,4 +1,4 @@
-"""The HTML page: one file, no network, anchors that resolve, colours for status words and for nothing else."""
+"""Test the HTML page: one file, no network, valid anchors, colors for status words only."""
 
 import re
 from urllib.parse import unquote_to_bytes
@@ -22,7 +22,7 @@ See [there](#toytrain).
 """
 
 
-def test_a_plot_becomes_part_of_the_page_and_reads_back():
+def test_a_plot_is_embedded_in_the_page():
     page = html.render_html(MARKDOWN, "Title", {"x_files/a.svg": SVG})
     (address,) = re.findall(r'<img src="([^"]*)"', page)
     assert address.startswith("data:image/svg+xml,")
@@ -41,16 +41,16 @@ def test_links_into_the_page_resolve():
     assert set(re.findall(r'href="#([^"]*)"', page)) <= set(re.findall(r'id="([^"]*)"', page))
 
 
-def test_status_words_alone_get_the_colour_of_a_status():
+def test_only_status_words_get_the_color_of_a_status():
     page = html.render_html(MARKDOWN, "Title", {"x_files/a.svg": SVG})
     assert re.findall(r'<strong class="status (\w+)">', page) == ["fail", "not_run"]
     assert "<strong>PASSED</strong>" in page
 
 
-def test_the_title_of_the_window_is_escaped():
+def test_the_page_title_is_escaped():
     assert "<title>&lt;b&gt; &amp; $title</title>" in html.render_html("# x\n", "<b> & $title", {})
 
 
-def test_a_long_name_may_break_behind_a_point_or_an_underscore_and_markup_in_it_is_text():
+def test_a_long_name_may_break_after_a_dot_or_an_underscore():
     page = html.render_html("# Title\n\n`a.b_c` `<b>.x`\n", "Title", {})
     assert "<code>a.<wbr>b_<wbr>c</code>" in page and "<code>&lt;b&gt;.<wbr>x</code>" in page

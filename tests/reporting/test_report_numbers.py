@@ -1,4 +1,4 @@
-"""Numbers on a page: short for a reader, exact behind it."""
+"""Test how numbers are formatted: short for a reader, exact for a program."""
 
 import pytest
 
@@ -27,13 +27,13 @@ from provenlm.reporting.number_format import exact_repr, format_change, format_v
         (119.99, "s", "120.0 s"),
         (257.4, "s", "4.29 min"),
         (7300, "s", "2.028 h"),
-        (0.9294871794871795, "share", "92.95 %"),
+        (0.9294871794871795, "fraction", "92.95 %"),
         ("RuntimeError: no", "", "RuntimeError: no"),
         ("nan", "nats", "nan"),
         (True, "", "yes"),
     ],
 )
-def test_a_value_is_shown_for_a_reader(value, unit, words):
+def test_a_value_is_formatted_for_a_reader(value, unit, words):
     assert format_value(value, unit) == words
 
 
@@ -49,12 +49,12 @@ def test_the_exact_value_reads_back_without_loss(value):
         (1000, 1500, "records", "+500 records (+50.0%)"),
         (0, 3, "records", "+3 records"),
         (0.137, 0.173, "s", "+0.036 s (+26.3%)"),
-        (0.25, 0.75, "share", "+50 points"),
+        (0.25, 0.75, "fraction", "+50 points"),
         (-2.0, -1.0, "nats", "+1 nats (+50.0%)"),
         (4, 4, "records", "0 records (+0.0%)"),
         ("nan", 4.0, "nats", ""),
         ("steps", "a signal", "", ""),
     ],
 )
-def test_a_move_has_its_sign_its_unit_and_its_part_of_what_was(before, now, unit, words):
+def test_a_change_has_sign_unit_and_percentage(before, now, unit, words):
     assert format_change(before, now, unit) == words

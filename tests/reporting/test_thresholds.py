@@ -1,8 +1,8 @@
-"""Bounds: what they admit, and what a user is told who writes none."""
+"""Test which values a threshold accepts and which messages a malformed check gives."""
 
 import pytest
 
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError
 from provenlm.reporting import thresholds
 from provenlm.reporting.evidence import split_metric_id
 
@@ -19,9 +19,9 @@ from provenlm.reporting.evidence import split_metric_id
         (" <  3 ", [2], [3]),
     ],
 )
-def test_a_bound_admits_what_lies_inside_and_nothing_else(text, inside, outside):
-    bound = thresholds.parse_threshold(text, "w")
-    assert [bound.holds(value, {}) for value in inside + outside] == [True] * len(inside) + [False] * len(outside)
+def test_a_threshold_holds_for_values_inside_and_for_no_others(text, inside, outside):
+    threshold = thresholds.parse_threshold(text, "w")
+    assert [threshold.holds(value, {}) for value in inside + outside] == [True] * len(inside) + [False] * len(outside)
 
 
 def test_a_count_in_exponent_form_is_exact():
@@ -29,21 +29,21 @@ def test_a_count_in_exponent_form_is_exact():
     assert not thresholds.parse_threshold("== 1e16", "w").holds(10**16 + 1, {})
 
 
-def test_a_bound_may_be_another_figure():
-    bound = thresholds.parse_threshold("< r/validate.bigram.loss", "w")
-    assert bound.dependencies() == ["r/validate.bigram.loss"]
-    assert bound.holds(2, {"r/validate.bigram.loss": 3}) and not bound.holds(3, {"r/validate.bigram.loss": 3})
+def test_a_threshold_may_refer_to_another_metric():
+    threshold = thresholds.parse_threshold("< r/validate.bigram.loss", "w")
+    assert threshold.dependencies() == ["r/validate.bigram.loss"]
+    assert threshold.holds(2, {"r/validate.bigram.loss": 3}) and not threshold.holds(3, {"r/validate.bigram.loss": 3})
 
 
-def test_a_bound_may_be_a_number_times_another_figure():
-    bound = thresholds.parse_threshold("<= 0.5 * r/validate.loss", "w")
-    assert bound.holds(1.5, {"r/validate.loss": 3}) and not bound.holds(1.6, {"r/validate.loss": 3})
+def test_a_threshold_may_be_a_number_times_another_metric():
+    threshold = thresholds.parse_threshold("<= 0.5 * r/validate.loss", "w")
+    assert threshold.holds(1.5, {"r/validate.loss": 3}) and not threshold.holds(1.6, {"r/validate.loss": 3})
 
 
-def test_a_range_may_end_at_figures():
-    bound = thresholds.parse_threshold("0..r/validate.ceiling", "w")
-    assert bound.dependencies() == ["r/validate.ceiling"]
-    assert bound.holds(10, {"r/validate.ceiling": 10}) and not bound.holds(11, {"r/validate.ceiling": 10})
+def test_a_range_may_end_at_a_metric():
+    threshold = thresholds.parse_threshold("0..r/validate.max", "w")
+    assert threshold.dependencies() == ["r/validate.max"]
+    assert threshold.holds(10, {"r/validate.max": 10}) and not threshold.holds(11, {"r/validate.max": 10})
 
 
 @pytest.mark.parametrize(
@@ -66,37 +66,37 @@ def test_a_range_may_end_at_figures():
         "< ٣",
     ],
 )
-def test_what_is_no_bound_is_refused_with_the_grammar(text):
-    with pytest.raises(ProvenlmError) as error:
-        thresholds.parse_threshold(text, "params.yaml: reports.p.bounds.r/train.loss.bound")
-    assert str(error.value).startswith(f"params.yaml: reports.p.bounds.r/train.loss.bound: {text!r} is no bound")
-    assert "write `a..b`, `< x`" in str(error.value)
+def test_a_malformed_threshold_is_refused_with_the_grammar(text):
+    with pytest.raises(ConfigError) as error:
+        thresholds.parse_threshold(text, "params.yaml: reports.p.checks.r/train.loss.expect")
+    assert str(error.value).startswith("params.yaml: reports.p.checks.r/train.loss.expect: must be `a..b`, `< x`")
+    assert f"; got {text!r}" in str(error.value)
 
 
-def test_a_range_upside_down_is_refused_because_it_admits_nothing():
-    with pytest.raises(ProvenlmError, match=r"^w: '2\.\.1' admits nothing: its lower end is above its upper$"):
+def test_a_range_whose_ends_are_swapped_is_refused():
+    with pytest.raises(ConfigError, match=r"^w: the lower end of a range must be at most its upper end, got '2\.\.1'$"):
         thresholds.parse_threshold("2..1", "w")
 
 
 @pytest.mark.parametrize(
-    ("row", "message"),
+    ("entry", "message"),
     [
-        ({"bound": "< 1"}, "params.yaml: reports.p.bounds.r/train.loss: missing key 'else'; known: bound, else"),
-        ({"else": "x"}, "params.yaml: reports.p.bounds.r/train.loss: missing key 'bound'; known: bound, else"),
+        ({"expect": "< 1"}, "params.yaml: reports.p.checks.r/train.loss: missing key 'hint'; required: expect, hint"),
+        ({"hint": "x"}, "params.yaml: reports.p.checks.r/train.loss: missing key 'expect'; required: expect, hint"),
         (
-            {"bound": "< 1", "otherwise": "x"},
-            "params.yaml: reports.p.bounds.r/train.loss: unknown key 'otherwise'; known: bound, else",
+            {"expect": "< 1", "advice": "x"},
+            "params.yaml: reports.p.checks.r/train.loss: unknown key 'advice'; known: expect, hint",
         ),
     ],
 )
-def test_a_row_of_bounds_has_a_bound_and_an_else(row, message):
-    with pytest.raises(ProvenlmError) as error:
-        thresholds.parse_checks({"r/train.loss": row}, "params.yaml: reports.p.bounds")
+def test_a_check_needs_the_keys_expect_and_hint(entry, message):
+    with pytest.raises(ConfigError) as error:
+        thresholds.parse_checks({"r/train.loss": entry}, "params.yaml: reports.p.checks")
     assert str(error.value) == message
 
 
 @pytest.mark.parametrize(
-    ("figure", "parts"),
+    ("metric_id", "parts"),
     [
         ("toy/train.steps", ("toy/train", "steps")),
         ("music/vae/train.loss.last", ("music/vae/train", "loss.last")),
@@ -105,5 +105,5 @@ def test_a_row_of_bounds_has_a_bound_and_an_else(row, message):
         ("steps", ("steps", "")),
     ],
 )
-def test_an_id_names_the_audit_and_the_figure_in_it(figure, parts):
-    assert split_metric_id(figure) == parts
+def test_a_metric_id_names_the_audit_and_the_metric(metric_id, parts):
+    assert split_metric_id(metric_id) == parts
