@@ -1,1 +1,1 @@
-"""Floor 1: pages in from the world, records out. The only room with a network."""
+"""Fetch sources and turn them into records; the only package with network access."""

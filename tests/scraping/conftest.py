@@ -1,4 +1,4 @@
-"""A web site on loopback that answers exactly as a test says, and remembers what it was asked."""
+"""Serve a web site on loopback that answers as a test specifies and records its requests."""
 
 import threading
 from collections import defaultdict
@@ -19,7 +19,7 @@ CannedResponse = tuple[int, dict[str, str], bytes]
 
 
 class LoopbackSite:
-    """`pages[path]` is an answer, a list of answers (one a request, the last again and again) or a function of the handler."""
+    """`pages[path]` is a response, a list of responses (one per request, the last repeated) or a function of the handler."""
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         self.pages: dict[str, object] = {}
@@ -52,7 +52,7 @@ class LoopbackSite:
 
         self.server = ThreadingHTTPServer((host, 0), Handler)
         self.server.daemon_threads = True
-        self.server.handle_error = lambda *arguments: None  # a client that hangs up is no news here
+        self.server.handle_error = lambda *arguments: None  # a client that disconnects is expected
         self.url = f"http://{host}:{self.server.server_address[1]}"
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
         self.thread.start()
@@ -80,7 +80,7 @@ def web() -> Iterator[LoopbackSite]:
 
 @pytest.fixture
 def webs() -> Iterator[list[LoopbackSite]]:
-    """Three hosts."""
+    """Serve three sites on different hosts."""
     sites = [LoopbackSite(f"127.0.0.{number}") for number in (1, 2, 3)]
     yield sites
     for web in sites:
@@ -99,7 +99,7 @@ Crawl = Callable[..., dict[str, FetchResult]]
 
 @pytest.fixture
 def crawl_site(web: LoopbackSite, tmp_path: Path) -> Crawl:
-    """Crawl `web` from `/`; the fates by path. Named arguments replace a bound or a manner."""
+    """Return a function that crawls `web`; keyword arguments replace fields of the limits and of the policy."""
 
     def run(
         start: str = "/", from_cache: bool = False, extractor: Extractor = TEXT_EXTRACTOR, **changed: object
@@ -111,11 +111,11 @@ def crawl_site(web: LoopbackSite, tmp_path: Path) -> Crawl:
             "max_pages": 100,
             "max_bytes": 1 << 24,
             "max_depth": 9,
-            "max_variants": 99,
+            "max_url_variants": 99,
         }
         policy = {
-            "contact": "", "delay_seconds": 0.0, "timeout_seconds": 5.0, "tries": 3, "max_wait_seconds": 2.0,
-            "max_page_bytes": 1 << 20, "allow_private": ("127.0.0.1",),
+            "user_agent_contact": "", "download_delay_seconds": 0.0, "timeout_seconds": 5.0, "max_attempts": 3, "max_retry_after_seconds": 2.0,
+            "max_response_bytes": 1 << 20, "allowed_private_hosts": ("127.0.0.1",),
         }  # fmt: skip
         limits |= {name: value for name, value in changed.items() if name in limits}
         policy |= {name: value for name, value in changed.items() if name in policy}
@@ -126,7 +126,7 @@ def crawl_site(web: LoopbackSite, tmp_path: Path) -> Crawl:
         results: dict[str, FetchResult] = {}
         for fetch in fetches:
             path = fetch.url.removeprefix(web.url)
-            assert path not in results, f"{path} ended twice"
+            assert path not in results, f"{path} has two outcomes"
             results[path] = fetch
         return results
 

@@ -1,4 +1,4 @@
-"""Run as a process that a test kills: crawl argv[2:] with its state in argv[1], one line of JSON a fate."""
+"""Crawl argv[2:] with the state in argv[1] and print one JSON line per result; a test kills this process."""
 
 import json
 import sys

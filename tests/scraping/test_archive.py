@@ -17,7 +17,7 @@ DATE = "2026-03-01T12:00:00+00:00"
 
 
 def read_archive(folder: Path) -> dict[str, bytes]:
-    """What another reader of WARC finds below `folder`."""
+    """Read the responses below `folder` with warcio."""
     contents = {}
     for path in sorted(folder.glob("*.warc.gz")):
         with path.open("rb") as file:
@@ -26,7 +26,7 @@ def read_archive(folder: Path) -> dict[str, bytes]:
     return contents
 
 
-def test_a_response_is_kept_as_any_reader_of_warc_expects(tmp_path) -> None:
+def test_a_response_is_stored_as_a_standard_warc_record(tmp_path) -> None:
     location = WarcArchive(tmp_path, {}).append(
         "http://h/", {"Content-Type": "text/html", "Content-Encoding": "gzip"}, b"<p>x", DATE
     )
@@ -40,7 +40,7 @@ def test_a_response_is_kept_as_any_reader_of_warc_expects(tmp_path) -> None:
         ]
 
 
-def test_headers_that_no_standard_allows_spoil_no_record(tmp_path) -> None:
+def test_invalid_headers_do_not_break_a_warc_record(tmp_path) -> None:
     archive = WarcArchive(tmp_path, {})
     location = archive.append(
         "http://h/", {"X-Caf\xe9": "\xb2 \u4f60\r\nX-Injected: 1", "": "", "Set Cookie": "a", "X-Lang": "\xb2"}, b"x", DATE
@@ -48,13 +48,13 @@ def test_headers_that_no_standard_allows_spoil_no_record(tmp_path) -> None:
     assert (archive.read_body(location), read_archive(tmp_path)) == (b"x", {"http://h/": b"x"})
 
 
-def test_what_is_kept_comes_back(tmp_path) -> None:
+def test_a_stored_body_is_read_back_unchanged(tmp_path) -> None:
     archive = WarcArchive(tmp_path, {})
     locations = [archive.append(f"http://h/{number}", {}, bytes([number]) * 100, DATE) for number in range(5)]
     assert [archive.read_body(location) for location in locations] == [bytes([number]) * 100 for number in range(5)]
 
 
-def test_what_a_killed_process_wrote_and_nobody_knows_of_is_cut_off(tmp_path) -> None:
+def test_uncommitted_bytes_of_a_killed_process_are_truncated(tmp_path) -> None:
     location = WarcArchive(tmp_path, {}).append("http://h/", {}, b"known", DATE)
     path = tmp_path / location.file
     path.write_bytes(path.read_bytes() + b"\x1f\x8b half a member")
@@ -64,15 +64,15 @@ def test_what_a_killed_process_wrote_and_nobody_knows_of_is_cut_off(tmp_path) ->
     assert read_archive(tmp_path) == {"http://h/": b"known", "http://h/2": b"next"}
 
 
-def test_a_damaged_archive_is_named(tmp_path) -> None:
+def test_a_damaged_archive_is_reported_with_its_file(tmp_path) -> None:
     archive = WarcArchive(tmp_path, {})
     location = archive.append("http://h/", {}, b"x" * 1000, DATE)
     (tmp_path / location.file).write_bytes(b"\0" * 2000)
-    with pytest.raises(ProvenlmError, match=r"00000.warc.gz: damaged at byte 0; delete the state"):
+    with pytest.raises(ProvenlmError, match=r"00000.warc.gz: damaged at byte 0; delete the crawl state"):
         archive.read_body(location)
 
 
-def test_an_archive_of_which_little_is_wanted_is_written_anew(tmp_path) -> None:
+def test_an_archive_with_little_live_data_is_compacted(tmp_path) -> None:
     archive = WarcArchive(tmp_path, {})
     locations = [archive.append(f"http://h/{number}", {}, bytes([number]) * 5000, DATE) for number in range(9)]
     assert archive.compact(locations[:6]) == {}
@@ -87,8 +87,8 @@ def test_an_archive_of_which_little_is_wanted_is_written_anew(tmp_path) -> None:
 
 UPPERCASE_EXTRACTOR = replace(
     TEXT_EXTRACTOR,
-    read=lambda body, kind, url: replace(
-        TEXT_EXTRACTOR.extract_content(body, kind, url), body=TEXT_EXTRACTOR.extract_content(body, kind, url).content.upper()
+    extract_content=lambda body, kind, url: replace(
+        TEXT_EXTRACTOR.extract_content(body, kind, url), content=TEXT_EXTRACTOR.extract_content(body, kind, url).content.upper()
     ),
     version="2",
 )
@@ -106,12 +106,12 @@ def fill(web) -> None:
     web.pages["/empty"] = (200, {}, b"<nav>menu</nav>")
 
 
-def test_a_better_reader_reads_again_without_a_single_request(web, tmp_path) -> None:
+def test_a_new_extractor_rereads_cached_pages_without_requests(web, tmp_path) -> None:
     fill(web)
     before = crawl_all(web, tmp_path, TEXT_EXTRACTOR, from_cache=False)
-    web.asked.clear()
+    web.requested_paths.clear()
     after = crawl_all(web, tmp_path, UPPERCASE_EXTRACTOR, from_cache=True)
-    assert web.asked == []
+    assert web.requested_paths == []
     assert [fetch.record and fetch.record.content.upper() for fetch in before] == [
         fetch.record and fetch.record.content for fetch in after
     ]
@@ -120,14 +120,14 @@ def test_a_better_reader_reads_again_without_a_single_request(web, tmp_path) -> 
     ]
 
 
-def test_a_better_reader_finds_a_page_where_there_seemed_to_be_none(web, tmp_path) -> None:
+def test_a_new_extractor_can_find_text_in_an_empty_page(web, tmp_path) -> None:
     fill(web)
     assert {fetch.reason for fetch in crawl_all(web, tmp_path, TEXT_EXTRACTOR, from_cache=False)} == {"", "empty", "http-404"}
     everything = Extractor(TEXT_EXTRACTOR.media_types, lambda body, kind, url: ExtractedDocument(body, kind, {}, ()), "everything")
     assert {fetch.reason for fetch in crawl_all(web, tmp_path, everything, from_cache=True)} == {"", "http-404"}
 
 
-def test_a_page_that_has_not_changed_is_read_again_by_a_better_reader(web, tmp_path) -> None:
+def test_a_not_modified_page_is_extracted_again_by_a_new_extractor(web, tmp_path) -> None:
     fill(web)
     crawl_all(web, tmp_path, TEXT_EXTRACTOR, from_cache=False)
     web.pages["/a"] = (304, {}, b"")
@@ -135,13 +135,13 @@ def test_a_page_that_has_not_changed_is_read_again_by_a_better_reader(web, tmp_p
     assert (result.status, result.record.text) == (304, "PAGE A")
 
 
-def test_every_page_of_a_crawl_lies_in_its_archive_to_the_byte(web, tmp_path) -> None:
+def test_the_archive_holds_every_page_of_a_crawl_unchanged(web, tmp_path) -> None:
     fill(web)
     crawl_all(web, tmp_path, TEXT_EXTRACTOR, from_cache=False)
     assert read_archive(tmp_path / "warc") == {f"{web.url}{path}": web.pages[path][2] for path in ("/", "/a", "/empty")}
 
 
-def test_what_comes_again_to_the_byte_is_not_kept_twice(web, tmp_path) -> None:
+def test_an_identical_response_is_not_stored_twice(web, tmp_path) -> None:
     fill(web)
     crawl_all(web, tmp_path, TEXT_EXTRACTOR, from_cache=False)
     size = (tmp_path / "warc" / "00000.warc.gz").stat().st_size
@@ -149,7 +149,7 @@ def test_what_comes_again_to_the_byte_is_not_kept_twice(web, tmp_path) -> None:
     assert (tmp_path / "warc" / "00000.warc.gz").stat().st_size == size
 
 
-def test_pages_that_changed_often_do_not_fill_the_disk(web, tmp_path) -> None:
+def test_pages_that_change_often_do_not_fill_the_disk(web, tmp_path) -> None:
     fill(web)
     sizes = []
     for number in range(8):
@@ -159,10 +159,10 @@ def test_pages_that_changed_often_do_not_fill_the_disk(web, tmp_path) -> None:
     assert max(sizes) < 3 * sizes[0]
 
 
-def test_offline_needs_a_crawl_of_the_same_settings(web, tmp_path) -> None:
-    with pytest.raises(ProvenlmError, match="offline: the last crawl here did not end, or was of other sites"):
+def test_from_cache_needs_a_crawl_of_the_same_config(web, tmp_path) -> None:
+    with pytest.raises(ProvenlmError, match="from_cache: must be false for the first crawl"):
         crawl_all(web, tmp_path, TEXT_EXTRACTOR, from_cache=True)
     fill(web)
     crawl_all(web, tmp_path, TEXT_EXTRACTOR, from_cache=False)
-    with pytest.raises(ProvenlmError, match="offline: "):
+    with pytest.raises(ProvenlmError, match="from_cache: "):
         crawl_all(web, tmp_path, TEXT_EXTRACTOR, from_cache=True, max_pages=5)

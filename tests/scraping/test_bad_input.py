@@ -1,4 +1,4 @@
-"""Servers that misbehave on purpose, each in the middle of a crawl: a reason in the table, nothing lost, and the crawl goes on."""
+"""Test servers that misbehave during a crawl: each gets a reason, nothing is lost, and the crawl continues."""
 
 import gzip
 import os
@@ -93,62 +93,62 @@ def nonsense_later(handler) -> None:
 @pytest.mark.parametrize(
     ("page", "fate"),
     [
-        (endless, ("refused", "too-large")),
+        (endless, ("skipped", "too-large")),
         (dripping, ("failed", "too-slow")),
         (shorter_than_said, ("failed", "connection")),
         (longer_than_said, RECORD),
-        (bomb, ("refused", "too-large")),
-        (bomb_in_a_bomb, ("refused", "too-large")),
-        (endless_redirect, ("refused", "redirected")),
+        (bomb, ("skipped", "too-large")),
+        (bomb_in_a_bomb, ("skipped", "too-large")),
+        (endless_redirect, ("skipped", "redirected")),
         (bad_chunks, ("failed", "connection")),
         (no_http, ("failed", "connection")),
         (huge_header, ("failed", "connection")),
         (nonsense_later, ("failed", "http-503")),
-        ((302, {"Location": "/bad"}, b""), ("refused", "redirect-loop")),
-        ((302, {"Location": "http://[::1"}, b""), ("refused", "redirect-nowhere")),
-        ((302, {}, b""), ("refused", "redirect-loop")),
-        ((200, {"Content-Type": ""}, b"<p>x"), ("refused", "content-type")),
+        ((302, {"Location": "/bad"}, b""), ("skipped", "redirect-loop")),
+        ((302, {"Location": "http://[::1"}, b""), ("skipped", "redirect-nowhere")),
+        ((302, {}, b""), ("skipped", "redirect-loop")),
+        ((200, {"Content-Type": ""}, b"<p>x"), ("skipped", "content-type")),
         ((200, {"Content-Encoding": "gzip"}, b"not gzip"), ("failed", "decoding")),
         ((200, {"Content-Encoding": "x-secret"}, b"<p>coded"), ("failed", "decoding")),
-        ((200, {"Content-Type": "text/plain"}, b"x" * 50_000_000), ("refused", "too-large")),
-        ((200, {"Content-Type": "application/rss+xml"}, b"<rss><item>" * 1000), ("refused", "listing")),
+        ((200, {"Content-Type": "text/plain"}, b"x" * 50_000_000), ("skipped", "too-large")),
+        ((200, {"Content-Type": "application/rss+xml"}, b"<rss><item>" * 1000), ("skipped", "listing")),
     ],
 )  # fmt: skip
-def test_a_bad_page_has_its_reason_and_those_around_it_are_had(web, crawling, page, fate) -> None:
+def test_a_bad_page_gets_a_reason_and_its_neighbours_are_fetched(web, crawl_site, page, fate) -> None:
     web.html("/", "start", ("/before", "/bad", "/after"))
     web.html("/before")
     web.html("/after")
     web.pages["/bad"] = page
-    results = crawling(max_page_bytes=200_000, tries=1, timeout_seconds=0.5 if page is dripping else 30.0)
+    results = crawl_site(max_response_bytes=200_000, max_attempts=1, timeout_seconds=0.5 if page is dripping else 30.0)
     assert {path: (fetch.state, fetch.reason) for path, fetch in results.items()} == {
         "/": RECORD, "/before": RECORD, "/bad": fate, "/after": RECORD,
     }  # fmt: skip
     if page is longer_than_said:
         assert results["/bad"].record.text == "eight"
-        assert results["/after"].record.text == "/after"  # and no byte of the lie before it
+        assert results["/after"].record.text == "/after"  # without a byte of the extra response
 
 
-@pytest.mark.parametrize("said", ["text/html; charset=utf-8", "text/html"])
-def test_a_charset_that_changes_in_the_middle_loses_no_letter(web, crawling, content_type: str) -> None:
+@pytest.mark.parametrize("content_type", ["text/html; charset=utf-8", "text/html"])
+def test_a_charset_that_changes_within_a_page_loses_no_letter(web, crawl_site, content_type: str) -> None:
     head = b'<meta charset="utf-8"><p>' + "vorher: größer. ".encode() * 20
     web.pages["/"] = (200, {"Content-Type": content_type}, head + "nachher: gr\xf6\xdfer. ".encode("latin-1") * 20)
-    text = crawling()["/"].record.text
+    text = crawl_site()["/"].record.text
     assert text.count("vorher: größer.") == 20
     assert text.count("nachher: größer.") == 20
 
 
-def test_forty_languages_in_both_directions_stay_as_they_are(web, crawling) -> None:
+def test_forty_languages_in_both_directions_are_unchanged(web, crawl_site) -> None:
     assert len(GREETINGS.split()) >= 40
     web.pages["/"] = (
         200,
         {"Content-Type": "text/html; charset=utf-8"},
         f"<p>{GREETINGS}</p><p dir=rtl>\u202bשלום\u202c</p>".encode(),
     )
-    assert crawling()["/"].record.text == f"{GREETINGS}\n\n\u202bשלום\u202c"
+    assert crawl_site()["/"].record.text == f"{GREETINGS}\n\n\u202bשלום\u202c"
 
 
 @pytest.mark.parametrize("charset", ["shift_jis", "gb18030", "koi8-r", "windows-1255", "utf-16", "euc-kr"])
-def test_a_page_in_its_own_charset_is_the_same_text(web, crawling, charset: str) -> None:
+def test_a_page_in_a_legacy_charset_gives_the_same_text(web, crawl_site, charset: str) -> None:
     words = {
         "shift_jis": "こんにちは",
         "gb18030": "你好",
@@ -158,21 +158,21 @@ def test_a_page_in_its_own_charset_is_the_same_text(web, crawling, charset: str)
         "euc-kr": "안녕하세요",
     }
     web.pages["/"] = (200, {"Content-Type": f"text/html; charset={charset}"}, f"<p>{words[charset]}</p>".encode(charset))
-    assert crawling()["/"].record.text == words[charset]
+    assert crawl_site()["/"].record.text == words[charset]
 
 
-def test_lone_surrogates_and_zeros_are_no_danger(web, crawling) -> None:
+def test_lone_surrogates_and_zero_bytes_are_harmless(web, crawl_site) -> None:
     web.pages["/"] = (200, {"Content-Type": "text/html; charset=utf-8"}, b"<p>a\xed\xa0\x80b&#xDFFF;c\0d</p>")
-    text = crawling()["/"].record.body.decode("utf-8")
+    text = crawl_site()["/"].record.content.decode("utf-8")
     assert text[0] == "a" and "b" in text and "c" in text
 
 
-def test_a_robots_txt_of_many_megabytes_is_read_up_to_the_limit_and_no_further(web, crawling) -> None:
+def test_a_huge_robots_txt_is_read_up_to_the_limit(web, crawl_site) -> None:
     rules = b"User-agent: *\nDisallow: /no\n" + b"# nothing\n" * 400_000 + b"Disallow: /\n"
     web.pages["/robots.txt"] = (200, {"Content-Type": "text/plain"}, rules)
     web.html("/", "start", ("/no", "/yes"))
     web.html("/yes")
-    results = crawling()
+    results = crawl_site()
     assert (results["/no"].reason, results["/yes"].state) == ("robots", "record")
 
 
@@ -180,13 +180,13 @@ def test_a_robots_txt_of_many_megabytes_is_read_up_to_the_limit_and_no_further(w
     "answer",
     [(200, {}, b"<!doctype html><title>404</title><p>User-agent: * Disallow: nothing that is a rule"), (200, {}, os.urandom(5000))],
 )
-def test_a_robots_txt_that_is_something_else_forbids_nothing(web, crawling, answer) -> None:
+def test_a_robots_txt_that_is_not_one_forbids_nothing(web, crawl_site, answer) -> None:
     web.pages["/robots.txt"] = answer
     web.html("/", "start")
-    assert crawling()["/"].state == "record"
+    assert crawl_site()["/"].state == "record"
 
 
-def test_a_robots_txt_that_never_ends_is_cut_off(web, crawling) -> None:
+def test_an_endless_robots_txt_is_truncated(web, crawl_site) -> None:
     def rules(handler) -> None:
         send_response(handler, {"Content-Type": "text/plain"}, b"User-agent: *\nDisallow: /no\n")
         while True:
@@ -194,10 +194,10 @@ def test_a_robots_txt_that_never_ends_is_cut_off(web, crawling) -> None:
 
     web.pages["/robots.txt"] = rules
     web.html("/", "start", ("/no",))
-    assert crawling()["/no"].reason == "robots"
+    assert crawl_site()["/no"].reason == "robots"
 
 
-def test_a_sitemap_of_sitemaps_of_itself_and_a_packed_bomb_end(web, crawling) -> None:
+def test_a_recursive_sitemap_and_a_gzip_bomb_terminate(web, crawl_site) -> None:
     maps = "".join(f"<sitemap><loc>/map.xml?{number}</loc></sitemap>" for number in range(120))
     web.robots(f"Sitemap: {web.url}/map.xml\nSitemap: {web.url}/bomb.xml.gz\n")
     page = (200, {}, f"<sitemapindex><sitemap><loc>/map.xml</loc></sitemap>{maps}</sitemapindex>".encode())
@@ -205,11 +205,11 @@ def test_a_sitemap_of_sitemaps_of_itself_and_a_packed_bomb_end(web, crawling) ->
     web.pages.update({f"/map.xml?{number}": page for number in range(120)})
     web.pages["/bomb.xml.gz"] = (200, {}, gzip.compress(b"<urlset>" + b" " * (60 << 20)))
     web.html("/", "start")
-    assert crawling()["/"].state == "record"
-    assert sum("map.xml" in path for path in web.asked) <= 102
+    assert crawl_site()["/"].state == "record"
+    assert sum("map.xml" in path for path in web.requested_paths) <= 102
 
 
-def test_a_page_that_breaks_its_reader_is_a_failure_of_its_own(web, crawling) -> None:
+def test_a_page_that_breaks_the_extractor_fails_alone(web, crawl_site) -> None:
     def breaks(body: bytes, content_type: str, url: str):
         if b"<p>bad" in body:
             raise RecursionError("too deep")
@@ -218,18 +218,18 @@ def test_a_page_that_breaks_its_reader_is_a_failure_of_its_own(web, crawling) ->
     web.html("/", "start", ("/bad", "/after"))
     web.html("/bad", "bad")
     web.html("/after")
-    results = crawling(reader=replace(TEXT_EXTRACTOR, read=breaks))
+    results = crawl_site(extractor=replace(TEXT_EXTRACTOR, extract_content=breaks))
     assert (results["/bad"].state, results["/bad"].reason, results["/after"].state) == ("failed", "unreadable", "record")
 
 
 @pytest.mark.parametrize(
     "markup", [b"<![n00b", b"<!DOCTYPE html [<!ENTITY a '&a;'>]>&a;<p>x", b"<" * 100_000, b"<a href='" * 20_000, b"\xff\xfe<"]
 )
-def test_markup_that_is_hardly_any_breaks_nothing(web, crawling, markup: bytes) -> None:
+def test_broken_markup_does_not_stop_the_crawl(web, crawl_site, markup: bytes) -> None:
     web.html("/", "start", ("/bad", "/after"))
     web.pages["/bad"] = (200, {}, markup)
     web.html("/after")
-    results = crawling()
+    results = crawl_site()
     assert results["/after"].state == "record"
     assert results["/bad"].reason in ("", "empty", "unreadable")
 
@@ -275,7 +275,7 @@ PIECES = [
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_answers_thrown_together_at_random_end_no_crawl(web, crawling, seed: int) -> None:
+def test_random_responses_do_not_stop_the_crawl(web, crawl_site, seed: int) -> None:
     chance = random.Random(seed)
 
     def nonsense(handler, answer: bytes) -> None:
@@ -295,7 +295,7 @@ def test_answers_thrown_together_at_random_end_no_crawl(web, crawling, seed: int
             b"".join(chance.choices(PIECES, k=chance.randrange(9))),
         ]
         web.pages[name] = partial(nonsense, answer=b"\r\n".join(lines))
-    results = crawling(tries=1, max_wait_seconds=0.0)
+    results = crawl_site(max_attempts=1, max_retry_after_seconds=0.0)
     assert set(names) <= set(results)
     assert [path for path in (*good, "/last") if results[path].state != "record"] == []
     assert all(fetch.state == "record" or fetch.reason for fetch in results.values())

@@ -20,15 +20,15 @@ WORD = "Größe"
         (WORD.encode("latin-1"), "text/html; charset=no-such-thing"),
     ],
 )
-def test_text_is_read_in_the_encoding_it_has(body: bytes, content_type: str) -> None:
+def test_text_is_decoded_in_its_actual_encoding(body: bytes, content_type: str) -> None:
     assert WORD in decode_body(body, content_type)[0]
 
 
-def test_the_header_goes_before_the_page() -> None:
+def test_the_http_header_takes_precedence_over_the_page() -> None:
     assert decode_body(b'<meta charset="cp1251">\xe9', "text/html; charset=latin-1")[0].endswith("é")
 
 
-def test_latin_1_means_what_browsers_take_it_for() -> None:
+def test_latin_1_is_decoded_as_cp1252_as_in_browsers() -> None:
     assert decode_body(b"\x93quoted\x94", "text/html; charset=iso-8859-1")[0] == "“quoted”"
 
 
@@ -37,10 +37,10 @@ def test_japanese_without_a_declaration_is_recognised() -> None:
     assert decode_body(text.encode("euc-jp"), "text/html")[0] == text
 
 
-def test_bytes_without_meaning_never_stop_a_page() -> None:
+def test_invalid_bytes_never_stop_a_page() -> None:
     assert decode_body(b"\xff\xfea", "text/html; charset=utf-8")[0]
     assert decode_body(bytes(range(256)), "text/html; charset=rot13")[0]
 
 
-def test_an_encoding_that_is_no_text_is_not_asked() -> None:
+def test_a_binary_codec_is_not_used_as_a_charset() -> None:
     assert decode_body(b"6869", "text/html; charset=hex") == ("6869", "utf-8")

@@ -16,56 +16,60 @@ def outcomes(results) -> dict[str, tuple[str, str]]:
 RECORD = ("record", "")
 
 
-def test_links_are_followed_and_each_address_ends_once(web, crawling) -> None:
+def test_links_are_followed_and_each_url_has_one_outcome(web, crawl_site) -> None:
     web.html("/", "start", ("/a", "a#part", "/b?x=1", "http://elsewhere.invalid/"))
     web.html("/a", "page a", ("/", "/b?x=1"))
     web.html("/b?x=1", "page b")
-    results = crawling()
-    assert outcomes(results) == {"/": RECORD, "/a": RECORD, "/b?x=1": RECORD, "http://elsewhere.invalid/": ("refused", "off-site")}
+    results = crawl_site()
+    assert outcomes(results) == {"/": RECORD, "/a": RECORD, "/b?x=1": RECORD, "http://elsewhere.invalid/": ("skipped", "off-site")}
     assert results["/a"].record.text == "page a\n\n.."
-    assert sorted(web.asked) == ["/", "/a", "/b?x=1", "/robots.txt", "/sitemap.xml"]
+    assert sorted(web.requested_paths) == ["/", "/a", "/b?x=1", "/robots.txt", "/sitemap.xml"]
 
 
-def test_a_record_says_where_it_comes_from(web, crawling) -> None:
+def test_a_record_names_its_source(web, crawl_site) -> None:
     web.pages["/"] = (200, {"ETag": '"1"'}, b'<html lang="en"><title>T</title><p>x</p>')
-    record = crawling()["/"].record
+    record = crawl_site()["/"].record
     assert (record.source, record.media_type) == (f"{web.url}/", "text/plain")
-    assert {name: record.facts[name] for name in ("title", "lang", "site")} == {"title": "T", "lang": "en", "site": f"{web.url}/"}
+    assert {name: record.metadata[name] for name in ("title", "lang", "site")} == {
+        "title": "T",
+        "lang": "en",
+        "site": f"{web.url}/",
+    }
 
 
-def test_plain_text_and_markdown_are_taken_as_they_are(web, crawling) -> None:
+def test_plain_text_and_markdown_are_unchanged(web, crawl_site) -> None:
     web.html("/", "start", ("/a.txt", "/b.md"))
     web.pages["/a.txt"] = (200, {"Content-Type": "text/plain; charset=latin-1"}, b"a\r\n  <b>\xe4 ")
     web.pages["/b.md"] = (200, {"Content-Type": "text/markdown"}, b"# b\n\n    code\n")
-    results = crawling()
-    assert results["/a.txt"].record.body == "a\r\n  <b>ä ".encode()
-    assert (results["/b.md"].record.body, results["/b.md"].record.media_type) == (b"# b\n\n    code\n", "text/markdown")
+    results = crawl_site()
+    assert results["/a.txt"].record.content == "a\r\n  <b>ä ".encode()
+    assert (results["/b.md"].record.content, results["/b.md"].record.media_type) == (b"# b\n\n    code\n", "text/markdown")
 
 
-def test_what_robots_txt_forbids_is_never_asked_for(web, crawling) -> None:
+def test_urls_forbidden_by_robots_txt_are_never_requested(web, crawl_site) -> None:
     web.robots("User-agent: *\nDisallow: /no\nAllow: /no/but\n")
     web.html("/", "start", ("/no/x", "/no/but/y"))
     web.html("/no/but/y")
-    assert outcomes(crawling()) == {"/": RECORD, "/no/x": ("refused", "robots"), "/no/but/y": RECORD}
-    assert "/no/x" not in web.asked
+    assert outcomes(crawl_site()) == {"/": RECORD, "/no/x": ("skipped", "robots"), "/no/but/y": RECORD}
+    assert "/no/x" not in web.requested_paths
 
 
-def test_a_host_whose_robots_txt_fails_is_not_crawled(web, crawling) -> None:
+def test_a_host_whose_robots_txt_fails_is_not_crawled(web, crawl_site) -> None:
     web.pages["/robots.txt"] = (503, {}, b"")
     web.html("/")
-    with pytest.raises(ProvenlmError, match=r"start: .*robots-unreachable: robots.txt: HTTP status 503"):
-        crawling(max_wait_seconds=0.0)
-    assert set(web.asked) == {"/robots.txt"}
+    with pytest.raises(ProvenlmError, match=r"start_urls: .*robots-unreachable: robots.txt: HTTP status 503"):
+        crawl_site(max_retry_after_seconds=0.0)
+    assert set(web.requested_paths) == {"/robots.txt"}
 
 
-def test_robots_txt_is_followed_through_redirects(web, crawling) -> None:
+def test_robots_txt_is_followed_through_redirects(web, crawl_site) -> None:
     web.pages["/robots.txt"] = (301, {"Location": "/r"}, b"")
     web.pages["/r"] = (200, {"Content-Type": "text/plain"}, b"User-agent: *\nDisallow: /no")
     web.html("/", "start", ("/no",))
-    assert outcomes(crawling())["/no"] == ("refused", "robots")
+    assert outcomes(crawl_site())["/no"] == ("skipped", "robots")
 
 
-def test_a_sitemap_named_in_robots_txt_and_one_that_names_itself_are_read(web, crawling) -> None:
+def test_sitemaps_of_robots_txt_and_recursive_sitemaps_are_read(web, crawl_site) -> None:
     web.robots(f"Sitemap: {web.url}/index.xml")
     inner = (
         f"<sitemapindex><sitemap><loc>{web.url}/index.xml</loc></sitemap><sitemap><loc>/pages.xml.gz</loc></sitemap></sitemapindex>"
@@ -74,11 +78,11 @@ def test_a_sitemap_named_in_robots_txt_and_one_that_names_itself_are_read(web, c
     web.pages["/pages.xml.gz"] = (200, {}, gzip.compress(f"<urlset><url><loc>{web.url}/hidden</loc></url></urlset>".encode()))
     web.html("/")
     web.html("/hidden")
-    assert outcomes(crawling()) == {"/": RECORD, "/hidden": RECORD}
-    assert web.asked.count("/index.xml") == 1
+    assert outcomes(crawl_site()) == {"/": RECORD, "/hidden": RECORD}
+    assert web.requested_paths.count("/index.xml") == 1
 
 
-def test_every_way_to_fail_has_its_reason_and_the_crawl_goes_on(web, crawling) -> None:
+def test_every_failure_has_a_reason_and_the_crawl_continues(web, crawl_site) -> None:
     web.html("/", "start", ("/gone", "/broken", "/later", "/picture", "/long", "/empty", "/unwanted", "/unwanted2", "/last"))
     web.pages["/broken"] = (500, {}, b"")
     web.pages["/later"] = [(429, {"Retry-After": "0"}, b""), (200, {}, b"<p>now")]
@@ -88,133 +92,133 @@ def test_every_way_to_fail_has_its_reason_and_the_crawl_goes_on(web, crawling) -
     web.pages["/unwanted"] = (200, {}, b'<meta name="robots" content="noindex"><p>x')
     web.html("/unwanted2", "x", X_Robots_Tag="noindex")
     web.html("/last")
-    results = crawling(max_page_bytes=4000, max_wait_seconds=0.0)
+    results = crawl_site(max_response_bytes=4000, max_retry_after_seconds=0.0)
     assert outcomes(results) == {
         "/": RECORD, "/gone": ("failed", "http-404"), "/broken": ("failed", "http-500"), "/later": RECORD,
-        "/picture": ("refused", "content-type"), "/long": ("refused", "too-large"), "/empty": ("refused", "empty"),
-        "/unwanted": ("refused", "noindex"), "/unwanted2": ("refused", "noindex"), "/last": RECORD,
+        "/picture": ("skipped", "content-type"), "/long": ("skipped", "too-large"), "/empty": ("skipped", "empty"),
+        "/unwanted": ("skipped", "noindex"), "/unwanted2": ("skipped", "noindex"), "/last": RECORD,
     }  # fmt: skip
-    assert (results["/later"].tries, results["/gone"].status, results["/gone"].tries) == (2, 404, 1)
+    assert (results["/later"].attempts, results["/gone"].status, results["/gone"].attempts) == (2, 404, 1)
 
 
-def test_the_target_of_a_redirect_is_a_page_of_its_own(web, crawling) -> None:
+def test_the_target_of_a_redirect_is_a_separate_page(web, crawl_site) -> None:
     web.html("/", "start", ("/old", "/new"))
     web.pages["/old"] = (301, {"Location": "new#part"}, b"")
     web.html("/new")
-    assert outcomes(crawling()) == {"/": RECORD, "/old": ("refused", "redirected"), "/new": RECORD}
-    assert web.asked.count("/new") == 1
+    assert outcomes(crawl_site()) == {"/": RECORD, "/old": ("skipped", "redirected"), "/new": RECORD}
+    assert web.requested_paths.count("/new") == 1
 
 
-def test_redirects_in_a_circle_end(web, crawling) -> None:
+def test_circular_redirects_terminate(web, crawl_site) -> None:
     web.html("/", "start", ("/a", "/self"))
     web.pages["/a"] = (302, {"Location": "/b"}, b"")
     web.pages["/b"] = (302, {"Location": "/a"}, b"")
     web.pages["/self"] = (302, {"Location": "/self"}, b"")
-    results = outcomes(crawling())
+    results = outcomes(crawl_site())
     assert (results["/a"], results["/b"], results["/self"]) == (
-        ("refused", "redirected"), ("refused", "redirected"), ("refused", "redirect-loop"),
+        ("skipped", "redirected"), ("skipped", "redirected"), ("skipped", "redirect-loop"),
     )  # fmt: skip
-    assert web.asked.count("/a") == 1
+    assert web.requested_paths.count("/a") == 1
 
 
-def test_redirects_without_end_end(web, crawling) -> None:
+def test_endless_redirects_terminate(web, crawl_site) -> None:
     web.html("/", "start", ("/0",))
     for step in range(20):
         web.pages[f"/{step}"] = (302, {"Location": f"/{step + 1}"}, b"")
-    results = outcomes(crawling())
-    assert results["/5"] == ("refused", "redirect-limit")
-    assert "/6" not in web.asked
+    results = outcomes(crawl_site())
+    assert results["/5"] == ("skipped", "redirect-limit")
+    assert "/6" not in web.requested_paths
 
 
-def test_a_redirect_to_another_site_is_not_followed(web, other_web, crawling) -> None:
+def test_a_redirect_to_another_site_is_not_followed(web, other_web, crawl_site) -> None:
     web.html("/", "start", ("/a", "/b", "/c"))
     web.pages["/a"] = (302, {"Location": f"{other_web.url}/x"}, b"")
     web.pages["/b"] = (302, {"Location": "http://169.254.169.254/latest/meta-data/"}, b"")
     web.pages["/c"] = (302, {"Location": "file:///etc/passwd"}, b"")
-    results = outcomes(crawling())
-    assert {results[path] for path in ("/a", "/b")} == {("refused", "redirect-off-site")}
-    assert results["/c"] == ("refused", "redirect-nowhere")
-    assert other_web.asked == []
+    results = outcomes(crawl_site())
+    assert {results[path] for path in ("/a", "/b")} == {("skipped", "redirect-off-site")}
+    assert results["/c"] == ("skipped", "redirect-nowhere")
+    assert other_web.requested_paths == []
 
 
-def test_a_redirect_into_what_robots_txt_forbids_is_refused(web, crawling) -> None:
+def test_a_redirect_to_a_forbidden_url_is_skipped(web, crawl_site) -> None:
     web.robots("User-agent: *\nDisallow: /no")
     web.html("/", "start", ("/a",))
     web.pages["/a"] = (302, {"Location": "/no"}, b"")
-    assert outcomes(crawling())["/no"] == ("refused", "robots")
-    assert "/no" not in web.asked
+    assert outcomes(crawl_site())["/no"] == ("skipped", "robots")
+    assert "/no" not in web.requested_paths
 
 
-def test_a_start_at_a_private_address_is_refused_unless_allowed_by_name(web, crawling) -> None:
+def test_a_private_start_url_must_be_allowed_by_name(web, crawl_site) -> None:
     web.html("/")
-    with pytest.raises(ProvenlmError, match=r"private-address: .*allow_private admits a host by name"):
-        crawling(allow_private=())
-    assert web.asked == []
+    with pytest.raises(ProvenlmError, match=r"private-address: .*allowed_private_hosts must list the host"):
+        crawl_site(allowed_private_hosts=())
+    assert web.requested_paths == []
 
 
-def test_a_start_that_leads_to_another_site_names_it(web, crawling) -> None:
+def test_a_start_url_that_redirects_off_site_is_reported(web, crawl_site) -> None:
     web.pages["/"] = (301, {"Location": "https://other.invalid/"}, b"")
     with pytest.raises(ProvenlmError, match="redirect-off-site: it redirects to https://other.invalid/"):
-        crawling()
+        crawl_site()
 
 
-def test_a_start_that_is_not_there_is_an_error_and_is_asked_again_the_next_time(web, crawling) -> None:
+def test_a_missing_start_url_is_an_error_and_is_retried_next_time(web, crawl_site) -> None:
     with pytest.raises(ProvenlmError, match="http-404"):
-        crawling()
+        crawl_site()
     web.html("/")
-    assert outcomes(crawling()) == {"/": RECORD}
+    assert outcomes(crawl_site()) == {"/": RECORD}
 
 
-def test_a_site_without_a_page_to_keep_is_an_error(web, crawling) -> None:
+def test_a_site_without_any_record_is_an_error(web, crawl_site) -> None:
     web.pages["/"] = (200, {}, b'<meta name="robots" content="noindex"><a href="/gone">x</a>')
     with pytest.raises(ProvenlmError, match="no page of .* became a record"):
-        crawling()
+        crawl_site()
 
 
-def test_budgets_end_in_a_reason_for_each_address_left(web, crawling) -> None:
+def test_an_exhausted_budget_gives_each_remaining_url_a_reason(web, crawl_site) -> None:
     web.html("/", "start", ("/a", "/b", "/c"))
     for path in ("/a", "/b", "/c"):
         web.html(path, "x" * 500)
-    assert list(outcomes(crawling(max_pages=2)).values()) == [
+    assert list(outcomes(crawl_site(max_pages=2)).values()) == [
         RECORD,
         RECORD,
-        ("refused", "page-budget"),
-        ("refused", "page-budget"),
+        ("skipped", "page-budget"),
+        ("skipped", "page-budget"),
     ]
-    assert list(outcomes(crawling(max_bytes=600)).values())[2:] == [("refused", "byte-budget"), ("refused", "byte-budget")]
+    assert list(outcomes(crawl_site(max_bytes=600)).values())[2:] == [("skipped", "byte-budget"), ("skipped", "byte-budget")]
 
 
-def test_patterns_and_the_folder_of_the_start_bound_a_crawl(web, crawling) -> None:
+def test_patterns_and_the_start_folder_limit_a_crawl(web, crawl_site) -> None:
     web.html("/d/", "start", ("/e", "/d/a.html", "/d/b.txt", "/d/old/c.html"))
     web.html("/d/a.html")
-    results = outcomes(crawling("/d/", scope="folder", include=(r"\.html$",), exclude=("/old/",)))
+    results = outcomes(crawl_site("/d/", scope="folder", include=(r"\.html$",), exclude=("/old/",)))
     assert results == {
-        "/d/": RECORD, "/e": ("refused", "out-of-scope"), "/d/a.html": RECORD, "/d/b.txt": ("refused", "not-included"),
-        "/d/old/c.html": ("refused", "excluded"),
+        "/d/": RECORD, "/e": ("skipped", "out-of-scope"), "/d/a.html": RECORD, "/d/b.txt": ("skipped", "not-included"),
+        "/d/old/c.html": ("skipped", "excluded"),
     }  # fmt: skip
 
 
-def test_links_are_followed_to_a_depth_and_a_sitemap_begins_anew(web, crawling) -> None:
+def test_links_are_followed_to_max_depth_from_sitemap_urls_too(web, crawl_site) -> None:
     web.robots(f"Sitemap: {web.url}/map.xml")
     web.pages["/map.xml"] = (200, {}, b"<urlset><url><loc>/listed</loc></url></urlset>")
     web.html("/", "start", ("/1",))
     web.html("/1", "one", ("/2",))
     web.html("/listed", "listed", ("/3",))
     web.html("/3", "three", ("/4",))
-    assert outcomes(crawling(max_depth=1)) == {
-        "/": RECORD, "/listed": RECORD, "/1": RECORD, "/3": RECORD, "/2": ("refused", "depth"), "/4": ("refused", "depth"),
+    assert outcomes(crawl_site(max_depth=1)) == {
+        "/": RECORD, "/listed": RECORD, "/1": RECORD, "/3": RECORD, "/2": ("skipped", "depth"), "/4": ("skipped", "depth"),
     }  # fmt: skip
 
 
-def test_a_second_crawl_asks_only_for_what_changed(web, crawling) -> None:
+def test_a_second_crawl_downloads_only_changed_pages(web, crawl_site) -> None:
     date = formatdate(1_700_000_000, usegmt=True)
     web.html("/", "start", ("/a", "/b"), ETag='"s"')
     web.html("/a", "old", Last_Modified=date)
     web.html("/b", "same", ETag='W/"b"')
-    first = crawling()
+    first = crawl_site()
     web.pages["/"] = web.pages["/b"] = (304, {}, b"")
     web.html("/a", "new")
-    second = crawling()
+    second = crawl_site()
     assert [headers.get("If-None-Match") for headers in web.headers["/b"]] == [None, 'W/"b"']
     assert [headers.get("If-Modified-Since") for headers in web.headers["/a"]] == [None, date]
     assert {path: fetch.status for path, fetch in second.items()} == {"/": 304, "/a": 200, "/b": 304}
@@ -223,49 +227,49 @@ def test_a_second_crawl_asks_only_for_what_changed(web, crawling) -> None:
 
 
 @pytest.mark.parametrize("answer", [(503, {}, b""), (500, {}, b""), lambda handler: setattr(handler, "close_connection", True)])
-def test_a_page_that_cannot_be_had_for_the_moment_stays_as_it_was(web, crawling, answer) -> None:
+def test_a_page_with_a_transient_failure_stays_as_stale(web, crawl_site, answer) -> None:
     web.html("/", "start", ("/a",))
     web.html("/a", "page a", ("/behind",))
     web.html("/behind", "only page a leads here")
-    first = crawling(tries=1)
+    first = crawl_site(max_attempts=1)
     web.pages["/a"] = answer
-    second = crawling(tries=1)
+    second = crawl_site(max_attempts=1)
     assert outcomes(second) == {"/": RECORD, "/a": ("record", "stale"), "/behind": RECORD}
     assert second["/a"].record == first["/a"].record
-    assert crawling(tries=1)["/a"].reason == "stale"  # and once more
+    assert crawl_site(max_attempts=1)["/a"].reason == "stale"  # and in the next crawl
 
 
 @pytest.mark.parametrize("status", [404, 410, 403])
-def test_a_page_that_is_no_more_goes(web, crawling, status: int) -> None:
+def test_a_deleted_page_is_removed(web, crawl_site, status: int) -> None:
     web.html("/", "start", ("/a",))
     web.html("/a", "page a")
-    crawling()
+    crawl_site()
     web.pages["/a"] = (status, {}, b"")
-    assert outcomes(crawling())["/a"] == ("failed", f"http-{status}")
+    assert outcomes(crawl_site())["/a"] == ("failed", f"http-{status}")
 
 
-def test_a_start_that_is_away_is_an_error_and_no_stale_success(web, crawling) -> None:
+def test_an_unavailable_start_url_is_an_error_and_not_stale(web, crawl_site) -> None:
     web.html("/", "start")
-    crawling()
+    crawl_site()
     web.pages["/"] = (503, {}, b"")
     with pytest.raises(ProvenlmError, match="http-503"):
-        crawling(tries=1)
+        crawl_site(max_attempts=1)
 
 
-def test_a_page_served_again_with_the_same_text_is_the_same_record(web, crawling) -> None:
+def test_a_page_with_the_same_text_is_the_same_record(web, crawl_site) -> None:
     web.pages["/"] = (200, {"ETag": '"1"'}, b"<!-- 1 --><p>text")
-    first = crawling()["/"]
+    first = crawl_site()["/"]
     web.pages["/"] = (200, {"ETag": '"2"'}, b"<!-- 2 --><p>text")
-    assert crawling()["/"].record == first.record
+    assert crawl_site()["/"].record == first.record
 
 
-def test_a_304_that_nobody_asked_for_is_a_failure(web, crawling) -> None:
+def test_an_unrequested_304_is_a_failure(web, crawl_site) -> None:
     web.html("/", "start", ("/a",))
     web.pages["/a"] = (304, {}, b"")
-    assert outcomes(crawling())["/a"] == ("failed", "http-304")
+    assert outcomes(crawl_site())["/a"] == ("failed", "http-304")
 
 
-def test_a_host_that_dies_half_way_is_given_up_and_its_pages_are_kept(web, crawling) -> None:
+def test_a_host_that_stops_responding_keeps_its_earlier_pages(web, crawl_site) -> None:
     web.html("/", "start", tuple(f"/{number}" for number in range(12)))
     for number in range(12):
         web.html(f"/{number}")
@@ -275,33 +279,33 @@ def test_a_host_that_dies_half_way_is_given_up_and_its_pages_are_kept(web, crawl
 
     for number in range(3, 12):
         web.pages[f"/{number}"] = dies
-    results = outcomes(crawling(tries=1))
+    results = outcomes(crawl_site(max_attempts=1))
     assert [results[f"/{number}"] for number in range(3)] == [RECORD] * 3
     assert [results[f"/{number}"] for number in range(3, 8)] == [("failed", "connection")] * 5
     assert [results[f"/{number}"] for number in range(8, 12)] == [("failed", "host-silent")] * 4
 
 
-def test_a_damaged_state_is_named_with_the_way_out(web, crawling, tmp_path) -> None:
+def test_a_damaged_crawl_store_is_reported_with_its_remedy(web, crawl_site, tmp_path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "crawl.sqlite").write_bytes(b"not a database, by far" * 100)
     web.html("/")
     with pytest.raises(ProvenlmError, match=r"crawl\.sqlite: .*delete the file"):
-        crawling()
+        crawl_site()
 
 
-def test_a_state_of_another_version_is_named_with_the_way_out(web, crawling, tmp_path) -> None:
+def test_a_crawl_store_of_another_version_is_reported(web, crawl_site, tmp_path) -> None:
     web.html("/")
-    crawling()
+    crawl_site()
     with sqlite3.connect(tmp_path / "state" / "crawl.sqlite") as state:
         state.execute("pragma user_version = 99")
     with pytest.raises(ProvenlmError, match=r"crawl\.sqlite: written by another version"):
-        crawling()
+        crawl_site()
 
 
-def test_progress_is_told_with_what_is_known_of_the_whole(web, crawling, capsys) -> None:
+def test_progress_reports_finished_and_known_urls(web, crawl_site, capsys) -> None:
     web.html("/", "start", ("/a",))
     web.html("/a")
-    crawling()
+    crawl_site()
     lines = [
         json.loads(line.removeprefix(PROGRESS_PREFIX))
         for line in capsys.readouterr().out.splitlines()
@@ -310,6 +314,6 @@ def test_progress_is_told_with_what_is_known_of_the_whole(web, crawling, capsys)
     assert lines[-1]["done"] == lines[-1]["total"] == 2
 
 
-def test_text_with_half_a_surrogate_is_still_utf_8(web, crawling) -> None:
+def test_text_with_a_lone_surrogate_is_valid_utf_8(web, crawl_site) -> None:
     web.pages["/"] = (200, {}, b"<p>a&#xD800;b</p>")
-    assert crawling()["/"].record.body.decode("utf-8").startswith("a")
+    assert crawl_site()["/"].record.content.decode("utf-8").startswith("a")

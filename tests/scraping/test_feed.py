@@ -17,14 +17,14 @@ def test_rss_and_atom_list_their_entries() -> None:
     assert list(feed_links(ATOM.encode(), "http://h/f")) == ["http://h/a", "http://h/b?x"]
 
 
-def test_what_is_no_feed_lists_nothing() -> None:
+def test_other_markup_has_no_feed_links() -> None:
     assert list(feed_links(b"<html>not <b>closed", "http://h/")) == []
     assert list(feed_links(b"", "http://h/")) == []
     bomb = b'<!DOCTYPE r [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]><rss><item><link>&b;</link></item></rss>'
     assert list(feed_links(bomb, "http://h/")) == []
 
 
-def test_a_feed_that_breaks_off_gives_what_came_before() -> None:
+def test_a_truncated_feed_gives_its_first_entries() -> None:
     assert list(feed_links(RSS.encode()[:190], "http://h/f")) == ["http://h/a"]
 
 
@@ -33,7 +33,7 @@ def rss(*paths: str) -> tuple[int, dict[str, str], bytes]:
     return 200, {"Content-Type": "application/rss+xml"}, f"<rss><channel>{items}</channel></rss>".encode()
 
 
-def test_a_feed_leads_to_its_pages_and_what_it_lists_no_more_stays(web, tmp_path) -> None:
+def test_entries_that_left_the_feed_stay_records(web, tmp_path) -> None:
     def crawl_feed() -> dict[str, tuple[str, str]]:
         seeds = [Seed("news", f"{web.url}/feed", CrawlLimits("host", (), (), 99, 1 << 24, 1, 9), is_feed=True)]
         policy = CrawlPolicy("", 0.0, 30.0, 1, 1.0, 1 << 20, ("127.0.0.1",))
@@ -43,7 +43,7 @@ def test_a_feed_leads_to_its_pages_and_what_it_lists_no_more_stays(web, tmp_path
     for name in "abc":
         web.html(f"/{name}", f"news {name}", ("/elsewhere",), ETag=f'"{name}"')
     web.pages["/feed"] = rss("/a", "/b")
-    listing, record, deep = ("refused", "listing"), ("record", ""), ("refused", "depth")
+    listing, record, deep = ("skipped", "listing"), ("record", ""), ("skipped", "depth")
     assert crawl_feed() == {"/feed": listing, "/a": record, "/b": record, "/elsewhere": deep}
     web.pages["/feed"], web.pages["/a"] = rss("/b", "/c"), (304, {}, b"")
     assert crawl_feed() == {"/feed": listing, "/a": record, "/b": record, "/c": record, "/elsewhere": deep}

@@ -1,4 +1,4 @@
-"""Several hosts on loopback, asked at once."""
+"""Test a crawl of several loopback hosts at once."""
 
 import threading
 import time
@@ -26,7 +26,7 @@ def crawl_all(webs: list, state: Path, delay: float = 0.0, **changed: object) ->
         "max_pages": 100,
         "max_bytes": 1 << 24,
         "max_depth": 9,
-        "max_variants": 99,
+        "max_url_variants": 99,
     }
     seeds = [Seed(f"{web.url}/", f"{web.url}/", CrawlLimits(**(limits | changed)), group) for group, web in enumerate(webs)]
     policy = CrawlPolicy("", delay, 60.0, 1, 1.0, 1 << 20, LOOPBACK)
@@ -39,13 +39,13 @@ def fill(web, pages: int = 5, links: tuple[str, ...] = ()) -> None:
         web.html(f"/{number}", f"page {number}")
 
 
-def test_hosts_are_asked_at_once(webs, tmp_path) -> None:
+def test_hosts_are_crawled_concurrently(webs, tmp_path) -> None:
     meeting = threading.Barrier(3)
     for web in webs:
         fill(web)
 
         def waits(handler, page=web.pages["/3"]) -> None:
-            meeting.wait(60)  # nobody is answered before all three hosts have been asked
+            meeting.wait(60)  # no host answers before all three have a request
             handler.send_response(200)
             handler.send_header("Content-Type", "text/html")
             handler.send_header("Content-Length", str(len(page[2])))
@@ -56,7 +56,7 @@ def test_hosts_are_asked_at_once(webs, tmp_path) -> None:
     assert sum(fetch.state == "record" for fetch in crawl_all(webs, tmp_path)) == 18
 
 
-def test_each_host_is_asked_one_thing_at_a_time_with_its_own_pause(webs, tmp_path) -> None:
+def test_each_host_gets_one_request_at_a_time_with_its_own_delay(webs, tmp_path) -> None:
     times: dict[str, list[tuple[float, float]]] = {web.url: [] for web in webs}
     for web in webs:
         fill(web, 4)
@@ -79,7 +79,7 @@ def test_each_host_is_asked_one_thing_at_a_time_with_its_own_pause(webs, tmp_pat
         assert all(after[0] - before[0] > 0.15 and after[0] >= before[1] for before, after in pairwise(intervals))
 
 
-def test_what_comes_out_does_not_depend_on_which_host_is_fast(webs, tmp_path) -> None:
+def test_results_do_not_depend_on_which_host_is_faster(webs, tmp_path) -> None:
     outcomes = []
     for slow in (0, 2):
         for index, web in enumerate(webs):
@@ -107,17 +107,17 @@ def test_what_comes_out_does_not_depend_on_which_host_is_fast(webs, tmp_path) ->
         )
     assert outcomes[0] == outcomes[1]
     assert len(outcomes[0]) == 3 * 8 + 1
-    assert [fate[:3] for fate in outcomes[0]].count(("http://elsewhere.invalid/", "refused", "off-site")) == 1
+    assert [fate[:3] for fate in outcomes[0]].count(("http://elsewhere.invalid/", "skipped", "off-site")) == 1
 
 
-def test_a_budget_is_that_of_each_host(webs, tmp_path) -> None:
+def test_budgets_apply_per_host(webs, tmp_path) -> None:
     for web in webs:
         fill(web)
     results = crawl_all(webs, tmp_path, max_pages=2)
     assert [sum(fetch.state == "record" and fetch.url.startswith(web.url) for fetch in results) for web in webs] == [2, 2, 2]
 
 
-def test_a_host_that_dies_half_way_holds_up_no_other(webs, tmp_path) -> None:
+def test_a_host_that_stops_responding_delays_no_other(webs, tmp_path) -> None:
     for web in webs:
         fill(web, 12)
 
@@ -131,8 +131,8 @@ def test_a_host_that_dies_half_way_holds_up_no_other(webs, tmp_path) -> None:
     assert {fetch.reason for fetch in results if fetch.state == "failed"} == {"connection", "host-silent"}
 
 
-def test_a_start_that_cannot_be_had_ends_the_crawl_of_all_hosts(webs, tmp_path) -> None:
+def test_an_unavailable_start_url_ends_the_whole_crawl(webs, tmp_path) -> None:
     fill(webs[0])
     fill(webs[1])
-    with pytest.raises(ProvenlmError, match="start: http://127.0.0.3:.*http-404"):
+    with pytest.raises(ProvenlmError, match="start_urls: http://127.0.0.3:.*http-404"):
         crawl_all(webs, tmp_path)

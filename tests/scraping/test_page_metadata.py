@@ -10,7 +10,7 @@ def metadata_of(head: str, body: str = "") -> page_metadata.PageMetadata:
     )
 
 
-def test_a_page_that_says_nothing_of_itself_is_believed() -> None:
+def test_a_page_without_metadata_has_empty_fields() -> None:
     assert page_metadata.read_page_metadata(parse_html("<p>x"), "http://h/") == page_metadata.PageMetadata(
         "", "", "", "", "", frozenset()
     )
@@ -28,26 +28,26 @@ def test_a_page_that_says_nothing_of_itself_is_believed() -> None:
         '<meta name="date" content="soon"><meta name="date" content="2026-03-01">',
     ],
 )
-def test_the_day_of_publication_is_found(head: str) -> None:
+def test_the_date_of_publication_is_read(head: str) -> None:
     assert metadata_of(head).date == "2026-03-01"
 
 
 @pytest.mark.parametrize("date", ["2026-13-01", "March", "", "20260301", "1026-03-01", "2026-03-011"])
-def test_what_is_no_day_is_no_date(date: str) -> None:
+def test_an_invalid_date_is_ignored(date: str) -> None:
     assert metadata_of(f'<meta name="date" content="{date}">').date == ""
 
 
-def test_two_times_of_which_none_is_that_of_publication_are_no_date() -> None:
+def test_two_unmarked_time_elements_give_no_date() -> None:
     assert metadata_of("", '<time datetime="2026-03-01">a</time><time datetime="2026-03-02">b</time>').date == ""
 
 
-def test_the_licence_is_where_the_page_links_to_it() -> None:
+def test_the_license_is_the_target_of_its_link() -> None:
     cc = "https://creativecommons.org/licenses/by/4.0/"
     assert metadata_of("", f'<a rel="License noopener" href="{cc}">CC</a>').license_url == cc
     assert metadata_of(f'<link rel="license" href="{cc}">').license_url == cc
 
 
-def test_only_the_head_names_a_canonical_address() -> None:
+def test_only_a_link_element_declares_the_canonical_url() -> None:
     assert metadata_of('<link rel="canonical" href="../q.html#x">').canonical_url == "http://h/q.html"
     assert metadata_of("", '<a rel="canonical" href="/q.html">').canonical_url == ""
     assert metadata_of('<link rel="canonical" href="javascript:0">').canonical_url == ""

@@ -77,10 +77,10 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     )
     yield json.loads(child.stdout.readline())["port"]
     child.stdin.close()
-    assert child.wait(10) == 0  # it ends with its parent's pipe
+    assert child.wait(10) == 0  # it exits when the pipe of its parent closes
 
 
-def test_the_sitemap_lists_what_is_shown_and_nothing_that_acts_by_its_name(port: int) -> None:
+def test_the_sitemap_lists_documented_modules_only(port: int) -> None:
     module_names = re.findall(r"<loc>http://pydoc.localhost/planted/(.*?).html</loc>", get(port, "/sitemap.xml")[1])
     expected = ["asks", "connects", "good", "leaves", "needs", "prints", "shells", "spawns", "writes"]
     assert module_names == ["planted", *(f"planted.{name}" for name in expected)]
@@ -89,59 +89,59 @@ def test_the_sitemap_lists_what_is_shown_and_nothing_that_acts_by_its_name(port:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("prints", "it prints when it is imported"), ("leaves", "SystemExit: 3"), ("connects", "socket.getaddrinfo is forbidden here"),
+        ("prints", "the module prints when it is imported"), ("leaves", "SystemExit: 3"), ("connects", "socket.getaddrinfo is forbidden here"),
         ("spawns", "subprocess.Popen is forbidden here"), ("shells", "os.system is forbidden here"),
         ("writes", "open is forbidden here"), ("needs", "No module named 'no_such_module_anywhere'"), ("asks", "EOFError"),
     ],
 )  # fmt: skip
-def test_a_module_that_acts_when_imported_is_a_page_that_is_not_there(port: int, name: str, reason: str) -> None:
+def test_a_module_with_side_effects_at_import_is_a_404(port: int, name: str, reason: str) -> None:
     status, body, _ = get(port, f"/planted/planted.{name}.html")
     assert status == 404
     assert reason in body
     assert not Path("/tmp/planted-by-a-test").exists()
 
 
-def test_a_page_holds_nothing_of_this_machine(port: int) -> None:
+def test_a_page_contains_no_details_of_the_machine(port: int) -> None:
     page = get(port, "/planted/planted.good.html")[1]
     assert "made" in page
     for part in ("0x", sys.prefix, sys.base_prefix, str(ROOT), "swordfish", "file:", "installed"):
         assert part not in page
 
 
-def test_plain_data_show_their_value_and_others_their_type(port: int) -> None:
+def test_literals_show_their_value_and_other_data_their_type(port: int) -> None:
     page = get(port, "/planted/planted.good.html")[1]
     assert "<strong>NUMBER</strong> = 42" in page
     assert "<strong>HOMES</strong> = set" in page
     assert "<strong>WHERE</strong> = os._Environ" in page
 
 
-def test_a_class_shows_its_own_members_only(port: int) -> None:
+def test_a_class_shows_only_the_members_it_defines(port: int) -> None:
     page = get(port, "/planted/planted.good.html")[1]
     assert "Its&nbsp;own." in page
     assert "inherited&nbsp;from" not in page
     assert "inherited from" not in page
 
 
-def test_a_link_to_a_page_that_is_not_shown_is_text(port: int) -> None:
+def test_a_link_to_an_undocumented_module_is_text(port: int) -> None:
     page = get(port, "/planted/planted.good.html")[1]
     assert 'href="/planted/planted.html"' in page
     assert "os.html" not in page
     assert "builtins.html" not in page
 
 
-def test_a_page_not_changed_is_not_sent_again(port: int) -> None:
+def test_an_unchanged_page_is_answered_with_304(port: int) -> None:
     _, _, headers = get(port, "/json/json.html")
     assert get(port, "/json/json.html", **{"If-None-Match": headers["ETag"]})[0] == 304
     assert get(port, "/json/json.html", **{"If-Modified-Since": headers["Last-Modified"]})[0] == 304
     assert get(port, "/json/json.html", **{"If-None-Match": '"other"', "If-Modified-Since": headers["Last-Modified"]})[0] == 200
 
 
-def test_what_is_not_on_the_list_is_not_imported_on_demand(port: int) -> None:
+def test_unlisted_modules_are_not_imported_on_demand(port: int) -> None:
     assert get(port, "/planted/planted._hidden.html")[0] == 404
     assert get(port, "/../etc/passwd")[0] == 404
 
 
-def test_robots_txt_forbids_the_modules_that_act_and_says_why() -> None:
+def test_robots_txt_forbids_modules_with_side_effects() -> None:
     with site.serve(["stdlib"]) as (_, port):
         robots = get(port, "/robots.txt")[1]
         index = get(port, "/stdlib/")[1]
@@ -150,7 +150,7 @@ def test_robots_txt_forbids_the_modules_that_act_and_says_why() -> None:
     assert "/stdlib/queue.html" in index
 
 
-def test_the_list_of_the_standard_library_leaves_out_what_acts() -> None:
+def test_the_stdlib_list_excludes_modules_with_side_effects() -> None:
     module_names = modules.list_modules("stdlib")
     assert {"queue", "json.decoder", "asyncio.tasks", "xml.dom.minidom"} <= set(module_names)
     assert len(module_names) > 400
@@ -159,8 +159,8 @@ def test_the_list_of_the_standard_library_leaves_out_what_acts() -> None:
     assert not [name for name in module_names if re.search(r"(^|\.)(_|tests?(\.|$))", name)]
 
 
-def test_a_package_that_is_not_installed_is_named() -> None:
-    with pytest.raises(ProvenlmError, match="start: no package 'no_such_package' is installed"), site.serve(["no_such_package"]):
+def test_a_package_that_is_not_installed_is_reported() -> None:
+    with pytest.raises(ProvenlmError, match="start_urls: no package 'no_such_package' is installed"), site.serve(["no_such_package"]):
         pass
 
 

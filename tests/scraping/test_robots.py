@@ -19,13 +19,13 @@ def test_the_longest_match_decides(path: str, allowed: bool) -> None:
     assert (rules.skip_reason(f"http://h{path}") == "") is allowed
 
 
-def test_our_own_group_replaces_that_for_everyone() -> None:
+def test_the_group_of_our_user_agent_replaces_the_wildcard() -> None:
     rules = _rules("User-agent: *\nDisallow: /\n\nUser-agent: Provenlm\nDisallow: /x\n")
     assert rules.skip_reason("http://h/y") == ""
     assert rules.skip_reason("http://h/x") == "robots"
 
 
-def test_groups_of_the_same_name_are_one() -> None:
+def test_groups_of_the_same_name_are_merged() -> None:
     rules = _rules("User-agent: provenlm\nDisallow: /a\n\nUser-agent: provenlm\nDisallow: /b\n")
     assert [rules.skip_reason(f"http://h/{path}") for path in "abc"] == ["robots", "robots", ""]
 
@@ -35,16 +35,16 @@ def test_a_byte_order_mark_hides_no_rule() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
-def test_a_robots_txt_that_is_not_there_allows_everything(status: int) -> None:
+def test_a_missing_robots_txt_allows_everything(status: int) -> None:
     assert _rules("User-agent: *\nDisallow: /", status, f"http-{status}").skip_reason("http://h/x") == ""
 
 
 @pytest.mark.parametrize("status", [429, 500, 503, None])
-def test_a_host_that_cannot_say_forbids_everything(status: int | None) -> None:
+def test_an_unreachable_robots_txt_forbids_everything(status: int | None) -> None:
     assert _rules("", status, "x").skip_reason("http://h/x") == "robots-unreachable"
 
 
-def test_a_page_of_html_for_robots_txt_forbids_nothing() -> None:
+def test_html_as_robots_txt_forbids_nothing() -> None:
     assert _rules("<html><body>Disallow: / is what we do not say</body></html>").skip_reason("http://h/x") == ""
 
 

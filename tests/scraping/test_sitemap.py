@@ -8,7 +8,7 @@ PLAIN = b"""<?xml version="1.0" encoding="UTF-8"?>
 INDEX = b"<sitemapindex><sitemap><loc>http://h/1.xml</loc></sitemap></sitemapindex>"
 
 
-def test_a_plain_sitemap_lists_pages_and_no_pictures() -> None:
+def test_a_plain_sitemap_lists_pages_and_no_images() -> None:
     assert list(parse_sitemap(PLAIN)) == [("url", "http://h/a"), ("url", "http://h/b?x=1&y=2")]
 
 
@@ -16,15 +16,15 @@ def test_an_index_lists_sitemaps() -> None:
     assert list(parse_sitemap(INDEX)) == [("sitemap", "http://h/1.xml")]
 
 
-def test_a_gzip_file_is_unpacked() -> None:
+def test_a_gzip_sitemap_is_decompressed() -> None:
     assert list(parse_sitemap(gzip.compress(INDEX))) == [("sitemap", "http://h/1.xml")]
 
 
-def test_what_stands_before_the_damage_is_kept() -> None:
+def test_entries_before_the_damage_are_read() -> None:
     assert list(parse_sitemap(b"<urlset><url><loc>http://h/a</loc></url><url><loc>http")) == [("url", "http://h/a")]
 
 
-def test_html_and_half_a_gzip_file_list_nothing() -> None:
+def test_html_and_a_truncated_gzip_file_list_nothing() -> None:
     assert list(parse_sitemap(b"<!DOCTYPE html><p>no")) == []
     assert list(parse_sitemap(b"\x1f\x8bbroken")) == []
     assert list(parse_sitemap(b"")) == []

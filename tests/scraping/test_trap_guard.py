@@ -11,16 +11,16 @@ from provenlm.scraping.crawl.urls import CrawlLimits, Seed, match_seed, normaliz
         ("http://h/calendar/2026/11/21", "http://h/calendar/#"),
         ("http://h/calendar/2026-11-21/", "http://h/calendar/#/"),
         ("http://h/events/2026/11?view=day", "http://h/events/#"),
-        ("http://h/2026/11/21/a-title", ""),  # an article, and another one tomorrow
+        ("http://h/2026/11/21/a-title", ""),  # an article, not a calendar page
         ("http://h/issues/12345", ""),
         ("http://h/a", ""),
     ],
 )
-def test_addresses_of_a_kind_differ_in_query_or_final_date(url: str, kind: str) -> None:
+def test_urls_of_a_template_differ_in_query_or_trailing_date(url: str, kind: str) -> None:
     assert url_template(url) == kind
 
 
-def test_the_first_so_many_of_a_kind_pass_each_counted_once() -> None:
+def test_the_first_urls_of_a_template_pass_and_count_once() -> None:
     trap_guard = TrapGuard(["http://h/s?0"])
     reasons = [trap_guard.skip_reason(f"http://h/s?{number}", 3) for number in (0, 1, 1, 2, 3, 4, 1)]
     assert reasons == ["", "", "", "", "trap-variants", "trap-variants", ""]
@@ -34,22 +34,22 @@ def test_the_first_so_many_of_a_kind_pass_each_counted_once() -> None:
         ("http://h/a?PHPSESSID=abc&x=1", "http://h/a?x=1"),
         ("http://h/a?x=1&utm_source=feed&utm_medium=rss", "http://h/a?x=1"),
         ("http://h/a?sid=0123456789abcdef0123", "http://h/a"),
-        ("http://h/a?sid=12&s=term", "http://h/a?sid=12&s=term"),  # no session has so short a name: it means something
+        ("http://h/a?sid=12&s=term", "http://h/a?sid=12&s=term"),  # too short for a session id
     ],
 )
-def test_what_names_a_session_or_campaign_is_no_part_of_an_address(url: str, same: str) -> None:
+def test_session_and_campaign_parameters_are_removed(url: str, same: str) -> None:
     assert normalize_url(url) == same
 
 
 @pytest.mark.parametrize(
     ("path", "trapped"), [("/a/b/a/b/a/b/x", True), ("/a/a/a", True), ("/a/b/a/b/c", False), ("/ab/a/a", False)]
 )
-def test_folders_that_repeat_are_a_relative_link_gone_wrong(path: str, trapped: bool) -> None:
+def test_repeated_folders_are_a_trap(path: str, trapped: bool) -> None:
     site = Seed("s", "http://h/", CrawlLimits("host", (), (), 1, 1, 1, 1))
     assert (match_seed(f"http://h{path}", [site])[1] == "trap-repetition") is trapped
 
 
-def test_a_calendar_without_end_ends_and_the_pages_beside_it_are_found(web, crawling) -> None:
+def test_an_endless_calendar_terminates_and_other_pages_are_read(web, crawl_site) -> None:
     def day(handler) -> None:
         number = int(handler.path.rsplit("-", 1)[1])
         links = "".join(f'<a href="/calendar/2026-11-{n:02}">.</a>' for n in (number + 1, number + 2)) + '<a href="/real">.</a>'
@@ -64,37 +64,37 @@ def test_a_calendar_without_end_ends_and_the_pages_beside_it_are_found(web, craw
     web.html("/real", "found")
     for number in range(1, 32):
         web.pages[f"/calendar/2026-11-{number:02}"] = day
-    results = crawling(max_variants=5)
+    results = crawl_site(max_url_variants=5)
     assert sum(path.startswith("/calendar") and fetch.state == "record" for path, fetch in results.items()) == 5
-    assert {fetch.reason for fetch in results.values() if fetch.state == "refused"} == {"trap-variants"}
+    assert {fetch.reason for fetch in results.values() if fetch.state == "skipped"} == {"trap-variants"}
     assert results["/real"].state == "record"
 
 
-def test_a_link_that_grows_at_every_visit_ends(web, crawling) -> None:
+def test_a_link_that_grows_at_every_visit_terminates(web, crawl_site) -> None:
     class Growing(dict):
         def get(self, path, default=None):
             return super().get(path) or (200, {}, f'<p>page {path}</p><a href="{path.rstrip("/")}/more/more/x">.</a>'.encode())
 
     web.pages = Growing({"/robots.txt": (404, {}, b""), "/sitemap.xml": (404, {}, b"")})
-    results = crawling()
+    results = crawl_site()
     assert any(fetch.reason == "trap-repetition" for fetch in results.values())
     assert len(results) < 20
 
 
-def test_a_page_that_names_another_as_its_canonical_one_gives_way_to_it(web, crawling) -> None:
+def test_a_page_is_skipped_in_favour_of_its_canonical_page(web, crawl_site) -> None:
     text = "<p>one</p><p>two</p><p>three</p>"
     web.html("/", "start", ("/print",))
     web.pages["/print"] = (200, {}, f'<link rel="canonical" href="/page"><p>printed</p>{text}'.encode())
     web.pages["/page"] = (200, {}, f'<link rel="canonical" href="/page">{text}'.encode())
-    results = crawling()
+    results = crawl_site()
     assert (results["/print"].reason, results["/page"].reason) == ("canonical", "")
 
 
-def test_a_canonical_address_that_says_something_else_or_nothing_hides_no_page(web, crawling) -> None:
+def test_a_canonical_url_with_other_text_hides_no_page(web, crawl_site) -> None:
     web.html("/", "the front page", ("/a", "/b", "/c", "/d"))
     web.pages["/a"] = (200, {}, b'<link rel="canonical" href="/"><p>page a, of a site whose every page names the front page</p>')
     web.pages["/b"] = (200, {}, b'<link rel="canonical" href="/gone"><p>page b</p>')
     web.pages["/c"] = (200, {}, b'<link rel="canonical" href="/d"><p>same</p>')
     web.pages["/d"] = (200, {}, b'<link rel="canonical" href="/c"><p>same</p>')
-    results = crawling()
+    results = crawl_site()
     assert [results[f"/{name}"].state for name in "abcd"] == ["record"] * 4

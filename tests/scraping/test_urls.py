@@ -24,7 +24,7 @@ from provenlm.scraping.crawl.urls import CrawlLimits, Seed, link_normalizer, mat
         ("http://example.org./x", "http://example.org/x"),
     ],
 )
-def test_an_address_has_one_spelling(url: str, expected: str) -> None:
+def test_a_url_has_one_normal_form(url: str, expected: str) -> None:
     assert normalize_url(url) == expected
     assert normalize_url(expected) == expected
 
@@ -41,18 +41,18 @@ def test_an_address_has_one_spelling(url: str, expected: str) -> None:
         "http://a:99999/",
     ],
 )
-def test_what_a_crawler_does_not_follow_has_no_spelling(url: str) -> None:
+def test_urls_that_are_not_crawled_have_no_normal_form(url: str) -> None:
     assert normalize_url(url) is None
 
 
-def test_a_relative_address_is_read_on_its_page() -> None:
+def test_a_relative_url_is_resolved_against_its_page() -> None:
     assert normalize_url("../c?x#y", "http://example.org/a/b/d.html") == "http://example.org/a/c?x"
 
 
 def _limits(**changed: object) -> CrawlLimits:
     return CrawlLimits(
         **(
-            {"scope": "folder", "include": (), "exclude": (), "max_pages": 1, "max_bytes": 1, "max_depth": 9, "max_variants": 9}
+            {"scope": "folder", "include": (), "exclude": (), "max_pages": 1, "max_bytes": 1, "max_depth": 9, "max_url_variants": 9}
             | changed
         )
     )
@@ -71,32 +71,32 @@ def _limits(**changed: object) -> CrawlLimits:
         ("http://h/docs/old/a", "excluded"),
     ],
 )
-def test_what_is_not_for_this_crawl_has_a_reason(url: str, reason: str) -> None:
+def test_urls_outside_the_limits_have_a_reason(url: str, reason: str) -> None:
     assert match_seed(url, [Seed("s", "http://h/docs/index.html", _limits(exclude=("/old/",)))])[1] == reason
 
 
-def test_an_include_pattern_leaves_out_the_rest_but_not_the_start() -> None:
+def test_an_include_pattern_does_not_exclude_the_start_url() -> None:
     site = Seed("s", "http://h/", _limits(include=(r"\.md$",)))
     assert match_seed("http://h/", [site]) == ("s", "")
     assert match_seed("http://h/a.md", [site]) == ("s", "")
     assert match_seed("http://h/a.html", [site]) == ("s", "not-included")
 
 
-def test_the_host_scope_reaches_beside_the_start() -> None:
+def test_the_host_scope_includes_other_folders() -> None:
     assert match_seed("http://h/blog/", [Seed("s", "http://h/docs/", _limits(scope="host"))]) == ("s", "")
 
 
-def test_a_pattern_that_is_no_regular_expression_is_refused() -> None:
-    with pytest.raises(ValueError, match="not a regular expression"):
+def test_an_invalid_regular_expression_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be regular expressions"):
         _limits(exclude=("(",))
 
 
-def test_on_a_shared_host_an_address_belongs_to_the_start_whose_folder_holds_it() -> None:
+def test_a_url_on_a_shared_host_belongs_to_the_seed_of_its_folder() -> None:
     sites = [Seed(name, f"http://h/{name}/", _limits(scope="host")) for name in "ab"]
     assert [match_seed(f"http://h/{path}", sites)[0] for path in ("a/x", "b/x", "c")] == ["a", "b", "a"]
 
 
-def test_a_plain_link_gets_the_address_that_any_link_gets() -> None:
+def test_the_fast_path_for_links_agrees_with_normalize_url() -> None:
     rng = random.Random(0)
     parts = ["a", "b.html", "..", ".", "", "c-d", "_x", "é", "a b", "%41", "x;sid=1", "?q", "#f", "http:", "h:80"]
     absolute_urls = [

@@ -1,7 +1,7 @@
-"""Responses in, WARC files out that hold them for good, and back: so that extraction can be improved without asking anybody again.
+"""Store responses as WARC files, so that text can be extracted again offline.
 
-WARC 1.1 (ISO 28500), one gzip member a record, as every reader of Common Crawl takes it. A body is kept decoded; the headers that spoke
-of its encoding are renamed, as Common Crawl does.
+WARC 1.1 (ISO 28500), one gzip member per record, as in Common Crawl. A body is stored decoded; the headers that describe
+its encoding are renamed, as in Common Crawl.
 """
 
 import gzip
@@ -18,16 +18,16 @@ from warcio.exceptions import ArchiveLoadFailed
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import DataError
 
-MAX_FILE_BYTES = 1 << 30  # a new file is begun above this
-HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # what a header may be called (RFC 9110, section 5.1); others are not kept
-TRANSFER_HEADERS = {"content-encoding", "transfer-encoding", "content-length"}  # headers that no longer say what is kept
+MAX_FILE_BYTES = 1 << 30  # above this size a new file begins
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # valid names (RFC 9110, section 5.1); other headers are dropped
+TRANSFER_HEADERS = {"content-encoding", "transfer-encoding", "content-length"}  # headers that do not describe the decoded body
 
 
 @dataclass(frozen=True, slots=True)
 class WarcLocation:
-    """Where a response lies."""
+    """The location of a response in the archive."""
 
     file: str
     offset: int
@@ -38,7 +38,10 @@ class WarcArchive:
     """The WARC files of one folder. Safe for threads."""
 
     def __init__(self, folder: Path, file_sizes: Mapping[str, int]) -> None:
-        """`ends`: up to where each file holds what somebody knows of; what a killed process wrote behind that is cut off."""
+        """Open an archive and cut each file to its committed size.
+
+        A killed process may have written more than it committed. Files without a committed size are deleted.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.lock = folder, threading.Lock()
         for path in folder.glob("*.warc.gz"):
@@ -49,7 +52,7 @@ class WarcArchive:
                     file.truncate(file_sizes[path.name])
 
     def append(self, url: str, headers: Mapping[str, str], body: bytes, date: str) -> WarcLocation:
-        """Keep the answer 200 of `url`, which came at `date` (ISO 8601, UTC)."""
+        """Append the response 200 of `url`, received at `date` (ISO 8601, UTC)."""
         member = io.BytesIO()
         writer = WARCWriter(member, gzip=False, warc_version="1.1")
         header_items = [
@@ -66,10 +69,10 @@ class WarcArchive:
         )
         return self.write_member(
             gzip.compress(member.getvalue(), 6, mtime=0)
-        )  # warcio would take level 9: twice the CPU for a hundredth less
+        )  # warcio uses level 9: twice the CPU time for 1 % less
 
     def write_member(self, member: bytes) -> WarcLocation:
-        """Add one gzip member to the newest file."""
+        """Append one gzip member to the newest file."""
         with self.lock:
             path = self._newest_file()
             with path.open("ab") as file:
@@ -84,29 +87,32 @@ class WarcArchive:
         return self.folder / f"{number + 1:05}.warc.gz" if path.exists() and path.stat().st_size > MAX_FILE_BYTES else path
 
     def read_member(self, location: WarcLocation) -> bytes:
-        """The gzip member at `place`, as it lies there. ProvenlmError where the file is gone."""
+        """Read the gzip member at `location`. Raises DataError if the file is missing."""
         try:
             with (self.folder / location.file).open("rb") as file:
                 file.seek(location.offset)
                 return file.read(location.length)
         except OSError as error:
-            raise ProvenlmError(
-                f"{(self.folder / location.file).as_posix()}: {error.strerror}; delete the state to crawl afresh"
+            raise DataError(
+                f"{(self.folder / location.file).as_posix()}: {error.strerror}; delete the crawl state to crawl again"
             ) from None
 
     def read_body(self, location: WarcLocation) -> bytes:
-        """The body kept at `place`. ProvenlmError where the archive is damaged."""
+        """Read the body at `location`. Raises DataError if the archive is damaged."""
         try:
             for record in ArchiveIterator(io.BytesIO(self.read_member(location))):
                 return bytes(record.content_stream().read())
         except (ArchiveLoadFailed, zlib.error, EOFError, ValueError):
             pass
-        raise ProvenlmError(
-            f"{(self.folder / location.file).as_posix()}: damaged at byte {location.offset}; delete the state to crawl afresh"
+        raise DataError(
+            f"{(self.folder / location.file).as_posix()}: damaged at byte {location.offset}; delete the crawl state to crawl again"
         )
 
     def compact(self, locations: Iterable[WarcLocation]) -> dict[WarcLocation, WarcLocation]:
-        """Copy what lies at `places` into new files, where less than half of the archive is still wanted; the old files stay."""
+        """Copy the members at `locations` to new files if that halves the archive.
+
+        Returns the new location of each old one; empty if the members are at least half of the archive. The old files stay.
+        """
         live_locations = list(locations)
         size = sum(path.stat().st_size for path in self.folder.glob("*.warc.gz"))
         if 2 * sum(location.length for location in live_locations) >= size:
@@ -116,7 +122,7 @@ class WarcArchive:
         return {location: self.write_member(self.read_member(location)) for location in live_locations}
 
     def delete_files_except(self, names: Iterable[str]) -> None:
-        """Delete every file but those."""
+        """Delete every WARC file that is not in `names`."""
         kept_names = set(names)
         for path in self.folder.glob("*.warc.gz"):
             if path.name not in kept_names:

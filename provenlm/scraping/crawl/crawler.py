@@ -1,7 +1,7 @@
-"""Sites and manners in; every address seen, each with its fate, out: host by host, in the order in which its host named them.
+"""Crawl several hosts at once and yield one result per URL, host by host.
 
-Every host has a queue of its own, asked one thing at a time with the pauses that it wants; many hosts are asked at once. What comes out,
-and in which order, depends on what the hosts answer and not on which of them was faster.
+Each host has its own queue: one request at a time, with the delay that the host asks for. The results and their order depend on the
+responses alone, never on which host answered first.
 """
 
 import threading
@@ -13,7 +13,7 @@ from typing import Literal, cast
 from urllib.parse import urlsplit
 
 from provenlm.core import hashing
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import DataError, ProvenlmError
 from provenlm.core.progress import ProgressReporter
 from provenlm.core.records import FetchResult, Record
 from provenlm.scraping.crawl.fetcher import CrawlPolicy, Fetcher
@@ -37,10 +37,11 @@ def crawl(
     routes: Routes,
     from_cache: bool,
 ) -> Iterator[FetchResult]:
-    """Visit what `sites` list and link to, within their bounds; `folder` keeps what is known between runs and after a kill.
+    """Crawl from `seeds` within their limits and yield the result of each URL.
 
-    `routes` leads a host to an address of our own, which is asked without delay. `offline` asks nobody and reads again what the last
-    crawl kept. ProvenlmError if a start cannot be had, or no page at all.
+    `folder` keeps the crawl state between runs and after a kill. `routes` maps a host to a loopback address and port; it is
+    fetched without delay. With `from_cache` no request is sent: the stored responses of the last crawl are extracted again.
+    Raises DataError if a start URL cannot be fetched or if no page became a record.
     """
     identity = hashing.sha256_json([[asdict(seed) for seed in seeds], asdict(policy)])
     hosts = list(dict.fromkeys(url_host(seed.url) for seed in seeds))
@@ -58,7 +59,7 @@ def crawl(
             yield fetch
         if records == 0:
             store.abandon()
-            raise ProvenlmError(f"start: no page of {', '.join(seed.name for seed in seeds)} became a record")
+            raise DataError(f"start_urls: no page of {', '.join(seed.name for seed in seeds)} became a record")
         store.finish()
 
 
@@ -71,7 +72,7 @@ def _crawl_hosts(
     progress: ProgressReporter,
     routes: Routes,
 ) -> None:
-    """Empty every queue; then let in what one host led to on another, and again, until there is nothing left."""
+    """Run every host queue and enqueue links between hosts, until no URL is left."""
     stop, lock, network_policies = (
         threading.Event(),
         threading.Lock(),
@@ -101,7 +102,7 @@ def _crawl_hosts(
 
 
 def _fetch_results(store: CrawlStore, hosts: Sequence[str], extractor: Extractor) -> Iterator[FetchResult]:
-    """The fate of every address, with the record that it became."""
+    """Yield the result of every URL, with its record if it became one."""
     for name in hosts:
         for entry in store.entries(name):
             yield _fetch_result(entry, store, extractor)
@@ -110,29 +111,30 @@ def _fetch_results(store: CrawlStore, hosts: Sequence[str], extractor: Extractor
 
 
 def _fetch_result(entry: FrontierEntry, store: CrawlStore, extractor: Extractor) -> FetchResult:
-    """What is told of one address. A page that was had may be judged anew here, by a reader that has changed since."""
+    """Return the result of one URL, extracted anew if the extractor has changed."""
     cached, record = None, None
     if entry.state == "record" or entry.reason in CACHED_REASONS:
         cached = refresh_extraction(store.cached_page(entry.url), entry.url, extractor, store)
     if cached is not None:
         outcome, reason = outcome_of(cached.document)
         if outcome == "record" and _duplicates_canonical(entry.url, cached.document, store, extractor):
-            outcome, reason = "refused", "canonical"
-        entry = replace(entry, state=outcome, drop_reason=reason or ("stale" if entry.reason == "stale" else ""))
+            outcome, reason = "skipped", "canonical"
+        entry = replace(entry, state=outcome, reason=reason or ("stale" if entry.reason == "stale" else ""))
     if cached is not None and entry.state == "record":
         document = cached.document
         record = Record.from_content(document.content, document.media_type, entry.url, site=entry.site, **document.metadata)
-    outcome = cast(Literal["record", "refused", "failed"], entry.state)
+    outcome = cast(Literal["record", "skipped", "failed"], entry.state)
     fetched_at = cached.fetched_at if cached else ""
     return FetchResult(
-        entry.url, outcome, entry.reason, entry.status, entry.bytes_received, entry.attempts, entry.seconds, record, fetched_at
+        entry.url, outcome, entry.reason, entry.status, entry.received_bytes, entry.attempts, entry.seconds, record, fetched_at
     )
 
 
 def _duplicates_canonical(url: str, document: ExtractedDocument, store: CrawlStore, extractor: Extractor) -> bool:
-    """Does the page name another one as the canonical one of its kind, which is a record that says much the same?
+    """Return whether the canonical URL of a page is a record with the same text.
 
-    The name alone would not do: there are sites whose every page names the front page.
+    The same text: at least half of the lines of the page. The link alone is not enough: on some sites every page declares
+    the front page as canonical.
     """
     if document.canonical_url in ("", url) or store.state_of(document.canonical_url) != "record":
         return False

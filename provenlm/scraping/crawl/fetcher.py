@@ -1,4 +1,4 @@
-"""An address in, one answer out: paced, tried again, and cut off where it takes too long or grows too large."""
+"""Fetch one URL at a time: with delays, retries, a deadline and a size limit."""
 
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -14,17 +14,17 @@ from urllib3.response import HTTPResponse
 from provenlm.scraping.crawl import network
 from provenlm.scraping.crawl.urls import url_host
 
-PRODUCT_TOKEN = "provenlm"  # our product token (RFC 9309, section 2.2.1)
+PRODUCT_TOKEN = "provenlm"  # user-agent product token (RFC 9309, section 2.2.1)
 REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 RETRY_STATUSES = (429, 500, 502, 503, 504)
 BODY_STATUSES = (200, 304)
 CHUNK_BYTES = 1 << 16
-TOTAL_TIMEOUT_FACTOR = 4  # a whole page may take this many times as long as a host may be silent
+TOTAL_TIMEOUT_FACTOR = 4  # deadline of a whole page, as a multiple of `timeout_seconds`
 
 
 @dataclass(frozen=True)
 class CrawlPolicy:
-    """How a crawler behaves towards other people's servers, and what it does not put up with."""
+    """Politeness and limits of a crawl; see docs/sources.md."""
 
     user_agent_contact: str
     download_delay_seconds: float
@@ -35,40 +35,48 @@ class CrawlPolicy:
     allowed_private_hosts: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if self.download_delay_seconds < 0 or self.max_retry_after_seconds < 0:
-            raise ValueError("delay_seconds and max_wait_seconds must not be negative")
-        if self.timeout_seconds <= 0 or self.max_attempts < 1 or self.max_response_bytes < 1:
-            raise ValueError("timeout_seconds must be above 0, tries and max_page_bytes at least 1")
+        for name in ("download_delay_seconds", "max_retry_after_seconds"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        if self.timeout_seconds <= 0:
+            raise ValueError(f"timeout_seconds must be > 0, got {self.timeout_seconds}")
+        for name in ("max_attempts", "max_response_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if not self.user_agent_contact.isprintable() or not self.user_agent_contact.isascii():
-            raise ValueError(f"contact: {self.user_agent_contact!r} cannot stand in a header; plain ASCII can")
+            raise ValueError(f"user_agent_contact must be printable ASCII, got {self.user_agent_contact!r}")
 
     @property
     def user_agent(self) -> str:
+        """Return the User-Agent header."""
         return f"{PRODUCT_TOKEN} (+{self.user_agent_contact})" if self.user_agent_contact else PRODUCT_TOKEN
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What came of asking. `reason` is "" if `body` is whole; else why there is none."""
+    """The response to one URL, or the reason why there is none.
+
+    `reason` is "" if `content` is complete.
+    """
 
     status: int | None
     reason: str
     headers: Mapping[str, str]
     content: bytes
-    bytes_received: int  # decoded bytes
+    received_bytes: int  # decoded bytes
     attempts: int
     seconds: float
-    detail: str = ""  # for a person
+    detail: str = ""  # explanation for an error message
 
 
 @dataclass
 class Fetcher:
-    """Asks one thing at a time; remembers for each host when it may be asked again."""
+    """Fetches one URL at a time, with a delay between requests to the same host."""
 
     policy: CrawlPolicy
     network_policy: network.NetworkPolicy
     sleep: Callable[[float], object] = time.sleep
-    next_request_at: dict[str, float] = field(default_factory=dict)  # host: not before this time of the monotonic clock
+    next_request_at: dict[str, float] = field(default_factory=dict)  # host: monotonic time
 
     def __post_init__(self) -> None:
         self.session = network.make_session(self.network_policy)
@@ -83,23 +91,24 @@ class Fetcher:
         delay_seconds: float,
         truncate: bool = False,
     ) -> Response:
-        """GET `url`, redirects not followed, and again while the host says "later" and `tries` are left.
+        """GET `url` without following redirects, with retries of transient failures.
 
-        `accepts` are the media types to read (none: all), `limit` the decoded bytes; `cut` keeps what came up to the limit.
-        Retry-After is honoured up to `max_wait_seconds`; a host that wants longer is left alone.
+        `media_types` are the accepted content types (none: all), `max_bytes` limits the decoded content; `truncate` keeps
+        the content up to that limit. Retry-After is honoured up to `max_retry_after_seconds`; beyond it the URL is not
+        retried.
         """
-        started, bytes_received = time.monotonic(), 0
+        started, received_bytes = time.monotonic(), 0
         for attempt in range(1, self.policy.max_attempts + 1):
             self._pace(url, delay_seconds)
             response = self._request(url, headers, media_types, max_bytes, truncate)
-            bytes_received += response.bytes_received
+            received_bytes += response.received_bytes
             wait_seconds = _retry_delay(response, attempt)
             if wait_seconds is None or wait_seconds > self.policy.max_retry_after_seconds or attempt == self.policy.max_attempts:
                 break
             self.next_request_at[url_host(url)] = time.monotonic() + wait_seconds
         seconds = time.monotonic() - started
         return Response(
-            response.status, response.reason, response.headers, response.content, bytes_received, attempt, seconds, response.detail
+            response.status, response.reason, response.headers, response.content, received_bytes, attempt, seconds, response.detail
         )
 
     def _pace(self, url: str, delay_seconds: float) -> None:
@@ -117,7 +126,7 @@ class Fetcher:
                     url, headers=dict(headers), stream=True, allow_redirects=False, timeout=self.policy.timeout_seconds
                 ) as response:
                     result = self._read_response(response, media_types, max_bytes, truncate)
-                    return _failed_response("too-slow", "it takes too long") if expired.is_set() else result
+                    return _failed_response("too-slow", "the response takes too long") if expired.is_set() else result
             except network.PrivateAddressError as error:
                 return _failed_response("private-address", str(error))
             except (requests.RequestException, OSError) as error:
@@ -129,21 +138,28 @@ class Fetcher:
         if status not in BODY_STATUSES:
             return Response(status, f"http-{status}", headers, b"", 0, 1, 0.0, f"HTTP status {status}")
         if status == 200 and media_types and media_type not in media_types:
-            return Response(status, "content-type", headers, b"", 0, 1, 0.0, f"its content type is {media_type or 'not given'}")
+            return Response(status, "content-type", headers, b"", 0, 1, 0.0, f"the content type is {media_type or 'not given'}")
         encodings = {word.strip().lower() for word in headers.get("Content-Encoding", "").split(",")}
-        if encodings - {"", "identity", *HTTPResponse.CONTENT_DECODERS}:  # what nobody asked for would be taken for text
-            return Response(status, "decoding", headers, b"", 0, 1, 0.0, f"its content encoding is {', '.join(sorted(encodings))}")
+        if encodings - {
+            "",
+            "identity",
+            *HTTPResponse.CONTENT_DECODERS,
+        }:  # content in an unsupported encoding would be taken for text
+            return Response(status, "decoding", headers, b"", 0, 1, 0.0, f"the content encoding is {', '.join(sorted(encodings))}")
         body = bytearray()
-        for chunk in response.iter_content(CHUNK_BYTES):  # decoded: a small file that unpacks without end stops here too
+        for chunk in response.iter_content(CHUNK_BYTES):  # decoded, so that a decompression bomb stops here too
             body += chunk
             if len(body) > max_bytes:
                 if truncate:
                     return Response(status, "", headers, bytes(body[:max_bytes]), len(body), 1, 0.0)
-                return Response(status, "too-large", headers, b"", len(body), 1, 0.0, f"it is larger than {max_bytes} bytes")
+                return Response(
+                    status, "too-large", headers, b"", len(body), 1, 0.0, f"the content is larger than {max_bytes} bytes"
+                )
         return Response(status, "", headers, bytes(body), len(body), 1, 0.0)
 
 
 def parse_media_type(headers: Mapping[str, str]) -> str:
+    """Return the media type of a Content-Type header, without parameters."""
     return headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
@@ -152,7 +168,10 @@ def _failed_response(reason: str, detail: str) -> Response:
 
 
 def _failure_reason(error: Exception) -> str:
-    """One word for what went wrong below HTTP."""
+    """Return the reason of a failure below HTTP.
+
+    One of dns, tls, decoding, timeout and connection.
+    """
     chain: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in chain:
@@ -170,7 +189,10 @@ def _failure_reason(error: Exception) -> str:
 
 
 def _retry_delay(response: Response, attempt: int) -> float | None:
-    """Seconds before another try; None if another would not help. Without Retry-After: 1, 2, 4 …"""
+    """Return the seconds before the next attempt, or None if it would not help.
+
+    The value of Retry-After; without one 1, 2, 4 …
+    """
     if response.status is None:
         return 2.0 ** (attempt - 1) if response.reason in ("connection", "timeout", "dns") else None
     if response.status not in RETRY_STATUSES:

@@ -1,4 +1,4 @@
-"""What a crawl writes down: addresses on their way to a fate, and pages that are kept."""
+"""Define the entries of the crawl frontier and the cached pages."""
 
 from dataclasses import dataclass
 
@@ -11,32 +11,32 @@ CACHED_REASONS = (
     "listing",
     "canonical",
     "unreadable",
-)  # no records, but their responses are kept: a better reader may find something in them
-NO_HOST = ""  # the lane of addresses that no host of this crawl has
+)  # no records, but their responses are cached: an improved extractor may find text in them
+NO_HOST = ""  # queue of URLs whose host is not part of this crawl
 
 
 @dataclass(frozen=True, slots=True)
 class FrontierEntry:
-    """A row of the frontier; `state` is queued until its fate is known."""
+    """One URL of the frontier; `state` is queued, record, skipped or failed."""
 
-    host: str  # the host's queue
-    seq: int  # its place there
+    host: str  # name of the host queue
+    seq: int  # position in that queue
     url: str
     site: str
-    redirects: int  # redirects that led here, one after the other
-    depth: int  # links that led here from a start or a sitemap
+    redirects: int  # redirects in a row that led here
+    depth: int  # links in a row that led here from a start URL or a sitemap
     state: str
     reason: str
     status: int | None = None
-    bytes_received: int = 0  # bytes of body that came over the network
-    size: int = 0  # bytes of the page, received now or before
+    received_bytes: int = 0  # decoded body bytes
+    size: int = 0  # bytes of the page, received now or cached
     attempts: int = 0
     seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class CachedPage:
-    """A page's last response, and what `reader` (a version) made of it."""
+    """The last response of a page and the document extracted from it."""
 
     etag: str
     last_modified: str
@@ -51,7 +51,7 @@ class CachedPage:
 
 @dataclass(frozen=True, slots=True)
 class DiscoveredUrl:
-    """An address to remember: queued in `lane`, or refused at sight for `reason`."""
+    """A URL found on a page: enqueued for `host`, or skipped at once for `reason`."""
 
     url: str
     host: str

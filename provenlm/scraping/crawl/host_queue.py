@@ -1,4 +1,4 @@
-"""One host at work: its queue in, asked in order and politely, each address's fate and what it leads to written down."""
+"""Process the queue of one host: fetch, classify and store each URL."""
 
 import re
 import threading
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from provenlm.core import hashing
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import DataError
 from provenlm.scraping.crawl import sitemap
 from provenlm.scraping.crawl.fetcher import REDIRECT_STATUSES, Fetcher, Response
 from provenlm.scraping.crawl.frontier import NO_HOST, CachedPage, DiscoveredUrl, FrontierEntry
@@ -18,25 +18,29 @@ from provenlm.scraping.crawl.trap_guard import TrapGuard
 from provenlm.scraping.crawl.urls import Seed, match_seed, normalize_url, url_host, url_origin
 from provenlm.scraping.extraction.reader import ExtractedDocument, Extractor
 
-MAX_REDIRECTS = 5  # redirects one after the other
-MAX_SILENT_PAGES = 5  # in a row without an answer: the host is given up for this crawl
-SKIP_REASONS = ("private-address", "too-large", "content-type")  # ours; every other failure is theirs
+MAX_REDIRECTS = 5  # in a row
+MAX_SILENT_PAGES = 5  # in a row without a response; then the rest of the host is skipped in this crawl
+SKIP_REASONS = (
+    "private-address",
+    "too-large",
+    "content-type",
+)  # refused by the crawler; every other failure is on the side of the server
 TRANSIENT_FAILURE = re.compile(r"connection|timeout|too-slow|dns|tls|host-silent|robots-unreachable|http-(429|5\d\d)")
-ACCEPTED_START_REASONS = ("redirected", "noindex", "empty", "listing")  # a start may be a mere list of links
+ACCEPTED_START_REASONS = ("redirected", "noindex", "empty", "listing")  # a start URL may be a page of links only
 
 
 @dataclass(frozen=True)
 class FetchOutcome:
-    """What came of one address: its fate, what is kept of its page, and what it leads to."""
+    """The outcome of one URL: its entry, its cached page and its links."""
 
     entry: FrontierEntry
     cached: CachedPage | None = None
     discovered: Sequence[DiscoveredUrl] = ()
-    detail: str = ""  # for a person
+    detail: str = ""  # explanation for an error message
 
 
 class HostQueue:
-    """The queue of one host. `run` ends when it is empty, or soon after `stop` is set."""
+    """The queue of one host."""
 
     def __init__(
         self,
@@ -49,15 +53,18 @@ class HostQueue:
         embedded: bool,
     ) -> None:
         self.name, self.seeds, self.hosts, self.extractor, self.store, self.fetcher = name, seeds, hosts, extractor, store, fetcher
-        self.embedded = embedded  # a site of our own, which needs no pauses
+        self.embedded = embedded  # the embedded pydoc site; it needs no delay
         self.starts = [seed for seed in seeds if url_host(seed.url) == name]
         self.robots = RobotsCache(fetcher)
-        self.silent_pages: dict[str, int] = {}  # origin: pages in a row that it did not answer
+        self.silent_pages: dict[str, int] = {}  # origin: number of pages in a row without a response
         self.limits = {seed.name: seed.limits for seed in seeds}
         self.budget_groups = {seed.name: seed.budget_group for seed in seeds}
 
     def run(self, stop: threading.Event, report_progress: Callable[[FrontierEntry], None]) -> None:
-        """ProvenlmError if a start cannot be had."""
+        """Fetch until the queue is empty or `stop` is set.
+
+        Raises DataError if a start URL cannot be fetched.
+        """
         known_urls = self.store.urls_of_host(self.name)
         self.trap_guard = TrapGuard(url for url, _, reason in known_urls if not reason)
         if not known_urls:
@@ -69,13 +76,13 @@ class HostQueue:
         while not stop.is_set() and (entry := self.store.next_entry(self.name, seq)) is not None:
             outcome = self._keep_stale(self._visit(entry))
             if stop.is_set():
-                return  # what was under way was broken off: no fate of its own
+                return  # the request was aborted, so its outcome is not stored
             self._complete(outcome)
             report_progress(entry)
             seq = entry.seq + 1
 
     def _start_urls(self) -> list[DiscoveredUrl]:
-        """The starts, then what the sitemaps of their hosts list, then what a feed listed before."""
+        """Return the start URLs, the URLs of sitemaps and the earlier entries of feeds."""
         origins = {url_origin(site.url): site.url for site in self.starts}
         listed_urls = [
             url for start in origins.values() for url in sitemap.sitemap_urls(start, self.robots, self.fetcher, self._delay(start))
@@ -88,13 +95,13 @@ class HostQueue:
     def _complete(self, outcome: FetchOutcome) -> None:
         entry = outcome.entry
         if entry.seq < len(self.starts) and entry.state != "record" and entry.reason not in ACCEPTED_START_REASONS:
-            raise ProvenlmError(f"start: {entry.site}: {entry.reason}: {outcome.detail or 'not for this crawl'}")
+            raise DataError(f"start_urls: {entry.site}: {entry.reason}: {outcome.detail or 'outside the limits of this crawl'}")
         self.store.complete(entry, outcome.cached, outcome.discovered)
         if entry.state == "record":
             self._charge_budget(entry.site, 1, entry.size)
 
     def _keep_stale(self, outcome: FetchOutcome) -> FetchOutcome:
-        """A page that a host could not give for the moment stays as it was at the last crawl. Not so a start: then the site is away."""
+        """Fall back to the cached page after a transient failure, except for start URLs."""
         entry = outcome.entry
         if entry.seq < len(self.starts) or not TRANSIENT_FAILURE.fullmatch(entry.reason):
             return outcome
@@ -102,7 +109,7 @@ class HostQueue:
         if cached is None or cached.document.reason:
             return outcome
         return FetchOutcome(
-            replace(entry, state="record", drop_reason="stale", size=cached.size),
+            replace(entry, state="record", reason="stale", size=cached.size),
             cached,
             self._discover_links(cached.document, entry),
         )
@@ -119,7 +126,7 @@ class HostQueue:
             return _skip(entry, reason, rules.detail())
         origin_key = url_origin(entry.url)
         if self.silent_pages.get(origin_key, 0) >= MAX_SILENT_PAGES:
-            return FetchOutcome(replace(entry, state="failed", drop_reason="host-silent"))
+            return FetchOutcome(replace(entry, state="failed", reason="host-silent"))
         cached = refresh_extraction(self.store.cached_page(entry.url), entry.url, self.extractor, self.store)
         max_bytes = self.fetcher.policy.max_response_bytes
         response = self.fetcher.get(
@@ -137,20 +144,20 @@ class HostQueue:
             return self._outcome_of_page(entry, replace(cached, etag=response.headers.get("ETag", cached.etag)))
         if response.status != 200 or response.reason:
             reason = response.reason or f"http-{response.status}"
-            return FetchOutcome(replace(entry, state="failed", drop_reason=reason), detail=response.detail)
+            return FetchOutcome(replace(entry, state="failed", reason=reason), detail=response.detail)
         if "noindex" in response.headers.get("X-Robots-Tag", "").lower():
             return _skip(entry, "noindex")
         return self._accept_page(entry, response, cached)
 
     def _accept_page(self, entry: FrontierEntry, response: Response, cached: CachedPage | None) -> FetchOutcome:
-        """A page in full. What came before, to the byte, is not kept twice."""
+        """Store a complete page, unless its content equals that of the cached page."""
         headers, sha256 = response.headers, hashing.sha256_bytes(response.content)
         validators = headers.get("ETag", ""), headers.get("Last-Modified", ""), headers.get("Content-Type", "")
         if cached is not None and cached.sha256 == sha256 and cached.content_type == validators[2]:
             return self._outcome_of_page(entry, replace(cached, etag=validators[0], last_modified=validators[1]))
         document = self.extractor.extract(response.content, validators[2], entry.url)
-        if document.reason == "noindex":  # it asks not to be kept
-            return replace(_skip(entry, "noindex"), found=self._discover_links(document, entry))
+        if document.reason == "noindex":  # robots meta element of the page
+            return replace(_skip(entry, "noindex"), discovered=self._discover_links(document, entry))
         fetched_at = datetime.now(UTC).isoformat(timespec="seconds")
         location = self.store.archive.append(entry.url, headers, response.content, fetched_at)
         return self._outcome_of_page(
@@ -159,7 +166,7 @@ class HostQueue:
 
     def _outcome_of_page(self, entry: FrontierEntry, cached: CachedPage) -> FetchOutcome:
         state, reason = outcome_of(cached.document)
-        entry = replace(entry, state=state, drop_reason=reason, size=cached.size)
+        entry = replace(entry, state=state, reason=reason, size=cached.size)
         return FetchOutcome(entry, cached, self._discover_links(cached.document, entry))
 
     def _discover_links(self, document: ExtractedDocument, entry: FrontierEntry) -> list[DiscoveredUrl]:
@@ -167,7 +174,7 @@ class HostQueue:
         return [self._discover(url, entry.depth + 1) for url in links]
 
     def _redirect(self, entry: FrontierEntry, response: Response) -> FetchOutcome:
-        """A redirect is followed by queueing its target, so that every hop is judged as any other address is."""
+        """Enqueue the target of a redirect, so that it is checked like any other URL."""
         location = response.headers.get("Location", "").encode("latin-1", "replace").decode("utf-8", "replace")
         target = normalize_url(location, entry.url)
         if target is None:
@@ -176,8 +183,8 @@ class HostQueue:
         if discovered.reason or target == entry.url or discovered.redirects > MAX_REDIRECTS:
             reason = discovered.reason or ("loop" if target == entry.url else "limit")
             skipped = _skip(entry, f"redirect-{reason}", f"it redirects to {target}")
-            return replace(skipped, found=[discovered] if discovered.reason else [])
-        return replace(_skip(entry, "redirected"), found=[discovered])
+            return replace(skipped, discovered=[discovered] if discovered.reason else [])
+        return replace(_skip(entry, "redirected"), discovered=[discovered])
 
     def _discover(self, url: str, depth: int) -> DiscoveredUrl:
         site, reason = match_seed(url, self.seeds)
@@ -202,28 +209,33 @@ class HostQueue:
 
 
 def refresh_extraction(cached: CachedPage | None, url: str, extractor: Extractor, store: CrawlStore) -> CachedPage | None:
-    """What is kept of a page, read by `reader` as it is now: from the archive, where another version read it last."""
+    """Extract a cached page again if the version of the extractor has changed."""
     if cached is None or cached.extractor_version == extractor.version:
         return cached
     document = extractor.extract(store.archive.read_body(cached.location), cached.content_type, url)
-    return replace(cached, reader=extractor.version, page=document)
+    return replace(cached, extractor_version=extractor.version, document=document)
 
 
 def outcome_of(document: ExtractedDocument) -> tuple[str, str]:
-    """State and reason of a page that was had."""
-    return ("failed" if document.reason == "unreadable" else "refused" if document.reason else "record"), document.reason
+    """Return the state and the reason of a fetched page."""
+    return ("failed" if document.reason == "unreadable" else "skipped" if document.reason else "record"), document.reason
 
 
 def _skip(entry: FrontierEntry, reason: str, detail: str = "") -> FetchOutcome:
-    return FetchOutcome(replace(entry, state="refused", drop_reason=reason), detail=detail)
+    return FetchOutcome(replace(entry, state="skipped", reason=reason), detail=detail)
 
 
 def _conditional_headers(cached: CachedPage | None) -> dict[str, str]:
-    """Headers that ask for the page only if it is not the one we hold."""
+    """Return the headers of a conditional request (RFC 9110, section 13)."""
     validators = {"If-None-Match": cached.etag, "If-Modified-Since": cached.last_modified} if cached else {}
     return {name: value for name, value in validators.items() if value}
 
 
 def _response_fields(response: Response) -> dict[str, Any]:
-    """What the table of addresses says of an answer."""
-    return {"status": response.status, "received": response.bytes_received, "tries": response.attempts, "seconds": response.seconds}
+    """Return the fields of a frontier entry that a response sets."""
+    return {
+        "status": response.status,
+        "received_bytes": response.received_bytes,
+        "attempts": response.attempts,
+        "seconds": response.seconds,
+    }

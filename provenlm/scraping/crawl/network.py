@@ -1,7 +1,8 @@
-"""The only door to the network: a requests session whose connections reach public addresses, and those the user named, only.
+"""Open HTTP connections to public addresses and allowed private hosts only.
 
-A host is resolved once, every address is vetted, and the connection is made to the vetted address itself: a second answer of the
-name server cannot lead elsewhere. Proxies, cookies and the environment play no part.
+Guards against server-side request forgery: a host is resolved once, every address is checked, and the connection is made to
+the checked address, so that a second DNS response cannot lead elsewhere. Proxies, cookies and environment variables are
+ignored.
 """
 
 import ipaddress
@@ -23,12 +24,15 @@ from urllib3.util.connection import create_connection
 
 
 class PrivateAddressError(Exception):
-    """A host that resolves to an address that is not public, and that the user did not allow by name."""
+    """Report a private address of a host that is not in `allowed_private_hosts`."""
 
 
 @dataclass(frozen=True)
 class NetworkPolicy:
-    """Where connections may lead. `routes` directs a host to an address and port of our own, as `curl --connect-to` does."""
+    """The hosts and addresses to which connections are allowed.
+
+    `routes` maps a host to a fixed address and port, like `curl --connect-to`.
+    """
 
     allowed_private_hosts: Sequence[str]
     routes: Mapping[str, tuple[str, int]]
@@ -36,7 +40,10 @@ class NetworkPolicy:
     closed: threading.Event = field(default_factory=threading.Event)
 
     def resolve(self, host: str, port: int) -> list[tuple[str, int]]:
-        """Where to connect for `host`. PrivateAddressError, or socket.gaierror if the name is not known."""
+        """Return the addresses and ports of `host`.
+
+        Raises PrivateAddressError, or socket.gaierror for an unknown name.
+        """
         if host in self.routes:
             return [self.routes[host]]
         infos = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
@@ -44,24 +51,27 @@ class NetworkPolicy:
         private = [address for address in addresses if not is_global_address(address)]
         if private and host.strip("[]") not in self.allowed_private_hosts:
             raise PrivateAddressError(
-                f"{host} is at {private[0]}, which is not a public address; allow_private admits a host by name"
+                f"{host} is at {private[0]}, which is not a public address; allowed_private_hosts must list the host"
             )
         return [(address, port) for address in addresses]
 
     def abort_transfers(self) -> None:
-        """Break off whatever is being sent or received now."""
+        """Shut down every open connection."""
         for sock in list(self.open_sockets):
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Break off, and let nobody connect any more."""
+        """Shut down every open connection and refuse new ones."""
         self.closed.set()
         self.abort_transfers()
 
 
 def is_global_address(address: str) -> bool:
-    """Is this a global unicast address? An IPv4 address inside an IPv6 one is judged by itself."""
+    """Return whether an address is global unicast.
+
+    An IPv4 address embedded in an IPv6 address is checked as IPv4.
+    """
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
@@ -71,7 +81,10 @@ def is_global_address(address: str) -> bool:
 
 
 def make_session(policy: NetworkPolicy) -> requests.Session:
-    """A session through `reach`: no proxies, no netrc, no cookies kept, no redirects or retries of its own."""
+    """Create a session bound to `policy`.
+
+    It uses no proxies, netrc, cookies, redirects or retries.
+    """
     new_session = _PlainSession()
     new_session.trust_env = False
     new_session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -82,9 +95,10 @@ def make_session(policy: NetworkPolicy) -> requests.Session:
 
 @contextmanager
 def deadline(policy: NetworkPolicy, seconds: float) -> Iterator[threading.Event]:
-    """Shut every connection of `reach` if the block takes longer; the event tells whether that happened.
+    """Shut down every connection of `policy` if the block takes longer.
 
-    A time limit of the socket alone would not do: a server that sends a byte now and then never meets it.
+    Yields an event that is set if that happened. The timeout of the socket is not enough: a server that sends one byte now
+    and then never exceeds it.
     """
     expired = threading.Event()
 
@@ -103,7 +117,10 @@ def deadline(policy: NetworkPolicy, seconds: float) -> Iterator[threading.Event]
 
 class _PlainSession(requests.Session):
     def resolve_redirects(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        """None, ever. Asked not to follow them, requests still reads a redirect's whole body and stumbles over a bad Location."""
+        """Follow no redirect.
+
+        Even with `allow_redirects=False`, requests would read the body and fail on a malformed Location.
+        """
         return iter(())
 
 
@@ -121,12 +138,15 @@ class _PolicyAdapter(HTTPAdapter):
 
 
 def _connection_class(base_class: Any, policy: NetworkPolicy) -> Any:
-    """A connection class that asks `reach` where to connect. TLS still verifies the host's own name."""
+    """Create a connection class that resolves hosts by `policy`.
+
+    TLS still verifies the name of the host.
+    """
 
     class Connection(base_class):  # type: ignore[misc]
         def connect(self) -> None:
             super().connect()
-            policy.open_sockets.add(self.sock)  # with TLS another object than the one that connected
+            policy.open_sockets.add(self.sock)  # TLS replaces the socket that connected
 
         def _new_conn(self) -> socket.socket:
             if policy.closed.is_set():

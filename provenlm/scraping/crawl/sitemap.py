@@ -1,4 +1,4 @@
-"""A site's robots.txt and sitemaps in, the addresses that they list out (sitemaps.org protocol 0.9: plain, index, gzip)."""
+"""Read the sitemaps of a site (sitemaps.org protocol 0.9: plain, index, gzip)."""
 
 import io
 import zlib
@@ -10,13 +10,16 @@ from provenlm.scraping.crawl.fetcher import Fetcher
 from provenlm.scraping.crawl.robots import RobotsCache
 from provenlm.scraping.crawl.urls import normalize_url, url_origin
 
-MAX_SITEMAP_BYTES = 50 << 20  # bytes a sitemap may have, by the protocol
-MAX_SITEMAPS = 100  # sitemaps read of one site: an index may point to an index, or to itself
-MAX_URLS_PER_SITEMAP = 50_000  # by the protocol, of one file
+MAX_SITEMAP_BYTES = 50 << 20  # limit of the protocol
+MAX_SITEMAPS = 100  # per site: an index may point to an index, or to itself
+MAX_URLS_PER_SITEMAP = 50_000  # limit of the protocol
 
 
 def sitemap_urls(start_url: str, robots: RobotsCache, fetcher: Fetcher, delay_seconds: float) -> Iterator[str]:
-    """Canonical addresses from the sitemaps of the site of `start`, each sitemap read once, on the same host only."""
+    """Yield the normalized URLs of the sitemaps of a site.
+
+    Each sitemap is read once, on the same origin only.
+    """
     rules = robots.get(start_url)
     pending = [normalize_url(url, start_url) for url in [*rules.sitemaps, "/sitemap.xml"]]
     visited: set[str] = set()
@@ -37,7 +40,10 @@ def sitemap_urls(start_url: str, robots: RobotsCache, fetcher: Fetcher, delay_se
 
 
 def parse_sitemap(body: bytes) -> Iterator[tuple[str, str]]:
-    """`("url" | "sitemap", address)` for each entry, up to the first thing that is not a sitemap. No entity is ever resolved."""
+    """Yield the kind (`url` or `sitemap`) and the location of each entry.
+
+    Stops at malformed markup. Entities are never resolved.
+    """
     count = 0
     try:
         events = etree.iterparse(
@@ -57,5 +63,5 @@ def parse_sitemap(body: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _decompress(body: bytes) -> bytes:
-    """The body of a `.gz` file, at most LIMIT bytes of it."""
+    """Decompress a gzip body, up to MAX_SITEMAP_BYTES; return any other body as it is."""
     return zlib.decompressobj(wbits=31).decompress(body, MAX_SITEMAP_BYTES) if body[:2] == b"\x1f\x8b" else body

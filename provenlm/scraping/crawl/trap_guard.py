@@ -1,4 +1,7 @@
-"""Addresses in; out, which of them differ from too many others in their query or date alone: calendars and search forms never end."""
+"""Detect crawler traps: many URLs that differ only in their query or date.
+
+Calendars and search forms have no end.
+"""
 
 import re
 from collections import defaultdict
@@ -10,14 +13,17 @@ TRAILING_DATE = re.compile(
 
 
 def url_template(url: str) -> str:
-    """What addresses of one kind share: the path, its date replaced where it ends in one; "" for an address that is one of its kind."""
+    """Return the path of a URL with a trailing date replaced.
+
+    "" for a URL with neither query nor date.
+    """
     path, mark, _ = url.partition("?")
     dateless = TRAILING_DATE.sub("#", path)
     return dateless if mark or dateless != path else ""
 
 
 class TrapGuard:
-    """How many addresses of each shape a host has shown, each counted once."""
+    """Counts the URLs of each template on one host; each URL counts once."""
 
     def __init__(self, urls: Iterable[str]) -> None:
         self.urls_by_template: dict[str, set[str]] = defaultdict(set)
@@ -26,7 +32,7 @@ class TrapGuard:
                 self.urls_by_template[template].add(url)
 
     def skip_reason(self, url: str, max_variants: int) -> str:
-        """ "" for the first `limit` addresses of a shape."""
+        """Return "" for the first `max_variants` URLs of a template, then "trap-variants"."""
         template = url_template(url)
         if not template or url in self.urls_by_template[template]:
             return ""

@@ -1,4 +1,4 @@
-"""Addresses in, one canonical spelling of each out, and the site to which it belongs."""
+"""Normalize URLs and decide which of them belong to a crawl."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 from requests.utils import requote_uri
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
-MAX_URL_CHARS = 2048  # characters; longer ones are traps more often than pages
+MAX_URL_CHARS = 2048  # longer URLs are traps more often than pages
 SESSION_PATH = re.compile(r";(jsessionid|sid|phpsessid)=[^/?#;]*", re.IGNORECASE)
 SESSION_PARAMETER = re.compile(
     r"(jsessionid|phpsessid|aspsessionid\w*|asp\.net_sessionid|cfid|cftoken|utm_\w+|gclid|fbclid|mc_[ce]id)=.*"
@@ -19,16 +19,15 @@ SESSION_PARAMETER = re.compile(
 PATH = r"(?:[\w-][\w.-]*/)*(?:[\w-][\w.-]*)?"  # without empty and dot segments
 RELATIVE_URL = re.compile(rf"((?:\.\./)*)(/?{PATH})", re.ASCII)
 ABSOLUTE_URL = re.compile(rf"https?://(?:[a-z0-9][a-z0-9-]{{0,61}}\.)*[a-z][a-z0-9-]{{0,61}}/{PATH}", re.ASCII)
-REPEATED_FOLDERS = re.compile(
-    r"(?=/)((?:/[^/]+)+)\1\1(?=/|$)"
-)  # the same folders three times in a row: a relative link that went wrong
+REPEATED_FOLDERS = re.compile(r"(?=/)((?:/[^/]+)+)\1\1(?=/|$)")  # the same folders three times in a row: a broken relative link
 
 
 def normalize_url(url: str, base: str = "") -> str | None:
-    """`url`, seen on the page `base`, in one spelling (RFC 3986, section 6.2): no fragment, default port or dot segments.
+    """Normalize `url`, a link of the page `base` (RFC 3986, section 6.2).
 
-    The order of a query is kept: it may mean something. What only names a visitor's session or campaign is left out: every visit would
-    bring another. None for what a crawler does not follow: other schemes, user names, nonsense.
+    Removes fragment, default port and dot segments. The order of the query is kept, because it may matter. Parameters that
+    only identify a session or a campaign are removed, because every visit would add another. Returns None for URLs that a
+    crawler does not follow: other schemes, user names, malformed URLs.
     """
     try:
         parts = urlsplit(urljoin(base, re.sub(r"[\t\r\n]", "", url).strip()))
@@ -46,7 +45,10 @@ def normalize_url(url: str, base: str = "") -> str | None:
 
 
 def link_normalizer(base: str) -> Callable[[str], str | None]:
-    """`canonical` for many links of the page at the canonical address `base`: most are plain paths, which need no parsing."""
+    """Return a faster `normalize_url` for the links of the page `base`.
+
+    Most links are plain paths, which need no parsing.
+    """
     parts = urlsplit(base)
     root = f"{parts.scheme}://{parts.netloc}"
     folders = parts.path.split("/")[:-1]  # the first is empty
@@ -68,18 +70,18 @@ def _strip_session(query: str) -> str:
 
 
 def url_host(url: str) -> str:
-    """The host of a canonical address, whatever its scheme and port: what is asked one thing at a time."""
+    """Return the host of a normalized URL, without its port."""
     return urlsplit(url).hostname or ""
 
 
 def url_origin(url: str) -> str:
-    """Scheme and authority of a canonical address: what a robots.txt speaks about."""
+    """Return scheme and authority of a normalized URL: the scope of robots.txt."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"
 
 
 def _remove_dot_segments(path: str) -> str:
-    """RFC 3986, section 5.2.4."""
+    """Remove dot segments from a path (RFC 3986, section 5.2.4)."""
     kept_segments: list[str] = []
     segments = path.split("/")[1:] if path.startswith("/") else path.split("/")
     for segment in segments:
@@ -93,33 +95,35 @@ def _remove_dot_segments(path: str) -> str:
 
 @dataclass(frozen=True)
 class CrawlLimits:
-    """Which addresses belong to a crawl, and how much of them is taken."""
+    """Which URLs belong to a crawl, and how many pages of each host are fetched."""
 
     scope: Literal["folder", "host"]
     include: tuple[str, ...]
     exclude: tuple[str, ...]
-    max_pages: int  # records of each host: hosts are asked at once, and none may take what another leaves
-    max_bytes: int  # of pages of each host, decompressed
-    max_depth: int  # links followed one after the other from a start, or from an address that a sitemap lists
-    max_url_variants: int  # addresses that differ in their query or date alone: a search form or a calendar has no end
+    max_pages: int  # records of each host; per host, so that the result does not depend on which host is faster
+    max_bytes: int  # decoded bytes of the pages of each host
+    max_depth: int  # links in a row from a start URL or from a URL of a sitemap
+    max_url_variants: int  # URLs that differ only in query or date (search forms, calendars)
 
     def __post_init__(self) -> None:
         for pattern in (*self.include, *self.exclude):
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
-        if self.max_pages < 1 or self.max_bytes < 1 or self.max_url_variants < 1:
-            raise ValueError("max_pages, max_bytes and max_variants must be at least 1")
+                raise ValueError(f"include and exclude must be regular expressions, got {pattern!r}: {error}") from None
+        for name in ("max_pages", "max_bytes", "max_url_variants"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if self.max_depth < 0:
-            raise ValueError("max_depth must not be negative; 0 follows no link")
+            raise ValueError(f"max_depth must be >= 0 (0: follow no link), got {self.max_depth}")
 
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """One start of a crawl: as the user named it, its canonical address, its bounds.
+    """A start URL: its name in params.yaml, its normalized URL and its limits.
 
-    Starts of one `group` share their budgets. What a `feed` once listed stays, though it lists it no more.
+    Seeds of one `budget_group` share `max_pages` and `max_bytes`. Pages that a feed listed in an earlier crawl are fetched
+    again.
     """
 
     name: str
@@ -129,13 +133,13 @@ class Seed:
     is_feed: bool = False
 
     def contains(self, url: str, scope: Literal["folder", "host"]) -> bool:
-        """Is `url` on the same scheme and authority and, by `scope`, at or below the folder of the start?"""
+        """Return whether `url` has the origin of the seed and lies in its scope."""
         folder = urlsplit(self.url).path.rpartition("/")[0] + "/" if scope == "folder" else "/"
         return url_origin(url) == url_origin(self.url) and (urlsplit(url).path.startswith(folder) or url == self.url)
 
 
 def match_seed(url: str, seeds: Sequence[Seed]) -> tuple[str, str]:
-    """The name of the site that holds `url`, and "" or the reason why it is not for this crawl."""
+    """Return the seed that contains `url`, and "" or the reason to skip the URL."""
     if len(url) > MAX_URL_CHARS:
         return "", "url-length"
     folder = next((seed for seed in seeds if seed.contains(url, "folder")), None)

@@ -1,1 +1,1 @@
-"""extraction."""
+"""Extract text, metadata and links from pages and files."""

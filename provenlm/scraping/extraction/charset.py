@@ -1,4 +1,7 @@
-"""Bytes of a page and what its header says in, text and the name of its encoding out (RFC 9110; HTML standard, section 13.2.3)."""
+"""Detect the character encoding of a page and decode it.
+
+Follows RFC 9110 and the HTML standard, section 13.2.3.
+"""
 
 import codecs
 import re
@@ -10,10 +13,10 @@ BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le
 META_CHARSET = re.compile(rb"""<meta[^>]{0,500}?charset\s*=\s*["']?\s*([a-zA-Z0-9_:.-]+)""", re.IGNORECASE)
 XML_ENCODING = re.compile(rb"""^\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([a-zA-Z0-9_:.-]+)""")
 HEADER_CHARSET = re.compile(r"""charset\s*=\s*["']?([^"';\s]+)""", re.IGNORECASE)
-PRINTABLE_ASCII = bytes(range(32, 127))  # a guess under which markup is no markup is wrong, whatever the statistics say
+PRINTABLE_ASCII = bytes(range(32, 127))  # a detected encoding that does not map markup to itself is wrong
 MAX_DECLARATION_BYTES = 4096  # bytes searched for a declaration; browsers search 1024
 MAX_DETECTION_BYTES = 1 << 16
-# What browsers take the Latin labels to mean (Encoding standard, section 4.2).
+# Encodings that browsers use for legacy labels (Encoding standard, section 4.2).
 BROWSER_ENCODINGS = {
     "iso8859-1": "cp1252",
     "ascii": "cp1252",
@@ -25,10 +28,11 @@ BROWSER_ENCODINGS = {
 
 
 def decode_body(body: bytes, content_type: str) -> tuple[str, str]:
-    """`body` as text: by its byte order mark, its header, its own declaration, as UTF-8, or by what it looks like.
+    """Decode the body of a page; return the text and the name of the encoding.
 
-    The first of these under which every byte has a meaning wins, or UTF-8 if most of what is not ASCII is; strays in it are Latin. If none
-    does, the first keeps its word and U+FFFD stands for the rest.
+    Candidates in order: byte order mark, HTTP header, declaration in the page, UTF-8, statistical detection. The first
+    encoding that decodes every byte wins; UTF-8 also wins if most non-ASCII text is valid, and invalid bytes are then
+    decoded as cp1252. If none does, the first candidate is used with U+FFFD for invalid bytes.
     """
     for mark, name in BYTE_ORDER_MARKS:
         if body.startswith(mark):
@@ -45,7 +49,7 @@ def decode_body(body: bytes, content_type: str) -> tuple[str, str]:
 
 
 def _decode_mixed_latin(body: bytes) -> str | None:
-    """UTF-8 with pieces of another page's Latin in it, each byte of them as cp1252; None for what is hardly UTF-8 at all."""
+    """Decode UTF-8 that contains pieces of cp1252; None if most of it is not UTF-8."""
     strays = body.decode("utf-8", "replace").count("\ufffd") - body.count("\ufffd".encode())
     text = body.decode("utf-8", "provenlm.latin")
     letters = sum(map(len, re.findall(r"[^\x00-\x7f]+", text)))
@@ -65,9 +69,8 @@ def _candidate_encodings(body: bytes, content_type: str) -> Iterator[str]:
     declaration = XML_ENCODING.search(body[:MAX_DECLARATION_BYTES]) or META_CHARSET.search(body[:MAX_DECLARATION_BYTES])
     yield from _lookup_encoding(header[1] if header else "")
     declared_names = _lookup_encoding(declaration[1].decode("ascii") if declaration else "")
-    yield from (
-        "utf-8" if name.startswith("utf-16") else name for name in declared_names
-    )  # a page whose declaration is legible is not UTF-16
+    # A page whose declaration is readable as ASCII is not UTF-16.
+    yield from ("utf-8" if name.startswith("utf-16") else name for name in declared_names)
     yield "utf-8"
     detected_names = _lookup_encoding(UnicodeDammit(body[:MAX_DETECTION_BYTES]).original_encoding or "")
     yield from (name for name in detected_names if PRINTABLE_ASCII.decode(name, "replace") == PRINTABLE_ASCII.decode("ascii"))
@@ -75,7 +78,7 @@ def _candidate_encodings(body: bytes, content_type: str) -> Iterator[str]:
 
 
 def _lookup_encoding(label: str) -> list[str]:
-    """Python's name of an encoding that turns bytes into text; nothing for a label that means none."""
+    """Return the Python name of a text encoding; an empty list for an unknown label."""
     try:
         info = codecs.lookup(label.strip().lower())
     except (LookupError, ValueError):

@@ -1,4 +1,4 @@
-"""A file's name and bytes in; out, the page that it holds, or why it holds none. Also: which files a source takes, by patterns."""
+"""Extract documents from files by their name, and select files by glob patterns."""
 
 import io
 import re
@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from provenlm.scraping.extraction import charset, licenses
 from provenlm.scraping.extraction.reader import TEXT_EXTRACTOR, ExtractedDocument
 
-BINARY_PROBE_BYTES = 8192  # bytes: a zero among them is taken for a file that is no text, as git does
+BINARY_PROBE_BYTES = 8192  # a zero byte among these marks a binary file, as in git
 HTML_SUFFIXES = {".html", ".htm", ".xhtml"}
 PROSE_MEDIA_TYPES = {
     ".md": "text/markdown",
@@ -30,7 +30,10 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def extract_file(name: str, body: bytes) -> ExtractedDocument | str:
-    """The page in a file, its media type by its ending: code is `text/x-<language>`. Else the reason: binary, lfs-pointer, pdf …"""
+    """Extract the document of a file, or return the reason why it has none.
+
+    The reasons are binary, lfs-pointer, pdf-damaged … The media type follows from the suffix; code is `text/x-<language>`.
+    """
     suffix = PurePosixPath(name).suffix.lower()
     if suffix == ".pdf":
         return _pdf(body)
@@ -44,11 +47,11 @@ def extract_file(name: str, body: bytes) -> ExtractedDocument | str:
     text, _ = charset.decode_body(body, "")
     media_type = PROSE_MEDIA_TYPES.get(suffix) or (f"text/x-{CODE_LANGUAGES[suffix]}" if suffix in CODE_LANGUAGES else "text/plain")
     license_id = licenses.spdx_license(text)
-    return ExtractedDocument(text.encode("utf-8", "replace"), media_type, {"licence": license_id} if license_id else {}, ())
+    return ExtractedDocument(text.encode("utf-8", "replace"), media_type, {"license": license_id} if license_id else {}, ())
 
 
 def _pdf(body: bytes) -> ExtractedDocument | str:
-    """The text of a PDF, page by page. Whatever a damaged one raises, the file is named with its reason and the next one is read."""
+    """Extract the text of a PDF, or return the reason why that is impossible."""
     try:
         from pypdf import PdfReader
     except ImportError:
@@ -59,21 +62,27 @@ def _pdf(body: bytes) -> ExtractedDocument | str:
             return "pdf-encrypted"
         text = "\n\n".join(page.extract_text().strip() for page in reader.pages)
         title = str((reader.metadata and reader.metadata.title) or "").strip()
-    except Exception:  # a parser of such a format fails in every way there is
+    except Exception:  # pypdf raises many kinds of exceptions for damaged files
         return "pdf-damaged"
     return ExtractedDocument(text.encode("utf-8", "replace"), "text/plain", {"title": title} if title else {}, ())
 
 
 @cache
 def compile_glob(glob: str) -> re.Pattern[str]:
-    """A path pattern: `*` and `?` stay within a folder, `**/` stands for any folders, none too."""
+    """Compile a path pattern.
+
+    `*` and `?` do not cross folders, `**/` matches any number of folders, also none.
+    """
     parts = re.split(r"(\*\*/|\*\*|\*|\?)", glob)
     glob_regexes = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     return re.compile("".join(glob_regexes.get(part, re.escape(part)) for part in parts))
 
 
 def skip_reason(path: str, include: Sequence[str], exclude: Sequence[str]) -> str:
-    """Why a source leaves the file at `path` out; "" if it takes it. No `include` takes all."""
+    """Return why a source skips the file at `path`; "" if it does not.
+
+    An empty `include` matches every file.
+    """
     if include and not any(compile_glob(glob).fullmatch(path) for glob in include):
         return "not-included"
     return "excluded" if any(compile_glob(glob).fullmatch(path) for glob in exclude) else ""

@@ -1,4 +1,4 @@
-"""An HTML page in; its main text, what it says about itself, and its links out. Code keeps every blank, navigation goes."""
+"""Extract the main text, the metadata and the links of an HTML page."""
 
 import re
 from collections.abc import Iterator
@@ -8,38 +8,39 @@ from itertools import islice
 from lxml import etree
 
 from provenlm.scraping.crawl.urls import link_normalizer, normalize_url
-from provenlm.scraping.extraction import page_metadata as about
 from provenlm.scraping.extraction.main_content import extract_main_text
-from provenlm.scraping.extraction.page_metadata import PageMetadata
+from provenlm.scraping.extraction.page_metadata import PageMetadata, read_page_metadata
 
-MAX_LINKS = 5000  # of one page; more is a trap
-END_TAGS = re.compile(
-    r"</(?:html|body)\s*>", re.IGNORECASE
-)  # what follows them belongs to the page all the same; libxml2 sets it apart
+MAX_LINKS = 5000  # per page; more indicate a crawler trap
+# Text after these tags belongs to the page; libxml2 would separate it.
+END_TAGS = re.compile(r"</(?:html|body)\s*>", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedHtml:
-    """What one HTML page says."""
+    """The content of one HTML page."""
 
     text: str
     metadata: PageMetadata
-    links: tuple[str, ...]  # canonical, in page order, each once
-    indexable: bool  # may its content be kept, and
-    followable: bool  # may its links be followed, by its robots meta element
+    links: tuple[str, ...]  # normalized, in page order, without duplicates
+    indexable: bool  # False for robots meta noindex
+    followable: bool  # False for robots meta nofollow
 
 
 def read_html(markup: str, url: str) -> ParsedHtml:
-    """Read the page `markup`, found at the canonical address `url`."""
+    """Parse the page `markup` of the normalized URL `url`."""
     root = parse_html(markup)
-    metadata = about.read_page_metadata(root, url)
+    metadata = read_page_metadata(root, url)
     followable = not metadata.robots & {"nofollow", "none"}
     links = tuple(dict.fromkeys(_links(root, url))) if followable else ()
     return ParsedHtml(extract_main_text(root), metadata, links, not metadata.robots & {"noindex", "none"}, followable)
 
 
 def parse_html(markup: str) -> etree._Element:
-    """The page as a tree, mended as libxml2 mends it. It builds no deeper than 2048 elements: deeper pages are built from its events."""
+    """Parse HTML into a tree, with the error recovery of libxml2.
+
+    libxml2 builds at most 2048 levels; deeper pages are built from its parser events.
+    """
     body = END_TAGS.sub("", markup.replace("\0", "\ufffd")).encode("utf-8", "replace")
     parser = etree.HTMLParser(encoding="utf-8", huge_tree=True, remove_comments=True, remove_pis=True)
     root = etree.fromstring(body, parser) if body.strip() else None

@@ -1,4 +1,4 @@
-"""A licence's text, or a file that names one, in; its SPDX identifier out."""
+"""Identify licenses by their text or by an SPDX header."""
 
 import re
 
@@ -16,7 +16,7 @@ LICENSE_FILES = {
 }
 SPDX_HEADER = re.compile(r"SPDX-License-Identifier:[ \t]*([A-Za-z0-9.+()\- ]+?)[ \t]*(?:\*/|-->|$)", re.MULTILINE)
 MAX_HEADER_CHARS = 2000  # characters
-# What a text must say, all of it; the first that fits. Blanks and case do not count.
+# Phrases that a license text must contain, all of them; the first match wins. Whitespace and case are ignored.
 LICENSE_PHRASES = (
     ("Apache-2.0", ("apache license", "version 2.0")),
     ("AGPL-3.0", ("gnu affero general public license", "version 3")),
@@ -41,12 +41,15 @@ LICENSE_PHRASES = (
 
 
 def license_from_text(text: str) -> str:
-    """The licence that `text` is; "" if it is none that we know."""
+    """Return the SPDX identifier of a license text; "" if it is unknown."""
     normalized = " ".join(text.lower().split())
     return next((name for name, phrases in LICENSE_PHRASES if all(phrase in normalized for phrase in phrases)), "")
 
 
 def spdx_license(text: str) -> str:
-    """The licence that a file states in its head (SPDX specification, annex E); "" if it states none."""
+    """Return the license in the SPDX header of a file; "" if there is none.
+
+    See the SPDX specification, annex E.
+    """
     match = SPDX_HEADER.search(text[:MAX_HEADER_CHARS])
     return match[1].strip() if match else ""

@@ -1,4 +1,7 @@
-"""A page's tree in; the text of its main content out. Code keeps every blank, navigation goes."""
+"""Extract the main text of an HTML page without boilerplate.
+
+The whitespace of code is kept.
+"""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +16,7 @@ DROPPED = {
     "nav", "script", "style", "noscript", "template", "iframe", "svg", "math", "object", "canvas", "audio", "video", "head", "form",
     "button", "input", "select", "textarea", "dialog", "menu",
 }  # fmt: skip
-FRAMES = {"header", "footer", "aside"}  # around the content, unless they are within it
+FRAMES = {"header", "footer", "aside"}  # boilerplate, unless they are inside the main content
 ALWAYS, FRAME, UNLIKELY = 1, 2, 3
 DROPPED_CLASSES = {
     "headerlink", "sphinxsidebar", "navheader", "navfooter", "navbar", "docnav", "toc", "related", "breadcrumb", "breadcrumbs",
@@ -31,7 +34,7 @@ OPENING_MARKS = {"br": whitespace.BREAK, "li": whitespace.ITEM, "td": whitespace
 PREFORMATTED = {"pre", "listing", "xmp", "plaintext"}
 CODE = {"code", "tt", "kbd", "samp", "var"}
 MAIN_IDS = ("content", "main-content", "main")
-# Words in a class or id that name what is around the content, as readers' modes of browsers know them, and words that name the content.
+# Words of a class or id that indicate boilerplate, as in the reader modes of browsers, and words that indicate content.
 UNLIKELY_WORDS = {
     "ad", "ads", "advert", "advertisement", "banner", "breadcrumb", "breadcrumbs", "comments", "consent", "cookie", "cookies", "footer",
     "masthead", "menu", "modal", "navbar", "newsletter", "pager", "pagination", "popup", "promo", "related", "share", "sharing", "sidebar",
@@ -54,11 +57,9 @@ LIKELY_WORDS = {
 }
 CONTAINERS = {"div", "section", "ul", "ol", "table", "td", "p"}
 WORDS = re.compile(r"[A-Z]?[a-z]+")
-MIN_PROSE_CHARS = 100  # characters
-MAX_CACHED_TAG_CHARS = 256  # characters of a tag
-UNUSED_ATTRIBUTES = re.compile(
-    ' (?!(?:class|id|role|hidden|aria-hidden|style)=)[^ =]+="[^"]*"'
-)  # attributes that say nothing to us
+MIN_PROSE_CHARS = 100
+MAX_CACHED_TAG_CHARS = 256
+UNUSED_ATTRIBUTES = re.compile(' (?!(?:class|id|role|hidden|aria-hidden|style)=)[^ =]+="[^"]*"')
 TAG = re.compile("(<[^>]*>)")
 NAME = re.compile("</?([^ />]+)")
 ATTRIBUTE = re.compile(' (class|id|role|hidden|aria-hidden|style)="([^"]*)"')
@@ -67,9 +68,10 @@ PREFORMATTED_STYLE = re.compile(r"white-space\s*:\s*(pre|break-spaces)", re.IGNO
 
 
 def extract_main_text(root: etree._Element) -> str:
-    """The text of the page's main element; where none is marked as such or it is empty, of the whole body but what names itself a frame.
+    """Return the text of the main element, or of the body without boilerplate.
 
-    Elements that hold no text are gone from `root` afterwards.
+    The body is used if no element is marked as main or the main element is empty. Removes elements without text from
+    `root`.
     """
     etree.strip_elements(root, *DROPPED, with_tail=False)
     body = root.find("body")
@@ -79,33 +81,34 @@ def extract_main_text(root: etree._Element) -> str:
         if len(tags) == 1 and html.tags.count(tags[0]) == 1 and (text := _layout_element(html, html.tags.index(tags[0]), ALWAYS)):
             return text
     text_without_frames = _layout_element(html, 0, UNLIKELY)
-    if 4 * len(text_without_frames) >= sum(map(len, html.words)) + 3 * len(
-        html.tags
-    ):  # no tag is laid out longer: the rest is less than that
+    max_chars = sum(map(len, html.words)) + 3 * len(html.tags)  # upper bound: a tag adds at most 3 characters
+    if 4 * len(text_without_frames) >= max_chars:
         return text_without_frames
     full_text = _layout_element(html, 0, FRAME)
-    return (
-        text_without_frames if 4 * len(text_without_frames) >= len(full_text) else full_text
-    )  # a wrapper may be called after the sidebar that it holds
+    # If most text is lost, a wrapper was named after the sidebar that it contains.
+    return text_without_frames if 4 * len(text_without_frames) >= len(full_text) else full_text
 
 
 class TagRule(NamedTuple):
-    """What a tag does to the text around it."""
+    """The effect of a tag on the text layout."""
 
-    layout_mark: str = ""  # how what follows is set off
-    preformatted_delta: int = 0  # how many preformatted elements more we are in
-    preserves_spaces: bool = False  # its style keeps blanks until it ends
-    code_delta: int = 0  # how many elements of inline code more we are in
-    main_mark: str = ""  # of the page's main content
-    is_box: bool = False  # navigation if it holds links, and content, set apart, if it holds prose
-    boilerplate_level: int = 0  # 0: content; ALWAYS, FRAME, UNLIKELY: how surely it is none
+    layout_mark: str = ""  # separator before the following text
+    preformatted_delta: int = 0  # change of the nesting depth of preformatted elements
+    preserves_spaces: bool = False  # its style preserves whitespace until its end
+    code_delta: int = 0  # change of the nesting depth of inline code
+    main_mark: str = ""  # kind of main-content marker
+    is_box: bool = False  # sidebar: navigation if it contains links, content if it contains prose
+    boilerplate_level: int = 0  # 0: content; ALWAYS, FRAME, UNLIKELY: boilerplate, in order of decreasing certainty
 
 
 PLAIN_RULE = TagRule()
 
 
 class HtmlTokens(NamedTuple):
-    """An element as XML. `words[i + 1]` stand behind `tags[i]`, which is of `kinds[i]`; `marked`: those that mark the main content."""
+    """An element as XML tokens.
+
+    `words[i + 1]` follows `tags[i]`, which has `rules[i]`; `main_marks` maps tags of main content to their mark.
+    """
 
     words: list[str]
     tags: list[str]
@@ -131,7 +134,7 @@ def _tokenize_html(markup: str) -> HtmlTokens:
 
 @lru_cache(maxsize=1 << 15)
 def _tag_rule(tag: str) -> TagRule:
-    """Of a tag as it is written, with the attributes that are asked."""
+    """Return the rule of a tag, given as markup with the used attributes only."""
     match = NAME.match(tag)
     name = match[1] if match else ""
     layout_mark = whitespace.PARAGRAPH if name in PARAGRAPHS else whitespace.LINE if name in LINES else ""
@@ -148,11 +151,11 @@ def _tag_rule(tag: str) -> TagRule:
             "sidebar" in attributes.get("class", "").split(),
             _boilerplate_level(name, attributes),
         )
-    return PLAIN_RULE if rule == PLAIN_RULE else rule  # one and the same, which is seen faster than what equals it
+    return PLAIN_RULE if rule == PLAIN_RULE else rule  # the same object, so that `is` replaces a comparison
 
 
 def _main_mark(name: str, attributes: Mapping[str, str]) -> str:
-    """What marks an element as the page's main content; "" if nothing does."""
+    """Return how an element is marked as the main content; "" if it is not."""
     if name in ("main", "article"):
         return name
     if attributes.get("role") == "main":
@@ -163,26 +166,29 @@ def _main_mark(name: str, attributes: Mapping[str, str]) -> str:
 
 
 def _boilerplate_level(name: str, attributes: Mapping[str, str]) -> int:
-    """Whether an element is, or names itself, something around the content."""
+    """Return how surely an element is boilerplate; 0 for content.
+
+    Judged by its tag, role, class and id.
+    """
     hidden = "hidden" in attributes or attributes.get("aria-hidden") == "true"
     if hidden or attributes.get("role") in DROPPED_ROLES or not DROPPED_CLASSES.isdisjoint(attributes.get("class", "").split()):
         return ALWAYS
     if name in FRAMES:
         return FRAME
     if name in CONTAINERS:
-        names = (
-            attributes.get("class", "") if name == "section" else f"{attributes.get('class', '')} {attributes.get('id', '')}"
-        )  # its id is its title
+        # The id of a section is its title, which says nothing about its role.
+        names = attributes.get("class", "") if name == "section" else f"{attributes.get('class', '')} {attributes.get('id', '')}"
         words = {word.lower() for word in WORDS.findall(names)}
         return UNLIKELY if not UNLIKELY_WORDS.isdisjoint(words) and LIKELY_WORDS.isdisjoint(words) else 0
     return 0
 
 
 def _layout_element(html: HtmlTokens, begin: int, max_level: int) -> str:
-    """Lay out the element that begins at `begin` without what is none of the content as surely as `around`."""
+    """Lay out the element at `begin` without boilerplate up to `max_level`."""
     words, tags, rules, _ = html
     parts = [words[begin + 1]]
-    preformatted_depth = code_depth = 0  # how many elements of either kind we are in, and where in `parts` the outermost began
+    preformatted_depth = code_depth = 0
+    # Index in `parts` at which the outermost such element begins, and the end of the current sidebar.
     preformatted_start = code_start = box_end = 0
     index, end = begin + 1, _element_end(tags, begin)
     while index < end:
@@ -195,12 +201,12 @@ def _layout_element(html: HtmlTokens, begin: int, max_level: int) -> str:
         else:
             text = words[index + 1]
             if rule.is_box and index >= box_end:
-                box_end = _element_end(tags, index)  # boxes within it are part of it: each would be read once more
+                box_end = _element_end(tags, index)  # nested sidebars are part of it; otherwise each would be scanned again
             if rule.preserves_spaces and not preformatted_depth:
                 last_index = _element_end(tags, index)
-                rule, rules[last_index] = rule._replace(kept=1), rules[last_index]._replace(kept=-1)
+                rule, rules[last_index] = rule._replace(preformatted_delta=1), rules[last_index]._replace(preformatted_delta=-1)
             elif rule.preformatted_delta > 0:
-                text = text.removeprefix("\n")  # right behind the tag it means nothing
+                text = text.removeprefix("\n")  # HTML ignores a newline right after the tag
             if rule.code_delta:
                 if not code_depth:
                     code_start = len(parts)
@@ -224,7 +230,7 @@ def _layout_element(html: HtmlTokens, begin: int, max_level: int) -> str:
 
 
 def _is_prose(html: HtmlTokens, begin: int) -> bool:
-    """Does the element that begins at `begin` hold text, and little of it in links?"""
+    """Return whether an element contains text, with at most a quarter in links."""
     link_chars = total_chars = depth = 0
     for index in range(begin, _element_end(html.tags, begin)):
         depth += html.tags[index].startswith("<a ") - (html.tags[index] == "</a>")
@@ -234,7 +240,7 @@ def _is_prose(html: HtmlTokens, begin: int) -> bool:
 
 
 def _unescape_xml(text: str) -> str:
-    """What XML writes otherwise, as it is meant."""
+    """Replace XML escapes by their characters."""
     text = text.replace("&lt;", "<").replace("&gt;", ">")
     if "&#" in text:
         text = CHARACTER.sub(lambda match: chr(int(match[1], 16)), text.replace("&#13;", "\r"))
@@ -242,7 +248,7 @@ def _unescape_xml(text: str) -> str:
 
 
 def _element_end(tags: list[str], begin: int) -> int:
-    """Where the element ends that begins at `begin`."""
+    """Return the index of the end tag of the element that begins at `begin`."""
     depth = 0
     for index in range(begin, len(tags)):
         tag = tags[index]

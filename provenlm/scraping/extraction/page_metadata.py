@@ -1,4 +1,4 @@
-"""A page's tree in; out, what it says about itself: title, language, date, licence, its canonical address, what robots may do."""
+"""Read the title, language, date, license and robots directives of a page."""
 
 import re
 from collections.abc import Iterator
@@ -19,18 +19,18 @@ ISO_DATE = re.compile(r"((?:19|20)\d\d)[-/.](\d\d)[-/.](\d\d)(?!\d)")
 
 @dataclass(frozen=True, slots=True)
 class PageMetadata:
-    """ "" stands for what the page does not say."""
+    """The metadata of one page; "" for a missing value."""
 
     title: str
     language: str
-    date: str  # of publication, ISO 8601, a day
-    license_url: str  # the address of the licence, as the page links to it
-    canonical_url: str  # its canonical address in ours
-    robots: frozenset[str]  # the words of its robots meta elements
+    date: str  # of publication, ISO 8601, without time
+    license_url: str  # target of rel="license"
+    canonical_url: str  # normalized target of rel="canonical"
+    robots: frozenset[str]  # directives of its robots meta elements
 
 
 def read_page_metadata(root: etree._Element, url: str) -> PageMetadata:
-    """What the page at `url`, whose tree begins at `root`, says of itself."""
+    """Read the metadata of the page at `url` from its tree."""
     title = next(root.iter("title"), None)
     language = (root.get("lang") or root.get("xml:lang") or "").strip()
     name = " ".join("".join(title.itertext()).split()) if title is not None else ""
@@ -50,7 +50,7 @@ def _href(links: list[etree._Element], relation: str, names: set[str], url: str)
 
 
 def _publication_dates(root: etree._Element, metas: list[etree._Element]) -> Iterator[str]:
-    """Days that the page gives as that of its publication, the most explicit first."""
+    """Yield candidate dates of publication, the most explicit first."""
     for tag in metas:
         name = (tag.get("property") or tag.get("name") or tag.get("itemprop") or "").lower()
         if name in DATE_PROPERTIES and (day := parse_date(tag.get("content", ""))):
@@ -67,7 +67,7 @@ def _publication_dates(root: etree._Element, metas: list[etree._Element]) -> Ite
 
 
 def parse_date(text: str) -> str:
-    """`2026-03-01` from `2026-03-01T12:00:00Z` or `2026/03/01`; "" for what is no day."""
+    """Parse a date such as `2026-03-01T12:00:00Z` or `2026/03/01`; "" if invalid."""
     match = ISO_DATE.match(text.strip())
     try:
         return date(int(match[1]), int(match[2]), int(match[3])).isoformat() if match else ""

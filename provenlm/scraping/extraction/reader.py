@@ -1,4 +1,4 @@
-"""A stored response in, what a crawl wants of it out: the text that becomes a record, the facts about it, the links to follow."""
+"""Extract the document of a response: its text, its metadata and its links."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,21 +14,22 @@ from provenlm.scraping.sources import feed
 
 @dataclass(frozen=True, slots=True)
 class ExtractedDocument:
-    """What a reader made of a response. `reason`: why it is no record, though there was one to read."""
+    """The document of a response. `reason` says why it is no record; "" if it is one."""
 
     content: bytes
     media_type: str
     metadata: Mapping[str, Any]
     links: tuple[str, ...]
-    reason: str = ""  # noindex: it asks not to be kept; listing: a feed, which only says where to look; empty; unreadable
-    canonical_url: str = ""  # the address that it gives itself, if it gives one
+    reason: str = ""  # noindex, listing (a feed: links only), empty or unreadable
+    canonical_url: str = ""  # the canonical URL that the page declares
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """How a domain reads responses: the media types it asks for, and `read(body, content type, address)`.
+    """How a domain extracts documents from responses.
 
-    What another `version` read is read again from the archive.
+    `extract_content(body, content_type, url)` accepts `media_types`. Documents of another `version` are extracted again
+    from the archive.
     """
 
     media_types: tuple[str, ...]
@@ -36,16 +37,19 @@ class Extractor:
     version: str
 
     def extract(self, body: bytes, content_type: str, url: str) -> ExtractedDocument:
-        """What `read` makes of it; where it cannot, whatever it raises, an unreadable page: no page may end a crawl."""
+        """Extract a document; its reason is `unreadable` if `extract_content` raises."""
         try:
             document = self.extract_content(body, content_type, url)
-        except Exception:  # a foreign page breaks a parser in ways that nobody lists
+        except Exception:  # no page may end a crawl, whatever its parser raises
             return ExtractedDocument(b"", "", {}, (), "unreadable")
-        return document if document.reason or document.content.strip() else replace(document, drop_reason="empty")
+        return document if document.reason or document.content.strip() else replace(document, reason="empty")
 
 
 def extract_text(body: bytes, content_type: str, url: str) -> ExtractedDocument:
-    """HTML becomes its main text; plain text and Markdown stay as they are; a feed is links alone. UTF-8, in the page's own normal form."""
+    """Extract the main text of HTML, plain text and Markdown, or the links of a feed.
+
+    The text is UTF-8; its Unicode normalization form is kept.
+    """
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type in feed.MEDIA_TYPES:
         return ExtractedDocument(b"", media_type, {}, tuple(dict.fromkeys(feed.feed_links(body, url))), "listing")
@@ -58,7 +62,7 @@ def extract_text(body: bytes, content_type: str, url: str) -> ExtractedDocument:
         ("title", about_page.title),
         ("lang", about_page.language),
         ("date", about_page.date),
-        ("licence", about_page.license_url),
+        ("license", about_page.license_url),
     )
     metadata_fields = {key: value for key, value in fields if value}
     return ExtractedDocument(
@@ -72,7 +76,7 @@ def extract_text(body: bytes, content_type: str, url: str) -> ExtractedDocument:
 
 
 def _extractor_version() -> str:
-    """Of all that decides what becomes of a response: our code and the parsers below it."""
+    """Hash the code and the parser versions that determine the extracted document."""
     modules = [Path(module.__file__ or "") for module in (page_metadata, charset, main_content, html, feed, whitespace, urls)]
     code_hash = hashing.sha256_files([*modules, Path(__file__)], Path(__file__).parents[1])
     return hashing.sha256_json([code_hash, *(metadata.version(name) for name in ("beautifulsoup4", "lxml"))])

@@ -1,4 +1,4 @@
-"""A record in, the domain that the user's own taxonomy gives it out."""
+"""Assign topics to records by URL patterns and keywords."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -9,29 +9,29 @@ from provenlm.core.records import Record
 
 @dataclass(frozen=True)
 class Topic:
-    """One domain: what is at such an address belongs to it; elsewhere what speaks of it most, in so many words."""
+    """One topic: its URL patterns and its keywords."""
 
     name: str
-    url_patterns: tuple[str, ...]  # regular expressions, searched in a record's source
-    keywords: tuple[str, ...]  # words or phrases, whatever their case
-    min_matches: int  # how often they must occur together
+    url_patterns: tuple[str, ...]  # regular expressions, searched in the source of a record
+    keywords: tuple[str, ...]  # words or phrases; case is ignored
+    min_matches: int  # minimum number of keyword occurrences
 
     def __post_init__(self) -> None:
         if not self.name or not (self.url_patterns or self.keywords):
-            raise ValueError("tag: name the domain, and addresses or words that tell it")
+            raise ValueError("name must not be empty, and url_patterns or keywords must be given")
         if self.min_matches < 1:
-            raise ValueError("least: at least 1")
+            raise ValueError(f"min_matches must be >= 1, got {self.min_matches}")
         for pattern in self.url_patterns:
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise ValueError(f"addresses: {pattern!r} is not a regular expression: {error}") from None
+                raise ValueError(f"url_patterns must be regular expressions, got {pattern!r}: {error}") from None
 
 
 def make_tagger(topics: Sequence[Topic]) -> Callable[[Record], str]:
-    """The tag of a record: of the first domain that knows its address, else of the one whose words it says most often (ties: the first).
+    """Return a function that gives the topic of a record; "" if none applies.
 
-    "" where no domain knows it.
+    The first topic with a matching URL pattern wins, otherwise the topic with the most keyword matches (the first one on a tie).
     """
     url_patterns = [(topic.name, [re.compile(pattern) for pattern in topic.url_patterns]) for topic in topics]
     keyword_patterns = [(topic, _any_keyword(topic.keywords)) for topic in topics if topic.keywords]

@@ -1,31 +1,34 @@
-"""Text with marks in it for where its blocks begin and end in; out, laid-out text: blanks run together as in a browser, code kept to the byte."""
+"""Collapse whitespace as a browser does, and keep the whitespace of code.
+
+The input contains marks at which its blocks begin and end.
+"""
 
 import re
 from functools import lru_cache
 
-PARAGRAPH, LINE, BREAK, CELL, ITEM = "\x01\x02\x03\x04\x05"  # what follows is set off so; BREAK: one line break more
-PREFORMATTED_MARKS = "\x0e\x0f\x10"  # a blank, a line break and a tab of preformatted text
+PARAGRAPH, LINE, BREAK, CELL, ITEM = "\x01\x02\x03\x04\x05"  # separators before the following text; BREAK adds one line break
+PREFORMATTED_MARKS = "\x0e\x0f\x10"  # space, line break and tab of preformatted text
 SPACE_RUN = re.compile("  +")
 ITEM_RUN = re.compile("\x05[ \x01\x02]*")
 MARK_RUN = re.compile("([\x01-\x04](?:[ \u00a0]*[\x01-\x04])* *)")
 
 
 def strip_marks(text: str) -> str:
-    """Text of a page, in which a mark of ours would be a forgery: U+FFFD stands for it."""
+    """Replace marks that occur in the text of a page by U+FFFD."""
     for mark in (PARAGRAPH, LINE, BREAK, CELL, ITEM, *PREFORMATTED_MARKS):
         text = text.replace(mark, "\ufffd")
     return text
 
 
 def verbatim(text: str) -> str:
-    """Text to keep as it is."""
+    """Encode the whitespace of preformatted text so that `layout_text` keeps it."""
     return text.replace("\u00a0", " ").replace(" ", "\x0e").replace("\n", "\x0f").replace("\t", "\x10")
 
 
 def layout_text(text: str) -> str:
-    """`text` with its blanks and marks made blanks and line breaks.
+    """Turn marks into line breaks and collapse the other whitespace.
 
-    A no-break space is a blank that is meant (pydoc indents with them): it is kept, even at the start of a line.
+    A no-break space is kept as a space, even at the start of a line: pydoc indents with them.
     """
     for blank in "\t\n\r\f":
         text = text.replace(blank, " ")
@@ -38,7 +41,7 @@ def layout_text(text: str) -> str:
 
 @lru_cache(maxsize=1 << 12)
 def _separator(run: str) -> str:
-    """What a run of marks comes to: at most one empty line, or the bar between two cells; an empty cell before it was for the eye."""
+    """Return the separator of a run of marks: line breaks, or a bar between cells."""
     breaks = 0
     for mark in run:
         breaks = min(2, max(breaks, 2 if mark == PARAGRAPH else mark == LINE, breaks + 1 if mark == BREAK else 0))

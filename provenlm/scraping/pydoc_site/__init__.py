@@ -1,4 +1,4 @@
-"""The embedded site: pydoc's pages of the standard library and of installed packages, served over loopback HTTP by a child process.
+"""Serve the pydoc pages of installed packages over loopback HTTP.
 
-`site` is the parent's side. Everything else runs in the child and imports the standard library alone.
+`site` runs in the parent process. Everything else runs in the child process and imports the standard library only.
 """

@@ -1,4 +1,4 @@
-"""Keeps a documented module from acting while it is imported and rendered: no network, no process, no file written, nothing printed."""
+"""Block the side effects of imported modules: network, processes and writes."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 def install_audit_hook() -> None:
-    """Forbid, for the rest of this process, every audited event by which Python code acts on the world (PEP 578)."""
+    """Forbid audited events with external side effects in this process (PEP 578)."""
     sys.addaudithook(_refuse)
 
 
@@ -31,12 +31,15 @@ def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 class UnexpectedOutputError(Exception):
-    """A module wrote to standard output while it was imported."""
+    """Report a module that wrote to standard output while it was imported."""
 
 
 @contextlib.contextmanager
 def guarded(seconds: float) -> Iterator[None]:
-    """Run the block with standard output caught and a limit of time. PrintedError or TimeoutError if it does not behave."""
+    """Run the block with captured standard output and a time limit.
+
+    Raises UnexpectedOutputError or TimeoutError.
+    """
     output = io.StringIO()
     is_main_thread = threading.current_thread() is threading.main_thread()
     if is_main_thread:
@@ -49,8 +52,8 @@ def guarded(seconds: float) -> Iterator[None]:
         if is_main_thread:
             signal.setitimer(signal.ITIMER_REAL, 0)
     if output.getvalue():
-        raise UnexpectedOutputError("it prints when it is imported")
+        raise UnexpectedOutputError("the module prints when it is imported")
 
 
 def _raise_timeout(number: int, frame: FrameType | None) -> None:
-    raise TimeoutError("it takes too long")
+    raise TimeoutError("the module takes too long")

@@ -1,4 +1,4 @@
-"""A package's name in, the modules that the site shows of it out, found without importing any but the packages on the way."""
+"""List the documented modules of a package; only parent packages are imported."""
 
 import importlib
 import importlib.util
@@ -8,29 +8,29 @@ import sys
 from collections.abc import Iterator
 
 STDLIB = "stdlib"
-TOPICS = "pydoc_data.topics"  # the language reference by topic: pages of prose rather than a module's page
+TOPICS = "pydoc_data.topics"  # the topics of the language reference
 
-# Modules that act when they are imported, or want a display, a terminal or a file of their own. The site links to them and its
-# robots.txt forbids them, so that a crawl's table says why they are missing.
+# Modules with side effects at import, or that need a display, a terminal or a file. The site links to them and its robots.txt
+# forbids them, so that the table of a crawl says why they are missing.
 SIDE_EFFECT_MODULES = {
     "antigravity": "opens a browser",
     "this": "prints",
-    "idlelib": "is a program with windows",
-    "tkinter": "wants a display library that may be missing",
-    "turtle": "wants a display library that may be missing",
+    "idlelib": "is a graphical program",
+    "tkinter": "needs a display library that may be missing",
+    "turtle": "needs a display library that may be missing",
     "turtledemo": "opens windows",
     "lib2to3": "unpickles and writes its grammars",
     "ensurepip": "installs a package",
     "test": "runs tests",
 }
-# Private modules, tests, set-up programs and the interpreter's examples of extension modules say nothing to a reader.
+# Private modules, tests, setup programs and the example extension modules of the interpreter are not documented.
 HIDDEN_NAME = re.compile(r"_.*|setup|xx.*|tests?|testing|conftest|test_.*|.*_tests?|vendored|_?vendor")
 
 
 def list_modules(package: str) -> list[str]:
-    """Names of the modules shown of `package` (an import name, or `stdlib`), in the order of the site.
+    """Return the documented modules of a package in site order.
 
-    ModuleNotFoundError if there is no such package here.
+    `package` is an import name, or `stdlib`. Raises ModuleNotFoundError if it is not installed.
     """
     roots = _stdlib_modules() if package == STDLIB else [package]
     return [name for root in roots for name in _walk_package(root)]
@@ -40,11 +40,16 @@ def _stdlib_modules() -> list[str]:
     visible_names = [
         name for name in sorted(sys.stdlib_module_names) if name not in SIDE_EFFECT_MODULES and not HIDDEN_NAME.fullmatch(name)
     ]
-    return [name for name in visible_names if importlib.util.find_spec(name) is not None]  # some exist on other systems only
+    return [
+        name for name in visible_names if importlib.util.find_spec(name) is not None
+    ]  # some exist on other operating systems only
 
 
 def _walk_package(name: str) -> Iterator[str]:
-    """`name` and, where it is a package, what is shown below it. A package that cannot be imported has nothing below it."""
+    """Yield `name` and its documented submodules.
+
+    A package that cannot be imported has none.
+    """
     spec = importlib.util.find_spec(name)
     if spec is None:
         raise ModuleNotFoundError(f"no package {name!r} is installed")
@@ -59,5 +64,5 @@ def _walk_package(name: str) -> Iterator[str]:
         else:
             try:
                 yield from _walk_package(f"{name}.{module_info.name}")
-            except Exception:  # raised by the package's own code: its page will say so
+            except Exception:  # raised by the code of the package: its page will say so
                 yield f"{name}.{module_info.name}"

@@ -1,4 +1,4 @@
-"""A module in, pydoc's HTML page of it out, the same on every machine: without paths, addresses, or the state of this process."""
+"""Render the pydoc page of a module without details of the machine."""
 
 import html
 import inspect
@@ -10,7 +10,7 @@ import sysconfig
 from types import ModuleType
 from typing import Any
 
-# Their data are facts about a machine, not about Python: names and types are shown, values are not.
+# The data of these modules describe a machine: their names and types are shown, their values are not.
 MACHINE_MODULES = {"builtins", "os", "posixpath", "platform", "posix", "site", "sys", "sysconfig", "time", "locale", "tempfile"}
 PLAIN_TYPES = (int, float, complex, bool, str, bytes, type(None))
 EXTRA_CELL = re.compile(r'<td class="extra">.*?</td>', re.DOTALL)  # index, path of the file, link to a reference
@@ -19,50 +19,55 @@ LINK = re.compile(r'<a href="([^"#:/]*)\.html(#[^"]*)?"([^>]*)>(.*?)</a>', re.DO
 
 
 class PydocRenderer(pydoc.HTMLDoc):
-    """pydoc's renderer, in two points quieter: a class shows its own members only, and data show their value only if it is plain."""
+    """The pydoc renderer; it shows the value of data only if it is a literal."""
 
     def docmodule(self, object: Any, name: str | None = None, mod: str | None = None, *ignored: Any) -> str:  # noqa: A002
+        """Render a module and remember its name for `docother`."""
         self.module = object.__name__
         return super().docmodule(object, name, mod, *ignored)
 
     def docother(self, object: Any, name: str | None = None, mod: Any = None, *ignored: Any) -> str:  # noqa: A002
+        """Render a value, or its type unless it is a plain literal."""
         display = self.repr(object) if self.module not in MACHINE_MODULES and _is_plain(object) else html.escape(_type_name(object))
         return f"<strong>{name}</strong> = {display}" if name else display
 
 
 def defined_members(cls: type) -> list[tuple[str, str, type, Any]]:
-    """What pydoc shows of a class: what it defines itself. Inherited members stand on the page of the class that defines them."""
+    """Return the members that a class defines itself, without inherited ones."""
     return [
         item for item in _classify_attributes(cls) if item[2] is cls and item[0] not in ("__dict__", "__weakref__", "__module__")
     ]
 
 
 _classify_attributes = pydoc.classify_class_attrs
-setattr(pydoc, "classify_class_attrs", defined_members)  # noqa: B010 the one place where pydoc asks for them
+setattr(pydoc, "classify_class_attrs", defined_members)  # noqa: B010 pydoc reads the members through this function
 
 
 def render_module(module: ModuleType, urls: dict[str, str]) -> str:
-    """The page of `module`. `urls` are the pages there are, by module: a link to any other becomes its text."""
+    """Render the page of a module.
+
+    Links to modules that are not in `urls` become text.
+    """
     renderer = PydocRenderer()
-    raw = renderer.page(pydoc.describe(module), renderer.document(module)).replace("-&amp;gt;", "-&gt;")  # pydoc escapes it twice
+    raw = renderer.page(pydoc.describe(module), renderer.document(module)).replace("-&amp;gt;", "-&gt;")  # pydoc escapes this twice
     return strip_machine_details(LINK.sub(lambda link: _replace_link(link, urls), EXTRA_CELL.sub("", raw)))
 
 
 def render_topic(name: str, text: str) -> str:
-    """A topic of the language reference, which pydoc keeps as laid-out text."""
+    """Render a topic of the language reference."""
     title = f"Python: topic {html.escape(name)}"
     return f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title></head><body><pre>\n{html.escape(text)}</pre></body></html>\n'
 
 
 def strip_machine_details(text: str) -> str:
-    """`text` without memory addresses and without the folders that this interpreter lives in."""
+    """Remove memory addresses and the folders of this interpreter from `text`."""
     for folder, name in MACHINE_FOLDERS:
         text = text.replace(folder, name)
     return MEMORY_ADDRESS.sub("", text)
 
 
 def _machine_folders() -> list[tuple[str, str]]:
-    """Folders of this interpreter, each with the name that pages give it, a folder before the one that holds it."""
+    """Return the folders of this interpreter with replacements, longest first."""
     paths = sysconfig.get_paths()
     names = dict.fromkeys([*sys.path, *site.getsitepackages(), paths["purelib"], paths["platlib"]], "site-packages")
     names |= {paths["stdlib"]: "lib/python", paths["platstdlib"]: "lib/python", site.getuserbase(): "user"}
@@ -91,5 +96,5 @@ def _replace_link(link: re.Match[str], urls: dict[str, str]) -> str:
 
 
 def summary(module: ModuleType) -> str:
-    """The first line of a module's documentation."""
+    """Return the first line of the documentation of a module."""
     return (inspect.getdoc(module) or "").partition("\n")[0].strip()

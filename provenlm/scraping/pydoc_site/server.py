@@ -1,6 +1,6 @@
-"""The child process: package names in on the command line, a port out on standard output, then their pages over loopback HTTP.
+"""Run the child process that renders and serves pydoc pages over loopback HTTP.
 
-It ends when its standard input does, that is, with its parent.
+Its arguments are package names; it prints its port and exits when its standard input closes, that is, with its parent.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ PAGE_SECONDS = 20.0
 
 @dataclass
 class PydocPage:
-    """One page; `ready` is set when `status` and `body` are known."""
+    """One page; `rendered` is set when `status` and `body` are final."""
 
     status: int = 200
     body: bytes = b""
@@ -34,15 +34,20 @@ class PydocPage:
 
     @property
     def etag(self) -> str:
+        """Return the entity tag, a hash of the body."""
         return f'"{hashlib.sha256(self.body).hexdigest()[:32]}"'
 
     def publish(self, body: str, status: int = 200, last_modified: float = 0) -> None:
+        """Set the final content of the page."""
         self.body, self.status, self.last_modified = body.encode("utf-8", "replace"), status, int(last_modified)
         self.rendered.set()
 
 
 class PydocSite:
-    """The pages by path. Lists are ready at once; a module's page when `render_all` has come to it."""
+    """The pages by path.
+
+    Index pages are final at once, module pages after `render_all`.
+    """
 
     def __init__(self, packages: list[str]) -> None:
         self.module_names = {package: modules.list_modules(package) for package in packages}
@@ -83,7 +88,10 @@ class PydocSite:
         return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body><ul>\n{items}</ul></body></html>\n'
 
     def render_all(self) -> None:
-        """Import every listed module, then render page by page. What fails is a page that is not there, with the reason."""
+        """Import and render every module.
+
+        A module that fails gets status 404 and the reason.
+        """
         imported = {name: _import_module(name) for names in self.module_names.values() for name in names}
         for name, module in imported.items():
             page = self.pages[self.urls[name]]
@@ -100,7 +108,7 @@ class PydocSite:
 
 
 def _import_module(name: str) -> Any:
-    """The module, or what went wrong: whatever a foreign module raises, `SystemExit` too, must not end the site."""
+    """Import a module, or return the exception that it raises, also SystemExit."""
     try:
         with guard.guarded(IMPORT_SECONDS):
             return importlib.import_module(name)
@@ -117,14 +125,15 @@ class PydocHandler(BaseHTTPRequestHandler):
     """GET and HEAD with ETag, Last-Modified and 304 (RFC 9110, section 13)."""
 
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else the body waits for the header's acknowledgement
+    disable_nagle_algorithm = True  # otherwise the body waits for the acknowledgement of the header
     site: PydocSite
 
     def do_GET(self) -> None:
+        """Answer GET and HEAD once the page is rendered."""
         page = self.site.pages.get(self.path)
         if page is None:
             page = PydocPage()
-            page.publish("there is no such page\n", 404)
+            page.publish("no such page\n", 404)
         page.rendered.wait()
         not_modified = page.status == 200 and self._client_has(page)
         self.send_response(304 if not_modified else page.status)
@@ -142,7 +151,7 @@ class PydocHandler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def _client_has(self, page: PydocPage) -> bool:
-        """Does the client hold this version? If-None-Match decides alone where it is given."""
+        """Return whether the client has this version; If-None-Match takes precedence."""
         if (tags := self.headers.get("If-None-Match")) is not None:
             return page.etag in tags
         since = self.headers.get("If-Modified-Since")
@@ -152,7 +161,7 @@ class PydocHandler(BaseHTTPRequestHandler):
             return False
 
     def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002
-        """Quiet: the crawler keeps the log."""
+        """Log nothing: the crawler keeps a log."""
 
 
 def _exit_with_parent(parent_fd: int) -> None:
@@ -162,11 +171,14 @@ def _exit_with_parent(parent_fd: int) -> None:
 
 
 def main(packages: list[str]) -> None:
-    """Serve until standard input ends. The first line on standard output is JSON: a port, or an error."""
-    os.environ.pop("PYTHONPATH", None)  # pages show the environment, and this alone of it is a path
+    """Serve until standard input ends.
+
+    The first line on standard output is JSON: a port, or an error.
+    """
+    os.environ.pop("PYTHONPATH", None)  # pages show the environment, and this variable contains a path
     parent_fd, report_fd = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):  # what an imported module reads or prints, below Python too, goes nowhere
+    for number in (0, 1, 2):  # imported modules read and print nothing, even from C code
         os.dup2(null, number)
     threading.Thread(target=_exit_with_parent, args=(parent_fd,), daemon=True).start()
     server = ThreadingHTTPServer(("127.0.0.1", 0), PydocHandler)
@@ -181,7 +193,7 @@ def main(packages: list[str]) -> None:
     os.close(report_fd)
     if "port" in message:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        PydocHandler.site.render_all()  # in the main thread: only there can a limit of time interrupt
+        PydocHandler.site.render_all()  # in the main thread: only there can a signal interrupt
         threading.Event().wait()
 
 

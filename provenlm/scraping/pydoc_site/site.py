@@ -1,4 +1,4 @@
-"""Package names in, a running documentation site out: the parent's side of the child process that renders and serves it."""
+"""Start and stop the child process that serves pydoc pages."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError
 
 HOST = "pydoc.localhost"
 SCHEME = "pydoc:"
@@ -16,15 +16,19 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def start_url(start: str) -> str:
-    """The address of `pydoc:NAME`: it names no port, so that addresses and records are the same in every run."""
+    """Return the URL of `pydoc:NAME`.
+
+    It has no port, so that URLs and records are the same in every run.
+    """
     return f"http://{HOST}/{start.removeprefix(SCHEME)}/"
 
 
 @contextmanager
 def serve(packages: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """The loopback address and port at which the site answers while the block runs. ProvenlmError for a package that is not installed.
+    """Serve the pages of `packages` while the block runs.
 
-    The environment is fixed and nearly empty: what it holds must reach no page, and sets print in one order.
+    Yields the loopback address and port. The environment of the child process is fixed and nearly empty: it must not reach
+    any page, and sets must print in one order. Raises ConfigError for a package that is not installed.
     """
     environment = {
         "PYTHONPATH": str(ROOT),
@@ -42,9 +46,9 @@ def serve(packages: Sequence[str]) -> Iterator[tuple[str, int]]:
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd="/")
     try:
         assert child.stdout is not None
-        message = json.loads(child.stdout.readline() or '{"error": "the documentation server ended at once"}')
+        message = json.loads(child.stdout.readline() or '{"error": "the documentation server exited at startup"}')
         if "error" in message:
-            raise ProvenlmError(f"start: {message['error']}")
+            raise ConfigError(f"start_urls: {message['error']}")
         yield "127.0.0.1", message["port"]
     finally:
         child.kill()

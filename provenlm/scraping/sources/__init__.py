@@ -1,1 +1,1 @@
-"""sources."""
+"""Read sources: folders, git repositories, tables, WARC files and feeds."""

@@ -1,4 +1,4 @@
-"""A feed in (RSS 0.9 to 2.0, Atom), the addresses of its entries out."""
+"""Read the links of a feed (RSS 0.9 to 2.0, Atom)."""
 
 import io
 from collections.abc import Iterator
@@ -13,7 +13,10 @@ ENTRY_NAMES = ("item", "entry")
 
 
 def feed_links(body: bytes, url: str) -> Iterator[str]:
-    """Canonical addresses of what the feed at `url` lists, up to the first thing that is not a feed. No entity is ever resolved."""
+    """Yield the normalized URLs of the entries of a feed.
+
+    Stops at malformed markup. Entities are never resolved.
+    """
     count = 0
     try:
         events = etree.iterparse(
@@ -33,7 +36,7 @@ def feed_links(body: bytes, url: str) -> Iterator[str]:
 
 
 def _link(entry: etree._Element) -> str:
-    """Where an entry leads: RSS writes it as text, Atom as an attribute, and a permanent guid may stand for it."""
+    """Return the URL of an entry: a link of RSS or Atom, or a permanent guid."""
     guid = ""
     for child in entry:
         name = etree.QName(child).localname if isinstance(child.tag, str) else ""

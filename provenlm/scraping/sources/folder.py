@@ -1,4 +1,4 @@
-"""A folder of files in, what became of each out."""
+"""Read the files of a local folder."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError
 from provenlm.core.records import FetchResult, Record
 from provenlm.scraping.extraction import files, licenses
 from provenlm.scraping.extraction.reader import ExtractedDocument
@@ -14,20 +14,26 @@ from provenlm.scraping.extraction.reader import ExtractedDocument
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Files below a folder of this machine: Markdown, reStructuredText, HTML, plain text, code; PDF with the extra `[pdf]`."""
+    """The files of a local folder.
+
+    Markdown, reStructuredText, HTML, plain text and code; PDF with the extra `[pdf]`.
+    """
 
     kind: Literal["folder"]
     path: str
-    include: tuple[str, ...]  # path patterns below `at`, such as "**/*.md"; none: all files
+    include: tuple[str, ...]  # patterns relative to `path`, such as "**/*.md"; empty: all files
     exclude: tuple[str, ...]
-    license: str | None  # null: what the files say, or a LICENSE beside them
+    license: str | None  # null: from the SPDX header of a file, or from a LICENSE file in the folder
 
 
 def fetch_folder(source: FolderSource, max_bytes: int) -> Iterator[FetchResult]:
-    """Every file, in the order of their paths; links are not followed. `limit`: bytes of a file. ProvenlmError if there is no such folder."""
+    """Yield the result of every file in path order; symbolic links are not followed.
+
+    Raises ConfigError if the folder does not exist.
+    """
     root = Path(source.path)
     if not root.is_dir():
-        raise ProvenlmError(f"at: {source.path!r} is no folder here")
+        raise ConfigError(f"path must be an existing folder, got {source.path!r}")
     license_id = source.license or next(
         filter(None, (_license_of_file(root / name) for name in sorted(licenses.LICENSE_FILES))), ""
     )
@@ -43,7 +49,7 @@ def _license_of_file(path: Path) -> str:
 
 
 def _read_file(path: Path, name: str, source: FolderSource, max_bytes: int) -> bytes | str:
-    """What the file holds, or why it is not read."""
+    """Read a file; return the reason instead if it is skipped."""
     if reason := files.skip_reason(name, source.include, source.exclude):
         return reason
     if path.is_symlink() or not path.is_file():
@@ -55,11 +61,14 @@ def _read_file(path: Path, name: str, source: FolderSource, max_bytes: int) -> b
 
 
 def classify_file(url: str, name: str, body: bytes | str, site: str, license_id: str, **metadata: str) -> FetchResult:
-    """What becomes of the file `name` with `body`, or of one that was left alone for a reason."""
+    """Return the result of one file.
+
+    `body` is its content, or the reason why it was skipped.
+    """
     document = files.extract_file(name, body) if isinstance(body, bytes) else body
     size, fetched_at = (len(body), datetime.now(UTC).isoformat(timespec="seconds")) if isinstance(body, bytes) else (0, "")
     if isinstance(document, ExtractedDocument) and not document.reason and document.content.strip():
-        record_metadata = {"site": site, **({"licence": license_id} if license_id else {}), **metadata, **document.metadata}
+        record_metadata = {"site": site, **({"license": license_id} if license_id else {}), **metadata, **document.metadata}
         return FetchResult(
             url,
             "record",
@@ -72,5 +81,5 @@ def classify_file(url: str, name: str, body: bytes | str, site: str, license_id:
             fetched_at,
         )
     reason = document if isinstance(document, str) else document.reason or "empty"
-    state: Literal["refused", "failed"] = "failed" if reason in ("unreadable", "no-access", "pdf-damaged") else "refused"
+    state: Literal["skipped", "failed"] = "failed" if reason in ("unreadable", "no-access", "pdf-damaged") else "skipped"
     return FetchResult(url, state, reason, None, size, 0, 0.0, None)

@@ -1,4 +1,7 @@
-"""A git repository in, what became of each of its files out. Nothing is ever checked out: no filter runs, no link is followed."""
+"""Read the files of a git commit without a checkout.
+
+No filter runs, no link is followed.
+"""
 
 import os
 import subprocess
@@ -9,13 +12,12 @@ from pathlib import Path
 from typing import Literal
 
 from provenlm.core import hashing
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError, DataError
 from provenlm.core.records import FetchResult
-from provenlm.scraping.extraction import files as documents
-from provenlm.scraping.extraction import licenses
+from provenlm.scraping.extraction import files, licenses
 from provenlm.scraping.sources.folder import classify_file
 
-# What a repository or its server may make our git do: nothing but send objects, and not too slowly.
+# The repository and its server may only send objects, at a minimum speed.
 GIT_CONFIG = (
     "protocol.ext.allow=never",
     "core.hooksPath=/dev/null",
@@ -28,22 +30,27 @@ LINK_MODE, FILE_TYPE = "120000", "blob"
 
 @dataclass(frozen=True)
 class GitSource:
-    """The files of one commit of a repository, by the git program."""
+    """The files of one commit of a repository; needs the git program."""
 
     kind: Literal["git"]
-    url: str  # an address that git can fetch from, or a folder of this machine
-    ref: str  # a branch, tag or commit; HEAD: the default branch
-    include: tuple[str, ...]  # path patterns, such as "docs/**/*.md"; none: all files
+    url: str  # a URL that git can fetch from, or a local folder
+    ref: str  # branch, tag or commit; HEAD: the default branch
+    include: tuple[str, ...]  # path patterns, such as "docs/**/*.md"; empty: all files
     exclude: tuple[str, ...]
-    license: str | None  # null: what the files say, or the LICENSE of the repository
+    license: str | None  # null: from the SPDX header of a file, or from the LICENSE of the repository
 
     def __post_init__(self) -> None:
-        if not self.url or not self.ref or self.url.startswith("-") or self.ref.startswith("-"):
-            raise ValueError("at and ref: name a repository and a branch, tag or commit")
+        if not self.url or self.url.startswith("-"):
+            raise ValueError(f"url must be the URL or folder of a repository, got {self.url!r}")
+        if not self.ref or self.ref.startswith("-"):
+            raise ValueError(f"ref must be a branch, tag or commit, got {self.ref!r}")
 
 
 def fetch_git(source: GitSource, state_dir: Path, max_bytes: int, from_cache: bool) -> Iterator[FetchResult]:
-    """Every file in the order of git's tree. `state` keeps what was fetched, so that the next time only what is new is sent."""
+    """Yield the result of every file of a commit in tree order.
+
+    `state_dir` keeps the objects, so that later only new ones are fetched.
+    """
     folder = Path(source.url) if Path(source.url).is_dir() else state_dir / f"{hashing.sha256_bytes(source.url.encode())[:16]}.git"
     ref = source.ref if folder == Path(source.url) else "refs/provenlm/head"
     if folder != Path(source.url) and not (from_cache and (folder / "HEAD").exists()):
@@ -63,7 +70,7 @@ def fetch_git(source: GitSource, state_dir: Path, max_bytes: int, from_cache: bo
         )
         license_id = source.license or next(filter(None, map(licenses.license_from_text, texts)), "")
         for path, mode, object_type, blob, size in tree_entries:
-            reason = documents.skip_reason(path, source.include, source.exclude) or _skip_reason(mode, object_type, size, max_bytes)
+            reason = files.skip_reason(path, source.include, source.exclude) or _skip_reason(mode, object_type, size, max_bytes)
             yield classify_file(f"{source.url}#{path}", path, reason or objects.read(blob), source.url, license_id, blob=blob)
 
 
@@ -74,7 +81,7 @@ def _skip_reason(mode: str, object_type: str, size: str, max_bytes: int) -> str:
 
 
 def _fetch_commit(source: GitSource, folder: Path) -> None:
-    """Fetch the one commit, without history. What a killed fetch locked is unlocked: nobody else works here."""
+    """Fetch one commit without history; remove lock files of a killed fetch first."""
     if not (folder / "HEAD").exists():
         folder.mkdir(parents=True, exist_ok=True)
         _run_git(folder, "init", "--quiet", "--bare")
@@ -94,21 +101,24 @@ def _git_environment() -> dict[str, str]:
 
 
 def _run_git(folder: Path, *words: str) -> bytes:
-    """What git says. ProvenlmError with its last line if it does not succeed."""
+    """Run git and return its output.
+
+    Raises DataError with the last line of stderr if it fails.
+    """
     try:
         completed = subprocess.run(
             _git_command(folder, *words), env=_git_environment(), stdin=subprocess.DEVNULL, capture_output=True, check=False
         )
     except FileNotFoundError:
-        raise ProvenlmError("a git source needs the git program") from None
+        raise ConfigError("kind: a git source needs the git program, which is not installed") from None
     if completed.returncode:
         messages = completed.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise ProvenlmError(f"at: git {words[0]}: {messages[-1] if messages else f'ended with {completed.returncode}'}")
+        raise DataError(f"url: git {words[0]}: {messages[-1] if messages else f'exit status {completed.returncode}'}")
     return completed.stdout
 
 
 class _ObjectReader:
-    """The contents of a repository by their ids, from one process."""
+    """Reads objects of a repository through one `git cat-file` process."""
 
     def __init__(self, folder: Path) -> None:
         self.process = subprocess.Popen(
@@ -124,11 +134,11 @@ class _ObjectReader:
             self.process.communicate()
 
     def read(self, blob: str) -> bytes:
-        """ProvenlmError where the object is not there: the repository is damaged."""
+        """Read one object. Raises DataError if it is missing: the repository is damaged."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(f"{blob}\n".encode())
         self.process.stdin.flush()
         header = self.process.stdout.readline().split()
         if len(header) != 3:
-            raise ProvenlmError(f"at: object {blob} is missing or damaged in the repository")
+            raise DataError(f"url: object {blob} is missing or damaged in the repository")
         return self.process.stdout.read(int(header[2]) + 1)[:-1]

@@ -1,4 +1,4 @@
-"""WARC files in, what became of each response out. A broken record is named, and the next one is found behind it."""
+"""Read the responses of WARC files; continue after a damaged record."""
 
 import io
 import mmap
@@ -20,22 +20,25 @@ from provenlm.scraping.extraction.reader import Extractor
 from provenlm.scraping.sources.tables import expand_globs
 
 GZIP_MAGIC, WARC_MAGIC = b"\x1f\x8b\x08", b"WARC/1."
-MAX_HEADER_BYTES = 1 << 16  # bytes a record's own headers may take
+MAX_HEADER_BYTES = 1 << 16  # of one record
 CHUNK_BYTES = 1 << 16
 PARSE_ERRORS = (ArchiveLoadFailed, zlib.error, EOFError, ValueError, KeyError, AttributeError, OSError)
 
 
 @dataclass(frozen=True)
 class WarcSource:
-    """The responses of WARC files, compressed record by record or not at all."""
+    """The responses of WARC files, compressed per record or uncompressed."""
 
     kind: Literal["warc"]
-    files: tuple[str, ...]  # paths or patterns
-    license: str | None  # null: what the pages say
+    files: tuple[str, ...]  # paths or glob patterns
+    license: str | None  # null: from the metadata of the pages
 
 
 def fetch_warc(source: WarcSource, extractor: Extractor, max_bytes: int) -> Iterator[FetchResult]:
-    """Every response, file by file; of one address the first. `limit`: decoded bytes of a page."""
+    """Yield the result of every response, file by file.
+
+    `max_bytes` limits the decoded bytes of a page.
+    """
     for name in expand_globs(source.files):
         with Path(name).open("rb") as file:
             if Path(name).stat().st_size == 0:
@@ -46,7 +49,10 @@ def fetch_warc(source: WarcSource, extractor: Extractor, max_bytes: int) -> Iter
 
 
 def iter_warc_records(data: mmap.mmap | bytes, max_bytes: int) -> Iterator[tuple[int, bytes | str]]:
-    """Where each record begins and its bytes, unpacked; or why there are none: damaged, too-large."""
+    """Yield the offset of each record and its decompressed bytes, or a reason.
+
+    The reasons are damaged and too-large.
+    """
     offset = 0
     while offset < len(data):
         if data[offset : offset + 3] == GZIP_MAGIC:
@@ -60,7 +66,10 @@ def iter_warc_records(data: mmap.mmap | bytes, max_bytes: int) -> Iterator[tuple
 
 
 def _next_record(data: mmap.mmap | bytes, start: int) -> int:
-    """Where, from `start` on, something begins that is a record by its first bytes."""
+    """Return the offset, from `start` on, at which a record begins.
+
+    Judged by its first bytes.
+    """
     while start < len(data):
         candidates = [position for position in (data.find(GZIP_MAGIC, start), data.find(WARC_MAGIC, start)) if position >= 0]
         if not candidates:
@@ -74,7 +83,10 @@ def _next_record(data: mmap.mmap | bytes, start: int) -> int:
 
 
 def _read_gzip_record(data: mmap.mmap | bytes, offset: int, max_bytes: int) -> tuple[bytes | str, int]:
-    """One gzip member and where it ends; 0 where that cannot be known. At most `limit` bytes of it are held."""
+    """Decompress one gzip member; return it and the offset of its end.
+
+    At most `max_bytes` are held. The offset is 0 if the end is unknown.
+    """
     unpacker, content, size = zlib.decompressobj(31), bytearray(), 0
     position = offset
     try:
@@ -86,7 +98,7 @@ def _read_gzip_record(data: mmap.mmap | bytes, offset: int, max_bytes: int) -> t
                 chunk = unpacker.unconsumed_tail
                 size += len(chunk_content)
                 content += chunk_content if size <= max_bytes else b""
-                if size > max_bytes and max_bytes < CHUNK_BYTES:  # only a look at its beginning was wanted
+                if size > max_bytes and max_bytes < CHUNK_BYTES:  # called for the first bytes only
                     return "too-large" if chunk_content.startswith(WARC_MAGIC) else "damaged", 0
     except zlib.error:
         return "damaged", 0
@@ -96,7 +108,10 @@ def _read_gzip_record(data: mmap.mmap | bytes, offset: int, max_bytes: int) -> t
 
 
 def _read_plain_record(data: mmap.mmap | bytes, offset: int, max_bytes: int) -> tuple[bytes | str, int]:
-    """One record that is not compressed and where it ends, by its own Content-Length."""
+    """Read one uncompressed record; return it and the offset of its end.
+
+    The end follows from its Content-Length.
+    """
     head = data[offset : offset + MAX_HEADER_BYTES].partition(b"\r\n\r\n")[0]
     lengths = [line.partition(b":")[2].strip() for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
     if len(lengths) != 1 or not lengths[0].isdigit():
@@ -110,9 +125,9 @@ def _read_plain_record(data: mmap.mmap | bytes, offset: int, max_bytes: int) -> 
 def _record_results(
     location: str, raw: bytes | str, site: str, source: WarcSource, extractor: Extractor, max_bytes: int
 ) -> Iterator[FetchResult]:
-    """The fate of one record; none of one that is no response."""
+    """Yield the results of one raw record; none if it is no response."""
     if isinstance(raw, str):
-        yield FetchResult(location, "failed" if raw == "damaged" else "refused", raw, None, 0, 0, 0.0, None)
+        yield FetchResult(location, "failed" if raw == "damaged" else "skipped", raw, None, 0, 0, 0.0, None)
         return
     try:
         records = [
@@ -155,7 +170,7 @@ def _page_result(
     if normalized_url is None or status != 200:
         return FetchResult(
             normalized_url or location,
-            "failed" if normalized_url else "refused",
+            "failed" if normalized_url else "skipped",
             f"http-{status}" if normalized_url else "bad-url",
             status,
             0,
@@ -165,13 +180,13 @@ def _page_result(
         )
     if len(body) > max_bytes or media_type not in extractor.media_types:
         return FetchResult(
-            normalized_url, "refused", "too-large" if len(body) > max_bytes else "content-type", status, len(body), 0, 0.0, None
+            normalized_url, "skipped", "too-large" if len(body) > max_bytes else "content-type", status, len(body), 0, 0.0, None
         )
     document = extractor.extract(body, content_type, normalized_url)
     state, reason = outcome_of(document)
     if state != "record":
-        return FetchResult(normalized_url, "failed" if state == "failed" else "refused", reason, status, len(body), 0, 0.0, None)
-    metadata = {"site": site, **({"licence": source.license} if source.license else {}), **document.metadata}
+        return FetchResult(normalized_url, "failed" if state == "failed" else "skipped", reason, status, len(body), 0, 0.0, None)
+    metadata = {"site": site, **({"license": source.license} if source.license else {}), **document.metadata}
     fetched_at = date or datetime.now(UTC).isoformat(timespec="seconds")
     return FetchResult(
         normalized_url,
