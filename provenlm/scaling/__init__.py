@@ -1,1 +1,1 @@
-"""scaling."""
+"""Estimate compute-optimal sizes and plan models."""

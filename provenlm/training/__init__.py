@@ -1,1 +1,1 @@
-"""Floor 2: objectives and batches in, steps and checkpoints out."""
+"""Train models: loop, configs, optimizers, checkpoints, callbacks, loggers."""

@@ -1,4 +1,4 @@
-"""Passes over more and more rows in, how many rows at a time memory holds out."""
+"""Find the largest micro-batch that fits into memory."""
 
 from collections.abc import Callable
 
@@ -11,14 +11,17 @@ from provenlm.training.optim import gradients
 from provenlm.training.state import TrainerState
 
 MIN_MICRO_BATCH, MAX_MICRO_BATCH = 4, 64
-MEMORY_FRACTION = 0.8  # of what is free: allocators do not fill the gaps between blocks
+MEMORY_FRACTION = 0.8  # of the free bytes: fragmentation makes the rest unusable
 
 
 def find_micro_batch_size(state: TrainerState, dataloader: DataLoader) -> int:
-    """How many rows of the full length memory holds at a time, before the first step; the trial leaves nothing behind."""
+    """Measure how many full-length sequences fit into memory in one pass.
+
+    Runs before the first step and restores gradients, model and random state.
+    """
     saved_rng, objective, config = rng_state.get_rng_state(), state.objectives[0], state.config
     params = [p for group in objective.param_groups.values() for p in group if p.requires_grad]
-    optimizer_bytes = 2 * sum(p.nbytes for p in params)  # what AdamW will hold from the first step on; others hold less
+    optimizer_bytes = 2 * sum(p.nbytes for p in params)  # AdamW's state after the first step; other optimizers need less
 
     def reset() -> None:
         for parameter in params:
@@ -45,10 +48,11 @@ def find_micro_batch_size(state: TrainerState, dataloader: DataLoader) -> int:
 
 
 def largest_fitting_batch(bytes_needed: Callable[[int], int | None], free_bytes: int, batch_size: int) -> int:
-    """The largest power of two from 4 to 64, and no more than `batch`, whose passes fit into `SHARE` of the `free` bytes.
+    """Return the largest power of two from 4 to 64 that fits into memory.
 
-    `needed(rows)` computes a pass and gives the bytes that it took, or None if it ran out of memory. Twice the rows take at most
-    twice the bytes, so none is tried that may not fit. Where not even 4 do, half as many: fewer are found out while training.
+    At most `batch_size`; a pass must need at most `MEMORY_FRACTION` of `free_bytes`. `bytes_needed(n)` runs a pass over n sequences and
+    returns its peak, or None if it ran out of memory. Twice the sequences need at most twice the bytes, so no size is tried that may not
+    fit. If not even 4 fit, half of that is returned; the out-of-memory back-off reduces it further during training.
     """
     num_sequences = min(MIN_MICRO_BATCH, batch_size)
     while (bytes_ := bytes_needed(num_sequences)) is not None:
@@ -59,10 +63,9 @@ def largest_fitting_batch(bytes_needed: Callable[[int], int | None], free_bytes:
 
 
 def measure_peak_bytes(compute: Callable[[], object], reset: Callable[[], None], device: torch.device) -> int | None:
-    """The most bytes that `compute` held beyond what was held before, None if memory ran out; `undo` lets go of them.
+    """Return the peak bytes that `compute` allocates, None if it runs out of memory.
 
-    It may say too much where more had been held once before, and never too little but on MPS, which counts no peak: there only what
-    runs out shows.
+    `reset` frees them. The result can be too large after an earlier, higher peak; it is too small only on MPS, which has no peak counter.
     """
     baseline = memory.memory_allocated(device)
     try:

@@ -1,30 +1,34 @@
-"""Initialise a model for training, and apply activation checkpointing and compilation to it."""
+"""Initialise a model for training and set up compilation and recomputation."""
 
 from typing import Any
 
 from torch import nn
 
 from provenlm.core import rng
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError
 from provenlm.models.common.layers.decoder import Decoder
 from provenlm.models.common.spec import ModelSpec
 from provenlm.training import rng_state
 from provenlm.training.config import TrainConfig
 
 
-def fresh(net: ModelSpec, settings: Any, vocabulary: int, seed: int) -> nn.Module:
-    """The net as it is before the first step of a training with `seed`."""
+def init_model(spec: ModelSpec, model_config: Any, vocab_size: int, seed: int) -> nn.Module:
+    """Build the model with the weights that training with `seed` starts from."""
     rng_state.seed_all(rng.derive_seed(seed, "weights"))
-    return net.build(settings, vocabulary)
+    return spec.build(model_config, vocab_size)
 
 
-def arrange(model: nn.Module, settings: TrainConfig) -> None:
-    """What `settings` say of how passes are computed, not what: recompute and compile. ProvenlmError for a net without blocks."""
-    if settings.activation_checkpointing is None and not settings.compile:
+def apply_compile_and_ac(model: nn.Module, config: TrainConfig) -> None:
+    """Set the model's activation checkpointing and compile its blocks.
+
+    Raises ConfigError if the config asks for either and the model has no transformer blocks.
+    """
+    if config.activation_checkpointing is None and not config.compile:
         return
     if not isinstance(model, Decoder):
-        raise ProvenlmError("train: recompute and compile are for nets of blocks; null and false would be right for this one")
-    model.activation_checkpointing = settings.activation_checkpointing
-    if settings.compile:
+        field = "activation_checkpointing must be null" if config.activation_checkpointing is not None else "compile must be false"
+        raise ConfigError(f"train.{field}: this model has no transformer blocks")
+    model.activation_checkpointing = config.activation_checkpointing
+    if config.compile:
         for block in model.layers:
             block.compile()

@@ -1,4 +1,4 @@
-"""The `train` section of a recipe, typed."""
+"""Define `TrainConfig`, the `train` section of a recipe."""
 
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -14,33 +14,33 @@ from provenlm.training.config_sections import (
     SeqLenScheduleConfig,
     SpikeGuardConfig,
     TrainEvalConfig,
+    check_field,
 )
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides what a training run computes, and so its result bit for bit on one machine."""
+    """Hold everything that determines the result of training.
+
+    The result is the same bit for bit on one machine.
+    """
 
     seed: int
     device: Literal["auto", "cpu", "cuda", "mps"]
-    threads: int  # of torch on the CPU; another number gives sums in another order
-    precision: Literal["fp32", "bf16", "fp16"]  # of products; weights stay fp32. fp16 scales the loss (see scaler.py)
-    data_packing: Literal[
-        "windows", "packed", "documents"
-    ]  # the stream cut every `length`; so, but each document by itself; one a row
-    seq_len: int  # positions a row
-    global_batch_size: int  # rows a step
-    micro_batch_size: (
-        int | Literal["auto"]
-    )  # rows at a time; `batch` is gathered over several passes. auto: 4 to 64, as memory holds
-    activation_checkpointing: (
-        int | None
-    )  # so many blocks together keep only their input, and are computed again in the backward pass; less memory
-    compile: bool  # each block, by torch.compile; needs a C++ compiler on a CPU
-    label_smoothing: float  # share of each training target that is spread over the vocabulary; held-out loss is without
+    threads: int  # CPU threads of torch; another number changes the order of sums
+    precision: Literal["fp32", "bf16", "fp16"]  # autocast dtype; weights stay fp32. fp16 scales the loss (optim/grad_scaler.py)
+    # concat_and_chunk: the token stream, cut every `seq_len` tokens. packed: the same, but attention stays within a document.
+    # padded: one document per sequence
+    data_packing: Literal["concat_and_chunk", "packed", "padded"]
+    seq_len: int  # positions per sequence
+    global_batch_size: int  # sequences per step, over all processes
+    micro_batch_size: int | Literal["auto"]  # sequences per forward pass. auto: 4 to 64, as many as fit into memory
+    activation_checkpointing: int | None  # blocks per checkpointed segment: saves memory, costs time. null: off
+    compile: bool  # compile each block with torch.compile; needs a C++ compiler on a CPU
+    label_smoothing: float  # fraction of each training target spread over the vocabulary; the validation loss has none
     optimizer: OptimizerConfig
     lr_schedule: LRScheduleConfig
-    ema_decay: float | None  # decay of the average of the weights that is published and judged in their place
+    ema_decay: float | None  # decay of the moving average of the weights, which is evaluated and published. null: the last weights
     eval: TrainEvalConfig | None
     checkpoints: CheckpointConfig
     spike_guard: SpikeGuardConfig | None
@@ -49,75 +49,85 @@ class TrainConfig:
     seq_len_schedule: SeqLenScheduleConfig | None
     sample: SampleConfig | None
     distributed: DistributedConfig | None  # null: one process
-    loggers: tuple[Literal["tensorboard", "dvclive"], ...]  # who else is told of each step; they come with the extra `watch`
-    # How long: one of these three. Epochs and tokens (targets that carry loss) become steps once the training split is known.
+    loggers: tuple[Literal["tensorboard", "dvclive"], ...]  # experiment trackers; install them with the extra `loggers`
+    # Duration: exactly one of these three. Epochs and tokens (targets with a loss) become steps once the training split is known.
     max_steps: int | None = None
     epochs: float | None = None
     max_tokens: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("threads", "length", "batch", "micro_batch", "recompute"):
-            if (value := getattr(self, name)) not in (None, "auto") and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+        for name in ("threads", "seq_len", "global_batch_size", "micro_batch_size", "activation_checkpointing"):
+            value = getattr(self, name)
+            check_field(name, value, value in (None, "auto") or value >= 1, ">= 1")
         self._check_duration()
         self._check_batch_size()
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing is {self.label_smoothing}; from 0 to below 1 would be right")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"ema is {self.ema_decay}; between 0 and 1, or null, would be right")
+        check_field("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, ">= 0 and < 1")
+        check_field("ema_decay", self.ema_decay, self.ema_decay is None or 0 < self.ema_decay < 1, "> 0 and < 1, or null")
         for name, is_enabled in (
-            ("checkpoints.best", self.checkpoints.keep_best),
-            ("plateau", self.reduce_lr_on_plateau),
-            ("early_stop", self.early_stopping),
+            ("checkpoints.keep_best", self.checkpoints.keep_best),
+            ("reduce_lr_on_plateau", self.reduce_lr_on_plateau),
+            ("early_stopping", self.early_stopping),
         ):
             if is_enabled and self.eval is None:
-                raise ValueError(f"{name} needs held_out, whose loss it looks at")
-        if self.seq_len_schedule is not None and self.data_packing == "documents":
-            raise ValueError(f"curriculum cuts windows shorter; batches is {self.data_packing}, so null would be right")
-        if self.seq_len_schedule is not None and self.seq_len % self.seq_len_schedule.start:
-            raise ValueError(
-                f"curriculum.begin is {self.seq_len_schedule.start}; a divisor of length, {self.seq_len}, would be right"
-            )
+                raise ValueError(f"{name} needs the validation loss: eval must be set, got null")
+        if self.seq_len_schedule is not None:
+            if self.data_packing == "padded":
+                raise ValueError("seq_len_schedule must be null with data_packing: padded, because documents cannot be split")
+            start = self.seq_len_schedule.start
+            check_field("seq_len_schedule.start", start, self.seq_len % start == 0, f"a divisor of seq_len, {self.seq_len}")
 
     def _check_batch_size(self) -> None:
+        """Check that the processes and micro-batches divide the global batch."""
         world_size = self.distributed.world_size if self.distributed else 1
         if self.micro_batch_size == "auto":
             if self.distributed is not None:
-                raise ValueError("micro_batch: auto asks the memory of one process; with parallel a number would be right")
+                raise ValueError("micro_batch_size must be a number with distributed, got auto: it measures one process only")
         elif self.global_batch_size % (self.micro_batch_size * world_size):
-            factor_text = f" times {world_size} processes" if world_size > 1 else ""
-            raise ValueError(f"micro_batch is {self.micro_batch_size}; it{factor_text} must divide batch, {self.global_batch_size}")
+            factor_text = f" × {world_size} processes" if world_size > 1 else ""
+            raise ValueError(
+                f"micro_batch_size{factor_text} must divide global_batch_size, {self.global_batch_size}, got {self.micro_batch_size}"
+            )
         if self.sample is not None and self.distributed is not None and self.distributed.strategy == "fsdp2":
-            raise ValueError("samples are written by one process, and with fsdp2 none has the whole net; null would be right")
+            raise ValueError("sample must be null with distributed.strategy: fsdp2, because no process holds the whole model")
 
     def _check_duration(self) -> None:
+        """Check that exactly one duration is set and that the schedule fits into it."""
         durations = [value for value in (self.max_steps, self.epochs, self.max_tokens) if value is not None]
         if len(durations) != 1:
-            problem = f"{self.duration} are" if durations else "none of them is"
-            raise ValueError(f"a training lasts for steps, epochs or tokens; {problem} given, exactly one would be right")
-        if durations[0] <= 0:
-            raise ValueError(f"{self.duration}; above 0 would be right")
-        if self.max_steps is not None and self.lr_schedule.warmup_steps + self.lr_schedule.stable_steps > self.max_steps:
-            raise ValueError(f"schedule: warmup and hold take more than the {self.max_steps} steps that there are")
+            raise ValueError(f"exactly one of max_steps, epochs and max_tokens must be set, got {self.duration or 'none'}")
+        name = self.duration.partition(":")[0]
+        check_field(name, durations[0], durations[0] > 0, "> 0")
+        schedule_steps = self.lr_schedule.warmup_steps + self.lr_schedule.stable_steps
+        if self.max_steps is not None and schedule_steps > self.max_steps:
+            raise ValueError(
+                f"lr_schedule.warmup_steps + lr_schedule.stable_steps must be <= {self.max_steps} steps, got {schedule_steps}"
+            )
 
     @property
     def max_micro_batch_size(self) -> int:
-        """At a time, as far as the settings say."""
+        """Return the largest number of sequences per forward pass that the config allows."""
         return self.global_batch_size if self.micro_batch_size == "auto" else self.micro_batch_size
 
     @property
     def duration(self) -> str:
-        """As it was asked for, in words."""
-        return " and ".join(f"{name}: {v:g}" for name in ("steps", "epochs", "tokens") if (v := getattr(self, name)) is not None)
+        """Return the duration as text, as the config states it."""
+        names = ("max_steps", "epochs", "max_tokens")
+        return " and ".join(f"{name}: {value:g}" for name in names if (value := getattr(self, name)) is not None)
 
     @property
     def total_steps(self) -> int:
-        """Of the whole training. ValueError as long as it is to last for epochs or tokens: see `batches.in_steps`."""
+        """Return the number of steps.
+
+        Raises ValueError for a duration in epochs or tokens: see `resolve_max_steps`.
+        """
         if self.max_steps is None:
-            raise ValueError("a duration in epochs or tokens is not yet one in steps")
+            raise ValueError("max_steps is not set: resolve_max_steps converts epochs and tokens")
         return self.max_steps
 
     @property
     def result_fields(self) -> dict[str, object]:
-        """What decides the weights; who looks on does not, nor, but for the order of sums, how many compute."""
-        return {name: value for name, value in asdict(self).items() if name not in ("parallel", "samples", "watch")}
+        """Return the fields that determine the weights.
+
+        Loggers and samples do not; the number of processes only changes the order of sums.
+        """
+        return {name: value for name, value in asdict(self).items() if name not in ("distributed", "sample", "loggers")}

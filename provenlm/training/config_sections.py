@@ -1,4 +1,4 @@
-"""The sections inside the `train` section of a recipe, typed."""
+"""Define the sections of `TrainConfig`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,26 +7,38 @@ from provenlm.models.common.objective import ParamGroupName
 from provenlm.models.generation.sampling import SamplingConfig
 
 
+def check_field(name: str, value: object, is_valid: bool, expected: str) -> None:
+    """Raise ValueError with "`name` must be `expected`, got `value`" unless `is_valid`."""
+    if not is_valid:
+        raise ValueError(f"{name} must be {expected}, got {'null' if value is None else value}")
+
+
 @dataclass(frozen=True)
 class ParamGroupConfig:
-    """How the parameters of one role are moved. `betas`: adamw and lion have two, muon and sgd one (their momentum)."""
+    """Configure the optimizer of one parameter group.
+
+    `betas`: two for adamw and lion, one (the momentum) for muon and sgd.
+    """
 
     name: Literal["adamw", "muon", "lion", "sgd"]
     lr: float  # at the peak of the schedule
     betas: tuple[float, ...]
-    weight_decay: float  # decoupled: each step shrinks by rate · weight_decay
+    weight_decay: float  # decoupled: each step shrinks the weights by lr · weight_decay
 
     def __post_init__(self) -> None:
         num_betas = {"adamw": 2, "lion": 2, "muon": 1, "sgd": 1}[self.name]
         if len(self.betas) != num_betas or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas is {list(self.betas)}; {self.name} takes {num_betas}, each from 0 to below 1")
-        if self.lr <= 0 or self.weight_decay < 0:
-            raise ValueError(f"rate is {self.lr} and weight_decay {self.weight_decay}; above 0 and not below 0 would be right")
+            raise ValueError(f"betas must be {num_betas} numbers >= 0 and < 1 for {self.name}, got {list(self.betas)}")
+        check_field("lr", self.lr, self.lr > 0, "> 0")
+        check_field("weight_decay", self.weight_decay, self.weight_decay >= 0, ">= 0")
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """A group for each role, and the largest global gradient norm (null: gradients are not clipped)."""
+    """Configure the optimizer of each parameter group and gradient clipping.
+
+    `max_grad_norm` is the largest global gradient norm; null: no clipping.
+    """
 
     embedding: ParamGroupConfig
     matrix: ParamGroupConfig
@@ -34,22 +46,22 @@ class OptimizerConfig:
     max_grad_norm: float | None
 
     def __post_init__(self) -> None:
-        for name, group in (("embedding", self.embedding), ("rest", self.default)):
-            if group.name == "muon":
-                raise ValueError(f"{name}: muon turns matrices into rotations; for {name} adamw would be right")
-        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
-            raise ValueError(f"clip is {self.max_grad_norm}; above 0 or null would be right")
+        for name, group in (("embedding", self.embedding), ("default", self.default)):
+            check_field(f"{name}.name", group.name, group.name != "muon", "adamw, lion or sgd (muon is for matrices)")
+        check_field("max_grad_norm", self.max_grad_norm, self.max_grad_norm is None or self.max_grad_norm > 0, "> 0 or null")
 
     def group_for(self, group_name: ParamGroupName) -> ParamGroupConfig:
-        return {"embedding": self.embedding, "matrix": self.matrix, "rest": self.default}[group_name]
+        """Return the config of a parameter group."""
+        return {"embedding": self.embedding, "matrix": self.matrix, "default": self.default}[group_name]
 
 
 @dataclass(frozen=True)
 class LRScheduleConfig:
-    """Rates as a share of their peak: `warmup` steps up, `hold` steps at 1, then down to `final` at the last step.
+    """Configure the learning-rate schedule, as a factor on each group's peak.
 
-    `hold: 0` is the plain linear or cosine schedule; a long `hold` with a linear decay is warmup-stable-decay. inverse_sqrt falls
-    with 1/√step from where it begins, and never below `final`.
+    `warmup_steps` steps up, `stable_steps` steps at 1, then decay to `min_lr_factor` at the last step. `stable_steps: 0` gives the plain
+    linear or cosine schedule; many stable steps with a linear decay give warmup-stable-decay. inverse_sqrt falls with 1/√step and never
+    below `min_lr_factor`.
     """
 
     warmup_steps: int
@@ -58,30 +70,34 @@ class LRScheduleConfig:
     min_lr_factor: float
 
     def __post_init__(self) -> None:
-        if self.warmup_steps < 0 or self.stable_steps < 0 or not 0 <= self.min_lr_factor <= 1:
-            raise ValueError(
-                f"warmup, hold, final are {self.warmup_steps}, {self.stable_steps}, {self.min_lr_factor}; at least 0, at least 0, and 0 to 1 would be right"
-            )
+        check_field("warmup_steps", self.warmup_steps, self.warmup_steps >= 0, ">= 0")
+        check_field("stable_steps", self.stable_steps, self.stable_steps >= 0, ">= 0")
+        check_field("min_lr_factor", self.min_lr_factor, 0 <= self.min_lr_factor <= 1, ">= 0 and <= 1")
 
 
 @dataclass(frozen=True)
 class TrainEvalConfig:
-    """Loss on `rows` rows of the validation split, evenly spaced: after the first step, every `every` steps, and after the last."""
+    """Configure the validation loss during training.
+
+    It is computed on `num_sequences` evenly spaced sequences of the validation split: after the first step, every `interval` steps, and
+    after the last step.
+    """
 
     interval: int
     num_sequences: int
 
     def __post_init__(self) -> None:
-        if self.interval < 1 or self.num_sequences < 1:
-            raise ValueError(f"every and rows are {self.interval}, {self.num_sequences}; at least 1 would be right")
+        check_field("interval", self.interval, self.interval >= 1, ">= 1")
+        check_field("num_sequences", self.num_sequences, self.num_sequences >= 1, ">= 1")
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """Save every `every` steps and keep the newest `last` of these, one more than needed in case the newest is damaged.
+    """Configure when checkpoints are saved and which are kept.
 
-    What stays beside the net when training is done: those at multiples of `spaced` (null: none) and, with `best`, the one with the
-    smallest held-out loss, for which also a step between the intervals is saved.
+    Every `save_interval` steps one is saved; the latest `keep_latest_k` of them are kept (two survive a damaged latest one). After
+    training, those at multiples of `keep_every_n_steps` (null: none) and, with `keep_best`, the one with the smallest validation loss stay
+    beside the model; `keep_best` also saves a best step between two intervals.
     """
 
     save_interval: int
@@ -90,30 +106,35 @@ class CheckpointConfig:
     keep_best: bool
 
     def __post_init__(self) -> None:
-        if self.save_interval < 1 or self.keep_latest_k < 1:
-            raise ValueError(f"every and last are {self.save_interval}, {self.keep_latest_k}; at least 1 would be right")
-        if self.keep_every_n_steps is not None and (self.keep_every_n_steps < 1 or self.keep_every_n_steps % self.save_interval):
-            raise ValueError(
-                f"spaced is {self.keep_every_n_steps}; a multiple of every, {self.save_interval}, or null would be right"
-            )
+        check_field("save_interval", self.save_interval, self.save_interval >= 1, ">= 1")
+        check_field("keep_latest_k", self.keep_latest_k, self.keep_latest_k >= 1, ">= 1")
+        steps = self.keep_every_n_steps
+        is_valid = steps is None or (steps >= 1 and steps % self.save_interval == 0)
+        check_field("keep_every_n_steps", steps, is_valid, f"a multiple of save_interval, {self.save_interval}, or null")
 
 
 @dataclass(frozen=True)
 class SeqLenScheduleConfig:
-    """Rows begin `begin` positions long and reach the full length after `steps`; each step has the same tokens all the while."""
+    """Configure a warm-up of the sequence length.
+
+    Sequences start at `start` positions and reach `seq_len` after `steps` steps; every step has the same number of tokens.
+    """
 
     start: int
     steps: int
     shape: Literal["linear", "exponential", "cosine"]
 
     def __post_init__(self) -> None:
-        if self.start < 1 or self.steps < 1:
-            raise ValueError(f"begin and steps are {self.start}, {self.steps}; at least 1 would be right")
+        check_field("start", self.start, self.start >= 1, ">= 1")
+        check_field("steps", self.steps, self.steps >= 1, ">= 1")
 
 
 @dataclass(frozen=True)
 class ReduceLROnPlateauConfig:
-    """After `measurements` of the held-out loss without one that is smaller by `least`, all rates are multiplied by `factor`."""
+    """Configure a reduction of the learning rates when the validation loss stalls.
+
+    After `patience` evaluations without an improvement of at least `min_delta`, all rates are multiplied by `factor`.
+    """
 
     patience: int
     min_delta: float
@@ -121,13 +142,15 @@ class ReduceLROnPlateauConfig:
 
     def __post_init__(self) -> None:
         _check_patience(self.patience, self.min_delta)
-        if not 0 < self.factor < 1:
-            raise ValueError(f"factor is {self.factor}; between 0 and 1 would be right")
+        check_field("factor", self.factor, 0 < self.factor < 1, "> 0 and < 1")
 
 
 @dataclass(frozen=True)
 class EarlyStoppingConfig:
-    """After `measurements` of the held-out loss without one that is smaller by `least`, training ends."""
+    """Configure early stopping on the validation loss.
+
+    Training ends after `patience` evaluations without an improvement of at least `min_delta`.
+    """
 
     patience: int
     min_delta: float
@@ -137,17 +160,18 @@ class EarlyStoppingConfig:
 
 
 def _check_patience(patience: int, min_delta: float) -> None:
-    if patience < 1 or min_delta < 0:
-        raise ValueError(f"measurements and least are {patience}, {min_delta}; at least 1 and not below 0 would be right")
+    check_field("patience", patience, patience >= 1, ">= 1")
+    check_field("min_delta", min_delta, min_delta >= 0, ">= 0")
 
 
 @dataclass(frozen=True)
 class SpikeGuardConfig:
-    """What is done about updates that are not finite or whose loss or gradient norm stands out (null: the first not finite one stops).
+    """Configure how training reacts to loss and gradient spikes.
 
-    A step is skipped if a score is above `limit`; scores are against the last `window` accepted steps, once there are `least`. After
-    `skips` of them `within` so many steps the run goes back to the last checkpoint, past the data seen since, at `slower` times the
-    rates for `slower_steps`; at most `returns` times, then it stops.
+    An update is skipped if the robust z-score of its loss or gradient norm, against the last `window_size` accepted steps, is above
+    `threshold_std`; scoring begins after `min_history` steps. Updates that are not finite are always skipped. After `max_skips` skips
+    within `skip_window` steps, training rolls back to the latest checkpoint, does not repeat the data drawn since, and scales the learning
+    rates by `rollback_lr_factor` for `rollback_lr_steps` steps. After `max_rollbacks` rollbacks the next one stops training.
     """
 
     window_size: int
@@ -160,42 +184,42 @@ class SpikeGuardConfig:
     rollback_lr_steps: int
 
     def __post_init__(self) -> None:
-        if not 2 <= self.min_history <= self.window_size:
-            raise ValueError(
-                f"least and window are {self.min_history}, {self.window_size}; at least 2, and no more than the window would be right"
-            )
-        if not 1 <= self.max_skips <= self.skip_window:
-            raise ValueError(
-                f"skips and within are {self.max_skips}, {self.skip_window}; at least 1, and no more than within would be right"
-            )
-        if self.threshold_std <= 0 or self.max_rollbacks < 0 or not 0 < self.rollback_lr_factor <= 1 or self.rollback_lr_steps < 0:
-            raise ValueError(
-                f"limit, returns, slower, slower_steps are {self.threshold_std}, {self.max_rollbacks}, {self.rollback_lr_factor}, {self.rollback_lr_steps}; "
-                "above 0, at least 0, above 0 to 1, and at least 0 would be right"
-            )
+        is_valid = 2 <= self.min_history <= self.window_size
+        check_field("min_history", self.min_history, is_valid, f">= 2 and <= window_size, {self.window_size}")
+        is_valid = 1 <= self.max_skips <= self.skip_window
+        check_field("max_skips", self.max_skips, is_valid, f">= 1 and <= skip_window, {self.skip_window}")
+        check_field("threshold_std", self.threshold_std, self.threshold_std > 0, "> 0")
+        check_field("max_rollbacks", self.max_rollbacks, self.max_rollbacks >= 0, ">= 0")
+        check_field("rollback_lr_factor", self.rollback_lr_factor, 0 < self.rollback_lr_factor <= 1, "> 0 and <= 1")
+        check_field("rollback_lr_steps", self.rollback_lr_steps, self.rollback_lr_steps >= 0, ">= 0")
 
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """At every checkpoint the net goes on from each of `prompts` with up to `tokens` tokens."""
+    """Configure the text that the model generates at every checkpoint.
+
+    Each of `prompts` is continued by at most `max_new_tokens` tokens.
+    """
 
     prompts: tuple[str, ...]
     max_new_tokens: int
     sampling: SamplingConfig
 
     def __post_init__(self) -> None:
-        if not self.prompts or self.max_new_tokens < 1:
-            raise ValueError("samples needs at least one of prompts and of tokens; null writes nothing")
+        check_field("prompts", list(self.prompts), len(self.prompts) > 0, "at least one text (sample: null generates nothing)")
+        check_field("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, ">= 1")
 
 
 @dataclass(frozen=True)
 class DistributedConfig:
-    """`processes` share each batch; with torchrun over several machines: all of them together. fsdp2 also shares the net out, each
-    holding a part of weights and optimizer state; with ddp each holds all."""
+    """Configure distributed training.
+
+    `world_size` counts the processes on all machines; they split each batch. With ddp each process holds the whole model; with fsdp2 each
+    holds a shard of the weights, gradients and optimizer state.
+    """
 
     world_size: int
     strategy: Literal["ddp", "fsdp2"]
 
     def __post_init__(self) -> None:
-        if self.world_size < 1:
-            raise ValueError(f"processes is {self.world_size}; at least 1 would be right")
+        check_field("world_size", self.world_size, self.world_size >= 1, ">= 1")

@@ -1,6 +1,6 @@
-"""Token arrays and a position in, batches out. The order of rows is a function of (seed, epoch) alone, so a position is one integer.
+"""Build batches from token arrays in an order given by seed and epoch.
 
-Shapes: B rows, T positions.
+The data-loader state is therefore one integer: the number of sequences drawn. Shapes: B sequences, T positions.
 """
 
 import math
@@ -14,14 +14,17 @@ import torch
 from numpy.typing import NDArray
 
 from provenlm.core import rng
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError, DataError
 from provenlm.data.token_dataset import DatasetSplit, TokenDataset
 from provenlm.models.common.objective import IGNORE, Batch
 from provenlm.training.config import TrainConfig
 
 
 class SequenceSource(Protocol):
-    """A split cut into rows: `len` of them, `take(indices)` as a batch."""
+    """Cut a split into sequences.
+
+    `len` counts them; `get_batch(indices)` returns some of them as a batch.
+    """
 
     def __len__(self) -> int: ...
 
@@ -30,9 +33,9 @@ class SequenceSource(Protocol):
 
 @dataclass(frozen=True)
 class ConcatChunks:
-    """The flat stream, cut every `length` tokens: every token is an input once. The first token of a document is no target.
+    """Cut the concatenated documents every `seq_len` tokens.
 
-    `bordered`: what stands in one row but in another document is not to be looked at.
+    Every token is an input once; the first token of a document is no target. `block_diagonal_mask`: attention stays within a document.
     """
 
     split: DatasetSplit
@@ -43,7 +46,7 @@ class ConcatChunks:
         return max(0, -(-(len(self.split.ids) - 1) // self.seq_len))
 
     def get_batch(self, indices: NDArray[np.int64]) -> Batch:
-        """The last window is padded with id 0 and targets that carry no loss."""
+        """Return the chunks; the last chunk is padded with id 0 and targets without loss."""
         positions_BT = indices[:, None] * self.seq_len + np.arange(self.seq_len)
         last_index = len(self.split.ids) - 1
         inputs_BT = self.split.ids[np.minimum(positions_BT, last_index)].astype(np.int64)
@@ -56,7 +59,10 @@ class ConcatChunks:
         return Batch(torch.from_numpy(inputs_BT), torch.from_numpy(targets_BT), self._document_ids(positions_BT))
 
     def _document_ids(self, positions_BT: NDArray[np.int64]) -> torch.Tensor | None:
-        """None where no row holds more than one: attention that only looks back takes a faster way."""
+        """Number the documents of a batch.
+
+        Returns None if no sequence holds two documents: attention is then plain causal, which is faster.
+        """
         if not self.block_diagonal_mask:
             return None
         documents_BT = np.searchsorted(self.split.doc_offsets, positions_BT, side="right")
@@ -66,7 +72,7 @@ class ConcatChunks:
 
 @dataclass(frozen=True)
 class PaddedDocuments:
-    """One document a row, from its first token, padded with `pad` to the longest of the batch."""
+    """Give each document a sequence of its own, padded to the longest of the batch."""
 
     split: DatasetSplit
     pad_id: int
@@ -75,6 +81,7 @@ class PaddedDocuments:
         return len(self.split.doc_offsets) - 1
 
     def get_batch(self, indices: NDArray[np.int64]) -> Batch:
+        """Return the documents, padded with `pad_id`; padding carries no loss."""
         documents = [self.split.ids[self.split.doc_offsets[i] : self.split.doc_offsets[i + 1]].astype(np.int64) for i in indices]
         max_len = max(len(document) for document in documents) - 1
         inputs_BT = np.full((len(documents), max_len), self.pad_id, np.int64)
@@ -87,19 +94,22 @@ class PaddedDocuments:
 
 @dataclass(frozen=True)
 class DataLoader:
-    """What `fit` draws from: rows of the training split in a shuffled order, and fixed held-out batches."""
+    """Draw shuffled training batches and hold the fixed validation batches."""
 
     sequences: SequenceSource
     seed: int
     val_batches: Sequence[Batch]
 
     def batch_at(self, start: int, num_sequences: int) -> Batch:
-        """The `count` rows from `position` on, counted from the beginning of training; a batch may reach into the next epoch."""
+        """Return `num_sequences` training sequences from number `start` on.
+
+        `start` counts from the start of training; a batch may reach into the next epoch.
+        """
         return self.sequences.get_batch(sequence_indices(start, num_sequences, len(self.sequences), self.seed))
 
 
 def sequence_indices(start: int, count: int, num_sequences: int, seed: int) -> NDArray[np.int64]:
-    """Which rows lie at `position` … `position + count - 1` of the endless shuffled stream of epochs."""
+    """Return `count` indices of the endless shuffled stream of epochs from `start`."""
     return np.array(
         [
             epoch_permutation(num_sequences, seed, index // num_sequences)[index % num_sequences]
@@ -111,59 +121,67 @@ def sequence_indices(start: int, count: int, num_sequences: int, seed: int) -> N
 
 @lru_cache(maxsize=2)
 def epoch_permutation(num_sequences: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of an epoch: a permutation of 0 … rows - 1."""
+    """Return the order of an epoch: a permutation of 0 … num_sequences - 1."""
     permutation: NDArray[np.int64] = rng.make_rng(seed, "order", epoch).permutation(num_sequences)
     return permutation
 
 
 def build_dataloader(dataset: TokenDataset, config: TrainConfig) -> DataLoader:
-    """The batches that `settings` ask for. ProvenlmError if the tokens cannot give them."""
+    """Build the data loader of a config.
+
+    Raises ConfigError or DataError if the tokens do not fit the config.
+    """
     sequences = _sequence_source(dataset.train, dataset.special_tokens, config)
     if not len(sequences):
-        raise ProvenlmError("the training split holds no rows; the corpus needs at least one document of two tokens")
+        raise DataError("the training split has no sequence: the corpus must have at least one document of two tokens")
     return DataLoader(sequences, config.seed, _val_batches(dataset, config))
 
 
 def resolve_max_steps(config: TrainConfig, dataset: TokenDataset) -> TrainConfig:
-    """The same with a duration in steps: the fewest that reach the epochs or, on average, the targets that are asked for.
+    """Convert a duration in epochs or tokens into `max_steps`.
 
-    ProvenlmError if the schedule does not fit into them.
+    Takes the fewest steps that reach the epochs or, on average, the number of targets. Raises ConfigError if the learning-rate schedule
+    does not fit into them.
     """
     if config.max_steps is not None:
         return config
-    num_sequences, num_targets = (
-        len(_sequence_source(dataset.train, dataset.special_tokens, config)),
-        len(dataset.train.ids) - (len(dataset.train.doc_offsets) - 1),
-    )
+    num_sequences = len(_sequence_source(dataset.train, dataset.special_tokens, config))
+    num_targets = len(dataset.train.ids) - (len(dataset.train.doc_offsets) - 1)
     epochs = config.epochs if config.max_tokens is None else config.max_tokens / max(num_targets, 1)
-    assert epochs is not None, "one of the three is given"
+    assert epochs is not None, "TrainConfig checks that one duration is set"
     steps = max(1, math.ceil(round(epochs * num_sequences / config.global_batch_size, 6)))
     try:
-        return replace(config, steps=steps, epochs=None, tokens=None)
+        return replace(config, max_steps=steps, epochs=None, max_tokens=None)
     except ValueError as error:
-        raise ProvenlmError(f"train: {error}") from None
+        raise ConfigError(f"train.{error} ({config.duration})") from None
 
 
 def _sequence_source(split: DatasetSplit, special_tokens: Any, config: TrainConfig) -> SequenceSource:
-    if config.data_packing != "documents":
+    """Pack a split into sequences."""
+    if config.data_packing != "padded":
         return ConcatChunks(split, config.seq_len, config.data_packing == "packed")
     if "pad" not in special_tokens:
-        raise ProvenlmError("train.batches: documents need a codec with a 'pad' token; for this corpus windows would be right")
+        raise ConfigError(
+            "train.data_packing must be concat_and_chunk or packed, got padded: the tokenizer of this corpus has no 'pad' token"
+        )
     lengths = np.diff(split.doc_offsets)
-    if len(lengths) and (lengths.max() > config.seq_len + 1 or lengths.min() < 2):
-        raise ProvenlmError(
-            f"train.length: {config.seq_len}; documents of {lengths.min()} to {lengths.max()} tokens need a length of "
-            f"{max(lengths.max() - 1, 1)} and at least 2 tokens each"
+    if len(lengths) and lengths.min() < 2:
+        raise DataError(f"train.data_packing: padded needs documents of at least 2 tokens, the shortest has {lengths.min()}")
+    if len(lengths) and lengths.max() > config.seq_len + 1:
+        raise ConfigError(
+            f"train.seq_len must be >= {lengths.max() - 1} with data_packing: padded "
+            f"(the longest document has {lengths.max()} tokens), got {config.seq_len}"
         )
     return PaddedDocuments(split, special_tokens["pad"])
 
 
 def _val_batches(dataset: TokenDataset, config: TrainConfig) -> list[Batch]:
+    """Build batches of evenly spaced sequences of the validation split."""
     if config.eval is None:
         return []
     sequences = _sequence_source(dataset.val, dataset.special_tokens, config)
     if not len(sequences):
-        raise ProvenlmError("train.held_out: the validation split is empty; null would be right, or a larger split at tokenize")
+        raise ConfigError("train.eval must be null, because the validation split is empty (raise tokenize.val_fraction to fill it)")
     count = min(config.eval.num_sequences, len(sequences))
     sample_indices = np.linspace(0, len(sequences) - 1, count).round().astype(np.int64)
     return [

@@ -1,4 +1,7 @@
-"""A training that runs in; a line of words for its bar, curves for DVC, events for whoever else looks, and figures at its end out."""
+"""Connect a running training to its loggers and performance meters.
+
+They are the progress line, a CSV for DVC plots, TensorBoard or DVCLive, and summary metrics.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +21,7 @@ from provenlm.training.mfu import MfuMeter, steady_state_rows
 
 @dataclass(frozen=True)
 class Instrumentation:
-    """Told after each step, when its row is in the history."""
+    """Log each step once its row is in the history."""
 
     memory: MemoryProfile
     mfu_meter: MfuMeter
@@ -26,25 +29,22 @@ class Instrumentation:
     console_line: ConsoleLine
 
     def log_step(self) -> str:
-        """Show the newest step everywhere; the words for the progress bar."""
+        """Send the latest step to all loggers; return the text of the progress line."""
         self.memory.mark("first step")
         self.loggers.log_latest()
         return self.console_line.render()
 
     def record_metrics(self, audit: MetricRecorder, seq_len: int, start_steps: Sequence[int]) -> None:
-        """What memory was held, what the device can do, what a token needs, and what share was used, as figures."""
+        """Record FLOPs, measured peak, MFU and memory as metrics."""
         mfu = median(self.mfu_meter.compute(row)["mfu"] for row in steady_state_rows(self.loggers.history, start_steps))
-        description = f"of training on a token of a row of {seq_len}, forward and backward, by the closed form"
+        description = f"Closed-form FLOPs of training on one token, forward and backward, at sequence length {seq_len}"
         audit.add_count("flops_per_token", self.mfu_meter.flops_per_token(seq_len), "FLOP", description)
-        audit.add_measurement(
-            "matmul_peak",
-            self.mfu_meter.peak_flops,
-            "FLOP/s",
-            "a large matrix product at this precision, all processes: best of a few before the first step and, by one, after the last",
+        description = "Measured peak of a large matrix product at the training precision, summed over all processes"
+        audit.add_measurement("measured_peak_flops", self.mfu_meter.peak_flops, "FLOP/s", description)
+        description = (
+            "Model FLOPs utilisation: closed-form FLOP/s over measured peak FLOP/s, median over applied steps after warm-up"
         )
-        audit.add_measurement(
-            "mfu", mfu, "share", "closed-form FLOP/s over matmul_peak, median over real optimizer steps, the first few left out"
-        )
+        audit.add_measurement("mfu", mfu, "fraction", description)
         self.memory.record_metrics(audit)
 
 
@@ -57,7 +57,10 @@ def build_instrumentation(
     csv_path: Path,
     log_dir: Path,
 ) -> Instrumentation:
-    """Begin to watch: brings `curves` (a CSV) and the sinks below `folder` up to `history`."""
+    """Build the loggers and replay `history` into them.
+
+    `csv_path` is the CSV for DVC plots; the trackers write below `log_dir`.
+    """
     loggers = [CsvLogger(csv_path, eval_term), *trackers.build_loggers(config.loggers, log_dir)]
     console_line = ConsoleLine(history, eval_term, mfu_meter, config.total_steps, lambda: memory_allocated(memory.device))
     return Instrumentation(memory, mfu_meter, LoggerContainer(history, mfu_meter, loggers), console_line)

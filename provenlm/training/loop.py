@@ -1,6 +1,6 @@
-"""The one training loop: a net, its objectives and batches in, a frozen Step out for every update.
+"""Run the training loop: one frozen `StepResult` for every step.
 
-The loop owns no disk, no bar and no schedule of checkpoints: whoever asks for the next step decides about those.
+The loop owns no files, no progress bar and no checkpoint schedule; the caller that asks for the next step decides about them.
 """
 
 import math
@@ -24,7 +24,7 @@ from provenlm.training.optim import gradients
 from provenlm.training.state import TrainerState
 from provenlm.training.step import Callback, GradientInfo, ReduceLR, Rollback, StepResult, StopTraining
 
-RollbackLoader = Callable[[], Checkpoint | None]  # gives the last good checkpoint
+RollbackLoader = Callable[[], Checkpoint | None]  # returns the checkpoint to roll back to
 
 
 def train_steps(
@@ -37,11 +37,11 @@ def train_steps(
     load_rollback_checkpoint: RollbackLoader,
     dist: DistributedContext = SINGLE_PROCESS,
 ) -> Iterator[StepResult]:
-    """Train `model` where it lies (its device) and yield after every step; the last has a reason in `stop`.
+    """Train `model` on its device and yield after every step.
 
-    Each step draws one batch and every objective descends on it in turn, each process of `crew` on its share. With `resume` the run
-    continues after the step that the checkpoint was taken at and gives the bits that it would have given had it never stopped. A
-    monitor may ask to go back: then the run continues from what `recall` gives, with data that it has not seen.
+    Each step draws one batch; every objective updates its parameters on it in turn, each process of `dist` on its share of the batch. With
+    `resume` the run continues after the checkpoint's step and gives the same bits as an uninterrupted run. A callback may request a
+    rollback: the run then continues from `load_rollback_checkpoint()` with data that it has not seen. The last step has a `stop_reason`.
     """
     optimizers = [optim.build_optimizers(objective, config.optimizer) for objective in objectives]
     state = TrainerState(model, objectives, optimizers, callbacks, config, dist)
@@ -60,7 +60,10 @@ def train_steps(
 
 
 def _apply_actions(state: TrainerState, step: StepResult, load_rollback_checkpoint: RollbackLoader) -> StepResult:
-    """The step with what its monitors asked for done: stopping comes before going back, and both before being through."""
+    """Apply the actions that callbacks request after a step.
+
+    StopTraining takes precedence over Rollback, and both over the end of training.
+    """
     actions = [action for callback in state.callbacks if (action := callback.post_step(step))]
     stop_reasons = [action.reason for action in actions if isinstance(action, StopTraining)]
     rollback = next((action for action in actions if isinstance(action, Rollback)), None)
@@ -68,18 +71,18 @@ def _apply_actions(state: TrainerState, step: StepResult, load_rollback_checkpoi
         checkpoint = load_rollback_checkpoint()
         if checkpoint is not None:
             return replace(step, rollback_reason=state.rollback(checkpoint, rollback))
-        stop_reasons = [f"{rollback.reason}; there is no checkpoint to go back to"]
+        stop_reasons = [f"{rollback.reason}; no checkpoint to roll back to"]
     for action in actions:
         if isinstance(action, ReduceLR):
             state.lr_backoffs.append((action.factor, state.config.total_steps))
-            step = replace(step, lr_drop_reason=f"{action.reason}; rates × {action.factor:g}")
+            step = replace(step, lr_drop_reason=f"{action.reason}; learning rates × {action.factor:g}")
     if not stop_reasons and state.step == state.config.total_steps:
-        stop_reasons = [f"all {state.config.total_steps} steps done"]
+        stop_reasons = [f"completed all {state.config.total_steps} steps"]
     return replace(step, stop_reason="; ".join(stop_reasons)) if stop_reasons else step
 
 
 def _train_step(state: TrainerState, dataloader: DataLoader) -> StepResult:
-    """Draw a batch, let every objective descend on it, and look at held-out data when it is time."""
+    """Draw a batch, update every objective's parameters and evaluate if due."""
     config, start_time = state.config, time.perf_counter()
     seq_len = seq_len_schedule.seq_len_at_step(config.seq_len_schedule, state.step, config.seq_len)
     batch = replace(dataloader.batch_at(state.samples_seen, config.global_batch_size), label_smoothing=config.label_smoothing)
@@ -96,23 +99,18 @@ def _train_step(state: TrainerState, dataloader: DataLoader) -> StepResult:
         objective_steps.append(_objective_step(state, objective, optimizers, batch))
         prefix, gradient_info = "" if len(state.objectives) == 1 else f"{objective.name}.", objective_steps[-1].gradient_info
         terms |= {f"{prefix}{name}": value for name, value in gradient_info.terms.items()}
-        grad_norms |= {f"{prefix}{role}": norm for role, norm in gradient_info.grad_norms.items()}
+        grad_norms |= {f"{prefix}{group}": norm for group, norm in gradient_info.grad_norms.items()}
         model_metrics |= {f"{prefix}{name}": metric for name, metric in objective_steps[-1].model_metrics.items()}
     metadata: dict[str, Any] = {
         "step": state.step + 1,
-        "position": state.samples_seen,
-        "micro_batch": state.oom_backoff.micro_batch_size * _splits_per_sequence(config, batch),
+        "samples_seen": state.samples_seen,
+        "micro_batch_size": state.oom_backoff.micro_batch_size * _splits_per_sequence(config, batch),
         "precision": config.precision,
-        "smoothing": batch.label_smoothing,
-        "scale": state.grad_scaler.scale,
+        "label_smoothing": batch.label_smoothing,
+        "loss_scale": state.grad_scaler.scale,
     }
-    overflow_reason, skip_reason = (
-        _join_reasons(reasons)
-        for reasons in (
-            [objective_step.overflow_reason for objective_step in objective_steps],
-            [objective_step.skip_reason for objective_step in objective_steps],
-        )
-    )
+    overflow_reason = _join_reasons([result.overflow_reason for result in objective_steps])
+    skip_reason = _join_reasons([result.skip_reason for result in objective_steps])
     state.grad_scaler.update(overflow_reason is not None)
     state.step += 1
     state.samples_seen += config.global_batch_size
@@ -135,7 +133,7 @@ def _train_step(state: TrainerState, dataloader: DataLoader) -> StepResult:
         epochs=state.samples_seen / len(dataloader.sequences),
         seconds=end_time - start_time,
         data_seconds=batch_time - start_time,
-        loss_scale=metadata["scale"],
+        loss_scale=metadata["loss_scale"],
         overflow_reason=overflow_reason,
         skip_reason=skip_reason,
         lr_drop_reason=None,
@@ -148,11 +146,15 @@ def _train_step(state: TrainerState, dataloader: DataLoader) -> StepResult:
 
 
 def _join_reasons(reasons: Sequence[str | None]) -> str | None:
+    """Join the reasons that are set, or return None."""
     return "; ".join(reason for reason in reasons if reason) or None
 
 
 class ObjectiveStep(NamedTuple):
-    """One objective's update, and why it was not applied: too large for fp16's scale, of which no monitor is told, or refused."""
+    """Hold one objective's update and why it was not applied.
+
+    `overflow_reason`: the gradients left the range of fp16, which callbacks do not see. `skip_reason`: not finite, or skipped by a callback.
+    """
 
     gradient_info: GradientInfo
     overflow_reason: str | None
@@ -163,13 +165,16 @@ class ObjectiveStep(NamedTuple):
 def _objective_step(
     state: TrainerState, objective: Objective, optimizers: Sequence[torch.optim.Optimizer], batch: Batch
 ) -> ObjectiveStep:
-    """One update of one objective's parameters, unless it overflowed, is not finite, or a monitor refuses it."""
+    """Update one objective's parameters, unless the update is skipped.
+
+    It is skipped if it overflows fp16, is not finite, or a callback asks for it.
+    """
     config = state.config
     splits, saved_rng = _splits_per_sequence(config, batch), rng_state.get_rng_state()
 
     def reset() -> None:
         rng_state.set_rng_state(*saved_rng)
-        objective.post_step(False)  # what half a batch told is told once more
+        objective.post_step(False)  # discard the metrics of the incomplete pass
 
     term_sums = state.oom_backoff.run(
         lambda num_sequences: gradients.accumulate_gradients(
@@ -193,25 +198,30 @@ def _objective_step(
 
 
 def _splits_per_sequence(config: TrainConfig, batch: Batch) -> int:
-    """Into how many the curriculum cut each row: so many more of them take the place of one."""
+    """Return into how many parts the sequence-length schedule splits each sequence."""
     return len(batch.inputs_BT) // config.global_batch_size
 
 
 def _nonfinite_reason(gradient_info: GradientInfo) -> str | None:
+    """Name the loss terms and norms that are not finite, or return None."""
     problems = [f"{name} is {value}" for name, value in gradient_info.terms.items() if not math.isfinite(value)]
     if not math.isfinite(gradient_info.grad_norm):
-        problems.append(f"the gradient norm is {gradient_info.grad_norm}")
+        problems.append(f"gradient norm is {gradient_info.grad_norm}")
     return f"not finite: {', '.join(problems)}" if problems else None
 
 
 def _is_eval_step(config: TrainConfig, step: int) -> bool:
+    """Return whether the validation loss is due after `step`."""
     eval_config = config.eval
     return eval_config is not None and (step % eval_config.interval == 0 or step == 1 or step == config.total_steps)
 
 
 @torch.no_grad()
 def _val_losses(state: TrainerState, dataloader: DataLoader) -> Mapping[str, float]:
-    """Terms of the first objective on the held-out batches, by target, without dropout; random states are as before afterwards."""
+    """Compute the first objective's mean loss terms on the validation batches.
+
+    Uses the evaluation weights without dropout and restores the random state.
+    """
     state.model.eval()
 
     def loss(batch: Batch) -> Mapping[str, Tensor]:

@@ -1,6 +1,6 @@
-"""A device in, the bytes that it holds now and held at most out, at points of a training that have names.
+"""Read how much memory a device or this process uses.
 
-A GPU is asked by its allocator, the CPU by the kernel (the resident set of this process).
+On a GPU the allocator is read; on a CPU the kernel's resident set of this process.
 """
 
 import os
@@ -15,7 +15,7 @@ from provenlm.core.audit import AuditTable, MetricRecorder
 
 
 def memory_allocated(device: torch.device) -> int:
-    """Bytes that are held on `device` now."""
+    """Return the bytes allocated on `device` now."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     if device.type == "mps":
@@ -24,14 +24,20 @@ def memory_allocated(device: torch.device) -> int:
 
 
 def max_memory_allocated(device: torch.device) -> int:
-    """The most bytes that were held on `device` so far; MPS keeps no such count, so there it is what is held now."""
+    """Return the peak bytes allocated on `device` so far.
+
+    MPS has no peak counter; there the current bytes are returned.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return memory_allocated(device) if device.type == "mps" else max_rss_bytes()
 
 
 def memory_free(device: torch.device) -> int:
-    """Bytes that could still be held on `device`: of the machine's memory, and of what a container may use of it."""
+    """Return the bytes that can still be allocated on `device`.
+
+    On a CPU this is the smaller of the machine's available memory and the container's limit.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if device.type == "mps":
@@ -41,14 +47,17 @@ def memory_free(device: torch.device) -> int:
 
 
 def _meminfo_available() -> int | None:
-    """By Linux; others do not say."""
+    """Read MemAvailable on Linux; None on other systems."""
     meminfo = Path("/proc/meminfo")
     lines = meminfo.read_text().splitlines() if meminfo.exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def _cgroup_free() -> int | None:
-    """By the control group, where there is one with a limit; files that it has read before are given up when memory is wanted."""
+    """Read the free bytes of the control group; None without a limit.
+
+    Cached file pages count as free, because the kernel reclaims them.
+    """
     cgroup = Path("/sys/fs/cgroup")
     try:
         reclaimable = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())["inactive_file"]
@@ -58,40 +67,42 @@ def _cgroup_free() -> int | None:
 
 
 def rss_bytes() -> int:
-    """Bytes of this process that lie in memory now; where the kernel does not say (it does on Linux), the most so far."""
+    """Return the resident set size of this process; without /proc, its peak."""
     statm = Path("/proc/self/statm")
     return int(statm.read_text().split()[1]) * resource.getpagesize() if statm.exists() else max_rss_bytes()
 
 
 def max_rss_bytes() -> int:
-    """The largest resident set of this process so far, in bytes: the kernel counts in KiB, that of macOS in bytes."""
+    """Return the peak resident set size of this process, in bytes.
+
+    Linux reports KiB, macOS bytes.
+    """
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return usage if sys.platform == "darwin" else usage * 1024
 
 
 @dataclass
 class MemoryProfile:
-    """Named points of a run, in order: (name, device, bytes held then, most bytes held up to then)."""
+    """Record the memory at named points of a run.
+
+    Each point is (name, device, bytes now, peak bytes so far).
+    """
 
     device: torch.device
     points: list[tuple[str, str, int, int]] = field(default_factory=list)
 
     def mark(self, name: str) -> None:
-        """Remember what is held here, by the CPU and by the device if that is another; a name counts the first time."""
+        """Record the memory of the CPU and of the device; repeated names are ignored."""
         if name not in {point[0] for point in self.points}:
             for device in dict.fromkeys((torch.device("cpu"), self.device)):
                 self.points.append((name, device.type, memory_allocated(device), max_memory_allocated(device)))
 
     def record_metrics(self, audit: MetricRecorder) -> None:
-        """A figure for every device's peak, and all points as a table."""
+        """Record the peak of every device as a metric, and all points as a table."""
         for device_type in dict.fromkeys(point[1] for point in self.points):
             peak_bytes = max(max(point[2:]) for point in self.points if point[1] == device_type)
             source = "the kernel" if device_type == "cpu" else "the allocator"
-            audit.add_measurement(
-                f"memory_peak.{device_type}",
-                peak_bytes,
-                "bytes",
-                f"most held by the training's first process on {device_type}, by {source}",
-            )
+            description = f"Peak memory of the main training process on {device_type}, as reported by {source}"
+            audit.add_measurement(f"peak_memory.{device_type}", peak_bytes, "bytes", description)
         columns = ("point", "device", "bytes", "peak bytes so far")
-        audit.tables.append(AuditTable("memory", "What memory was held at named points", columns, list(self.points)))
+        audit.tables.append(AuditTable("memory", "Memory of the main training process at named points", columns, list(self.points)))

@@ -1,4 +1,4 @@
-"""A computation that takes some rows at a time in, its result out: with half as many rows whenever memory runs out."""
+"""Halve the micro-batch whenever a computation runs out of memory."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import torch
 
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError
 from provenlm.training.distributed.process_group import DistributedContext
 
 T = TypeVar("T")
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 @dataclass
 class OomBackoff:
-    """How many rows memory has held at a time so far. It only shrinks: what did not fit once is not tried again."""
+    """Hold the largest micro-batch size that has fit so far; it only shrinks."""
 
     micro_batch_size: int
 
     def run(self, compute: Callable[[int], T], reset: Callable[[], None], dist: DistributedContext) -> T:
-        """`compute(rows)`; after it ran out of memory in any process, `undo()` and again with half the rows in all.
+        """Run `compute(micro_batch_size)`; on out-of-memory, `reset()` and halve the size.
 
-        ProvenlmError if one row does not fit, or if `compute` itself needs the others, who then wait in the middle of it.
+        All processes halve together. Raises ProvenlmError if one sequence does not fit, or with fsdp2, whose collectives cannot be retried.
         """
         while True:
             results: list[T] = []
@@ -31,21 +31,24 @@ class OomBackoff:
                 if not is_oom_error(error):
                     raise
                 if dist.is_sharded:
-                    raise ProvenlmError(
-                        f"out of memory with {self.micro_batch_size} rows at a time, which fsdp2 cannot try again with fewer; "
-                        "a smaller train.micro_batch or more processes would be right"
+                    raise ConfigError(
+                        f"out of memory: train.micro_batch_size must be < {self.micro_batch_size}, or distributed.world_size larger "
+                        "(fsdp2 cannot retry a pass with a smaller micro-batch)"
                     ) from None
             if not dist.any_rank(not results):
                 return results[0]
             results.clear()
-            reset()  # not before the exception is gone, whose frames hold what was computed
+            reset()  # after the exception is released, because its frames hold the tensors
             if self.micro_batch_size == 1:
-                raise ProvenlmError("out of memory with one row at a time; a shorter train.length or a smaller net would be right")
+                raise ConfigError("out of memory with micro_batch_size 1: lower train.seq_len or the size of the model")
             self.micro_batch_size = -(-self.micro_batch_size // 2)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
 
 def is_oom_error(error: RuntimeError) -> bool:
-    """Whether an allocator refused. That of the CPU has no class of its own, only words."""
+    """Return whether an allocator ran out of memory.
+
+    The CPU allocator raises a plain RuntimeError, so its message is tested.
+    """
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

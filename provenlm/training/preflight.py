@@ -1,7 +1,7 @@
-"""All that a training is about to use in; out, that one real batch went through every link of it, or a ProvenlmError that names the link.
+"""Take one real batch through every step of a training before it starts.
 
-Tokenizer, batch, net, loss, gradients and update, checkpoint, the net read back from it, and what that writes: with the very settings
-and files of the run to come, in its first seconds, so that a mistake is found before hours are spent.
+Tokenizer, batch, model, gradients and update, checkpoint, reload and generation run with the config and files of the planned run, so
+that a mistake is found within seconds.
 """
 
 import math
@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,8 +24,9 @@ from provenlm.data.token_dataset import TokenDataset
 from provenlm.models.common.objective import IGNORE, Batch
 from provenlm.models.common.spec import ModelSpec
 from provenlm.models.generation import sampling
-from provenlm.models.generation.sampling import GREEDY, UncachedLogits
-from provenlm.training.build_model import arrange, fresh
+from provenlm.models.generation.logits_provider import logits_provider
+from provenlm.models.generation.sampling import GREEDY
+from provenlm.training.build_model import apply_compile_and_ac, init_model
 from provenlm.training.checkpoints import checkpoint
 from provenlm.training.checkpoints.checkpoint import LoadedModel, ModelMetadata
 from provenlm.training.config import TrainConfig
@@ -40,7 +40,7 @@ PROMPT_TOKENS, GENERATED_TOKENS = 2, 4  # tokens
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The run to come: its net and the settings of both, its tokens and the codec that made them, and where it will compute."""
+    """Hold the planned run: model, configs, tokens, tokenizer and device."""
 
     spec: ModelSpec
     model_config: Any
@@ -53,13 +53,16 @@ class RunPlan:
 
 @dataclass
 class Preflight:
-    """The links that held, each with its seconds."""
+    """Collect the steps that passed, each with its seconds."""
 
     steps_passed: list[tuple[str, float]] = field(default_factory=list)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """What goes wrong inside becomes a ProvenlmError that names the link; mistakes in params.yaml stay as they are."""
+        """Time a step and turn its exceptions into a ProvenlmError that names it.
+
+        A ProvenlmError raised inside passes through unchanged.
+        """
         start = time.perf_counter()
         try:
             yield
@@ -67,12 +70,15 @@ class Preflight:
             raise
         except Exception as error:
             message = " ".join(str(error).split())
-            raise ProvenlmError(f"not ready to train: {name}: {type(error).__name__}: {message}") from error
+            raise ProvenlmError(f"preflight: {name}: {type(error).__name__}: {message}") from error
         self.steps_passed.append((name, round(time.perf_counter() - start, 3)))
 
 
 def run_preflight(plan: RunPlan, folder: Path, audit: MetricRecorder) -> None:
-    """Take the first batch through everything; nothing that it makes below `folder` stays. ProvenlmError if a link breaks."""
+    """Run all preflight steps and record their metrics.
+
+    Files are written below `folder` and removed. Raises ProvenlmError if a step fails.
+    """
     preflight, config = Preflight(), plan.train_config
     with preflight.step("tokenizer"):
         _check_tokenizer(plan)
@@ -80,9 +86,9 @@ def run_preflight(plan: RunPlan, folder: Path, audit: MetricRecorder) -> None:
         dataloader = build_dataloader(plan.dataset, config)
         batch = dataloader.batch_at(0, config.global_batch_size)
         _check_batch(batch, plan)
-    with preflight.step("net"):
-        model = fresh(plan.spec, plan.model_config, plan.dataset.vocab_size, config.seed).to(plan.device)
-        arrange(model, config)
+    with preflight.step("model"):
+        model = init_model(plan.spec, plan.model_config, plan.dataset.vocab_size, config.seed).to(plan.device)
+        apply_compile_and_ac(model, config)
         initial_params = {name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters()}
         objectives = plan.spec.objectives(model, IGNORE)
     with preflight.step("loss, gradients and update"):
@@ -90,12 +96,12 @@ def run_preflight(plan: RunPlan, folder: Path, audit: MetricRecorder) -> None:
         step = next(train_steps(model, objectives, dataloader, callbacks, config, None, lambda: None))
         num_updated = _count_updated(step, model, initial_params)
     folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="ready-", dir=folder) as temp_dir:
+    with TemporaryDirectory(prefix="preflight-", dir=folder) as temp_dir:
         with preflight.step("checkpoint"):
             state = step.snapshot()
-            checkpoint.save_checkpoint(Path(temp_dir) / "checkpoint", state, {"net.json": plan.model_metadata.to_json()})
+            checkpoint.save_checkpoint(Path(temp_dir) / "checkpoint", state, {checkpoint.METADATA_FILE: plan.model_metadata.to_json()})
             checkpoint_bytes = sum(path.stat().st_size for path in Path(temp_dir).rglob("*") if path.is_file())
-        with preflight.step("reading it back"):
+        with preflight.step("reload"):
             loaded = checkpoint.load_model(Path(temp_dir) / "checkpoint")
             _check_weights(loaded.model, state.state_dicts["model"])
     with preflight.step("generation"):
@@ -104,82 +110,77 @@ def run_preflight(plan: RunPlan, folder: Path, audit: MetricRecorder) -> None:
 
 
 def _check_tokenizer(plan: RunPlan) -> None:
-    """ValueError unless the codec is that of the tokens."""
+    """Raise ValueError unless the tokenizer is the one that made the tokens."""
     if plan.tokenizer.vocab_size != plan.dataset.vocab_size:
-        raise ValueError(f"the codec has a vocabulary of {plan.tokenizer.vocab_size}, the tokens one of {plan.dataset.vocab_size}")
+        raise ValueError(f"the tokenizer's vocab_size must be {plan.dataset.vocab_size}, got {plan.tokenizer.vocab_size}")
     split = plan.dataset.train
-    ids = [
-        int(i)
-        for i in split.ids[split.doc_offsets[0] : split.doc_offsets[1]]
-        if int(i) not in plan.tokenizer.special_tokens.values()
-    ]
-    reencoded_ids = plan.tokenizer.encode([Record.from_content(plan.tokenizer.decode(ids), "", "ready")])[0].tolist()
+    document = [int(i) for i in split.ids[split.doc_offsets[0] : split.doc_offsets[1]]]
+    ids = [i for i in document if i not in plan.tokenizer.special_tokens.values()]
+    reencoded_ids = plan.tokenizer.encode([Record.from_content(plan.tokenizer.decode(ids), "", "preflight")])[0].tolist()
     if reencoded_ids != ids:
         mismatch_index = next(
             (n for n, (a, b) in enumerate(zip(reencoded_ids, ids, strict=False)) if a != b), min(len(reencoded_ids), len(ids))
         )
-        raise ValueError(f"the first document, decoded and encoded again, is not itself from token {mismatch_index} on")
+        raise ValueError(f"decoding and re-encoding the first document changes it from token {mismatch_index} on")
 
 
 def _check_batch(batch: Batch, plan: RunPlan) -> None:
+    """Raise ValueError unless the batch has targets and all ids are in range."""
     target_ids = batch.targets_BT[batch.targets_BT != IGNORE]
     if not len(target_ids):
-        raise ValueError("no target of the first batch carries loss")
+        raise ValueError("the first batch has no target with a loss")
     max_id = int(max(batch.inputs_BT.max(), target_ids.max()))
     if max_id >= plan.dataset.vocab_size:
-        raise ValueError(f"the first batch holds the id {max_id}; the vocabulary ends at {plan.dataset.vocab_size - 1}")
+        raise ValueError(f"token ids must be < {plan.dataset.vocab_size}, the first batch has {max_id}")
 
 
 def _count_updated(step: StepResult, model: nn.Module, initial_params: dict[str, Tensor]) -> int:
-    """How many tensors the first update moved. ValueError if none, or if there was no sound update."""
+    """Count the parameter tensors that the first update changed.
+
+    Raises ValueError if there are none, or if the update was skipped.
+    """
     if step.skip_reason:
         raise ValueError(f"the first update was skipped: {step.skip_reason}")
     if not math.isfinite(step.grad_norm) or step.grad_norm <= 0:
-        raise ValueError(f"the gradient norm of the first step is {step.grad_norm}")
+        raise ValueError(f"the gradient norm of the first step must be finite and > 0, got {step.grad_norm}")
     num_updated = sum(
         not torch.equal(parameter.detach().cpu(), initial_params[name]) for name, parameter in model.named_parameters()
     )
     if not num_updated:
-        raise ValueError("the first update moved no parameter")
+        raise ValueError("the first update changed no parameter")
     return num_updated
 
 
 def _check_weights(model: nn.Module, expected: Any) -> None:
+    """Raise ValueError unless the reloaded weights equal the saved ones."""
     actual = model.state_dict()
     mismatches = [name for name, tensor in expected.items() if name not in actual or not torch.equal(actual[name], tensor.cpu())]
     if mismatches:
-        raise ValueError(f"{mismatches[0]} is not what was written")
+        raise ValueError(f"{mismatches[0]} differs from the saved tensor")
 
 
 def _check_generation(plan: RunPlan, loaded: LoadedModel, batch: Batch) -> None:
-    """A few tokens from the first of the batch, decoded."""
+    """Generate a few tokens from the start of the batch and decode them."""
     special_tokens = plan.dataset.special_tokens
     model = loaded.model.to(plan.device)
-    logits_provider = UncachedLogits(
-        partial(plan.spec.logits, model), plan.train_config.seq_len, special_tokens.get("pad", 0), plan.device
-    )
+    provider = logits_provider(plan.spec, model, plan.train_config.seq_len, special_tokens, plan.device, use_cache=False)
     prompt = batch.inputs_BT[0, :PROMPT_TOKENS].tolist()
-    (output_ids,) = sampling.generate(
-        logits_provider, [prompt], GREEDY, GENERATED_TOKENS, special_tokens.get("eos"), torch.Generator()
-    )
+    (output_ids,) = sampling.generate(provider, [prompt], GREEDY, GENERATED_TOKENS, special_tokens.get("eos"), torch.Generator())
     if not output_ids:
-        raise ValueError("nothing was written")
+        raise ValueError("the model generated no token")
     plan.tokenizer.decode(output_ids)
 
 
 def _record_metrics(audit: MetricRecorder, preflight: Preflight, step: StepResult, num_updated: int, checkpoint_bytes: int) -> None:
-    with audit.scope("ready") as metrics:
-        metrics.add_measurement(
-            "links", len(preflight.steps_passed), "links", "of the chain that the first batch went through before training began"
-        )
-        metrics.add_measurement("seconds", round(sum(seconds for _, seconds in preflight.steps_passed), 3), "s", "that this took")
-        metrics.add_measurement(
-            "loss",
-            next(value for name, value in step.terms.items() if name.endswith("loss")),
-            "nats/token",
-            "what is minimised, first batch",
-        )
-        metrics.add_measurement("moved", num_updated, "tensors", "parameter tensors that the first update moved")
-        metrics.add_measurement("checkpoint", checkpoint_bytes, "bytes", "of a checkpoint of this run")
-        description = "what one real batch went through before training began, with the settings and files of this run"
-        metrics.tables.append(AuditTable("chain", description, ("link", "seconds"), preflight.steps_passed))
+    """Record what passed, and how long it took."""
+    with audit.scope("preflight") as metrics:
+        num_passed, total_seconds = len(preflight.steps_passed), sum(seconds for _, seconds in preflight.steps_passed)
+        metrics.add_measurement("steps_passed", num_passed, "steps", "Preflight steps that passed before training started")
+        metrics.add_measurement("seconds", round(total_seconds, 3), "s", "Wall time of the preflight test")
+        loss = next(value for name, value in step.terms.items() if name.endswith("loss"))
+        metrics.add_measurement("loss", loss, "nats/token", "Minimised loss of the first batch in the preflight test")
+        description = "Parameter tensors that the first update of the preflight test changed"
+        metrics.add_measurement("params_updated", num_updated, "tensors", description)
+        metrics.add_measurement("checkpoint_bytes", checkpoint_bytes, "bytes", "Size of a checkpoint in the preflight test")
+        description = "Steps that one real batch passed before training, with the config and files of this run"
+        metrics.tables.append(AuditTable("preflight", description, ("step", "seconds"), preflight.steps_passed))

@@ -1,4 +1,4 @@
-"""The state of every random generator that training can reach, taken and given back."""
+"""Save, restore and seed every random generator that training uses."""
 
 import random
 from typing import Any
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def get_rng_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(torch's states as tensors, python's and numpy's as JSON)."""
+    """Return torch's generator states as tensors and Python's and NumPy's as JSON."""
     tensors = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        tensors["cuda"] = torch.cuda.get_rng_state()  # of this process's device; others may be another process's
+        tensors["cuda"] = torch.cuda.get_rng_state()  # this process's device only
     if torch.backends.mps.is_available():
         tensors["mps"] = torch.mps.get_rng_state()
     version, words, gauss = random.getstate()
@@ -24,7 +24,7 @@ def get_rng_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def set_rng_state(tensors: dict[str, Tensor], host_state: dict[str, Any]) -> None:
-    """The reverse of `take`."""
+    """Restore the states that `get_rng_state` returned."""
     torch.set_rng_state(tensors["cpu"])
     if "cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["cuda"])
@@ -37,7 +37,7 @@ def set_rng_state(tensors: dict[str, Tensor], host_state: dict[str, Any]) -> Non
 
 
 def seed_all(seed: int) -> None:
-    """Start every generator from `seed`."""
+    """Seed every generator with `seed`."""
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)

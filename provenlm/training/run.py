@@ -1,4 +1,4 @@
-"""Steps in, checkpoints and lines of progress out, until the last step or until somebody asks to end."""
+"""Run a training to its end: save checkpoints, log progress, generate samples."""
 
 import json
 import shutil
@@ -23,13 +23,16 @@ from provenlm.training.step import Callback, StepResult
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A run with all that it leaves on disk. `begun`: the steps after which its processes began; `judge`: see Objective."""
+    """Hold a run and all that it leaves on disk.
+
+    `start_steps`: the steps after which its processes started (0 for the first); `eval_term`: see `Objective`.
+    """
 
     checkpoint_manager: CheckpointManager
     model_metadata: ModelMetadata
     config: TrainConfig
     eval_term: str
-    resume_checkpoint: Checkpoint | None  # what an earlier process left
+    resume_checkpoint: Checkpoint | None  # saved by an earlier process
     history: StepHistory
     start_steps: Sequence[int]
     samples: list[TrainingSample]  # grows with the checkpoints
@@ -37,10 +40,10 @@ class TrainingRun:
 
     @property
     def extra_files(self) -> dict[str, bytes]:
-        """What lies beside the tensors of a checkpoint."""
+        """Return the files that a checkpoint holds beside its tensors."""
         start_steps_json = json.dumps(self.start_steps).encode()
         files = {
-            "net.json": self.model_metadata.to_json(),
+            checkpoint.METADATA_FILE: self.model_metadata.to_json(),
             "history.parquet": self.history.to_parquet(),
             "runs.json": start_steps_json,
         }
@@ -54,10 +57,10 @@ class TrainingRun:
         log_step: Callable[[], str],
         generator: SampleGenerator | None,
     ) -> StepResult | None:
-        """Take steps to the last and give that, saving when it is time; None if any process is `asked` to end before, with all saved.
+        """Take all steps, save checkpoints when due, and return the last step.
 
-        `look` is called after each step, when its row is in the history; its words stand beside the bar. `writer` writes a sample
-        whenever it is time to save, and after the last step.
+        Returns None, after saving, if `stop_requested` is true in any process. `log_step` is called after each step, when its row is in the
+        history; its text is shown beside the progress bar. `generator` generates samples whenever a checkpoint is due and after the last step.
         """
         bar.update(self.start_steps[-1])
         try:
@@ -67,21 +70,20 @@ class TrainingRun:
                     self._generate_samples(step, generator)
                     return step
                 if step.rollback_reason:
-                    continue  # its state is one that lies on disk
+                    continue  # the restored state is already on disk
                 stopping, save_due = self.dist.any_rank(stop_requested()), self.dist.any_rank(self._is_save_step(step))
                 if stopping or save_due:
-                    self._save_checkpoint(
-                        step, generator if save_due else None
-                    )  # a run that was interrupted shows no more than one that was not
+                    # No samples on an interrupt: an interrupted run reports the same samples as an uninterrupted one.
+                    self._save_checkpoint(step, generator if save_due else None)
                 if stopping:
-                    log_line(f"asked to end: saved after step {step.number}; the next run goes on from there")
+                    log_line(f"interrupted: saved a checkpoint after step {step.number}; the next run resumes from it")
                     return None
         finally:
             self.checkpoint_manager.close()
-        raise AssertionError("a training ends with a step that says why")
+        raise AssertionError("the last step has a stop_reason")
 
     def _generate_samples(self, step: StepResult, generator: SampleGenerator | None) -> None:
-        """What was written at steps that going back undid is forgotten."""
+        """Generate samples and drop those of steps that a rollback undid."""
         if generator is not None:
             with step.eval_weights():
                 self.samples[:] = [
@@ -90,57 +92,63 @@ class TrainingRun:
                 ]
 
     def _save_checkpoint(self, step: StepResult, generator: SampleGenerator | None) -> None:
+        """Generate samples and save a checkpoint."""
         self._generate_samples(step, generator)
         self.checkpoint_manager.save(step.snapshot(), self.extra_files, (step.val_losses or {}).get(self.eval_term))
 
     def _is_save_step(self, step: StepResult) -> bool:
+        """Return whether a checkpoint is due after `step`."""
         return step.number % self.config.checkpoints.save_interval == 0 or (
             self.config.checkpoints.keep_best and self._is_best(step)
         )
 
     def _is_best(self, step: StepResult) -> bool:
-        val_losses = [value for _, value in self.history.series(f"held_out.{self.eval_term}")]
+        """Return whether `step` has the smallest validation loss so far."""
+        val_losses = [value for _, value in self.history.series(f"val.{self.eval_term}")]
         return step.val_losses is not None and step.val_losses[self.eval_term] <= min(val_losses)
 
     def _report(self, step: StepResult, bar: ProgressReporter, status: str) -> None:
+        """Update the progress bar and log what a step reports."""
         bar.update(step.number - bar.num_done, status)
         for event, reason in (
             ("overflowed", step.overflow_reason),
             ("skipped", step.skip_reason),
-            ("slows down", step.lr_drop_reason),
-            ("went back", step.rollback_reason),
+            ("lowered the learning rates", step.lr_drop_reason),
+            ("rolled back", step.rollback_reason),
             ("stopped", step.stop_reason),
         ):
             if reason:
                 log_line(f"step {step.number} {event}: {reason}")
         if step.number == 1 and self.config.micro_batch_size == "auto":
-            log_line(f"memory holds {step.micro_batch_size} rows at a time, of {self.config.global_batch_size} a step")
+            log_line(f"micro_batch_size: {step.micro_batch_size} of {self.config.global_batch_size} sequences fit into memory")
             return
-        previous_size = self.history.rows[-2]["micro_batch"] if len(self.history.rows) > 1 else self.config.max_micro_batch_size
+        rows = self.history.rows
+        previous_size = rows[-2]["micro_batch_size"] if len(rows) > 1 else self.config.max_micro_batch_size
         if step.micro_batch_size != previous_size:
             log_line(
-                f"step {step.number} ran out of memory with {previous_size} rows at a time: {step.micro_batch_size} from here on, the same batch"
+                f"step {step.number}: out of memory with micro_batch_size {previous_size}; continuing with {step.micro_batch_size} "
+                "(the global batch is unchanged)"
             )
 
     def finalize(self, folder: Path, last_step: StepResult) -> Checkpoint:
-        """Leave in `folder` the last state, which is given back, the checkpoints that are to be kept, and, if it stopped over a step, a
-        dump of that."""
+        """Write the final model to `folder` and return its checkpoint.
+
+        Also copies the retained checkpoints and, if training stopped at a skipped step, writes a debug dump of that step.
+        """
         state = last_step.snapshot()
         checkpoint.save_checkpoint(folder, state, self.extra_files)
         for checkpoint_dir in self.checkpoint_manager.retained_dirs():
             shutil.copytree(checkpoint_dir, folder / "checkpoints" / checkpoint_dir.name)
         if last_step.skip_reason:
-            checkpoint.save_checkpoint(folder / "dump", last_step.debug_dump(), {"net.json": self.model_metadata.to_json()})
-            log_line(
-                f"the step it stopped over is in {folder.name}/dump; provenlm.training.checkpoints.replay.replay computes it again"
-            )
+            checkpoint.save_checkpoint(folder / "dump", last_step.debug_dump(), {checkpoint.METADATA_FILE: self.model_metadata.to_json()})
+            log_line(f"wrote the failed step to {folder.name}/dump; provenlm.training.checkpoints.replay.replay_step repeats it")
         return state
 
 
 def run_worker_rank(steps: Iterator[StepResult], stop_requested: Callable[[], bool], dist: DistributedContext) -> bool:
-    """What the other processes do while the first has a session: take the same steps, and give their part of what it saves.
+    """Take the same steps as the main process and contribute to what it saves.
 
-    False if any was asked to end before the last.
+    Returns False if any process is asked to stop before the last step.
     """
     for step in steps:
         if step.stop_reason:
@@ -155,23 +163,27 @@ def run_worker_rank(steps: Iterator[StepResult], stop_requested: Callable[[], bo
             step.snapshot()
         if stopping:
             return False
-    raise AssertionError("a training ends with a step that says why")
+    raise AssertionError("the last step has a stop_reason")
 
 
 def open_run(
     root: Path, model_metadata: ModelMetadata, config: TrainConfig, eval_term: str, dist: DistributedContext = SINGLE_PROCESS
 ) -> TrainingRun:
-    """A session with checkpoints below `root`; it goes on from the newest whole one there, or begins. For the first process alone."""
+    """Open a run with checkpoints below `root`; resume from the latest intact one.
+
+    For the main process only.
+    """
     manager = CheckpointManager(root, config.checkpoints, log_line)
     latest = manager.latest()
     if latest is None:
         return TrainingRun(manager, model_metadata, config, eval_term, None, StepHistory(), [0], [], dist)
     state = checkpoint.load_checkpoint(latest)
     step = state.metadata["step"]
-    log_line(f"going on after step {step}")
-    if (saved_world_size := len(state.metadata["random"])) != dist.world_size:
+    log_line(f"resuming after step {step}")
+    if (saved_world_size := len(state.metadata["rng"])) != dist.world_size:
         log_line(
-            f"saved by {saved_world_size} of train.parallel.processes, now {dist.world_size}: the same but for the order of sums and dropout's draws"
+            f"the checkpoint was saved with distributed.world_size {saved_world_size}, now it is {dist.world_size}: "
+            "the order of sums and the dropout masks differ"
         )
     history = StepHistory.from_parquet((latest / "history.parquet").read_bytes())
     start_steps = [*json.loads((latest / "runs.json").read_text(encoding="utf-8")), step]
@@ -181,7 +193,7 @@ def open_run(
 
 
 def remove_stale_runs(folder: Path, key: str) -> Path:
-    """Where below `folder` the checkpoints of the training named `key` lie; those of any other are removed."""
+    """Return the checkpoint folder of the run `key`; delete those of other runs."""
     root = folder / key[:32]
     for path in folder.glob("*"):
         if path != root:
@@ -190,7 +202,10 @@ def remove_stale_runs(folder: Path, key: str) -> Path:
 
 
 def build_callbacks(config: TrainConfig, eval_term: str) -> list[Callback]:
-    """Those that `settings` ask for; `judge` is the term of the held-out loss that some of them look at."""
+    """Build the callbacks that a config asks for.
+
+    `eval_term` names the term of the validation loss that some of them watch.
+    """
     callbacks: list[Callback] = [NonFiniteGuard() if config.spike_guard is None else SpikeGuard(config.spike_guard)]
     return callbacks + [
         PatienceCallback(patience_config, eval_term)

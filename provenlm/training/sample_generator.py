@@ -1,8 +1,7 @@
-"""A net in the middle of its training and prompts in, what it goes on to write out: its quality beside its loss."""
+"""Generate samples from fixed prompts during training."""
 
 import json
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,74 +9,74 @@ from torch import nn
 
 from provenlm.core import rng
 from provenlm.core.audit import AuditTable, MetricRecorder
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError
 from provenlm.core.interfaces import Tokenizer
 from provenlm.models.common.spec import ModelSpec
-from provenlm.models.generation.sampling import CachedLogits, UncachedLogits, generate
+from provenlm.models.generation.logits_provider import logits_provider
+from provenlm.models.generation.sampling import generate
 from provenlm.training.callbacks.history import StepHistory
 from provenlm.training.config import TrainConfig
 from provenlm.training.config_sections import SampleConfig
 
-MAX_TABLE_STEPS = 12  # checkpoints at most, so that an audit stays small; all are in samples.json
+MAX_TABLE_STEPS = 12  # keeps the audit small; samples.json holds all of them
 
 
 class TrainingSample(NamedTuple):
-    """After `step`, behind `prompt`."""
+    """Hold a generated text, its prompt and the step after which it was generated."""
 
     step: int
     prompt: str
     text: str
 
 
-def make_logits_provider(
-    spec: ModelSpec, model: nn.Module, special_tokens: Mapping[str, int], max_seq_len: int, device: torch.device
-) -> CachedLogits:
-    """What `generate` asks for the next token."""
-    return CachedLogits(
-        partial(spec.logits_with_cache, model),
-        UncachedLogits(partial(spec.logits, model), max_seq_len, special_tokens.get("pad", 0), device),
-    )
-
-
 class SampleGenerator:
-    """Goes on from the same prompts with the same draws every time, so that only the net makes the difference."""
+    """Continue the same prompts with the same random draws at every checkpoint.
+
+    Only the weights change between two calls.
+    """
 
     def __init__(
         self, spec: ModelSpec, model: nn.Module, tokenizer: Tokenizer, config: SampleConfig, train_config: TrainConfig
     ) -> None:
-        """ProvenlmError if the codec cannot write a prompt down."""
+        """Encode the prompts. Raises ConfigError if the tokenizer cannot encode one."""
         self.spec, self.model, self.tokenizer, self.config, self.train_config = spec, model, tokenizer, config, train_config
         self.prompts = [tokenizer.encode_prompt(prompt) for prompt in config.prompts]
         if not all(self.prompts):
-            raise ProvenlmError(
-                "train.samples.prompts: this codec has no token that begins a text; each needs at least one character"
+            raise ConfigError(
+                "train.sample.prompts must not be empty texts: the tokenizer of this corpus has no beginning-of-text token"
             )
 
     def generate(self, step: int) -> list[TrainingSample]:
-        """Draws from a generator of its own: training goes on as if nothing had been written."""
+        """Continue every prompt once.
+
+        Uses a generator of its own, so that training draws the same random numbers with and without samples.
+        """
         device = next(self.model.parameters()).device
-        logits_provider = make_logits_provider(
-            self.spec, self.model.eval(), self.tokenizer.special_tokens, self.train_config.seq_len, device
-        )
+        provider = logits_provider(self.spec, self.model.eval(), self.train_config.seq_len, self.tokenizer.special_tokens, device)
         generator = torch.Generator().manual_seed(rng.derive_seed(self.train_config.seed, "samples"))
         eos_id = self.tokenizer.special_tokens.get("eos")
-        with torch.compiler.set_stance("force_eager"):  # every token is a shape that would be compiled anew
-            outputs = generate(logits_provider, self.prompts, self.config.sampling, self.config.max_new_tokens, eos_id, generator)
+        with torch.compiler.set_stance("force_eager"):  # every sequence length would be compiled separately
+            outputs = generate(provider, self.prompts, self.config.sampling, self.config.max_new_tokens, eos_id, generator)
         texts = [self.tokenizer.decode(ids).decode("utf-8", "replace") for ids in outputs]
         return [TrainingSample(step, prompt, text) for prompt, text in zip(self.config.prompts, texts, strict=True)]
 
 
 def samples_to_json(samples: Sequence[TrainingSample]) -> bytes:
+    """Serialise samples to JSON."""
     return json.dumps(samples, indent=1, ensure_ascii=False).encode()
 
 
 def samples_from_json(data: bytes) -> list[TrainingSample]:
+    """Parse samples from JSON."""
     return [TrainingSample(*item) for item in json.loads(data)]
 
 
 def record_samples(audit: MetricRecorder, samples: Sequence[TrainingSample], history: StepHistory, eval_term: str) -> None:
-    """All that was written as a table, each beside the losses at its step; of many checkpoints some, evenly spaced."""
-    losses, val_losses = dict(history.series(eval_term)), history.series(f"held_out.{eval_term}")
+    """Record the samples as a table, each with the losses at its step.
+
+    At most `MAX_TABLE_STEPS` evenly spaced checkpoints are shown.
+    """
+    losses, val_losses = dict(history.series(eval_term)), history.series(f"val.{eval_term}")
     steps = sorted({sample.step for sample in samples})
     table_steps = {steps[round(n * (len(steps) - 1) / (MAX_TABLE_STEPS - 1))] for n in range(MAX_TABLE_STEPS)} if steps else set()
     rows = [
@@ -91,7 +90,6 @@ def record_samples(audit: MetricRecorder, samples: Sequence[TrainingSample], his
         for sample in samples
         if sample.step in table_steps
     ]
-    columns = ("step", f"{eval_term}, nats/token", "held-out, nats/token", "prompt", "went on to write")
-    audit.tables.append(
-        AuditTable("samples", "What the net wrote at each checkpoint, from the same prompts with the same draws", columns, rows)
-    )
+    columns = ("step", f"{eval_term}, nats/token", "validation, nats/token", "prompt", "continuation")
+    description = "Continuations of the same prompts with the same random draws, by checkpoint"
+    audit.tables.append(AuditTable("samples", description, columns, rows))

@@ -1,7 +1,7 @@
-"""A step and a full length in, the length of that step's rows out; a batch of long rows in, the same tokens as shorter rows out.
+"""Warm up the sequence length during training.
 
-Short rows first are cheaper in attention and calmer (Li et al. 2022, arXiv 2108.06084). The tokens of a step, and their order over
-the run, do not depend on the length.
+Short sequences are cheaper and train more stably (Li et al. 2022, arXiv 2108.06084). The tokens of a step and their order do not depend
+on the length.
 """
 
 import math
@@ -11,7 +11,10 @@ from provenlm.training.config_sections import SeqLenScheduleConfig
 
 
 def seq_len_at_step(schedule: SeqLenScheduleConfig | None, step: int, max_seq_len: int) -> int:
-    """Positions a row at `step` of 0, 1 …: the largest divisor of `full` that is no longer than the curve from `begin` to `full`."""
+    """Return the sequence length at `step` (0, 1, …).
+
+    It is the largest divisor of `max_seq_len` that is not above the curve from `schedule.start` to `max_seq_len`.
+    """
     if schedule is None or step >= schedule.steps:
         return max_seq_len
     progress = step / schedule.steps
@@ -24,5 +27,8 @@ def seq_len_at_step(schedule: SeqLenScheduleConfig | None, step: int, max_seq_le
 
 
 def split_sequences(batch: Batch, seq_len: int) -> Batch:
-    """Every row cut into rows of `length`, which divides theirs. No target is lost: the last one of a piece begins the next."""
+    """Split every sequence into sequences of `seq_len`, a divisor of its length.
+
+    No target is lost: the last target of one part is the first input of the next.
+    """
     return batch.map(lambda each_BT: each_BT.reshape(-1, seq_len))

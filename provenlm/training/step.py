@@ -1,4 +1,7 @@
-"""A step: what one update did, frozen; and who may judge it: monitors, which look and ask but never change anything themselves."""
+"""Define the result of a step and the callbacks that observe steps.
+
+Callbacks may ask to skip an update, stop, roll back or lower the learning rates; the training loop carries it out.
+"""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -11,45 +14,47 @@ from provenlm.training.checkpoints.checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class GradientInfo:
-    """What one objective found, before its optimizers move anything: means over the batch, and the norm before clipping."""
+    """Hold one objective's losses and gradient norms before its optimizers step.
+
+    Losses are means over the batch; norms are taken before clipping.
+    """
 
     objective: str
-    step: int  # the number that this step will have
+    step: int  # number of the step in progress
     terms: Mapping[str, float]
     grad_norm: float
-    grad_norms: Mapping[str, float]  # by role
+    grad_norms: Mapping[str, float]  # by parameter group
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """`terms` are means over the step's targets; `held_out` is None where it was not measured.
+    """Hold what one training step did.
 
-    Within `judged()` the net has the weights that are published, `snapshot()` is the whole state after this step and `evidence()` what `dump.replay` needs to repeat its loss; all are valid
-    until the next step is asked for.
+    `terms` are means over the step's targets; `val_losses` is None if the validation loss was not computed. `eval_weights()` gives the model
+    its evaluation weights within a context, `snapshot()` returns the full state after this step and `debug_dump()` what `replay_step` needs
+    to repeat its loss; all three are valid until the next step is requested.
     """
 
-    number: int  # of steps taken, this one included
+    number: int  # counts from 1
     terms: Mapping[str, float]
     val_losses: Mapping[str, float] | None
-    lr_scale: float  # of the peak learning rates
-    grad_norm: float  # before clipping
-    grad_norms: Mapping[str, float]  # the same by role of the parameters
-    model_metrics: StepMetrics  # what the nets told of the step
-    micro_batch_size: int  # rows at a time: as set, or fewer where memory did not hold so many
-    num_targets: int  # that carried loss
-    num_sequences: int  # of the batch
-    seq_len: int  # positions a row
-    num_positions: int  # that were computed, padding too
-    epochs: float  # drawn since the beginning
-    seconds: float  # without the held-out loss
-    data_seconds: float  # of these, waiting for the batch
-    loss_scale: float  # of the loss on its way back: 1 but for fp16
-    overflow_reason: str | None  # why fp16's gradients were not applied: no fault of data or weights
-    skip_reason: str | None  # why an objective's parameters were left alone
-    lr_drop_reason: str | None  # why the rates are lower from here on
-    rollback_reason: (
-        str | None
-    )  # why and where to the run went back after this step; `snapshot` is then of the state it went back to
+    lr_scale: float  # factor on the peak learning rates
+    grad_norm: float  # global norm before clipping
+    grad_norms: Mapping[str, float]  # by parameter group, before clipping
+    model_metrics: StepMetrics  # reported by the model
+    micro_batch_size: int  # sequences per forward pass; less than configured after an out-of-memory error
+    num_targets: int  # targets that carry loss
+    num_sequences: int  # sequences of the batch
+    seq_len: int  # positions per sequence
+    num_positions: int  # computed positions, including padding
+    epochs: float  # epochs drawn since the start of training
+    seconds: float  # without the validation loss
+    data_seconds: float  # part of `seconds` spent on drawing the batch
+    loss_scale: float  # factor on the loss in the backward pass: 1 except for fp16
+    overflow_reason: str | None  # why fp16 gradients were not applied: out of range, no fault of data or weights
+    skip_reason: str | None  # why an objective's update was skipped
+    lr_drop_reason: str | None  # why the learning rates are lower from the next step on
+    rollback_reason: str | None  # why and to which step the run rolled back; `snapshot` then returns the restored state
     stop_reason: str | None  # why this step is the last
     eval_weights: Callable[[], AbstractContextManager[None]] = field(repr=False, compare=False)
     snapshot: Callable[[], Checkpoint] = field(repr=False, compare=False)
@@ -58,14 +63,17 @@ class StepResult:
 
 @dataclass(frozen=True)
 class StopTraining:
-    """Asks for this step to be the last."""
+    """Ask to end training after this step."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Rollback:
-    """Asks to go back to the last good checkpoint, to draw on past all data seen so far, at `slower` times the rates for `steps`."""
+    """Ask to restore the latest checkpoint and continue with new data.
+
+    The learning rates are scaled by `lr_factor` for `lr_steps` steps.
+    """
 
     reason: str
     lr_factor: float
@@ -74,27 +82,27 @@ class Rollback:
 
 @dataclass(frozen=True)
 class ReduceLR:
-    """Asks to multiply all rates by `factor`, from the next step to the last."""
+    """Ask to multiply all learning rates by `factor` for the rest of training."""
 
     reason: str
     factor: float
 
 
 class Callback(Protocol):
-    """Sees every update and every step. Those that only look at some of it inherit the rest from here."""
+    """Observe every update and every step; subclasses override what they need."""
 
     def pre_optim_step(self, gradient_info: GradientInfo) -> str | None:
-        """Look at an update that is finite, before it is applied; a text asks to skip it and says why."""
+        """Inspect a finite update before it is applied; a text skips it and says why."""
         return None
 
     def post_step(self, step: StepResult) -> StopTraining | Rollback | ReduceLR | None:
-        """Look at a step when it is done."""
+        """Inspect a finished step; the returned action is carried out by the loop."""
         return None
 
     def state_dict(self) -> Any:
-        """JSON of all that the answers depend on; part of every checkpoint."""
+        """Return the callback's state as JSON; it becomes part of every checkpoint."""
         return None
 
     def load_state_dict(self, state: Any) -> None:
-        """Become what `state` saw: when a run is resumed, and when it goes back."""
+        """Restore a saved state, on resume and on rollback."""
         return

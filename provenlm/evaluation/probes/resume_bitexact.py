@@ -1,4 +1,4 @@
-"""A net and the settings of its training in; out, whether some steps that were cut in two end in the very bits of those that were not."""
+"""Test that a resumed training equals an uninterrupted one, bit for bit."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,7 +27,10 @@ NUM_STEPS, RESUME_STEP = 5, 2
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """What is trained: `build()` makes the net, from torch's current generator, on the CPU."""
+    """Describe a small training; `build()` makes the model on the CPU.
+
+    `build` initialises from torch's global generator.
+    """
 
     spec: ModelSpec
     build: Callable[[], nn.Module]
@@ -37,7 +40,7 @@ class TrainingCase:
 
 @dataclass(frozen=True)
 class ResumeRun:
-    """`losses` are the terms of the steps after the cut, `state` all that there is after the last."""
+    """Hold the loss terms after the resume step and the final checkpoint."""
 
     losses: list[Mapping[str, float]]
     state: Checkpoint
@@ -46,7 +49,10 @@ class ResumeRun:
 def run_with_and_without_resume(
     case: TrainingCase, folder: Path, load: Callable[[Path], Checkpoint]
 ) -> tuple[ResumeRun, ResumeRun]:
-    """(never stopped, stopped after CUT steps and taken up by a net built anew from what `read` finds in `folder`)."""
+    """Train once without an interruption and once resumed at `RESUME_STEP`.
+
+    The resumed run uses a newly built model and what `load` reads from `folder`.
+    """
     uninterrupted = _start_training(case, None, 1)
     for step in islice(uninterrupted, RESUME_STEP):
         if step.number == RESUME_STEP:
@@ -56,7 +62,10 @@ def run_with_and_without_resume(
 
 
 def _start_training(case: TrainingCase, resume: Checkpoint | None, seed: int) -> Any:
-    """`seed` is another for the net that is taken up: whatever does not come from the checkpoint differs."""
+    """Start a training; `seed` differs between the runs.
+
+    So everything that does not come from the checkpoint differs.
+    """
     rng_state.seed_all(seed)
     model = case.build()
     objectives = case.spec.objectives(model, IGNORE)
@@ -65,6 +74,7 @@ def _start_training(case: TrainingCase, resume: Checkpoint | None, seed: int) ->
 
 
 def _collect(steps: Any, count: int) -> ResumeRun:
+    """Take `count` steps and copy the final state."""
     results: list[StepResult] = []
     for step in islice(steps, count):
         results.append(step)
@@ -73,7 +83,7 @@ def _collect(steps: Any, count: int) -> ResumeRun:
 
 
 def find_mismatches(expected: ResumeRun, actual: ResumeRun) -> list[str]:
-    """What is not the same in both, by name, to the last bit."""
+    """Name everything that differs between two runs in at least one bit."""
     names = [
         f"loss of step {RESUME_STEP + n}" for n, (a, b) in enumerate(zip(expected.losses, actual.losses, strict=True), 1) if a != b
     ]
@@ -89,21 +99,20 @@ def find_mismatches(expected: ResumeRun, actual: ResumeRun) -> list[str]:
 
 
 def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    """Return whether two tensors exist and have the same type and bits."""
     return a is not None and b is not None and a.dtype == b.dtype and torch.equal(a, b)
 
 
 def record_resume_metrics(metrics: MetricRecorder, case: TrainingCase, folder: Path, load: Callable[[Path], Checkpoint]) -> None:
-    """Rehearse, and say what differed."""
+    """Run the test and record what differs."""
     expected, actual = run_with_and_without_resume(case, folder, load)
     mismatches = find_mismatches(expected, actual)
     tensors = sum(len(state_dict) for state_dict in expected.state.state_dicts.values())
-    metrics.add_count("steps", NUM_STEPS, "steps", "of the recipe's own training, on a small net of its kind and on the CPU")
-    metrics.add_count(
-        "cut", RESUME_STEP, "steps", "after these all was dropped, and a net built anew went on from the checkpoint on disk"
-    )
-    metrics.add_count(
-        "compared", tensors, "tensors", "of weights, optimizer and random generators, compared bit by bit after the last step"
-    )
+    metrics.add_count("steps", NUM_STEPS, "steps", "Steps of the resume test: the recipe's training of a small model on the CPU")
+    description = "Step of the resume test after which a new model resumed from the checkpoint on disk"
+    metrics.add_count("checkpoint_step", RESUME_STEP, "steps", description)
+    description = "Tensors (weights, optimizer and random state) that the resume test compared bit by bit after its last step"
+    metrics.add_count("tensors_compared", tensors, "tensors", description)
     details = f": {', '.join(mismatches[:3])}" if mismatches else ""
-    description = f"tensors, losses and other facts that differ from those of a run that was never stopped{details}"
-    metrics.add_measurement("differing", len(mismatches), "", description)
+    description = f"Tensors, losses and other values that differ between a resumed and an uninterrupted training{details}"
+    metrics.add_measurement("mismatches", len(mismatches), "", description)

@@ -1,4 +1,7 @@
-"""Batches and objectives: what a training step is asked to make small."""
+"""Define batches and training objectives.
+
+Shapes: B sequences, T positions.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,20 +9,19 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-IGNORE = -100  # a target that carries no loss: padding, or the first token of a document
+IGNORE = -100  # a target without loss: padding, or the first token of a document
 
-ParamGroupName = Literal[
-    "embedding", "matrix", "rest"
-]  # embeddings and heads; matrices that states pass through; norms, routers, biases
+# embedding: token embeddings and output heads; matrix: weights that multiply hidden states; default: norms, routers, biases
+ParamGroupName = Literal["embedding", "matrix", "default"]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`inputs_BT`, `targets_BT`: int64. `targets_BT[b, t]` is the token after `inputs_BT[b, t]`, or IGNORE.
+    """Hold the tensors of a batch for next-token training.
 
-    `smoothing` of each target is spread evenly over the vocabulary in what is made small, never in the term that judges.
-
-    `documents_BT`: the number of the document that an input stands in, where a net may look only at that (None: at all of its row).
+    `inputs_BT` and `targets_BT` are int64; `targets_BT[b, t]` is the token after `inputs_BT[b, t]`, or IGNORE.
+    `label_smoothing` is the fraction of each target that the training loss spreads over the vocabulary; the evaluation term ignores it.
+    `documents_BT` is the document number of each input; a position may attend to its own document only (None: to its whole sequence).
     """
 
     inputs_BT: Tensor
@@ -28,26 +30,28 @@ class Batch:
     label_smoothing: float = 0.0
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> "Batch":
-        """The batch with `change` made to each of its tensors."""
+        """Return the batch with `fn` applied to each of its tensors."""
         documents_BT = None if self.documents_BT is None else fn(self.documents_BT)
         return replace(self, inputs_BT=fn(self.inputs_BT), targets_BT=fn(self.targets_BT), documents_BT=documents_BT)
 
 
-StepMetrics = Mapping[str, tuple[float, str, str]]  # name -> (value, unit, meaning)
+StepMetrics = Mapping[str, tuple[float, str, str]]  # name -> (value, unit, description)
 
 
 def no_metrics(applied: bool) -> StepMetrics:
-    """After a step nothing is left to do or to say."""
+    """Do nothing after a step and report no metrics."""
     return {}
 
 
 @dataclass(frozen=True)
 class Objective:
-    """`loss(batch)` names its terms; `loss["loss"]` is minimised over `parameters`: a mean over the targets that count.
+    """Describe one loss and the parameters that minimise it.
 
-    `parameters` come by role, because optimizers treat roles differently. `judge` names the term by which held-out data are
-    judged: the one without regularisers. `after(applied)` is called after every step, applied or not: a net moves there what it moves
-    by itself, and tells what went on inside it since the last call.
+    `loss(batch)` returns named terms; `loss(batch)["loss"]` is minimised, a mean over the targets that count.
+    `param_groups` lists the parameters by group, because each group has its own optimizer config.
+    `eval_term` names the term that measures validation data: the one without regularisation.
+    `post_step(applied)` is called after every step, applied or skipped: the model updates here what has no gradient, and returns metrics
+    collected since the previous call.
     """
 
     name: str

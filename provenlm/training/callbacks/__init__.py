@@ -1,1 +1,4 @@
-"""Monitors see every step and may only ask to stop; one small file each."""
+"""Observe every update and every step of training; one small file each.
+
+Callbacks may ask to skip an update, stop, roll back or lower the learning rates.
+"""

@@ -1,1 +1,1 @@
-"""checkpoints."""
+"""Write, read, retain and replay checkpoints."""

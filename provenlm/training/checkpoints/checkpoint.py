@@ -1,4 +1,4 @@
-"""Checkpoints: all that is needed to go on as if never stopped, as safetensors and JSON with digests; nothing is unpickled."""
+"""Write and read checkpoints: safetensors and JSON with digests, no pickle."""
 
 import json
 import os
@@ -12,20 +12,28 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from provenlm.core import config, hashing, io, registry
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import CheckpointError
 from provenlm.models.common.spec import ModelSpec
+
+METADATA_FILE = "model.json"  # of a checkpoint: `ModelMetadata`
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """`tensors`: by file (`model`, `optimizer`, `random`), then by name. `facts`: JSON, such as step and position."""
+    """Hold all that is needed to resume a run as if it had never stopped.
+
+    `state_dicts`: tensors by file (`model`, `optimizer`, `rng`), then by name. `metadata`: JSON, such as the step.
+    """
 
     state_dicts: Mapping[str, Mapping[str, Tensor]]
     metadata: Mapping[str, Any]
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, extra_files: Mapping[str, bytes]) -> None:
-    """Fill `folder` in one rename: `<name>.safetensors`, state.json, the `extra` files, and a manifest of all. Old content goes."""
+    """Write a checkpoint to `folder` atomically, replacing old content.
+
+    Files: `<name>.safetensors`, state.json, `extra_files`, and manifest.json with the digests of all of them.
+    """
     manifest = {}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with io.atomic_dir(folder) as temp_dir:
@@ -38,7 +46,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, extra_files: Mapping[s
 
 
 def _file_contents(checkpoint: Checkpoint, extra_files: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of each file, one at a time: together they would be a second copy of the whole state."""
+    """Yield name and bytes of each file, one at a time to bound the memory."""
     for name, tensors in checkpoint.state_dicts.items():
         yield f"{name}.safetensors", save(_cpu_tensors(tensors))
     yield "state.json", json.dumps(checkpoint.metadata, allow_nan=False).encode()
@@ -46,41 +54,45 @@ def _file_contents(checkpoint: Checkpoint, extra_files: Mapping[str, bytes]) -> 
 
 
 def _cpu_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors to the CPU as safetensors needs them."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _fsync_dir(folder: Path) -> None:
-    """A rename is on disk only when its folder is."""
+    """Flush a folder to disk: a rename is durable only after that."""
     handle = os.open(folder, os.O_RDONLY)
     os.fsync(handle)
     os.close(handle)
 
 
 def find_corruption(folder: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None: every file of the manifest must be there with its digest."""
+    """Return what is wrong with a checkpoint's files, or None.
+
+    Every file of the manifest must exist with its size and digest.
+    """
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
         for name, entry in manifest.items():
             if (folder / name).stat().st_size != entry["bytes"]:
-                return f"{name} is not {entry['bytes']} bytes long"
+                return f"{name} must have {entry['bytes']} bytes, got {(folder / name).stat().st_size}"
             if hashing.sha256_file(folder / name) != entry["sha256"]:
-                return f"{name} does not have the digest of the manifest"
+                return f"{name} differs from the digest in manifest.json"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """A checkpoint that `write` left. ProvenlmError if it is damaged."""
+    """Read a checkpoint. Raises CheckpointError if it is damaged."""
     if problem := find_corruption(folder):
-        raise ProvenlmError(f"{folder.as_posix()}: not a whole checkpoint: {problem}")
+        raise CheckpointError(f"{folder.as_posix()}: damaged or incomplete checkpoint: {problem}")
     state_dicts = {path.stem: load(path.read_bytes()) for path in sorted(folder.glob("*.safetensors"))}
     return Checkpoint(state_dicts, json.loads((folder / "state.json").read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """`net.json`: which architecture, with which settings, over which vocabulary, trained on rows of which length."""
+    """Hold `model.json`: architecture, config, vocabulary size, sequence length."""
 
     arch: str
     config: Mapping[str, Any]
@@ -88,12 +100,13 @@ class ModelMetadata:
     seq_len: int
 
     def to_json(self) -> bytes:
+        """Serialise to JSON."""
         return json.dumps(vars(self), indent=2).encode()
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A trained net in eval mode, on the CPU, with the answers of its architecture."""
+    """Hold a trained model in eval mode, on the CPU, with its spec and metadata."""
 
     spec: ModelSpec
     model_config: Any
@@ -102,16 +115,20 @@ class LoadedModel:
 
 
 def load_model(folder: Path) -> LoadedModel:
-    """The net that training left in `folder`. ProvenlmError if a file is damaged or the weights do not fit the settings."""
+    """Load the model that training wrote to `folder`.
+
+    Raises CheckpointError if a file is damaged or the weights do not fit the config.
+    """
     if problem := find_corruption(folder):
-        raise ProvenlmError(f"{folder.as_posix()}: not a whole checkpoint: {problem}")
-    location = f"{folder.as_posix()}/net.json"
-    metadata = config.parse_config(ModelMetadata, json.loads((folder / "net.json").read_text(encoding="utf-8")), location)
+        raise CheckpointError(f"{folder.as_posix()}: damaged or incomplete checkpoint: {problem}")
+    location = f"{folder.as_posix()}/{METADATA_FILE}"
+    metadata = config.parse_config(ModelMetadata, json.loads((folder / METADATA_FILE).read_text(encoding="utf-8")), location)
     spec = registry.load_model(metadata.arch, ModelSpec)
     model_config: Any = config.parse_config(spec.config_type, metadata.config, location)
     model = spec.build(model_config, metadata.vocab_size)
     try:
         model.load_state_dict(load((folder / "model.safetensors").read_bytes()))
     except (RuntimeError, SafetensorError) as error:
-        raise ProvenlmError(f"{folder.as_posix()}: weights that do not fit net.json: {' '.join(str(error).split())}") from None
+        message = " ".join(str(error).split())
+        raise CheckpointError(f"{folder.as_posix()}: model.safetensors does not fit {METADATA_FILE}: {message}") from None
     return LoadedModel(spec, model_config, model.eval(), metadata)

@@ -1,6 +1,6 @@
-"""The folder that a run left when it stopped over a step in; the losses and the gradient norm of that step, computed again, out.
+"""Repeat the failed step that a run dumped when it stopped.
 
-By hand: `python -c "from provenlm.training.checkpoints.replay import replay; print(replay('FOLDER'))"`.
+By hand: `python -c "from provenlm.training.checkpoints.replay import replay_step; print(replay_step('FOLDER'))"`.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,10 @@ from provenlm.training.optim import gradients
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """The terms and the gradient norm of each objective, on the CPU. `facts`: which step and rows, and in which precision."""
+    """Hold the loss terms and gradient norm of each objective.
+
+    `metadata`: the step, the position in the data and the precision.
+    """
 
     terms: dict[str, dict[str, float]]
     grad_norms: dict[str, float]
@@ -23,15 +26,18 @@ class ReplayResult:
 
 
 def replay_step(folder: str | Path) -> ReplayResult:
-    """Compute the step of a dump again. ProvenlmError if the folder is damaged."""
+    """Compute a dumped step again, on the CPU.
+
+    Raises CheckpointError if the folder is damaged.
+    """
     loaded, state = checkpoint.load_model(Path(folder)), checkpoint.load_checkpoint(Path(folder))
-    batch = Batch(**state.state_dicts["batch"], label_smoothing=state.metadata["smoothing"])
+    batch = Batch(**state.state_dicts["batch"], label_smoothing=state.metadata["label_smoothing"])
     loaded.model.train()
-    rng_state.set_rng_state(dict(state.state_dicts["random"]), state.metadata["random"])
+    rng_state.set_rng_state(dict(state.state_dicts["rng"]), state.metadata["rng"])
     terms, grad_norms = {}, {}
+    micro_batch_size, precision, loss_scale = (state.metadata[name] for name in ("micro_batch_size", "precision", "loss_scale"))
     for objective in loaded.spec.objectives(loaded.model, IGNORE):
-        micro_batch_size, precision, loss_scale = (state.metadata[name] for name in ("micro_batch", "precision", "scale"))
         terms[objective.name], grad_norms[objective.name], _ = gradients.compute_gradients(
             objective, batch, micro_batch_size, precision, loss_scale, None, batch.inputs_BT.device
         )
-    return ReplayResult(terms, grad_norms, {name: value for name, value in state.metadata.items() if name != "random"})
+    return ReplayResult(terms, grad_norms, {name: value for name, value in state.metadata.items() if name != "rng"})

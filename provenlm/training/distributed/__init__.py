@@ -1,1 +1,1 @@
-"""distributed."""
+"""Train with several processes: launcher, collectives, FSDP."""

@@ -1,7 +1,7 @@
-"""A net in, its parts shared out over processes by torch's FSDP2; tensors whole again, and whole ones cut as they are held, out.
+"""Shard a model over processes with FSDP2, and convert tensors to and from shards.
 
-Each process holds a share of every parameter, gradient and optimizer state. The layers' weights are brought together when their turn
-comes and let go after it. What lies on disk is whole, so that any number of processes can go on from it.
+Each process holds a shard of every parameter, gradient and optimizer state; a layer's weights are gathered when it runs and freed after
+it. Checkpoints hold full tensors, so that any number of processes can resume from them.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,20 +20,22 @@ LossTerms = Mapping[str, Tensor]
 
 
 class FSDPRoot(nn.Module):
-    """Around whatever is computed on the net: torch hangs what it does before and after on a module's forward."""
+    """Wrap a loss in a module's forward, where FSDP attaches its hooks."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, loss: Callable[[Batch], LossTerms], batch: Batch) -> LossTerms:
+        """Compute the loss terms of a batch."""
         return loss(batch)
 
 
 def apply_fsdp(model: nn.Module, device_type: str) -> Callable[[Objective], Objective]:
-    """Cut `model`'s parameters in place, on devices of `kind`; what its objectives, which must be made after it, have to become.
+    """Shard a model in place; return a function that wraps its objectives.
 
-    What a net holds in a ModuleList, its layers, is brought together one by one; the rest at once. Gradients are sums.
+    The objectives must be made after this call. Members of each ModuleList (the layers) are gathered one by one, the rest at once. Gradients
+    are summed over processes, not averaged.
     """
     mesh = init_device_mesh(device_type, (distributed.get_world_size(),))
     for layers in reversed([module for module in model.modules() if isinstance(module, nn.ModuleList)]):
@@ -44,22 +46,25 @@ def apply_fsdp(model: nn.Module, device_type: str) -> Callable[[Objective], Obje
     for module in root.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)  # the other way to divide by one is not known to gloo
+            module.set_force_sum_reduction_for_comms(True)  # gloo has no premultiplied sum
     return lambda objective: replace(objective, loss=partial(root, objective.loss))
 
 
 def unsharded_objective(objective: Objective) -> Objective:
-    """What an objective of a net that is not shared out becomes."""
+    """Return the objective of a model that is not sharded, unchanged."""
     return objective
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The tensor that processes hold parts of, in each of them; others as they are."""
+    """Gather a sharded tensor in every process; return other tensors unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(tensor: Tensor, reference: Tensor) -> Tensor:
-    """This process's part of a whole tensor, on the device of `held`, which is of the same shape; all of it if `held` is whole."""
+    """Return this process's shard of a full tensor, placed like `reference`.
+
+    Returns all of it, on the device of `reference`, if that is not sharded.
+    """
     on_device = tensor.to(reference.device)
     if not isinstance(reference, DTensor):
         return on_device
@@ -67,15 +72,18 @@ def shard_like(tensor: Tensor, reference: Tensor) -> Tensor:
 
 
 def local_tensor(tensor: Tensor) -> Tensor:
-    """The part that lies in this process; it shares its memory with `tensor`."""
+    """Return this process's shard of a tensor; it shares the tensor's memory."""
     with torch.no_grad():
         return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def apply_on_full_matrix(compute: Callable[[Tensor], Tensor], parts: Tensor, reference: Tensor) -> Tensor:
-    """`compute` on a stack of what processes hold of several tensors shaped and shared out as `like`, each matrix of which has to be
-    whole for it; this process's parts of what comes out. Every matrix is computed in one process."""
-    if not isinstance(reference, DTensor) or reference.ndim > 2:  # cut between matrices, not through them
+    """Apply `compute` to sharded matrices, each gathered in one process.
+
+    `parts` stacks this process's shards of several tensors with the shape and placement of `reference`; returns this process's shards of the
+    results. Every matrix is computed by exactly one process.
+    """
+    if not isinstance(reference, DTensor) or reference.ndim > 2:  # sharded between matrices, not within them
         return compute(parts)
     shape = torch.Size((len(parts), *reference.shape))
     strides = (reference.shape[0] * reference.shape[1], reference.shape[1], 1)
@@ -88,6 +96,9 @@ def apply_on_full_matrix(compute: Callable[[Tensor], Tensor], parts: Tensor, ref
 
 
 def _redistribute(tensor: DTensor, placement: Shard) -> DTensor:
-    """Cut along another axis. Processes on CPUs cannot hand each other parts all at once, so each first gets the whole."""
+    """Shard a tensor along another axis.
+
+    On CPUs processes cannot exchange shards directly, so every process gathers the full tensor first.
+    """
     via = [Replicate()] if tensor.device.type == "cpu" else [placement]
     return tensor.redistribute(placements=via).redistribute(placements=[placement])

@@ -1,7 +1,7 @@
-"""A command and a number in, so many processes of it on this machine, started by torch's launcher, and how they ended out.
+"""Start the processes of a distributed run on this machine.
 
-It is what `torchrun --standalone` does, without its report: what went wrong, a process has said itself. On several machines torchrun
-starts the same command on each (docs/processes.md).
+Like `torchrun --standalone`, without its error report: the processes report their own errors. On several machines torchrun starts the
+same command on each (docs/how-to/distributed-training.md).
 """
 
 import logging
@@ -21,21 +21,24 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from provenlm.core.errors import ProvenlmError
 from provenlm.training.config_sections import DistributedConfig
 
-LAUNCHER_PID_ENV = "PROVENLM_LAUNCHER"  # in the environment of those that `start` started: the process that they end with
+LAUNCHER_PID_ENV = "PROVENLM_LAUNCHER"  # environment variable of launched processes: the process that they end with
 LOOPBACK_INTERFACES = {"linux": "lo", "darwin": "lo0"}
-POLL_SECONDS = 0.2  # seconds
+POLL_SECONDS = 0.2
 
 
 def needs_launch(config: DistributedConfig | None) -> bool:
-    """Whether others have to be started: more than one is asked for, and this is none of them."""
+    """Return whether this process has to launch the others.
+
+    True if more than one process is configured and this one was not launched.
+    """
     return config is not None and config.world_size > 1 and "WORLD_SIZE" not in os.environ
 
 
 def launch_workers(num_processes: int, command: Sequence[str]) -> int:
-    """Run `command` so many times until all are through; the exit status, or -n if signal n asked us to end.
+    """Run `command` in `num_processes` processes; return their exit status.
 
-    When one ends early all are ended. A signal is handed on, and they have 30 seconds (TORCH_ELASTIC_SHUTDOWN_TIMEOUT) to save.
-    ProvenlmError if one was killed, which it cannot say itself.
+    Returns -n if signal n ended the launcher. When one process ends early, all are ended. A signal is forwarded; the processes then have 30
+    seconds (TORCH_ELASTIC_SHUTDOWN_TIMEOUT) to save. Raises ProvenlmError if a process was killed by a signal.
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ[LAUNCHER_PID_ENV] = str(os.getpid())
@@ -63,15 +66,15 @@ def launch_workers(num_processes: int, command: Sequence[str]) -> int:
                 return failure.exitcode
             name = signal.Signals(-failure.exitcode).name
             raise ProvenlmError(
-                f"process {rank} of {num_processes} was ended by {name}; the next run goes on from the last checkpoint"
+                f"process {rank} of {num_processes} was killed by {name}; the next run resumes from the latest checkpoint"
             ) from None
     return 0
 
 
 def exit_with_parent() -> None:
-    """Watch from now on: this process is killed as soon as the one that started it is gone, however that ended.
+    """Kill this process as soon as the launcher ends, for whatever reason.
 
-    Each process has a session of its own, so nothing else would reach it, and it could write where the next run writes.
+    Each process has its own session, so nothing else would reach it, and it could write where the next run writes.
     """
     launcher_pid = int(os.environ.get(LAUNCHER_PID_ENV, os.getppid()))
 

@@ -1,8 +1,8 @@
-"""How many processes train together in, a crew out: each computes its part of every batch, and all end a step with the same weights.
+"""Coordinate the processes of a distributed run.
 
-The gradient is the sum over all parts, whoever computed them, so that N processes give the weights of one up to the order of sums.
-The first process alone sees the disk and the outside; what the others need of it comes through here. Processes find each other
-by the variables that torchrun sets (see workers.py).
+Each process computes its share of every batch, and all end a step with the same weights. The gradient is the sum over all micro-batches,
+whichever process computed them, so that N processes give the weights of one up to the order of sums. Only the main process uses the disk;
+the others receive what they need through `DistributedContext`. Processes find each other through the variables that torchrun sets.
 """
 
 import json
@@ -18,22 +18,23 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, distributed, nn
 
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError, ProvenlmError
 from provenlm.training.checkpoints.checkpoint import Checkpoint
 from provenlm.training.config_sections import DistributedConfig
 from provenlm.training.distributed.launcher import exit_with_parent
 
 P = TypeVar("P")
-BUCKET_BYTES = 25 * 2**20  # bytes that are summed at once, as torch's DistributedDataParallel does
-COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # that one waits for another: the first may be writing a checkpoint
+BUCKET_BYTES = 25 * 2**20  # as in torch's DistributedDataParallel
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # long, because the main process may be writing a checkpoint
 
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """`rank` of `size` processes; the first is rank 0. A crew of one does nothing. Whatever talks to others, all must call alike.
+    """Hold the rank of this process and run collectives with the others.
 
-    ddp: each holds the whole net, and gradients are summed when all are there: torch's DistributedDataParallel begins during the
-    backward pass, where a process that runs out of memory would leave the others waiting. fsdp2: see sharding.py.
+    Collectives do nothing in a single process; all processes must call them in the same order. ddp: each process holds the whole model, and
+    gradients are summed after the backward pass. (torch's DistributedDataParallel overlaps both, so that a process that runs out of memory
+    would leave the others waiting.) fsdp2: see fsdp.py.
     """
 
     rank: int
@@ -43,23 +44,33 @@ class DistributedContext:
 
     @property
     def is_main(self) -> bool:
+        """Return whether this is the process with rank 0."""
         return self.rank == 0
 
     @property
     def is_sharded(self) -> bool:
-        """Whether each holds a part of the net; then every pass needs all, and no process may have fewer passes."""
+        """Return whether each process holds a shard of the model.
+
+        Every pass then needs all processes, so that all must make the same number of passes.
+        """
         return self.world_size > 1 and self.strategy == "fsdp2"
 
     def shard(self, parts: Iterable[tuple[P, float]]) -> list[tuple[P, float]]:
-        """This process's share of the parts of a batch; where it must not be so few, a part again that weighs nothing."""
+        """Return this process's share of weighted micro-batches.
+
+        If every process must make the same number of passes, parts of weight 0 are added.
+        """
         all_parts = list(parts)
         local_parts = all_parts[self.rank :: self.world_size]
         min_parts = -(-len(all_parts) // self.world_size) if self.is_sharded else min(1, len(all_parts))
         return local_parts + [(part, 0.0) for part, _ in all_parts[: max(0, min_parts - len(local_parts))]]
 
     def all_reduce_grads(self, params: Sequence[nn.Parameter]) -> None:
-        """Gradients become their sum over all processes, in place; a parameter that has one nowhere keeps none."""
-        if self.world_size == 1 or self.is_sharded:  # torch has summed what is sharded
+        """Sum the gradients over all processes, in place.
+
+        A parameter without a gradient in any process keeps none.
+        """
+        if self.world_size == 1 or self.is_sharded:  # FSDP has summed them
             return
         grad_counts = self.all_reduce([float(p.grad is not None) for p in params])
         with_gradient = [p for p, count in zip(params, grad_counts, strict=True) if count]
@@ -69,7 +80,7 @@ class DistributedContext:
         _all_reduce_buckets([parameter.grad for parameter in with_gradient if parameter.grad is not None])
 
     def all_reduce(self, values: Sequence[float]) -> list[float]:
-        """Each of the values summed over all processes, the same bits in all."""
+        """Sum each value over all processes; the bits are the same in all of them."""
         if self.world_size == 1:
             return list(values)
         buffer = torch.tensor(values, dtype=torch.float64)
@@ -77,7 +88,7 @@ class DistributedContext:
         return buffer.tolist()
 
     def broadcast(self, values: Sequence[float]) -> list[float]:
-        """The first process's values, in every process: what is decided by them is decided alike, whatever the machines."""
+        """Return the main process's values, so that all processes decide alike."""
         if self.world_size == 1:
             return list(values)
         buffer = torch.tensor(values, dtype=torch.float64)
@@ -85,11 +96,11 @@ class DistributedContext:
         return buffer.tolist()
 
     def any_rank(self, value: bool) -> bool:
-        """Whether it is so in any process."""
+        """Return whether `value` is true in any process."""
         return self.all_reduce([float(value)])[0] > 0
 
     def broadcast_checkpoint(self, checkpoint: Checkpoint | None) -> Checkpoint | None:
-        """What the first process has, in every process; the others' own is not looked at."""
+        """Return the main process's checkpoint; what the others pass is ignored."""
         if self.world_size == 1:
             return checkpoint
         shapes: list[tuple[str, str, list[int], str]] = []
@@ -114,7 +125,10 @@ class DistributedContext:
         return Checkpoint(state_dicts, metadata)
 
     def all_gather(self, tensors: Mapping[str, Tensor], host_state: Any) -> tuple[dict[str, Tensor], list[Any]]:
-        """Every process's small tensors and JSON: the tensors of all but the first are named `<rank>/<name>`."""
+        """Gather every process's small tensors and JSON.
+
+        The tensors of ranks above 0 are named `<rank>/<name>`.
+        """
         if self.world_size == 1:
             return dict(tensors), [host_state]
         payloads = [
@@ -128,7 +142,10 @@ class DistributedContext:
         return named_tensors, [json.loads(payload) for payload in payloads[1::2]]
 
     def local_part(self, tensors: Mapping[str, Tensor], host_states: Sequence[Any]) -> tuple[dict[str, Tensor], Any] | None:
-        """This process's own part of what `gathered` gave; None if there were fewer processes."""
+        """Return this process's part of what `all_gather` returned.
+
+        None if there were fewer processes.
+        """
         if self.rank >= len(host_states):
             return None
         prefix = f"{self.rank}/" if self.rank else ""
@@ -136,7 +153,7 @@ class DistributedContext:
         return {name: tensor for name, tensor in rank_tensors.items() if "/" not in name}, host_states[self.rank]
 
     def _broadcast_bytes(self, data: bytes, source: int = 0) -> bytes:
-        """The `data` of process `source`."""
+        """Return the `data` of process `source`."""
         num_bytes = torch.tensor([len(data)])
         distributed.broadcast(num_bytes, source)
         is_source = self.rank == source
@@ -151,7 +168,10 @@ SINGLE_PROCESS = DistributedContext(0, 1, "ddp", torch.device("cpu"))
 
 
 def _all_reduce_buckets(tensors: Sequence[Tensor]) -> None:
-    """Each becomes its sum over all processes, through buffers of about `BUCKET` bytes of one type."""
+    """Sum each tensor over all processes, in place.
+
+    Tensors of one type are joined to buffers of about `BUCKET_BYTES`.
+    """
     bucket: list[Tensor] = []
     for n, tensor in enumerate(tensors):
         bucket.append(tensor)
@@ -166,15 +186,15 @@ def _all_reduce_buckets(tensors: Sequence[Tensor]) -> None:
 
 @contextmanager
 def init_distributed(config: DistributedConfig | None, device: torch.device) -> Iterator[DistributedContext]:
-    """This process's place among those that torchrun started, for as long as the block lasts; alone without torchrun.
+    """Join the process group for the duration of the context.
 
-    ProvenlmError if it started another number than `wanted`, or if the device knows no way to talk to others.
+    Without torchrun the context has a single process. Raises ConfigError if torchrun started another number of processes than configured, or
+    if the device has no collectives.
     """
     world_size, launched_size = config.world_size if config else 1, int(os.environ.get("WORLD_SIZE", "1"))
     if launched_size != world_size:
-        suggestion = f"{{processes: {launched_size}, way: ddp}}" if config is None else f"torchrun --nproc-per-node {world_size}"
-        raise ProvenlmError(
-            f"train.parallel: {world_size} process{'es' * (world_size > 1)}, but torchrun started {launched_size}; {suggestion} would be right"
+        raise ConfigError(
+            f"train.distributed.world_size must be {launched_size}, the number of processes that torchrun started, got {world_size}"
         )
     if config is None or world_size == 1:
         yield DistributedContext(0, 1, "ddp", device)
@@ -187,32 +207,38 @@ def init_distributed(config: DistributedConfig | None, device: torch.device) -> 
     except SystemExit:
         distributed.destroy_process_group()
         raise
-    except RuntimeError as error:  # nothing is put away then: that could wait for those that are gone
+    except RuntimeError as error:  # the group is not destroyed: that could wait for the process that ended
         if not _is_peer_lost(error):
             raise
         if rank:
-            sys.exit(1)  # the first says it
-        raise ProvenlmError("another process is gone; the next run goes on from the last checkpoint") from error
+            sys.exit(1)  # the main process reports it
+        raise ProvenlmError("another process of this training ended; the next run resumes from the latest checkpoint") from error
     distributed.destroy_process_group()
 
 
 def _local_device(device: torch.device, local_rank: int) -> torch.device:
-    """The `local_rank`-th device of the wanted kind on this machine."""
+    """Return the device with index `local_rank` on this machine."""
     if device.type == "mps":
-        raise ProvenlmError("train.parallel: processes talk through cpu or cuda, not mps; null would be right")
+        raise ConfigError("train.distributed must be null on device mps, which has no collectives")
     if device.type != "cuda":
         return device
     if local_rank >= torch.cuda.device_count():
-        raise ProvenlmError(f"train.parallel: process {local_rank} of this machine has no GPU; it has {torch.cuda.device_count()}")
+        raise ConfigError(
+            f"train.distributed.world_size: processes per machine must be <= {torch.cuda.device_count()}, its number of GPUs, "
+            f"got at least {local_rank + 1}"
+        )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
 
 
 def is_local_main() -> bool:
-    """Whether no other process of this training on this machine comes before this one."""
+    """Return whether this is the first process of the run on this machine."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _is_peer_lost(error: RuntimeError) -> bool:
-    """Whether it is what a process is told whose partner ended: it has no class of its own, only words."""
+    """Return whether an error means that another process ended.
+
+    torch has no exception class for it, so the message is tested.
+    """
     return any(word in str(error).lower() for word in ("gloo", "nccl", "connection"))

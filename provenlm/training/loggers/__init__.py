@@ -1,1 +1,1 @@
-"""loggers."""
+"""Send the rows of the step history to loggers while training runs."""

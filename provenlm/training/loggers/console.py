@@ -1,4 +1,4 @@
-"""A history in, the words beside the progress bar out: loss, speed, share of the peak, memory, time left."""
+"""Format the text beside the progress bar: loss, speed, MFU, memory, time left."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from statistics import median
 from provenlm.training.callbacks.history import StepHistory
 from provenlm.training.mfu import MfuMeter
 
-WINDOW_STEPS = 20  # steps, of which speeds are the median: one slow step says nothing
+WINDOW_STEPS = 20  # speeds are medians over this many steps
 
 
 @dataclass(frozen=True)
 class ConsoleLine:
-    """What is known beforehand: the loss's name (`judge`), how many steps there are, and `memory()` in bytes."""
+    """Format the latest step; `memory_bytes()` returns the memory in use."""
 
     history: StepHistory
     eval_term: str
@@ -21,7 +21,7 @@ class ConsoleLine:
     memory_bytes: Callable[[], int]
 
     def render(self) -> str:
-        """Of the newest row."""
+        """Return the text for the latest row."""
         rows = self.history.rows[-WINDOW_STEPS:]
         rates = [self.mfu_meter.compute(row) for row in rows]
         seconds_left = (self.total_steps - int(rows[-1]["step"] or 0)) * median(float(row["seconds"] or 0) for row in rows)
@@ -36,7 +36,7 @@ class ConsoleLine:
 
 
 def format_duration(seconds: float) -> str:
-    """12 s, 3 min 05 s or 2 h 07 min."""
+    """Format seconds as "12 s", "3 min 05 s" or "2 h 07 min"."""
     total_seconds = round(seconds)
     minutes, hours = total_seconds // 60, total_seconds // 3600
     if hours:

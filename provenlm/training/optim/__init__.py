@@ -1,1 +1,1 @@
-"""optim."""
+"""Compute gradients and update weights: optimizers, schedules, scaling, EMA."""

@@ -1,4 +1,4 @@
-"""A net's weights after every step in, their exponential moving average out: smoother than any one of them."""
+"""Keep an exponential moving average (EMA) of a model's weights."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,9 +10,10 @@ from provenlm.training.distributed.fsdp import shard_like
 
 
 class EMA:
-    """Weights that follow those of `model` at 1 - `decay` of the distance a step, faster in the first steps.
+    """Average the weights of `model` with `decay` after every step.
 
-    Without that they would be the untrained ones for about 1 / (1 - decay) steps. Buffers are not averaged: they are taken as they are.
+    The decay is smaller in the first steps; otherwise the average would stay near the initial weights for about 1 / (1 - decay) steps. Buffers
+    are not averaged.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -21,22 +22,29 @@ class EMA:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After update number `step`: the decay is at most (1 + step) / (10 + step), as in TensorFlow's ExponentialMovingAverage."""
+        """Update the average after step number `step`.
+
+        The decay is at most (1 + step) / (10 + step), as in TensorFlow's ExponentialMovingAverage.
+        """
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_([*self.tensors.values()], [*self.model.parameters()], 1 - decay)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """As the net's own state, with the average in the place of the weights."""
+        """Return the model's state dict with the averaged weights."""
         return {**self.model.state_dict(), **self.tensors}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore the averaged weights."""
         for name, tensor in self.tensors.items():
             tensor.copy_(shard_like(state[name], tensor))
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within the block the net has the average for its weights; afterwards its own again, bit for bit."""
+        """Give the model its averaged weights within a context.
+
+        Afterwards it has its own weights again, bit for bit.
+        """
         self._swap()
         try:
             yield
@@ -45,6 +53,7 @@ class EMA:
 
     @torch.no_grad()
     def _swap(self) -> None:
+        """Exchange the model's weights and the average."""
         for name, parameter in self.model.named_parameters():
             current = parameter.detach().clone()
             parameter.copy_(self.tensors[name])

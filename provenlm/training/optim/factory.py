@@ -1,10 +1,11 @@
-"""An objective's parameters by role and the settings of each role in, torch optimizers out; their state by name and back."""
+"""Build the optimizers of an objective; save and restore their state by name."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from provenlm.core.errors import CheckpointError
 from provenlm.models.common.objective import Objective
 from provenlm.training.config_sections import OptimizerConfig, ParamGroupConfig
 from provenlm.training.distributed.fsdp import shard_like
@@ -14,7 +15,10 @@ from provenlm.training.optim.sgd import SGD
 
 
 def build_optimizers(objective: Objective, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
-    """One optimizer for each role that has parameters. ValueError if an objective has none at all."""
+    """Build one optimizer for each parameter group that has parameters.
+
+    Raises ValueError if the objective has no trainable parameters.
+    """
     optimizers = []
     for group_name, params in objective.param_groups.items():
         if trainable := [p for p in params if p.requires_grad]:
@@ -25,6 +29,7 @@ def build_optimizers(objective: Objective, config: OptimizerConfig) -> list[torc
 
 
 def _build_optimizer(params: list[nn.Parameter], group: ParamGroupConfig) -> torch.optim.Optimizer:
+    """Build the optimizer of one parameter group."""
     optimizer: torch.optim.Optimizer
     if group.name == "muon":
         optimizer = Muon(params, group.lr, group.betas[0], group.weight_decay)
@@ -36,19 +41,19 @@ def _build_optimizer(params: list[nn.Parameter], group: ParamGroupConfig) -> tor
         betas = (group.betas[0], group.betas[1])
         optimizer = torch.optim.AdamW(params, group.lr, betas, eps=1e-10, weight_decay=group.weight_decay, fused=True)
     for param_group in optimizer.param_groups:
-        param_group["peak"] = group.lr
+        param_group["peak_lr"] = group.lr
     return optimizer
 
 
 def set_lr(optimizers: Iterable[torch.optim.Optimizer], lr_scale: float) -> None:
-    """Every group's rate becomes `share` of its peak."""
+    """Set every learning rate to `lr_scale` times its peak."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * lr_scale
+            group["lr"] = group["peak_lr"] * lr_scale
 
 
 def optimizer_state(optimizers: Iterable[torch.optim.Optimizer], names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
-    """Every tensor that the optimizers remember, under `<parameter>/<what>`."""
+    """Return every tensor of the optimizers' state, as `<parameter>/<key>`."""
     return {
         f"{names[parameter]}/{key}": value
         for optimizer in optimizers
@@ -60,17 +65,21 @@ def optimizer_state(optimizers: Iterable[torch.optim.Optimizer], names: Mapping[
 def load_optimizer_state(
     optimizers: Iterable[torch.optim.Optimizer], names: Mapping[nn.Parameter, str], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Give back what `state` took. ValueError if a tensor is for a parameter that is not here."""
+    """Restore what `optimizer_state` returned.
+
+    Raises CheckpointError if a tensor belongs to no parameter.
+    """
     owners = {names[p]: (optimizer, p) for optimizer in optimizers for p in _optimizer_params(optimizer)}
     for name, tensor in tensors.items():
         parameter_name, _, key = name.rpartition("/")
         if parameter_name not in owners:
-            raise ValueError(f"the checkpoint has optimizer state for {parameter_name!r}, which this net has not")
+            raise CheckpointError(f"checkpoint: optimizer state for {parameter_name!r}, which this model does not have")
         optimizer, parameter = owners[parameter_name]
-        # The count of steps stays where it was; what has the parameter's shape lives where the parameter lives.
+        # Scalars (the step count) stay on their device; other tensors are placed like the parameter.
         optimizer.state[parameter][key] = shard_like(tensor.clone(), parameter) if tensor.ndim else tensor.clone()
 
 
 def _optimizer_params(optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
+    """Yield the parameters of an optimizer."""
     for group in optimizer.param_groups:
         yield from group["params"]

@@ -1,6 +1,6 @@
-"""Steps that overflowed or did not in, the factor on the loss that keeps the small gradients of fp16 from vanishing out.
+"""Scale the loss so that small fp16 gradients do not underflow.
 
-Micikevicius et al. 2017, arXiv 1710.03740; the numbers are those of torch's GradScaler. fp32 and bf16 have the range: their factor is 1.
+Micikevicius et al. 2017, arXiv 1710.03740; the constants are those of torch's GradScaler. fp32 and bf16 need no scaling: factor 1.
 """
 
 import math
@@ -9,30 +9,33 @@ from dataclasses import dataclass, field
 from provenlm.training.step import GradientInfo
 
 INITIAL_SCALE = 2.0**16
-MIN_SCALE = 1.0  # what overflows even then is no matter of scale
-GROWTH_INTERVAL = 2000  # steps without overflow after which the scale is doubled
+MIN_SCALE = 1.0  # an overflow at this scale has another cause
+GROWTH_INTERVAL = 2000  # steps without an overflow before the scale is doubled
 
 
 @dataclass
 class GradScaler:
-    """`scale` is a power of two, so that scaling and its undoing lose no bits."""
+    """Hold the loss scale, a power of two, so that scaling loses no bits."""
 
     precision: str
     scale: float = field(init=False)
-    growth_tracker: int = 0  # steps without overflow
+    growth_tracker: int = 0  # steps since the last overflow or change of the scale
 
     def __post_init__(self) -> None:
         self.scale = INITIAL_SCALE if self.precision == "fp16" else 1.0
 
     def overflow_reason(self, gradient_info: GradientInfo) -> str | None:
-        """Why an update is no news but a matter of scale: its losses are finite and its gradients are not."""
+        """Return why an update is an fp16 overflow, or None.
+
+        That is the case if its losses are finite and its gradients are not.
+        """
         finite = all(math.isfinite(value) for value in gradient_info.terms.values())
         if self.scale <= MIN_SCALE or not finite or math.isfinite(gradient_info.grad_norm):
             return None
-        return f"gradients left the range of {self.precision} at a scale of {self.scale:g}; half of that from here on"
+        return f"gradients overflowed {self.precision} at loss scale {self.scale:g}; the scale is halved"
 
     def update(self, overflowed: bool) -> None:
-        """After a step: half the scale if it overflowed, twice after `PATIENCE` steps that did not."""
+        """Halve the scale after an overflow, double it after `GROWTH_INTERVAL` good steps."""
         if self.precision != "fp16":
             return
         self.growth_tracker = 0 if overflowed else self.growth_tracker + 1

@@ -1,6 +1,6 @@
-"""An objective and a batch in, the gradients of its parameters and the means of its terms out; no optimizer is touched.
+"""Compute the gradients of an objective with gradient accumulation.
 
-Each pass counts by its share of the whole batch's targets, so the gradient does not depend on how the batch is cut.
+Each micro-batch is weighted by its fraction of the batch's targets, so that the gradient does not depend on the micro-batch size.
 """
 
 import math
@@ -26,8 +26,11 @@ def compute_gradients(
     max_grad_norm: float | None,
     device: torch.device,
 ) -> tuple[dict[str, float], float, dict[str, float]]:
-    """Leave the clipped gradient of the whole batch in `.grad`; (the objective's terms, the gradient norm before clipping, and the
-    same by role). On the way back through the net gradients are `scale` times as large."""
+    """Compute the clipped gradient of the whole batch, left in `.grad`.
+
+    Returns (loss terms, gradient norm before clipping, the same by parameter group). Gradients are `loss_scale` times as large in the backward
+    pass and unscaled afterwards.
+    """
     return finalize_gradients(
         objective,
         accumulate_gradients(objective, batch, micro_batch_size, precision, loss_scale, device, SINGLE_PROCESS),
@@ -46,7 +49,10 @@ def accumulate_gradients(
     device: torch.device,
     dist: DistributedContext,
 ) -> dict[str, Tensor]:
-    """Leave `scale` times the gradient of this process's share of the batch in `.grad`; what the share adds to the objective's terms."""
+    """Accumulate `loss_scale` times the gradient of this process's micro-batches.
+
+    Returns the weighted sums of the loss terms over the same micro-batches.
+    """
     for parameter in _trainable_params(objective):
         parameter.grad = None
     term_sums: dict[str, Tensor] = {}
@@ -61,7 +67,10 @@ def accumulate_gradients(
 def finalize_gradients(
     objective: Objective, term_sums: Mapping[str, Tensor], loss_scale: float, max_grad_norm: float | None, dist: DistributedContext
 ) -> tuple[dict[str, float], float, dict[str, float]]:
-    """Make of every process's `passes` the gradient of the whole batch, clipped; (terms, norm before clipping, and that by role)."""
+    """Reduce, unscale and clip the accumulated gradients.
+
+    Returns (loss terms, gradient norm before clipping, the same by parameter group).
+    """
     parameters = _trainable_params(objective)
     dist.all_reduce_grads(parameters)
     if loss_scale != 1:
@@ -79,11 +88,12 @@ def finalize_gradients(
 
 
 def _trainable_params(objective: Objective) -> list[nn.Parameter]:
+    """List the trainable parameters of an objective."""
     return [p for group in objective.param_groups.values() for p in group if p.requires_grad]
 
 
 def loss_terms(objective: Objective, batch: Batch, precision: str) -> Mapping[str, Tensor]:
-    """The objective's terms in the wanted precision."""
+    """Compute the objective's loss terms in the given precision."""
     with torch.autocast(batch.inputs_BT.device.type, AUTOCAST_DTYPES.get(precision), enabled=precision in AUTOCAST_DTYPES):
         return objective.loss(batch)
 
@@ -91,7 +101,7 @@ def loss_terms(objective: Objective, batch: Batch, precision: str) -> Mapping[st
 def mean_loss_terms(
     loss: Callable[[Batch], Mapping[str, Tensor]], batches: Sequence[Batch], micro_batch_size: int, dist: DistributedContext
 ) -> dict[str, float]:
-    """Each term's mean over all targets of `batches`, `rows` rows at a time."""
+    """Compute each term's mean over all targets of `batches`."""
     total_targets = sum(map(num_targets, batches))
     weighted_parts = [
         (part, num_targets(part) / total_targets) for batch in batches for part, _ in micro_batches(batch, micro_batch_size)
@@ -104,7 +114,10 @@ def mean_loss_terms(
 
 
 def micro_batches(batch: Batch, micro_batch_size: int) -> Iterator[tuple[Batch, float]]:
-    """The batch in parts of `rows` rows, each with its share of the targets; a part without any is left out."""
+    """Yield micro-batches, each with its fraction of the batch's targets.
+
+    Micro-batches without targets are skipped.
+    """
     total_targets = num_targets(batch)
     for start in range(0, len(batch.inputs_BT), micro_batch_size):
         part = batch.map(operator.itemgetter(slice(start, start + micro_batch_size)))
@@ -113,9 +126,10 @@ def micro_batches(batch: Batch, micro_batch_size: int) -> Iterator[tuple[Batch, 
 
 
 def num_targets(batch: Batch) -> int:
-    """How many targets carry loss."""
+    """Count the targets that carry loss."""
     return int((batch.targets_BT != IGNORE).sum())
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move a batch to a device."""
     return batch.map(lambda each_BT: each_BT.to(device))

@@ -1,4 +1,4 @@
-"""Lion: each element moves by the rate, in the direction of the sign of a mix of gradient and momentum (arXiv 2302.06675)."""
+"""Implement the Lion optimizer (arXiv 2302.06675): sign of mixed momentum."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,9 +8,10 @@ from torch import nn
 
 
 class Lion(torch.optim.Optimizer):
-    """With c = β₁m + (1 - β₁)g: p ← p·(1 - rate·weight_decay) - rate·sign(c), then m ← β₂m + (1 - β₂)g.
+    """Update p ← p·(1 - lr·weight_decay) - lr·sign(β₁m + (1 - β₁)g).
 
-    One tensor of state a parameter, half of Adam's; the paper takes rates 3 to 10 times smaller than Adam's.
+    Then m ← β₂m + (1 - β₂)g. The state is one tensor per parameter, half of Adam's; the paper uses learning rates 3 to 10 times smaller than
+    Adam's.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float) -> None:
@@ -18,7 +19,7 @@ class Lion(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Move every parameter that has a gradient. `closure` is not called."""
+        """Update every parameter that has a gradient. `closure` is ignored."""
         for group in self.param_groups:
             lr, (beta1, beta2) = group["lr"], group["betas"]
             for parameter in (p for p in group["params"] if p.grad is not None):

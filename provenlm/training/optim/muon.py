@@ -1,4 +1,4 @@
-"""Muon: gradients of matrices in, steps whose singular values are all near one out.
+"""Implement the Muon optimizer: orthogonalised momentum for matrices.
 
 Shapes: X matrices of one shape, M rows, N columns.
 """
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from provenlm.training.distributed.fsdp import apply_on_full_matrix, local_tensor
 
-# Polar Express (arXiv 2505.16932, table of the degree-5 scheme): the best odd quintics, one after the other, for singular
-# values from 1e-3 to 1; each is a·x + b·x³ + c·x⁵.
+# Polar Express (arXiv 2505.16932, table of the degree-5 scheme): optimal odd quintics a·x + b·x³ + c·x⁵, applied in order, for
+# singular values from 1e-3 to 1.
 QUINTICS = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
     (4.042929935166739, -2.808917465908714, 0.5000178451051316),
@@ -20,11 +20,14 @@ QUINTICS = (
     (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
-HEADROOM = 1.02  # keeps the largest singular value below 1 when rounding goes the wrong way
+HEADROOM = 1.02  # keeps the largest singular value below 1 despite rounding
 
 
 def orthogonalize(matrices_XMN: Tensor) -> Tensor:
-    """The nearest matrix with orthonormal rows or columns to each, nearly: singular values from about 0.7 to 1.3."""
+    """Return nearly the closest matrix with orthonormal rows or columns to each.
+
+    Singular values of the result are about 0.7 to 1.3.
+    """
     tall = matrices_XMN.shape[-2] > matrices_XMN.shape[-1]
     wide_XMN = matrices_XMN.mT if tall else matrices_XMN
     wide_XMN = wide_XMN / (wide_XMN.norm(dim=(-2, -1), keepdim=True) * HEADROOM + 1e-7)
@@ -36,10 +39,10 @@ def orthogonalize(matrices_XMN: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised (Jordan et al. 2024), for parameters of two or more axes; leading axes are separate matrices.
+    """Update with orthogonalised Nesterov momentum (Jordan et al. 2024).
 
-    Nesterov momentum as a moving average; a step is rate · √max(1, M/N) times the orthogonal factor; decay is decoupled. Matrices
-    that processes hold parts of are brought together, each in one of them.
+    For parameters with two or more axes; leading axes index separate matrices. A step is lr · √max(1, M/N) times the orthogonal factor; weight
+    decay is decoupled. Sharded matrices are gathered, each in one process.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
@@ -47,13 +50,14 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        assert closure is None, "this optimizer does not evaluate the loss again"
+        """Update every parameter that has a gradient."""
+        assert closure is None, "Muon does not re-evaluate the loss"
         for group in self.param_groups:
             for params in _group_by_shape(p for p in group["params"] if p.grad is not None).values():
                 self._step_same_shape(params, group)
 
     def _step_same_shape(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        """One step of parameters of one shape, their matrices multiplied as one batch."""
+        """Update parameters of one shape, with batched matrix products."""
         for parameter in params:
             self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
         local_params = [local_tensor(p) for p in params]
@@ -69,11 +73,12 @@ class Muon(torch.optim.Optimizer):
 
 
 def _orthogonalize_stacks(stacks: Tensor) -> Tensor:
-    """`orthogonalise` for any number of leading axes."""
+    """Apply `orthogonalize` to any number of leading axes."""
     return orthogonalize(_to_compute_dtype(stacks.flatten(0, -3))).to(stacks.dtype).view_as(stacks)
 
 
 def _group_by_shape(params: Iterable[Tensor]) -> dict[torch.Size, list[Tensor]]:
+    """Group parameters by shape."""
     groups: dict[torch.Size, list[Tensor]] = {}
     for parameter in params:
         groups.setdefault(parameter.shape, []).append(parameter)
@@ -81,9 +86,9 @@ def _group_by_shape(params: Iterable[Tensor]) -> dict[torch.Size, list[Tensor]]:
 
 
 def _to_compute_dtype(matrices_XMN: Tensor) -> Tensor:
-    """Single precision in bfloat16, which is enough for the iteration (Jordan et al. 2024), where the device multiplies it in hardware.
+    """Convert float32 to bfloat16 where the device multiplies it in hardware.
 
-    A CPU does with AMX: there the iteration takes a third to a fifth of the time that it takes in float32.
+    bfloat16 is accurate enough for the iteration (Jordan et al. 2024). CPUs with AMX take a third to a fifth of the float32 time.
     """
     device_type = matrices_XMN.device.type
     has_fast_bf16 = device_type == "cuda" or (device_type == "cpu" and torch.cpu._is_amx_tile_supported())
