@@ -1,6 +1,6 @@
-"""WHERE: one small module a stage. It reads files, calls one verb of the library, writes files and says in figures what it did."""
+"""Run the seven DVC stages: each reads files, calls the library, writes files and records metrics."""
 
 import os
 
-# Before torch loads: two threads that spin while they wait lose most of a step as soon as anything else wants a core.
+# Must be set before torch loads: spinning OpenMP threads lose most of a step when another process uses a core.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

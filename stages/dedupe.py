@@ -1,4 +1,4 @@
-"""Filtered records in; out, each one once, with the cluster it belongs to, and a table of the others: which repeats which."""
+"""Remove duplicates from the filtered records of a corpus; write unique records and a table of duplicates."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,16 +10,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from provenlm.core import interfaces, io, ngram_hashing, records, registry, rng
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import DataError
 from provenlm.core.executors.base import RecordMap, RecordSource
 from provenlm.core.interfaces import ParagraphDedupSpec
 from provenlm.core.progress import ProgressReporter, progress_bar
 from provenlm.core.records import Record
-from provenlm.dedup import brute_force, minhash, near_duplicates
-from provenlm.dedup import metrics as figures
+from provenlm.dedup import brute_force, metrics, minhash, near_duplicates
 from provenlm.dedup.metrics import DedupTally
 from provenlm.dedup.near_duplicates import DedupResult
-from provenlm.dedup.paragraph_dedup import ParagraphIndex
+from provenlm.dedup.paragraph_dedup import ParagraphIndex, find_repeats, index_paragraphs, remove_spans
 from provenlm.filtering.parquet_writer import ParquetAppender
 from stages import runner
 
@@ -31,16 +30,17 @@ REMOVED_SCHEMA = pa.schema(
         "source": TEXT,
         "start": INTEGER,
         "end": INTEGER,
-        "of": TEXT,
-        "of_source": TEXT,
-        "of_start": INTEGER,
+        "original": TEXT,
+        "original_source": TEXT,
+        "original_start": INTEGER,
         "kind": TEXT,
     }
 )
-NUM_PIVOTS = 100  # records that are compared with all others to measure what the search misses
+NUM_PIVOTS = 100  # records compared with all others by brute force, to measure the recall of the search
 
 
 def run_stage(context: runner.StageContext) -> None:
+    """Deduplicate a corpus and record dedup metrics. Raises DataError if there are no records."""
     spec = registry.load_domain(context.entry["domain"], "dedupe", interfaces.DedupeSpec)
     config: Any = context.parse_section("dedupe", spec.config_type)
     source = context.declare_input(context.paths.corpus_dir(context.subject, "filtered"))
@@ -48,25 +48,22 @@ def run_stage(context: runner.StageContext) -> None:
     num_records, threshold, ngram_hashes = records.count_records(source), spec.jaccard_threshold(config), spec.ngram_hashes(config)
     paragraph_dedup = spec.paragraph_dedup(config)
     if num_records == 0:
-        raise ProvenlmError(
-            f"{source.relative_to(context.paths.root).as_posix()}: no records; loosen corpora.{context.subject}.filter"
-        )
+        location = source.relative_to(context.paths.root).as_posix()
+        raise DataError(f"{location}: must hold at least one record, got none; relax corpora.{context.subject}.filter")
     with io.atomic_dir(target) as folder, progress_bar(f"dedupe {context.subject}", "records read", 6 * num_records) as bar:
         corpus = ProgressRecordSource(context.open_records(source), bar)
         result = near_duplicates.find_duplicates(corpus, spec.normalize, ngram_hashes, threshold)
         tally = DedupTally(
-            paragraph_dedup.index_paragraphs(select_rows(corpus, result.kept_mask), paragraph_dedup)
-            if paragraph_dedup
-            else ParagraphIndex()
+            index_paragraphs(select_rows(corpus, result.kept_mask), paragraph_dedup) if paragraph_dedup else ParagraphIndex()
         )
-        with ParquetAppender(folder / "blocks.parquet", REMOVED_SCHEMA) as removed_spans:
+        with ParquetAppender(folder / "removed_paragraphs.parquet", REMOVED_SCHEMA) as removed_spans:
             records.write_records(
                 kept_records(select_rows(corpus, np.ones(num_records, bool)), result, paragraph_dedup, tally, removed_spans), folder
             )
-        pq.write_table(duplicate_table(result), folder / "twins.parquet", compression="zstd")
+        pq.write_table(duplicate_table(result), folder / "duplicates.parquet", compression="zstd")
         if paragraph_dedup:
-            figures.record_paragraph_metrics(context.recorder, result, tally)
-        figures.record_dedup_metrics(context.recorder, result, tally)
+            metrics.record_paragraph_metrics(context.recorder, result, tally)
+        metrics.record_dedup_metrics(context.recorder, result, tally)
         if threshold <= 1:
             pivots = sorted(result.representatives.tolist(), key=lambda row: rng.hash_to_unit(result.ids[row], "oracle"))[
                 :NUM_PIVOTS
@@ -75,7 +72,7 @@ def run_stage(context: runner.StageContext) -> None:
                 row: ngram_hashing.sorted_unique(ngram_hashes(item))
                 for row, item in select_rows(corpus, np.isin(np.arange(num_records), pivots))
             }
-            figures.record_synthetic_recall(
+            metrics.record_synthetic_recall(
                 context.recorder,
                 minhash.detect_synthetic_duplicates({row: members for row, members in sets.items() if len(members)}, threshold),
             )
@@ -83,29 +80,32 @@ def run_stage(context: runner.StageContext) -> None:
             members = (
                 (row, ngram_hashing.sorted_unique(ngram_hashes(item))) for row, item in select_rows(corpus, is_representative)
             )
-            figures.record_recall(context.recorder, result, pivots, brute_force.brute_force_pairs(members, sets, threshold))
+            metrics.record_recall(context.recorder, result, pivots, brute_force.brute_force_pairs(members, sets, threshold))
         bar.update(total=bar.num_done)
 
 
 @dataclass(frozen=True)
 class ProgressRecordSource:
-    """A corpus of which each record that is read advances a bar."""
+    """Advance a progress bar for each record that is read."""
 
     source: RecordSource
     bar: ProgressReporter
 
     def read(self) -> Iterator[Record]:
+        """Yield every record."""
         for item in self.source.read():
             self.bar.update()
             yield item
 
     def map(self, record_map: RecordMap[T]) -> Iterator[tuple[Record, T]]:
+        """Yield every record with its result, in record order."""
         for pair in self.source.map(record_map):
             self.bar.update()
             yield pair
 
 
 def select_rows(corpus: RecordSource, mask: NDArray[np.bool_]) -> Iterator[tuple[int, Record]]:
+    """Yield the records where `mask` is true, with their row number."""
     return ((row, item) for row, item in enumerate(corpus.read()) if mask[row])
 
 
@@ -116,7 +116,7 @@ def kept_records(
     tally: DedupTally,
     removed_spans: ParquetAppender,
 ) -> Iterator[Record]:
-    """The records to keep, less the blocks to remove, each with its cluster as a fact."""
+    """Yield the kept records without the paragraphs to remove, each with its cluster id as metadata."""
     ids: set[str] = set()
     for row, item in source:
         tally.sizes.append(len(item.content))
@@ -127,9 +127,8 @@ def kept_records(
             tally.bytes_removed += len(item.content) - len(content)
             item = item.with_content(content)
         if paragraph_dedup:
-            if item.id in ids or (
-                tally.sizes[-1] and not content.strip()
-            ):  # nothing is left, or nothing that does not stand elsewhere
+            is_emptied = tally.sizes[-1] > 0 and not content.strip()
+            if is_emptied or item.id in ids:  # no content remains, or only content of another record
                 tally.num_emptied += 1
                 tally.bytes_removed += len(content)
                 continue
@@ -148,28 +147,28 @@ def without_repeats(
     tally: DedupTally,
     removed_spans: ParquetAppender,
 ) -> bytes:
-    """The body less the blocks to remove; each is written to `removed` with the place of its original, ids as they came in."""
-    spans = list(paragraph_dedup.find_repeats(row, item, tally.index, paragraph_dedup))
+    """Return the content without repeated paragraphs; log each removed span with its first occurrence (input ids)."""
+    spans = list(find_repeats(row, item, tally.index, paragraph_dedup))
     for span in spans:
         tally.add(span, item.content)
         if span.removed:
             original = {
-                "of": result.ids[span.original_row],
-                "of_source": result.sources[span.original_row],
-                "of_start": span.original_start,
+                "original": result.ids[span.original_row],
+                "original_source": result.sources[span.original_row],
+                "original_start": span.original_start,
             }
             removed_spans.append(id=item.id, source=item.source, start=span.start, end=span.end, **original, kind=span.kind)
-    return paragraph_dedup.remove_spans(item.content, spans)
+    return remove_spans(item.content, spans)
 
 
 def duplicate_table(result: DedupResult) -> pa.Table:
-    """One row for each record that repeats another: its id and source, those of the record that stays, kind and similarity."""
+    """Build a table with one row per duplicate: its id and source, those of the kept record, kind and similarity."""
     return pa.table(
         {
             "id": pa.array([result.ids[duplicate.row] for duplicate in result.duplicates], pa.string()),
             "source": pa.array([result.sources[duplicate.row] for duplicate in result.duplicates], pa.string()),
-            "of": pa.array([result.ids[duplicate.kept_row] for duplicate in result.duplicates], pa.string()),
-            "of_source": pa.array([result.sources[duplicate.kept_row] for duplicate in result.duplicates], pa.string()),
+            "duplicate_of": pa.array([result.ids[duplicate.kept_row] for duplicate in result.duplicates], pa.string()),
+            "duplicate_of_source": pa.array([result.sources[duplicate.kept_row] for duplicate in result.duplicates], pa.string()),
             "kind": pa.array([duplicate.kind for duplicate in result.duplicates], pa.string()),
             "similarity": pa.array([duplicate.similarity for duplicate in result.duplicates], pa.float64()),
         }

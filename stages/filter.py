@@ -1,24 +1,24 @@
-"""Scraped records in; out, the records worth training on, and a table of the others with the reason for each."""
+"""Filter the scraped records of a corpus; write the kept records and a table of drop reasons."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from provenlm.core import interfaces, io, records, registry
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import DataError
 from provenlm.core.progress import progress_bar
 from provenlm.core.records import Record
-from provenlm.filtering import metrics as figures
-from provenlm.filtering import scoring
+from provenlm.filtering import metrics, scoring
 from provenlm.filtering.scoring import FilterDecision
 from stages import runner
 
 
 def run_stage(context: runner.StageContext) -> None:
+    """Filter a corpus and record filter metrics. Raises DataError if every record is dropped."""
     spec = registry.load_domain(context.entry["domain"], "filter", interfaces.FilterSpec)
     config: Any = context.parse_section("filter", spec.config_type)
     source = context.declare_input(context.paths.corpus_dir(context.subject, "scraped"))
     target = context.declare_output(context.paths.corpus_dir(context.subject, "filtered"))
-    tally = figures.FilterTally()
+    tally = metrics.FilterTally()
     with (
         io.atomic_dir(target) as folder,
         scoring.ExclusionWriter(folder / "dropped.parquet") as exclusions,
@@ -37,10 +37,9 @@ def run_stage(context: runner.StageContext) -> None:
         results = context.open_records(source).map(scoring.make_filter_step(spec, config))
         num_kept = records.write_records(kept_records(item for _, item in results), folder)
         if num_kept == 0:
-            raise ProvenlmError(
-                f"{context.params.location('corpora', context.subject, 'filter')}: no record is left; {figures.drop_summary(tally.drop_reasons)}"
-            )
-    figures.record_filter_metrics(context.recorder, tally)
+            location = context.params.location("corpora", context.subject, "filter")
+            raise DataError(f"{location}: must keep at least one record, got none; {metrics.drop_summary(tally.drop_reasons)}")
+    metrics.record_filter_metrics(context.recorder, tally)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The frame of every stage: argv and params in; around the stage's own work a clock, a kernel's view of memory, and a signed audit out."""
+"""Run a stage from the command line, measure its time and memory, and write its audit."""
 
 import argparse
 import os
@@ -16,16 +16,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from provenlm.core import audit as audits
-from provenlm.core import config as parameters
 from provenlm.core import hashing
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.audit import Audit, MetricRecorder, write_audit
+from provenlm.core.config import Params, load_params
+from provenlm.core.errors import DataError, ProvenlmError
 from provenlm.core.executors import local
 from provenlm.core.executors.base import RecordSource
 from provenlm.core.paths import ProjectPaths
 from provenlm.core.progress import log_line
 
-ConfigT = TypeVar("S")
+ConfigT = TypeVar("ConfigT")
 VERSIONED_PACKAGES = [
     "torch",
     "numpy",
@@ -45,7 +45,7 @@ VERSIONED_PACKAGES = [
 
 
 class SignalFlag:
-    """True once SIGTERM or SIGINT asked us to end. The first asks; a second SIGTERM ends us at once."""
+    """Become true after SIGTERM or SIGINT. A second SIGTERM exits at once."""
 
     def __init__(self) -> None:
         self.signum = 0
@@ -63,71 +63,72 @@ class SignalFlag:
 
 @dataclass
 class StageContext:
-    """One run of one stage on one subject (a corpus, a recipe or a report)."""
+    """Hold one run of one stage on one subject (a corpus, a recipe or a report)."""
 
     stage: str
     table: str
     subject: str
     paths: ProjectPaths
-    params: parameters.Params
-    recorder: audits.MetricRecorder = field(default_factory=audits.MetricRecorder)
-    provenance: dict[str, Any] = field(default_factory=dict)  # of the provenance: device, seed, threads …
+    params: Params
+    recorder: MetricRecorder = field(default_factory=MetricRecorder)
+    provenance: dict[str, Any] = field(default_factory=dict)  # added to the audit: device, seed, threads, …
     inputs: list[Path] = field(default_factory=list)
     outputs: list[Path] = field(default_factory=list)
     config_sections: dict[str, Any] = field(default_factory=dict)
 
     @property
     def entry(self) -> Any:
+        """Return the subject's entry in params.yaml."""
         return self.params.entry(self.table, self.subject)
 
     def parse_section(self, section: str, config_type: type[ConfigT]) -> ConfigT:
-        """The subject's section of params.yaml, typed; it becomes part of the audit's provenance."""
+        """Parse a section of the subject's entry and add it to the audit's provenance. Raises ConfigError."""
         self.config_sections[f"{self.table}.{self.subject}.{section}"] = self.entry[section]
         return self.params.parse_section(self.table, self.subject, section, config_type)
 
     def open_records(self, folder: Path) -> RecordSource:
-        """The records of `folder`, on the engine that the corpus names."""
-        name = self.entry.get("engine")
+        """Open the records of `folder` with the executor of the corpus."""
+        name = self.entry.get("executor")
         return local.make_executor(folder, None if name is None else str(name))
 
     def declare_input(self, path: Path) -> Path:
-        """Declare an input: its digest goes into the audit. ProvenlmError if it is not there."""
+        """Add the digest of an input to the audit. Raises DataError if the input does not exist."""
         if not path.exists():
-            raise ProvenlmError(
-                f"{path.relative_to(self.paths.root).as_posix()}: not there; `dvc repro {self.stage}@{self.subject}` makes it"
+            raise DataError(
+                f"{path.relative_to(self.paths.root).as_posix()}: does not exist; `dvc repro {self.stage}@{self.subject}` creates it"
             )
         self.inputs.append(path)
         return path
 
     def declare_output(self, path: Path) -> Path:
-        """Declare an output: its digest goes into the audit."""
+        """Add the digest of an output to the audit."""
         self.outputs.append(path)
         return path
 
 
 def main(stage: str, table: str, run_stage: Callable[[StageContext], None], doc: str | None) -> None:
-    """Run `body` for the subject named on the command line and write its audit. Exit 1 with one line on a user's mistake."""
+    """Run a stage for the subject on the command line and write its audit. Exit with 1 and one line on a ProvenlmError."""
     parser = argparse.ArgumentParser(prog=f"python -m stages.{stage}", description=doc)
-    parser.add_argument("subject", help=f"a name below `{table}` in params.yaml")
+    parser.add_argument("subject", help=f"name of an entry of `{table}` in params.yaml")
     subject = parser.parse_args().subject
     paths = ProjectPaths(Path.cwd())
     started, clock = datetime.now(UTC), time.perf_counter()
     try:
-        context = StageContext(stage, table, subject, paths, parameters.load_params(paths.params_yaml))
-        context.params.entry(table, subject)  # a wrong name is a mistake of the first line
+        context = StageContext(stage, table, subject, paths, load_params(paths.params_yaml))
+        context.params.entry(table, subject)  # reports an unknown name before any work starts
         run_stage(context)
     except ProvenlmError as error:
         sys.exit(f"{stage}@{subject}: {error}")
     seconds = time.perf_counter() - clock
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    context.recorder.add_measurement("seconds", round(seconds, 3), "s", "wall time of the stage, imports not included")
+    context.recorder.add_measurement("seconds", round(seconds, 3), "s", "Wall time of the stage, without imports")
     context.recorder.add_measurement(
-        "cpu_seconds", round(usage.ru_utime + usage.ru_stime, 3), "s", "CPU time of the stage's process, by the kernel"
+        "cpu_seconds", round(usage.ru_utime + usage.ru_stime, 3), "s", "CPU time of the stage's process, reported by the kernel"
     )
     context.recorder.add_measurement(
-        "peak_memory", usage.ru_maxrss * 1024, "bytes", "largest resident set of the stage's process, by the kernel"
+        "peak_memory", usage.ru_maxrss * 1024, "bytes", "Peak resident set size of the stage's process, reported by the kernel"
     )
-    audit = audits.Audit(
+    audit = Audit(
         subject,
         stage,
         context.recorder.metrics,
@@ -135,12 +136,12 @@ def main(stage: str, table: str, run_stage: Callable[[StageContext], None], doc:
         context.recorder.tables,
         collect_provenance(context, started),
     )
-    audits.write_audit(paths.audit_json(subject, stage), audit)
-    log_line(f"{stage}@{subject}: {len(audit.metrics)} figures in {seconds:.1f} s")
+    write_audit(paths.audit_json(subject, stage), audit)
+    log_line(f"{stage}@{subject}: {len(audit.metrics)} metrics in {seconds:.1f} s")
 
 
 def collect_provenance(context: StageContext, started: datetime) -> dict[str, Any]:
-    """Everything needed to repeat or doubt a run: command, params, digests of inputs, outputs and code, versions, machine, time."""
+    """Collect what is needed to repeat a run: command, params, digests of inputs, outputs and code, versions, machine, start time."""
     root = context.paths.root.resolve()
     code = imported_files(root)
     return {
@@ -162,7 +163,7 @@ def collect_provenance(context: StageContext, started: datetime) -> dict[str, An
 
 
 def imported_files(root: Path) -> list[Path]:
-    """The project's own files below `root` that this process has imported so far."""
+    """List the files of the project below `root` that this process has imported."""
     module_files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
     return sorted(
         path
@@ -172,9 +173,9 @@ def imported_files(root: Path) -> list[Path]:
 
 
 def git_state(root: Path) -> dict[str, Any]:
-    """The commit checked out below `root`, and whether tracked files differ from it; empty words outside a repository.
+    """Return the commit of the repository at `root` ("" if there is none) and whether tracked files differ from it.
 
-    What the stages themselves write (reports/ and dvc.lock) does not count: it changes with every run.
+    Changes of reports/ and dvc.lock do not count, because every stage run writes them.
     """
 
     def git(*args: str) -> str:
@@ -188,6 +189,6 @@ def git_state(root: Path) -> dict[str, Any]:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that are loaded in this process and can move a figure."""
+    """Return the versions of the imported packages that can change a metric."""
     import_names = {"beautifulsoup4": "bs4"}
     return {name: metadata.version(name) for name in VERSIONED_PACKAGES if import_names.get(name, name) in sys.modules}

@@ -1,4 +1,4 @@
-"""Unique records in; out, a codec learned on those of the training side, and the token arrays of both sides."""
+"""Train a tokenizer on the training split and write the token arrays of both splits."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from provenlm.core import audit as audits
 from provenlm.core import interfaces, io, records, registry
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.audit import read_audit
+from provenlm.core.errors import ConfigError, DataError
 from provenlm.core.executors.base import RecordMap, RecordSource
 from provenlm.core.interfaces import Tokenizer
 from provenlm.core.progress import ProgressReporter, progress_bar
@@ -19,11 +19,12 @@ from stages import runner
 
 
 def run_stage(context: runner.StageContext) -> None:
+    """Tokenize a corpus and record tokenizer, integrity and retention metrics. Raises ConfigError if no record is left to train on."""
     spec = registry.load_domain(context.entry["domain"], "tokenize", interfaces.TokenizeSpec)
     config: Any = context.parse_section("tokenize", spec.config_type)
     source = context.declare_input(context.paths.corpus_dir(context.subject, "deduped"))
     upstream_audits = {
-        name: audits.read_audit(context.declare_input(context.paths.audit_json(context.subject, name)))
+        name: read_audit(context.declare_input(context.paths.audit_json(context.subject, name)))
         for name in ("scrape", "filter", "dedupe")
     }
     target = context.declare_output(context.paths.corpus_dir(context.subject, "tokens"))
@@ -39,8 +40,9 @@ def run_stage(context: runner.StageContext) -> None:
 
     if next(training_records(), None) is None:
         location = context.params.location("corpora", context.subject, "tokenize")
-        raise ProvenlmError(
-            f"{location}: held_out {val_fraction} leaves no record of {records.count_records(source)} to train on; lower it"
+        num_records = records.count_records(source)
+        raise ConfigError(
+            f"{location}.val_fraction: must leave at least one of {num_records} records to train on, got {val_fraction}"
         )
     tally = metrics.TokenizeTally()
     with (
@@ -48,7 +50,7 @@ def run_stage(context: runner.StageContext) -> None:
         progress_bar(f"tokenize {context.subject}", "records", records.count_records(source)) as bar,
     ):
         tokenizer = spec.train(config, training_records)
-        tokenizer.save(folder / "codec")
+        tokenizer.save(folder / "tokenizer")
         documents = encode_documents(context.open_records(source), tokenizer, val_fraction, tally, bar)
         token_dataset.write_token_dataset(folder, documents, tokenizer.vocab_size, tokenizer.special_tokens, val_fraction)
     tokens = token_dataset.load_token_dataset(target)
@@ -61,34 +63,35 @@ def run_stage(context: runner.StageContext) -> None:
     context.recorder.tables.append(metrics.retention_table(upstream_audits, tally))
     retention = tally.bytes["train"] / max(1, metrics.metric_value(upstream_audits, "scrape", "bytes"))
     context.recorder.add_count(
-        "yield", round(retention, 6), "share", "bytes of the scraped records that the trainer will see as tokens"
+        "retention", round(retention, 6), "fraction", "Fraction of the scraped bytes that is in the training tokens"
     )
 
 
 def require_cluster(item: Record) -> str:
-    """ProvenlmError if dedupe did not leave its mark: without clusters, near twins could straddle the split."""
+    """Return the duplicate cluster of a record. Raises DataError if there is none: near-duplicates could be in both splits."""
     cluster = item.metadata.get("cluster")
     if not isinstance(cluster, str):
-        raise ProvenlmError(f"record {item.id} from {item.source}: no duplicate cluster; run dedupe again")
+        raise DataError(f"record {item.id} from {item.source}: must have a `cluster` in its metadata; run dedupe again")
     return cluster
 
 
 def make_encode_step(tokenizer: Tokenizer) -> RecordMap[NDArray[np.uint32]]:
+    """Create the record map that encodes records."""
     return RecordMap(tokenizer.encode, lambda ids: ids.tobytes(), lambda data: np.frombuffer(data, np.uint32))
 
 
 def encode_documents(
     corpus: RecordSource, tokenizer: Tokenizer, val_fraction: float, tally: metrics.TokenizeTally, bar: ProgressReporter
 ) -> Iterator[TokenizedDocument]:
-    """Each record as a document."""
+    """Yield each record as a tokenized document and count it in `tally`."""
     for item, ids in corpus.map(make_encode_step(tokenizer)):
         cluster = require_cluster(item)
-        side = token_dataset.assign_split(cluster, val_fraction)
+        split = token_dataset.assign_split(cluster, val_fraction)
         num_special = sum(name in tokenizer.special_tokens for name in ("bos", "eos"))
-        tally.documents[side] += 1
-        tally.tokens[side] += len(ids) + num_special
-        tally.bytes[side] += len(item.content)
-        tally.clusters[side].add(cluster)
+        tally.documents[split] += 1
+        tally.tokens[split] += len(ids) + num_special
+        tally.bytes[split] += len(item.content)
+        tally.clusters[split].add(cluster)
         tally.doc_lengths.append(len(ids) + num_special)
         tally.content_tokens += len(ids)
         tally.content_words += len(item.content.split())

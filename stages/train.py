@@ -1,7 +1,7 @@
-"""Token ids in, a trained net with all that is needed to go on training it, and the history of every step, out.
+"""Train a model on the tokens of a corpus; write the final checkpoint, the step history and training metrics.
 
-A run that is stopped or killed leaves checkpoints outside the outs; the next run with the same parameters, data and code goes on from
-the newest whole one and ends with the same weights, bit for bit.
+A stopped or killed run leaves checkpoints outside the DVC outs. The next run with the same params, data and code resumes from the
+newest intact one and ends with bit-identical weights.
 """
 
 import os
@@ -16,14 +16,14 @@ from typing import NamedTuple
 import torch
 
 from provenlm.core import hashing
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError
 from provenlm.core.progress import log_line, progress_bar
 from provenlm.data import token_dataset
 from provenlm.models.common.objective import IGNORE
 from provenlm.models.common.spec import ResolvedModel, resolve_model
-from provenlm.tokenizers import registry
+from provenlm.tokenizers.registry import load_tokenizer
 from provenlm.training import metrics
-from provenlm.training.build_model import arrange, fresh
+from provenlm.training.build_model import apply_compile_and_ac, init_model
 from provenlm.training.checkpoints.checkpoint import ModelMetadata
 from provenlm.training.config import TrainConfig
 from provenlm.training.dataloader import DataLoader, build_dataloader, resolve_max_steps
@@ -37,27 +37,29 @@ from provenlm.training.memory import MemoryProfile
 from provenlm.training.mfu import MfuMeter, measure_peak_flops
 from provenlm.training.preflight import RunPlan, run_preflight
 from provenlm.training.run import build_callbacks, open_run, remove_stale_runs, run_worker_rank
-from provenlm.training.sample_generator import SampleGenerator
+from provenlm.training.sample_generator import SampleGenerator, record_samples
 from stages import runner
 
 
 class PreparedRun(NamedTuple):
-    """What a recipe asks for, once it is known to be possible. `settings` last for steps, `asked_for` as it stands in the recipe."""
+    """Hold a validated recipe: `recipe_config` as written, `config` with its duration converted to steps."""
 
     recipe_config: TrainConfig
     config: TrainConfig
     resolved_model: ResolvedModel
+    domain: str
     tokens_dir: Path
     tokens: token_dataset.TokenDataset
     dataloader: DataLoader
 
 
 def run_stage(context: runner.StageContext) -> None:
+    """Train a recipe, in this process or in worker processes. Raises ConfigError before training starts."""
     prepared = prepare(context)
     distributed = prepared.config.distributed
     if distributed is None or launcher.needs_launch(distributed):
         if is_dtype_emulated(resolve_device(prepared.config.device), precision := prepared.config.precision):
-            log_line(f"train.precision: {precision}; this processor has no such products, so they are slow: fp32 would be right")
+            log_line(f"train.precision: {precision} is emulated and slow on this processor; fp32 is faster")
         run_preflight(preflight_plan(prepared), context.paths.resume_dir(context.subject), context.recorder)
     if distributed is not None and launcher.needs_launch(distributed):
         exit_code = launcher.launch_workers(distributed.world_size, [sys.executable, "-m", "stages.train", context.subject])
@@ -67,25 +69,28 @@ def run_stage(context: runner.StageContext) -> None:
 
 
 def prepare(context: runner.StageContext) -> PreparedRun:
-    """ProvenlmError with what is wrong, before any other process begins."""
+    """Parse and check the recipe, before any worker process starts. Raises ConfigError or DataError."""
     recipe_config = context.parse_section("train", TrainConfig)
-    resolved_model = resolve_model(context.entry["net"], context.params.location(context.table, context.subject, "net"))
-    context.config_sections |= {f"{context.table}.{context.subject}.{name}": context.entry[name] for name in ("net", "corpus")}
-    if recipe_config.seq_len > resolved_model.spec.max_seq_len(resolved_model.model_config):
-        raise ProvenlmError(
-            f"train.length: {recipe_config.seq_len}; this net has a context of {resolved_model.spec.max_seq_len(resolved_model.model_config)} positions"
-        )
+    resolved_model = resolve_model(context.entry["model"], context.params.location(context.table, context.subject, "model"))
+    context.config_sections |= {f"{context.table}.{context.subject}.{name}": context.entry[name] for name in ("model", "corpus")}
+    max_seq_len = resolved_model.spec.max_seq_len(resolved_model.model_config)
+    if recipe_config.seq_len > max_seq_len:
+        location = context.params.location(context.table, context.subject, "train")
+        raise ConfigError(f"{location}.seq_len: must be at most the model's {max_seq_len} positions, got {recipe_config.seq_len}")
     tokens_dir = context.declare_input(context.paths.corpus_dir(context.entry["corpus"], "tokens"))
     if is_local_main():
         token_dataset.verify_digests(tokens_dir)
     tokens = token_dataset.load_token_dataset(tokens_dir)
     config = resolve_max_steps(recipe_config, tokens)
-    return PreparedRun(recipe_config, config, resolved_model, tokens_dir, tokens, build_dataloader(tokens, config))
+    return PreparedRun(
+        recipe_config, config, resolved_model, context.entry["domain"], tokens_dir, tokens, build_dataloader(tokens, config)
+    )
 
 
 def preflight_plan(prepared: PreparedRun) -> RunPlan:
-    """What the first batch is taken through before training begins."""
-    config, (arch, spec, model_config, model_section), tokens = prepared.config, prepared.resolved_model, prepared.tokens
+    """Build the plan of the pre-flight test, which takes one batch through every part of the training."""
+    arch, spec, model_config, model_section = prepared.resolved_model
+    config, tokens = prepared.config, prepared.tokens
     torch.set_num_threads(config.threads)
     model_metadata = ModelMetadata(arch, model_section, tokens.vocab_size, config.seq_len)
     return RunPlan(
@@ -94,25 +99,22 @@ def preflight_plan(prepared: PreparedRun) -> RunPlan:
         model_metadata,
         config,
         tokens,
-        registry.load_tokenizer(prepared.tokens_dir / "codec"),
+        load_tokenizer(prepared.tokens_dir / "tokenizer", prepared.domain),
         resolve_device(config.device),
     )
 
 
 def run_training(context: runner.StageContext, prepared: PreparedRun, dist: DistributedContext) -> None:
-    """One process's part of the training; all but the first end here."""
-    config, (arch, spec, model_config, model_section), vocab_size = (
-        prepared.config,
-        prepared.resolved_model,
-        prepared.tokens.vocab_size,
-    )
+    """Train in this process; every process but the main one exits here."""
+    arch, spec, model_config, model_section = prepared.resolved_model
+    config, vocab_size = prepared.config, prepared.tokens.vocab_size
     torch.set_num_threads(config.threads)
     retain_freed_memory()
     memory = MemoryProfile(dist.device)
-    memory.mark("begun")
-    model = fresh(spec, model_config, vocab_size, config.seed).to(dist.device)
-    arrange(model, config)
-    memory.mark("net")
+    memory.mark("start")
+    model = init_model(spec, model_config, vocab_size, config.seed).to(dist.device)
+    apply_compile_and_ac(model, config)
+    memory.mark("model")
     wrap = apply_fsdp(model, dist.device.type) if dist.is_sharded else unsharded_objective
     objectives = [wrap(objective) for objective in spec.objectives(model, IGNORE)]
     eval_term = objectives[0].eval_term
@@ -124,7 +126,7 @@ def run_training(context: runner.StageContext, prepared: PreparedRun, dist: Dist
     start_fit = partial(train_steps, model, objectives, prepared.dataloader, build_callbacks(config, eval_term), config, dist=dist)
     if not dist.is_main:
         finished = run_worker_rank(
-            start_fit(resume=dist.broadcast_checkpoint(None), recall=lambda: dist.broadcast_checkpoint(None)),
+            start_fit(resume=dist.broadcast_checkpoint(None), load_rollback_checkpoint=lambda: dist.broadcast_checkpoint(None)),
             stop_flag.__bool__,
             dist,
         )
@@ -141,11 +143,11 @@ def run_training(context: runner.StageContext, prepared: PreparedRun, dist: Dist
     sample_generator = (
         None
         if sample_config is None
-        else SampleGenerator(spec, model, registry.load_tokenizer(prepared.tokens_dir / "codec"), sample_config, config)
+        else SampleGenerator(spec, model, load_tokenizer(prepared.tokens_dir / "tokenizer", prepared.domain), sample_config, config)
     )
     steps = start_fit(
         resume=dist.broadcast_checkpoint(training_run.resume_checkpoint),
-        recall=lambda: dist.broadcast_checkpoint(training_run.checkpoint_manager.rollback_target()),
+        load_rollback_checkpoint=lambda: dist.broadcast_checkpoint(training_run.checkpoint_manager.rollback_target()),
     )
     with progress_bar(f"train@{context.subject}", "step", config.total_steps) as bar:
         final_step = training_run.run(steps, bar, stop_flag.__bool__, instrumentation.log_step, sample_generator)
@@ -153,12 +155,12 @@ def run_training(context: runner.StageContext, prepared: PreparedRun, dist: Dist
         sys.exit(exit_code_for_signal(stop_flag.signum))
     instrumentation.loggers.close()
     state = training_run.finalize(context.declare_output(context.paths.model_dir(context.subject)), final_step)
-    memory.mark("delivered")
+    memory.mark("end")
 
-    final_weights = state.state_dicts.get("trained", state.state_dicts["model"])
+    final_weights = state.state_dicts.get("training_weights", state.state_dicts["model"])
     metrics.record_params(
         context.recorder,
-        fresh(spec, model_config, vocab_size, config.seed),
+        init_model(spec, model_config, vocab_size, config.seed),
         final_weights,
         spec.num_params(model_config, vocab_size),
     )
@@ -167,31 +169,33 @@ def run_training(context: runner.StageContext, prepared: PreparedRun, dist: Dist
     metrics.record_training_metrics(context.recorder, training_run.history, eval_term, config, training_run.start_steps)
     metrics.record_model_metrics(context.recorder, training_run.history, final_step)
     if sample_generator is not None:
-        sample_generator.record_samples(context.recorder, training_run.samples, training_run.history, eval_term)
+        record_samples(context.recorder, training_run.samples, training_run.history, eval_term)
     metrics.record_stop_reason(context.recorder, final_step, len(training_run.start_steps) - 1)
     meter = meter if dist.world_size > 1 else meter.with_peak(measure_peak_flops(dist.device, config.precision))
     replace(instrumentation, mfu_meter=meter).record_metrics(context.recorder, config.seq_len, training_run.start_steps)
     context.provenance |= {"device": dist.device.type, "threads": torch.get_num_threads(), "seed": config.seed}
     context.provenance |= {"precision": config.precision, "processes": dist.world_size}
-    shutil.rmtree(context.paths.resume_dir(context.subject), ignore_errors=True)  # last: until here a kill costs little
+    shutil.rmtree(
+        context.paths.resume_dir(context.subject), ignore_errors=True
+    )  # last, so that a run killed before this line can resume
 
 
 def exit_code_for_signal(signum: int) -> int:
-    """The exit status of a training that was asked to end by signal `number` (0: another process of it was) and has saved.
+    """Return the exit status of a training that saved a checkpoint and stopped after signal `signum`.
 
-    It is 0 after SIGTERM, as whoever manages services expects of a program that did what it was told. DVC would look for the outs of
-    a stage that ends so; to DVC it ends as if by the signal, and so does everything that a person interrupts.
+    A `signum` of 0 means that another process of the training received the signal. After SIGTERM the status is 0, as service managers
+    expect, except below DVC, which would then look for the outs; otherwise it is 128 + signum.
     """
     signum = signum or signal.SIGTERM
     return 0 if signum == signal.SIGTERM and "DVC_STAGE" not in os.environ else 128 + signum
 
 
 def checkpoint_key(context: runner.StageContext, config: TrainConfig, tokens_dir: Path) -> str:
-    """A digest of all that decides the weights: settings, tokens, our code that is loaded, and torch itself."""
+    """Hash everything that determines the weights: model, training config, tokens, imported code and the torch version."""
     root = context.paths.root.resolve()
     code = hashing.sha256_files(runner.imported_files(root), root)
     return hashing.sha256_json(
-        [context.entry["net"], config.result_fields, hashing.sha256_path(tokens_dir), code, torch.__version__]
+        [context.entry["model"], config.result_fields, hashing.sha256_path(tokens_dir), code, torch.__version__]
     )
 
 

@@ -1,4 +1,4 @@
-"""A trained net and held-out ids in; out, figures that could have been bad, and samples of what the net writes."""
+"""Evaluate a trained model with every probe; write metrics and generated samples."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from provenlm.core import config, interfaces, registry
+from provenlm.core import registry
 from provenlm.core.audit import MetricRecorder
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.config import parse_config
+from provenlm.core.errors import CheckpointError
 from provenlm.data import token_dataset
 from provenlm.evaluation import suite, sweep
 from provenlm.evaluation.probe import EvalContext, Probe, ValidateSpec
@@ -18,34 +19,34 @@ from provenlm.evaluation.probes.learning_curve import learning_curve_probe
 from provenlm.evaluation.probes.parameter_count import CountOnlyModel
 from provenlm.evaluation.probes.resume_bitexact import TrainingCase
 from provenlm.evaluation.probes.seed_rerun import retrain_with_seed
-from provenlm.evaluation.runner import run_probes as ask
+from provenlm.evaluation.runner import run_probes
 from provenlm.evaluation.suite import CountOnlyConfig, ValidateConfig
-from provenlm.evaluation.trained_check import record_trained_check as say_if_trained
+from provenlm.evaluation.trained_check import record_trained_check
 from provenlm.models.common.objective import IGNORE
 from provenlm.models.common.spec import ModelSpec
-from provenlm.training.build_model import fresh
+from provenlm.tokenizers.registry import load_tokenizer
+from provenlm.training.build_model import init_model
 from provenlm.training.callbacks.history import StepHistory
 from provenlm.training.checkpoints import checkpoint
 from provenlm.training.checkpoints.checkpoint import LoadedModel, load_model
-from provenlm.training.config import TrainConfig as Training
+from provenlm.training.config import TrainConfig
 from provenlm.training.dataloader import build_dataloader, resolve_max_steps
 from provenlm.training.metrics import train_vs_val_points
 from stages import runner
 
 
 def run_stage(context: runner.StageContext) -> None:
-    config, location = (
-        context.parse_section("validate", ValidateConfig),
-        context.params.location(context.table, context.subject, "validate"),
-    )
+    """Run every probe on a trained model and record evaluation metrics."""
+    config = context.parse_section("validate", ValidateConfig)
+    location = context.params.location(context.table, context.subject, "validate")
     spec = registry.load_domain(context.entry["domain"], "evaluate", ValidateSpec)
-    domain_probes = spec.probes(config.parse_config(spec.config_type, config.probes, f"{location}.probes"))
+    domain_probes = spec.probes(parse_config(spec.config_type, config.probes, f"{location}.probes"))
     torch.set_num_threads(config.threads)
-    train_config = context.parse_section("train", Training)
+    train_config = context.parse_section("train", TrainConfig)
     eval_context, trained_model = load_eval_context(context, config, train_config.seed)
     history = StepHistory.from_parquet((context.paths.model_dir(context.subject) / "history.parquet").read_bytes())
     count_only_models = {
-        name: count_only_model(trained_model.spec, count_only, f"{location}.also_count.{name}.net")
+        name: count_only_model(trained_model.spec, count_only, f"{location}.also_count.{name}.model")
         for name, count_only in config.count_only_models.items()
     }
     generated_samples: list[generation_quality.GeneratedSample] = []
@@ -58,18 +59,18 @@ def run_stage(context: runner.StageContext) -> None:
         probes |= sweep.sweep_probes(
             config.sweeps, probes, model_variants(context, eval_context, trained_model, train_config, history)
         )
-    ask(eval_context, probes, context.recorder)
-    say_if_trained(context.recorder, sum("skipped" not in row for row in history.effective_rows()))
+    run_probes(eval_context, probes, context.recorder)
+    record_trained_check(context.recorder, sum("skip_reason" not in row for row in history.effective_rows()))
     generation_quality.write_samples(context.declare_output(context.paths.samples_parquet(context.subject)), generated_samples)
     context.provenance |= {"device": eval_context.device.type, "threads": torch.get_num_threads(), "seed": eval_context.seed}
 
 
 def training_probes(
-    eval_context: EvalContext, trained_model: LoadedModel, train_config: Training, history: StepHistory
+    eval_context: EvalContext, trained_model: LoadedModel, train_config: TrainConfig, history: StepHistory
 ) -> dict[str, Probe]:
-    """Probes of how the net was trained, and of whether that can be stopped and taken up."""
+    """Build the probes of the training: learning curve, bit-exact resume, and recompute and compile parity."""
     spec, vocab_size = trained_model.spec, eval_context.tokens.vocab_size
-    trial = TrainingCase(
+    training_case = TrainingCase(
         spec,
         lambda: eval_context.build_small(vocab_size),
         build_dataloader(eval_context.tokens, train_config),
@@ -78,13 +79,13 @@ def training_probes(
 
     def resume(eval_context: EvalContext, recorder: MetricRecorder) -> None:
         with TemporaryDirectory() as folder:
-            resume_bitexact.record_resume_metrics(recorder, trial, Path(folder) / "checkpoint", checkpoint.load_checkpoint)
+            resume_bitexact.record_resume_metrics(recorder, training_case, Path(folder) / "checkpoint", checkpoint.load_checkpoint)
 
     eval_term = spec.objectives(trained_model.model, IGNORE)[0].eval_term
     return {
         "curve": learning_curve_probe(train_vs_val_points(history, eval_term)),
         "resume": resume,
-        "equivalence": lambda eval_context, recorder: compile_parity.record_compile_parity(recorder, trial),
+        "equivalence": lambda eval_context, recorder: compile_parity.record_compile_parity(recorder, training_case),
     }
 
 
@@ -92,10 +93,10 @@ def model_variants(
     context: runner.StageContext,
     eval_context: EvalContext,
     trained_model: LoadedModel,
-    train_config: Training,
+    train_config: TrainConfig,
     history: StepHistory,
 ) -> sweep.ModelVariants:
-    """Nets of the same recipe: from other seeds, and at the steps whose checkpoints were kept."""
+    """Provide models of the same recipe: retrained with other seeds, and at earlier checkpoints."""
     checkpoints = [
         (int(path.name.removeprefix("step-")), lambda path=path: replace(eval_context, model=load_model(path).model))
         for path in sorted((context.paths.model_dir(context.subject) / "checkpoints").glob("step-*"))
@@ -110,25 +111,26 @@ def model_variants(
 
 
 def load_eval_context(context: runner.StageContext, config: ValidateConfig, seed: int) -> tuple[EvalContext, LoadedModel]:
-    """The trained net with the tokens and codec of its corpus. ProvenlmError if they do not belong together."""
+    """Load a trained model with the tokens and tokenizer of its corpus. Raises CheckpointError if they do not match."""
     tokens_dir = context.declare_input(context.paths.corpus_dir(context.entry["corpus"], "tokens"))
     token_dataset.verify_digests(tokens_dir)
     tokens = token_dataset.load_token_dataset(tokens_dir)
     trained_model = load_model(context.declare_input(context.paths.model_dir(context.subject)))
     spec, model_config, model_metadata = trained_model.spec, trained_model.model_config, trained_model.metadata
     if model_metadata.vocab_size != tokens.vocab_size:
-        raise ProvenlmError(
-            f"the net was trained on a vocabulary of {model_metadata.vocab_size}, the corpus has {tokens.vocab_size}; "
-            f"`dvc repro train@{context.subject}` trains it anew"
+        folder = context.paths.model_dir(context.subject).relative_to(context.paths.root).as_posix()
+        raise CheckpointError(
+            f"{folder}: must have the vocab_size {tokens.vocab_size} of its corpus, got {model_metadata.vocab_size}; "
+            f"`dvc repro train@{context.subject}` retrains it"
         )
     location = f"{context.params.location(context.table, context.subject, 'validate')}.small"
-    small_config: Any = config.parse_config(spec.config_type, {**model_metadata.config, **config.small_model_overrides}, location)
-    tokenizer = registry.load_domain(context.entry["domain"], "tokenize", interfaces.TokenizeSpec).load(tokens_dir / "codec")
+    small_config: Any = parse_config(spec.config_type, {**model_metadata.config, **config.small_model_overrides}, location)
+    tokenizer = load_tokenizer(tokens_dir / "tokenizer", context.entry["domain"])
     eval_context = EvalContext(
         model=trained_model.model,
         logits=spec.logits,
         logits_with_cache=spec.logits_with_cache,
-        build_untrained=lambda: fresh(spec, model_config, model_metadata.vocab_size, seed),
+        build_untrained=lambda: init_model(spec, model_config, model_metadata.vocab_size, seed),
         build_small=lambda vocab_size: spec.build(small_config, vocab_size),
         losses=spec.losses,
         to_hf=lambda weights: spec.to_hf(model_config, model_metadata.vocab_size, weights),
@@ -142,7 +144,8 @@ def load_eval_context(context: runner.StageContext, config: ValidateConfig, seed
 
 
 def count_only_model(spec: ModelSpec, count_only: CountOnlyConfig, location: str) -> CountOnlyModel:
-    model_config: Any = config.parse_config(spec.config_type, count_only.model, location)
+    """Build a model description whose parameters are counted but not trained. Raises ConfigError."""
+    model_config: Any = parse_config(spec.config_type, count_only.model, location)
     return CountOnlyModel(
         lambda: spec.build(model_config, count_only.vocab_size), spec.num_params(model_config, count_only.vocab_size)
     )

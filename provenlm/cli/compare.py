@@ -1,16 +1,14 @@
-"""The nets of one recipe in two checkouts in; their loss on the records that neither was trained on, and the difference, as JSON out."""
+"""Compare the models of a recipe in two checkouts by their loss on records that both held out; print JSON."""
 
 import argparse
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from provenlm.core import config as parameters
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.config import load_params
 from provenlm.core.paths import ProjectPaths
 from provenlm.core.progress import log_line
 from provenlm.evaluation.confidence import ratio_interval
@@ -21,28 +19,25 @@ from stages import runner
 from stages.validate import load_eval_context
 
 
-def main() -> None:
-    """Exit 0 with one JSON line, without `difference` if no record was held out by both; exit 1 with one line on a mistake."""
-    parser = argparse.ArgumentParser(prog="python -m provenlm.cli.compare", description=__doc__)
-    parser.add_argument("recipe", help="a name below `recipes` in params.yaml")
-    parser.add_argument("other", type=Path, help="another checkout of the project, with the recipe's tokens and net")
-    options = parser.parse_args()
-    try:
-        comparison = compare_models(options.recipe, Path.cwd(), options.other)
-    except ProvenlmError as error:
-        sys.exit(f"compare {options.recipe}: {error}")
-    log_line(json.dumps(comparison))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.add_argument("recipe", help="name of an entry of `recipes` in params.yaml")
+    parser.add_argument("other", type=Path, help="another checkout of the project that contains the recipe's tokens and model")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the comparison as one JSON line, without `difference` if no record was held out by both, and return 0."""
+    log_line(json.dumps(compare_models(args.recipe, Path.cwd(), args.other)))
+    return 0
 
 
 def compare_models(recipe: str, root: Path, other_root: Path) -> dict[str, float]:
-    """Bits per byte of both nets on the records that both hold out, here minus there, with its 95 % interval over records.
+    """Compute bits per byte of both models on the records that both held out, and the difference with its 95 % interval.
 
-    Each net reads them through the codec that it was trained with; bits per byte do not depend on it.
+    Each model uses the tokenizer that it was trained with; bits per byte do not depend on the tokenizer.
     """
     contexts = [
-        runner.StageContext(
-            "validate", "recipes", recipe, ProjectPaths(path), parameters.load_params(ProjectPaths(path).params_yaml)
-        )
+        runner.StageContext("validate", "recipes", recipe, ProjectPaths(path), load_params(ProjectPaths(path).params_yaml))
         for path in (root, other_root)
     ]
     config = contexts[0].parse_section("validate", ValidateConfig)
@@ -63,23 +58,19 @@ def compare_models(recipe: str, root: Path, other_root: Path) -> dict[str, float
     return {
         "records": len(record_ids),
         "bytes": int(bytes_D.sum()),
-        "here": float(bits_D.sum() / bytes_D.sum()),
-        "there": float(other_bits_D.sum() / bytes_D.sum()),
+        "bits_per_byte": float(bits_D.sum() / bytes_D.sum()),
+        "other_bits_per_byte": float(other_bits_D.sum() / bytes_D.sum()),
         "difference": difference.value,
-        **({"low": difference.low, "high": difference.high} if len(record_ids) > 1 else {}),
+        **({"ci_low": difference.low, "ci_high": difference.high} if len(record_ids) > 1 else {}),
     }
 
 
 def bits_per_record(eval_context: EvalContext, record_ids: list[str], batch_tokens: int) -> FloatArray:
-    """The loss of `subject`'s net on each held-out record of `names`, in bits, (D,)."""
+    """Compute the loss of a model on each of the held-out records `record_ids`, in bits. Returns (D,)."""
     split = eval_context.tokens.val
     index_of = {name: index for index, name in enumerate(split.record_ids)}
     selected_D = np.array([index_of[name] for name in record_ids], np.int64)
     losses = token_losses(
-        eval_context, split, make_windows(split, eval_context.max_seq_len, selected_D), batch_tokens, "held out by both"
+        eval_context, split, make_windows(split, eval_context.max_seq_len, selected_D), batch_tokens, "common validation records"
     )
     return losses.sum_by_document(losses.nats, len(split.record_ids))[selected_D] / math.log(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""A trained net and prompts in, what it goes on to write out, as it writes it."""
+"""Generate text with a trained model and stream it to standard output."""
 
 import argparse
 import codecs
@@ -11,77 +11,82 @@ import torch
 from provenlm.cli import load_model
 from provenlm.cli.load_model import RecipeModel
 from provenlm.core import rng
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError
 from provenlm.core.paths import ProjectPaths
-from provenlm.models.generation.sampling import CachedLogits, SamplingConfig, generate, generate_stream
-from provenlm.training import sample_generator
+from provenlm.models.generation.logits_provider import LogitsProvider, logits_provider
+from provenlm.models.generation.sampling import SamplingConfig, generate, generate_stream
 
 
-def main() -> None:
-    """Write each prompt and its continuation to standard output. Exit 1 with one line on a user's mistake."""
-    args = build_parser().parse_args()
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.add_argument("recipe", help="name of an entry of `recipes` in params.yaml whose model has been trained")
+    parser.add_argument("--prompt", action="append", required=True, metavar="TEXT", help="text to continue; repeatable")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=200, metavar="N", help="maximum number of new tokens for each prompt (default: 200)"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.8,
+        metavar="X",
+        help="softmax temperature; 0 selects the most probable token (default: 0.8)",
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=0, metavar="K", help="sample from the K most probable tokens; 0 disables this (default: 0)"
+    )
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="sample from the smallest set of tokens with probability P (default: 1, all tokens)",
+    )
+    parser.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="penalize tokens that occurred before if above 1 (default: 1)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed; equal seeds give equal text (default: 0)")
+    load_model.add_checkpoint_option(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print each prompt with its continuation and return 0; return 130 if the reader of the output is gone."""
+    sampling = parse_sampling(args)
+    recipe_model = load_model.load_recipe_model(ProjectPaths(Path.cwd()), args.recipe, args.checkpoint)
+    print_status(f"{load_model.display_path(ProjectPaths(Path.cwd()), recipe_model.checkpoint_dir)}, seed {args.seed}")
     try:
-        sampling = parse_sampling(args)
-        recipe_model = load_model.load_recipe_model(ProjectPaths(Path.cwd()), args.recipe, args.checkpoint)
-        print_status(f"{load_model.display_path(ProjectPaths(Path.cwd()), recipe_model.checkpoint_dir)}, seed {args.seed}")
-        for piece in stream_text(recipe_model, args.prompt, sampling, args.tokens, args.seed):
+        for piece in stream_text(recipe_model, args.prompt, sampling, args.max_new_tokens, args.seed):
             sys.stdout.write(piece)
             sys.stdout.flush()
-    except ProvenlmError as error:
-        sys.exit(f"generate {args.recipe}: {error}")
     except (BrokenPipeError, KeyboardInterrupt):
-        sys.stderr.close()  # whoever read us has seen enough
-        sys.exit(130)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    cli = argparse.ArgumentParser(
-        prog="python -m provenlm.cli.generate",
-        description=__doc__,
-        epilog='example: python -m provenlm.cli.generate docs_moe --prompt "def " --temperature 0.8 --top-p 0.95',
-    )
-    cli.add_argument("recipe", help="a name below `recipes` in params.yaml; its net must have been trained")
-    cli.add_argument(
-        "--prompt", action="append", required=True, metavar="TEXT", help="what to go on from; may be given more than once"
-    )
-    cli.add_argument("--tokens", type=int, default=200, metavar="N", help="most tokens to write for each prompt (default: 200)")
-    cli.add_argument("--temperature", type=float, default=0.8, metavar="X", help="0: always the most probable token (default: 0.8)")
-    cli.add_argument(
-        "--top-k", type=int, default=0, metavar="K", help="draw from the K most probable tokens alone; 0: from all (default)"
-    )
-    cli.add_argument(
-        "--top-p", type=float, default=1.0, metavar="P", help="draw from the fewest tokens that reach P (default: 1, all)"
-    )
-    cli.add_argument(
-        "--repetition-penalty", type=float, default=1.0, metavar="X", help="above 1: write less of what stands there (default: 1)"
-    )
-    cli.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed writes the same text (default: 0)")
-    load_model.add_checkpoint_option(cli)
-    return cli
+        sys.stderr.close()  # suppress the interpreter's complaint about the closed pipe
+        return 130
+    return 0
 
 
 def parse_sampling(args: argparse.Namespace) -> SamplingConfig:
-    """ProvenlmError in the words of the command line if the numbers mean nothing."""
-    if args.tokens < 1:
-        raise ProvenlmError(f"--tokens {args.tokens}: at least 1 would be right")
+    """Build the sampling config from the options. Raises ConfigError for an invalid option."""
+    if args.max_new_tokens < 1:
+        raise ConfigError(f"--max-new-tokens: must be at least 1, got {args.max_new_tokens}")
     if args.temperature == 0 and (args.top_k, args.top_p) != (0, 1.0):
-        raise ProvenlmError("--temperature 0 takes the most probable token and reads neither --top-k nor --top-p: leave them out")
+        raise ConfigError("--temperature: must be > 0 with --top-k or --top-p, got 0")
     try:
         return SamplingConfig(args.temperature, args.top_k, args.top_p, args.repetition_penalty)
     except ValueError as error:
-        raise ProvenlmError(str(error)) from None
+        raise ConfigError(str(error)) from None
 
 
 def stream_text(
     recipe_model: RecipeModel, prompts: Sequence[str], sampling: SamplingConfig, max_new_tokens: int, seed: int
 ) -> Iterator[str]:
-    """The text in the order in which it is to be shown: of one prompt token by token, of several one after the other when all are done."""
+    """Yield the text to print: one prompt token by token, several prompts one after the other when all are complete."""
     prompt_ids = [encode_prompt(recipe_model, prompt) for prompt in prompts]
-    stop, generator = (
-        recipe_model.tokenizer.special_tokens.get("eos"),
-        torch.Generator().manual_seed(rng.derive_seed(seed, "generate")),
-    )
-    arguments = (make_cached_logits(recipe_model), prompt_ids, sampling, max_new_tokens, stop, generator)
+    eos = recipe_model.tokenizer.special_tokens.get("eos")
+    generator = torch.Generator().manual_seed(rng.derive_seed(seed, "generate"))
+    arguments = (recipe_logits(recipe_model), prompt_ids, sampling, max_new_tokens, eos, generator)
     if len(prompt_ids) == 1:
         yield prompts[0]
         yield from decode_stream(recipe_model, (token_ids[0] for token_ids in generate_stream(*arguments)))
@@ -92,24 +97,21 @@ def stream_text(
 
 
 def encode_prompt(recipe_model: RecipeModel, prompt: str) -> list[int]:
+    """Encode a prompt. Raises ConfigError for an empty prompt if no token starts a document."""
     if not (ids := recipe_model.tokenizer.encode_prompt(prompt)):
-        raise ProvenlmError("--prompt '': this codec has no token that begins a text, so a prompt needs at least one character")
+        raise ConfigError("--prompt: must not be empty, because this tokenizer has no bos token, got ''")
     return ids
 
 
-def make_cached_logits(recipe_model: RecipeModel) -> CachedLogits:
-    loaded_model = recipe_model.model
-    return sample_generator.make_logits_provider(
-        loaded_model.spec,
-        loaded_model.model,
-        recipe_model.tokenizer.special_tokens,
-        loaded_model.metadata.seq_len,
-        torch.device("cpu"),
-    )
+def recipe_logits(recipe_model: RecipeModel) -> LogitsProvider:
+    """Provide next-token logits of a recipe's model on the CPU."""
+    loaded = recipe_model.model
+    special_tokens = recipe_model.tokenizer.special_tokens
+    return logits_provider(loaded.spec, loaded.model, loaded.metadata.seq_len, special_tokens, torch.device("cpu"))
 
 
 def decode_stream(recipe_model: RecipeModel, ids: Iterator[int]) -> Iterator[str]:
-    """Text as far as it is whole: a character may need more than one token."""
+    """Decode ids to text piece by piece; a character that spans several tokens is emitted when it is complete."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for token_id in ids:
         yield decoder.decode(recipe_model.tokenizer.decode([token_id]))
@@ -117,8 +119,5 @@ def decode_stream(recipe_model: RecipeModel, ids: Iterator[int]) -> Iterator[str
 
 
 def print_status(line: str) -> None:
+    """Print a line to standard error, so that standard output holds generated text only."""
     print(line, file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,12 +1,12 @@
-"""A depth or a range of parameters in; shapes of nets of that size, with what follows from it, and a `net` section to paste, out."""
+"""Suggest model shapes for a depth or a parameter budget; print a table and a `model` section to paste."""
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from provenlm.core import config, registry
-from provenlm.core.errors import ProvenlmError
+from provenlm.core import registry
+from provenlm.core.config import parse_config
+from provenlm.core.errors import ConfigError
 from provenlm.models.common.spec import ModelSpec
 from provenlm.scaling import laws, model_sizing
 from provenlm.scaling.laws import scaling_law_loss, within_fit_range
@@ -15,31 +15,39 @@ from provenlm.scaling.model_sizing import ModelArch, ModelSizePlan
 RULE_FILES = " and ".join(f"{module.__name__.rpartition('.')[2]}.py" for module in (model_sizing, laws))
 
 
-def main() -> None:
-    """Print the table. Exit 1 with one line on a user's mistake."""
-    parser = argparse.ArgumentParser(prog="python -m provenlm.cli.plan", description=__doc__)
-    parser.add_argument("size", help="a depth, such as 8, or parameters in total, such as 180M..220M or 180e6..220e6")
-    parser.add_argument("--net", choices=get_args(ModelArch), default="moe")
-    parser.add_argument("--vocabulary", type=int, default=32_000)
-    parser.add_argument("--context", type=int, default=1024)
-    parser.add_argument("--pick", type=int, default=1, help="the row whose section is printed")
-    args = parser.parse_args()
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.add_argument(
+        "size", help="number of layers, such as 8, or a range of total parameters, such as 180M..220M or 180e6..220e6"
+    )
+    parser.add_argument("--arch", choices=get_args(ModelArch), default="moe", help="model architecture (default: moe)")
+    parser.add_argument("--vocab-size", type=int, default=32_000, metavar="N", help="number of token ids (default: 32000)")
+    parser.add_argument(
+        "--max-seq-len", type=int, default=1024, metavar="N", help="maximum sequence length in tokens (default: 1024)"
+    )
+    parser.add_argument("--pick", type=int, default=1, metavar="ROW", help="row whose section is printed (default: 1)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the table and one section, and return 0."""
+    spec = registry.load_model(args.arch, ModelSpec)
     try:
-        spec = registry.load_model(args.net, ModelSpec)
-        sizes = parse_sizes(args.size, args.net, args.vocabulary, args.context, spec)
-        if not 1 <= args.pick <= len(sizes):
-            raise ProvenlmError(f"--pick: {args.pick}; there are rows 1 to {len(sizes)}")
-    except (ProvenlmError, ValueError) as error:
-        sys.exit(f"plan: {error}")
-    print(format_table(sizes, spec, args.vocabulary))
+        sizes = parse_sizes(args.size, args.arch, args.vocab_size, args.max_seq_len, spec)
+    except ValueError as error:
+        raise ConfigError(f"size: {error}") from None
+    if not 1 <= args.pick <= len(sizes):
+        raise ConfigError(f"--pick: must be 1 to {len(sizes)}, got {args.pick}")
+    print(format_table(sizes, spec, args.vocab_size))
     print(
-        f"\nrow {args.pick}; tokens, batches, rates and loss are estimates, by the rules named in {RULE_FILES}; * beyond what they fit:\n"
+        f"\nrow {args.pick}; tokens, batch size, learning rates and loss are estimates (rules: {RULE_FILES}); *: outside the fitted range\n"
     )
     print(format_section(sizes[args.pick - 1]))
+    return 0
+    return 0
 
 
 def parse_sizes(text: str, arch: ModelArch, vocab_size: int, context: int, spec: ModelSpec) -> list[ModelSizePlan]:
-    """ProvenlmError if `text` is neither a depth nor a range."""
+    """Return a model size for each shape in the range `text`, or one for the depth `text`. Raises ConfigError for other text."""
 
     def count(section: Mapping[str, Any], vocab_size: int) -> Mapping[str, int]:
         return spec.num_params(parse_model_config(spec, section), vocab_size)
@@ -49,7 +57,7 @@ def parse_sizes(text: str, arch: ModelArch, vocab_size: int, context: int, spec:
         ends = (parse_count(low), parse_count(high)) if dots else None
         depth = None if dots else int(text)
     except ValueError:
-        raise ProvenlmError(f"{text!r} is neither a depth, such as 8, nor a range of parameters, such as 180e6..220e6") from None
+        raise ConfigError(f"size: must be a depth such as 8 or a range such as 180e6..220e6, got {text!r}") from None
     if ends:
         return model_sizing.sizes_in_range(*ends, arch, vocab_size, context, count)
     assert depth is not None
@@ -57,44 +65,46 @@ def parse_sizes(text: str, arch: ModelArch, vocab_size: int, context: int, spec:
 
 
 def parse_count(text: str) -> float:
-    """180M is 180e6; K, M and B are the letters. ValueError if it is none."""
+    """Parse a number with an optional suffix K, M or B: 180M is 180e6. Raises ValueError."""
     digits = text.strip()
     scale = {"K": 1e3, "M": 1e6, "B": 1e9}.get(digits[-1:].upper(), 1.0)
     return scale * float(digits[:-1] if scale != 1.0 else digits)
 
 
 def parse_model_config(spec: ModelSpec, section: Mapping[str, Any]) -> Any:
-    return config.parse_config(spec.config_type, {key: value for key, value in section.items() if key != "kind"}, "plan")
+    """Parse a `model` section without its `arch`."""
+    """Parse a `model` section without its architecture."""
+    return parse_config(spec.config_type, {key: value for key, value in section.items() if key != "arch"}, "plan")
 
 
 def format_table(sizes: Sequence[ModelSizePlan], spec: ModelSpec, vocab_size: int) -> str:
-    """A row for each size; FLOPs are those of training, at the length of the context."""
+    """Format a row for each size; FLOPs are those of training at the maximum sequence length."""
     header = (
         "row",
         "layers",
         "hidden",
         "heads",
         "experts",
-        "inner",
+        "ffn",
         "total",
         "active",
         "FLOPs/token",
         "tokens",
-        "a step",
+        "tokens/step",
         "steps",
         "loss",
     )
     rows: list[tuple[str, ...]] = [header]
     for number, size in enumerate(sizes, 1):
         section = size.model
-        flops = spec.flops_per_token(parse_model_config(spec, section), vocab_size, section["context"])
+        flops = spec.flops_per_token(parse_model_config(spec, section), vocab_size, section["max_position_embeddings"])
         rows.append(
             (
                 str(number),
-                *(str(section[name]) for name in ("layers", "hidden")),
-                f"{section['heads']}/{section['kv_heads']}",
-                f"{section['experts']}/{section['experts_per_token']}" if "experts" in section else "-",
-                str(section.get("expert_hidden", section.get("inner"))),
+                *(str(section[name]) for name in ("num_hidden_layers", "hidden_size")),
+                f"{section['num_attention_heads']}/{section['num_key_value_heads']}",
+                f"{section['num_experts']}/{section['num_experts_per_tok']}" if "num_experts" in section else "-",
+                str(section["intermediate_size"]),
                 *(f"{number:,}" for number in (size.total_params, size.active_params)),
                 f"{flops:.3g}",
                 *(f"{number:.3g}" for number in (size.train_tokens, size.batch_tokens)),
@@ -107,9 +117,9 @@ def format_table(sizes: Sequence[ModelSizePlan], spec: ModelSpec, vocab_size: in
 
 
 def format_section(size: ModelSizePlan) -> str:
-    """The `net` section, and as comments what the `train` section may begin with."""
-    lines = ["    net:", *(f"      {key}: {_yaml(value)}" for key, value in size.model.items())]
-    lines += [f"    # train: batch · length = {size.batch_tokens}, steps: {size.max_steps}; rates at the peak:"]
+    """Format the `model` section, and suggestions for the `train` section as comments."""
+    lines = ["    model:", *(f"      {key}: {_yaml(value)}" for key, value in size.model.items())]
+    lines += [f"    # train: global_batch_size · seq_len = {size.batch_tokens}, max_steps: {size.max_steps}; peak learning rates:"]
     return "\n".join(lines + [f"    #   {role}: {rate}" for role, rate in size.peak_lrs.items()])
 
 
@@ -121,7 +131,3 @@ def _yaml(value: Any) -> str:
         if isinstance(value, float) and value < 1e-3
         else str(value)
     )
-
-
-if __name__ == "__main__":
-    main()

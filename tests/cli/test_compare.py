@@ -1,4 +1,4 @@
-"""Two nets on the records that both hold out: the same one is no worse than itself, a damaged one is, and without records nothing is said."""
+"""Test `provenlm compare`: equal models, a damaged model, and checkouts without common held-out records."""
 
 import json
 import math
@@ -22,8 +22,8 @@ from provenlm.training.checkpoints.checkpoint import load_model
 
 
 def hold_out(root: Path, strings: list[str]) -> Path:
-    """`root` with the tokens of all `STRINGS`, those of `strings` on the held-out side."""
-    tokenizer = characters.load_character_tokenizer(root / "data/toy/tokens/codec")
+    """Write the tokens of all `STRINGS` below `root`, with `strings` in the validation split."""
+    tokenizer = characters.load_character_tokenizer(root / "data/toy/tokens/tokenizer")
     side = {
         name: next(
             f"{name}{n}" for n in range(1000) if (token_dataset.assign_split(f"{name}{n}", 0.5) == "val") == (name in strings)
@@ -44,7 +44,7 @@ def pair(tmp_path, params):  # noqa: F811
 
 
 def damage(root: Path) -> None:
-    """Another set of weights, of the same shapes, and a manifest that fits them."""
+    """Replace the weights by random ones of the same shapes and update the manifest."""
     file, manifest = root / "models/tiny/model.safetensors", root / "models/tiny/manifest.json"
     old_digest = hashing.sha256_file(file)
     torch.manual_seed(1)
@@ -52,15 +52,15 @@ def damage(root: Path) -> None:
     manifest.write_text(manifest.read_text().replace(old_digest, hashing.sha256_file(file)))
 
 
-def test_a_net_is_no_worse_than_itself(pair):
+def test_a_model_has_no_difference_to_itself(pair):
     comparison = compare_models("tiny", *pair)
     assert comparison["records"] == 3 and comparison["bytes"] == 15
-    assert comparison["difference"] == comparison["low"] == comparison["high"] == 0
-    assert comparison["here"] == comparison["there"] > 0
+    assert comparison["difference"] == comparison["ci_low"] == comparison["ci_high"] == 0
+    assert comparison["bits_per_byte"] == comparison["other_bits_per_byte"] > 0
 
 
 @torch.inference_mode()
-def test_bits_per_byte_are_those_of_the_nets_own_logits(pair):
+def test_bits_per_byte_follow_from_the_models_logits(pair):
     loaded = load_model(pair[0] / "models/tiny")
     bits = 0.0
     for string in STRINGS[:3]:
@@ -71,28 +71,28 @@ def test_bits_per_byte_are_those_of_the_nets_own_logits(pair):
             row = ids[start : start + 5]
             logs = torch.log_softmax(loaded.spec.logits(loaded.model, row[None, :-1])[0].double(), -1)
             bits -= float(logs.gather(1, row[1:, None]).sum()) / math.log(2)
-    assert compare_models("tiny", *pair)["here"] == pytest.approx(bits / 15, rel=1e-5)
+    assert compare_models("tiny", *pair)["bits_per_byte"] == pytest.approx(bits / 15, rel=1e-5)
 
 
-def test_a_net_that_lost_its_weights_is_worse_by_the_difference_of_both(pair):
+def test_a_model_with_random_weights_is_worse(pair):
     damage(pair[0])
     comparison = compare_models("tiny", *pair)
-    assert comparison["difference"] == pytest.approx(comparison["here"] - comparison["there"]) and comparison["difference"] > 0.1
+    assert comparison["difference"] == pytest.approx(comparison["bits_per_byte"] - comparison["other_bits_per_byte"]) and comparison["difference"] > 0.1
 
 
-def test_records_that_only_one_holds_out_are_left_out(pair):
+def test_records_held_out_by_one_model_only_are_ignored(pair):
     hold_out(pair[1], STRINGS[2:5])
     assert compare_models("tiny", *pair)["records"] == 1
     hold_out(pair[1], STRINGS[3:5])
     assert compare_models("tiny", *pair) == {"records": 0}
 
 
-def test_the_command_says_one_line_of_json_and_a_missing_net_in_words(pair):
+def test_the_command_prints_one_json_line_or_a_one_line_error(pair):
     def run_compare(*words):
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "provenlm.cli.compare", *words]
+        command = [sys.executable, "-m", "provenlm.cli", "compare", *words]
         return subprocess.run(command, cwd=pair[0], env=environment, capture_output=True, text=True)
 
     assert json.loads(run_compare("tiny", str(pair[1])).stdout.splitlines()[-1])["difference"] == 0
     missing = run_compare("tiny", str(pair[1].parent / "nowhere"))
-    assert missing.returncode == 1 and missing.stderr.startswith("compare tiny: ") and missing.stderr.count("\n") == 1
+    assert missing.returncode == 1 and missing.stderr.startswith("provenlm compare: ") and missing.stderr.count("\n") == 1

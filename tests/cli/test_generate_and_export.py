@@ -24,13 +24,13 @@ from provenlm.tokenizers import characters, sentencepiece_model
 from provenlm.training.checkpoints import checkpoint
 
 TEXT = inspect.getsource(argparse)
-SHAPE = {"hidden": 32, "layers": 2, "heads": 4, "context": 48, "norm_eps": 1e-5, "dropout": 0.0}
-GPT2 = {**SHAPE, "style": "gpt2", "kv_heads": 4, "inner": 128, "tied": False, "rope_theta": None}
-LLAMA = {**SHAPE, "style": "llama", "kv_heads": 2, "inner": 48, "tied": True, "rope_theta": 10_000.0}
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 48, "norm_eps": 1e-5, "dropout": 0.0}
+GPT2 = {**SHAPE, "variant": "gpt2", "num_key_value_heads": 4, "intermediate_size": 128, "tie_word_embeddings": False, "rope_theta": None}
+LLAMA = {**SHAPE, "variant": "llama", "num_key_value_heads": 2, "intermediate_size": 48, "tie_word_embeddings": True, "rope_theta": 10_000.0}
 MIXTURE = {
     **SHAPE,
-    **{"kv_heads": 2, "experts": 4, "experts_per_token": 2, "expert_hidden": 24, "tied": True, "rope_theta": 10_000.0},
-    **{"balance": "joint", "balance_weight": 0.01, "z_weight": 0.0},
+    **{"num_key_value_heads": 2, "num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 24, "tie_word_embeddings": True, "rope_theta": 10_000.0},
+    **{"load_balancing": "global_aux_loss", "load_balancing_weight": 0.01, "z_loss_weight": 0.0},
 }
 NETS = {"llama": ("gpt", GPT, LLAMA), "gpt2": ("gpt", GPT, GPT2), "moe": ("moe", MOE, MIXTURE)}
 STRANGE = [
@@ -58,10 +58,10 @@ def make(root: Path, tokenizer, net: str, domain: str, step: int | None) -> Proj
     torch.set_num_threads(1)
     layout = ProjectPaths(root)
     kind, spec, raw = NETS[net]
-    row = {"corpus": "c", "domain": domain, "net": {"kind": kind, **raw}, "train": {}, "validate": {}}
+    row = {"corpus": "c", "domain": domain, "model": {"arch": kind, **raw}, "train": {}, "validate": {}}
     corpus = {"domain": domain, "scrape": {}, "filter": {}, "dedupe": {}, "tokenize": {}}
     layout.params_yaml.write_text(json.dumps({"corpora": {"c": corpus}, "recipes": {"r": row}, "reports": {}}))
-    tokenizer.save(layout.corpus_dir("c", "tokens") / "codec")
+    tokenizer.save(layout.corpus_dir("c", "tokens") / "tokenizer")
     torch.manual_seed(1)
     model = spec.build(spec.config_type(**raw), tokenizer.vocabulary)
     for parameter in model.parameters():
@@ -152,7 +152,7 @@ def test_the_exported_net_gives_the_same_logits(exports, key):
 def test_the_exported_net_writes_what_ours_does(exports, key):
     ours, theirs = exports[key]
     stop = ours.codec.special.get("eos")
-    assert generated(generate.make_cached_logits(ours), [theirs["ids"][-1][:10]], GREEDY, 20, stop, torch.Generator()) == [
+    assert generated(generate.recipe_logits(ours), [theirs["ids"][-1][:10]], GREEDY, 20, stop, torch.Generator()) == [
         theirs["written"]
     ]
 
@@ -244,7 +244,7 @@ def test_what_is_missing_is_named_with_what_makes_it(project, monkeypatch):
         run(monkeypatch, generate, "r", "--prompt", "x")
     (layout.root / "elsewhere").rename(layout.model("r"))
     (layout.corpus("c", "tokens")).rename(layout.root / "gone")
-    with pytest.raises(SystemExit, match="tokens/codec: not there; `dvc repro tokenize@c`"):
+    with pytest.raises(SystemExit, match="tokens/tokenizer: not there; `dvc repro tokenize@c`"):
         run(monkeypatch, generate, "r", "--prompt", "x")
 
 
