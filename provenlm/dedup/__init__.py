@@ -1,1 +1,1 @@
-"""dedup."""
+"""Find duplicate records and repeated paragraphs."""

@@ -1,4 +1,7 @@
-"""Shingle sets in, every pair of similar ones out, by comparing all with a few: the truth that a faster search is held against."""
+"""Find all similar pairs by brute force.
+
+They are the ground truth for recall and precision.
+"""
 
 from collections.abc import Iterable, Mapping
 
@@ -10,9 +13,11 @@ from provenlm.core.ngram_hashing import Hashes
 def brute_force_pairs(
     sets: Iterable[tuple[int, Hashes]], pivots: Mapping[int, Hashes], threshold: float
 ) -> dict[tuple[int, int], float]:
-    """The Jaccard similarity of each pair (smaller row first) of a row in `pivots` and another in `sets` that reaches `threshold`.
+    """Compare every set with every pivot by exact Jaccard similarity.
 
-    Every set is compared with every pivot. Sets are sorted and without repeats; in memory are the pivots and one set.
+    Returns the similarity of each pair (smaller row first) that reaches `threshold`.
+
+    Sets must be sorted and unique. Memory holds the pivots and one set.
     """
     rows = np.array(list(pivots), np.int64)
     sizes = np.array([len(pivots[row]) for row in rows.tolist()], np.int64)

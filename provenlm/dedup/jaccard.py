@@ -1,4 +1,4 @@
-"""Pairs of records and their shingle sets in, how similar the two of each pair are out. In memory is a bounded share of the sets."""
+"""Compute exact Jaccard similarities of n-gram sets with bounded memory."""
 
 import tempfile
 from collections import OrderedDict
@@ -16,7 +16,10 @@ MAX_CACHE_BYTES = 48 << 20  # bytes of sets in memory
 
 
 class SetStore:
-    """Sets of hashes by row, on disk; those that were asked for last are in memory too."""
+    """Store sets of hashes by row on disk.
+
+    The most recently used ones are cached in memory, up to MAX_CACHE_BYTES.
+    """
 
     def __init__(self, sets: Iterable[tuple[int, Hashes]]) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the object)
@@ -48,7 +51,7 @@ class SetStore:
 
 
 def jaccard_similarities(pairs: RowArray, sets: SetStore) -> NDArray[np.float64]:
-    """The Jaccard similarity of each pair of rows, (n, 2) to (n,)."""
+    """Compute the Jaccard similarity of each pair of rows, (n, 2) to (n,)."""
     similarities = np.empty(len(pairs))
     with progress_bar("compare candidates", "pairs", len(pairs)) as bar:
         for index, (first_row, second_row) in enumerate(pairs.tolist()):
@@ -58,21 +61,21 @@ def jaccard_similarities(pairs: RowArray, sets: SetStore) -> NDArray[np.float64]
 
 
 @jit
-def _intersection_size(left: Hashes, right: Hashes) -> int:
-    left_index = right_index = size = 0
-    while left_index < len(left) and right_index < len(right):
-        if left[left_index] == right[right_index]:
+def _intersection_size(first: Hashes, second: Hashes) -> int:
+    first_index = second_index = size = 0
+    while first_index < len(first) and second_index < len(second):
+        if first[first_index] == second[second_index]:
             size += 1
-            left_index += 1
-            right_index += 1
-        elif left[left_index] < right[right_index]:
-            left_index += 1
+            first_index += 1
+            second_index += 1
+        elif first[first_index] < second[second_index]:
+            first_index += 1
         else:
-            right_index += 1
+            second_index += 1
     return size
 
 
-def jaccard(left: Hashes, right: Hashes) -> float:
-    """Shared elements over all elements of two sorted sets; 0 if both are empty."""
-    intersection = _intersection_size(left, right)
-    return intersection / max(1, len(left) + len(right) - intersection)
+def jaccard(first: Hashes, second: Hashes) -> float:
+    """Compute the Jaccard similarity of two sorted sets; 0 if both are empty."""
+    intersection = _intersection_size(first, second)
+    return intersection / max(1, len(first) + len(second) - intersection)

@@ -1,7 +1,7 @@
-"""Shingle sets in, pairs of records that are likely to be similar out: MinHash signatures cut into bands, equal bands paired.
+"""Find candidate pairs by MinHash with banding.
 
 Broder 1997, "On the resemblance and containment of documents"; bands after Leskovec, Rajaraman and Ullman, "Mining of Massive
-Datasets", section 3.4. Only the hashes of the bands are kept: 8 bytes a band and record.
+Datasets", section 3.4. Only the hashes of the bands are stored: 8 bytes per band and record.
 """
 
 from collections.abc import Mapping
@@ -13,15 +13,20 @@ from provenlm.core import rng
 from provenlm.core.jit import jit
 from provenlm.core.ngram_hashing import BASE, Hashes, splitmix64
 
-NUM_PERM = 128  # of a signature
-MIN_HIT_PROBABILITY = 0.999  # the least chance that a pair at the threshold shares a band
-MAX_BUCKET = 48  # in a bucket of equal bands up to this size every two records are paired
+NUM_PERM = 128  # hash functions of a signature
+MIN_HIT_PROBABILITY = 0.999  # of a pair exactly at the threshold
+MAX_BUCKET = 48  # buckets up to this size are paired completely
 
 _BASE, _SHIFT_32 = np.uint64(BASE), np.uint64(32)
 
 
 class MinHasher:
-    """Turns shingle sets into band keys. Chooses the bands for a threshold; its hash functions depend on nothing else."""
+    """Compute the band hashes of n-gram sets.
+
+    The number of bands follows from the Jaccard threshold.
+
+    The hash functions are fixed: they do not depend on the threshold.
+    """
 
     def __init__(self, threshold: float) -> None:
         self.hashes_per_band = hashes_per_band_for(threshold)
@@ -31,7 +36,10 @@ class MinHasher:
         self._offsets = generator.integers(0, 1 << 63, NUM_PERM, dtype=np.uint64)
 
     def band_hashes(self, shingles: Hashes) -> Hashes:
-        """One key a band, uint64 (bands,), of a set that is not empty; the keys of different bands never agree by design."""
+        """Hash each band of a non-empty set: uint64 (num_bands,).
+
+        The band number is part of the hash, so hashes of different bands differ.
+        """
         return _band_hashes(shingles, self._multipliers, self._offsets, self.num_bands, self.hashes_per_band)
 
 
@@ -51,7 +59,10 @@ def _band_hashes(shingles: Hashes, multipliers: Hashes, offsets: Hashes, num_ban
 
 
 def detect_synthetic_duplicates(sets: Mapping[int, Hashes], threshold: float) -> list[bool]:
-    """For a copy of each set, so much of it replaced that their similarity is just at `threshold`: whether the search would compare them."""
+    """Test whether copies at the threshold share a band with their originals.
+
+    Elements of each copy are replaced until its Jaccard similarity to the original equals `threshold`.
+    """
     hasher, detected = MinHasher(threshold), list[bool]()
     for row, members in sets.items():
         generator, copy = rng.make_rng(0, "planted", row), members.copy()
@@ -62,7 +73,10 @@ def detect_synthetic_duplicates(sets: Mapping[int, Hashes], threshold: float) ->
 
 
 def hashes_per_band_for(threshold: float) -> int:
-    """The most rows a band (fewest false candidates) with which a pair at `threshold` still shares a band with chance `SURE`."""
+    """Choose the number of hashes per band for a Jaccard threshold.
+
+    It is the largest with which a pair at `threshold` shares a band with MIN_HIT_PROBABILITY, for the fewest false candidates.
+    """
     feasible = [
         hashes_per_band
         for hashes_per_band in (1, 2, 4, 8, 16)
@@ -72,10 +86,12 @@ def hashes_per_band_for(threshold: float) -> int:
 
 
 def candidate_pairs(band_hashes: Hashes, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Pairs of rows of `keys`, (rows, bands), that share a key of a band: int64 (pairs, 2), sorted, each once.
+    """Pair the rows of `band_hashes`, (rows, bands), that share a band.
 
-    In a bucket larger than `WHOLE` each record is paired with the one of the lowest rank and with its neighbour in rank alone, so
-    that a page repeated a million times costs two million pairs, not half a billion.
+    Returns int64 (pairs, 2), sorted and unique.
+
+    In a bucket larger than MAX_BUCKET each record is paired only with the record of the lowest rank and with its neighbor in rank,
+    so that a page repeated a million times costs two million pairs, not half a billion.
     """
     num_rows = max(1, len(band_hashes))
     encoded_pairs = np.zeros(0, np.int64)
@@ -94,7 +110,7 @@ def candidate_pairs(band_hashes: Hashes, ranks: NDArray[np.int64]) -> NDArray[np
 
 
 def _bucket_pairs(size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The places of a bucket that are paired."""
+    """Return the positions within a bucket of `size` records that are paired."""
     if size <= MAX_BUCKET:
         first_index, second_index = np.triu_indices(size, 1)
         return first_index, second_index

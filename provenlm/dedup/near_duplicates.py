@@ -1,10 +1,10 @@
-"""Records in; out, which of them to keep, which record every other one repeats, and the cluster that each belongs to.
+"""Find exact and near-duplicate records and choose which of them to keep.
 
-Exact twins are equal in their canonical bytes. Near twins are found by MinHash (provenlm.dedup.minhash; deduplication of training
-text: Lee et al., arXiv 2107.06499) and then verified by the exact Jaccard similarity of their shingle sets. A record goes only if it
-is verified against one that stays; those that stay are chosen greedily, by score, then length, then id.
+Exact duplicates have equal normalized bytes. Near-duplicates are found by MinHash (provenlm.dedup.minhash; for training data: Lee et
+al., arXiv 2107.06499) and verified by the exact Jaccard similarity of their n-gram sets. A record is removed only if it was verified
+against a kept one. Kept records are chosen greedily by score, then length, then id.
 
-In memory are a few hundred bytes a record, band keys among them, and a bounded share of the shingles (provenlm.dedup.jaccard).
+Memory holds a few hundred bytes per record, including band hashes, and a bounded part of the n-gram sets (provenlm.dedup.jaccard).
 """
 
 import hashlib
@@ -28,7 +28,10 @@ NgramHashFn = Callable[[Record], Hashes]
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """The record in `row` repeats the one in row `of`, which is kept. `similarity`: 1 for an exact twin, else Jaccard."""
+    """Name the kept record that a removed record duplicates.
+
+    similarity: 1 if exact, else Jaccard.
+    """
 
     row: int
     kept_row: int
@@ -38,10 +41,13 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class DedupResult:
-    """What is repeated in a corpus. Rows are places of records in the order of reading.
+    """Hold the duplicates of a corpus.
 
-    `firsts`: the first row of each set of exact twins, and whether one of the set `stays`; `pairs`, (n, 2): verified near
-    twins among the firsts, with their `similarities`; `cluster` of a row: see `clusters`.
+    A row is the position of a record in reading order.
+
+    representatives: first row of each group of exact duplicates; representative_kept_mask: whether one of the group is kept.
+    pairs: (n, 2), verified near-duplicates among the representatives, with their `similarities`.
+    cluster_ids: one for each row, see `connected_components`.
     """
 
     ids: Sequence[str]
@@ -58,7 +64,7 @@ class DedupResult:
 
 @dataclass
 class SignaturePass:
-    """What the first reading leaves in memory of each record, and of each group of exact twins."""
+    """Hold what the first pass stores of each record and group of duplicates."""
 
     ids: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
@@ -66,11 +72,11 @@ class SignaturePass:
     sizes: list[int] = field(default_factory=list)
     group_ids: list[int] = field(default_factory=list)  # of each row
     representatives: list[int] = field(default_factory=list)  # of each group
-    hashed_groups: list[int] = field(default_factory=list)  # groups that have shingles
-    band_hashes: bytearray = field(default_factory=bytearray)  # of each sketched group
+    hashed_groups: list[int] = field(default_factory=list)  # groups that have n-grams
+    band_hashes: bytearray = field(default_factory=bytearray)  # of each hashed group
 
     def ranks(self) -> RowArray:
-        """0 for the row to prefer over all others, and so on."""
+        """Rank the rows by preference, 0 first: higher score, longer, smaller id."""
         rows = range(len(self.ids))
         order = sorted(rows, key=lambda row: (-self.scores[row], -self.sizes[row], self.ids[row], self.sources[row], row))
         ranks = np.empty(len(order), np.int64)
@@ -79,9 +85,11 @@ class SignaturePass:
 
 
 def find_duplicates(corpus: RecordSource, normalize: NormalizeFn, ngram_hashes: NgramHashFn, threshold: float) -> DedupResult:
-    """The twins among the records of `corpus`, each with a fact `score`.
+    """Find the duplicates among the records of `corpus`.
 
-    `shingles` must depend on `canonical` alone. A `threshold` above 1 asks for exact twins only.
+    The metadata of each record must contain `score`.
+
+    `ngram_hashes` must depend only on the result of `normalize`. With a `threshold` above 1 only exact duplicates are searched.
     """
     signatures = collect_signatures(corpus, make_signature_step(normalize, ngram_hashes, threshold))
     ranks, group_ids = signatures.ranks(), np.array(signatures.group_ids, np.int64)
@@ -104,14 +112,14 @@ def find_duplicates(corpus: RecordSource, normalize: NormalizeFn, ngram_hashes: 
     verified = similarity >= threshold
     pairs, similarity = likely_pairs[verified], similarity[verified]
     matches = select_kept(pairs, similarity, ranks[best_rows])
-    duplicate_records = [
+    duplicates = [
         Duplicate(row, int(best_rows[target]), "exact" if target == group else "near", 1.0 if target == group else match_similarity)
         for row, group in enumerate(signatures.group_ids)
         for target, match_similarity in [matches[group]]
         if best_rows[target] != row
     ]
     kept_mask = np.ones(len(group_ids), bool)
-    kept_mask[[duplicate.row for duplicate in duplicate_records]] = False
+    kept_mask[[duplicate.row for duplicate in duplicates]] = False
     representative_kept_mask = np.array([target == group for group, (target, _) in enumerate(matches)], bool)
     cluster_ids = connected_components(signatures.ids, group_ids, pairs)
     return DedupResult(
@@ -119,7 +127,7 @@ def find_duplicates(corpus: RecordSource, normalize: NormalizeFn, ngram_hashes: 
         signatures.sources,
         kept_mask,
         cluster_ids,
-        duplicate_records,
+        duplicates,
         representatives,
         representative_kept_mask,
         len(likely_pairs),
@@ -129,7 +137,10 @@ def find_duplicates(corpus: RecordSource, normalize: NormalizeFn, ngram_hashes: 
 
 
 def make_signature_step(normalize: NormalizeFn, ngram_hashes: NgramHashFn, threshold: float) -> RecordMap[tuple[bytes, bytes]]:
-    """For each record the digest of its canonical form and its band keys; none where it has no shingles or they are not asked for."""
+    """Build the step that computes content digest and band hashes of a record.
+
+    Band hashes are empty for records without n-grams and if `threshold` is above 1.
+    """
     hasher = MinHasher(threshold) if threshold <= 1 else None
 
     def compute_signature(record: Record) -> tuple[bytes, bytes]:
@@ -144,7 +155,10 @@ def make_signature_step(normalize: NormalizeFn, ngram_hashes: NgramHashFn, thres
 
 
 def collect_signatures(corpus: RecordSource, signature_step: RecordMap[tuple[bytes, bytes]]) -> SignaturePass:
-    """Group exact twins; keep the keys of the first of each group."""
+    """Group exact duplicates and collect band hashes.
+
+    One record of each group is hashed: the first.
+    """
     signatures = SignaturePass()
     group_by_digest: dict[bytes, int] = {}
     for row, (record, (digest, band_hashes)) in enumerate(corpus.map(signature_step)):
@@ -163,7 +177,10 @@ def collect_signatures(corpus: RecordSource, signature_step: RecordMap[tuple[byt
 
 
 def select_kept(pairs: RowArray, similarities: NDArray[np.float64], ranks: RowArray) -> list[tuple[int, float]]:
-    """For each group, in order of `ranks`, the most similar of the kept groups it is paired with; itself if there is none."""
+    """Choose the kept group that each group duplicates.
+
+    In order of `ranks` it is the most similar kept group that the group is paired with, or the group itself if there is none.
+    """
     neighbors: dict[int, list[tuple[int, float]]] = {}
     for (first, second), similarity in zip(pairs.tolist(), similarities.tolist(), strict=True):
         neighbors.setdefault(first, []).append((second, similarity))
@@ -181,10 +198,12 @@ def select_kept(pairs: RowArray, similarities: NDArray[np.float64], ranks: RowAr
 
 
 def connected_components(ids: Sequence[str], group_ids: RowArray, pairs: RowArray) -> list[str]:
-    """For each row the name of the connected component that its group belongs to: the id, of all in it, that is held out first.
+    """Name the connected component of each row.
 
-    tokenize holds out a cluster if `rng.share_of(name, SPLIT)` is below a share, so a cluster is held out when any record in it
-    would be by itself. Therefore no record that arrives, and no twins that it connects, ever move a held-out record into training.
+    The name is the record id in the component whose split hash is lowest.
+
+    The tokenize stage holds out a cluster if `rng.hash_to_unit(name, SPLIT_SALT)` is below val_fraction, so a cluster is held out if
+    any record in it would be on its own. Therefore a new record never moves a held-out record into training.
     """
     parent = list(range(int(group_ids.max()) + 1)) if len(group_ids) else []
 
@@ -201,7 +220,7 @@ def connected_components(ids: Sequence[str], group_ids: RowArray, pairs: RowArra
     for record_id, component in zip(ids, roots, strict=True):
         members.setdefault(component, set()).add(record_id)
     cluster_ids = {
-        component: min(component_ids, key=lambda first: (rng.hash_to_unit(first, rng.SPLIT_SALT), first))
+        component: min(component_ids, key=lambda record_id: (rng.hash_to_unit(record_id, rng.SPLIT_SALT), record_id))
         for component, component_ids in members.items()
     }
     return [cluster_ids[component] for component in roots]

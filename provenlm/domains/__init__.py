@@ -1,1 +1,1 @@
-"""Floor 3: what is particular to a kind of data; one folder each."""
+"""Define the domains: a folder for each kind of data."""

@@ -1,1 +1,1 @@
-"""Floor 1: engines over records: filtering and duplicates."""
+"""Filter records of any domain."""

@@ -1,4 +1,4 @@
-"""Rows of a table in, a Parquet file out, a few thousand rows of it in memory."""
+"""Write a Parquet file row by row with bounded memory."""
 
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +11,10 @@ ROWS_PER_GROUP = 4096
 
 
 class ParquetAppender:
-    """A Parquet file that is written row by row within a `with` block."""
+    """Append rows to a Parquet file within a `with` block.
+
+    Memory holds at most ROWS_PER_GROUP rows.
+    """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._schema = schema
@@ -19,6 +22,7 @@ class ParquetAppender:
         self._writer = pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
 
     def append(self, **row: object) -> None:
+        """Append one row, a value for each column of the schema."""
         self._pending_rows.append(row)
         if len(self._pending_rows) >= ROWS_PER_GROUP:
             self._flush()

@@ -1,4 +1,7 @@
-"""Records, rules and scores in; out, for each record, the reason to drop it or none, its score and the parts of its score."""
+"""Score records and decide which to drop, with the reason.
+
+A domain gives each record sub-scores from 0 to 1 and possibly a drop reason; the score is the geometric mean of the sub-scores.
+"""
 
 import json
 import math
@@ -18,15 +21,24 @@ from provenlm.filtering.parquet_writer import ParquetAppender
 
 LOW_SCORE = "low_score"
 EXCLUSION_SCHEMA = pa.schema(
-    [("id", pa.string()), ("source", pa.string()), ("reason", pa.string()), ("score", pa.float64()), ("parts", pa.string())]
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("drop_reason", pa.string()),
+        ("score", pa.float64()),
+        ("sub_scores", pa.string()),
+    ]
 )
 
 
 @dataclass(frozen=True, slots=True)
 class FilterDecision:
-    """A record, why it is dropped (None: it is kept), and its score from 0 to 1 with the named parts that make it.
+    """Say whether a record is dropped, and why.
 
-    `found`: what was counted in it; `size`: bytes of its body before anything was masked.
+    drop_reason: None if the record is kept.
+    score: geometric mean of `sub_scores`, from 0 to 1.
+    counts: occurrences counted in the record, by metric name.
+    original_bytes: size of the content before personal data was masked and lines were removed.
     """
 
     record: Record
@@ -38,7 +50,10 @@ class FilterDecision:
 
 
 def make_filter_step(spec: FilterSpec, config: Any) -> RecordMap[FilterDecision]:
-    """Each record with the reason to drop it: that of its verdict, else a low score."""
+    """Build the step that filters records.
+
+    A record without a drop reason of its own is dropped if its score is below the minimum.
+    """
     classify, min_score = spec.classify(config), spec.min_score(config)
 
     def decide(original: Record, result: FilterResult) -> FilterDecision:
@@ -54,6 +69,7 @@ def make_filter_step(spec: FilterSpec, config: Any) -> RecordMap[FilterDecision]
 
 
 def serialize(decision: FilterDecision) -> bytes:
+    """Encode a decision as one line of JSON followed by the content of the record."""
     record = decision.record
     header: list[Any] = [record.id, record.media_type, record.source, dict(record.metadata)]
     header += [decision.drop_reason, decision.score, dict(decision.sub_scores), dict(decision.counts), decision.original_bytes]
@@ -61,6 +77,7 @@ def serialize(decision: FilterDecision) -> bytes:
 
 
 def deserialize(packed: bytes) -> FilterDecision:
+    """Decode what `serialize` encoded."""
     header, _, content = packed.partition(b"\n")
     record_id, media_type, source, metadata, drop_reason, score, sub_scores, counts, original_bytes = json.loads(header)
     return FilterDecision(
@@ -69,21 +86,28 @@ def deserialize(packed: bytes) -> FilterDecision:
 
 
 def geometric_mean_score(sub_scores: Mapping[str, float]) -> float:
-    """The geometric mean of `parts`, 1 without any; ValueError if one is outside 0 to 1.
+    """Compute the geometric mean of `sub_scores`; 1 if there are none.
 
-    Unlike an arithmetic mean it is 0 when one part is 0: what is wholly wrong in one way is not made up for in the others.
+    Raises ValueError if one is outside 0 to 1.
+
+    Unlike the arithmetic mean it is 0 if any sub-score is 0, so one fatal fault cannot be compensated by the other statistics.
     """
     product = math.prod(sub_scores.values())
     if sub_scores and (min(sub_scores.values()) < 0 or max(sub_scores.values()) > 1 or math.isnan(product)):
         invalid = [f"{name}={sub_score}" for name, sub_score in sub_scores.items() if not 0 <= sub_score <= 1]
-        raise ValueError(f"parts of a score are from 0 to 1, got {', '.join(invalid)}")
+        raise ValueError(f"sub-scores must be from 0 to 1, got {', '.join(invalid)}")
     return product ** (1 / max(1, len(sub_scores)))
 
 
 def trapezoid(
     values: NDArray[np.float64], drop_below: float, good_from: float, good_to: float, drop_above: float
 ) -> NDArray[np.float64]:
-    """1 from `good_from` to `good_to`, falling in straight lines to 0 at `lowest` and at `highest`. An infinite edge does not fall."""
+    """Compute a trapezoidal membership from 0 to 1.
+
+    It is 1 from `good_from` to `good_to` and falls linearly to 0 at `drop_below` and at `drop_above`.
+
+    A side whose outer edge is infinite stays at 1.
+    """
     membership = np.ones(len(values))
     if not math.isinf(drop_below):
         membership = np.where(values < good_from, np.maximum(0.0, (values - drop_below) / (good_from - drop_below)), membership)
@@ -93,11 +117,14 @@ def trapezoid(
 
 
 class ExclusionWriter(ParquetAppender):
-    """The Parquet file of what was dropped and why."""
+    """Write the dropped records and their reasons to a Parquet file."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, EXCLUSION_SCHEMA)
 
     def add(self, decision: FilterDecision) -> None:
+        """Append one dropped record."""
         record, sub_scores = decision.record, json.dumps(dict(decision.sub_scores), sort_keys=True)
-        self.append(id=record.id, source=record.source, reason=decision.drop_reason, score=decision.score, parts=sub_scores)
+        self.append(
+            id=record.id, source=record.source, drop_reason=decision.drop_reason, score=decision.score, sub_scores=sub_scores
+        )

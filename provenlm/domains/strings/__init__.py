@@ -1,1 +1,1 @@
-"""A few short strings given in params.yaml: the smallest corpus there is, for ladders and tests."""
+"""Support a few short strings: the smallest corpus, for tutorials and tests."""

@@ -1,1 +1,1 @@
-"""Pages and documents in a natural or a programming language."""
+"""Support pages and documents in a natural or a programming language."""

@@ -1,4 +1,4 @@
-"""Records of strings in; out, their bytes as they are, and no shingles: only equal strings are twins."""
+"""Deduplicate equal strings; near-duplicates are not searched for."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,18 +13,21 @@ from provenlm.core.records import Record
 
 @dataclass(frozen=True)
 class StringsDedupeConfig:
-    """None."""
+    """Configure deduplication of strings; there are no keys."""
 
 
 def normalize(record: Record) -> bytes:
+    """Return the content unchanged."""
     return record.content
 
 
 def ngram_hashes(config: StringsDedupeConfig) -> Callable[[Record], NDArray[np.uint64]]:
+    """Build the function that returns no n-grams."""
     return lambda record: np.zeros(0, np.uint64)
 
 
 def jaccard_threshold(config: StringsDedupeConfig) -> float:
+    """Return infinity: there are no near-duplicates."""
     return inf
 
 

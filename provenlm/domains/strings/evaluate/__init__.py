@@ -1,1 +1,1 @@
-"""evaluate."""
+"""Evaluate models of strings."""

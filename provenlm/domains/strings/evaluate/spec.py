@@ -1,4 +1,7 @@
-"""What a net that learned strings is asked: to complete those of training, those held out, and fixed prompts, beside what is attainable."""
+"""Evaluate models of strings by completion.
+
+Results stand next to the best possible result and to chance.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,7 +11,7 @@ import numpy as np
 import torch
 
 from provenlm.core.audit import AuditTable, MetricRecorder
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError
 from provenlm.data.token_dataset import DatasetSplit
 from provenlm.evaluation.ceilings import prefix_upper_bound
 from provenlm.evaluation.confidence import ratio_interval, record_accuracy
@@ -20,60 +23,69 @@ from provenlm.models.generation.sampling import GREEDY
 
 @dataclass(frozen=True)
 class StringsEvalConfig:
-    """The `probes` section of a recipe on strings, typed."""
+    """Configure the evaluation tasks of a recipe on strings."""
 
-    prompt_chars: tuple[int, ...]  # of each training string; each is measured for itself
-    fixed_prompts: tuple[str, ...]  # beginnings of training strings, each to be completed to one of them
-    tokens_per_batch: int
+    prompt_chars: tuple[int, ...] = (1, 2)  # prompt lengths in characters; each is evaluated on all training strings
+    fixed_prompts: tuple[str, ...] = ()  # prefixes of training strings, to be completed to one of them
+    tokens_per_batch: int = 4096
 
     def __post_init__(self) -> None:
-        if not self.prompt_chars or min(self.prompt_chars) < 1 or self.tokens_per_batch < 1:
-            raise ValueError("prompt_characters must name at least one length, none below 1, and batch_tokens be at least 1")
+        if not self.prompt_chars or min(self.prompt_chars) < 1:
+            raise ValueError(f"prompt_chars must be a non-empty list of numbers >= 1, got {list(self.prompt_chars)}")
+        if self.tokens_per_batch < 1:
+            raise ValueError(f"tokens_per_batch must be >= 1, got {self.tokens_per_batch}")
 
 
 @dataclass(frozen=True)
 class CompletionSet:
-    """Strings as ids, and for each how many of its first ids are the prompt."""
+    """Hold tokenized strings and the number of prompt tokens of each."""
 
     sequences: Sequence[Sequence[int]]
     prompt_lengths: Sequence[int]
 
     def prompts(self) -> list[list[int]]:
+        """Return the prompt of each string."""
         return [list(sequence[:n]) for sequence, n in zip(self.sequences, self.prompt_lengths, strict=True)]
 
     def continuations(self) -> list[list[int]]:
+        """Return the tokens after the prompt of each string."""
         return [list(sequence[n:]) for sequence, n in zip(self.sequences, self.prompt_lengths, strict=True)]
 
 
 def make_probes(config: StringsEvalConfig) -> Mapping[str, Probe]:
-    """`recall` of what was trained on; `completion` of what was not; `demos`."""
+    """Return the tasks of the strings domain.
+
+    They are `train_completion`, `val_completion` and, if there are any prompts, `fixed_prompts`.
+    """
 
     def train_completion(context: EvalContext, metrics: MetricRecorder) -> None:
         sequences = _split_sequences(context.tokens.train)
-        metrics.add_count("strings", len(sequences), "strings", "training strings, each to be completed from its first characters")
-        losses = sequence_losses(context, sequences, config.tokens_per_batch, "recall")
+        metrics.add_count("strings", len(sequences), "strings", "Training strings that the model completes")
+        losses = sequence_losses(context, sequences, config.tokens_per_batch, "train_completion")
         for num_chars in config.prompt_chars:
             completions = CompletionSet(sequences, [_prompt_length(context, sequence, num_chars) for sequence in sequences])
-            with metrics.scope(f"from_{num_chars}") as scoped:
+            with metrics.scope(f"prefix_{num_chars}") as scoped:
                 _record_completions(scoped, context, completions, losses)
-                _record_token_metrics(scoped, context, completions, losses)
+                data_label = f"tokens of training strings after the first {num_chars} characters"
+                _record_token_metrics(scoped, context, completions, losses, data_label)
 
     def val_completion(context: EvalContext, metrics: MetricRecorder) -> None:
         sequences = _split_sequences(context.tokens.val)
-        metrics.add_count("strings", len(sequences), "strings", "held-out strings, none of which was trained on")
+        metrics.add_count("strings", len(sequences), "strings", "Held-out strings that the model completes")
         if not sequences:
-            return  # nothing was held out: no figure claims to be about it
-        losses = sequence_losses(context, sequences, config.tokens_per_batch, "completion")
+            return  # no metric describes an empty split
+        losses = sequence_losses(context, sequences, config.tokens_per_batch, "val_completion")
         completions = CompletionSet(sequences, [(len(sequence) + 1) // 2 for sequence in sequences])
-        with metrics.scope("from_half") as scoped:
+        with metrics.scope("prefix_half") as scoped:
             _record_completions(scoped, context, completions, losses)
-            _record_token_metrics(scoped, context, completions, losses)
+            _record_token_metrics(scoped, context, completions, losses, "tokens in the second half of held-out strings")
         _record_line_metrics(metrics, context, sequences, losses)
 
     def fixed_prompts(context: EvalContext, metrics: MetricRecorder) -> None:
         _record_fixed_prompts(metrics, context, config.fixed_prompts)
 
-    return {"recall": train_completion, "completion": val_completion, **({"demos": fixed_prompts} if config.fixed_prompts else {})}
+    tasks: dict[str, Probe] = {"train_completion": train_completion, "val_completion": val_completion}
+    return {**tasks, "fixed_prompts": fixed_prompts} if config.fixed_prompts else tasks
 
 
 def _split_sequences(split: DatasetSplit) -> list[list[int]]:
@@ -81,15 +93,21 @@ def _split_sequences(split: DatasetSplit) -> list[list[int]]:
 
 
 def _prompt_length(context: EvalContext, sequence: Sequence[int], num_chars: int) -> int:
-    """How many ids the prompt of `row` has. ValueError if a prompt is not the beginning of its string."""
+    """Count the tokens of the first `num_chars` characters.
+
+    Raises ValueError if they are not a proper prefix of the sequence.
+    """
     prompt = context.tokenizer.encode_prompt(context.tokenizer.decode(sequence).decode()[:num_chars])
     if list(sequence[: len(prompt)]) != prompt or len(prompt) >= len(sequence):
-        raise ValueError(f"the ids of the first {num_chars} characters are not the first ids of the string")
+        raise ValueError(f"the tokens of the first {num_chars} characters are not a proper prefix of the tokens of the string")
     return len(prompt)
 
 
 def _record_completions(metrics: MetricRecorder, context: EvalContext, completions: CompletionSet, losses: TokenLosses) -> None:
-    """Greedy completion, right only if it is the rest of the string to its end."""
+    """Record how many greedy completions are correct.
+
+    Correct means equal to the rest of the string, including its end.
+    """
     prompts, continuations = completions.prompts(), completions.continuations()
     generated = generate(context, prompts, GREEDY, max(map(len, continuations)), torch.Generator())
     is_correct = [
@@ -97,55 +115,72 @@ def _record_completions(metrics: MetricRecorder, context: EvalContext, completio
     ]
     max_correct = max_completable(prompts, continuations)
     expected_correct = sum(float(context.tokens.vocab_size) ** -len(continuation) for continuation in continuations)
-    metrics.add_measurement("right", sum(is_correct), "strings", "strings completed to the last token by greedy generation")
-    description = "strings that can be completed at most: equal prompts have one completion"
-    metrics.add_count("right.ceiling", max_correct, "strings", description)
-    metrics.add_count("right.chance", expected_correct, "strings", "expected number completed by drawing every token at random")
     metrics.add_measurement(
-        "missed", max_correct - sum(is_correct), "strings", "ceiling minus strings completed: nought is all that can be had"
+        "num_correct", sum(is_correct), "strings", "Strings that greedy generation completes correctly to the last token"
     )
+    description = "Maximum number of strings that any model can complete: equal prompts have one greedy completion"
+    metrics.add_count("num_correct.ceiling", max_correct, "strings", description)
+    description = "Expected number of strings completed by drawing every token uniformly at random"
+    metrics.add_count("num_correct.chance", expected_correct, "strings", description)
+    description = "Maximum possible number of completed strings minus the number completed: 0 is optimal"
+    metrics.add_measurement("num_missed", max_correct - sum(is_correct), "strings", description)
     target_positions = losses.window_position + 1  # of each target within its string
     is_teacher_forced = [
         bool(losses.correct[(losses.document == n) & (target_positions >= prompt_length)].all())
         for n, prompt_length in enumerate(completions.prompt_lengths)
     ]
-    description = "strings whose every token after the prompt is the most probable one when all before it are given: equals `right`"
-    metrics.add_measurement("teacher_forced", sum(is_teacher_forced), "strings", description)
+    description = (
+        "Strings of which every token after the prompt is the most probable one given all tokens before it; equals num_correct"
+    )
+    metrics.add_measurement("num_correct_teacher_forced", sum(is_teacher_forced), "strings", description)
     texts = [_decode_text(context, ids) for group in (prompts, generated, continuations) for ids in group]
     num_strings = len(continuations)
     cells = [
         (texts[n], texts[num_strings + n], texts[2 * num_strings + n], "yes" if is_correct[n] else "no") for n in range(num_strings)
     ]
-    metrics.tables.append(AuditTable("strings", "each string", ("prompt", "completion", "wanted", "right"), cells))
+    metrics.tables.append(
+        AuditTable("strings", "Completion of each string", ("prompt", "completion", "expected", "correct"), cells)
+    )
 
 
 def max_completable(prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]) -> int:
-    """How many strings one fixed completion for each different prompt gets right at most."""
+    """Count the strings that any model can complete at most.
+
+    Equal prompts have one greedy completion.
+    """
     best: dict[tuple[int, ...], int] = {}
     for (prompt, _), count in Counter((tuple(p), tuple(r)) for p, r in zip(prompts, continuations, strict=True)).items():
         best[prompt] = max(best.get(prompt, 0), count)
     return sum(best.values())
 
 
-def _record_token_metrics(metrics: MetricRecorder, context: EvalContext, completions: CompletionSet, losses: TokenLosses) -> None:
-    """Accuracy and loss of single tokens after the prompt, each told all that stands before it."""
+def _record_token_metrics(
+    metrics: MetricRecorder, context: EvalContext, completions: CompletionSet, losses: TokenLosses, data_label: str
+) -> None:
+    """Record accuracy and loss of the tokens after the prompt.
+
+    All tokens before them are given.
+    """
     upper_bound = prefix_upper_bound(zip(completions.sequences, completions.prompt_lengths, strict=True))
     is_scored = losses.window_position + 1 >= torch.tensor(completions.prompt_lengths).numpy()[losses.document]
     num_correct, count = (losses.sum_by_document(w, len(completions.sequences)) for w in (losses.correct & is_scored, is_scored))
-    record_accuracy(metrics, num_correct, count, upper_bound.max_accuracy, context.tokens.vocab_size)
-    metrics.add_measurement("nats", float(losses.nats[is_scored].mean()), "nats/token", "mean loss of the tokens after the prompt")
+    record_accuracy(metrics, num_correct, count, upper_bound.max_accuracy, context.tokens.vocab_size, data_label)
+    metrics.add_measurement("loss", float(losses.nats[is_scored].mean()), "nats/token", f"Mean loss of {data_label}")
     metrics.add_count(
-        "floor",
+        "min_achievable_loss",
         upper_bound.min_loss,
         "nats/token",
-        "least mean loss that a causal predictor can have on them, by enumerating prefixes",
+        f"Minimum mean loss of any causal model on {data_label}, by enumerating prefixes",
     )
 
 
 def _record_line_metrics(
     metrics: MetricRecorder, context: EvalContext, sequences: Sequence[Sequence[int]], losses: TokenLosses
 ) -> None:
-    """From every place of every held-out string: is the rest of the line there, to its end, what the net would write?"""
+    """Record how often the model completes the rest of a line.
+
+    Every position of every held-out string is a case.
+    """
     line_ends = _line_end_ids(context)
     cases = [
         (n, position, _find_line_end(sequence, position, line_ends))
@@ -160,39 +195,42 @@ def _record_line_metrics(
     interval = ratio_interval(
         np.bincount(document, weights=line_correct).astype(np.float64), np.bincount(document).astype(np.float64)
     )
-    description = "places in held-out strings from which greedy writing gives the rest of the line, to the token that ends it"
-    metrics.add_count("lines.cases", len(cases), "places", f"cases of: {description}")
-    metrics.add_measurement("lines.right", interval.value, "share", description)
+    accuracy = "fraction of positions in held-out strings from which greedy generation completes the rest of the line"
+    metrics.add_count("lines.num_cases", len(cases), "positions", "Positions in held-out strings from which a line is completed")
+    metrics.add_measurement("lines.accuracy", interval.value, "fraction", f"Accuracy on lines: {accuracy}")
     if len(sequences) > 1:
-        metrics.add_measurement(
-            "lines.right.low", interval.low, "share", "lower end of its 95 % interval, strings as the independent draws"
-        )
-        metrics.add_measurement(
-            "lines.right.high", interval.high, "share", "upper end of its 95 % interval, strings as the independent draws"
-        )
+        description = f"end of the 95 % confidence interval over strings of the {accuracy}"
+        metrics.add_measurement("lines.accuracy.ci_low", interval.low, "fraction", f"Lower {description}")
+        metrics.add_measurement("lines.accuracy.ci_high", interval.high, "fraction", f"Upper {description}")
     max_correct = max_completable(
         [sequences[n][:position] for n, position, _ in cases], [sequences[n][position:end] for n, position, end in cases]
     )
-    metrics.add_count(
-        "lines.right.ceiling", max_correct / len(cases), "share", "most that is possible: equal beginnings have one completion"
-    )
+    description = f"Maximum for any model, as equal prefixes have one greedy completion, of the {accuracy}"
+    metrics.add_count("lines.accuracy.ceiling", max_correct / len(cases), "fraction", description)
     expected = float(np.mean([float(context.tokens.vocab_size) ** (position - end) for _, position, end in cases]))
-    metrics.add_count("lines.right.chance", expected, "share", "expected share if every token is drawn at random")
+    description = f"Expected value, if every token is drawn uniformly at random, of the {accuracy}"
+    metrics.add_count("lines.accuracy.chance", expected, "fraction", description)
 
 
 def _line_end_ids(context: EvalContext) -> set[int]:
-    """Ids that end a line: of a line break, if there is one in the corpus, and of the end of a string."""
+    """Return the token ids that end a line.
+
+    They are the line break, if the vocabulary has one, and the end of a string.
+    """
     ends = {i for i in range(context.tokens.vocab_size) if context.tokenizer.decode([i]) == b"\n"}
     return ends | ({context.tokens.special_tokens["eos"]} if "eos" in context.tokens.special_tokens else set())
 
 
 def _find_line_end(sequence: Sequence[int], position: int, line_ends: set[int]) -> int:
-    """One past the token that ends the line which `place` is in."""
+    """Return the index after the token that ends the line at `position`."""
     return next((n + 1 for n in range(position, len(sequence)) if sequence[n] in line_ends), len(sequence))
 
 
 def _record_fixed_prompts(metrics: MetricRecorder, context: EvalContext, texts: Sequence[str]) -> None:
-    """Right is a completion that makes the prompt one of the training strings, to its end; any of them where there are several."""
+    """Record how many prompts are completed to a training string.
+
+    The completion must reach the end of the string; any string that matches counts.
+    """
     prompts = [context.tokenizer.encode_prompt(text) for text in texts]
     sequences = _split_sequences(context.tokens.train)
     expected = [
@@ -200,7 +238,7 @@ def _record_fixed_prompts(metrics: MetricRecorder, context: EvalContext, texts: 
         for prompt in prompts
     ]
     if unmatched := [text for text, continuations in zip(texts, expected, strict=True) if not continuations]:
-        raise ProvenlmError(f"probes.demos: no training string begins with {unmatched[0]!r} and goes on")
+        raise ConfigError(f"fixed_prompts must be proper prefixes of training strings, got {unmatched[0]!r}")
     generated = generate(
         context,
         prompts,
@@ -212,13 +250,16 @@ def _record_fixed_prompts(metrics: MetricRecorder, context: EvalContext, texts: 
         any(output[: len(continuation)] == continuation for continuation in continuations)
         for output, continuations in zip(generated, expected, strict=True)
     ]
-    description = "fixed prompts that were completed, to the last token, to a string of the training split"
-    metrics.add_measurement("right", sum(is_correct), "prompts", description)
-    metrics.add_count("right.ceiling", len(prompts), "prompts", "all of them: each is the beginning of a training string")
+    description = "Fixed prompts that greedy generation completes to a string of the training split"
+    metrics.add_measurement("num_correct", sum(is_correct), "prompts", description)
+    metrics.add_count(
+        "num_correct.ceiling", len(prompts), "prompts", "Number of fixed prompts; each is a prefix of a training string"
+    )
     expected_correct = sum(
         float(context.tokens.vocab_size) ** -len(continuation) for continuations in expected for continuation in continuations
     )
-    metrics.add_count("right.chance", expected_correct, "prompts", "expected number completed by drawing every token at random")
+    description = "Expected number of fixed prompts completed by drawing every token uniformly at random"
+    metrics.add_count("num_correct.chance", expected_correct, "prompts", description)
     cells = [
         (
             text,
@@ -228,7 +269,9 @@ def _record_fixed_prompts(metrics: MetricRecorder, context: EvalContext, texts: 
         )
         for text, output, continuations, correct in zip(texts, generated, expected, is_correct, strict=True)
     ]
-    metrics.tables.append(AuditTable("prompts", "each fixed prompt", ("prompt", "completion", "wanted", "right"), cells))
+    metrics.tables.append(
+        AuditTable("prompts", "Completion of each fixed prompt", ("prompt", "completion", "expected", "correct"), cells)
+    )
 
 
 def _decode_text(context: EvalContext, ids: Sequence[int]) -> str:

@@ -1,1 +1,1 @@
-"""filter."""
+"""Filter strings."""

@@ -1,4 +1,4 @@
-"""Records of strings in; no reason to drop one and no parts of a score out: who writes a string into params.yaml wants it."""
+"""Keep all strings: whoever lists a string wants it in the corpus."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,14 +9,16 @@ from provenlm.core.records import Record
 
 @dataclass(frozen=True)
 class StringsFilterConfig:
-    """None."""
+    """Configure filtering of strings; there are no keys."""
 
 
 def make_batch_filter(config: StringsFilterConfig) -> Callable[[Sequence[Record]], Sequence[FilterResult]]:
+    """Build the filter that keeps every record with a score of 1."""
     return lambda records: [FilterResult(record, None, {}, {}) for record in records]
 
 
 def min_score(config: StringsFilterConfig) -> float:
+    """Return 0: no score is too low."""
     return 0.0
 
 

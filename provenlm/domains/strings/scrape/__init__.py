@@ -1,1 +1,1 @@
-"""scrape."""
+"""Read strings."""

@@ -1,1 +1,1 @@
-"""tokenize."""
+"""Tokenize strings."""

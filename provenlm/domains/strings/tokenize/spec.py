@@ -1,4 +1,4 @@
-"""Records of strings in, a codec of their characters out."""
+"""Train character tokenizers on strings."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,24 +11,27 @@ from provenlm.tokenizers.characters import CharacterTokenizer
 
 @dataclass(frozen=True)
 class StringsTokenizeConfig:
-    """`held_out`: share of the strings kept for validation; with 0 figures on held-out text are not run.
+    """Configure tokenization of strings.
 
-    `end`: every string is followed by a token of its own that says so, which a net then has to write too.
+    val_fraction: fraction of the strings held out for validation; with 0 there are no validation metrics.
+    add_eos: append an end-of-string token to every string.
     """
 
-    val_fraction: float
-    add_eos: bool
+    val_fraction: float = 0.0
+    add_eos: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:
-            raise ValueError(f"held_out: a share from 0 to below 1, got {self.val_fraction}")
+            raise ValueError(f"val_fraction must be >= 0 and < 1, got {self.val_fraction}")
 
 
 def train_tokenizer(config: StringsTokenizeConfig, read_records: Callable[[], Iterable[Record]]) -> CharacterTokenizer:
+    """Train a tokenizer whose tokens are the characters of the strings."""
     return characters.train_character_tokenizer(read_records(), config.add_eos)
 
 
 def val_fraction(config: StringsTokenizeConfig) -> float:
+    """Return the fraction of strings held out for validation."""
     return config.val_fraction
 
 

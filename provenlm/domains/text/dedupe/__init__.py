@@ -1,1 +1,1 @@
-"""dedupe."""
+"""Deduplicate text."""

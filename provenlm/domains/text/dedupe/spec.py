@@ -1,9 +1,12 @@
-"""Records of text in; out, the form in which two of them are equal, and the hashed shingles in which they are similar."""
+"""Deduplicate text.
+
+This module defines how texts are normalized, hashed to n-grams and split into paragraphs.
+"""
 
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
@@ -15,52 +18,66 @@ from provenlm.core.interfaces import DedupeSpec, ParagraphDedupSpec
 from provenlm.core.ngram_hashing import Hashes
 from provenlm.core.records import Record
 
-MAX_CHARS_PER_WORD = 16  # characters a word; with more the writing has no spaces between words, and characters are counted instead
+MAX_CHARS_PER_WORD = 16  # above this mean the script has no spaces between words, so n-grams are of characters
 
-
-PARAGRAPH_BREAK = re.compile(rb"\n[ \t\r]*\n\s*")  # between two paragraphs
+PARAGRAPH_BREAK = re.compile(rb"\n[ \t\r]*\n\s*")
 
 
 @dataclass(frozen=True)
 class ParagraphDedupConfig:
-    """Paragraphs of at least `bytes` that stood before in the same record (`inside`) or in others (`across`), in `records` in all."""
+    """Configure how to treat repeated paragraphs.
 
-    min_bytes: int
-    min_documents: int
-    within_document: Literal["keep", "remove"]
-    across_documents: Literal["keep", "remove"]
+    min_bytes: shorter paragraphs are ignored.
+    min_documents: a paragraph repeats across documents if it occurs in at least this many records.
+    within_document, across_documents: keep or remove repeats of the same record, and of earlier records.
+    """
+
+    min_bytes: int = 100
+    min_documents: int = 2
+    within_document: Literal["keep", "remove"] = "keep"
+    across_documents: Literal["keep", "remove"] = "keep"
 
     def __post_init__(self) -> None:
-        if self.min_bytes < 1 or self.min_documents < 2:
-            raise ValueError(f"bytes: 1 or more, and records: 2 or more; got {self.min_bytes} and {self.min_documents}")
+        if self.min_bytes < 1:
+            raise ValueError(f"min_bytes must be >= 1, got {self.min_bytes}")
+        if self.min_documents < 2:
+            raise ValueError(f"min_documents must be >= 2, got {self.min_documents}")
 
 
 @dataclass(frozen=True)
 class TextDedupeConfig:
-    """`near`: Jaccard similarity from which two records are twins; `words`, `characters`: the length of a shingle of each kind.
+    """Configure deduplication of text.
 
-    `blocks`: what to do with repeated paragraphs; null: they are not looked for.
+    jaccard_threshold: similarity from which on two records are near-duplicates; above 1: exact duplicates only.
+    ngram_words, ngram_chars: length of an n-gram in words, and in characters for scripts without spaces.
+    paragraph_dedup: how to treat repeated paragraphs; null: do not search for them.
     """
 
-    jaccard_threshold: float
-    ngram_words: int
-    ngram_chars: int
-    paragraph_dedup: ParagraphDedupConfig | None = None
+    jaccard_threshold: float = 0.7
+    ngram_words: int = 5
+    ngram_chars: int = 5
+    paragraph_dedup: ParagraphDedupConfig | None = field(default_factory=ParagraphDedupConfig)
 
     def __post_init__(self) -> None:
         if not self.jaccard_threshold > 0:
-            raise ValueError(f"near: above 0 and up to 1, or above 1 for exact twins alone; got {self.jaccard_threshold}")
-        if self.ngram_words < 1 or self.ngram_chars < 1:
-            raise ValueError(f"words and characters: 1 or more, got {self.ngram_words} and {self.ngram_chars}")
+            raise ValueError(f"jaccard_threshold must be > 0, got {self.jaccard_threshold}")
+        if self.ngram_words < 1:
+            raise ValueError(f"ngram_words must be >= 1, got {self.ngram_words}")
+        if self.ngram_chars < 1:
+            raise ValueError(f"ngram_chars must be >= 1, got {self.ngram_chars}")
 
 
 def normalize(record: Record) -> bytes:
-    """The text in normal form C (Unicode annex 15), each run of whitespace one space. Bytes that are no UTF-8 stay as they are."""
+    """Normalize to Unicode form C (annex 15) and collapse whitespace.
+
+    Bytes that are not UTF-8 are kept.
+    """
     return normalize_bytes(record.content)
 
 
-@lru_cache(maxsize=2)  # asked for once by `canonical` and once by `shingles`
+@lru_cache(maxsize=2)  # called by `normalize` and by `ngram_hashes` for each record
 def normalize_bytes(content: bytes) -> bytes:
+    """Normalize the bytes of a text, see `normalize`."""
     if content.isascii():
         return ngram_hashing.collapse_whitespace(content)
     text = unicodedata.normalize("NFC", content.decode("utf-8", "surrogateescape"))
@@ -68,7 +85,10 @@ def normalize_bytes(content: bytes) -> bytes:
 
 
 def ngram_hashes(config: TextDedupeConfig) -> Callable[[Record], Hashes]:
-    """Hashes of each run of `words` words, or of `characters` characters where the writing has no spaces (Chinese, Thai …)."""
+    """Build the function that hashes the n-grams of a record.
+
+    They are word n-grams, or character n-grams for scripts without spaces (Chinese, Thai …).
+    """
 
     def hash_record(record: Record) -> Hashes:
         normalized = normalize(record)
@@ -82,11 +102,15 @@ def ngram_hashes(config: TextDedupeConfig) -> Callable[[Record], Hashes]:
 
 
 def jaccard_threshold(config: TextDedupeConfig) -> float:
+    """Return the similarity from which on two records are near-duplicates."""
     return config.jaccard_threshold
 
 
 def paragraph_rules(config: TextDedupeConfig) -> ParagraphDedupSpec | None:
-    """Paragraphs: what lies between blank lines, of enough characters."""
+    """Define paragraphs as text between blank lines.
+
+    Returns None if repeated paragraphs are not searched for.
+    """
     section = config.paragraph_dedup
     if section is None:
         return None
@@ -97,7 +121,7 @@ def paragraph_rules(config: TextDedupeConfig) -> ParagraphDedupSpec | None:
 
     return ParagraphDedupSpec(
         split_paragraphs,
-        lambda block: b" ".join(block.split()),
+        lambda paragraph: b" ".join(paragraph.split()),
         section.within_document,
         section.across_documents,
         section.min_documents,

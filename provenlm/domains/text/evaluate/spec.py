@@ -1,4 +1,7 @@
-"""What a net that learned text is asked about held-out documents: to close brackets, and to tell what goes on from what does not."""
+"""Evaluate models of text on held-out documents.
+
+Tasks: close brackets, choose continuations.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,32 +20,36 @@ CLOSING_BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
 @dataclass(frozen=True)
 class TextEvalConfig:
-    """The `probes` section of a recipe on text, typed."""
+    """Configure the evaluation tasks of a recipe on text."""
 
-    num_bracket_cases: int  # of each kind of bracket
-    bracket_context_chars: int  # of text before the bracket
-    num_pairs: int  # of passages whose continuations are swapped
-    context_tokens: int
-    continuation_tokens: int
-    tokens_per_batch: int
+    num_bracket_cases: int = 50  # cases of each type of bracket
+    bracket_context_chars: int = 160  # characters of text before the bracket
+    num_pairs: int = 100  # pairs of passages whose continuations are swapped
+    context_tokens: int = 64
+    continuation_tokens: int = 32
+    tokens_per_batch: int = 2048
 
     def __post_init__(self) -> None:
-        if min(vars(self).values()) < 1:
-            raise ValueError("every number must be at least 1")
+        for key, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"{key} must be >= 1, got {value}")
 
 
 def make_probes(config: TextEvalConfig) -> Mapping[str, Probe]:
+    """Return the tasks `brackets` and `continuation_choice`."""
     return {
-        "brackets": lambda subject, metrics: bracket_task(config, subject, metrics),
-        "context": lambda subject, metrics: continuation_choice_task(config, subject, metrics),
+        "brackets": lambda context, metrics: bracket_task(config, context, metrics),
+        "continuation_choice": lambda context, metrics: continuation_choice_task(config, context, metrics),
     }
 
 
 def bracket_task(config: TextEvalConfig, context: EvalContext, metrics: MetricRecorder) -> None:
-    """Held-out text up to a closing bracket whose opening one is in sight: the right bracket must be the likeliest of the kinds.
+    """Test whether the correct closing bracket is the most probable one.
 
-    As many cases of each kind, so that always naming the commonest is no better than chance (minimal pairs as in Warstadt et al.
-    2020, arXiv 1912.00582).
+    The context is held-out text that contains the opening bracket.
+
+    There are equally many cases of each type, so that always choosing the most common bracket is no better than chance (minimal pairs
+    as in Warstadt et al. 2020, arXiv 1912.00582).
     """
     cases_by_bracket: dict[str, list[list[list[int]]]] = {close: [] for close in CLOSING_BRACKETS.values()}
     for text in _decode_documents(context):
@@ -51,7 +58,7 @@ def bracket_task(config: TextEvalConfig, context: EvalContext, metrics: MetricRe
             if max(map(len, sequences)) <= context.max_seq_len + 1:
                 cases_by_bracket[close].append(sequences)
     cases_per_type = min(config.num_bracket_cases, *map(len, cases_by_bracket.values()))
-    metrics.add_count("each", cases_per_type, "cases", "cases of each kind of bracket in held-out text")
+    metrics.add_count("cases_per_type", cases_per_type, "cases", "Closing brackets of each type that are tested in held-out text")
     if not cases_per_type:
         return
     generator = rng.make_rng(context.seed, "brackets")
@@ -66,17 +73,20 @@ def bracket_task(config: TextEvalConfig, context: EvalContext, metrics: MetricRe
     num_correct = int((nats.argmin(1) == np.arange(len(nats)) // cases_per_type).sum())
     record_proportion(
         metrics,
-        "right",
+        "accuracy",
         num_correct,
         len(nats),
         1.0,
         1 / len(cases_by_bracket),
-        "closing brackets of the kind that was opened last",
+        "Closing brackets in held-out text for which the correct type is the most probable one",
     )
 
 
 def find_closing_brackets(text: str, max_chars: int) -> Iterator[tuple[str, str]]:
-    """Each closing bracket that closes the innermost open one within the last `characters`: (what stands before it, the bracket)."""
+    """Yield (text before, bracket) for each matching closing bracket.
+
+    It must close the innermost open bracket within the last `max_chars` characters.
+    """
     open_brackets: list[tuple[int, str]] = []
     for position, character in enumerate(text):
         if character in CLOSING_BRACKETS:
@@ -88,13 +98,15 @@ def find_closing_brackets(text: str, max_chars: int) -> Iterator[tuple[str, str]
 
 
 def continuation_choice_task(config: TextEvalConfig, context: EvalContext, metrics: MetricRecorder) -> None:
-    """Two passages of two held-out documents: each one's own continuation must suit it better than the other's does.
+    """Test whether passages fit their own continuations best.
 
-    Summed over both, so how probable a continuation is by itself cancels, and a net that ignores its context does not win.
+    Each of two held-out passages is compared with the continuation of the other.
+
+    Losses are summed over both, so the probability of a continuation by itself cancels: a model that ignores its context is at chance.
     """
     passages = _draw_passages(config, context)
     metrics.add_count(
-        "passages", len(passages), "passages", "held-out passages that were drawn, each of another document than its partner's"
+        "num_passages", len(passages), "passages", "Held-out passages, paired so that the two of a pair are of different documents"
     )
     pairs = list(zip(passages[::2], passages[1::2], strict=False))
     if not pairs:
@@ -110,21 +122,21 @@ def continuation_choice_task(config: TextEvalConfig, context: EvalContext, metri
     num_correct = int((margin > 0).sum())
     record_proportion(
         metrics,
-        "right",
+        "accuracy",
         num_correct,
         len(pairs),
         1.0,
         0.5,
-        "pairs of passages with the better sum of losses for their own continuations",
+        "Pairs of held-out passages for which the loss of their own continuations is lower than that of swapped ones",
     )
     gain = float(margin.mean()) / (2 * config.continuation_tokens)
     metrics.add_measurement(
-        "gain", gain, "nats/token", "loss of a continuation after a foreign passage minus its loss after its own"
+        "loss_gain", gain, "nats/token", "Mean loss of a continuation after a foreign passage minus its loss after its own passage"
     )
 
 
 def _draw_passages(config: TextEvalConfig, context: EvalContext) -> list[NDArray[np.int64]]:
-    """Passages in an order in which neighbours are of different documents."""
+    """Draw passages so that the two of each pair are of different documents."""
     split, size = context.tokens.val, config.context_tokens + config.continuation_tokens
     long_documents = np.flatnonzero(np.diff(split.doc_offsets) >= size)
     if len(long_documents) < 2:

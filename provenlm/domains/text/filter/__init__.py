@@ -1,1 +1,1 @@
-"""filter."""
+"""Filter text by statistics, quality rules, personal data and language."""

@@ -1,4 +1,7 @@
-"""A text and a few short literals in; out, which of them it holds and where: what costs less than the expressions that they stand in."""
+"""Search a text for many byte patterns at once with an Aho-Corasick automaton.
+
+It decides which regular expressions can match at all, at a fraction of their cost.
+"""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -12,7 +15,10 @@ from provenlm.core.ngram_hashing import ByteArray
 
 
 class AhoCorasick(NamedTuple):
-    """States by byte, and the literals that end in each as bits (Aho and Corasick 1975)."""
+    """Hold the automaton of Aho and Corasick (1975).
+
+    transitions: next state by state and byte. outputs: the patterns that end in each state, as bits.
+    """
 
     patterns: tuple[bytes, ...]
     transitions: NDArray[np.int32]
@@ -20,7 +26,7 @@ class AhoCorasick(NamedTuple):
 
 
 def build_automaton(patterns: Sequence[bytes]) -> AhoCorasick:
-    """At most 64 literals, none empty."""
+    """Build the automaton of at most 64 non-empty patterns."""
     size = 1 + sum(map(len, patterns))
     transitions, outputs, num_states = np.full((size, 256), -1, np.int32), np.zeros(size, np.uint64), 1
     for bit, pattern in enumerate(patterns):
@@ -45,7 +51,7 @@ def build_automaton(patterns: Sequence[bytes]) -> AhoCorasick:
 
 
 def contained_patterns(text: bytes, matcher: AhoCorasick) -> set[bytes]:
-    """The literals that stand in `text`."""
+    """Return the patterns that occur in `text`."""
     bits = int(_match_bits(np.frombuffer(text, np.uint8), matcher.transitions, matcher.outputs))
     return {pattern for bit, pattern in enumerate(matcher.patterns) if bits >> bit & 1}
 
@@ -60,7 +66,7 @@ def _match_bits(text: ByteArray, transitions: NDArray[np.int32], outputs: NDArra
 
 
 def find_all(text: bytes, pattern: bytes) -> Iterator[int]:
-    """Where `literal` begins in `text`."""
+    """Yield the positions of `pattern` in `text`, overlapping ones included."""
     position = text.find(pattern)
     while position >= 0:
         yield position
@@ -68,7 +74,10 @@ def find_all(text: bytes, pattern: bytes) -> Iterator[int]:
 
 
 def ipv4_candidates(text: bytes) -> list[int]:
-    """The dots between two digits that another one follows within four bytes, as in an IPv4 address."""
+    """Return the positions at which an IPv4 address may start.
+
+    They are dots between two digits that another such dot follows within four bytes.
+    """
     positions: list[int] = _ipv4_candidates(np.frombuffer(text, np.uint8)).tolist()
     return positions
 

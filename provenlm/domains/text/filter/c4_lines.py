@@ -1,7 +1,7 @@
-"""A text in; out, the text less the lines that C4 leaves out, how many for which reason, and why the text itself goes, if it does.
+"""Apply the C4 rules on lines and bad words.
 
-Raffel et al., arXiv 1910.10683, section 2.2, made for prose on the web; the phrases and the order are those of its published code. Blank
-lines stay. Whitespace around a line is not looked at.
+Raffel et al., arXiv 1910.10683, section 2.2, made for prose on the web; phrases and order are those of the published code. Blank lines
+are kept. Whitespace around a line is ignored.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError
 
 CITATION = re.compile(rb"\[\d*\]|\[edit\]|\[citation needed\]")
 TERMINAL_PUNCTUATION = (b".", b"?", b"!", b'"', b"'")
@@ -21,10 +21,15 @@ CleanedText = tuple[bytes, Mapping[str, int], str | None]
 
 @dataclass(frozen=True, kw_only=True)
 class C4LineConfig:
-    """`ended`: a line must end in . ? ! or a quotation mark, and not in an ellipsis (FineWeb leaves this out, arXiv 2406.17557); `words`:
-    the fewest of a line; `longest_word`: characters, a line with a longer one goes; `phrases`: a line that holds one goes, in any case;
-    `citations`: whether [1], [edit] and [citation needed] are taken out. `bad_words`: a file of words or phrases, one a line; a text that
-    holds one is dropped, as is one that holds `lorem ipsum`."""
+    """Configure the C4 line filter.
+
+    filter_no_terminal_punct: a line must end in . ? ! or a quotation mark, and not in an ellipsis (FineWeb omits this, arXiv 2406.17557).
+    min_words_per_line: shorter lines are removed.
+    max_word_length: lines with a longer word, in characters, are removed.
+    banned_phrases: lines that contain one are removed; case is ignored.
+    remove_citations: remove [1], [edit] and [citation needed].
+    bad_words_file: file of words or phrases, one per line; a text that contains one is dropped, as is one that contains `lorem ipsum`.
+    """
 
     filter_no_terminal_punct: bool = True
     min_words_per_line: int = 3
@@ -35,7 +40,12 @@ class C4LineConfig:
 
 
 def make_line_cleaner(config: C4LineConfig) -> Callable[[bytes], CleanedText]:
-    """ProvenlmError if the file of bad words is not there or holds none."""
+    """Build the function that cleans a text.
+
+    It returns the text without the removed lines, the removals by metric name, and a drop reason or None.
+
+    Raises ConfigError if the file of bad words is missing or empty.
+    """
     phrases, bad_words_pattern = (
         [phrase.lower().encode() for phrase in config.banned_phrases],
         compile_bad_words(config.bad_words_file),
@@ -44,13 +54,13 @@ def make_line_cleaner(config: C4LineConfig) -> Callable[[bytes], CleanedText]:
     def drop_reason(line: bytes) -> str | None:
         words = line.split()
         if any(len(word) > config.max_word_length for word in words):
-            return "long_word"
+            return "too_long_word"
         if config.filter_no_terminal_punct and (not line.endswith(TERMINAL_PUNCTUATION) or line.endswith(b"...")):
-            return "not_ended"
+            return "no_terminal_punct"
         if len(words) < config.min_words_per_line:
-            return "few_words"
+            return "too_few_words"
         lower = line.lower()
-        return "phrase" if any(phrase in lower for phrase in phrases) else None
+        return "banned_phrase" if any(phrase in lower for phrase in phrases) else None
 
     def clean(content: bytes) -> CleanedText:
         kept_lines, counts = list[bytes](), Counter[str]()
@@ -77,13 +87,16 @@ def make_line_cleaner(config: C4LineConfig) -> Callable[[bytes], CleanedText]:
 
 
 def compile_bad_words(path: str | None) -> re.Pattern[str] | None:
-    """What finds one of the words of `file` where no letter or digit touches it."""
+    """Compile a pattern that finds the words of a file at word boundaries.
+
+    Raises ConfigError if the file cannot be used.
+    """
     if path is None:
         return None
     try:
         words = [re.escape(word.strip().lower()) for word in Path(path).read_text("utf-8").splitlines() if word.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise ProvenlmError(f"filter.lines.bad_words: {path}: not a text file that can be read: {error}") from None
+        raise ConfigError(f"filter.line_filter.bad_words_file must be a readable text file, got {path}: {error}") from None
     if not words:
-        raise ProvenlmError(f"filter.lines.bad_words: {path}: no word in it")
+        raise ConfigError(f"filter.line_filter.bad_words_file must contain a word, got {path}")
     return re.compile(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)")

@@ -1,4 +1,7 @@
-"""A text in, its language out, told on this machine: by py3langid, which carries its model with it."""
+"""Identify the language of a text with py3langid.
+
+The model is part of the package.
+"""
 
 from dataclasses import dataclass
 from functools import cache
@@ -12,24 +15,28 @@ from provenlm.core.jit import jit
 from provenlm.core.ngram_hashing import ByteArray
 
 LidTable = NDArray[np.int32]
-MAX_LID_CHARS = 4000  # characters from the beginning; more of them change the verdict on almost no text and cost as much again
+MAX_LID_CHARS = 4000  # more characters change the result for almost no text and cost as much again
 
 
 @dataclass(frozen=True)
 class LanguageFilterConfig:
-    """`keep`: two-letter codes (ISO 639-1); none: all. `least`: a language that is less sure than this is unknown."""
+    """Configure which languages to keep.
 
-    languages: tuple[str, ...]
-    language_threshold: float
+    languages: two-letter codes (ISO 639-1); empty keeps all.
+    language_threshold: a language identified with a lower probability is unknown.
+    """
+
+    languages: tuple[str, ...] = ()
+    language_threshold: float = 0.9
 
     def __post_init__(self) -> None:
         if not 0 <= self.language_threshold <= 1:
-            raise ValueError(f"least: a chance from 0 to 1, got {self.language_threshold}")
+            raise ValueError(f"language_threshold must be from 0 to 1, got {self.language_threshold}")
         if unknown := [code for code in self.languages if len(code) != 2 or not code.islower()]:
-            raise ValueError(f"keep: two-letter codes such as en, got {', '.join(unknown)}")
+            raise ValueError(f"languages must be two-letter codes such as en, got {', '.join(unknown)}")
 
     def drop_reason(self, language: str, probability: float) -> str | None:
-        """Why a record goes: its language is surely not one of those to keep."""
+        """Return the drop reason of a record in another language, or None."""
         return (
             "other_language"
             if self.languages and language not in self.languages and probability >= self.language_threshold
@@ -38,7 +45,10 @@ class LanguageFilterConfig:
 
 
 def identify_language(content: bytes) -> tuple[str, float]:
-    """The code of the most likely language of `body`, UTF-8, and how likely it is, 0 to 1; `unknown` for a text without letters."""
+    """Identify the language of `content`: (code, probability).
+
+    A text without letters is (`unknown`, 0).
+    """
     excerpt = content[: 4 * MAX_LID_CHARS].decode("utf-8", "ignore")[:MAX_LID_CHARS]  # a character is at most 4 bytes
     if not any(character.isalpha() for character in excerpt):
         return "unknown", 0.0
@@ -52,12 +62,15 @@ def _identifier() -> LanguageIdentifier:
 
 
 class CompiledLanguageIdentifier(LanguageIdentifier):  # type: ignore[misc,unused-ignore]
-    """py3langid with its walk over the bytes compiled, which takes most of its time; what it says is the same to the last bit."""
+    """Run py3langid with a compiled loop over the bytes.
+
+    The loop takes most of its time. Results are bit-identical.
+    """
 
     __slots__ = ("tables",)
 
     def __init__(self, nb_ptc: NDArray[np.float16], *model: Any, **options: Any) -> None:
-        super().__init__(np.asarray(nb_ptc, np.float32), *model, **options)  # as they are made for each text otherwise
+        super().__init__(np.asarray(nb_ptc, np.float32), *model, **options)  # py3langid would convert them for each text
         self.tables = [np.asarray(table, np.int32) for table in (self.tk_nextmove, self._rowbase, self.tk_output)]
 
     def _raw_score(self, text: bytes) -> NDArray[np.float32]:
@@ -70,11 +83,14 @@ class CompiledLanguageIdentifier(LanguageIdentifier):  # type: ignore[misc,unuse
 def _count_features(
     text: ByteArray, transitions: LidTable, row_offsets: LidTable, outputs: LidTable
 ) -> tuple[LidTable, NDArray[np.float32]]:
-    """The features of the model's automaton that `text` passes, in the order of first sight, and how often."""
+    """Count the features of the model's automaton in `text`.
+
+    Features are in the order of their first occurrence.
+    """
     num_slots = 16
     while num_slots < 2 * len(text):
         num_slots *= 2
-    table = np.full(num_slots, -1, np.int32)  # open, of places in `found`
+    table = np.full(num_slots, -1, np.int32)  # open addressing; indices into `features`
     features, counts, num_features, state = np.empty(len(text), np.int32), np.zeros(len(text), np.float32), 0, 0
     for byte in text:
         state = transitions[row_offsets[state] + byte]

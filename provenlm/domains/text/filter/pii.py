@@ -1,7 +1,7 @@
-"""A text in; out, what of it is personal or secret, where, and the text with signs in its place.
+"""Find, mask and count personal data and secrets in text.
 
-Patterns are narrow on purpose: a documentation is full of what only looks like a key. Each is tried only where a few letters that all
-its matches hold occur, which most texts do not. Addresses in networks and names reserved for examples (RFC 2606, RFC 5737) are nobody's.
+Patterns are narrow on purpose: documentation is full of strings that only look like keys. A pattern is tried only if one of its anchors,
+a literal that all its matches contain, occurs in the text. Reserved names and networks (RFC 2606, RFC 5737) do not count.
 """
 
 import ipaddress
@@ -18,16 +18,18 @@ RESERVED_NAME = re.compile(
     rb"(?:^|[@.])(?:example(?:\.(?:com|org|net|edu))?|invalid|test|localhost|localdomain|local)$", re.IGNORECASE
 )
 
-VERSION_PREFIX = re.compile(
-    rb"(?:[\w.:/-]|\b(?:v|section|version|release|chapter)\.? )$", re.IGNORECASE
-)  # what follows is no address
+# Four numbers after this prefix are a version or a section, not an IP address.
+VERSION_PREFIX = re.compile(rb"(?:[\w.:/-]|\b(?:v|section|version|release|chapter)\.? )$", re.IGNORECASE)
 
 
 class PiiPattern(NamedTuple):
-    """One thing to find. `hints`: a text that holds none of them holds no match; the match is group 1 where there is one.
+    """Describe one kind of personal data.
 
-    `before`, `after`: where they are given there is one hint, each match holds it, begins at most so many bytes before it, and ends, with
-    what its expression looks at behind, at most so many after its beginning. Then only that much around each is searched.
+    The match is group 1 if the regex has a group.
+
+    anchors: literals; a text that contains none of them has no match.
+    max_before, max_after: if set, there is one anchor and only the bytes around each occurrence are searched: a match begins at most
+    max_before bytes before the anchor and ends, lookahead included, at most max_after bytes after it.
     """
 
     kind: PiiKind
@@ -42,7 +44,7 @@ def _make_pattern(kind: PiiKind, name: str, anchors: str, regex: bytes, max_befo
     return PiiPattern(kind, name, tuple(anchor.encode() for anchor in anchors.split()), re.compile(regex), max_before, max_after)
 
 
-TOKEN_START = rb"(?<![A-Za-z0-9_+/=-])"  # nothing before that would make it part of something longer
+TOKEN_START = rb"(?<![A-Za-z0-9_+/=-])"  # not part of a longer token
 TOKEN_END = rb"(?![A-Za-z0-9_+/=-])"
 PII_PATTERNS = (
     _make_pattern(
@@ -108,7 +110,7 @@ PII_PATTERNS = (
 
 
 class PiiMatch(NamedTuple):
-    """Bytes `start` to `end` of a text match the pattern `name`."""
+    """Locate a match of pattern `name` in the bytes `start` to `end`."""
 
     start: int
     end: int
@@ -116,14 +118,15 @@ class PiiMatch(NamedTuple):
     name: str
 
 
-ANCHORS = tuple(
-    dict.fromkeys(hint for pattern in PII_PATTERNS for hint in pattern.anchors)
-)  # at most 64: they are bits of a number
+ANCHORS = tuple(dict.fromkeys(anchor for pattern in PII_PATTERNS for anchor in pattern.anchors))  # at most 64, see build_automaton
 ANCHOR_AUTOMATON = build_automaton(ANCHORS)
 
 
 def find_pii(text: bytes) -> list[PiiMatch]:
-    """What is found in `text`, in order; of two that overlap the one of the earlier pattern."""
+    """Find the personal data in `text`, in order.
+
+    Of two matches that overlap, the match of the earlier pattern is returned.
+    """
     present_anchors = contained_patterns(text, ANCHOR_AUTOMATON)
     candidates = sorted(
         (priority, PiiMatch(match.start(group), match.end(group), pattern.kind, pattern.name))
@@ -145,7 +148,7 @@ def _matches(pattern: PiiPattern, text: bytes) -> Iterator[tuple[re.Match[bytes]
 
 
 def _search_around_anchors(pattern: PiiPattern, text: bytes) -> Iterator[re.Match[bytes]]:
-    """The matches that `finditer` gives, looked for around each hint alone."""
+    """Yield the same matches as `finditer`, searching around the anchors only."""
     (anchor,), searched_until = pattern.anchors, 0
     for position in ipv4_candidates(text) if pattern.kind == "ip" else find_all(text, anchor):
         if position >= searched_until:
@@ -163,13 +166,13 @@ def _is_reserved(kind: PiiKind, value: bytes, prefix: bytes) -> bool:
             return True
         try:
             return not ipaddress.ip_address(value.decode()).is_global
-        except ValueError:  # no number of it may be above 255
+        except ValueError:  # a number above 255
             return True
     return False
 
 
 def mask_pii(text: bytes, matches: list[PiiMatch], actions: Mapping[PiiKind, str]) -> bytes:
-    """`text` with `<kind>` in place of each find whose kind `kinds` says to mask."""
+    """Replace each match whose action is "mask" by `<kind>`."""
     pieces, position = [], 0
     for match in matches:
         if actions[match.kind] == "mask":
@@ -179,4 +182,5 @@ def mask_pii(text: bytes, matches: list[PiiMatch], actions: Mapping[PiiKind, str
 
 
 def count_pii(matches: list[PiiMatch]) -> Mapping[str, int]:
-    return Counter(f"private.{match.name}" for match in matches)
+    """Count the matches by metric name."""
+    return Counter(f"pii.{match.name}" for match in matches)

@@ -1,7 +1,7 @@
-"""Texts as UTF-8 in, the numbers that filters judge them by out, one array a number.
+"""Compute the text statistics that filters use.
 
-A word is a run without ASCII whitespace; a line is counted when it holds a word; lengths are in characters. Bytes above 127
-count as letters, which holds for the alphabets of most languages and is wrong for typographic signs.
+A word is a run without ASCII whitespace. A line counts if it contains a word. Lengths are in characters. Bytes above 127 count as
+letters, which is correct for the alphabets of most languages and wrong for typographic signs.
 """
 
 from collections.abc import Sequence
@@ -22,27 +22,30 @@ IS_CONTROL = np.isin(np.arange(256), [*set(range(32)) - set(b"\t\n\v\f\r"), 127]
 
 @dataclass(frozen=True, slots=True)
 class TextStats:
-    """Counts and shares (0 to 1) of each text; every share of a text without words is 0. Characters of whitespace are no part of shares."""
+    """Hold statistics of texts, one array (texts,) each.
+
+    A ratio or fraction is 0 for a text without words. Whitespace does not count.
+    """
 
     doc_words: StatColumn
     avg_word_length: StatColumn  # mean characters of a word
-    alpha_words_ratio: StatColumn  # share of words with a letter
+    alpha_words_ratio: StatColumn  # fraction of words with a letter
     symbol_word_ratio: StatColumn  # number signs and ellipses per word
-    digit_ratio: StatColumn  # share of characters
+    digit_ratio: StatColumn  # fraction of characters
     control_char_ratio: StatColumn  # control characters and replacement characters per byte
-    long_word_char_ratio: StatColumn  # share of characters in words longer than LONG_WORD
-    short_line_ratio: StatColumn  # share of lines of at most SHORT_LINE characters
-    dup_line_char_frac: StatColumn  # share of characters of lines in lines that stood before
-    top_2_gram_frac: StatColumn  # share of characters in the most frequent pair of words
-    dup_10_gram_frac: StatColumn  # share of characters of words in runs of 10 words that stood before; each word counts once
-    stop_words: StatColumn  # how many different ones of STOP_WORDS
-    bullet_line_ratio: StatColumn  # share of lines that begin with -, * or a bullet
-    ellipsis_line_ratio: StatColumn  # share of lines that end in an ellipsis
-    line_punct_ratio: StatColumn  # share of lines that end in . ? ! or a quotation mark behind one
+    long_word_char_ratio: StatColumn  # fraction of characters in words longer than LONG_WORD_LIMIT
+    short_line_ratio: StatColumn  # fraction of lines of at most SHORT_LINE_LIMIT characters
+    dup_line_char_frac: StatColumn  # fraction of line characters in lines that repeat an earlier one
+    top_2_gram_frac: StatColumn  # fraction of characters in the most frequent 2-gram of words
+    dup_10_gram_frac: StatColumn  # fraction of characters in repeated 10-grams; each word counts once
+    stop_words: StatColumn  # number of distinct STOP_WORDS
+    bullet_line_ratio: StatColumn  # fraction of lines that begin with -, * or a bullet
+    ellipsis_line_ratio: StatColumn  # fraction of lines that end in an ellipsis
+    line_punct_ratio: StatColumn  # fraction of lines that end in . ? ! or a quotation mark after one
     new_line_ratio: StatColumn  # line feeds per word
-    dup_line_frac: StatColumn  # share of lines that stood before
-    dup_para_frac: StatColumn  # share of paragraphs (lines up to a blank one) that stood before
-    dup_para_char_frac: StatColumn  # share of characters of lines in paragraphs that stood before
+    dup_line_frac: StatColumn  # fraction of lines that repeat an earlier one
+    dup_para_frac: StatColumn  # fraction of paragraphs (lines up to a blank one) that repeat an earlier one
+    dup_para_char_frac: StatColumn  # fraction of line characters in paragraphs that repeat an earlier one
     top_3_gram_frac: StatColumn
     top_4_gram_frac: StatColumn
     dup_5_gram_frac: StatColumn
@@ -51,16 +54,16 @@ class TextStats:
     dup_8_gram_frac: StatColumn
     dup_9_gram_frac: StatColumn
     num_sentences: (
-        StatColumn  # ends of sentences (. ? ! before whitespace or a quotation mark) in lines of 3 words or more that end in one
+        StatColumn  # sentence ends (. ? ! before whitespace or a quotation mark) in lines of 3 or more words that end in one
     )
-    num_curly_brackets: StatColumn  # how many { and }
-    punctuation_ratio: StatColumn  # share of characters that are ASCII punctuation
-    avg_line_length: StatColumn  # characters of a line
+    num_curly_brackets: StatColumn  # number of { and }
+    punctuation_ratio: StatColumn  # fraction of characters that are ASCII punctuation
+    avg_line_length: StatColumn  # mean characters of a line
     max_line_length: StatColumn
 
 
 def compute_text_stats(texts: Sequence[bytes]) -> TextStats:
-    """The statistics of `texts`, arrays (texts,) in their order."""
+    """Compute the statistics of `texts`, arrays (texts,) in their order."""
     offsets, num_texts = np.cumsum([0, *map(len, texts)]), len(texts)
     counts, byte_counts, ngram_chars = (np.zeros((num_texts, size), np.int64) for size in (NUM_COUNTS, 256, MAX_NGRAM + 1))
     text_stats_kernels.compute_counts(np.frombuffer(b"".join(texts), np.uint8), offsets, counts, byte_counts, ngram_chars)

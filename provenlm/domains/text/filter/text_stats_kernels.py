@@ -1,7 +1,9 @@
-"""The bytes of many texts in, what is counted in each out, as machine code: what the numbers mean stands in provenlm.domains.text.filter.text_stats.
+"""Count words, lines and n-grams of texts with compiled kernels.
 
-One pass over the bytes of a text gives its words, lines and paragraphs as hashes; one more over its words a length of n-gram, which
-ends where nothing repeats: a run of n words stood before only if its first n - 1 did.
+`provenlm.domains.text.filter.text_stats` defines the statistics.
+
+One pass over the bytes of a text hashes its words, lines and paragraphs. One pass over its words follows for each n-gram length, until
+nothing repeats: an n-gram can repeat only if its first n - 1 words do.
 """
 
 import numpy as np
@@ -17,12 +19,10 @@ STOP_WORDS = (b"the", b"be", b"to", b"of", b"and", b"that", b"have", b"with")  #
 
 Int64Array = NDArray[np.int64]
 Int32Array = NDArray[np.int32]
-TextUnits = tuple[
-    Hashes, Int32Array, Hashes, Int32Array, Hashes, Int32Array
-]  # words, lines and paragraphs, each with its characters
-NgramScratch = tuple[
-    Hashes, Int32Array, Int32Array, Int32Array, Int32Array
-]  # n-grams, their table, the first place of each, its count, what may repeat
+# Words, lines and paragraphs, each as hashes and character counts.
+TextUnits = tuple[Hashes, Int32Array, Hashes, Int32Array, Hashes, Int32Array]
+# n-gram hashes, hash table, first position of each n-gram, its frequency, candidate positions.
+NgramScratch = tuple[Hashes, Int32Array, Int32Array, Int32Array, Int32Array]
 
 NUM_COUNTS = 20
 WORDS, NON_SPACE_CHARS, ALPHA_WORDS, LONG_WORD_CHARS, DISTINCT_STOP_WORDS, ELLIPSES, REPLACEMENT_CHARS = range(7)
@@ -32,14 +32,12 @@ DUP_LINES, DUP_LINE_CHARS, PARAGRAPHS, DUP_PARAS, DUP_PARA_CHARS = range(15, NUM
 _BASE, _HASH_SHIFT = np.uint64(BASE), np.uint64(20)
 _STOP_WORD_HASHES, _MAX_STOP_WORD_BYTES = hash_words(b" ".join(STOP_WORDS)), max(map(len, STOP_WORDS))
 _IS_LETTER = np.isin(np.arange(256), [*range(65, 91), *range(97, 123), *range(128, 256)])
-_BYTE_CLASS = (IS_WHITESPACE + 2 * _IS_LETTER).astype(
-    np.uint8
-)  # one look into one table says whether a byte is whitespace (1) or a letter (2)
+_BYTE_CLASS = (IS_WHITESPACE + 2 * _IS_LETTER).astype(np.uint8)  # 1: whitespace, 2: letter
 
 
 @jit
 def _table_size(count: int) -> int:
-    """The size of an open table for `count` keys."""
+    """Compute the size of an open-addressing table for `count` keys."""
     size = 16
     while size < 2 * count:
         size *= 2
@@ -53,7 +51,10 @@ def _slot(key: np.uint64, num_slots: int) -> int:
 
 @jit
 def _find_slot(table: Int32Array, keys: Hashes, key: np.uint64, num_slots: int) -> int:
-    """Where in the open `table` of places in `keys` (-1: free) `key` stands or belongs."""
+    """Find the slot of `key` in an open-addressing `table`.
+
+    The table holds indices into `keys`; -1 is free.
+    """
     slot = _slot(key, num_slots)
     while table[slot] >= 0 and keys[table[slot]] != key:
         slot = (slot + 1) & (num_slots - 1)
@@ -62,7 +63,10 @@ def _find_slot(table: Int32Array, keys: Hashes, key: np.uint64, num_slots: int) 
 
 @jit
 def _count_duplicates(keys: Hashes, sizes: Int32Array, count: int, table: Int32Array) -> tuple[int, int]:
-    """How many of the first `count` of `keys` stood before, and the sum of their `sizes`."""
+    """Count the keys that repeat an earlier one, and sum their `sizes`.
+
+    Only the first `count` keys are read.
+    """
     num_slots, num_duplicates, num_chars = _table_size(count), 0, 0
     table[:num_slots] = -1
     for index in range(count):
@@ -77,7 +81,10 @@ def _count_duplicates(keys: Hashes, sizes: Int32Array, count: int, table: Int32A
 
 @jit
 def _candidate_pairs(hashes: Hashes, count: int, scratch: NgramScratch) -> int:
-    """Into `alive` the places of pairs of words that may stand twice, and few others: by marks, which are a table without keys."""
+    """Collect the positions of 2-grams that may repeat, with few false ones.
+
+    `marks` is a hash table without keys.
+    """
     grams, marks, _, _, candidates = scratch
     num_slots, num_candidates = _table_size(count), 0
     marks[:num_slots] = 0
@@ -92,9 +99,11 @@ def _candidate_pairs(hashes: Hashes, count: int, scratch: NgramScratch) -> int:
 
 @jit
 def _count_ngrams(hashes: Hashes, lengths: Int32Array, count: int, scratch: NgramScratch, char_counts: Int64Array) -> None:
-    """For n from 2 to LONGEST, `found[n]`: up to 4 the characters in the most frequent n-gram, from 5 on in n-grams that stood before.
+    """Add the characters of frequent and repeated n-grams to `char_counts[n]`.
 
-    Of equally frequent ones the first counts. Words of overlapping n-grams count once (Gopher, arXiv 2112.11446, appendix A.1).
+    For n up to 4 those of the most frequent n-gram, above those of repeated n-grams, up to MAX_NGRAM.
+
+    Of equally frequent n-grams the first counts. Words of overlapping n-grams count once (Gopher, arXiv 2112.11446, appendix A.1).
     """
     grams, table, first_position, frequency, candidates = scratch
     num_candidates = _candidate_pairs(hashes, count, scratch)
@@ -134,7 +143,10 @@ def _count_ngrams(hashes: Hashes, lengths: Int32Array, count: int, scratch: Ngra
 
 @jit
 def _keep_adjacent(candidates: Int32Array, num_candidates: int) -> int:
-    """Keep of the places in `alive` those whose neighbour is there too: n words stand twice only if their first and last n - 1 do."""
+    """Keep the candidates whose next position is a candidate too.
+
+    An n-gram repeats only if its first and last n - 1 words do.
+    """
     num_adjacent = 0
     for index in range(num_candidates - 1):
         candidates[num_adjacent] = candidates[index]
@@ -144,7 +156,10 @@ def _keep_adjacent(candidates: Int32Array, num_candidates: int) -> int:
 
 @jit
 def _ends_sentence(data: ByteArray, begin: int, end: int) -> bool:
-    """Whether a sentence ends with the word from `begin` to `end`: . ? or !, or a quotation mark behind one."""
+    """Return whether the word from `begin` to `end` ends a sentence.
+
+    It does after . ? or !, also before a quotation mark.
+    """
     last = data[end - 1]
     if (last == 34 or last == 39) and end - begin > 1:
         last = data[end - 2]
@@ -153,33 +168,37 @@ def _ends_sentence(data: ByteArray, begin: int, end: int) -> bool:
 
 @jit
 def _ends_with_dots(data: ByteArray, begin: int, end: int) -> bool:
-    """Whether three dots end the word."""
+    """Return whether three dots end the word."""
     return bool(end - begin > 2 and data[end - 1] == 46 and data[end - 2] == 46 and data[end - 3] == 46)
 
 
 @jit
 def _has_bytes_before(data: ByteArray, begin: int, end: int, first: int, second: int) -> bool:
-    """Whether the word that begins at `begin` has those two bytes before `end`."""
+    """Return whether `first` and `second` are the two bytes before `end`.
+
+    They must belong to the word that begins at `begin`.
+    """
     return bool(end - begin > 1 and data[end - 2] == first and data[end - 1] == second)
 
 
 @jit
 def _count_bytes(data: ByteArray, byte_counts: Int64Array) -> None:
-    """How often each byte stands."""
+    """Count the occurrences of each byte."""
     for byte in data:
         byte_counts[byte] += 1
 
 
 @jit
 def _scan_text(data: ByteArray, units: TextUnits, counts: Int64Array) -> None:
-    """Words, lines and paragraphs of a text, and what is counted in them. The hash of a word is that of provenlm.core.ngram_hashing."""
+    """Hash and count the words, lines and paragraphs of a text.
+
+    Word hashes equal those of provenlm.core.ngram_hashing.
+    """
     words, lengths, lines, line_sizes, paragraphs, paragraph_sizes = units
     num_words = num_lines = num_paragraphs = max_line_chars = stop_word_bits = dot_run = last_dot = num_alpha_words = num_chars = 0
-    word_start, continuation_bytes, word_classes = -1, 0, np.uint8(0)  # of the word under way, -1: none; its continuation bytes
+    word_start, continuation_bytes, word_classes = -1, 0, np.uint8(0)  # of the current word; -1: none
     word_hash, power = np.uint64(0), np.uint64(1)
-    line_words = line_chars = inner_sentences = last_word_end = first_word_start = (
-        0  # of this line: words, characters, sentences before its last word; where that ends
-    )
+    line_words = line_chars = inner_sentences = last_word_end = first_word_start = 0  # inner: before the last word of the line
     first_word_end = last_word_start = 0
     ends_sentence = after_blank_line = True
     line_hash, gap_hash, paragraph_hash = np.uint64(0), np.uint64(0), np.uint64(0)
@@ -273,7 +292,10 @@ def _scan_text(data: ByteArray, units: TextUnits, counts: Int64Array) -> None:
 def compute_counts(
     data: ByteArray, offsets: Int64Array, counts: Int64Array, byte_counts: Int64Array, ngram_chars: Int64Array
 ) -> None:
-    """For each of the texts between `offsets`: `raw` COUNTS, `often` each byte stands in it, and `grams` as `_ngrams` finds them."""
+    """Fill the counts of the texts between `offsets`.
+
+    Shapes: (texts, NUM_COUNTS), (texts, 256) and (texts, MAX_NGRAM + 1).
+    """
     max_bytes = 0
     for index in range(len(offsets) - 1):
         max_bytes = max(max_bytes, offsets[index + 1] - offsets[index])

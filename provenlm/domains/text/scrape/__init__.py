@@ -1,1 +1,1 @@
-"""scrape."""
+"""Scrape text from web sites, feeds, repositories, folders, tables and WARC files."""

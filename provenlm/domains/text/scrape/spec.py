@@ -1,4 +1,7 @@
-"""What the text domain scrapes: web sites and feeds, git repositories, folders, tables and WARC files, in any mixture."""
+"""Scrape text.
+
+Sources are any mixture of web sites, feeds, git repositories, folders, tables and WARC files.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +17,7 @@ from provenlm.core.records import FetchResult
 from provenlm.scraping.crawl.crawler import crawl
 from provenlm.scraping.crawl.fetcher import CrawlPolicy
 from provenlm.scraping.crawl.urls import CrawlLimits, Seed, normalize_url
-from provenlm.scraping.extraction import topics as taxonomy
+from provenlm.scraping.extraction import topics
 from provenlm.scraping.extraction.reader import TEXT_EXTRACTOR
 from provenlm.scraping.pydoc_site import site as pydoc_site
 from provenlm.scraping.sources import folder, git, tables, warc
@@ -22,59 +25,66 @@ from provenlm.scraping.sources import folder, git, tables, warc
 
 @dataclass(frozen=True)
 class WebSource:
-    """Pages of web sites. A `feed`: what RSS or Atom feeds list, and went on listing from scrape to scrape."""
+    """Configure a crawl of web sites.
+
+    kind `feed`: the entries of RSS or Atom feeds, accumulated over scrapes.
+    """
 
     kind: Literal["site", "feed"]
     start_urls: tuple[str, ...]
     limits: CrawlLimits
-    license: str | None  # of pages that name none themselves
+    license: str | None  # of pages that do not name one
 
     def __post_init__(self) -> None:
         if not self.start_urls:
-            raise ValueError("start: name at least one address, such as https://docs.python.org/3/ or pydoc:stdlib")
+            raise ValueError("start_urls must contain a URL such as https://docs.python.org/3/ or pydoc:stdlib, got none")
         for url in self.start_urls:
             if normalize_url(_resolve_start_url(url)) is None:
-                raise ValueError(f"start: {url!r} is neither an http(s) address nor pydoc:NAME")
+                raise ValueError(f"start_urls must be http(s) URLs or pydoc:NAME, got {url!r}")
 
 
 @dataclass(frozen=True)
 class TextScrapeConfig:
-    """Where text comes from, how to behave on the way, and by which domains to sort it."""
+    """Configure scraping of text: sources, crawl policy and topics."""
 
     sources: tuple[WebSource | git.GitSource | folder.FolderSource | tables.TableSource | warc.WarcSource, ...]
     crawl_policy: CrawlPolicy
-    topics: tuple[taxonomy.Topic, ...]
-    from_cache: bool  # ask nobody: read again what the last scrape kept, as when extraction was improved
+    topics: tuple[topics.Topic, ...]
+    from_cache: bool  # send no requests: extract again from stored responses
 
     def __post_init__(self) -> None:
         if not self.sources:
-            raise ValueError("sources: name at least one")
+            raise ValueError("sources must contain at least one source, got none")
         url_counts = Counter(normalize_url(_resolve_start_url(url)) for source in self.web_sources for url in source.start_urls)
         for url, count in url_counts.items():
             if count > 1:
-                raise ValueError(f"sources: {url} is named as a start {count} times")
+                raise ValueError(f"sources must list a start URL once, got {url} {count} times")
         if not self.crawl_policy.user_agent_contact and not all(
             _is_pydoc(url) for source in self.web_sources for url in source.start_urls
         ):
-            raise ValueError("manners.contact: name an address at which the operator of a web site can reach you")
+            raise ValueError(
+                "crawl_policy.user_agent_contact must be a URL or e-mail address for the operators of the web sites, got none"
+            )
 
     @property
     def web_sources(self) -> list[WebSource]:
+        """Return the sources that are crawled."""
         return [source for source in self.sources if isinstance(source, WebSource)]
 
 
 def fetch_records(config: TextScrapeConfig, state: Path, progress: ProgressReporter) -> Iterator[FetchResult]:
-    """What became of every address, file and row, source by source; all web sites are one crawl, in the place of the first of them."""
-    find_topic = taxonomy.make_tagger(config.topics)
+    """Fetch every URL, file and row, source by source.
+
+    All web sources are one crawl, at the position of the first of them.
+    """
+    find_topic = topics.make_tagger(config.topics)
     url_counts: Counter[str] = Counter()
     for result in _fetch_all(config, state, progress):
         url_counts[result.url] += 1
-        if url_counts[result.url] > 1:  # two sources have it: the first one's stands
-            yield replace(
-                result, url=f"{result.url} ({url_counts[result.url]})", state="refused", drop_reason="repeated", record=None
-            )
+        if url_counts[result.url] > 1:  # a later source repeats it
+            yield replace(result, url=f"{result.url} ({url_counts[result.url]})", state="skipped", reason="repeated", record=None)
         elif result.record is not None and (topic := find_topic(result.record)):
-            yield replace(result, record=result.record.with_metadata(domain=topic))
+            yield replace(result, record=result.record.with_metadata(topic=topic))
         else:
             yield result
 
@@ -112,7 +122,7 @@ def _fetch_local(
 
 
 def _crawl_web_sources(config: TextScrapeConfig, state: Path, progress: ProgressReporter) -> Iterator[FetchResult]:
-    """The pages of all web sites and feeds."""
+    """Crawl the pages of all web sources."""
     sites, license_by_site = [], {}
     for group, source in enumerate(config.web_sources):
         for url in source.start_urls:
@@ -122,9 +132,9 @@ def _crawl_web_sources(config: TextScrapeConfig, state: Path, progress: Progress
     with ExitStack() as stack:
         routes = {pydoc_site.HOST: stack.enter_context(pydoc_site.serve(packages))} if packages and not config.from_cache else {}
         for result in crawl(sites, config.crawl_policy, TEXT_EXTRACTOR, state, progress, routes, config.from_cache):
-            license = license_by_site[result.record.metadata["site"]] if result.record else None
-            if result.record and license and "licence" not in result.record.metadata:
-                result = replace(result, record=result.record.with_metadata(licence=license))
+            source_license = license_by_site[result.record.metadata["site"]] if result.record else None
+            if result.record and source_license and "license" not in result.record.metadata:
+                result = replace(result, record=result.record.with_metadata(license=source_license))
             yield result
 
 
