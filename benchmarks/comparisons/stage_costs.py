@@ -38,10 +38,10 @@ def stage_costs(layout: ProjectPaths) -> dict[str, StageCost]:
     num_bytes = sum(len(item.content) for item in records.read_records(scraped))
     for name, value in (
         ("records", num_records),
-        ("addresses", num_records),
-        ("refused", 0),
-        ("failed", 0),
-        ("bytes_received", num_bytes),
+        ("urls.seen", num_records),
+        ("urls.skipped", 0),
+        ("urls.failed", 0),
+        ("download.bytes", num_bytes),
         ("bytes", num_bytes),
     ):
         recorder.add_count(name, value, "", name)

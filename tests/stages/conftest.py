@@ -78,7 +78,7 @@ class Project:
         self.write_corpus("scraped", records)
         recorder = audit.MetricRecorder()
         recorder.add_count("records", len(records), "records", "records")
-        for name, value in (("addresses", len(records)), ("refused", 0), ("failed", 0), ("bytes_received", 10**6)):
+        for name, value in (("urls.seen", len(records)), ("urls.skipped", 0), ("urls.failed", 0), ("download.bytes", 10**6)):
             recorder.add_count(name, value, "", name)
         recorder.add_count("bytes", sum(len(item.content) for item in records), "bytes", "bodies")
         audit.write_audit(self.paths.audit_json("c", "scrape"), audit.Audit("c", "scrape", recorder.metrics, [], [], {}))

@@ -1,4 +1,4 @@
-"""The scrape stage as DVC runs it, on the embedded site and on one that is not there."""
+"""Test the scrape stage as DVC runs it, on the embedded pydoc site and on a missing site."""
 
 import hashlib
 import json
@@ -21,19 +21,20 @@ corpora:
     scrape:
       sources:
         - kind: site
-          start: [START]
-          bounds: {scope: folder, include: [], exclude: [], max_pages: 100, max_bytes: 100000000, max_depth: 9, max_variants: 99}
-          licence: null
-      manners:
-        contact: "mailto:tests@example.org"
-        delay_seconds: 0.0
+          start_urls: [START]
+          limits:
+            {scope: folder, include: [], exclude: [], max_pages: 100, max_bytes: 100000000, max_depth: 9, max_url_variants: 99}
+          license: null
+      crawl_policy:
+        user_agent_contact: "mailto:tests@example.org"
+        download_delay_seconds: 0.0
         timeout_seconds: 10.0
-        tries: 1
-        max_wait_seconds: 1.0
-        max_page_bytes: 2000000
-        allow_private: ["127.0.0.1"]
-      taxonomy: []
-      offline: false
+        max_attempts: 1
+        max_retry_after_seconds: 1.0
+        max_response_bytes: 2000000
+        allowed_private_hosts: ["127.0.0.1"]
+      topics: []
+      from_cache: false
     filter: {}
     dedupe: {}
     tokenize: {}
@@ -58,18 +59,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_address_is_in_the_balance(project: Path) -> None:
+def test_every_url_is_accounted_for(project: Path) -> None:
     metrics = {name: metric.value for name, metric in audit.read_audit(project / "reports/audits/docs/scrape.json").metrics.items()}
     fetches = pd.read_parquet(project / "data/docs/fetches/fetches.parquet")
-    assert metrics["addresses"] == len(fetches) == metrics["records"] + metrics["refused"] + metrics["failed"]
-    assert metrics["balance"] == 0
+    assert metrics["urls.seen"] == len(fetches) == metrics["records"] + metrics["urls.skipped"] + metrics["urls.failed"]
+    assert metrics["unaccounted"] == 0
     assert metrics["records"] == records.count_records(project / "data/docs/scraped") == (fetches.state == "record").sum()
-    assert metrics["failed.http-404"] == (fetches.reason == "http-404").sum() > 0
+    assert metrics["urls.failed.http-404"] == (fetches.reason == "http-404").sum() > 0
     assert fetches.url.is_unique
-    assert list(fetches.columns) == ["url", "state", "reason", "status", "bytes", "tries", "seconds", "fetched_at"]
+    assert list(fetches.columns) == ["url", "state", "reason", "status", "received_bytes", "attempts", "seconds", "fetched_at"]
 
 
-def test_the_figures_are_those_of_the_records(project: Path) -> None:
+def test_the_metrics_agree_with_the_records(project: Path) -> None:
     metrics = audit.read_audit(project / "reports/audits/docs/scrape.json")
     sizes = [len(item.content) for item in records.read_records(project / "data/docs/scraped")]
     assert metrics.metrics["bytes"].value == sum(sizes)
@@ -82,49 +83,49 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("[0-9]*.parquet"))}
 
 
-def test_scraping_again_writes_the_same_shards_from_pages_not_sent_again(project: Path) -> None:
+def test_a_second_scrape_writes_the_same_shards_without_downloads(project: Path) -> None:
     before = hashing.sha256_path(project / "data/docs/scraped")
     assert scrape(project, "pydoc:requests, pydoc:urllib3").returncode == 0
-    assert hashing.sha256_path(project / "data/docs/scraped") == before  # all that filter depends on
-    metrics = json.loads((project / "reports/audits/docs/scrape.json").read_text())["figures"]
-    assert metrics["unchanged"] == metrics["records"] == metrics["records.same"]
+    assert hashing.sha256_path(project / "data/docs/scraped") == before  # the only dependency of the filter stage
+    metrics = json.loads((project / "reports/audits/docs/scrape.json").read_text())["metrics"]
+    assert metrics["download.not_modified"] == metrics["records"] == metrics["records.unchanged"]
 
 
-def test_two_scrapes_from_nothing_write_the_same_shards_because_no_clock_stands_in_them(project: Path, tmp_path: Path) -> None:
+def test_two_scrapes_write_the_same_shards(project: Path, tmp_path: Path) -> None:
     assert scrape(tmp_path, "pydoc:requests, pydoc:urllib3").returncode == 0
     assert digests(tmp_path / "data/docs/scraped") == digests(project / "data/docs/scraped")
     fetches = pd.read_parquet(tmp_path / "data/docs/fetches/fetches.parquet")
     assert (fetches.fetched_at.str.len() == len("2026-01-01T00:00:00+00:00"))[fetches.state == "record"].all()
 
 
-def test_a_damaged_last_scrape_is_mended_by_scraping_again(tmp_path: Path) -> None:
+def test_a_damaged_previous_scrape_is_replaced(tmp_path: Path) -> None:
     shard = tmp_path / "data/docs/scraped/00000.parquet"
     shard.parent.mkdir(parents=True)
     shard.write_bytes(b"cut in half")
     result = scrape(tmp_path, "pydoc:requests")
-    assert (result.returncode, "damaged or not a shard" in result.stdout) == (0, True)
+    assert (result.returncode, "comparison with the previous scrape is skipped" in result.stdout) == (0, True)
     assert records.count_records(shard.parent) > 0
 
 
-def test_a_site_that_is_not_there_leaves_the_last_scrape_as_it_was(project: Path) -> None:
+def test_an_unavailable_site_keeps_the_previous_scrape(project: Path) -> None:
     before = digests(project / "data/docs/scraped")
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         result = scrape(project, f"http://127.0.0.1:{closed.getsockname()[1]}/")
     assert result.returncode == 1
-    assert result.stderr.startswith("scrape@docs: params.yaml: corpora.docs.scrape: start: http://127.0.0.1:")
+    assert result.stderr.startswith("scrape@docs: params.yaml: corpora.docs.scrape: start_urls: http://127.0.0.1:")
     assert "Traceback" not in result.stderr
     assert digests(project / "data/docs/scraped") == before
     assert sorted(path.name for path in (project / "data/docs").iterdir()) == ["fetches", "scraped"]
 
 
 def test_an_unknown_key_stops_the_stage_at_once(tmp_path: Path) -> None:
-    result = scrape(tmp_path, "pydoc:requests]\n          strat: [x")
+    result = scrape(tmp_path, "pydoc:requests]\n          start_ulrs: [x")
     assert result.returncode == 1
-    assert "unknown key 'strat' (did you mean 'start'?)" in result.stderr
+    assert "unknown key 'start_ulrs' (did you mean 'start_urls'?)" in result.stderr
 
 
-def test_a_domain_that_fetches_nothing_is_scraped_by_the_same_stage(tmp_path: Path) -> None:
+def test_the_same_stage_scrapes_a_domain_without_downloads(tmp_path: Path) -> None:
     strings = "corpora: {s: {domain: strings, scrape: {strings: [ABC, DEF]}, filter: {}, dedupe: {}, tokenize: {}}}\nrecipes: {}\nreports: {}\n"
     (tmp_path / "params.yaml").write_text(strings, encoding="utf-8")
     command = [sys.executable, "-m", "stages.scrape", "s"]

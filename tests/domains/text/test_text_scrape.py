@@ -9,8 +9,8 @@ from provenlm.core.progress import ProgressReporter
 from provenlm.domains.text.scrape.spec import TextScrapeConfig
 
 CRAWL_POLICY = {
-    "contact": "", "delay_seconds": 1.0, "timeout_seconds": 10.0, "tries": 2, "max_wait_seconds": 5.0, "max_page_bytes": 1 << 20,
-    "allow_private": [],
+    "user_agent_contact": "", "download_delay_seconds": 1.0, "timeout_seconds": 10.0, "max_attempts": 2, "max_retry_after_seconds": 5.0, "max_response_bytes": 1 << 20,
+    "allowed_private_hosts": [],
 }  # fmt: skip
 LIMITS = {
     "scope": "folder",
@@ -19,16 +19,16 @@ LIMITS = {
     "max_pages": 1000,
     "max_bytes": 1 << 28,
     "max_depth": 9,
-    "max_variants": 99,
+    "max_url_variants": 99,
 }
 
 
 def site(*start: str, **limits: object) -> dict[str, object]:
-    return {"kind": "site", "start": list(start), "bounds": {**LIMITS, **limits}, "licence": None}
+    return {"kind": "site", "start_urls": list(start), "limits": {**LIMITS, **limits}, "license": None}
 
 
-def make_section(sources: list, contact: str = "", taxonomy: tuple = ()) -> dict[str, object]:
-    return {"sources": sources, "manners": {**CRAWL_POLICY, "contact": contact}, "taxonomy": list(taxonomy), "offline": False}
+def make_section(sources: list, contact: str = "", topics: tuple = ()) -> dict[str, object]:
+    return {"sources": sources, "crawl_policy": {**CRAWL_POLICY, "user_agent_contact": contact}, "topics": list(topics), "from_cache": False}
 
 
 def make_config(*start: str, contact: str = "") -> TextScrapeConfig:
@@ -38,11 +38,11 @@ def make_config(*start: str, contact: str = "") -> TextScrapeConfig:
 
 def scrape(state, *start: str):
     spec = registry.load_domain("text", "scrape", interfaces.ScrapeSpec)
-    return list(spec.fetch(make_config(*start), state, ProgressReporter("scrape", "addresses", None)))
+    return list(spec.fetch(make_config(*start), state, ProgressReporter("scrape", "URLs", None)))
 
 
-def test_a_web_site_wants_a_contact() -> None:
-    with pytest.raises(ProvenlmError, match=r"corpora.docs.scrape: manners.contact: name an address"):
+def test_a_web_site_needs_a_contact() -> None:
+    with pytest.raises(ProvenlmError, match=r"corpora.docs.scrape: crawl_policy.user_agent_contact must be"):
         make_config("https://example.org/")
     assert make_config("https://example.org/", contact="mailto:me@example.org").web_sources[0].start_urls == (
         "https://example.org/",
@@ -50,13 +50,13 @@ def test_a_web_site_wants_a_contact() -> None:
 
 
 @pytest.mark.parametrize("start", ["ftp://example.org/", "stdlib", "http://", ""])
-def test_a_start_that_is_no_address_is_refused(start: str) -> None:
-    with pytest.raises(ProvenlmError, match="is neither an http"):
+def test_a_start_that_is_no_url_is_refused(start: str) -> None:
+    with pytest.raises(ProvenlmError, match="start_urls must be http"):
         make_config(start, contact="x")
 
 
 def test_no_start_is_refused() -> None:
-    with pytest.raises(ProvenlmError, match="start: name at least one address"):
+    with pytest.raises(ProvenlmError, match="start_urls must contain a URL"):
         make_config()
 
 
@@ -75,7 +75,7 @@ def test_the_documentation_of_a_package_becomes_records(tmp_path) -> None:
         assert part not in everything
 
 
-def test_two_scrapes_from_nothing_give_the_same_records_but_for_their_date(tmp_path) -> None:
+def test_two_scrapes_give_the_same_records_except_for_their_date(tmp_path) -> None:
     first, second = (scrape(tmp_path / name, "pydoc:urllib3") for name in "ab")
     assert [(fetch.url, fetch.state, fetch.reason) for fetch in first] == [
         (fetch.url, fetch.state, fetch.reason) for fetch in second
@@ -83,13 +83,13 @@ def test_two_scrapes_from_nothing_give_the_same_records_but_for_their_date(tmp_p
     assert [fetch.record and fetch.record.content for fetch in first] == [fetch.record and fetch.record.content for fetch in second]
 
 
-def test_a_scrape_repeated_receives_no_page_twice_and_gives_the_same_records(tmp_path) -> None:
+def test_a_repeated_scrape_downloads_no_page_and_gives_the_same_records(tmp_path) -> None:
     first, second = (scrape(tmp_path, "pydoc:bs4") for _ in "ab")
     assert {fetch.status for fetch in second if fetch.record} == {304}
     assert [fetch.record for fetch in first] == [fetch.record for fetch in second]
 
 
-def test_a_module_that_acts_is_refused_by_the_site_itself(tmp_path) -> None:
+def test_a_module_with_side_effects_is_excluded_by_the_site_itself(tmp_path) -> None:
     fetches = {}
     for fetch in registry.load_domain("text", "scrape", interfaces.ScrapeSpec).fetch(
         config.parse_config(
@@ -98,9 +98,9 @@ def test_a_module_that_acts_is_refused_by_the_site_itself(tmp_path) -> None:
             "x",
         ),
         tmp_path,
-        ProgressReporter("scrape", "addresses", None),
+        ProgressReporter("scrape", "URLs", None),
     ):
         fetches[fetch.url] = (fetch.state, fetch.reason)
-    assert fetches["http://pydoc.localhost/stdlib/this.html"] == ("refused", "robots")
+    assert fetches["http://pydoc.localhost/stdlib/this.html"] == ("skipped", "robots")
     assert fetches["http://pydoc.localhost/stdlib/abc.html"] == ("record", "")
     assert [url for url, outcome in fetches.items() if outcome[0] == "record" and not re.search(r"abc.html$", url)] == []

@@ -21,24 +21,24 @@ from provenlm.scraping.crawl.archive import WarcArchive
 
 ROOT = Path(__file__).resolve().parents[3]
 CRAWL_POLICY = {
-    "contact": "", "delay_seconds": 0.0, "timeout_seconds": 10.0, "tries": 1, "max_wait_seconds": 1.0, "max_page_bytes": 5000,
-    "allow_private": [],
+    "user_agent_contact": "", "download_delay_seconds": 0.0, "timeout_seconds": 10.0, "max_attempts": 1, "max_retry_after_seconds": 1.0, "max_response_bytes": 5000,
+    "allowed_private_hosts": [],
 }  # fmt: skip
-FOLDER = {"kind": "folder", "at": "notes", "include": [], "exclude": [], "licence": None}
-TABLE = {"files": ["rows/*"], "text": "text", "source": None, "facts": ["title"], "licence": None}
-GIT = {"kind": "git", "at": "repo", "ref": "HEAD", "include": [], "exclude": [], "licence": None}
-WARC = {"kind": "warc", "files": ["kept/*"], "licence": None}
+FOLDER = {"kind": "folder", "path": "notes", "include": [], "exclude": [], "license": None}
+TABLE = {"files": ["rows/*"], "text": "text", "source": None, "metadata": ["title"], "license": None}
+GIT = {"kind": "git", "url": "repo", "ref": "HEAD", "include": [], "exclude": [], "license": None}
+WARC = {"kind": "warc", "files": ["kept/*"], "license": None}
 
 
 def parse_sources(sources: list, topics: tuple = ()) -> TextScrapeConfig:
-    section = {"sources": sources, "manners": CRAWL_POLICY, "taxonomy": list(topics), "offline": False}
+    section = {"sources": sources, "crawl_policy": CRAWL_POLICY, "topics": list(topics), "from_cache": False}
     return config.parse_config(TextScrapeConfig, section, "params.yaml: corpora.x.scrape")
 
 
 def scrape(*sources: dict, topics: tuple = ()) -> dict[str, FetchResult]:
     spec = registry.load_domain("text", "scrape", interfaces.ScrapeSpec)
-    fetches = list(spec.fetch(parse_sources(list(sources), topics), Path("state"), ProgressReporter("scrape", "addresses", None)))
-    assert len({fetch.url for fetch in fetches}) == len(fetches), "an address ended twice"
+    fetches = list(spec.fetch(parse_sources(list(sources), topics), Path("state"), ProgressReporter("scrape", "URLs", None)))
+    assert len({fetch.url for fetch in fetches}) == len(fetches), "a URL has two outcomes"
     return {fetch.url: fetch for fetch in fetches}
 
 
@@ -61,40 +61,40 @@ def write_file(name: str, content: bytes | str) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ({**FOLDER, "kind": "foldr"}, "sources[1].kind: 'foldr' is none of: site, feed, git, folder, jsonl, parquet, warc (did you mean 'folder'?)"),
-        ({"at": "x"}, "sources[1]: missing key 'kind': one of site, feed, git, folder, jsonl, parquet, warc"),
-        ({**FOLDER, "include": "*.md"}, "sources[1].include: expected a list, got '*.md'"),
-        ({**FOLDER, "start": []}, "sources[1]: unknown key 'start'; known: kind, at, include, exclude, licence"),
-        ({"kind": "warc", "files": []}, "sources[1]: missing key 'licence'; known: kind, files, licence"),
-        ("notes", "sources[1]: expected a mapping of keys, got 'notes'"),
-        ({**GIT, "ref": "--upload-pack=x"}, "sources[1]: at and ref: name a repository and a branch, tag or commit"),
+        ({**FOLDER, "kind": "foldr"}, "sources[1].kind: must be one of site, feed, git, folder, jsonl, parquet, warc, got 'foldr' (did you mean 'folder'?)"),
+        ({"path": "x"}, "sources[1]: missing key 'kind'; known: site, feed, git, folder, jsonl, parquet, warc"),
+        ({**FOLDER, "include": "*.md"}, "sources[1].include: must be a list, got '*.md'"),
+        ({**FOLDER, "start_urls": []}, "sources[1]: unknown key 'start_urls'; known: kind, path, include, exclude, license"),
+        ({"kind": "warc", "files": []}, "sources[1]: missing key 'license'; known: kind, files, license"),
+        ("notes", "sources[1]: must be a mapping of keys, got 'notes'"),
+        ({**GIT, "ref": "--upload-pack=x"}, "sources[1]: ref must be a branch, tag or commit, got '--upload-pack=x'"),
     ],
 )  # fmt: skip
-def test_a_mistake_in_a_source_is_named_with_its_place(source: object, message: str) -> None:
+def test_an_invalid_source_is_named_with_its_location(source: object, message: str) -> None:
     with pytest.raises(ProvenlmError) as error:
         parse_sources([FOLDER, source])
     assert str(error.value).removeprefix("params.yaml: corpora.x.scrape.").startswith(message)
 
 
-def test_a_source_that_is_not_there_is_named_with_its_place() -> None:
+def test_a_missing_source_is_named_with_its_location() -> None:
     write_file("notes/a.md", "a")
     for source, message in (
-        ({**FOLDER, "at": "nowhere"}, r"sources\[1\]: at: 'nowhere' is no folder here"),
-        ({**TABLE, "kind": "jsonl"}, r"sources\[1\]: files: nothing matches 'rows/\*'"),
-        ({**GIT, "at": "nowhere.invalid"}, r"sources\[1\]: at: git fetch: "),
+        ({**FOLDER, "path": "nowhere"}, r"sources\[1\]: path must be an existing folder, got 'nowhere'"),
+        ({**TABLE, "kind": "jsonl"}, r"sources\[1\]: files must match at least one file, got 'rows/\*'"),
+        ({**GIT, "url": "nowhere.invalid"}, r"sources\[1\]: url: git fetch: "),
     ):
         with pytest.raises(ProvenlmError, match=message):
             scrape(FOLDER, source)
 
 
-def test_the_page_that_shows_one_of_each_is_right() -> None:
+def test_the_sources_page_shows_a_valid_example_of_each_kind() -> None:
     (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/sources.md").read_text(encoding="utf-8"), re.DOTALL)
     scrape_config = config.parse_config(TextScrapeConfig, YAML(typ="safe").load(block), "docs/sources.md")
     assert [source.kind for source in scrape_config.sources] == ["site", "feed", "git", "folder", "jsonl", "warc"]
     assert len(scrape_config.topics) == 8
 
 
-def test_files_become_records_by_what_they_are() -> None:
+def test_files_become_records_according_to_their_type() -> None:
     write_file("notes/a.md", "# a\n\n    code\n")
     write_file("notes/deep/b.rst", "b\n=\n")
     write_file("notes/c.html", '<html lang="en"><title>C</title><nav>menu</nav><p>text</p>')
@@ -109,11 +109,11 @@ def test_files_become_records_by_what_they_are() -> None:
         "notes/latin.txt": ("text/plain", "café"),
     }
     assert fetches["notes/c.html"].record.metadata == {"site": "notes", "title": "C", "lang": "en"}
-    assert fetches["notes/d.py"].record.metadata == {"site": "notes", "licence": "MIT"}
+    assert fetches["notes/d.py"].record.metadata == {"site": "notes", "license": "MIT"}
     assert all(fetch.fetched_at for fetch in fetches.values())
 
 
-def test_every_file_that_is_no_record_has_its_reason() -> None:
+def test_every_skipped_file_has_its_reason() -> None:
     write_file("notes/a.md", "a")
     write_file("notes/picture.png", b"\x89PNG\0\0")
     write_file("notes/empty.txt", " \n")
@@ -158,7 +158,7 @@ def pdf(text: str) -> bytes:
     return out + b"xref\n0 6\n0000000000 65535 f \n%strailer<</Size 6/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF" % (table, len(out))
 
 
-def test_a_pdf_says_what_it_says_and_a_damaged_one_is_named() -> None:
+def test_the_text_of_a_pdf_is_extracted_and_a_damaged_pdf_is_named() -> None:
     write_file("notes/a.pdf", pdf("Hello there"))
     write_file("notes/b.pdf", pdf("Hello there")[:150])
     write_file("notes/c.pdf", b"no pdf at all")
@@ -187,7 +187,7 @@ def repository() -> None:
     git("-C", "repo", "commit", "-qm", "one")
 
 
-def test_a_repository_on_this_machine_gives_the_files_of_its_commit() -> None:
+def test_a_local_repository_gives_the_files_of_its_commit() -> None:
     repository()
     write_file("repo/uncommitted.md", "not there yet")
     fetches = scrape({**GIT, "exclude": ["LICENSE"]})
@@ -196,12 +196,12 @@ def test_a_repository_on_this_machine_gives_the_files_of_its_commit() -> None:
     }  # fmt: skip
     record = fetches["repo#src/a.py"].record
     assert (record.text, record.media_type) == ("a = 1\n", "text/x-python")
-    assert record.metadata == {"site": "repo", "licence": "MIT", "blob": git("-C", "repo", "rev-parse", "HEAD:src/a.py")}
+    assert record.metadata == {"site": "repo", "license": "MIT", "blob": git("-C", "repo", "rev-parse", "HEAD:src/a.py")}
 
 
-def test_a_repository_elsewhere_is_fetched_and_fetched_again_when_it_moves_on() -> None:
+def test_a_remote_repository_is_fetched_again_when_it_changes() -> None:
     repository()
-    source = {**GIT, "at": f"file://{Path('repo').absolute()}"}
+    source = {**GIT, "url": f"file://{Path('repo').absolute()}"}
     assert sum(fetch.state == "record" for fetch in scrape(source).values()) == 3
     write_file("repo/new.md", "new")
     git("-C", "repo", "add", "-A")
@@ -214,9 +214,9 @@ def test_a_repository_elsewhere_is_fetched_and_fetched_again_when_it_moves_on() 
     )
 
 
-def test_a_ref_that_is_not_there_is_named() -> None:
+def test_a_missing_ref_is_named() -> None:
     repository()
-    with pytest.raises(ProvenlmError, match=r"sources\[0\]: at: git rev-parse: .*"):
+    with pytest.raises(ProvenlmError, match=r"sources\[0\]: url: git rev-parse: .*"):
         scrape({**GIT, "ref": "no-such-branch"})
 
 
@@ -224,26 +224,26 @@ def jsonl(*items: object) -> bytes:
     return b"".join(json.dumps(item).encode() + b"\n" for item in items)
 
 
-def test_rows_of_jsonl_become_records_and_bad_ones_have_their_reason() -> None:
+def test_rows_of_jsonl_become_records_and_invalid_ones_have_a_reason() -> None:
     lines = jsonl({"text": "a", "title": "A", "n": 1}, {"txt": "b"}, {"text": ""}, {"text": 5}, ["x"])
     write_file("rows/a.jsonl", lines + b'{"text": "half\n\n' + jsonl({"text": "y" * 4990}, {"text": "last \ud800"}))
-    fetches = scrape({**TABLE, "kind": "jsonl", "licence": "CC0-1.0"})
+    fetches = scrape({**TABLE, "kind": "jsonl", "license": "CC0-1.0"})
     assert outcomes(fetches) == {
         "rows/a.jsonl:1": "record", "rows/a.jsonl:2": "no-text", "rows/a.jsonl:3": "empty", "rows/a.jsonl:4": "no-text",
         "rows/a.jsonl:5": "json", "rows/a.jsonl:6": "json", "rows/a.jsonl:8": "too-large", "rows/a.jsonl:9": "record",
     }  # fmt: skip
-    assert fetches["rows/a.jsonl:1"].record.metadata == {"site": "rows/a.jsonl", "licence": "CC0-1.0", "title": "A"}
+    assert fetches["rows/a.jsonl:1"].record.metadata == {"site": "rows/a.jsonl", "license": "CC0-1.0", "title": "A"}
     assert fetches["rows/a.jsonl:9"].record.text == "last ?"
 
 
-def test_a_line_of_50_mb_is_refused_and_the_next_one_is_read() -> None:
+def test_a_line_of_50_mb_is_skipped_and_the_next_one_is_read() -> None:
     write_file("rows/a.jsonl", b'{"text": "' + b"x" * 50_000_000 + b'"}\n' + jsonl({"text": "after"}))
     fetches = scrape({**TABLE, "kind": "jsonl"})
     assert outcomes(fetches) == {"rows/a.jsonl:1": "too-large", "rows/a.jsonl:2": "record"}
     assert fetches["rows/a.jsonl:1"].received_bytes > 50_000_000
 
 
-def test_a_packed_jsonl_that_breaks_off_gives_what_came_before() -> None:
+def test_a_truncated_compressed_jsonl_gives_the_rows_before_the_end() -> None:
     packed = gzip.compress(jsonl(*({"text": f"row {os.urandom(200).hex()}"} for _ in range(200))))
     write_file("rows/a.jsonl.gz", packed[: len(packed) // 2])
     write_file("rows/b.jsonl", jsonl({"text": "b"}))
@@ -262,7 +262,7 @@ def test_rows_of_parquet_become_records_named_by_a_column() -> None:
     fetches = scrape({**TABLE, "kind": "parquet", "source": "url"})
     assert outcomes(fetches) == {"http://h/a": "record", "rows/a.parquet:2": "no-text", "rows/a.parquet:3": "too-large"}
     assert (fetches["http://h/a"].record.source, fetches["http://h/a"].record.metadata["title"]) == ("http://h/a", "A")
-    with pytest.raises(ProvenlmError, match=r"sources\[0\]: rows/a.parquet has no column 'body'; it has: text, url, title"):
+    with pytest.raises(ProvenlmError, match=r"sources\[0\]: rows/a.parquet: no column 'body'; must be one of: text, url, title"):
         scrape({**TABLE, "kind": "parquet", "text": "body"})
 
 
@@ -276,7 +276,7 @@ def test_a_parquet_file_cut_in_half_is_named_and_the_next_one_is_read() -> None:
     assert sum(fetch.state == "record" for fetch in fetches.values()) == 99
 
 
-def test_a_parquet_file_damaged_in_its_middle_gives_what_comes_before() -> None:
+def test_a_damaged_parquet_file_gives_the_rows_before_the_damage() -> None:
     Path("rows").mkdir()
     texts = [os.urandom(500).hex() for _ in range(2000)]
     pq.write_table(pa.table({"text": texts, "title": ["x"] * 2000}), "rows/a.parquet", row_group_size=500, compression="zstd")
@@ -306,7 +306,7 @@ def test_responses_of_a_warc_become_records_with_their_date() -> None:
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_a_broken_record_of_a_warc_is_named_and_the_others_are_read(packed: bool) -> None:
+def test_a_damaged_warc_record_is_named_and_the_others_are_read(packed: bool) -> None:
     content, offsets = build_warc(*PAGES)
     if not packed:
         ends = [*offsets[1:], len(content)]
@@ -322,7 +322,7 @@ def test_a_broken_record_of_a_warc_is_named_and_the_others_are_read(packed: bool
     }  # fmt: skip
 
 
-def test_a_warc_that_unpacks_without_end_is_cut_off() -> None:
+def test_a_warc_record_that_decompresses_to_too_much_is_skipped() -> None:
     content, offsets = build_warc(PAGES[0], ("http://h/bomb", bytes(20_000_000)), PAGES[1])
     write_file("kept/a.warc.gz", content)
     write_file("kept/b.warc", b"")
@@ -332,18 +332,18 @@ def test_a_warc_that_unpacks_without_end_is_cut_off() -> None:
     }  # fmt: skip
 
 
-def test_sources_mix_and_of_what_two_have_the_first_stands() -> None:
+def test_of_the_same_url_in_two_sources_the_first_is_kept() -> None:
     write_file("notes/a.md", "a note")
     write_file("rows/a.jsonl", jsonl({"text": "a row", "url": "http://h/0"}))
     write_file("kept/a.warc.gz", build_warc(*PAGES[:2])[0])
-    fetches = scrape(FOLDER, {**TABLE, "kind": "jsonl", "source": "url"}, WARC, {**FOLDER, "licence": "MIT"})
+    fetches = scrape(FOLDER, {**TABLE, "kind": "jsonl", "source": "url"}, WARC, {**FOLDER, "license": "MIT"})
     assert outcomes(fetches) == {
         "notes/a.md": "record", "http://h/0": "record", "http://h/0 (2)": "repeated", "http://h/1": "record", "notes/a.md (2)": "repeated",
     }  # fmt: skip
     assert fetches["http://h/0"].record.text == "a row"
 
 
-def test_a_taxonomy_tags_by_address_first_and_else_by_words() -> None:
+def test_topics_are_assigned_by_url_first_and_then_by_keywords() -> None:
     for name, text in (
         ("ctf/a.md", "nothing"),
         ("b.md", "Nmap, nmap; bounty"),
@@ -352,13 +352,13 @@ def test_a_taxonomy_tags_by_address_first_and_else_by_words() -> None:
     ):
         write_file(f"notes/{name}", text)
     topics = (
-        {"tag": "ctf", "addresses": ["/ctf/"], "words": [], "least": 1},
-        {"tag": "tools", "addresses": [], "words": ["nmap", "burp suite"], "least": 2},
-        {"tag": "bounty", "addresses": [], "words": ["bounty"], "least": 1},
+        {"name": "ctf", "url_patterns": ["/ctf/"], "keywords": [], "min_matches": 1},
+        {"name": "tools", "url_patterns": [], "keywords": ["nmap", "burp suite"], "min_matches": 2},
+        {"name": "bounty", "url_patterns": [], "keywords": ["bounty"], "min_matches": 1},
     )
     fetches = scrape(FOLDER, topics=topics)
-    assert {url: fetch.record.metadata.get("domain") for url, fetch in fetches.items()} == {
+    assert {url: fetch.record.metadata.get("topic") for url, fetch in fetches.items()} == {
         "notes/ctf/a.md": "ctf", "notes/b.md": "tools", "notes/c.md": "bounty", "notes/d.md": None,
     }  # fmt: skip
-    with pytest.raises(ProvenlmError, match=r"scrape.taxonomy\[0\]: tag: name the domain"):
-        parse_sources([FOLDER], ({"tag": "x", "addresses": [], "words": [], "least": 1},))
+    with pytest.raises(ProvenlmError, match=r"scrape.topics\[0\]: name must not be empty"):
+        parse_sources([FOLDER], ({"name": "x", "url_patterns": [], "keywords": [], "min_matches": 1},))
