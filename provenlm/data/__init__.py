@@ -1,1 +1,1 @@
-"""data."""
+"""Store token ids in flat arrays on disk and check them."""

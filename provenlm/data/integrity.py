@@ -1,6 +1,6 @@
-"""Records and the token arrays that were written of them in; out, which records stand in the arrays: all of them are looked for.
+"""Check that the token arrays contain every record, by decoding all of them again.
 
-A record is found when the document under its id, read back from the file and decoded, has the digest that the record is named by.
+A record matches if the document with its id, read back from the file and decoded, has the digest that the record id is made of.
 """
 
 from collections import Counter
@@ -14,28 +14,29 @@ from provenlm.core.interfaces import Tokenizer
 from provenlm.core.records import Record
 from provenlm.data.token_dataset import SPLIT_NAMES, DatasetSplit, TokenDataset
 
-MAX_TABLE_ROWS = 20  # records shown of each fault; places of origin shown of each kind
-METADATA_FIELDS = ("site", "domain", "licence", "language", "profile")  # facts of a record by which the corpus is broken down
+MAX_TABLE_ROWS = 20
+METADATA_FIELDS = ("site", "topic", "license", "language", "profile")  # metadata by which the corpus is broken down
 
 
 @dataclass
 class IntegrityResult:
-    """`differing`: their document decodes to something else; `missing`: there is none; `strange`: documents that are no record."""
+    """Hold the outcome of comparing records with the token arrays."""
 
     matched: int = 0
-    mismatched: list[Record] = field(default_factory=list)
-    missing: list[Record] = field(default_factory=list)
-    extra: int = 0
-    prompt_counts: dict[str, Counter[str]] = field(
-        default_factory=dict
-    )  # of each probe, in how many records of each side it stands
+    mismatched: list[Record] = field(default_factory=list)  # their document decodes to something else
+    missing: list[Record] = field(default_factory=list)  # there is no document with their id
+    extra: int = 0  # documents that are no record
+    prompt_counts: dict[str, Counter[str]] = field(default_factory=dict)  # by prompt: the records of each split that contain it
     metadata_counts: dict[str, dict[str, Counter[str]]] = field(default_factory=lambda: {key: {} for key in METADATA_FIELDS})
 
 
 def check_integrity(
     records: Iterable[Record], dataset: TokenDataset, tokenizer: Tokenizer, prompts: Sequence[str]
 ) -> IntegrityResult:
-    """Look for each of `records` in `tokens`, and for each of `probes` in the records. In memory: one record, and the place of each."""
+    """Compare each record with its document, and search the records for `prompts`.
+
+    Memory holds one record and the location of every document.
+    """
     splits: dict[str, DatasetSplit] = {"train": dataset.train, "val": dataset.val}
     doc_locations = {
         record_id: (split_name, doc_index)
@@ -50,10 +51,8 @@ def check_integrity(
             continue
         split = splits[split_name]
         ids = split.ids[split.doc_offsets[doc_index] : split.doc_offsets[doc_index + 1]].tolist()
-        is_match, num_words = (
-            hashing.sha256_bytes(tokenizer.decode(ids))[: len(record.id)] == record.id,
-            len(record.content.split()),
-        )
+        is_match = hashing.sha256_bytes(tokenizer.decode(ids))[: len(record.id)] == record.id
+        num_words = len(record.content.split())
         result.matched += is_match
         if not is_match:
             result.mismatched.append(record)
@@ -62,13 +61,13 @@ def check_integrity(
         for key in METADATA_FIELDS:
             tally = result.metadata_counts[key].setdefault(metadata_value(record, key), Counter())
             tally.update(records=1, bytes=len(record.content), words=num_words, tokens=len(ids), **{split_name: len(ids)})
-            tally["whole"] += is_match
+            tally["matched"] += is_match
     result.extra = len(doc_locations)
     return result
 
 
 def metadata_value(record: Record, key: str) -> str:
-    """What `record` says of itself; its host where it does not name its site, `unknown` where it does not say."""
+    """Return a metadata value; `unknown` without one, but for the site, which is then the host of the source."""
     value = record.metadata.get(key)
     if value is None and key == "site":
         return urlsplit(record.source).netloc or record.source.split(":", 1)[0]
@@ -76,39 +75,47 @@ def metadata_value(record: Record, key: str) -> str:
 
 
 def record_integrity(audit: MetricRecorder, result: IntegrityResult) -> None:
-    description = "records whose document, read back from the arrays and decoded, has the digest that the record is named by"
-    audit.add_count("found", result.matched, "records", description)
-    audit.add_count(
-        "missing", len(result.missing), "records", "unique records that stand nowhere in the arrays; all are looked for"
-    )
-    audit.add_count("strange", result.extra, "documents", "documents of the arrays that are none of the unique records")
-    description = "records that differ when decoded again; every record is tried"
-    audit.add_count("round_trip_failures", len(result.mismatched), "records", description)
-    for name, description, faulty_records in (
-        ("round_trip", "that differ when decoded again", result.mismatched),
-        ("missing", "that stand nowhere in the arrays", result.missing),
-    ):
-        rows = [(item.id, item.source) for item in faulty_records[:MAX_TABLE_ROWS]]
-        if rows or name == "round_trip":
-            audit.tables.append(AuditTable(name, f"the first {MAX_TABLE_ROWS} records {description}", ("id", "source"), rows))
+    """Record how many records match, where prompts occur in the corpus, and the breakdown by metadata."""
+    with audit.scope("integrity") as metrics:
+        metrics.add_count(
+            "matched", result.matched, "records", "Records whose document decodes to the same bytes; all records are tested"
+        )
+        metrics.add_count(
+            "missing", len(result.missing), "records", "Records without a document in the token arrays; all records are tested"
+        )
+        metrics.add_count("extra", result.extra, "documents", "Documents in the token arrays that are none of the records")
+        description = "Records whose document decodes to other bytes; all records are tested"
+        metrics.add_count("decode_mismatch", len(result.mismatched), "records", description)
+        for name, label, records in (
+            ("decode_mismatch", "records whose document decodes to other bytes", result.mismatched),
+            ("missing", "records without a document in the token arrays", result.missing),
+        ):
+            rows = [(record.id, record.source) for record in records[:MAX_TABLE_ROWS]]
+            if rows or name == "decode_mismatch":
+                metrics.tables.append(AuditTable(name, f"The first {MAX_TABLE_ROWS} {label}", ("id", "source"), rows))
     if result.prompt_counts:
-        audit.add_count("probes", len(result.prompt_counts), "probes", "texts that a trained net will be asked about")
-        for split_name, name in (("train", "training"), ("val", "held-out")):
-            num_prompts = sum(counts[split_name] > 0 for counts in result.prompt_counts.values())
-            audit.add_count(
-                f"probes.{split_name}", num_prompts, "probes", f"probes that stand, letter by letter, in a {name} record"
-            )
-        prompt_rows = [(repr(prompt), counts["train"], counts["val"]) for prompt, counts in result.prompt_counts.items()]
-        description = "in how many records each probe stands: of one that stands in training, memory alone can know how it goes on"
-        audit.tables.append(AuditTable("probes", description, ("probe", "training", "held out"), prompt_rows))
+        _record_contamination(audit, result.prompt_counts)
     for key, values in result.metadata_counts.items():
-        if values.keys() - {"unknown"}:
-            audit.add_count(f"origins.{key}", len(values.keys() - {"unknown"}), "values", f"different values of the fact `{key}`")
+        num_distinct = len(values.keys() - {"unknown"})
+        if num_distinct:
+            audit.add_count(f"metadata.distinct.{key}", num_distinct, "values", f"Distinct values of the metadata field `{key}`")
             audit.tables.append(breakdown_table(key, values))
 
 
+def _record_contamination(audit: MetricRecorder, prompt_counts: dict[str, Counter[str]]) -> None:
+    description = "Contamination prompts: texts of evaluation prompts that were searched for in the corpus"
+    audit.add_count("contamination.prompts", len(prompt_counts), "prompts", description)
+    for split_name, label in (("train", "training"), ("val", "validation")):
+        count = sum(counts[split_name] > 0 for counts in prompt_counts.values())
+        description = f"Contamination prompts that occur verbatim in a {label} document"
+        audit.add_count(f"contamination.prompts_in_{split_name}", count, "prompts", description)
+    rows = [(repr(prompt), counts["train"], counts["val"]) for prompt, counts in prompt_counts.items()]
+    description = "Documents that contain each prompt; a model can complete a prompt that occurs in training from memory"
+    audit.tables.append(AuditTable("contamination", description, ("prompt", "training", "validation"), rows))
+
+
 def breakdown_table(key: str, values: dict[str, Counter[str]]) -> AuditTable:
-    """What the corpus consists of by one fact, the largest first."""
+    """Tabulate the corpus by one metadata field, the most tokens first."""
     total_tokens = max(1, sum(tally["tokens"] for tally in values.values()))
     order = sorted(values, key=lambda value: (-values[value]["tokens"], value))
     rows: list[Sequence[int | float | str]] = []
@@ -116,10 +123,10 @@ def breakdown_table(key: str, values: dict[str, Counter[str]]) -> AuditTable:
         tally = values[value]
         fractions = (round(tally["tokens"] / total_tokens, 4), round(tally["val"] / max(1, tally["tokens"]), 4))
         rates = (round(tally["bytes"] / max(1, tally["tokens"]), 3), round(tally["tokens"] / max(1, tally["words"]), 3))
-        round_trip = round(tally["whole"] / tally["records"], 4)
-        rows.append((value, tally["records"], tally["bytes"], tally["tokens"], *fractions, *rates, round_trip))
-    columns = (key, "records", "bytes", "tokens", "share of tokens", "held out", "bytes a token", "tokens a word", "round trip")
-    description = (
-        f"records by {key}" if len(order) <= MAX_TABLE_ROWS else f"records by {key}, the largest {MAX_TABLE_ROWS} of {len(order)}"
-    )
-    return AuditTable(f"by_{key}", description, columns, rows)
+        match_rate = round(tally["matched"] / tally["records"], 4)
+        rows.append((value, tally["records"], tally["bytes"], tally["tokens"], *fractions, *rates, match_rate))
+    columns = (
+        key, "records", "bytes", "tokens", "fraction of tokens", "validation fraction", "bytes per token", "tokens per word", "matched",
+    )  # fmt: skip
+    limit = "" if len(order) <= MAX_TABLE_ROWS else f", the largest {MAX_TABLE_ROWS} of {len(order)}"
+    return AuditTable(f"by_{key}", f"Records by {key}{limit}", columns, rows)

@@ -1,154 +1,142 @@
-"""What was encoded, and the audits of the stages before, in; figures, and what is left of the corpus at each step, out."""
+"""Measure the tokenized corpus and account for all data from the scraped URLs to the stored tokens."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from provenlm.core.audit import Audit, AuditTable, MetricRecorder, PlotSeries
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import DataError
 from provenlm.core.interfaces import Tokenizer
 from provenlm.data.token_dataset import SPLIT_NAMES
 
-AUDIT_LINKS = (  # a count that a stage wrote and the same count as the next one read it
+AUDIT_LINKS = (  # a count that a stage wrote, and the same count as the next stage read it
     ("scrape", "records", "filter", "records.in"),
     ("scrape", "bytes", "filter", "bytes.in"),
     ("filter", "records.kept", "dedupe", "records.in"),
     ("filter", "bytes.kept", "dedupe", "bytes.in"),
 )
+SPLIT_LABELS = {"train": "training", "val": "validation"}
 
 
 @dataclass
 class TokenizeTally:
-    """What was encoded, by side of the split."""
+    """Count what was encoded, by split."""
 
     documents: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLIT_NAMES, 0))
     tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLIT_NAMES, 0))
     bytes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLIT_NAMES, 0))
     clusters: dict[str, set[str]] = field(default_factory=lambda: {split: set() for split in SPLIT_NAMES})
     doc_lengths: list[int] = field(default_factory=list)  # tokens of each document
-    content_tokens: int = 0  # without special ones
+    content_tokens: int = 0  # without special tokens
     content_words: int = 0
     unknown_tokens: int = 0
 
 
 def check_lineage(upstream_audits: Mapping[str, Audit], num_deduped: int) -> None:
-    """ProvenlmError unless each stage read what the one before it wrote."""
+    """Compare what each stage read with what the stage before it wrote. Raises DataError at a difference."""
     links = [(*link, metric_value(upstream_audits, *link[:2]), metric_value(upstream_audits, *link[2:])) for link in AUDIT_LINKS]
-    links.append(
-        (
-            "dedupe",
-            "records.unique",
-            "tokenize",
-            "records in",
-            metric_value(upstream_audits, "dedupe", "records.unique"),
-            num_deduped,
-        )
-    )
+    num_unique = metric_value(upstream_audits, "dedupe", "records.unique")
+    links.append(("dedupe", "records.unique", "tokenize", "records.in", num_unique, num_deduped))
     for producer, produced_metric, consumer, consumed_metric, produced, consumed in links:
         if produced != consumed:
-            raise ProvenlmError(
-                f"{producer} says {produced_metric} = {produced}, but {consumer} says {consumed_metric} = {consumed}; run `dvc repro` from {producer} on"
+            raise DataError(
+                f"{consumer}.{consumed_metric}: must equal {producer}.{produced_metric} = {produced}, got {consumed}; "
+                f"run `dvc repro` from {producer} on"
             )
 
 
 def metric_value(upstream_audits: Mapping[str, Audit], stage_name: str, name: str) -> int:
+    """Return a metric of an earlier stage. Raises DataError if its audit has none of that name."""
     metrics = upstream_audits[stage_name].metrics
     if name not in metrics:
-        raise ProvenlmError(f"the audit of {stage_name} holds no figure {name!r}; run {stage_name} again")
+        raise DataError(f"audit of {stage_name}: must contain metric {name!r}, got none; run {stage_name} again")
     return int(metrics[name].value)
 
 
 def record_tokenize_metrics(audit: MetricRecorder, tokenizer: Tokenizer, tally: TokenizeTally) -> None:
+    """Record sizes of the corpus by split, the fertility of the tokenizer and the lengths of documents."""
     num_documents = len(tally.doc_lengths)
-    audit.add_count("vocabulary", tokenizer.vocab_size, "ids", "distinct token ids, special ones included")
-    audit.add_count("records.in", num_documents, "records", "unique records that were encoded")
-    for split, name in (("train", "training"), ("val", "held-out")):
-        audit.add_count(f"documents.{split}", tally.documents[split], "documents", f"records on the {name} side")
-        audit.add_count(f"tokens.{split}", tally.tokens[split], "tokens", f"tokens on the {name} side, special ones included")
-        audit.add_count(f"bytes.{split}", tally.bytes[split], "bytes", f"bodies on the {name} side")
-        audit.add_count(f"clusters.{split}", len(tally.clusters[split]), "clusters", f"duplicate clusters on the {name} side")
+    audit.add_count("vocab_size", tokenizer.vocab_size, "ids", "Vocabulary size: number of token ids, special tokens included")
+    audit.add_count("records.in", num_documents, "records", "Deduplicated records that were tokenized")
+    for split in SPLIT_NAMES:
+        label = SPLIT_LABELS[split]
+        audit.add_count(f"documents.{split}", tally.documents[split], "documents", f"Documents in the {label} split")
+        audit.add_count(f"tokens.{split}", tally.tokens[split], "tokens", f"Tokens in the {label} split, special tokens included")
+        audit.add_count(f"bytes.{split}", tally.bytes[split], "bytes", f"Bytes of the documents in the {label} split")
+        audit.add_count(f"clusters.{split}", len(tally.clusters[split]), "clusters", f"Duplicate clusters in the {label} split")
     unaccounted = num_documents - sum(tally.documents.values())
-    audit.add_count("balance", unaccounted, "records", "records in, less documents of both sides: 0 if none was lost")
-    shared_clusters = len(tally.clusters["train"] & tally.clusters["val"])
-    audit.add_count(
-        "clusters.overlap", shared_clusters, "clusters", "duplicate clusters with records on both sides: 0 if none straddles"
-    )
-    per_token = sum(tally.bytes.values()) / max(1, tally.content_tokens)
+    audit.add_count("unaccounted", unaccounted, "records", "Records read minus documents in both splits: 0 if no record was lost")
+    num_shared = len(tally.clusters["train"] & tally.clusters["val"])
+    audit.add_count("split.shared_clusters", num_shared, "clusters", "Duplicate clusters with documents in both splits")
+    bytes_per_token = round(sum(tally.bytes.values()) / max(1, tally.content_tokens), 4)
+    audit.add_measurement("bytes_per_token", bytes_per_token, "bytes", "Bytes of all documents per token, without special tokens")
+    tokens_per_word = round(tally.content_tokens / max(1, tally.content_words), 4)
     audit.add_measurement(
-        "bytes_per_token", round(per_token, 4), "bytes", "bytes of all bodies by their tokens, special ones left out"
+        "tokens_per_word", tokens_per_word, "tokens", "Fertility of the tokenizer: tokens per word, split at ASCII whitespace"
     )
-    description = "tokens by words, which are runs without ASCII whitespace: the fertility of the codec"
-    audit.add_measurement("tokens_per_word", round(tally.content_tokens / max(1, tally.content_words), 4), "tokens", description)
-    description = "tokens that stand for a single byte or an unknown piece, because no learned token covers it"
-    audit.add_count("unlearned", tally.unknown_tokens, "tokens", description)
+    description = "Byte-fallback tokens: single bytes or unknown pieces that no learned token covers"
+    audit.add_count("tokens.byte_fallback", tally.unknown_tokens, "tokens", description)
     audit.series.append(length_histogram(tally))
 
 
 def length_histogram(tally: TokenizeTally) -> PlotSeries:
-    """Documents by length, in bins that double."""
+    """Count documents by length in bins that double."""
     bins = max(tally.doc_lengths).bit_length() + 1
     counts = [0] * bins
     for num_tokens in tally.doc_lengths:
         counts[num_tokens.bit_length()] += 1
     edges = [0.0, *(2.0**power for power in range(bins))]
-    return PlotSeries("lengths", "bars", "documents by length", "tokens of a document", "documents", edges, {"documents": counts})
+    return PlotSeries("lengths", "hist", "Documents by length", "tokens of a document", "documents", edges, {"documents": counts})
 
 
 def retention_table(upstream_audits: Mapping[str, Audit], tally: TokenizeTally) -> AuditTable:
-    """From what was fetched to what the trainer will see."""
-    scraped_bytes = metric_value(upstream_audits, "scrape", "bytes")
+    """Tabulate what remains after each step, from the downloaded bytes to the training tokens."""
+
+    def value(stage_name: str, name: str) -> int:
+        return metric_value(upstream_audits, stage_name, name)
+
+    scraped_bytes = value("scrape", "bytes")
     steps: list[tuple[str, int, int, int | str]] = [
-        (
-            "fetched",
-            metric_value(upstream_audits, "scrape", "addresses"),
-            metric_value(upstream_audits, "scrape", "bytes_received"),
-            "",
-        ),
-        ("scraped", metric_value(upstream_audits, "scrape", "records"), scraped_bytes, ""),
-        (
-            "kept by the filter",
-            metric_value(upstream_audits, "filter", "records.kept"),
-            metric_value(upstream_audits, "filter", "bytes.kept"),
-            "",
-        ),
-        (
-            "unique",
-            metric_value(upstream_audits, "dedupe", "records.unique"),
-            metric_value(upstream_audits, "dedupe", "bytes.unique"),
-            "",
-        ),
-        ("trained on", tally.documents["train"], tally.bytes["train"], tally.tokens["train"]),
+        ("downloaded", value("scrape", "urls.seen"), value("scrape", "download.bytes"), ""),
+        ("scraped", value("scrape", "records"), scraped_bytes, ""),
+        ("kept by the filter", value("filter", "records.kept"), value("filter", "bytes.kept"), ""),
+        ("deduplicated", value("dedupe", "records.unique"), value("dedupe", "bytes.unique"), ""),
+        ("training split", tally.documents["train"], tally.bytes["train"], tally.tokens["train"]),
     ]
     rows = [
         (name, count, num_bytes, round(num_bytes / max(1, scraped_bytes), 6), tokens) for name, count, num_bytes, tokens in steps
     ]
-    columns = ("step", "records", "bytes", "share of the scraped bytes", "tokens")
-    return AuditTable("yield", "what is left at each step, from the fetched bytes to the tokens of the trainer", columns, rows)
+    columns = ("step", "records", "bytes", "fraction of the scraped bytes", "tokens")
+    return AuditTable("retention", "What remains after each step, from downloaded bytes to training tokens", columns, rows)
 
 
 def record_accounting(
     audit: MetricRecorder, upstream_audits: Mapping[str, Audit], tally: TokenizeTally, num_stored_tokens: int
 ) -> None:
-    """Whether everything that went into a step came out of it or was dropped for a reason; `held`: tokens in the arrays."""
-    unique_bytes, kept_bytes = (
-        metric_value(upstream_audits, "dedupe", "bytes.unique"),
-        metric_value(upstream_audits, "filter", "bytes.kept"),
-    )
-    accounted_urls = metric_value(upstream_audits, "scrape", "records") + sum(
-        metric_value(upstream_audits, "scrape", name) for name in ("refused", "failed")
-    )
-    dropped_bytes = sum(metric_value(upstream_audits, "filter", name) for name in ("bytes.dropped", "bytes.masked"))
+    """Record whether all input of every stage is output or dropped for a reason; `num_stored_tokens` are those on disk."""
+
+    def value(stage_name: str, *names: str) -> int:
+        return sum(metric_value(upstream_audits, stage_name, name) for name in names)
+
+    kept_bytes, unique_bytes = value("filter", "bytes.kept"), value("dedupe", "bytes.unique")
+    accounted_urls = value("scrape", "records", "urls.skipped", "urls.failed")
     steps = (
-        ("scrape", "addresses", metric_value(upstream_audits, "scrape", "addresses"), accounted_urls, "records, refused, failed"),
-        ("filter", "bytes", metric_value(upstream_audits, "scrape", "bytes"), kept_bytes + dropped_bytes, "kept, dropped, masked"),
-        ("dedupe", "bytes", kept_bytes, unique_bytes + metric_value(upstream_audits, "dedupe", "bytes.removed"), "unique, removed"),
-        ("tokenize", "bytes", unique_bytes, sum(tally.bytes.values()), "trained on, held out"),
+        ("scrape", "URLs", value("scrape", "urls.seen"), accounted_urls, "records, skipped, failed"),
+        (
+            "filter",
+            "bytes",
+            value("scrape", "bytes"),
+            kept_bytes + value("filter", "bytes.dropped", "bytes.masked"),
+            "kept, dropped, masked",
+        ),
+        ("dedupe", "bytes", kept_bytes, unique_bytes + value("dedupe", "bytes.removed"), "unique, removed"),
+        ("tokenize", "bytes", unique_bytes, sum(tally.bytes.values()), "training, validation"),
         ("tokenize", "tokens", sum(tally.tokens.values()), num_stored_tokens, "tokens in the arrays on disk"),
     )
     rows = [
         (step, quantity, num_in, num_out, output_parts, num_in - num_out) for step, quantity, num_in, num_out, output_parts in steps
     ]
-    audit.add_count("chain", sum(abs(row[-1]) for row in rows), "differences", "sum of the column `lost` of the table `balance`: 0")
-    columns = ("step", "what", "in", "out", "out as", "lost")
-    audit.tables.append(
-        AuditTable("balance", "what went into each step and what came out of it, from addresses to tokens", columns, rows)
-    )
+    total = sum(abs(row[-1]) for row in rows)
+    description = "Sum of the column `unaccounted` of the table `pipeline`: 0 if no stage lost anything"
+    audit.add_count("pipeline.unaccounted_total", total, "differences", description)
+    columns = ("stage", "quantity", "in", "out", "out as", "unaccounted")
+    audit.tables.append(AuditTable("pipeline", "Input and output of every stage, from URLs to tokens", columns, rows))

@@ -1,6 +1,6 @@
-"""Token arrays on disk: `train.bin` and `val.bin`, flat and memory-mapped, with an index back to the records.
+"""Write and memory-map token datasets: flat arrays `train.bin` and `val.bin` with an index of their documents.
 
-A document is one record's ids, with the codec's `bos` before and its `eos` behind them where it has such tokens.
+A document holds the ids of one record, after the tokenizer's `bos` and before its `eos` where it has such tokens.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from provenlm.core import hashing, io, rng
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import DataError
 
 SplitName = Literal["train", "val"]
 SPLIT_NAMES: tuple[SplitName, SplitName] = ("train", "val")
@@ -28,18 +28,18 @@ INDEX_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class DatasetSplit:
-    """One side of the split. `ids`: uint16 or uint32, (tokens,); `starts`: int64, (documents + 1,), offsets into `ids`."""
+    """Hold one split: `ids` uint16 or uint32 (tokens,); `doc_offsets` int64 (documents + 1,), offsets into `ids`."""
 
     ids: NDArray[Any]
     doc_offsets: NDArray[np.int64]
     record_ids: list[str]
-    doc_bytes: NDArray[np.int64]  # of each document's body
-    clusters: list[str] = field(default_factory=list)  # of near duplicates, one a document
+    doc_bytes: NDArray[np.int64]  # content size of each document
+    clusters: list[str] = field(default_factory=list)  # duplicate cluster of each document
 
 
 @dataclass(frozen=True)
 class TokenDataset:
-    """An encoded corpus: both splits, the size of the vocabulary, and the special ids (`pad`, `unk`, `bos`, `eos` where they exist)."""
+    """Hold a tokenized corpus; `special_tokens` maps `pad`, `unk`, `bos` and `eos`, where they exist, to ids."""
 
     train: DatasetSplit
     val: DatasetSplit
@@ -49,7 +49,7 @@ class TokenDataset:
 
 @dataclass(frozen=True, slots=True)
 class TokenizedDocument:
-    """A record to write: its id, its duplicate cluster, the bytes of its body, and its ids without special tokens."""
+    """Hold a document to write: record id, duplicate cluster, content size, and token ids without special tokens."""
 
     id: str
     cluster: str
@@ -58,16 +58,16 @@ class TokenizedDocument:
 
 
 def assign_split(cluster: str, val_fraction: float) -> SplitName:
-    """The side of every record of `cluster`, for good: it depends on the cluster's name and `held_out` (0 to 1) alone."""
+    """Return the split of a duplicate cluster; it depends only on its name and `val_fraction` (0 to 1)."""
     return "val" if rng.hash_to_unit(cluster, rng.SPLIT_SALT) < val_fraction else "train"
 
 
 def write_token_dataset(
     folder: Path, documents: Iterable[TokenizedDocument], vocab_size: int, special_tokens: Mapping[str, int], val_fraction: float
 ) -> None:
-    """Write both splits, their index and a manifest with the digests of all three into `folder`, one document in memory at a time.
+    """Write both splits, their index and a manifest with their digests; memory holds one document at a time.
 
-    Ids are little-endian uint16, uint32 above 65,536 of them; ValueError for an id outside the vocabulary.
+    Ids are little-endian uint16, or uint32 for more than 65,536 ids. Raises ValueError for an id outside the vocabulary.
     """
     dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
     prefix, suffix = (np.array([special_tokens[name]] if name in special_tokens else [], np.uint32) for name in ("bos", "eos"))
@@ -78,7 +78,7 @@ def write_token_dataset(
         for document in documents:
             ids = np.concatenate([prefix, document.ids, suffix])
             if len(ids) and int(ids.max()) >= vocab_size:
-                raise ValueError(f"document {document.id}: id {int(ids.max())} of a vocabulary of {vocab_size}")
+                raise ValueError(f"document {document.id}: token ids must be < vocab_size = {vocab_size}, got {int(ids.max())}")
             split = assign_split(document.cluster, val_fraction)
             data = ids.astype(dtype).tobytes()
             outputs[f"{split}.bin"].write(data)
@@ -93,9 +93,9 @@ def write_token_dataset(
     )
     manifest = {
         "dtype": dtype.name,
-        "vocabulary": vocab_size,
-        "special": dict(special_tokens),
-        "held_out": val_fraction,
+        "vocab_size": vocab_size,
+        "special_tokens": dict(special_tokens),
+        "val_fraction": val_fraction,
         "digests": {
             **{name: hasher.hexdigest() for name, hasher in hashers.items()},
             "index.parquet": hashing.sha256_file(folder / "index.parquet"),
@@ -105,38 +105,38 @@ def write_token_dataset(
 
 
 def load_token_dataset(folder: Path) -> TokenDataset:
-    """Memory-map what `write` left in `folder`. ProvenlmError if a file is missing or not as long as the index says."""
+    """Memory-map a token dataset. Raises DataError if a file is missing or its size differs from the index."""
     manifest = _load_manifest(folder)
     try:
         index = pq.read_table(folder / "index.parquet", schema=INDEX_SCHEMA).to_pydict()
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise ProvenlmError(f"{(folder / 'index.parquet').as_posix()}: not readable: {error}; run tokenize again") from None
+        raise DataError(f"{(folder / 'index.parquet').as_posix()}: not readable: {error}; run tokenize again") from None
     return TokenDataset(
         _load_split(folder, "train", manifest, index),
         _load_split(folder, "val", manifest, index),
-        manifest["vocabulary"],
-        manifest["special"],
+        manifest["vocab_size"],
+        manifest["special_tokens"],
     )
 
 
 def verify_digests(folder: Path) -> None:
-    """Compare every file of `folder` with the digest in its manifest. ProvenlmError names the first that differs."""
+    """Compare every file with the digest in the manifest. Raises DataError, naming the first file that differs."""
     for name, expected in _load_manifest(folder)["digests"].items():
         path = folder / name
         actual = hashing.sha256_file(path) if path.exists() else "no file"
         if actual != expected:
-            raise ProvenlmError(f"{path.as_posix()}: damaged: digest {actual[:12]}, written as {expected[:12]}; run tokenize again")
+            raise DataError(f"{path.as_posix()}: digest must be {expected[:12]}, got {actual[:12]}; run tokenize again")
 
 
 def _load_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"dtype", "vocabulary", "special", "digests"} - manifest.keys()
+        missing = {"dtype", "vocab_size", "special_tokens", "digests"} - manifest.keys()
         if missing:
-            raise ValueError(f"no {', '.join(sorted(missing))}")
+            raise ValueError(f"missing key {sorted(missing)[0]!r}")
     except (OSError, ValueError, AttributeError) as error:
-        raise ProvenlmError(f"{path.as_posix()}: not readable as tokens: {error}; run tokenize again") from None
+        raise DataError(f"{path.as_posix()}: cannot load a token dataset: {error}; run tokenize again") from None
     return manifest
 
 
@@ -146,8 +146,11 @@ def _load_split(folder: Path, name: SplitName, manifest: dict[str, Any], index: 
     doc_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     path = folder / f"{name}.bin"
     dtype = np.dtype(manifest["dtype"])
-    if not path.exists() or path.stat().st_size != doc_offsets[-1] * dtype.itemsize:
-        raise ProvenlmError(f"{path.as_posix()}: should hold {doc_offsets[-1]} tokens of {dtype}; run tokenize again")
+    num_bytes = path.stat().st_size if path.exists() else 0
+    if not path.exists() or num_bytes != doc_offsets[-1] * dtype.itemsize:
+        raise DataError(
+            f"{path.as_posix()}: must hold {doc_offsets[-1]} tokens of {dtype}, got {num_bytes} bytes; run tokenize again"
+        )
     ids = np.memmap(path, dtype, "r") if doc_offsets[-1] else np.zeros(0, dtype)
     doc_bytes = np.array([index["bytes"][i] for i in indices], dtype=np.int64)
     return DatasetSplit(ids, doc_offsets, [index["id"][i] for i in indices], doc_bytes, [index["cluster"][i] for i in indices])

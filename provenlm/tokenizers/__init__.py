@@ -1,1 +1,1 @@
-"""Floor 1: records to token ids and the flat arrays that trainers read."""
+"""Encode records as token ids and decode them again."""

@@ -1,4 +1,7 @@
-"""Records in, a codec with one id for each distinct character out; id 0 is padding, and the last id may say that a text ends."""
+"""Encode text with one token id for each distinct character.
+
+Id 0 is padding; with `add_eos` the last id ends a text.
+"""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenlm.core import io
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import DataError
 from provenlm.core.records import Record
 
 TOKENIZER_TYPE = "characters"
 
 
 class CharacterTokenizer:
-    """`characters[i]` has the id i + 1. With `end` there is an `eos`, the id after the last character's."""
+    """Map characters to ids: `characters[i]` has the id i + 1; `eos`, where it exists, is the last id."""
 
     def __init__(self, characters: str, add_eos: bool) -> None:
         self.characters = characters
@@ -24,50 +27,54 @@ class CharacterTokenizer:
         self._ids = {character: token_id for token_id, character in enumerate(characters, start=1)}
 
     def encode(self, records: Sequence[Record]) -> list[NDArray[np.uint32]]:
-        """Ids of each body, uint32 (characters,). ProvenlmError for a character that was not learned."""
+        """Encode the content of each record as uint32 (characters,). Raises DataError for an unknown character."""
         return [np.array(self.encode_prompt(record_text(record)), np.uint32) for record in records]
 
     def decode(self, ids: Sequence[int]) -> bytes:
+        """Decode ids to UTF-8; special tokens are left out."""
         return "".join([self.characters[token_id - 1] for token_id in ids if 0 < token_id <= len(self.characters)]).encode()
 
     def encode_prompt(self, text: str) -> list[int]:
+        """Encode `text`, without a special token. Raises DataError for an unknown character."""
         try:
             return [self._ids[character] for character in text]
         except KeyError as error:
-            raise ProvenlmError(
-                f"no id for the character {error.args[0]!r}; the {len(self._ids)} known: {self.characters}"
-            ) from None
+            raise DataError(f"text: every character must be one of {self.characters!r}, got {error.args[0]!r}") from None
 
     def count_unknown(self, ids: NDArray[np.uint32]) -> int:
-        return 0  # an unknown character is refused
+        """Return 0: `encode` raises an error for an unknown character."""
+        return 0
 
     def save(self, folder: Path) -> None:
-        io.write_json(
-            folder / "codec.json", {"kind": TOKENIZER_TYPE, "characters": self.characters, "end": "eos" in self.special_tokens}
-        )
+        """Write `metadata.json` to `folder`."""
+        metadata = {"type": TOKENIZER_TYPE, "characters": self.characters, "add_eos": "eos" in self.special_tokens}
+        io.write_json(folder / "metadata.json", metadata)
 
 
 def train_character_tokenizer(records: Iterable[Record], add_eos: bool) -> CharacterTokenizer:
-    """A codec of the characters that occur, in order of their code points; with `end`, also of a text's end."""
+    """Build a tokenizer of all characters in `records`, ordered by code point."""
     return CharacterTokenizer("".join(sorted({character for record in records for character in record_text(record)})), add_eos)
 
 
 def load_character_tokenizer(folder: Path) -> CharacterTokenizer:
-    """The codec that `save` left in `folder`. ProvenlmError if the file is missing, of another kind or damaged."""
-    path = folder / "codec.json"
+    """Load a saved tokenizer. Raises DataError if its file is missing, damaged or of another type."""
+    path = folder / "metadata.json"
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
-        if metadata["kind"] != TOKENIZER_TYPE or len(set(metadata["characters"])) != len(metadata["characters"]):
-            raise ValueError("no list of distinct characters")
-        if not isinstance(metadata["end"], bool):
-            raise ValueError("no word on whether texts end with a token")
-        return CharacterTokenizer(metadata["characters"], metadata["end"])
+        if metadata["type"] != TOKENIZER_TYPE:
+            raise ValueError(f"type must be {TOKENIZER_TYPE!r}, got {metadata['type']!r}")
+        if len(set(metadata["characters"])) != len(metadata["characters"]):
+            raise ValueError("characters must be distinct")
+        if not isinstance(metadata["add_eos"], bool):
+            raise ValueError(f"add_eos must be true or false, got {metadata['add_eos']!r}")
+        return CharacterTokenizer(metadata["characters"], metadata["add_eos"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ProvenlmError(f"{path.as_posix()}: not readable as a character codec: {error}; run tokenize again") from None
+        raise DataError(f"{path.as_posix()}: cannot load a character tokenizer: {error}; run tokenize again") from None
 
 
 def record_text(record: Record) -> str:
+    """Decode the content of `record`. Raises DataError, naming its source, if it is not UTF-8."""
     try:
         return record.text
     except UnicodeDecodeError as error:
-        raise ProvenlmError(f"record {record.id} from {record.source}: not UTF-8 ({error.reason} at byte {error.start})") from None
+        raise DataError(f"record {record.id} from {record.source}: not UTF-8 ({error.reason} at byte {error.start})") from None

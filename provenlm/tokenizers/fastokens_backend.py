@@ -1,7 +1,7 @@
-"""A SentencePiece codec and records in; the codec out that encodes them some six times as fast, where its ids were seen to be the same.
+"""Encode with fastokens, about six times as fast as SentencePiece, after checking that the ids agree.
 
-fastokens (Apache-2.0) reads what we publish for Hugging Face's tokenizers. It is young: before it is used, SentencePiece encodes some
-hundreds of the records and texts made to confuse too, and a single different id leaves the work to SentencePiece, with a line that says so.
+fastokens (Apache-2.0) reads our `tokenizer.json`. It is a young project: before it is used, both encode a few hundred records and
+adversarial texts. If a single id differs, SentencePiece encodes everything, and a log line says so.
 """
 
 import heapq
@@ -20,8 +20,8 @@ from provenlm.core.records import Record
 from provenlm.tokenizers.hf_export import to_tokenizer_json
 from provenlm.tokenizers.sentencepiece_model import SentencePieceTokenizer
 
-NUM_COMPARED_RECORDS = 300  # records, chosen by hash
-MAX_RECORD_BYTES = 1 << 16  # bytes of each
+NUM_COMPARED_RECORDS = 300  # sampled by hash
+MAX_RECORD_BYTES = 1 << 16  # of each sampled record
 ADVERSARIAL_TEXTS = (
     "", " ", "  a   ", "\n", "\n\n\n", " \n\n\n \n", "\t\t ", "a\r\nb\rc", "▁", "a▁b ▁▁", "<s></s><pad><unk>", "<0x0A><0xE2>", "\0", "a\0\0b",
     "\ufeff\ufffd\uffff", "e\u0301é\u00a0\u2003\u3000\u200b", "漢字 ภาษา العربية हिन्दी", "👩‍👩‍👧‍👦 🏳️‍🌈", "".join(map(chr, range(256))), "x" * 3000, " y" * 3000,
@@ -30,7 +30,7 @@ ADVERSARIAL_TEXTS = (
 
 
 class FastokensBackend:
-    """`published`: a tokenizer.json."""
+    """Encode texts with fastokens; `tokenizer_json` is the content of a tokenizer.json."""
 
     def __init__(self, tokenizer_json: str) -> None:
         self.tokenizer_json = tokenizer_json
@@ -40,6 +40,7 @@ class FastokensBackend:
         return FastokensBackend, (self.tokenizer_json,)
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """Encode each text as uint32 (tokens,), without special tokens."""
         id_buffer, offset_buffer = self._tokenizer.encode_batch_flat(
             list(texts), add_special_tokens=False, split_special_tokens=True
         )
@@ -50,7 +51,10 @@ class FastokensBackend:
 def attach_verified_backend(
     tokenizer: SentencePieceTokenizer, read_records: Callable[[], Iterable[Record]]
 ) -> SentencePieceTokenizer:
-    """`codec` with fastokens to encode for it, if both agree on a sample of the records; else `codec`. It knows no unigram models."""
+    """Return `tokenizer` with a fastokens backend if both agree on a sample, else `tokenizer` itself.
+
+    fastokens does not support unigram models.
+    """
     if tokenizer.export_vocab().model_type != "bpe":
         return tokenizer
     fast_tokenizer = SentencePieceTokenizer(tokenizer.model_proto, FastokensBackend(json.dumps(to_tokenizer_json(tokenizer))))
@@ -58,12 +62,13 @@ def attach_verified_backend(
     if mismatch is not None:
         version = metadata.version("fastokens")
         log_line(
-            f"fastokens {version} encodes {mismatch.source} otherwise than SentencePiece does, which will encode alone, slower"
+            f"fastokens {version} and SentencePiece give different ids for {mismatch.source}: encoding with SentencePiece, slower"
         )
     return tokenizer if mismatch is not None else fast_tokenizer
 
 
 def sample_records(read_records: Callable[[], Iterable[Record]]) -> list[Record]:
+    """Return the adversarial texts and NUM_COMPARED_RECORDS records, chosen by hash of their ids."""
     adversarial = [Record.from_content(text.encode("utf-8"), "text/plain", f"the text {text[:20]!r}") for text in ADVERSARIAL_TEXTS]
     sampled = heapq.nsmallest(NUM_COMPARED_RECORDS, read_records(), key=lambda record: rng.hash_to_unit(record.id, "fast"))
     return [
@@ -75,5 +80,6 @@ def sample_records(read_records: Callable[[], Iterable[Record]]) -> list[Record]
 def find_mismatches(
     tokenizer: SentencePieceTokenizer, fast_tokenizer: SentencePieceTokenizer, records: Sequence[Record]
 ) -> Iterator[Record]:
+    """Yield the records to which the two tokenizers give different ids."""
     pairs = zip(tokenizer.encode(records), fast_tokenizer.encode(records), records, strict=True)
     return (record for expected, actual, record in pairs if not np.array_equal(expected, actual))

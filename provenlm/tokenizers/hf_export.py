@@ -1,28 +1,27 @@
-"""A codec in, the files out that Hugging Face's tokenizers read: the same ids for every text, with no code of ours.
+"""Convert a tokenizer to the files that Hugging Face's tokenizers read, with the same ids for every text.
 
-Pieces are written with real spaces, not with SentencePiece's sign for one, so that a text that holds the sign itself becomes bytes, as
-our codec has it. Special tokens in a text are text: `split_special_tokens`.
+Pieces are written with real spaces instead of SentencePiece's marker U+2581, so that a text with the marker itself becomes bytes,
+as in our tokenizer. Special tokens that a text spells out are encoded as text (`split_special_tokens`).
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError, DataError
 from provenlm.core.interfaces import Tokenizer
 from provenlm.tokenizers.characters import CharacterTokenizer
 from provenlm.tokenizers.sentencepiece_model import SCORE_STEPS, SentencePieceTokenizer
 
 SPECIAL_TOKEN_STRINGS = {"pad": "<pad>", "unk": "<unk>", "bos": "<s>", "eos": "</s>"}
-
-
-UNUSED_SCORE = (
-    -1e6
-)  # the score of what text is never read as: ids that stand for something else, under names that a text might hold
+UNUSED_SCORE = -1e6  # of pieces that no text may be segmented into: special and byte pieces, whose names a text might contain
 
 
 def tokenizer_to_hf(tokenizer: Tokenizer, max_length: int) -> dict[str, bytes]:
-    """tokenizer.json and tokenizer_config.json for texts of at most `length` tokens. ProvenlmError for a codec of anything but text."""
+    """Return the content of tokenizer.json and tokenizer_config.json for texts of at most `max_length` tokens.
+
+    Raises ConfigError for a tokenizer that Hugging Face's library cannot represent.
+    """
     tokenizer_json = to_tokenizer_json(tokenizer)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -36,9 +35,9 @@ def tokenizer_to_hf(tokenizer: Tokenizer, max_length: int) -> dict[str, bytes]:
 
 
 def to_tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What tokenizer.json says. ProvenlmError for a codec of anything but text."""
+    """Return the content of tokenizer.json. Raises ConfigError for a tokenizer of anything but text."""
     if not isinstance(tokenizer, SentencePieceTokenizer | CharacterTokenizer):
-        raise ProvenlmError(f"a {type(tokenizer).__name__} has no counterpart among Hugging Face's tokenizers")
+        raise ConfigError(f"tokenizer: must be a text tokenizer to be exported to Hugging Face, got {type(tokenizer).__name__}")
     special_ids = {SPECIAL_TOKEN_STRINGS[name]: token_id for name, token_id in tokenizer.special_tokens.items()}
     if isinstance(tokenizer, SentencePieceTokenizer):
         exported = tokenizer.export_vocab()
@@ -56,7 +55,7 @@ def to_tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def bpe_merges(ids: Mapping[str, int], learned_pieces: Sequence[str]) -> list[tuple[str, str]]:
-    """Every way to put a learned piece together from two others, in the order in which pieces were learned."""
+    """List every pair of pieces that joins to a learned piece, in the order in which pieces were learned."""
     return [
         (piece[:cut], piece[cut:])
         for piece in learned_pieces
@@ -66,7 +65,7 @@ def bpe_merges(ids: Mapping[str, int], learned_pieces: Sequence[str]) -> list[tu
 
 
 def bpe_model(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], unk_token: str | None) -> dict[str, Any]:
-    """A model that merges pairs. With `unknown`, what no piece covers becomes single bytes."""
+    """Return the BPE section of tokenizer.json; with `unk_token`, text that no piece covers becomes single bytes."""
     return {
         "type": "BPE",
         "dropout": None,
@@ -82,11 +81,12 @@ def bpe_model(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], unk_t
 
 
 def unigram_model(vocab: Mapping[str, int], scores: Mapping[str, float]) -> dict[str, Any]:
-    """A model that takes the likeliest reading. ProvenlmError for scores whose sums would be rounded: readings would hang on that."""
+    """Return the unigram section of tokenizer.json.
+
+    Raises DataError for scores that are not multiples of 1 / SCORE_STEPS: rounding would decide which segmentation wins.
+    """
     if any(not (score * SCORE_STEPS).is_integer() for score in scores.values()):
-        raise ProvenlmError(
-            "this unigram model's scores are not rounded, so that each program may read a text otherwise; run tokenize again"
-        )
+        raise DataError(f"tokenizer.model: unigram scores must be multiples of 1/{SCORE_STEPS}; run tokenize again")
     pieces = [[piece, scores.get(piece, UNUSED_SCORE)] for piece in sorted(vocab, key=lambda piece: vocab[piece])]
     return {"type": "Unigram", "unk_id": vocab[SPECIAL_TOKEN_STRINGS["unk"]], "byte_fallback": True, "vocab": pieces}
 
@@ -94,7 +94,7 @@ def unigram_model(vocab: Mapping[str, int], scores: Mapping[str, float]) -> dict
 def assemble_tokenizer_json(
     special_ids: Mapping[str, int], symbol_ids: Mapping[str, int], model: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """`names`: of special tokens; `whole`: pieces that are found before the model is asked; a text begins with bos, if there is one."""
+    """Assemble tokenizer.json; `symbol_ids` are matched before the model runs, and bos, if there is one, begins a text."""
     added = [
         *((name, token_id, True) for name, token_id in special_ids.items()),
         *((piece, i, False) for piece, i in symbol_ids.items()),

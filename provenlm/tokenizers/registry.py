@@ -1,11 +1,12 @@
-"""A folder with a saved codec in, the codec out, whatever domain it was learned for."""
+"""Load a saved tokenizer, whichever type it has."""
 
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from provenlm.core.errors import ProvenlmError
-from provenlm.core.interfaces import Tokenizer
+from provenlm.core import registry
+from provenlm.core.errors import DataError
+from provenlm.core.interfaces import Tokenizer, TokenizeSpec
 from provenlm.tokenizers import characters, sentencepiece_model
 
 TOKENIZER_LOADERS: Mapping[str, Callable[[Path], Tokenizer]] = {
@@ -14,12 +15,16 @@ TOKENIZER_LOADERS: Mapping[str, Callable[[Path], Tokenizer]] = {
 }
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The codec that its `save` left in `folder`. ProvenlmError if it is damaged or of a kind that is a domain's own."""
+def load_tokenizer(folder: Path, domain: str) -> Tokenizer:
+    """Load the tokenizer in `folder`: of a built-in type, else of the type that `domain` brings with its `TokenizeSpec`.
+
+    Raises DataError if `metadata.json` is missing or damaged; the domain's own loader raises it for a type that it does not know.
+    """
+    path = folder / "metadata.json"
     try:
-        tokenizer_type = json.loads((folder / "codec.json").read_text(encoding="utf-8"))["kind"]
+        tokenizer_type = json.loads(path.read_text(encoding="utf-8"))["type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ProvenlmError(f"{(folder / 'codec.json').as_posix()}: not readable as a codec: {error}; run tokenize again") from None
-    if tokenizer_type not in TOKENIZER_LOADERS:
-        raise ProvenlmError(f"{folder.as_posix()}: a codec of kind {tokenizer_type!r}; known here: {', '.join(TOKENIZER_LOADERS)}")
-    return TOKENIZER_LOADERS[tokenizer_type](folder)
+        raise DataError(f"{path.as_posix()}: cannot load a tokenizer: {error}; run tokenize again") from None
+    if tokenizer_type in TOKENIZER_LOADERS:
+        return TOKENIZER_LOADERS[tokenizer_type](folder)
+    return registry.load_domain(domain, "tokenize", TokenizeSpec).load(folder)

@@ -1,11 +1,11 @@
-"""Records in, a codec learned by SentencePiece out (byte pairs or unigram), which gives every body back byte for byte.
+"""Train and run a SentencePiece tokenizer (BPE or unigram) that restores every input byte for byte.
 
-SentencePiece (Kudo and Richardson, arXiv 1808.06226) by default normalises text and folds whitespace; here it does neither.
-What it cannot tell apart or read, the sign U+2581 that stands for a space in its pieces and bytes that are no UTF-8, is encoded
-as single bytes, past it. Decoding joins the bytes of the pieces, which needs no rules.
+SentencePiece (Kudo and Richardson, arXiv 1808.06226) normalises text and folds whitespace by default; here it does neither. It cannot
+represent its own space marker U+2581 or bytes that are not UTF-8: they are encoded as single bytes, without SentencePiece. Decoding
+joins the bytes of the pieces.
 
-Byte pairs are looked for in a whole text. Of a unigram model's readings the likeliest is taken line by line, its scores rounded to
-sixteenths: sums of these are exact in 32 bits, so that no reading hangs on rounding, and every program finds the same.
+BPE merges run over the whole text. A unigram model segments each line by itself, and its scores are rounded to sixteenths: sums of
+sixteenths are exact in float32, so that no segmentation depends on rounding and every implementation finds the same one.
 """
 
 import io
@@ -22,45 +22,47 @@ from numpy.typing import NDArray
 
 from provenlm.core import hashing, rng
 from provenlm.core import io as files
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError, DataError
 from provenlm.core.records import Record
 
 SPECIAL_TOKENS = {"pad": 0, "unk": 1, "bos": 2, "eos": 3}
-USER_SYMBOLS = ["\n", "\n\n", "\t"]  # always one token: lines and indentation are the shape of code
-SPACE_MARKER = "▁"  # in a piece it stands for a space
-UNENCODABLE = re.compile(
-    f"([{SPACE_MARKER}\udc80-\udcff]+)"
-)  # the latter: bytes that are no UTF-8, as `surrogateescape` decodes them
+USER_SYMBOLS = ["\n", "\n\n", "\t"]  # always one token each: line breaks and indentation are the structure of code
+SPACE_MARKER = "▁"  # stands for a space in a piece
+# \udc80-\udcff are the bytes that are not UTF-8, as the error handler `surrogateescape` decodes them
+UNENCODABLE = re.compile(f"([{SPACE_MARKER}\udc80-\udcff]+)")
 NON_UTF8 = re.compile("[\udc80-\udcff]")
 UNENCODABLE_OR_SYMBOL = re.compile(f"({'|'.join(sorted(USER_SYMBOLS, reverse=True))}|[{SPACE_MARKER}\udc80-\udcff]+)")
-MAX_LINE_CHARS = 4096  # characters; SentencePiece leaves longer lines out of its training without a word
-SAMPLE_BLOCK_CHARS = 1 << 16  # characters
+MAX_LINE_CHARS = 4096  # SentencePiece drops longer lines from training without a message
+SAMPLE_BLOCK_CHARS = 1 << 16
 TOKENIZER_TYPE = "sentencepiece"
-REQUIRED_CHARS = "".join(
-    sorted(set("<pad><unk><s></s><0x0123456789ABCDEF>"))
-)  # no text need be read as the name of a special piece
-SCORE_STEPS = 16  # of a unigram score between two whole numbers; exact for lines that sum to 2 ** 24 / 16, some 100,000 characters
+REQUIRED_CHARS = "".join(sorted(set("<pad><unk><s></s><0x0123456789ABCDEF>")))  # so that text never needs a special piece
+SCORE_STEPS = 16  # steps of a unigram score per unit; exact for lines whose scores sum to 2 ** 24 / 16, about 100,000 characters
 SentencePieceModelType = Literal["bpe", "unigram"]
 
 
 class ExportedVocab(NamedTuple):
-    """A learned model as other programs need it: ids by piece, bytes as `<0x0A>`; those of `learned` in the order of learning."""
+    """Describe a trained model for other implementations: ids by piece, where `<0x0A>` is a byte; spaces are spaces."""
 
     model_type: SentencePieceModelType
     ids: Mapping[str, int]
-    learned_pieces: Sequence[str]
-    user_symbols: Sequence[str]  # taken before all others
-    scores: Mapping[str, float]  # of those of `learned`
+    learned_pieces: Sequence[str]  # in the order of learning
+    user_symbols: Sequence[str]  # matched before all other pieces
+    scores: Mapping[str, float]  # of each learned piece
 
 
 class EncoderBackend(Protocol):
-    """Another program that gives the ids of texts, as SentencePiece does."""
+    """Declare another implementation of the same model."""
 
-    def encode(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]: ...
+    def encode(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """Encode each text as uint32 (tokens,), without special tokens."""
+        ...
 
 
 class SentencePieceTokenizer:
-    """A learned model. Ids 0 to 3 are pad, unk, bos and eos; `encode` gives none of them. `fast` gives the ids of texts, if given."""
+    """Encode and decode with a trained model; `backend`, if given, encodes the texts that are UTF-8.
+
+    Ids 0 to 3 are pad, unk, bos and eos; `encode` returns none of them.
+    """
 
     def __init__(self, model_proto: bytes, backend: EncoderBackend | None = None) -> None:
         self.model_proto, self.backend = model_proto, backend
@@ -84,7 +86,7 @@ class SentencePieceTokenizer:
         return piece.replace(SPACE_MARKER, " ").encode()
 
     def encode(self, records: Sequence[Record]) -> list[NDArray[np.uint32]]:
-        """Ids of each body, whatever its bytes, uint32 (tokens,)."""
+        """Encode the content of each record, whatever its bytes, as uint32 (tokens,)."""
         texts = [record.content.decode("utf-8", "surrogateescape") for record in records]
         if self.backend is None:
             return [np.array(self._encode_text(text), np.uint32) for text in texts]
@@ -94,7 +96,7 @@ class SentencePieceTokenizer:
         return [next(backend_ids) if is_encodable else np.array(self._encode_text(text), np.uint32) for text, is_encodable in pairs]
 
     def _encode_text(self, text: str) -> list[int]:
-        """By SentencePiece, and past it what it cannot read."""
+        """Encode with SentencePiece, and as single bytes what SentencePiece cannot represent."""
         parts = self._split_pattern.split(text)
         ids: list[int] = []
         for piece_ids, unencodable in zip(self._processor.encode(parts[::2], num_threads=1), [*parts[1::2], ""], strict=True):
@@ -105,17 +107,19 @@ class SentencePieceTokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> bytes:
+        """Join the bytes of the pieces; special tokens are left out."""
         return b"".join([self._bytes[token_id] for token_id in ids])
 
     def encode_prompt(self, text: str) -> list[int]:
+        """Encode `text` after bos, as a training document begins."""
         return [SPECIAL_TOKENS["bos"], *self._encode_text(text)]
 
     def count_unknown(self, ids: NDArray[np.uint32]) -> int:
-        """How many of `ids` stand for a single byte that no learned piece covers."""
+        """Count the byte-fallback tokens: single bytes that no learned piece covers."""
         return int(np.isin(ids, self._byte_ids).sum())
 
     def export_vocab(self) -> ExportedVocab:
-        """What was learned, spaces written as spaces. No piece holds the sign that stands for one: it is never learned."""
+        """Return the vocabulary with spaces written as spaces; no learned piece contains the space marker itself."""
         ordinary = [i for i in range(self.vocab_size) if i not in SPECIAL_TOKENS.values()]
         text = {i: self._processor.id_to_piece(i).replace(SPACE_MARKER, " ") for i in ordinary}
         learned_ids = [i for i in ordinary if not self._processor.is_byte(i) and text[i] not in USER_SYMBOLS]
@@ -125,27 +129,29 @@ class SentencePieceTokenizer:
         return ExportedVocab(model_type, {text[i]: i for i in ordinary}, [text[i] for i in learned_ids], USER_SYMBOLS, scores)
 
     def save(self, folder: Path) -> None:
-        """`tokenizer.model`, SentencePiece's own format, and `codec.json`, which holds its digest."""
+        """Write `tokenizer.model`, SentencePiece's own format, and `metadata.json` with its SHA-256."""
         files.write_bytes(folder / "tokenizer.model", self.model_proto)
         metadata = {
-            "kind": TOKENIZER_TYPE,
-            "vocabulary": self.vocab_size,
-            "special": SPECIAL_TOKENS,
-            "model": hashing.sha256_bytes(self.model_proto),
+            "type": TOKENIZER_TYPE,
+            "vocab_size": self.vocab_size,
+            "special_tokens": SPECIAL_TOKENS,
+            "model_sha256": hashing.sha256_bytes(self.model_proto),
         }
-        files.write_json(folder / "codec.json", metadata)
+        files.write_json(folder / "metadata.json", metadata)
 
 
 def load_sentencepiece_tokenizer(folder: Path) -> SentencePieceTokenizer:
-    """The codec that `save` left in `folder`. ProvenlmError if a file is missing, of another kind or damaged."""
+    """Load a saved tokenizer. Raises DataError if a file is missing, damaged or of another type."""
     try:
-        metadata = json.loads((folder / "codec.json").read_text(encoding="utf-8"))
+        metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
         model_proto = (folder / "tokenizer.model").read_bytes()
-        if metadata["kind"] != TOKENIZER_TYPE or metadata["model"] != hashing.sha256_bytes(model_proto):
-            raise ValueError("tokenizer.model is not the file that codec.json describes")
+        if metadata["type"] != TOKENIZER_TYPE:
+            raise ValueError(f"type must be {TOKENIZER_TYPE!r}, got {metadata['type']!r}")
+        if metadata["model_sha256"] != hashing.sha256_bytes(model_proto):
+            raise ValueError("the SHA-256 of tokenizer.model differs from metadata.json")
         return SentencePieceTokenizer(model_proto)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ProvenlmError(f"{folder.as_posix()}: not readable as a SentencePiece codec: {error}; run tokenize again") from None
+        raise DataError(f"{folder.as_posix()}: cannot load a SentencePiece tokenizer: {error}; run tokenize again") from None
 
 
 def train_sentencepiece_tokenizer(
@@ -155,10 +161,10 @@ def train_sentencepiece_tokenizer(
     sample_bytes: int,
     model_type: SentencePieceModelType = "bpe",
 ) -> SentencePieceTokenizer:
-    """Learn `vocabulary` pieces from about `sample_bytes` of the records, chosen by hash of their ids.
+    """Train a model of `vocab_size` pieces on about `sample_bytes` of the records, sampled by hash of their ids.
 
-    The same records and settings give the same model, byte for byte: one thread, as their number is written into the model.
-    ProvenlmError if the sample is too small or too varied for `vocabulary`.
+    The same records and settings give the same model, byte for byte: SentencePiece writes the number of threads into the model, so
+    training uses one. Raises ConfigError if the sample is too small or has too many characters for `vocab_size`.
     """
     model_buffer = io.BytesIO()
     try:
@@ -185,12 +191,12 @@ def train_sentencepiece_tokenizer(
             eos_id=SPECIAL_TOKENS["eos"],
         )
     except RuntimeError as error:
-        raise ProvenlmError(f"tokenize.vocabulary: {vocab_size_hint(vocab_size, str(error))}") from None
+        raise ConfigError(f"tokenize.{vocab_size_hint(vocab_size, str(error))}") from None
     return SentencePieceTokenizer(model_buffer.getvalue() if model_type == "bpe" else round_scores(model_buffer.getvalue()))
 
 
 def round_scores(model_proto: bytes) -> bytes:
-    """`model` with the scores of its pieces rounded to STEPS of a whole number."""
+    """Round the score of every piece of a serialized model to a multiple of 1 / SCORE_STEPS."""
     output = bytearray(model_proto)
     for field_number, begin, end in iter_protobuf_fields(model_proto, 0, len(model_proto)):
         for inner_number, offset, _ in (
@@ -203,7 +209,7 @@ def round_scores(model_proto: bytes) -> bytes:
 
 
 def iter_protobuf_fields(data: bytes, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """The fields of a Protocol Buffers message that lies in `data`: number, and where its value begins and ends."""
+    """Yield the fields of a Protocol Buffers message: field number, begin and end of the value in `data`."""
 
     def read_varint(offset: int) -> tuple[int, int]:
         value = shift = 0
@@ -228,9 +234,9 @@ def iter_protobuf_fields(data: bytes, begin: int, end: int) -> Iterator[tuple[in
 
 
 def sample_text(read_records: Callable[[], Iterable[Record]], max_bytes: int) -> list[str]:
-    """The lines of the blocks that hash into the share of all bytes which `limit` is, none longer than `LINE` characters.
+    """Return the lines of a hash-based sample of about `max_bytes`, split at MAX_LINE_CHARS.
 
-    A block is a record, or a piece of a long one, which would be all of the sample or none of it.
+    The unit of sampling is a block: a record, or SAMPLE_BLOCK_CHARS of a longer one, so that no single record dominates the sample.
     """
     total_bytes = sum(len(record.content) for record in read_records())
     fraction = max_bytes / max(1, total_bytes)
@@ -239,10 +245,8 @@ def sample_text(read_records: Callable[[], Iterable[Record]], max_bytes: int) ->
 
 
 def _sampled_blocks(record: Record, fraction: float) -> str:
-    """The record's text with a line break for each block that is not chosen."""
-    block_starts = range(
-        0, max(1, len(record.content)), SAMPLE_BLOCK_CHARS
-    )  # in bytes, of which there are at least as many as characters
+    """Return the text of `record` with a line break in place of each block that is not sampled."""
+    block_starts = range(0, max(1, len(record.content)), SAMPLE_BLOCK_CHARS)  # up to the bytes: at least as many as characters
     sampled_starts = {
         start for start in block_starts if rng.hash_to_unit(f"{record.id}+{start}" if start else record.id, "codec") < fraction
     }
@@ -251,11 +255,13 @@ def _sampled_blocks(record: Record, fraction: float) -> str:
 
 
 def vocab_size_hint(vocab_size: int, message: str) -> str:
-    """What would be right, from SentencePiece's own words."""
+    """Translate an error message of SentencePiece's trainer: which key must have which value."""
     if max_match := re.search(r"set it to a value <= (\d+)", message):
-        return f"{vocab_size} is more than this text gives; at most {max_match[1]}"
+        return f"vocab_size must be <= {max_match[1]} for this text, got {vocab_size}"
     if min_match := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
-        return f"{vocab_size} is less than the characters of this text; at least {min_match[1]}, or a smaller character_coverage"
+        return (
+            f"vocab_size must be >= {min_match[1]} for the characters of this text, got {vocab_size}; or lower character_coverage"
+        )
     if "sentences_.empty()" in message:
-        return "there is no text to learn from; raise sample_bytes or loosen the filter"
-    return " ".join(message.split())
+        return "sample_bytes: the sample contains no text; raise sample_bytes or loosen the filter"
+    return f"vocab_size: {' '.join(message.split())}"

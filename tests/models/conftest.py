@@ -1,4 +1,4 @@
-"""A net beside its counterpart of Hugging Face's transformers: the same weights, the same tokens."""
+"""Compare a model with its counterpart in Hugging Face transformers: same weights, same tokens."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from provenlm.core import config
+from provenlm.core.config import load_params
 from provenlm.models.common.objective import IGNORE, Batch
 from provenlm.models.common.spec import ModelSpec
 from provenlm.training.config import TrainConfig
 
-VOCABULARY = 61
+VOCAB_SIZE = 61
 
 
 @pytest.fixture(autouse=True)
@@ -25,70 +25,71 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-class Beside:
-    """What a test needs to hold one of our nets against another's."""
+class ModelHarness:
+    """Build a model with random weights, and its counterpart."""
 
     @staticmethod
-    def tokens(rows: int = 2, length: int = 17) -> Tensor:
-        return torch.randint(0, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(5))
+    def tokens(batch_size: int = 2, seq_len: int = 17) -> Tensor:
+        return torch.randint(0, VOCAB_SIZE, (batch_size, seq_len), generator=torch.Generator().manual_seed(5))
 
     @staticmethod
-    def built(face: ModelSpec, settings: Any) -> nn.Module:
-        """A net with no parameter left at zero."""
+    def build_random(spec: ModelSpec, config: Any) -> nn.Module:
+        """Build a model in which no parameter is zero."""
         torch.manual_seed(0)
-        model = face.build(settings, VOCABULARY)
+        model = spec.build(config, VOCAB_SIZE)
         for parameter in model.parameters():
             nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.2)
         return model
 
     @staticmethod
-    def counted(face: ModelSpec, settings: Any, vocabulary: int) -> int:
+    def count_params(spec: ModelSpec, config: Any, vocab_size: int) -> int:
         with torch.device("meta"):
-            return sum(p.numel() for p in face.build(settings, vocabulary).parameters())
+            return sum(p.numel() for p in spec.build(config, vocab_size).parameters())
 
     @staticmethod
-    def theirs(face: ModelSpec, settings: Any, model: nn.Module, **said: Any) -> nn.Module:
-        """The counterpart, made from what `published` gives and nothing else; `said` is added to its configuration."""
+    def hf_model(spec: ModelSpec, config: Any, model: nn.Module, **overrides: Any) -> nn.Module:
+        """Build the counterpart from the export alone; `overrides` are added to its config."""
         transformers = pytest.importorskip("transformers")
-        published = face.to_hf(settings, VOCABULARY, model.state_dict())
-        (name,) = published.config["architectures"]
-        kind = getattr(transformers, name)
-        other = kind._from_config(kind.config_class(**{**published.config, **said}), attn_implementation="sdpa")
-        missing, unexpected = other.load_state_dict(dict(published.state_dict), strict=False)
+        export = spec.to_hf(config, VOCAB_SIZE, model.state_dict())
+        (name,) = export.config["architectures"]
+        model_type = getattr(transformers, name)
+        hf_config = model_type.config_class(**{**export.config, **overrides})
+        counterpart = model_type._from_config(hf_config, attn_implementation="sdpa")
+        missing, unexpected = counterpart.load_state_dict(dict(export.state_dict), strict=False)
         assert not unexpected
-        assert [name for name in missing if name != "lm_head.weight" or not settings.tied] == []
-        other.tie_weights()
-        return other.eval()
+        assert [name for name in missing if name != "lm_head.weight" or not config.tie_word_embeddings] == []
+        counterpart.tie_weights()
+        return counterpart.eval()
 
     @staticmethod
-    def gradients(face: ModelSpec, settings: Any, model: nn.Module) -> Mapping[str, Tensor]:
-        """Of our parameters, in the names and layout of the counterpart."""
+    def hf_gradients(spec: ModelSpec, config: Any, model: nn.Module) -> Mapping[str, Tensor]:
+        """Return the gradients of `model` in the names and layout of the counterpart."""
         named = {name: p.grad for name, p in model.named_parameters()}
-        return face.to_hf(settings, VOCABULARY, named).state_dict
+        return spec.to_hf(config, VOCAB_SIZE, named).state_dict
 
     @staticmethod
-    def losses(face: ModelSpec, model: nn.Module, ids: Tensor) -> Mapping[str, Tensor]:
-        """Our objective's terms where every token is to be predicted from those before it."""
-        (objective,) = face.objectives(model, IGNORE)
+    def losses(spec: ModelSpec, model: nn.Module, ids: Tensor) -> Mapping[str, Tensor]:
+        """Compute the loss terms with every token as the target of those before it."""
+        (objective,) = spec.objectives(model, IGNORE)
         return objective.loss(Batch(ids, torch.cat((ids[:, 1:], torch.full((len(ids), 1), IGNORE)), 1)))
 
     @staticmethod
-    def flops(face: ModelSpec, settings: Any, rows: int, length: int) -> int:
-        """Of a training step on `rows` rows, as torch counts the products that it really dispatched."""
-        model = Beside.built(face, settings)
-        in_place = {torch.ops.aten.addmm_: lambda _, left, right, **__: 2 * left[0] * left[1] * right[1]}  # torch's table lacks it
+    def count_flops(spec: ModelSpec, config: Any, batch_size: int, seq_len: int) -> int:
+        """Count the FLOPs of a training step with torch, from the products that it dispatched."""
+        model = ModelHarness.build_random(spec, config)
+        in_place = {torch.ops.aten.addmm_: lambda _, lhs, rhs, **__: 2 * lhs[0] * lhs[1] * rhs[1]}  # torch's table lacks it
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=in_place) as counter:
-            Beside.losses(face, model, Beside.tokens(rows, length))["loss"].backward()
+            ModelHarness.losses(spec, model, ModelHarness.tokens(batch_size, seq_len))["loss"].backward()
         return counter.get_total_flops()
 
 
 @pytest.fixture
-def beside() -> type[Beside]:
-    return Beside
+def harness() -> type[ModelHarness]:
+    return ModelHarness
 
 
 @pytest.fixture
-def settings_of() -> Callable[..., TrainConfig]:
-    """The `train` section of ladder_memorise with changes."""
-    table = config.load_params(Path(__file__).parents[2] / "params.yaml")
-    return partial(replace, table.parse_section("recipes", "ladder_memorise", "train", TrainConfig))
+def train_config_with() -> Callable[..., TrainConfig]:
+    """Return a function that builds the train config of ladder_memorise with changes."""
+    params = load_params(Path(__file__).parents[2] / "params.yaml")
+    return partial(replace, params.parse_section("recipes", "ladder_memorise", "train", TrainConfig))

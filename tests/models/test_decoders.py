@@ -1,4 +1,4 @@
-"""What every decoder promises whatever its halves are: documents kept apart, and passes computed otherwise with the same result."""
+"""Test what all decoders share: document masks, activation checkpointing and compilation."""
 
 from dataclasses import replace
 
@@ -9,89 +9,89 @@ from torch import Tensor, nn
 from provenlm.core.errors import ProvenlmError
 from provenlm.models.common.objective import IGNORE, Batch
 from provenlm.models.common.spec import ModelSpec
-from provenlm.models.gpt.config import GPTConfig as Dense
+from provenlm.models.gpt.config import GPTConfig
 from provenlm.models.gpt.spec import SPEC as GPT
-from provenlm.models.moe.config import MoEConfig as Mixed
+from provenlm.models.moe.config import MoEConfig
 from provenlm.models.moe.spec import SPEC as MOE
-from provenlm.training.build_model import arrange
+from provenlm.training.build_model import apply_compile_and_ac
 
-LLAMA = Dense("llama", 32, 3, 4, 2, 56, 64, True, 10_000.0, 1e-5, 0.0)
+LLAMA = GPTConfig("llama", 32, 3, 4, 2, 56, 64, True, 10_000.0, 1e-5, 0.0)
 GPT2 = replace(LLAMA, variant="gpt2", num_key_value_heads=4, intermediate_size=128, tie_word_embeddings=False, rope_theta=None)
-MIXTURE = Mixed(32, 3, 4, 2, 4, 2, 24, 64, True, 10_000.0, 1e-5, 0.0, "layerwise", 0.01, 0.001)
-NETS = pytest.mark.parametrize(("face", "shape"), [(GPT, LLAMA), (GPT, GPT2), (MOE, MIXTURE)], ids=["llama", "gpt2", "mixture"])
-ROTATED = pytest.mark.parametrize(("face", "shape"), [(GPT, LLAMA), (MOE, MIXTURE)], ids=["llama", "mixture"])
+MOE_CONFIG = MoEConfig(32, 3, 4, 2, 4, 2, 24, 64, True, 10_000.0, 1e-5, 0.0, "aux_loss", 0.01, 0.001)
+MODELS = pytest.mark.parametrize(("spec", "config"), [(GPT, LLAMA), (GPT, GPT2), (MOE, MOE_CONFIG)], ids=["llama", "gpt2", "moe"])
+ROTATED = pytest.mark.parametrize(("spec", "config"), [(GPT, LLAMA), (MOE, MOE_CONFIG)], ids=["llama", "moe"])
 
 
 def batch_of(ids: Tensor, documents: Tensor | None = None) -> Batch:
     return Batch(ids, torch.cat((ids[:, 1:], torch.full((len(ids), 1), IGNORE)), 1), documents)
 
 
-def passed(face: ModelSpec, model: nn.Module, batch: Batch) -> tuple[Tensor, list[Tensor]]:
-    """The loss and every gradient."""
+def loss_and_gradients(spec: ModelSpec, model: nn.Module, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+    """Compute the loss and every gradient."""
     model.zero_grad()
-    (objective,) = face.objectives(model, IGNORE)
+    (objective,) = spec.objectives(model, IGNORE)
     loss = objective.loss(batch)["loss"]
     loss.backward()
     return loss.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
 @ROTATED
-def test_a_document_in_a_packed_row_is_read_as_if_it_stood_alone(beside, face, shape):
-    """Positions turn queries and keys by their distance alone, so where in the row it stands does not matter."""
-    model, ids = beside.built(face, shape), beside.tokens(1, 17)
+def test_a_packed_document_gets_the_states_it_gets_alone(harness, spec, config):
+    """Rotary scores depend on the distance of two positions only, so the offset of the document has no effect."""
+    model, ids = harness.build_random(spec, config), harness.tokens(1, 17)
     documents = torch.tensor([[4] * 6 + [5] * 11])
-    packed = model.states(ids, documents_BT=documents)[0]
-    alone = torch.cat([model.states(ids[:, :6])[0], model.states(ids[:, 6:])[0]], 1)
+    packed = model.hidden_states(ids, documents_BT=documents)[0]
+    alone = torch.cat([model.hidden_states(ids[:, :6])[0], model.hidden_states(ids[:, 6:])[0]], 1)
     torch.testing.assert_close(packed, alone, atol=2e-5, rtol=1e-5)
-    assert (model.states(ids)[0] - alone)[:, 6:].abs().max() > 1e-2  # without the numbers it would have looked
+    assert (model.hidden_states(ids)[0] - alone)[:, 6:].abs().max() > 1e-2  # without document numbers it attends to the other one
 
 
-@NETS
-def test_the_loss_of_a_packed_batch_does_not_move_with_the_document_before(beside, face, shape):
-    model, ids = beside.built(face, shape), beside.tokens(2, 17)
+@MODELS
+def test_a_packed_document_does_not_depend_on_the_one_before(harness, spec, config):
+    model, ids = harness.build_random(spec, config), harness.tokens(2, 17)
     documents = torch.tensor([[1] * 6 + [2] * 11, [3] * 17])
-    states = model.states(ids, documents_BT=documents)[0]
+    states = model.hidden_states(ids, documents_BT=documents)[0]
     other = ids.clone()
     other[0, :6] = (ids[0, :6] + 1) % 61
-    moved = (model.states(other, documents_BT=documents)[0] - states).abs().amax(-1)
-    assert moved[0, :6].min() > 1e-3 and moved[0, 6:].max() == 0 and moved[1].max() == 0
+    change = (model.hidden_states(other, documents_BT=documents)[0] - states).abs().amax(-1)
+    assert change[0, :6].min() > 1e-3 and change[0, 6:].max() == 0 and change[1].max() == 0
 
 
-@NETS
+@MODELS
 @pytest.mark.parametrize("blocks", [1, 2, 3, 7])
-def test_what_is_computed_again_gives_the_same_bits_and_keeps_less(beside, settings_of, face, shape, blocks):
-    """With dropout, whose draws must be the same the second time."""
-    model = beside.built(face, replace(shape, dropout=0.1)).train()
-    batch = batch_of(beside.tokens(4, 33), torch.tensor([[1] * 20 + [2] * 13] * 4))
+def test_activation_checkpointing_gives_the_same_bits_with_less_memory(harness, train_config_with, spec, config, blocks):
+    """With dropout, whose random draws must be the same in the recomputation."""
+    model = harness.build_random(spec, replace(config, dropout=0.1)).train()
+    batch = batch_of(harness.tokens(4, 33), torch.tensor([[1] * 20 + [2] * 13] * 4))
 
-    def bytes_kept() -> tuple[Tensor, list[Tensor], int]:
+    def count_saved_bytes() -> tuple[Tensor, list[Tensor], int]:
         sizes: list[int] = []
         torch.manual_seed(3)
         with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.nbytes), t)[1], lambda t: t):
-            return *passed(face, model, batch), sum(sizes)
+            return *loss_and_gradients(spec, model, batch), sum(sizes)
 
-    loss, gradients, kept = bytes_kept()
-    arrange(model, settings_of(recompute=blocks))
-    again, gradients_again, kept_again = bytes_kept()
-    assert torch.equal(loss, again) and all(map(torch.equal, gradients, gradients_again))
-    assert kept_again < kept / 2
+    loss, gradients, saved = count_saved_bytes()
+    apply_compile_and_ac(model, train_config_with(activation_checkpointing=blocks))
+    loss_again, gradients_again, saved_again = count_saved_bytes()
+    assert torch.equal(loss, loss_again) and all(map(torch.equal, gradients, gradients_again))
+    assert saved_again < saved / 2
 
 
-def test_recompute_and_compile_are_refused_for_a_net_without_blocks(settings_of):
+def test_checkpointing_and_compile_need_a_model_with_blocks(train_config_with):
     with pytest.raises(ProvenlmError, match="recompute and compile are for nets of blocks; null and false would be right"):
-        arrange(nn.Linear(2, 2), settings_of(recompute=1))
-    arrange(nn.Linear(2, 2), settings_of())
+        apply_compile_and_ac(nn.Linear(2, 2), train_config_with(activation_checkpointing=1))
+    apply_compile_and_ac(nn.Linear(2, 2), train_config_with())
 
 
-@pytest.mark.slow  # a C++ compiler at work on each block, forward and backward: a minute
-@NETS
-def test_compiled_blocks_give_the_same_loss_and_gradients(beside, settings_of, face, shape):
-    model, batch = beside.built(face, shape), batch_of(beside.tokens(4, 33))
-    loss, gradients = passed(face, model, batch)
+@pytest.mark.slow  # compiles each block in C++, forward and backward: a minute
+@MODELS
+def test_compiled_blocks_give_the_same_loss_and_gradients(harness, train_config_with, spec, config):
+    model, batch = harness.build_random(spec, config), batch_of(harness.tokens(4, 33))
+    loss, gradients = loss_and_gradients(spec, model, batch)
     names = list(model.state_dict())
-    arrange(model, settings_of(compile=True))
-    compiled, compiled_gradients = passed(face, model, batch)
+    apply_compile_and_ac(model, train_config_with(compile=True))
+    compiled, compiled_gradients = loss_and_gradients(spec, model, batch)
     torch.testing.assert_close(compiled, loss, atol=1e-6, rtol=1e-6)
-    for one, other in zip(compiled_gradients, gradients, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    for actual, expected in zip(compiled_gradients, gradients, strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
     assert list(model.state_dict()) == names

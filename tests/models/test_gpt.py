@@ -1,4 +1,4 @@
-"""The dense decoder: its shape, its causality, and its equality with Hugging Face's Llama and GPT-2."""
+"""Test the dense decoder: shape, causality, and equality with Hugging Face's Llama and GPT-2."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ LLAMA = GPTConfig(
     dropout=0.0,
 )
 GPT2 = replace(LLAMA, variant="gpt2", num_key_value_heads=4, intermediate_size=128, tie_word_embeddings=False, rope_theta=None)
-STYLES = pytest.mark.parametrize("settings", [LLAMA, GPT2], ids=["llama", "gpt2"])
+VARIANTS = pytest.mark.parametrize("config", [LLAMA, GPT2], ids=["llama", "gpt2"])
 GRID = [
     *(
         replace(LLAMA, num_key_value_heads=g, tie_word_embeddings=t, num_hidden_layers=n)
@@ -44,31 +44,31 @@ GRID = [
 ]
 
 
-@pytest.mark.parametrize("settings", GRID, ids=str)
-def test_the_counterpart_agrees_on_logits_loss_and_gradients(beside, settings):
-    ours, ids = beside.built(SPEC, settings), beside.tokens()
-    theirs = beside.theirs(SPEC, settings, ours)
-    their, our = theirs(ids, labels=ids), beside.losses(SPEC, ours, ids)["loss"]
-    torch.testing.assert_close(SPEC.logits(ours, ids), their.logits, atol=3e-5, rtol=1e-4)
-    assert our.item() == pytest.approx(their.loss.item(), rel=1e-5)
-    our.backward()
-    their.loss.backward()
-    expected = {name: p.grad for name, p in theirs.named_parameters()}
-    for name, gradient in beside.gradients(SPEC, settings, ours).items():
+@pytest.mark.parametrize("config", GRID, ids=str)
+def test_hugging_face_agrees_on_logits_loss_and_gradients(harness, config):
+    model, ids = harness.build_random(SPEC, config), harness.tokens()
+    counterpart = harness.hf_model(SPEC, config, model)
+    hf_output, loss = counterpart(ids, labels=ids), harness.losses(SPEC, model, ids)["loss"]
+    torch.testing.assert_close(SPEC.logits(model, ids), hf_output.logits, atol=3e-5, rtol=1e-4)
+    assert loss.item() == pytest.approx(hf_output.loss.item(), rel=1e-5)
+    loss.backward()
+    hf_output.loss.backward()
+    expected = {name: p.grad for name, p in counterpart.named_parameters()}
+    for name, gradient in harness.hf_gradients(SPEC, config, model).items():
         torch.testing.assert_close(gradient, expected[name], atol=1e-5 + 1e-4 * expected[name].abs().max().item(), rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("settings", GRID, ids=str)
-def test_the_closed_form_counts_what_is_built(beside, settings):
-    count = SPEC.num_params(settings, 61)
-    assert count["total"] == count["active"] == beside.counted(SPEC, settings, 61)
+@pytest.mark.parametrize("config", GRID, ids=str)
+def test_the_closed_form_counts_the_built_parameters(harness, config):
+    count = SPEC.num_params(config, 61)
+    assert count["total"] == count["active"] == harness.count_params(SPEC, config, 61)
     assert count["total"] == sum(n for part, n in count.items() if part not in ("total", "active"))
 
 
-@STYLES
+@VARIANTS
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_parts_of_the_count_are_those_of_the_built_net(settings, tied):
-    settings = replace(settings, tie_word_embeddings=tied)
+def test_the_parts_of_the_count_match_the_built_model(config, tied):
+    config = replace(config, tie_word_embeddings=tied)
     parts = {
         "embedding": "embed_tokens",
         "positions": "embed_positions",
@@ -77,28 +77,29 @@ def test_the_parts_of_the_count_are_those_of_the_built_net(settings, tied):
         "norms": "norm",
         "head": "lm_head",
     }
-    named = [(name, p.numel()) for name, p in SPEC.build(settings, 61).named_parameters()]
-    count = SPEC.num_params(settings, 61)
+    named = [(name, p.numel()) for name, p in SPEC.build(config, 61).named_parameters()]
+    count = SPEC.num_params(config, 61)
     assert {part: sum(n for name, n in named if mark in name) for part, mark in parts.items()} == {p: count[p] for p in parts}
 
 
 @pytest.mark.parametrize(
-    ("vocabulary", "hidden", "layers", "heads", "context", "total"), [(37, 16, 1, 4, 8, 4_624), (61, 32, 2, 8, 128, 33_472)]
+    ("vocab_size", "hidden_size", "num_layers", "num_heads", "max_seq_len", "total"),
+    [(37, 16, 1, 4, 8, 4_624), (61, 32, 2, 8, 128, 33_472)],
 )
-def test_the_nets_of_the_ladder_have_their_published_sizes(beside, vocabulary, hidden, layers, heads, context, total):
+def test_the_ladder_models_have_their_published_sizes(harness, vocab_size, hidden_size, num_layers, num_heads, max_seq_len, total):
     shape = replace(
         GPT2,
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        intermediate_size=4 * hidden,
-        context=context,
+        hidden_size=hidden_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_heads,
+        intermediate_size=4 * hidden_size,
+        max_position_embeddings=max_seq_len,
     )
-    assert SPEC.num_params(shape, vocabulary)["total"] == beside.counted(SPEC, shape, vocabulary) == total
+    assert SPEC.num_params(shape, vocab_size)["total"] == harness.count_params(SPEC, shape, vocab_size) == total
 
 
-def test_gpt2_of_124_million_parameters_has_124_439_808(beside):
+def test_gpt2_of_124_million_parameters_has_124_439_808(harness):
     shape = replace(
         GPT2,
         hidden_size=768,
@@ -106,87 +107,89 @@ def test_gpt2_of_124_million_parameters_has_124_439_808(beside):
         num_attention_heads=12,
         num_key_value_heads=12,
         intermediate_size=3072,
-        context=1024,
+        max_position_embeddings=1024,
         tie_word_embeddings=True,
     )
-    assert SPEC.num_params(shape, 50_257)["total"] == beside.counted(SPEC, shape, 50_257) == 124_439_808
+    assert SPEC.num_params(shape, 50_257)["total"] == harness.count_params(SPEC, shape, 50_257) == 124_439_808
 
 
-@pytest.mark.parametrize("settings", [GRID[0], GRID[5], GRID[12], GPT2, replace(GPT2, tie_word_embeddings=True)], ids=str)
-@pytest.mark.parametrize(("rows", "length"), [(1, 16), (3, 24)])
-def test_flops_by_formula_are_those_that_torch_counts(beside, settings, rows, length):
-    assert rows * length * SPEC.flops_per_token(settings, 61, length) == beside.flops(SPEC, settings, rows, length)
+@pytest.mark.parametrize("config", [GRID[0], GRID[5], GRID[12], GPT2, replace(GPT2, tie_word_embeddings=True)], ids=str)
+@pytest.mark.parametrize(("batch_size", "seq_len"), [(1, 16), (3, 24)])
+def test_closed_form_flops_equal_those_torch_counts(harness, config, batch_size, seq_len):
+    assert batch_size * seq_len * SPEC.flops_per_token(config, 61, seq_len) == harness.count_flops(
+        SPEC, config, batch_size, seq_len
+    )
 
 
-@STYLES
-def test_a_later_token_does_not_move_an_earlier_logit(beside, settings):
-    model, before = beside.built(SPEC, settings).eval(), beside.tokens()
+@VARIANTS
+def test_a_later_token_does_not_change_an_earlier_logit(harness, config):
+    model, before = harness.build_random(SPEC, config).eval(), harness.tokens()
     after = before.clone()
     after[:, 9] = (after[:, 9] + 1) % 61
-    moved = (SPEC.logits(model, before) - SPEC.logits(model, after)).abs().amax((0, 2))
-    assert moved[:9].max() < 1e-5
-    assert moved[9] > 1e-2
+    change = (SPEC.logits(model, before) - SPEC.logits(model, after)).abs().amax((0, 2))
+    assert change[:9].max() < 1e-5
+    assert change[9] > 1e-2
 
 
-@STYLES
-def test_a_new_net_begins_near_the_loss_of_guessing(beside, settings):
+@VARIANTS
+def test_the_initial_loss_is_near_that_of_guessing(harness, config):
     torch.manual_seed(0)
-    model = SPEC.build(settings, 61)
-    assert beside.losses(SPEC, model, beside.tokens())["loss"].item() == pytest.approx(math.log(61), abs=0.1)
+    model = SPEC.build(config, 61)
+    assert harness.losses(SPEC, model, harness.tokens())["loss"].item() == pytest.approx(math.log(61), abs=0.1)
 
 
-@STYLES
-def test_more_positions_than_the_context_are_refused(beside, settings):
-    model = beside.built(SPEC, settings)
-    with pytest.raises(ValueError, match="context of 64"):
-        SPEC.logits(model, beside.tokens(1, 65))
+@VARIANTS
+def test_a_sequence_longer_than_the_limit_is_refused(harness, config):
+    model = harness.build_random(SPEC, config)
+    with pytest.raises(ValueError, match="must be <= max_position_embeddings = 64, got 65"):
+        SPEC.logits(model, harness.tokens(1, 65))
     cache = KVCache(100)
     cache.set_positions(torch.tensor([[64]]))
-    with pytest.raises(ValueError, match="context of 64"):
-        SPEC.logits_with_cache(model, beside.tokens(1, 1), cache)
+    with pytest.raises(ValueError, match="must be <= max_position_embeddings = 64, got 65"):
+        SPEC.logits_with_cache(model, harness.tokens(1, 1), cache)
 
 
-@STYLES
-def test_every_parameter_has_exactly_one_role(settings):
-    model = SPEC.build(replace(settings, tie_word_embeddings=False), 61)
+@VARIANTS
+def test_every_parameter_is_in_exactly_one_group(config):
+    model = SPEC.build(replace(config, tie_word_embeddings=False), 61)
     (objective,) = SPEC.objectives(model, IGNORE)
-    by_role = [p for parameters in objective.param_groups.values() for p in parameters]
-    assert len(by_role) == len(set(by_role)) == len(list(model.parameters()))
+    grouped = [p for parameters in objective.param_groups.values() for p in parameters]
+    assert len(grouped) == len(set(grouped)) == len(list(model.parameters()))
     assert all(p.ndim == 2 and 61 not in p.shape for p in objective.param_groups["matrix"])
-    assert all(p.ndim == 1 for p in objective.param_groups["rest"])
+    assert all(p.ndim == 1 for p in objective.param_groups["default"])
 
 
-@STYLES
-def test_ignored_targets_carry_no_loss(beside, settings):
-    model, ids = beside.built(SPEC, settings), beside.tokens()
+@VARIANTS
+def test_ignored_targets_carry_no_loss(harness, config):
+    model, ids = harness.build_random(SPEC, config), harness.tokens()
     (objective,) = SPEC.objectives(model, IGNORE)
-    kept = ids.roll(-1, 1)
-    kept[:, 5:] = IGNORE
+    masked = ids.roll(-1, 1)
+    masked[:, 5:] = IGNORE
     short = objective.loss(Batch(ids[:, :5], ids.roll(-1, 1)[:, :5]))["loss"].item()
-    assert objective.loss(Batch(ids, kept))["loss"].item() == pytest.approx(short, rel=1e-5)
+    assert objective.loss(Batch(ids, masked))["loss"].item() == pytest.approx(short, rel=1e-5)
 
 
-@STYLES
-def test_dropout_acts_in_training_alone(beside, settings):
-    model, ids = beside.built(SPEC, replace(settings, dropout=0.5)), beside.tokens()
+@VARIANTS
+def test_dropout_applies_in_training_only(harness, config):
+    model, ids = harness.build_random(SPEC, replace(config, dropout=0.5)), harness.tokens()
     assert not torch.equal(SPEC.logits(model.train(), ids), SPEC.logits(model, ids))
     assert torch.equal(SPEC.logits(model.eval(), ids), SPEC.logits(model, ids))
 
 
 @pytest.mark.parametrize(
-    ("settings", "change", "message"),
+    ("config", "change", "message"),
     [
-        (LLAMA, {"hidden": 36}, "even number"),
-        (LLAMA, {"kv_heads": 3}, "must divide heads, 4"),
-        (LLAMA, {"rope_theta": None}, "takes a number above 0"),
-        (LLAMA, {"dropout": 1.0}, "below 1"),
-        (LLAMA, {"norm_eps": 0.0}, "above 0"),
-        (LLAMA, {"inner": 0}, "at least 1"),
-        (GPT2, {"rope_theta": 1e4}, "null would be right"),
-        (GPT2, {"kv_heads": 2}, "one for each of the 4 heads"),
-        (GPT2, {"hidden": 30}, "multiple of heads"),
+        (LLAMA, {"hidden_size": 36}, r"hidden_size: must be a multiple of 2 \* num_attention_heads = 8, got 36"),
+        (LLAMA, {"num_key_value_heads": 3}, "num_key_value_heads: must divide num_attention_heads = 4, got 3"),
+        (LLAMA, {"rope_theta": None}, "rope_theta: must be > 0 for variant llama, got null"),
+        (LLAMA, {"dropout": 1.0}, "dropout: must be >= 0 and < 1, got 1.0"),
+        (LLAMA, {"norm_eps": 0.0}, "norm_eps: must be > 0, got 0.0"),
+        (LLAMA, {"intermediate_size": 0}, "intermediate_size: must be >= 1, got 0"),
+        (GPT2, {"rope_theta": 1e4}, "rope_theta: must be null for variant gpt2"),
+        (GPT2, {"num_key_value_heads": 2}, "must equal num_attention_heads = 4 for variant gpt2, got 2"),
+        (GPT2, {"hidden_size": 30}, "hidden_size: must be a multiple of num_attention_heads = 4, got 30"),
     ],
 )
-def test_impossible_shapes_are_refused_with_what_would_be_right(settings, change, message):
+def test_an_invalid_config_is_refused_with_the_allowed_values(config, change, message):
     with pytest.raises(ValueError, match=message):
-        replace(settings, **change)
+        replace(config, **change)

@@ -1,4 +1,4 @@
-"""Our weights in; out, the same in the names of Hugging Face's transformers, with the configuration it needs."""
+"""Hold a model in the names and layout of Hugging Face transformers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class HFExport:
-    """`config`: what config.json says of the net, without its special tokens; `tensors`: what model.safetensors holds."""
+    """Hold an export: the content of config.json without special tokens, and of model.safetensors."""
 
     config: Mapping[str, Any]
     state_dict: Mapping[str, Tensor]
 
 
 def add_model_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The names of Llama and Mixtral: ours below `model.`, the head beside it."""
+    """Prefix every name but the output head's with `model.`, as in Llama and Mixtral."""
     return {name if name.startswith("lm_head") else f"model.{name}": tensor for name, tensor in state_dict.items()}

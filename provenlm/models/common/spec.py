@@ -1,4 +1,7 @@
-"""The questions that an architecture answers; a net's `net.py` holds `SPEC = Net(...)`."""
+"""Define `ModelSpec`, the interface of a model.
+
+A model package holds `SPEC = ModelSpec(...)` in its `spec.py`.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,17 +18,17 @@ from provenlm.models.common.objective import IGNORE, Batch, Objective
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """An architecture as functions of its settings.
+    """Describe a model as functions of its config.
 
-    `build(settings, vocabulary)` works on torch's meta device too and initialises from torch's current generator.
-    `objectives(model, ignore)` are what training minimises (one for a decoder, two for a GAN).
-    `logits(model, tokens_BT)` gives logits_BTV of the next token at every position, causal.
-    `continued(model, tokens_BT, cache)` gives the same of tokens that stand behind those that the cache was shown before.
-    `count(settings, vocabulary)` is the closed form: parameters by part, and `total` and `active` (per token), without building.
-    `flops(settings, vocabulary, length)` are those of training, forward and backward, by token of a row of `length`, in closed form.
-    `probe(model, tokens_BT)` gives figures particular to the net: name -> (value, unit, meaning), such as expert load.
-    `context(settings)` is the most positions that `logits` takes.
-    `published(settings, vocabulary, weights)` are a model's weights in the names and layout of Hugging Face's transformers.
+    `build(config, vocab_size)` returns the module, initialised from torch's global generator; it also works on the meta device.
+    `objectives(model, ignore)` returns what training minimises: one objective for a decoder, two for a GAN.
+    `logits(model, tokens_BT)` returns logits_BTV of the next token at every position; the model is causal.
+    `logits_with_cache(model, tokens_BT, cache)` returns the same for tokens that follow the cached ones.
+    `num_params(config, vocab_size)` returns the closed-form parameter counts by part, and `total` and `active` (per token).
+    `flops_per_token(config, vocab_size, seq_len)` returns the closed-form training FLOPs (forward and backward) per token.
+    `eval_metrics(model, tokens_BT)` returns metrics particular to the model: name -> (value, unit, description).
+    `max_seq_len(config)` returns the largest number of positions that `logits` accepts.
+    `to_hf(config, vocab_size, state_dict)` returns the weights in the names and layout of Hugging Face transformers.
     """
 
     config_type: type
@@ -40,13 +43,13 @@ class ModelSpec:
     to_hf: Callable[[Any, int, Mapping[str, Tensor]], HFExport]
 
     def losses(self, model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> dict[str, Tensor]:
-        """What training minimises on a batch, by objective."""
+        """Compute the minimised loss of every objective on a batch, by objective name."""
         batch = Batch(inputs_BT, targets_BT)
         return {objective.name: objective.loss(batch)["loss"] for objective in self.objectives(model, IGNORE)}
 
 
 class ResolvedModel(NamedTuple):
-    """The architecture that a recipe names, and its settings: typed, and as they stand in the recipe."""
+    """Hold the model that a recipe names: spec, parsed config, section as written."""
 
     arch: str
     spec: ModelSpec
@@ -55,9 +58,12 @@ class ResolvedModel(NamedTuple):
 
 
 def resolve_model(section: Mapping[str, Any], location: str) -> ResolvedModel:
-    """What a recipe's `net` section asks for. ProvenlmError if it names no architecture that is there; `where` says where it stands."""
-    if "kind" not in section:
-        raise ProvenlmError(f"{location}: missing key 'kind'; known: {', '.join(registry.plugin_names('models'))}")
-    spec = registry.load_model(section["kind"], ModelSpec)
-    fields = {name: value for name, value in section.items() if name != "kind"}
-    return ResolvedModel(section["kind"], spec, config.parse_config(spec.config_type, fields, location), fields)
+    """Parse a recipe's model section; `location` is the prefix of error messages.
+
+    Raises ConfigError if the section names no known model.
+    """
+    if "arch" not in section:
+        raise ProvenlmError(f"{location}: missing key 'arch'; known: {', '.join(registry.plugin_names('models'))}")
+    spec = registry.load_model(section["arch"], ModelSpec)
+    fields = {name: value for name, value in section.items() if name != "arch"}
+    return ResolvedModel(section["arch"], spec, config.parse_config(spec.config_type, fields, location), fields)

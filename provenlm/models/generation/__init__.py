@@ -1,1 +1,1 @@
-"""generation."""
+"""Generate continuations with any causal model."""

@@ -1,1 +1,1 @@
-"""A dense decoder, in the style of Llama (arXiv 2302.13971) or of GPT-2."""
+"""Provide a dense decoder: Llama (arXiv 2302.13971) or GPT-2."""

@@ -1,51 +1,72 @@
-"""The `net` section of a recipe whose kind is gpt, typed."""
+"""Define the config of the dense decoder: a recipe's `model` section with `arch: gpt`."""
 
 from dataclasses import dataclass
 from typing import Literal
 
+SIZES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+)
+
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The shape of the net. `style` llama: rotary positions, RMSNorm, SwiGLU, no biases. gpt2: learned positions, LayerNorm, GELU, biases."""
+    """Configure a dense decoder; the fields have the names of Hugging Face's Llama.
 
-    variant: Literal["llama", "gpt2"]
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int  # of gpt2 as many as heads
-    intermediate_size: int  # width of the feed-forward half; GPT-2 has 4 · hidden
-    max_position_embeddings: int  # the most positions it will be asked for
-    tie_word_embeddings: bool  # whether the head is the embedding
-    rope_theta: float | None  # null for gpt2, whose positions are learned
-    norm_eps: float
-    dropout: float  # of attention weights and of what each half of a block adds
+    `variant` llama: rotary positions, RMSNorm, SwiGLU, no biases. gpt2: learned positions, LayerNorm, GELU, biases; it needs
+    `rope_theta: null` and as many key/value heads as heads. The defaults build a model for two CPU cores.
+    """
+
+    variant: Literal["llama", "gpt2"] = "llama"
+    hidden_size: int = 192
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 2  # llama: a divisor of num_attention_heads; gpt2: equal to it
+    intermediate_size: int = 512  # width of the feed-forward layer: 8/3 · hidden_size for llama, 4 · hidden_size for gpt2 is usual
+    max_position_embeddings: int = 1024  # longest sequence
+    tie_word_embeddings: bool = True  # whether the output matrix is the embedding matrix
+    rope_theta: float | None = 10_000.0  # base of the rotary frequencies; null for gpt2
+    norm_eps: float = 1e-5
+    dropout: float = 0.0  # of attention weights and of the output of attention and feed-forward
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "layers", "heads", "kv_heads", "inner", "context"):
+        for name in SIZES:
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise ValueError(f"{name}: must be >= 1, got {getattr(self, name)}")
         if self.norm_eps <= 0:
-            raise ValueError(f"norm_eps is {self.norm_eps}; it must be above 0")
+            raise ValueError(f"norm_eps: must be > 0, got {self.norm_eps}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}; it must be from 0 to below 1")
+            raise ValueError(f"dropout: must be >= 0 and < 1, got {self.dropout}")
         self._check_llama() if self.variant == "llama" else self._check_gpt2()
 
     def _check_llama(self) -> None:
         if self.rope_theta is None or self.rope_theta <= 0:
-            raise ValueError(f"rope_theta is {self.rope_theta}; style llama takes a number above 0")
+            raise ValueError(f"rope_theta: must be > 0 for variant llama, got {_as_yaml(self.rope_theta)}")
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ValueError(
-                f"hidden is {self.hidden_size}; it must be an even number for each of the {self.num_attention_heads} heads"
+                f"hidden_size: must be a multiple of 2 * num_attention_heads = {2 * self.num_attention_heads}, got {self.hidden_size}"
             )
         if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(f"kv_heads is {self.num_key_value_heads}; it must divide heads, {self.num_attention_heads}")
+            raise ValueError(
+                f"num_key_value_heads: must divide num_attention_heads = {self.num_attention_heads}, got {self.num_key_value_heads}"
+            )
 
     def _check_gpt2(self) -> None:
         if self.rope_theta is not None:
-            raise ValueError(f"rope_theta is {self.rope_theta}; style gpt2 learns its positions: null would be right")
+            raise ValueError(f"rope_theta: must be null for variant gpt2, which learns its positions, got {self.rope_theta}")
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"hidden is {self.hidden_size}; it must be a multiple of heads, {self.num_attention_heads}")
+            raise ValueError(
+                f"hidden_size: must be a multiple of num_attention_heads = {self.num_attention_heads}, got {self.hidden_size}"
+            )
         if self.num_key_value_heads != self.num_attention_heads:
             raise ValueError(
-                f"kv_heads is {self.num_key_value_heads}; style gpt2 has one for each of the {self.num_attention_heads} heads"
+                f"num_key_value_heads: must equal num_attention_heads = {self.num_attention_heads} for variant gpt2, got {self.num_key_value_heads}"
             )
+
+
+def _as_yaml(value: float | None) -> str:
+    return "null" if value is None else str(value)

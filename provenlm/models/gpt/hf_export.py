@@ -1,4 +1,4 @@
-"""The decoder as Llama or GPT-2 of Hugging Face's transformers: names, layout and configuration."""
+"""Convert the dense decoder to Llama or GPT-2 of Hugging Face transformers."""
 
 from collections.abc import Iterator, Mapping
 
@@ -18,13 +18,14 @@ GPT2_NAMES = {
 
 
 def to_hf(config: GPTConfig, vocab_size: int, state_dict: Mapping[str, Tensor]) -> HFExport:
-    """`weights` are the state of a Decoder of these settings."""
+    """Convert the state dict of a GPTModel."""
     if config.variant == "llama":
         return HFExport(llama_config(config, vocab_size), add_model_prefix(state_dict))
     return HFExport(gpt2_config(config, vocab_size), dict(gpt2_state_dict(config.num_hidden_layers, state_dict)))
 
 
 def llama_config(config: GPTConfig, vocab_size: int) -> dict[str, object]:
+    """Return the config.json of a LlamaForCausalLM."""
     c = config
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -48,6 +49,7 @@ def llama_config(config: GPTConfig, vocab_size: int) -> dict[str, object]:
 
 
 def gpt2_config(config: GPTConfig, vocab_size: int) -> dict[str, object]:
+    """Return the config.json of a GPT2LMHeadModel."""
     c = config
     return {
         "architectures": ["GPT2LMHeadModel"],
@@ -68,7 +70,7 @@ def gpt2_config(config: GPTConfig, vocab_size: int) -> dict[str, object]:
 
 
 def gpt2_state_dict(num_layers: int, state_dict: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """GPT-2 keeps queries, keys and values in one matrix, and every matrix of a block the other way round."""
+    """Yield GPT-2's tensors: queries, keys and values in one matrix, and the matrices of a block transposed."""
     yield "transformer.wte.weight", state_dict["embed_tokens.weight"]
     yield "transformer.wpe.weight", state_dict["embed_positions.weight"]
     for layer in range(num_layers):

@@ -1,4 +1,4 @@
-"""The dense decoder: token ids in, logits of the next token at every position out."""
+"""Build the dense decoder and count its parameters and FLOPs in closed form."""
 
 from torch import nn
 
@@ -11,7 +11,7 @@ from provenlm.models.gpt.config import GPTConfig
 
 
 class GPTModel(decoder.Decoder):
-    """Embedding, dense blocks, norm and head."""
+    """Compute next-token logits with dense transformer blocks."""
 
     def __init__(self, config: GPTConfig, vocab_size: int) -> None:
         c = config
@@ -27,6 +27,7 @@ class GPTModel(decoder.Decoder):
 
 
 def build_block(config: GPTConfig) -> TransformerBlock:
+    """Build one transformer block."""
     c = config
     self_attn = Attention(c.hidden_size, c.num_attention_heads, c.num_key_value_heads, c.dropout, bias=c.variant == "gpt2")
     mlp = SwiGLU(c.hidden_size, c.intermediate_size) if c.variant == "llama" else MLP(c.hidden_size, c.intermediate_size)
@@ -34,19 +35,20 @@ def build_block(config: GPTConfig) -> TransformerBlock:
 
 
 def build_norm(config: GPTConfig) -> NormLayer:
+    """Build the norm of the variant: RMSNorm or LayerNorm."""
     norm_type = RMSNorm if config.variant == "llama" else nn.LayerNorm
     return norm_type(config.hidden_size, config.norm_eps)
 
 
 def build_gpt(config: GPTConfig, vocab_size: int) -> GPTModel:
-    """A decoder, initialised from torch's current generator."""
+    """Build a decoder, initialised from torch's global generator."""
     model = GPTModel(config, vocab_size)
     decoder.init_weights(model)
     return model
 
 
 def num_params(config: GPTConfig, vocab_size: int) -> dict[str, int]:
-    """Parameters by part in closed form. `active`, those that one token meets, are all."""
+    """Count parameters by part in closed form; every parameter is `active`, used for every token."""
     c, gpt2 = config, config.variant == "gpt2"
     num_mlp_params = feed_forward.num_mlp_params if gpt2 else feed_forward.num_swiglu_params
     parts = {
@@ -63,7 +65,10 @@ def num_params(config: GPTConfig, vocab_size: int) -> dict[str, int]:
 
 
 def flops_per_token(config: GPTConfig, vocab_size: int, seq_len: int) -> int:
-    """Of a forward and a backward pass, by token: 6 for each matrix element, and attention over `length` positions."""
+    """Count the FLOPs of a forward and backward pass per token, in closed form.
+
+    6 for each matrix element, plus attention over `seq_len` positions.
+    """
     c = config
     attention_params = attention.num_attention_params(c.hidden_size, c.num_attention_heads, c.num_key_value_heads, bias=False)
     mlp_params = (3 if c.variant == "llama" else 2) * c.hidden_size * c.intermediate_size

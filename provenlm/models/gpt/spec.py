@@ -1,4 +1,4 @@
-"""The answers of the dense decoder to the questions of a net."""
+"""Export the dense decoder as a plug-in."""
 
 from provenlm.models.common.layers.decoder import logits_with_cache, next_token_logits
 from provenlm.models.common.spec import ModelSpec
@@ -16,6 +16,6 @@ SPEC = ModelSpec(
     num_params=num_params,
     flops_per_token=flops_per_token,
     eval_metrics=lambda model, tokens_BT: {},
-    max_seq_len=lambda settings: settings.context,
+    max_seq_len=lambda config: config.max_position_embeddings,
     to_hf=to_hf,
 )

@@ -1,1 +1,1 @@
-"""A decoder whose feed-forward layers are mixtures of experts, as Mixtral (arXiv 2401.04088)."""
+"""Provide a mixture-of-experts decoder like Mixtral (arXiv 2401.04088)."""

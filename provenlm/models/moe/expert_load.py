@@ -1,4 +1,4 @@
-"""Dispatches of a step's passes in; how evenly, and how surely, the routers sent the step's tokens to experts out.
+"""Accumulate the routing of a training step and report expert load and router entropy.
 
 Shapes: L layers, E experts.
 """
@@ -15,22 +15,20 @@ from provenlm.models.common.objective import StepMetrics
 
 
 class ExpertLoadMeter:
-    """Adds up passes until it is asked. Sums stay on the device, so that no pass waits for them."""
+    """Accumulate the routing of forward passes; the sums stay on the device, so that no pass waits for them."""
 
     def __init__(self, num_layers: int, num_experts: int) -> None:
         self.shape = (num_layers, num_experts)
         self._reset()
 
     def _reset(self) -> None:
-        self.num_assignments, self.num_tokens = (
-            0,
-            0,
-        )  # pairs of a token and one of its experts, of all layers; those choices that were made
+        self.num_assignments = 0  # (token, expert) pairs, over all layers
+        self.num_decisions = 0  # (token, layer) pairs
         self.counts_LE, self.entropy = torch.zeros(self.shape, device="cpu"), torch.zeros(1, device="cpu")
 
     @torch.no_grad()
     def update(self, routings: Sequence[Routing]) -> None:
-        """Add one pass."""
+        """Add the routing of one forward pass, one item a layer."""
         counts_LE = torch.stack(
             [count_tokens_per_expert(routing.topk_ids_NK, routing.logits_NE.shape[1]) for routing in routings]
         ).float()
@@ -38,44 +36,49 @@ class ExpertLoadMeter:
         self.counts_LE = self.counts_LE + counts_LE if self.num_assignments else counts_LE
         self.entropy = self.entropy + entropy if self.num_assignments else entropy
         self.num_assignments += sum(routing.topk_ids_NK.numel() for routing in routings)
-        self.num_tokens += sum(len(routing.topk_ids_NK) for routing in routings)
+        self.num_decisions += sum(len(routing.topk_ids_NK) for routing in routings)
 
     def compute(self) -> StepMetrics:
-        """Figures of all passes since it was last asked, in all processes, each of which must ask; then they are forgotten.
+        """Return the metrics of all passes since the last call and reset; {} if there was none.
 
-        Nothing if there was none.
+        In a distributed run every process must call it: the sums are over all processes.
         """
-        totals = self.counts_LE.new_tensor([self.num_assignments, self.num_tokens])
-        sums = (
-            torch.cat([self.counts_LE.flatten(), self.entropy, totals]).double().cpu()
-        )  # also where a pass is yet to say its type and device
+        totals = self.counts_LE.new_tensor([self.num_assignments, self.num_decisions])
+        # to float64 on the CPU: also where no pass has set a type and a device yet
+        sums = torch.cat([self.counts_LE.flatten(), self.entropy, totals]).double().cpu()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)
-        *flat, entropy, num_assignments, num_tokens = sums.tolist()
+        *flat, entropy, num_assignments, num_decisions = sums.tolist()
         self._reset()
-        return (
-            _load_metrics(torch.tensor(flat, dtype=torch.float64).view(self.shape), entropy / num_tokens, num_assignments)
-            if num_assignments
-            else {}
-        )
+        if not num_assignments:
+            return {}
+        return _load_metrics(torch.tensor(flat, dtype=torch.float64).view(self.shape), entropy / num_decisions, num_assignments)
 
 
 def _load_metrics(counts_LE: Tensor, entropy: float, num_assignments: float) -> StepMetrics:
     load_LE = counts_LE / counts_LE.mean(1, keepdim=True)
     normalized_entropy = entropy / math.log(counts_LE.shape[1]) if counts_LE.shape[1] > 1 else 0.0
-    scope = "in a step, of all layers"
+    step = "in a training step, over all layers"
     return {
-        "experts.load_max": (load_LE.max().item(), "× the mean", f"tokens at the busiest expert of a layer {scope}"),
-        "experts.load_min": (load_LE.min().item(), "× the mean", f"tokens at the idlest expert of a layer {scope}"),
-        "experts.dead": ((counts_LE == 0).sum().item(), "experts", f"that no token was sent to {scope}"),
-        "experts.dropped": (
+        "moe.load_imbalance_max": (
+            load_LE.max().item(),
+            "",
+            f"tokens of the most loaded expert over the mean of its layer, {step}",
+        ),
+        "moe.load_imbalance_min": (
+            load_LE.min().item(),
+            "",
+            f"tokens of the least loaded expert over the mean of its layer, {step}",
+        ),
+        "moe.dead_experts": ((counts_LE == 0).sum().item(), "experts", f"experts to which no token was sent {step}"),
+        "moe.dropped_tokens": (
             num_assignments - counts_LE.sum().item(),
             "tokens",
-            f"that met fewer experts than chosen {scope}: no expert is ever full",
+            f"(token, expert) pairs that no expert computed {step}; 0, because experts have no capacity limit",
         ),
-        "router.entropy": (
+        "moe.router_entropy": (
             normalized_entropy,
-            "share",
-            "mean entropy of a token's router probabilities, over that of an even choice",
+            "fraction",
+            f"mean entropy of a token's router probabilities over the entropy of uniform probabilities, {step}",
         ),
     }

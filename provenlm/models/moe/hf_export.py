@@ -1,19 +1,24 @@
-"""The decoder as Mixtral of Hugging Face's transformers: names and configuration, every tensor as it is."""
+"""Convert the mixture-of-experts decoder to Mixtral of Hugging Face transformers."""
 
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError
 from provenlm.models.common.hf_export import HFExport, add_model_prefix
 from provenlm.models.moe.config import MoEConfig
 
 
 def to_hf(config: MoEConfig, vocab_size: int, state_dict: Mapping[str, Tensor]) -> HFExport:
-    """`weights` are the state of a Decoder of these settings. ProvenlmError if its routers have a bias, which Mixtral's do not."""
+    """Convert the state dict of a MoEModel; tensors keep their layout.
+
+    Raises ConfigError for routers with an expert bias, which Mixtral's do not have.
+    """
     c = config
     if c.load_balancing == "bias":
-        raise ProvenlmError("Mixtral's routers have no bias, so a net with balance: bias has no counterpart in transformers")
+        raise ConfigError(
+            "model.load_balancing: must be aux_loss or global_aux_loss for export to Hugging Face's Mixtral, got bias"
+        )
     hf_config = {
         "architectures": ["MixtralForCausalLM"],
         "model_type": "mixtral",

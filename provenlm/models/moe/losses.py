@@ -1,4 +1,4 @@
-"""What training makes small: cross-entropy of the next token, and the router's own losses."""
+"""Define the training objective: next-token cross-entropy plus the router's losses."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -14,7 +14,7 @@ from provenlm.models.moe.model import MoEModel
 
 
 def objectives(model: nn.Module, ignore_index: int) -> list[Objective]:
-    """One: the next token. Targets equal to `ignore` carry no loss."""
+    """Return the one objective, next-token prediction; targets equal to `ignore_index` carry no loss."""
     assert isinstance(model, MoEModel)
     return [
         Objective(
@@ -24,17 +24,18 @@ def objectives(model: nn.Module, ignore_index: int) -> list[Objective]:
 
 
 def param_groups(model: MoEModel) -> dict[ParamGroupName, list[nn.Parameter]]:
-    """Every parameter of the net by what it is."""
-    groups: dict[ParamGroupName, list[nn.Parameter]] = {"embedding": [], "matrix": [], "rest": []}
+    """Group the parameters of the model by optimizer config."""
+    groups: dict[ParamGroupName, list[nn.Parameter]] = {"embedding": [], "matrix": [], "default": []}
     for name, parameter in model.named_parameters():
         groups[param_group_of(name)].append(parameter)
     return groups
 
 
 def moe_loss(model: MoEModel, ignore_index: int, batch: Batch) -> Mapping[str, Tensor]:
-    """`loss` = cross_entropy (smoothed where the batch asks for it) + weighted balance + weighted z; in nats per target that counts.
+    """Compute the loss terms, in nats per target that counts.
 
-    With a bias the balance is measured layer by layer and not minimised; in training it is noted where tokens were sent.
+    `loss` = cross_entropy (with the batch's label smoothing) + weighted load_balancing + weighted router_z. With expert biases the
+    load-balancing term is measured in each layer but not minimised. In training mode the expert load is accumulated.
     """
     config = model.config
     states_BTD, routings = model.hidden_states(batch.inputs_BT, documents_BT=batch.documents_BT)
@@ -47,11 +48,11 @@ def moe_loss(model: MoEModel, ignore_index: int, batch: Batch) -> Mapping[str, T
         total = total + config.load_balancing_weight * load_balancing
     if model.training:
         record_load(model, routings)
-    return {"loss": total, "cross_entropy": nats, "balance": load_balancing, "router_z": z}
+    return {"loss": total, "cross_entropy": nats, "load_balancing": load_balancing, "router_z": z}
 
 
 def record_load(model: MoEModel, routings: list[Routing]) -> None:
-    """Remember where tokens were sent: for the step's figures, and for the biases where there are some."""
+    """Accumulate the expert load of a pass: for the step metrics, and for expert biases where they exist."""
     model.expert_load.update(routings)
     if model.config.load_balancing == "bias":
         for router, routing in zip(model.routers, routings, strict=True):
@@ -59,7 +60,10 @@ def record_load(model: MoEModel, routings: list[Routing]) -> None:
 
 
 def post_step(model: MoEModel, applied: bool) -> StepMetrics:
-    """The step's figures. Where routers have biases they move; a step that was not applied moves none, and its tokens are forgotten."""
+    """Update the expert biases, if there are any, and return the metrics of the step.
+
+    A skipped step (not `applied`) changes no bias, and its load is discarded.
+    """
     if model.config.load_balancing == "bias":
         for router in model.routers:
             router.update_expert_bias(model.config.load_balancing_weight if applied else 0.0)
@@ -67,7 +71,7 @@ def post_step(model: MoEModel, applied: bool) -> StepMetrics:
 
 
 def load_balancing_term(method: str, routings: list[Routing]) -> Tensor:
-    """The load balancing loss of all layers in one of its two published forms."""
-    if method == "joint":
+    """Compute the load-balancing loss of all layers in one of its two published forms."""
+    if method == "global_aux_loss":
         return global_load_balancing_loss(routings)
     return torch.stack([load_balancing_loss(routing) for routing in routings]).mean()

@@ -1,4 +1,4 @@
-"""The decoder whose feed-forward halves are mixtures of experts: token ids in, logits of the next token at every position out.
+"""Build the mixture-of-experts decoder and count its parameters and FLOPs in closed form.
 
 Shapes: B batch, T positions, N = B·T tokens, D hidden.
 """
@@ -16,7 +16,7 @@ from provenlm.models.moe.expert_load import ExpertLoadMeter
 
 
 class SparseMoeBlock(nn.Module):
-    """The feed-forward half of a block: a router and its experts."""
+    """Send each token to its top-k experts and sum their weighted outputs."""
 
     def __init__(self, config: MoEConfig) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class SparseMoeBlock(nn.Module):
 
 
 class MoEModel(decoder.Decoder):
-    """Llama's frame around mixtures, which is Mixtral."""
+    """Compute next-token logits with mixture-of-experts blocks (Mixtral: Llama's attention around experts)."""
 
     def __init__(self, config: MoEConfig, vocab_size: int) -> None:
         c = config
@@ -51,11 +51,12 @@ class MoEModel(decoder.Decoder):
 
     @property
     def routers(self) -> list[Router]:
-        """Of each layer."""
+        """Return the router of each layer."""
         return [block.mlp.gate for block in self.layers]  # type: ignore[union-attr,misc]
 
 
 def build_block(config: MoEConfig) -> TransformerBlock:
+    """Build one transformer block."""
     c = config
     self_attn = Attention(c.hidden_size, c.num_attention_heads, c.num_key_value_heads, c.dropout, bias=False)
     return TransformerBlock(
@@ -64,14 +65,17 @@ def build_block(config: MoEConfig) -> TransformerBlock:
 
 
 def build_moe(config: MoEConfig, vocab_size: int) -> MoEModel:
-    """A decoder, initialised from torch's current generator."""
+    """Build a decoder, initialised from torch's global generator."""
     model = MoEModel(config, vocab_size)
     decoder.init_weights(model)
     return model
 
 
 def num_params(config: MoEConfig, vocab_size: int) -> dict[str, int]:
-    """Parameters by part in closed form. `active` are those that one token meets: all but the experts that it is not sent to."""
+    """Count parameters by part in closed form.
+
+    `active` are the parameters used for one token: all but the experts to which the token is not sent.
+    """
     c = config
     parts = {
         "embedding": vocab_size * c.hidden_size,
@@ -90,7 +94,10 @@ def num_params(config: MoEConfig, vocab_size: int) -> dict[str, int]:
 
 
 def flops_per_token(config: MoEConfig, vocab_size: int, seq_len: int) -> int:
-    """Of a forward and a backward pass, by token: 6 for each matrix element that a token meets, and attention over `length` positions."""
+    """Count the FLOPs of a forward and backward pass per token, in closed form.
+
+    6 for each matrix element that is used for the token, plus attention over `seq_len` positions.
+    """
     c = config
     parts = num_params(config, vocab_size)
     active_experts = c.num_hidden_layers * moe_experts.num_experts_params(c.num_experts_per_tok, c.hidden_size, c.intermediate_size)

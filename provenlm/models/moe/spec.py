@@ -1,4 +1,4 @@
-"""The answers of the mixture-of-experts decoder to the questions of a net."""
+"""Export the mixture-of-experts decoder as a plug-in."""
 
 from provenlm.models.common.layers.decoder import logits_with_cache, next_token_logits
 from provenlm.models.common.spec import ModelSpec
@@ -17,6 +17,6 @@ SPEC = ModelSpec(
     num_params=num_params,
     flops_per_token=flops_per_token,
     eval_metrics=expert_metrics,
-    max_seq_len=lambda settings: settings.context,
+    max_seq_len=lambda config: config.max_position_embeddings,
     to_hf=to_hf,
 )

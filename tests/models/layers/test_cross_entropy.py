@@ -1,4 +1,4 @@
-"""Cross-entropy in pieces against torch's own on all logits at once."""
+"""Compare chunked cross-entropy with torch's own on all logits at once."""
 
 import pytest
 import torch
@@ -6,19 +6,19 @@ from torch.autograd import gradcheck
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from provenlm.models.common.layers import cross_entropy as room
+from provenlm.models.common.layers import cross_entropy as module
 from provenlm.models.common.layers.cross_entropy import chunked_cross_entropy, cross_entropy
 
 IGNORE = -100
 
 
 @pytest.fixture(autouse=True)
-def pieces_of_three(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(room.MAX_CHUNK_LOGITS, "cpu", 3 * 11)
+def chunks_of_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(module.MAX_CHUNK_LOGITS, "cpu", 3 * 11)
 
 
 def case(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """8 states of width 3, 11 words, two targets without loss: pieces of 3, 3 and 2 rows."""
+    """Return 8 states of width 3, 11 ids and two ignored targets: chunks of 3, 3 and 2 tokens."""
     draw = torch.Generator().manual_seed(6)
     states = torch.randn(8, 3, generator=draw, dtype=dtype).requires_grad_()
     head = torch.randn(11, 3, generator=draw, dtype=dtype).requires_grad_()
@@ -27,14 +27,14 @@ def case(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return states, head, targets
 
 
-def test_value_and_gradients_are_those_of_all_logits_at_once() -> None:
+def test_value_and_gradients_equal_those_of_unchunked_logits() -> None:
     states, head, targets = case(torch.float64)
-    ours, whole = cross_entropy(states, head, targets, IGNORE), F.cross_entropy(states @ head.T, targets, ignore_index=IGNORE)
-    assert ours.item() == pytest.approx(whole.item(), rel=1e-12)
-    for mine, theirs in zip(
-        torch.autograd.grad(3 * ours, (states, head)), torch.autograd.grad(3 * whole, (states, head)), strict=True
+    loss, reference = cross_entropy(states, head, targets, IGNORE), F.cross_entropy(states @ head.T, targets, ignore_index=IGNORE)
+    assert loss.item() == pytest.approx(reference.item(), rel=1e-12)
+    for actual, expected in zip(
+        torch.autograd.grad(3 * loss, (states, head)), torch.autograd.grad(3 * reference, (states, head)), strict=True
     ):
-        assert torch.allclose(mine, theirs, rtol=1e-12, atol=1e-14)
+        assert torch.allclose(actual, expected, rtol=1e-12, atol=1e-14)
 
 
 def test_the_gradient_is_that_of_finite_differences() -> None:
@@ -50,7 +50,7 @@ def test_without_gradients_the_value_is_the_same() -> None:
         )
 
 
-def test_under_autocast_the_loss_stays_wide_and_near() -> None:
+def test_under_autocast_the_loss_is_float32_and_close() -> None:
     states, head, targets = case(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         loss = cross_entropy(states, head, targets, IGNORE)
@@ -61,25 +61,25 @@ def test_under_autocast_the_loss_stays_wide_and_near() -> None:
     assert states.grad.dtype == torch.float32
 
 
-def test_smoothed_value_and_gradients_are_torchs_and_the_plain_value_stands_beside_them() -> None:
+def test_label_smoothing_equals_torchs_and_the_plain_loss_is_returned_too() -> None:
     states, head, targets = case(torch.float64)
-    ours, plain = chunked_cross_entropy(states, head, targets, IGNORE, 0.1)
-    whole = F.cross_entropy(states @ head.T, targets, ignore_index=IGNORE, label_smoothing=0.1)
-    assert ours.item() == pytest.approx(whole.item(), rel=1e-12)
+    loss, plain = chunked_cross_entropy(states, head, targets, IGNORE, 0.1)
+    reference = F.cross_entropy(states @ head.T, targets, ignore_index=IGNORE, label_smoothing=0.1)
+    assert loss.item() == pytest.approx(reference.item(), rel=1e-12)
     assert plain.item() == pytest.approx(F.cross_entropy(states @ head.T, targets, ignore_index=IGNORE).item(), rel=1e-12)
     assert not plain.requires_grad
-    for mine, theirs in zip(
-        torch.autograd.grad(3 * ours, (states, head)), torch.autograd.grad(3 * whole, (states, head)), strict=True
+    for actual, expected in zip(
+        torch.autograd.grad(3 * loss, (states, head)), torch.autograd.grad(3 * reference, (states, head)), strict=True
     ):
-        assert torch.allclose(mine, theirs, rtol=1e-12, atol=1e-14)
+        assert torch.allclose(actual, expected, rtol=1e-12, atol=1e-14)
     with torch.no_grad():
-        assert [each.item() for each in chunked_cross_entropy(states, head, targets, IGNORE, 0.1)] == pytest.approx(
-            [ours.item(), plain.item()], rel=1e-12
+        assert [item.item() for item in chunked_cross_entropy(states, head, targets, IGNORE, 0.1)] == pytest.approx(
+            [loss.item(), plain.item()], rel=1e-12
         )
 
 
 class Softmaxes(TorchDispatchMode):
-    """Which shapes a softmax was taken of."""
+    """Record the input shapes of softmax."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,9 +91,9 @@ class Softmaxes(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-def test_a_piece_has_no_fewer_rows_than_a_state_has_components(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(room.MAX_CHUNK_LOGITS, "cpu", 1)
+def test_a_chunk_has_at_least_as_many_tokens_as_the_hidden_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(module.MAX_CHUNK_LOGITS, "cpu", 1)
     states, head, targets = case(torch.float32)
-    with Softmaxes() as seen:
+    with Softmaxes() as calls:
         cross_entropy(states, head, targets, IGNORE)
-    assert seen.shapes == [(3, 11), (3, 11), (2, 11)]
+    assert calls.shapes == [(3, 11), (3, 11), (2, 11)]

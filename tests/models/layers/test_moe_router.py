@@ -1,4 +1,4 @@
-"""The router's choice and its losses, by hand and by finite differences."""
+"""Check routing and router losses against values worked out by hand and finite differences."""
 
 import math
 import subprocess
@@ -11,42 +11,42 @@ from torch.autograd import gradcheck
 from provenlm.models.common.layers.moe_router import Router, Routing, global_load_balancing_loss, load_balancing_loss, z_loss
 
 
-def routing(chosen: list[list[int]], logits: list[list[float]]) -> Routing:
+def routing(topk_ids: list[list[int]], logits: list[list[float]]) -> Routing:
     logits_NE = torch.tensor(logits, dtype=torch.float64)
     probabilities_NE = logits_NE.softmax(-1)
-    chosen_NK = torch.tensor(chosen)
-    return Routing(chosen_NK, probabilities_NE.gather(1, chosen_NK), probabilities_NE, logits_NE)
+    topk_ids_NK = torch.tensor(topk_ids)
+    return Routing(topk_ids_NK, probabilities_NE.gather(1, topk_ids_NK), probabilities_NE, logits_NE)
 
 
-def test_a_tokens_weights_are_the_renormalised_probabilities_of_its_experts() -> None:
+def test_weights_are_the_renormalised_probabilities_of_the_top_k() -> None:
     router = Router(3, 3, 2, use_expert_bias=False)
     with torch.no_grad():
         router.weight.copy_(torch.eye(3))
     logits = torch.tensor([[math.log(5.0), math.log(2.0), math.log(3.0)]])
-    chosen, weights, probabilities, _ = router(logits)
-    assert chosen.tolist() == [[0, 2]]
+    topk_ids, weights, probabilities, _ = router(logits)
+    assert topk_ids.tolist() == [[0, 2]]
     assert weights[0].tolist() == pytest.approx([5 / 8, 3 / 8])
     assert probabilities[0].tolist() == pytest.approx([0.5, 0.2, 0.3])
 
 
-def test_an_even_load_costs_the_number_of_experts_a_token() -> None:
+def test_an_even_load_has_a_loss_of_k() -> None:
     even = routing([[0, 1], [2, 3]], [[0.0] * 4] * 2)
     assert load_balancing_loss(even).item() == pytest.approx(2.0)
 
 
-def test_all_load_on_one_expert_costs_the_number_of_experts() -> None:
+def test_all_load_on_one_expert_has_a_loss_of_num_experts() -> None:
     collapsed = routing([[0], [0]], [[50.0, 0.0, 0.0, 0.0]] * 2)
     assert load_balancing_loss(collapsed).item() == pytest.approx(4.0)
 
 
-def test_the_balance_loss_counts_the_dispatch_that_happened_not_the_probabilities() -> None:
+def test_the_load_balancing_loss_counts_the_routed_tokens() -> None:
     # probabilities even, but both tokens went to expert 0: f = (1, 0), P = (1/2, 1/2), 2 · 1/2 = 1;
     # probabilities (3/4, 1/4) with the same dispatch: 2 · 3/4
     assert load_balancing_loss(routing([[0], [0]], [[0.0, 0.0]] * 2)).item() == pytest.approx(1.0)
     assert load_balancing_loss(routing([[0], [0]], [[math.log(3.0), 0.0]] * 2)).item() == pytest.approx(1.5)
 
 
-def test_the_joint_form_lets_layers_balance_each_other() -> None:
+def test_the_global_loss_lets_layers_balance_each_other() -> None:
     first, second = routing([[0]], [[math.log(3.0), 0.0]]), routing([[1]], [[0.0, math.log(3.0)]])
     assert global_load_balancing_loss([first, second]).item() == pytest.approx(1.0)
     assert load_balancing_loss(first).item() == pytest.approx(1.5)
@@ -71,64 +71,64 @@ def test_the_router_and_its_losses_have_the_gradient_of_finite_differences() -> 
     assert gradcheck(outputs, (states,))
 
 
-def test_the_router_stays_wide_under_autocast() -> None:
+def test_the_router_computes_in_float32_under_autocast() -> None:
     router = Router(4, 3, 2, use_expert_bias=False)
     torch.nn.init.normal_(router.weight)
     with torch.autocast("cpu", torch.bfloat16):
         assert router(torch.randn(2, 4)).logits_NE.dtype == torch.float32
 
 
-def test_a_bias_moves_the_choice_and_not_the_weights() -> None:
+def test_the_expert_bias_changes_the_selection_not_the_weights() -> None:
     router = Router(3, 3, 2, use_expert_bias=True)
     with torch.no_grad():
         router.weight.copy_(torch.eye(3))
         router.bias_E.copy_(torch.tensor([0.0, 0.15, 0.0]))
     logits = torch.tensor([[math.log(5.0), math.log(2.0), math.log(3.0)]])
-    chosen, weights, _, _ = router(logits)  # 0.5, 0.35, 0.3 where it is chosen
-    assert chosen.tolist() == [[0, 1]]
+    topk_ids, weights, _, _ = router(logits)  # 0.5, 0.35, 0.3 where it is topk_ids
+    assert topk_ids.tolist() == [[0, 1]]
     assert weights[0].tolist() == pytest.approx([5 / 7, 2 / 7])
 
 
-def test_a_bias_of_zero_chooses_as_none_does() -> None:
+def test_an_expert_bias_of_zero_has_no_effect() -> None:
     torch.manual_seed(0)
-    one, other, states = Router(8, 5, 3, use_expert_bias=False), Router(8, 5, 3, use_expert_bias=True), torch.randn(50, 8)
-    torch.nn.init.normal_(one.weight)
-    other.load_state_dict({**one.state_dict(), "bias_E": torch.zeros(5)})
-    for mine, its in zip(one(states), other(states), strict=True):
-        assert torch.equal(mine, its)
+    plain, biased, states = Router(8, 5, 3, use_expert_bias=False), Router(8, 5, 3, use_expert_bias=True), torch.randn(50, 8)
+    torch.nn.init.normal_(plain.weight)
+    biased.load_state_dict({**plain.state_dict(), "bias_E": torch.zeros(5)})
+    for expected, actual in zip(plain(states), biased(states), strict=True):
+        assert torch.equal(expected, actual)
 
 
-def test_rebalancing_moves_each_bias_by_the_rate_towards_the_mean_load_of_all_passes() -> None:
+def test_the_expert_bias_moves_by_the_rate_towards_an_even_load() -> None:
     router = Router(3, 4, 1, use_expert_bias=True)
-    for chosen in ([[0], [0], [1]], [[0], [2], [2], [1], [3]]):
-        router.accumulate_load(routing(chosen, [[0.0] * 4] * len(chosen)))
+    for topk_ids in ([[0], [0], [1]], [[0], [2], [2], [1], [3]]):
+        router.accumulate_load(routing(topk_ids, [[0.0] * 4] * len(topk_ids)))
     router.update_expert_bias(0.01)  # loads 3, 2, 2, 1, of which the mean is 2
     assert router.bias_E.tolist() == pytest.approx([-0.01, 0.0, 0.0, 0.01])
-    router.update_expert_bias(0.01)  # nothing was noted since
+    router.update_expert_bias(0.01)  # no load since the last update
     assert router.bias_E.tolist() == pytest.approx([-0.01, 0.0, 0.0, 0.01])
 
 
-def test_the_bias_is_in_the_state_and_the_load_is_not() -> None:
+def test_the_expert_bias_is_in_the_state_dict_and_the_load_is_not() -> None:
     assert set(Router(3, 4, 1, use_expert_bias=True).state_dict()) == {"weight", "bias_E"}
     assert set(Router(3, 4, 1, use_expert_bias=False).state_dict()) == {"weight"}
 
 
-MEMBER = """
+WORKER = """
 import sys, torch
 from provenlm.models.common.layers.moe_router import Router, Routing
-place, meeting = int(sys.argv[1]), sys.argv[2]
-torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=place, world_size=2)
-router, none = Router(3, 3, 1, biased=True), torch.zeros(0)
-router.note(Routing(torch.tensor([[[0], [0], [1]], [[1], [1], [2]]][place]), none, none, none))
-router.rebalance(0.5)
+rank, rendezvous = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+router, empty = Router(3, 3, 1, use_expert_bias=True), torch.zeros(0)
+router.accumulate_load(Routing(torch.tensor([[[0], [0], [1]], [[1], [1], [2]]][rank]), empty, empty, empty))
+router.update_expert_bias(0.5)
 print(router.bias_E.tolist())
 """
 
 
-def test_two_processes_move_the_bias_by_the_load_of_both(tmp_path) -> None:
-    members = [
-        subprocess.Popen([sys.executable, "-c", MEMBER, str(place), str(tmp_path / "meeting")], stdout=subprocess.PIPE, text=True)
-        for place in (0, 1)
+def test_two_processes_update_the_bias_by_the_load_of_both(tmp_path) -> None:
+    workers = [
+        subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(tmp_path / "rendezvous")], stdout=subprocess.PIPE, text=True)
+        for rank in (0, 1)
     ]
     # loads 2, 1, 0 and 0, 2, 1 are 2, 3, 1 together
-    assert [member.communicate(timeout=100)[0] for member in members] == ["[0.0, -0.5, 0.5]\n"] * 2
+    assert [worker.communicate(timeout=100)[0] for worker in workers] == ["[0.0, -0.5, 0.5]\n"] * 2

@@ -1,4 +1,4 @@
-"""Rotary positions and the norm at values worked out by hand."""
+"""Check rotary embeddings and RMSNorm against values worked out by hand."""
 
 import math
 
@@ -9,19 +9,19 @@ from provenlm.models.common.layers import rotary
 from provenlm.models.common.layers.rms_norm import RMSNorm
 
 
-def test_component_i_turns_with_component_i_plus_half_a_head() -> None:
-    angles = rotary.rope_cos_sin(torch.arange(2), 4, 10_000.0)
-    turned = rotary.apply_rotary_emb(torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]]), angles)
-    assert turned[0].tolist() == [1, 0, 0, 0]
+def test_component_i_rotates_with_component_i_plus_half_a_head() -> None:
+    rope = rotary.rope_cos_sin(torch.arange(2), 4, 10_000.0)
+    rotated = rotary.apply_rotary_emb(torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]]), rope)
+    assert rotated[0].tolist() == [1, 0, 0, 0]
     # at position 1 the first pair turns by 1, the second by 10000^(-1/2) = 0.01
-    assert turned[1].tolist() == pytest.approx([math.cos(1), math.cos(0.01), math.sin(1), math.sin(0.01)])
+    assert rotated[1].tolist() == pytest.approx([math.cos(1), math.cos(0.01), math.sin(1), math.sin(0.01)])
 
 
-def test_scores_depend_on_the_distance_of_two_positions_alone() -> None:
-    angles = rotary.rope_cos_sin(torch.arange(9), 8, 10_000.0)
+def test_scores_depend_only_on_the_distance_of_two_positions() -> None:
+    rope = rotary.rope_cos_sin(torch.arange(9), 8, 10_000.0)
     query, key = torch.randn(2, 1, 8, generator=torch.Generator().manual_seed(1))
-    turned_query, turned_key = (rotary.apply_rotary_emb(x.expand(9, 8), angles) for x in (query, key))
-    assert (turned_query[3] @ turned_key[1]).item() == pytest.approx((turned_query[8] @ turned_key[6]).item(), rel=1e-5)
+    rotated_query, rotated_key = (rotary.apply_rotary_emb(x.expand(9, 8), rope) for x in (query, key))
+    assert (rotated_query[3] @ rotated_key[1]).item() == pytest.approx((rotated_query[8] @ rotated_key[6]).item(), rel=1e-5)
 
 
 def test_the_norm_divides_by_the_root_mean_square() -> None:

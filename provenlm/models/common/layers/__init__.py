@@ -1,1 +1,1 @@
-"""Floor 1: the blocks that nets are made of."""
+"""Provide the layers that models are built from."""

@@ -1,7 +1,7 @@
-"""Causal self-attention with grouped queries: hidden states in, for each position a mixture of the values up to it out.
+"""Compute causal self-attention with grouped queries.
 
-Shapes: B batch, T positions, D hidden, N query heads, G key/value heads (G divides N), H components of a head (D = N·H),
-S positions that are looked at: T, or those of a cache.
+Shapes: B batch, T positions, D hidden size, N query heads, G key/value heads (G divides N), H head size (D = N·H), S attended
+positions: T, or the slots of a cache.
 """
 
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from provenlm.models.common.layers.rotary import RopeCache
 
 
 class Attention(nn.Module):
-    """Grouped-query attention (arXiv 2305.13245); the projections carry Llama's names and, where `bias` says so, a bias."""
+    """Apply grouped-query attention (arXiv 2305.13245); the projections have Llama's names."""
 
     def __init__(self, hidden_size: int, num_heads: int, num_kv_heads: int, dropout: float, bias: bool) -> None:
         super().__init__()
@@ -27,9 +27,11 @@ class Attention(nn.Module):
     def forward(
         self, hidden_BTD: Tensor, rope: RopeCache | None, attn_mask_B1TS: Tensor | None, cache_and_layer: tuple[KVCache, int] | None
     ) -> Tensor:
-        """`angles` turn queries and keys (None: positions were added to the states).
+        """Attend to earlier positions.
 
-        `seen_B1TS` says who may look at whom (None: all that came before); `past` is a cache, which knows that itself, and our layer.
+        `rope` rotates queries and keys (None: positions were added to the hidden states). `attn_mask_B1TS` is True where a position may
+        attend (None: to itself and all earlier ones). `cache_and_layer`, if given, holds a cache, which brings its own mask, and the
+        index of this layer.
         """
         query_BNTH, key_BGSH, value_BGSH = (self._split_heads(p(hidden_BTD)) for p in (self.q_proj, self.k_proj, self.v_proj))
         if rope is not None:
@@ -55,14 +57,14 @@ class Attention(nn.Module):
 
 
 def num_attention_params(hidden_size: int, num_heads: int, num_kv_heads: int, bias: bool) -> int:
-    """How many parameters `Attention` has."""
+    """Count the parameters of `Attention`."""
     kv_size = num_kv_heads * (hidden_size // num_heads)
     return 2 * hidden_size * hidden_size + 2 * hidden_size * kv_size + bias * 2 * (hidden_size + kv_size)
 
 
 def attention_flops(hidden_size: int, seq_len: int) -> int:
-    """Multiplications and additions of queries with keys and of weights with values, a token of a row of `length` and a forward pass.
+    """Count the FLOPs of query·key and weight·value products, per token of a sequence and forward pass.
 
-    Every position is counted as if it looked at all (as PaLM has it, arXiv 2204.02311, appendix B): kernels that mask do.
+    Every position counts as attending to all `seq_len` positions, as in PaLM (arXiv 2204.02311, appendix B).
     """
     return 4 * hidden_size * seq_len

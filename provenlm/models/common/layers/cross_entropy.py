@@ -1,9 +1,9 @@
-"""States, the head's matrix and targets in, the mean cross-entropy out, without ever holding all logits.
+"""Compute the mean cross-entropy of a linear output layer in chunks, without holding all logits in memory.
 
-The gradients are worked out while the logits of a piece are at hand, so nothing is computed twice. A piece has at least D tokens: with
-fewer, adding up the head's gradient would take longer than computing it, and with D no piece is larger than the head itself.
+Gradients are computed while the logits of a chunk are in memory, so nothing is computed twice. A chunk has at least D tokens: with
+fewer, accumulating the gradient of the output matrix would take longer than computing it; with D, no chunk is larger than the matrix.
 
-Shapes: N tokens, D hidden, V vocabulary, C tokens of one piece.
+Shapes: N tokens, D hidden size, V vocabulary, C tokens of a chunk.
 """
 
 from collections.abc import Iterator
@@ -15,16 +15,14 @@ from torch.nn import functional as F
 
 from provenlm.models.common.layers.autocast import autocast_dtype
 
-MAX_CHUNK_LOGITS = {
-    "cpu": 1 << 22,
-    "cuda": 1 << 27,
-}  # logits held at a time, 16 MB and 512 MB in float32; more if they were fewer rows than D
+# logits in memory at a time: 16 MB and 512 MB in float32; more where a chunk would have fewer than D tokens
+MAX_CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}
 
 
 def cross_entropy(states_ND: Tensor, head_VD: Tensor, targets_N: Tensor, ignore_index: int) -> Tensor:
-    """Mean over the targets that are not `ignore` of -log softmax(states · headᵀ)[target], in nats; float32 or wider.
+    """Average -log softmax(states · headᵀ)[target] over the targets that are not `ignore_index`, in nats.
 
-    Products are taken in autocast's type where autocast is on, sums and the softmax never below float32.
+    Products use autocast's type where autocast is on; sums and the softmax use float32 or wider.
     """
     return chunked_cross_entropy(states_ND, head_VD, targets_N, ignore_index, 0.0)[0]
 
@@ -32,9 +30,9 @@ def cross_entropy(states_ND: Tensor, head_VD: Tensor, targets_N: Tensor, ignore_
 def chunked_cross_entropy(
     states_ND: Tensor, head_VD: Tensor, targets_N: Tensor, ignore_index: int, label_smoothing: float
 ) -> tuple[Tensor, Tensor]:
-    """(what to make small, the plain cross-entropy, which no gradient reaches); both are means as `cross_entropy` gives them.
+    """Return (the loss with label smoothing, the plain cross-entropy, which has no gradient); both are means in nats.
 
-    Of each target `smoothing` is spread evenly over the vocabulary (Szegedy et al. 2015, arXiv 1512.00567); with 0 the two are one.
+    `label_smoothing` of each target is spread evenly over the vocabulary (Szegedy et al. 2015, arXiv 1512.00567); 0: both are equal.
     """
     device_type = states_ND.device.type
     dtype = autocast_dtype(states_ND)
@@ -64,7 +62,10 @@ def _iter_chunk_logits(states_ND: Tensor, head_VD: Tensor, chunk_size: int) -> I
 
 
 class _ChunkLoss(NamedTuple):
-    """Sums over one piece; log softmax, in the memory of the logits; targets as a column, with 0 for targets that are ignored."""
+    """Hold the sums over a chunk, its log-probabilities (in the memory of the logits) and its targets as a column.
+
+    Ignored targets are 0 in the column.
+    """
 
     loss: Tensor
     nats: Tensor

@@ -1,8 +1,8 @@
-"""The frame of every decoder: token ids in, logits of the next token at every position out.
+"""Build decoder-only transformers from blocks: embedding, blocks, norm and output matrix.
 
-Module and parameter names are those of Hugging Face's Llama and Mixtral below their `model.`, so that an export renames.
+Module and parameter names are those of Hugging Face's Llama and Mixtral below their `model.`, so that export only renames.
 
-Shapes: B batch, T positions, D hidden, V vocabulary.
+Shapes: B batch, T positions, D hidden size, V vocabulary, S attended positions.
 """
 
 from collections.abc import Iterable
@@ -25,9 +25,9 @@ NormLayer = RMSNorm | nn.LayerNorm
 
 
 class TransformerBlock(nn.Module):
-    """One layer: what attention says is added to the state, then what the feed-forward half `mlp` says.
+    """Add the outputs of attention and of the feed-forward layer `mlp` to the residual stream.
 
-    `mlp(hidden_BTD)` gives what it says and, where it is a mixture of experts, its dispatch (else None).
+    `mlp(hidden_BTD)` returns its output and its routing, which is None for a dense layer.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class TransformerBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Embedding, blocks, norm and head. `rope_theta` None: positions are learned and added to the embedding of the tokens."""
+    """Compute next-token logits; `rope_theta` None: learned positions are added to the token embeddings."""
 
     def __init__(
         self,
@@ -73,27 +73,27 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(blocks)
         self.norm = norm
         self.lm_head = None if tie_word_embeddings else nn.Linear(hidden_size, vocab_size, bias=False)
-        self.activation_checkpointing: int | None = (
-            None  # so many blocks keep only their input, and are computed again in the backward pass
-        )
+        self.activation_checkpointing: int | None = None  # blocks per segment that stores only its input for the backward pass
 
     @property
     def lm_head_weight(self) -> Tensor:
-        """The matrix (V, D) that turns states into logits: the embedding itself where the two are tied."""
+        """Return the output matrix (V, D): the embedding matrix where the two are tied."""
         return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
     def hidden_states(
         self, tokens_BT: Tensor, cache: KVCache | None = None, documents_BT: Tensor | None = None
     ) -> tuple[Tensor, list[Routing]]:
-        """The normed states before the head, and the dispatch of each layer that has experts.
+        """Compute the normalised states before the output matrix, and the routing of each layer with experts.
 
-        With `cache` the tokens stand at the positions that it was told of, and look at what it holds. With `documents_BT` (their
-        numbers) a token looks at those of its document alone. ValueError beyond `context`.
+        With `cache` the tokens are at the cache's positions and attend to what it holds. With `documents_BT` (document numbers) a token
+        attends to its own document only. Raises ValueError beyond `max_position_embeddings`.
         """
         positions = torch.arange(tokens_BT.shape[1], device=tokens_BT.device) if cache is None else cache.positions_BT
         num_positions = tokens_BT.shape[1] if cache is None else cache.attn_mask_B1TS.shape[-1]
         if num_positions > self.max_position_embeddings:
-            raise ValueError(f"{num_positions} positions asked of a net with a context of {self.max_position_embeddings}")
+            raise ValueError(
+                f"sequence length must be <= max_position_embeddings = {self.max_position_embeddings}, got {num_positions}"
+            )
         hidden_BTD, rope = self._add_positions(self.embed_tokens(tokens_BT), positions)
         attn_mask_B1TS = None if documents_BT is None else _document_mask(documents_BT)
         routings: list[Routing] = []
@@ -119,11 +119,11 @@ class Decoder(nn.Module):
         return hidden_BTD, routings
 
     def _add_positions(self, hidden_BTD: Tensor, positions: Tensor) -> tuple[Tensor, RopeCache | None]:
-        """`places` are T positions of every row, or B × T: angles then have an axis for the heads."""
+        """Add learned positions, or return rotations; `positions` are T, or B × T: then the rotations get an axis for heads."""
         if self.rope_theta is None:
             assert self.embed_positions is not None
             return hidden_BTD + self.embed_positions(positions), None
-        head_dim: int = self.layers[0].self_attn.head  # type: ignore[union-attr,assignment]
+        head_dim: int = self.layers[0].self_attn.head_dim  # type: ignore[union-attr,assignment]
         return hidden_BTD, rotary.rope_cos_sin(positions if positions.ndim == 1 else positions[:, None], head_dim, self.rope_theta)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
@@ -131,15 +131,16 @@ class Decoder(nn.Module):
 
 
 def _document_mask(documents_BT: Tensor) -> Tensor:
-    """seen_B1TT: what came before in the same document."""
+    """Return attn_mask_B1TT: earlier positions of the same document."""
     same_BTT = documents_BT[:, :, None] == documents_BT[:, None, :]
     return same_BTT.tril()[:, None]
 
 
 def init_weights(model: Decoder) -> None:
-    """Draw every parameter anew: embeddings with deviation 0.02, matrices with 1/√(fan-in), from torch's current generator.
+    """Initialise all parameters from torch's global generator.
 
-    What writes into the residual stream begins at zero (as in nanochat): every block is the identity at the first step.
+    Normal with standard deviation 0.02 for embeddings and 1/√(fan-in) for matrices. Matrices that write into the residual stream are
+    zero (as in nanochat), so that every block is the identity at the first step.
     """
     for name, parameter in model.named_parameters():
         if name.endswith(("o_proj.weight", "down_proj", "down_proj.weight", "bias")):
@@ -150,20 +151,23 @@ def init_weights(model: Decoder) -> None:
             nn.init.normal_(parameter, 0.0, parameter.shape[-1] ** -0.5)
 
 
-def param_group_of(name: str) -> Literal["embedding", "matrix", "rest"]:
-    """Embeddings and head; the matrices of attention, feed-forward and experts; the rest, which is routers, norms and biases."""
+def param_group_of(name: str) -> Literal["embedding", "matrix", "default"]:
+    """Return the optimizer group of a parameter.
+
+    embedding: embeddings and output matrix; matrix: attention, feed-forward and experts; default: routers, norms and biases.
+    """
     if name in ("embed_tokens.weight", "embed_positions.weight", "lm_head.weight"):
         return "embedding"
-    return "matrix" if name.endswith(("_proj.weight", "_proj")) else "rest"
+    return "matrix" if name.endswith(("_proj.weight", "_proj")) else "default"
 
 
 def next_token_logits(model: nn.Module, tokens_BT: Tensor) -> Tensor:
-    """logits_BTV of the token after each position."""
+    """Return logits_BTV of the token after each position."""
     logits_BTV: Tensor = model(tokens_BT)
     return logits_BTV
 
 
 def logits_with_cache(model: nn.Module, tokens_BT: Tensor, cache: KVCache) -> Tensor:
-    """logits_BTV after tokens that stand where `cache` was told, behind all that it has been shown before."""
+    """Return logits_BTV for tokens at the positions of `cache`, which follow the cached ones."""
     assert isinstance(model, Decoder)
     return F.linear(model.hidden_states(tokens_BT, cache)[0], model.lm_head_weight)

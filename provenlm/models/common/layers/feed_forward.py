@@ -1,6 +1,6 @@
-"""The dense feed-forward halves of a block: hidden states in, what to add to them out.
+"""Compute the dense feed-forward layers of a block.
 
-Shapes: B batch, T positions, N tokens, D hidden, F inner width.
+Shapes: B batch, T positions, N tokens, D hidden size, F intermediate size.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from provenlm.models.common.layers.autocast import autocast_dtype
 
 
 class SwiGLU(nn.Module):
-    """down · (silu(gate · x) * (up · x)) (arXiv 2002.05202), in the names of Llama, without bias."""
+    """Compute down · (silu(gate · x) * (up · x)) (arXiv 2002.05202), with Llama's names and no biases."""
 
     def __init__(self, hidden_size: int, intermediate_size: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class SwiGLU(nn.Module):
 
 
 class _SwiGLU(torch.autograd.Function):
-    """Keeps what the two upper products gave and works out the rest again, so that half of what torch would keep is kept."""
+    """Save the outputs of the gate and up products and recompute the rest: half of the memory of torch's autograd."""
 
     @staticmethod
     def forward(ctx: Any, states_ND: Tensor, gate_FD: Tensor, up_FD: Tensor, down_DF: Tensor) -> Tensor:
@@ -53,12 +53,12 @@ class _SwiGLU(torch.autograd.Function):
 
 
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up."""
+    """Compute silu(gate) * up."""
     return F.silu(gate).mul_(up)
 
 
 def silu_mul_backward(grad_out: Tensor, gate: Tensor, up: Tensor, grad_gate: Tensor, grad_up: Tensor) -> Tensor:
-    """Fill `to_gate` and `to_up` from the `slope` at `gated(gate, up)`, which is overwritten; what `gated` gave, once more."""
+    """Write the gradients of `silu_mul` to `grad_gate` and `grad_up`; overwrite `grad_out`; return silu(gate) * up."""
     silu = F.silu(gate)
     torch.mul(grad_out, silu, out=grad_up)
     torch.ops.aten.silu_backward.grad_input(grad_out.mul_(up), gate, grad_input=grad_gate)
@@ -66,7 +66,7 @@ def silu_mul_backward(grad_out: Tensor, gate: Tensor, up: Tensor, grad_gate: Ten
 
 
 class MLP(nn.Module):
-    """down · gelu(up · x), both with bias, as GPT-2 has it: GELU by its tanh form (arXiv 1606.08415)."""
+    """Compute down · gelu(up · x) with biases, as GPT-2 does: GELU in its tanh form (arXiv 1606.08415)."""
 
     def __init__(self, hidden_size: int, intermediate_size: int) -> None:
         super().__init__()
@@ -79,10 +79,10 @@ class MLP(nn.Module):
 
 
 def num_swiglu_params(hidden_size: int, intermediate_size: int) -> int:
-    """How many parameters `SwiGLU` has."""
+    """Count the parameters of `SwiGLU`."""
     return 3 * hidden_size * intermediate_size
 
 
 def num_mlp_params(hidden_size: int, intermediate_size: int) -> int:
-    """How many parameters `Perceptron` has."""
+    """Count the parameters of `MLP`."""
     return 2 * hidden_size * intermediate_size + hidden_size + intermediate_size

@@ -1,9 +1,9 @@
-"""Keys and values of the positions that a net has read, kept so that the next token costs one position and not all of them.
+"""Cache keys and values of earlier positions, so that each new token costs one position.
 
-Slot s of a row holds its position s. So rows of different lengths share a batch: a row that is shorter than the others is padded
-behind, what the padding leaves in later slots is not looked at, and is written over as the row grows.
+Slot s of a sequence holds its position s, so sequences of different lengths share a batch: a shorter sequence is padded on the
+right, later slots with padding are masked, and they are overwritten as the sequence grows.
 
-Shapes: B rows, T positions now being read, S slots, G key/value heads, H components of a head.
+Shapes: B sequences, T new positions, S slots, G key/value heads, H head size.
 """
 
 import torch
@@ -11,14 +11,14 @@ from torch import Tensor
 
 
 class LayerCache:
-    """What one layer keeps."""
+    """Hold the keys and values of one layer."""
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
         self.key_value: tuple[Tensor, Tensor] | None = None
 
     def append(self, key_BGTH: Tensor, value_BGTH: Tensor, positions_BT: Tensor, num_used: int) -> tuple[Tensor, Tensor]:
-        """Put keys and values into the slots `places_BT`; (keys, values) of the first `used` slots."""
+        """Write keys and values into the slots `positions_BT`; return (keys, values) of the first `num_used` slots."""
         if self.key_value is None:
             batch, num_heads, _, head_dim = key_BGTH.shape
             self.key_value = (
@@ -33,7 +33,7 @@ class LayerCache:
 
 
 class KVCache:
-    """What all layers keep, for at most `slots` positions a row. `place` comes before each pass of the net."""
+    """Hold the keys and values of all layers; call `set_positions` before each forward pass."""
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
@@ -42,15 +42,15 @@ class KVCache:
         self._layers: list[LayerCache] = []
 
     def set_positions(self, positions_BT: Tensor) -> None:
-        """Say at which positions the next tokens stand. ValueError if one is beyond the slots."""
+        """Set the positions of the next tokens. Raises ValueError for a position beyond the slots."""
         num_used = int(positions_BT.max()) + 1
         if num_used > self.num_slots:
-            raise ValueError(f"position {num_used - 1} asked of a cache of {self.num_slots} slots")
+            raise ValueError(f"position must be < {self.num_slots}, the number of slots of the cache, got {num_used - 1}")
         self.positions_BT = positions_BT
         self.attn_mask_B1TS = (torch.arange(num_used, device=positions_BT.device) <= positions_BT[..., None])[:, None]
 
     def append(self, layer: int, key_BGTH: Tensor, value_BGTH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(keys, values, which of them each position may look at) of `layer`, those of the tokens now being read included."""
+        """Append to `layer` and return its keys, its values and the attention mask, new tokens included."""
         while len(self._layers) <= layer:
             self._layers.append(LayerCache(self.num_slots))
         return *self._layers[layer].append(
@@ -58,7 +58,7 @@ class KVCache:
         ), self.attn_mask_B1TS
 
     def select(self, indices_B: Tensor) -> None:
-        """Go on with these rows alone."""
+        """Keep only the sequences `indices_B` of the batch."""
         for layer_cache in self._layers:
             if layer_cache.key_value is not None:
                 layer_cache.key_value = (

@@ -1,9 +1,9 @@
-"""Experts: token states, the experts chosen for each and their weights in; the weighted sum of what those experts say out.
+"""Compute a mixture of SwiGLU experts for routed tokens.
 
-Tokens are sorted by expert, each expert multiplies its own run of rows, and the results are gathered back. Both moves are
-gathers in the backward pass too (no atomic additions), so a step repeats bit for bit on a GPU as well.
+Tokens are sorted by expert, each expert multiplies its own run of rows, and the results are gathered back. Both moves are gathers
+in the backward pass too (no atomic additions), so a step is reproducible bit for bit on a GPU as well.
 
-Shapes: N tokens, D hidden, E experts, K experts a token, F inner width, R = N·K rows, one for each (token, expert) pair.
+Shapes: N tokens, D hidden size, E experts, K experts a token, F intermediate size, R = N·K rows, one for each (token, expert) pair.
 """
 
 from collections.abc import Callable
@@ -18,16 +18,15 @@ from provenlm.models.common.layers.feed_forward import silu_mul, silu_mul_backwa
 
 ExpertsImpl = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
-
-# Below float32 a CPU's product is compiled for its shape (oneDNN): runs of any length would compile nearly every product of every
-# step anew and keep a thousand of them, which took a quarter of a step and gigabytes. Runs of a multiple of this recur.
+# oneDNN compiles a matrix product below float32 for its shape. With runs of arbitrary length nearly every product of every step would be
+# compiled, and a thousand kernels cached: a quarter of the step time and gigabytes. Lengths that are multiples of this recur.
 RUN_MULTIPLE = 64
 
 
 class TokenPermutation(NamedTuple):
-    """Where each row goes: `order_R` sorts rows by expert, `inverse_R` undoes it, `counts_E` rows fall to each expert.
+    """Map rows to experts: `order_R` sorts rows by expert, `inverse_R` undoes it, `counts_E` are the rows of each expert.
 
-    `order_R` may be longer than R: where it holds R, a row of zeros fills up the run of an expert, which `counts_E` then counts.
+    `order_R` may be longer than R: an entry R stands for a row of zeros that pads the run of an expert; `counts_E` counts it.
     """
 
     order_R: Tensor
@@ -36,7 +35,10 @@ class TokenPermutation(NamedTuple):
 
 
 def plan_permutation(topk_ids_NK: Tensor, num_experts: int) -> TokenPermutation:
-    """The plan of one dispatch. Shapes do not depend on values: no wait for the device, no break in a compiled graph."""
+    """Compute the permutation of one routing.
+
+    Shapes do not depend on values, so there is no device synchronisation and no graph break.
+    """
     flat_R = topk_ids_NK.flatten()
     order_R = torch.argsort(flat_R, stable=True)
     inverse_R = torch.empty_like(order_R).scatter_(0, order_R, torch.arange(order_R.numel(), device=order_R.device))
@@ -44,9 +46,9 @@ def plan_permutation(topk_ids_NK: Tensor, num_experts: int) -> TokenPermutation:
 
 
 def pad_to_multiple(permutation: TokenPermutation, topk_ids_NK: Tensor, multiple: int) -> TokenPermutation:
-    """The same plan with each expert's run filled up to a multiple of `run`. On CUDA this waits for the device."""
+    """Pad the run of each expert to a multiple of `multiple`. On CUDA this synchronises with the device."""
     padded_E = (permutation.counts_E + multiple - 1) // multiple * multiple
-    shift_E = (padded_E - permutation.counts_E).cumsum(0) - (padded_E - permutation.counts_E)  # by what fills the runs before
+    shift_E = (padded_E - permutation.counts_E).cumsum(0) - (padded_E - permutation.counts_E)  # padding of the earlier runs
     inverse_R = permutation.inverse_R + shift_E[topk_ids_NK.flatten()]
     num_rows = inverse_R.numel()
     order_R = inverse_R.new_full((int(padded_E.sum()),), num_rows).scatter_(
@@ -56,66 +58,66 @@ def pad_to_multiple(permutation: TokenPermutation, topk_ids_NK: Tensor, multiple
 
 
 def count_tokens_per_expert(topk_ids_NK: Tensor, num_experts: int) -> Tensor:
-    """counts_E: how many (token, expert) pairs fall to each expert."""
+    """Count the (token, expert) pairs of each expert."""
     return (topk_ids_NK.reshape(-1, 1) == torch.arange(num_experts, device=topk_ids_NK.device)).sum(0)
 
 
 class _Permute(torch.autograd.Function):
-    """states_ND to rows_RD in expert order. Backward: gather by the inverse and sum each token's K rows."""
+    """Gather states_ND to rows_RD in expert order; backward: gather by the inverse and sum the K rows of a token."""
 
     @staticmethod
     def forward(ctx: Any, states_ND: Tensor, order_R: Tensor, inverse_R: Tensor, top_k: int) -> Tensor:
         ctx.save_for_backward(inverse_R)
-        ctx.chosen = top_k
+        ctx.top_k = top_k
         return _gather_rows(states_ND, order_R // top_k, order_R.numel() > inverse_R.numel())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         (inverse_R,) = ctx.saved_tensors
         gradient_RD = gradients[0].index_select(0, inverse_R)
-        return gradient_RD.view(-1, ctx.chosen, gradient_RD.shape[-1]).sum(1), None, None, None
+        return gradient_RD.view(-1, ctx.top_k, gradient_RD.shape[-1]).sum(1), None, None, None
 
 
 class _Unpermute(torch.autograd.Function):
-    """rows_RD in expert order to rows_RD in token order. Backward: the same gather the other way."""
+    """Gather rows_RD from expert order to token order; backward: the opposite gather."""
 
     @staticmethod
     def forward(ctx: Any, rows_RD: Tensor, order_R: Tensor, inverse_R: Tensor) -> Tensor:
         ctx.save_for_backward(order_R)
-        ctx.filled = order_R.numel() > inverse_R.numel()
+        ctx.padded = order_R.numel() > inverse_R.numel()
         return rows_RD.index_select(0, inverse_R)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (order_R,) = ctx.saved_tensors
-        return _gather_rows(gradients[0], order_R, ctx.filled), None, None
+        return _gather_rows(gradients[0], order_R, ctx.padded), None, None
 
 
 def _gather_rows(rows_XD: Tensor, index_R: Tensor, padded: bool) -> Tensor:
-    """The rows at `index_R`; where `filled`, X stands for a row of zeros."""
+    """Return the rows at `index_R`; if `padded`, the index X stands for a row of zeros."""
     return (F.pad(rows_XD, (0, 0, 0, 1)) if padded else rows_XD).index_select(0, index_R)
 
 
 def permute(states_ND: Tensor, permutation: TokenPermutation, top_k: int) -> Tensor:
-    """rows_RD in expert order: each token's state once for each of its `chosen` experts."""
+    """Return rows_RD in expert order: the state of each token once for each of its `top_k` experts."""
     rows_RD: Tensor = _Permute.apply(states_ND, permutation.order_R, permutation.inverse_R, top_k)  # type: ignore[no-untyped-call]
     return rows_RD
 
 
 def unpermute(rows_RD: Tensor, permutation: TokenPermutation) -> Tensor:
-    """rows_RD back in token order."""
+    """Return rows_RD in token order."""
     out_RD: Tensor = _Unpermute.apply(rows_RD, permutation.order_R, permutation.inverse_R)  # type: ignore[no-untyped-call]
     return out_RD
 
 
 def swiglu(rows_RD: Tensor, gate_up_2FD: Tensor, down_DF: Tensor) -> Tensor:
-    """down · (silu(gate · x) * (up · x)) (arXiv 2002.05202); gate and up lie one above the other."""
+    """Compute down · (silu(gate · x) * (up · x)) (arXiv 2002.05202) with gate and up stacked in one matrix."""
     gate_RF, up_RF = F.linear(rows_RD, gate_up_2FD).chunk(2, -1)
     return F.linear(F.silu(gate_RF) * up_RF, down_DF)
 
 
 def experts_reference(states_ND: Tensor, topk_ids_NK: Tensor, weights_NK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor) -> Tensor:
-    """The definition, expert by expert: what the faster ways are checked against."""
+    """Compute the definition, expert by expert: the reference for the faster implementations."""
     out_ND = torch.zeros_like(states_ND)
     for expert in range(gate_up_E2FD.shape[0]):
         token_indices, slots = (topk_ids_NK == expert).nonzero(as_tuple=True)
@@ -125,7 +127,7 @@ def experts_reference(states_ND: Tensor, topk_ids_NK: Tensor, weights_NK: Tensor
 
 
 def experts_split(states_ND: Tensor, topk_ids_NK: Tensor, weights_NK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor) -> Tensor:
-    """Sorted rows, one product an expert, each written where it belongs: nothing is gathered or added up afterwards."""
+    """Compute sorted rows with one product an expert, written into its slice of the output."""
     permutation = plan_permutation(topk_ids_NK, gate_up_E2FD.shape[0])
     if states_ND.dtype.itemsize < 4:
         permutation = pad_to_multiple(permutation, topk_ids_NK, RUN_MULTIPLE)
@@ -135,9 +137,10 @@ def experts_split(states_ND: Tensor, topk_ids_NK: Tensor, weights_NK: Tensor, ga
 
 
 class _SplitSwiGLU(torch.autograd.Function):
-    """Each expert's SwiGLU on its own run of rows. Indexing the stacks would add up E zero-filled gradients of their whole size.
+    """Apply each expert's SwiGLU to its own run of rows.
 
-    The matrices may be wider than the rows: each is rounded for its product, and its gradient widened, one expert at a time.
+    Autograd through indexing of the stacked matrices would sum E zero-filled gradients of full size. The matrices may have a wider dtype
+    than the rows: each is cast for its product, and its gradient is cast back, one expert at a time.
     """
 
     @staticmethod
@@ -169,7 +172,7 @@ class _SplitSwiGLU(torch.autograd.Function):
 
 
 def _matmul_into(lhs: Tensor, rhs: Tensor, out: Tensor) -> None:
-    """left · right into `out`, which may be of a wider type."""
+    """Compute lhs · rhs into `out`, which may have a wider dtype."""
     if out.dtype == lhs.dtype:
         torch.mm(lhs, rhs, out=out)
     else:
@@ -179,7 +182,7 @@ def _matmul_into(lhs: Tensor, rhs: Tensor, out: Tensor) -> None:
 def experts_grouped_mm(
     states_ND: Tensor, topk_ids_NK: Tensor, weights_NK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor
 ) -> Tensor:
-    """Sorted rows, one grouped product for all experts. D and F must be multiples of 16 bytes (see `grouped_fits`)."""
+    """Compute sorted rows with one grouped product for all experts, where `supports_grouped_mm`."""
     gate_up_E2FD, down_EDF = gate_up_E2FD.to(states_ND.dtype), down_EDF.to(states_ND.dtype)
     permutation = plan_permutation(topk_ids_NK, gate_up_E2FD.shape[0])
     ends_E = permutation.counts_E.cumsum(0).to(torch.int32)
@@ -195,13 +198,16 @@ def _combine(out_RD: Tensor, permutation: TokenPermutation, weights_NK: Tensor) 
 
 
 def supports_grouped_mm(dtype: torch.dtype, hidden_size: int, intermediate_size: int) -> bool:
-    """Whether torch's grouped product takes these shapes: float32, bfloat16 or float16 with rows of a multiple of 16 bytes."""
+    """Return whether torch's grouped product supports these shapes.
+
+    It needs float32, bfloat16 or float16, and rows of a multiple of 16 bytes.
+    """
     supported = dtype in (torch.float32, torch.bfloat16, torch.float16) and hasattr(F, "grouped_mm")
     return supported and hidden_size * dtype.itemsize % 16 == 0 and intermediate_size * dtype.itemsize % 16 == 0
 
 
 def select_impl(device: torch.device, dtype: torch.dtype, hidden_size: int, intermediate_size: int) -> ExpertsImpl:
-    """The fastest way that works: on a CPU one product an expert beats the grouped product, on CUDA it is the other way round."""
+    """Return the fastest supported implementation: grouped products on CUDA, one product an expert on a CPU."""
     return (
         experts_grouped_mm
         if device.type == "cuda" and supports_grouped_mm(dtype, hidden_size, intermediate_size)
@@ -210,7 +216,10 @@ def select_impl(device: torch.device, dtype: torch.dtype, hidden_size: int, inte
 
 
 class Experts(nn.Module):
-    """E SwiGLU experts in the names and layout of transformers 5: `gate_up_proj` (E, 2F, D), `down_proj` (E, D, F)."""
+    """Apply E SwiGLU experts to routed tokens.
+
+    Names and layout are those of transformers 5: `gate_up_proj` (E, 2F, D), `down_proj` (E, D, F).
+    """
 
     def __init__(self, num_experts: int, hidden_size: int, intermediate_size: int) -> None:
         super().__init__()
@@ -225,5 +234,5 @@ class Experts(nn.Module):
 
 
 def num_experts_params(num_experts: int, hidden_size: int, intermediate_size: int) -> int:
-    """How many parameters `Experts` has."""
+    """Count the parameters of `Experts`."""
     return num_experts * 3 * hidden_size * intermediate_size

@@ -1,6 +1,6 @@
-"""The router: token states in, for each token its experts and their weights out, with what the router's own losses need.
+"""Route each token to its top-k experts and compute the router's losses.
 
-Shapes: N tokens, D hidden, E experts, K experts a token, L layers.
+Shapes: N tokens, D hidden size, E experts, K experts a token, L layers.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from provenlm.models.common.layers import moe_experts as experts
+from provenlm.models.common.layers.moe_experts import count_tokens_per_expert
 
 
 class Routing(NamedTuple):
-    """One layer's dispatch. Each token's `weights_NK` add up to 1; `probabilities_NE` are before the choice."""
+    """Hold the routing of one layer; the `weights_NK` of a token sum to 1, `probabilities_NE` are over all experts."""
 
     topk_ids_NK: Tensor
     weights_NK: Tensor
@@ -23,10 +23,10 @@ class Routing(NamedTuple):
 
 
 class Router(nn.Module):
-    """Softmax over all experts, the K largest, renormalised to add up to 1 (Mixtral, arXiv 2401.04088); in float32 or wider.
+    """Take the softmax over all experts and renormalise the top k (Mixtral, arXiv 2401.04088), in float32 or wider.
 
-    `biased`: an expert's bias is added where the K are chosen, and there alone (Wang et al. 2024, arXiv 2408.15664). It is no
-    parameter but a buffer of the checkpoint: no gradient reaches it, `rebalance` moves it.
+    With `use_expert_bias` an expert's bias is added for the top-k selection only (Wang et al. 2024, arXiv 2408.15664). The bias is a
+    buffer in the state dict, not a parameter: it has no gradient, `update_expert_bias` changes it.
     """
 
     bias_E: Tensor | None
@@ -37,9 +37,8 @@ class Router(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
         self.top_k = top_k
         self.register_buffer("bias_E", torch.zeros(num_experts) if use_expert_bias else None)
-        self.register_buffer(
-            "load_E", torch.zeros(num_experts) if use_expert_bias else None, persistent=False
-        )  # since the bias was moved
+        tokens_per_expert_E = torch.zeros(num_experts) if use_expert_bias else None  # since the last update of the bias
+        self.register_buffer("tokens_per_expert_E", tokens_per_expert_E, persistent=False)
 
     def forward(self, states_ND: Tensor) -> Routing:
         accum_dtype = torch.promote_types(states_ND.dtype, torch.float32)
@@ -55,15 +54,15 @@ class Router(nn.Module):
 
     @torch.no_grad()
     def accumulate_load(self, routing: Routing) -> None:
-        """Remember how many rows each expert got."""
+        """Add the number of tokens that each expert received."""
         assert self.tokens_per_expert_E is not None
-        self.tokens_per_expert_E += experts.count_tokens_per_expert(routing.topk_ids_NK, self.tokens_per_expert_E.numel())
+        self.tokens_per_expert_E += count_tokens_per_expert(routing.topk_ids_NK, self.tokens_per_expert_E.numel())
 
     @torch.no_grad()
     def update_expert_bias(self, rate: float) -> None:
-        """Move the bias of each expert by `rate` towards an even load: up where it got fewer rows than the mean. Forget the rows.
+        """Raise the bias of experts with less than the mean load by `rate`, lower the others', and reset the load.
 
-        Where there are several processes, the load is that of all.
+        In a distributed run the load is the sum over all processes.
         """
         assert self.bias_E is not None and self.tokens_per_expert_E is not None
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -73,21 +72,22 @@ class Router(nn.Module):
 
 
 def load_balancing_loss(routing: Routing) -> Tensor:
-    """E · Σ_e f_e · P_e (Switch, arXiv 2101.03961, eq. 4): f_e from the dispatch that happened, P_e the mean probability.
+    """Compute E · Σ_e f_e · P_e (Switch Transformer, arXiv 2101.03961, eq. 4).
 
-    f counts each of a token's K experts, as Mixtral does: an even load gives K, all load on one expert E.
+    f_e counts the tokens sent to expert e over all tokens, P_e is its mean probability. f counts each of a token's K experts, as in
+    Mixtral: an even load gives K, all load on one expert gives E.
     """
     num_experts = routing.probabilities_NE.shape[-1]
-    dispatched_E = experts.count_tokens_per_expert(routing.topk_ids_NK, num_experts) / routing.topk_ids_NK.shape[0]
+    dispatched_E = count_tokens_per_expert(routing.topk_ids_NK, num_experts) / routing.topk_ids_NK.shape[0]
     return num_experts * (dispatched_E * routing.probabilities_NE.mean(0)).sum()
 
 
 def global_load_balancing_loss(routings: Sequence[Routing]) -> Tensor:
-    """The balance loss as Hugging Face's Mixtral has it: f and P are averaged over the layers before they are multiplied."""
+    """Compute the load-balancing loss of Hugging Face's Mixtral: average f and P over layers before multiplying them."""
     merged = Routing(*(torch.cat(parts) for parts in zip(*routings, strict=True)))
     return load_balancing_loss(merged)
 
 
 def z_loss(routing: Routing) -> Tensor:
-    """Mean square of log Σ exp of the router's logits (ST-MoE, arXiv 2202.08906, eq. 5): keeps them small."""
+    """Compute the mean square of log Σ exp of the router's logits (ST-MoE, arXiv 2202.08906, eq. 5)."""
     return routing.logits_NE.logsumexp(-1).square().mean()

@@ -1,4 +1,4 @@
-"""RMSNorm: hidden states in, the same with unit root mean square along the last axis out, times a learned scale."""
+"""Normalise hidden states to unit root mean square along the last axis and scale them."""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 class RMSNorm(nn.Module):
-    """Root mean square norm (arXiv 1910.07467); `eps` is added to the mean square."""
+    """Apply root mean square layer normalisation (arXiv 1910.07467); `eps` is added to the mean square."""
 
     def __init__(self, hidden_size: int, eps: float) -> None:
         super().__init__()
