@@ -69,7 +69,6 @@ def main(args: argparse.Namespace) -> int:
         checkpoint.save_checkpoint(args.output, state, {checkpoint.METADATA_FILE: recipe_model.model.metadata.to_json()})
         print(args.output.as_posix())
     return 0
-    return 0
 
 
 def print_report(

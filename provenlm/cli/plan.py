@@ -43,7 +43,6 @@ def main(args: argparse.Namespace) -> int:
     )
     print(format_section(sizes[args.pick - 1]))
     return 0
-    return 0
 
 
 def parse_sizes(text: str, arch: ModelArch, vocab_size: int, context: int, spec: ModelSpec) -> list[ModelSizePlan]:

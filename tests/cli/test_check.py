@@ -39,8 +39,8 @@ def test_a_report_is_checked_with_its_recipes_and_corpora_only(check):
     ("override", "message"),
     [
         (
-            "corpora.python_docs.scrape.manners.tries=many",
-            "corpora.python_docs.scrape.manners.tries: must be a whole number",
+            "corpora.python_docs.scrape.crawl_policy.max_attempts=many",
+            "corpora.python_docs.scrape.crawl_policy.max_attempts: must be a whole number",
         ),
         ("corpora.python_docs.filter.least=high", "corpora.python_docs.filter.least: must be a number"),
         ("corpora.twelve_strings.tokenize={}", "corpora.twelve_strings.tokenize: missing key 'held_out'"),

@@ -77,7 +77,10 @@ def test_bits_per_byte_follow_from_the_models_logits(pair):
 def test_a_model_with_random_weights_is_worse(pair):
     damage(pair[0])
     comparison = compare_models("tiny", *pair)
-    assert comparison["difference"] == pytest.approx(comparison["bits_per_byte"] - comparison["other_bits_per_byte"]) and comparison["difference"] > 0.1
+    assert (
+        comparison["difference"] == pytest.approx(comparison["bits_per_byte"] - comparison["other_bits_per_byte"])
+        and comparison["difference"] > 0.1
+    )
 
 
 def test_records_held_out_by_one_model_only_are_ignored(pair):

@@ -54,15 +54,15 @@ def run_steps(root, monkeypatch, run_cli):
 
 
 def test_continued_steps_reproduce_the_next_checkpoint_bit_for_bit(root, run_steps, tmp_path):
-    run_steps("--steps", "10", "--to", str(tmp_path / "out"))
+    run_steps("--steps", "10", "--output", str(tmp_path / "out"))
     for name in ("model.safetensors", "optimizer.safetensors"):
         continued, original = load_file(tmp_path / "out" / name), load_file(root / CHECKPOINTS_DIR / "step-00000020" / name)
         assert continued.keys() == original.keys() and all((continued[key] == original[key]).all() for key in original)
 
 
 def test_training_continues_from_its_own_output(root, run_steps, tmp_path):
-    run_steps("--steps", "4", "--to", str(tmp_path / "four"))
-    run_steps("--steps", "6", "--to", str(tmp_path / "ten"), checkpoint=tmp_path / "four")
+    run_steps("--steps", "4", "--output", str(tmp_path / "four"))
+    run_steps("--steps", "6", "--output", str(tmp_path / "ten"), checkpoint=tmp_path / "four")
     continued, original = (
         load_file(folder / "model.safetensors") for folder in (tmp_path / "ten", root / CHECKPOINTS_DIR / "step-00000020")
     )
@@ -86,8 +86,8 @@ def test_more_steps_than_remain_are_an_error(run_steps, count):
 
 
 def test_an_existing_folder_is_not_overwritten(run_steps, tmp_path):
-    status, _, errors = run_steps("--to", str(tmp_path))
-    assert status == 1 and "--to: must be a folder that does not exist" in errors
+    status, _, errors = run_steps("--output", str(tmp_path))
+    assert status == 1 and "--output: must be a folder that does not exist" in errors
 
 
 def test_another_config_is_an_error(root, run_steps):

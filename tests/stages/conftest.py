@@ -1,4 +1,4 @@
-"""A project folder for stages of a corpus to run in: params in, records in, an audit out."""
+"""Provide a project folder in which the stages of a corpus run."""
 
 import importlib
 import json
@@ -10,36 +10,29 @@ from typing import Any
 import pytest
 
 from provenlm.core import audit
-from provenlm.core import records as record
 from provenlm.core.paths import ProjectPaths
-from provenlm.core.records import Record
+from provenlm.core.records import Record, read_records, write_records
 from stages import runner
 
 CORPUS = {
     "domain": "text",
     "scrape": {},
     "filter": {
-        "least": 0.5,
-        "words": [3, 6, 2000, 4000],
-        "word_length": [1, 2, 12, 24],
-        "letter_words": [0.2, 0.5],
-        "stop_words": [-1, 0],
-        "symbol_words": [0.1, 0.5],
-        "digits": [0.3, 0.6],
-        "control": [0.0005, 0.01],
-        "long_words": [0.3, 0.6],
-        "short_lines": [1, 2],
-        "repeated_lines": [0.5, 0.9],
-        "top_bigram": [0.6, 0.9],
-        "repeated_ngrams": [0.5, 0.9],
+        **dict.fromkeys(("profiles", "quality_rules", "pii", "language_filter")),
+        "doc_words": {"drop_below": 3, "good_from": 6, "good_to": 2000, "drop_above": 4000},
+        "avg_word_length": {"drop_below": 1, "good_from": 2, "good_to": 12, "drop_above": 24},
+        "stop_words": {"drop_below": -1, "good_from": 0},
+        "digit_ratio": {"good_to": 0.3, "drop_above": 0.6},
+        "short_line_ratio": {"good_to": 1, "drop_above": 2},
+        "top_2_gram_frac": {"good_to": 0.6, "drop_above": 0.9},
     },
-    "dedupe": {"near": 0.7, "words": 3, "characters": 5},
-    "tokenize": {"vocabulary": 512, "sample_bytes": 1_000_000, "character_coverage": 0.9995, "held_out": 0.2},
+    "dedupe": {"jaccard_threshold": 0.7, "ngram_words": 3, "ngram_chars": 5, "paragraph_dedup": None},
+    "tokenize": {"vocab_size": 512, "sample_bytes": 1_000_000, "character_coverage": 0.9995, "val_fraction": 0.2},
 }
 
 
 class Project:
-    """One corpus named `c` below `root`."""
+    """Hold a project with one corpus named `c`."""
 
     sections = CORPUS
 
@@ -55,16 +48,16 @@ class Project:
         self.paths.params_yaml.write_text(text)
 
     def write_corpus(self, step: str, records: Iterable[Record]) -> None:
-        record.write_records(records, self.paths.corpus_dir("c", step))
+        write_records(records, self.paths.corpus_dir("c", step))
 
     def records(self, step: str) -> list[Record]:
-        return list(record.read_records(self.paths.corpus_dir("c", step)))
+        return list(read_records(self.paths.corpus_dir("c", step)))
 
     def run(self, name: str) -> audit.Audit:
-        """The stage `name` on the corpus, as its command line runs it. SystemExit with the message on a user's mistake."""
+        """Run a stage as its command line does and return its audit. Raises SystemExit with the message on a ProvenlmError."""
         module = importlib.import_module(f"stages.{name}")
         self.patch.setattr(sys, "argv", [name, "c"])
-        runner.main(name, "corpora", module.body, module.__doc__)
+        runner.main(name, "corpora", module.run_stage, module.__doc__)
         return self.audit(name)
 
     def audit(self, name: str) -> audit.Audit:
@@ -74,7 +67,7 @@ class Project:
         return {key: metric.value for key, metric in self.audit(name).metrics.items()}
 
     def write_scraped(self, records: list[Record]) -> None:
-        """What the scrape stage leaves: the records, and their number and bytes in its audit."""
+        """Write records and audit as the scrape stage does."""
         self.write_corpus("scraped", records)
         recorder = audit.MetricRecorder()
         recorder.add_count("records", len(records), "records", "records")

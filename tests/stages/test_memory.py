@@ -1,4 +1,4 @@
-"""What a stage holds at once must not grow with the corpus: the kernel's word for it, at two sizes."""
+"""Test that the peak memory of the corpus stages does not grow with the corpus."""
 
 import os
 import random
@@ -12,11 +12,11 @@ import pytest
 from provenlm.core.records import Record
 
 ROOT = Path(__file__).resolve().parents[2]
-COUNT = 4000  # records of 5 kB, and four times as many
+COUNT = 4000  # records of 5 kB in the small corpus; the large one has four times as many
 
 
 def texts(count: int) -> Iterator[Record]:
-    """Each tenth a near copy of the one before."""
+    """Yield records; every tenth is a near-duplicate of the one before."""
     rng = random.Random(4)
     vocabulary = ["".join(rng.choices("abcdefghijklmnop", k=rng.randrange(3, 9))) for _ in range(5000)]
     words: list[str] = []
@@ -27,7 +27,7 @@ def texts(count: int) -> Iterator[Record]:
 
 
 def peak(stage: str, root: Path) -> int:
-    """The largest resident set of the stage's process, in bytes."""
+    """Run a stage in a process; return its peak resident set size in bytes."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-m", f"stages.{stage}", "c"], cwd=root, env=environment, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
@@ -35,11 +35,11 @@ def peak(stage: str, root: Path) -> int:
     return used.ru_maxrss * 1024
 
 
-@pytest.mark.slow  # three stages over 100 MB, which take some minutes
+@pytest.mark.slow  # three stages on 100 MB: some minutes
 @pytest.mark.timeout(1200)
-def test_a_corpus_four_times_as_large_takes_at_most_half_as_much_memory_again(project):
+def test_a_corpus_four_times_as_large_needs_at_most_1_5_times_the_memory(project):
     peaks = []
     for times in (1, 4):
-        project.scraped(list(texts(times * COUNT)))
-        peaks.append({stage: peak(stage, project.layout.root) for stage in ("filter", "dedupe", "tokenize")})
+        project.write_scraped(list(texts(times * COUNT)))
+        peaks.append({stage: peak(stage, project.paths.root) for stage in ("filter", "dedupe", "tokenize")})
     assert {stage: peaks[1][stage] <= 1.5 * peaks[0][stage] for stage in peaks[0]} == dict.fromkeys(peaks[0], True), peaks

@@ -21,14 +21,14 @@ PARAMS = """
 corpora:
   words: {domain: strings, scrape: {pages: 3}, filter: {}, dedupe: {}, tokenize: {}}
 recipes:
-  toy: {corpus: words, domain: strings, net: {}, train: {steps: 7}, validate: {}}
+  toy: {corpus: words, domain: strings, model: {}, train: {steps: 7}, validate: {}}
 reports:
   proof:
     title: A proof for Grüße
     recipes: [toy]
     corpora: [words]
-    refresh: null
-    bounds:
+    schedule: null
+    checks:
       toy/validate.loss: {bound: "< toy/validate.bigram", else: train longer}
       words/scrape.records: {bound: 3..5, else: look at the site}
 """
@@ -48,7 +48,7 @@ def write_stage_audit(folder: Path, subject: str, stage: str, sections: dict, re
         "code_digest": hashing.sha256_files([], folder),
         "seed": 1,
     }
-    curve = audit.PlotSeries("curve", "lines", "loss by step", "step", "nats", [1, 2, 3], {"training": [3.0, 2.0, 1.5]})
+    curve = audit.PlotSeries("curve", "line", "loss by step", "step", "nats", [1, 2, 3], {"training": [3.0, 2.0, 1.5]})
     curves = [curve] if stage in ("scrape", "train") else []
     descriptions = {name: audit.Metric(value, "nats", "a figure", "measured") for name, value in metrics.items()}
     audit.write_audit(
@@ -162,18 +162,18 @@ def test_a_plot_that_no_audit_holds_any_more_goes(reported):
         (
             "3..5",
             "about 4",
-            "report@proof: params.yaml: reports.proof.bounds.words/scrape.records.bound: 'about 4' is no bound; write",
+            "report@proof: params.yaml: reports.proof.checks.words/scrape.records.bound: 'about 4' is no bound; write",
         ),
-        ("3..5", "5", "report@proof: params.yaml: reports.proof.bounds.words/scrape.records.bound: expected text, got 5"),
+        ("3..5", "5", "report@proof: params.yaml: reports.proof.checks.words/scrape.records.bound: must be text, got 5"),
         (
             "else: look",
             "otherwise: look",
-            "report@proof: params.yaml: reports.proof.bounds.words/scrape.records: unknown key 'otherwise'",
+            "report@proof: params.yaml: reports.proof.checks.words/scrape.records: unknown key 'otherwise'",
         ),
         (
             "words/scrape.records",
             "words/scrape.record",
-            "report@proof: params.yaml: reports.proof.bounds.words/scrape.record: nobody measured 'record': "
+            "report@proof: params.yaml: reports.proof.checks.words/scrape.record: nobody measured 'record': "
             "the audit of words/scrape has no such figure (did you mean 'records'?)",
         ),
     ],
@@ -221,7 +221,7 @@ def replace_in_file(path: Path, old: str, new: str) -> None:
         ("models/toy", "made", "Made", "toy/train: models/toy has changed since it was among its outputs"),
         ("data/words/tokens", "made", "Made", "toy/train: data/words/tokens has changed since it was among its inputs"),
         ("params.yaml", "steps: 7", "steps: 8", "toy/train: recipes.toy.train in params.yaml is not what it was run with"),
-        ("params.yaml", "3..5", "3..6", "proof/report: reports.proof.bounds in params.yaml is not what it was run with"),
+        ("params.yaml", "3..5", "3..6", "proof/report: reports.proof.checks in params.yaml is not what it was run with"),
     ],
 )
 def test_verification_finds_one_planted_change(reported, file, old, new, fault):
@@ -290,7 +290,7 @@ def test_a_claim_carries_all_that_is_needed_to_doubt_it(reported):
 
 def test_a_report_covers_a_family_of_recipes(folder):
     three = "\n".join(
-        f"  toys/{name}: {{corpus: words, domain: strings, net: {{}}, train: {{steps: 7}}, validate: {{}}}}" for name in "abc"
+        f"  toys/{name}: {{corpus: words, domain: strings, model: {{}}, train: {{steps: 7}}, validate: {{}}}}" for name in "abc"
     )
     summary = re.sub(r"  toy: .*", three, PARAMS).replace("recipes: [toy]", "recipes: [toys]").replace("toy/", "toys/b/")
     (folder / "params.yaml").write_text(summary, encoding="utf-8")

@@ -18,201 +18,222 @@ def record(seed: int) -> Record:
 
 @pytest.fixture
 def deduped(project):
-    """Forty records that went through filter and dedupe."""
-    project.scraped([record(seed) for seed in range(40)])
+    """Run filter and dedupe on 40 records."""
+    project.write_scraped([record(seed) for seed in range(40)])
     project.run("filter")
     project.run("dedupe")
     return project
 
 
-def test_every_record_lies_on_one_side_with_all_its_bytes(deduped):
+def test_every_record_is_in_one_split_with_all_its_bytes(deduped):
     deduped.run("tokenize")
     values = deduped.values("tokenize")
-    tokens = token_dataset.load_token_dataset(deduped.layout.corpus("c", "tokens"))
+    tokens = token_dataset.load_token_dataset(deduped.paths.corpus_dir("c", "tokens"))
     assert values["records.in"] == 40 == values["documents.train"] + values["documents.val"]
     assert values["documents.val"] == len(tokens.val.record_ids) > 0
     assert (values["tokens.train"], values["tokens.val"]) == (len(tokens.train.ids), len(tokens.val.ids))
-    assert values["bytes.train"] + values["bytes.val"] == sum(len(item.body) for item in deduped.records("deduped"))
-    assert (values["balance"], values["clusters.overlap"]) == (0, 0)
+    assert values["bytes.train"] + values["bytes.val"] == sum(len(item.content) for item in deduped.records("deduped"))
+    assert (values["unaccounted"], values["split.shared_clusters"]) == (0, 0)
 
 
-def test_the_tokens_decode_to_the_bodies(deduped):
+def test_the_tokens_decode_to_the_contents(deduped):
     deduped.run("tokenize")
-    folder = deduped.layout.corpus("c", "tokens")
-    tokenizer, tokens = sentencepiece_model.load_sentencepiece_tokenizer(folder / "codec"), token_dataset.load_token_dataset(folder)
-    contents = {item.id: item.body for item in deduped.records("deduped")}
+    folder = deduped.paths.corpus_dir("c", "tokens")
+    tokenizer, tokens = (
+        sentencepiece_model.load_sentencepiece_tokenizer(folder / "tokenizer"),
+        token_dataset.load_token_dataset(folder),
+    )
+    contents = {item.id: item.content for item in deduped.records("deduped")}
     for split in (tokens.train, tokens.val):
         for index, record_id in enumerate(split.record_ids):
             ids = split.ids[split.doc_offsets[index] : split.doc_offsets[index + 1]].tolist()
             assert (ids[0], ids[-1]) == (2, 3)
             assert tokenizer.decode(ids) == contents[record_id]
-    assert deduped.values("tokenize")["round_trip_failures"] == 0
+    assert deduped.values("tokenize")["integrity.decode_mismatch"] == 0
 
 
-def test_the_codec_learns_from_the_training_side_alone(deduped, monkeypatch):
+def test_the_tokenizer_is_trained_on_the_training_split_only(deduped, monkeypatch):
     training_ids: list[str] = []
 
-    def learn(settings, read):
+    def train(config, read):
         training_ids.extend(item.id for item in read())
-        return text_tokenize.train_tokenizer(settings, read)
+        return text_tokenize.train_tokenizer(config, read)
 
     spec = text_tokenize.SPEC
-    monkeypatch.setattr(text_tokenize, "SPEC", type(spec)(spec.config_type, learn, spec.load, spec.val_fraction))
+    monkeypatch.setattr(text_tokenize, "SPEC", type(spec)(spec.config_type, train, spec.load, spec.val_fraction))
     deduped.run("tokenize")
-    assert training_ids == token_dataset.load_token_dataset(deduped.layout.corpus("c", "tokens")).train.record_ids
+    assert training_ids == token_dataset.load_token_dataset(deduped.paths.corpus_dir("c", "tokens")).train.record_ids
 
 
-def test_a_codec_that_loses_a_byte_is_counted_and_its_records_named(deduped, monkeypatch):
+def test_a_tokenizer_that_loses_bytes_is_counted_and_named(deduped, monkeypatch):
     monkeypatch.setattr(
         sentencepiece_model.SentencePieceTokenizer, "decode", lambda tokenizer, ids: b"".join(tokenizer._bytes[i] for i in ids[2:])
     )
     audit = deduped.run("tokenize")
-    assert audit.figures["round_trip_failures"].value == 40
-    (table,) = (table for table in audit.tables if table.name == "round_trip")
+    assert audit.metrics["integrity.decode_mismatch"].value == 40
+    (table,) = (table for table in audit.tables if table.name == "integrity.decode_mismatch")
     assert [row[0] for row in table.rows] == [item.id for item in deduped.records("deduped")[:20]]
 
 
-def test_near_twins_of_a_cluster_lie_on_one_side(deduped):
-    items = [item.with_facts(cluster=f"cluster {index % 8}") for index, item in enumerate(deduped.records("deduped"))]
-    deduped.put("deduped", items)
+def test_a_duplicate_cluster_is_in_one_split(deduped):
+    items = [item.with_metadata(cluster=f"cluster {index % 8}") for index, item in enumerate(deduped.records("deduped"))]
+    deduped.write_corpus("deduped", items)
     deduped.run("tokenize")
-    cluster = {item.id: item.facts["cluster"] for item in items}
-    tokens = token_dataset.load_token_dataset(deduped.layout.corpus("c", "tokens"))
+    cluster = {item.id: item.metadata["cluster"] for item in items}
+    tokens = token_dataset.load_token_dataset(deduped.paths.corpus_dir("c", "tokens"))
     train, val = ({cluster[name] for name in split.record_ids} for split in (tokens.train, tokens.val))
     assert not train & val
     assert len(train) + len(val) == 8
 
 
-def test_the_yield_leads_from_scraped_bytes_to_training_tokens(deduped):
+def test_the_retention_table_leads_from_scraped_bytes_to_tokens(deduped):
     audit = deduped.run("tokenize")
     values = deduped.values("tokenize")
     size = sum(len(record(seed).content) for seed in range(40))
-    (table,) = (table for table in audit.tables if table.name == "yield")
+    (table,) = (table for table in audit.tables if table.name == "retention")
     assert [row[:3] for row in table.rows[:4]] == [
-        ["fetched", 40, 10**6],
+        ["downloaded", 40, 10**6],
         ["scraped", 40, size],
         ["kept by the filter", 40, size],
-        ["unique", 40, size],
+        ["deduplicated", 40, size],
     ]
     assert table.rows[4] == [
-        "trained on",
+        "training split",
         values["documents.train"],
         values["bytes.train"],
-        values["yield"],
+        values["retention"],
         values["tokens.train"],
     ]
-    assert values["yield"] == pytest.approx(values["bytes.train"] / size, abs=1e-6)
+    assert values["retention"] == pytest.approx(values["bytes.train"] / size, abs=1e-6)
 
 
-def test_every_record_is_found_by_its_digest_and_nothing_is_lost_on_the_way(deduped):
+def test_every_record_is_matched_and_nothing_is_lost(deduped):
     deduped.run("tokenize")
     values = deduped.values("tokenize")
-    assert (values["found"], values["missing"], values["strange"], values["chain"]) == (40, 0, 0, 0)
+    assert (
+        values["integrity.matched"],
+        values["integrity.missing"],
+        values["integrity.extra"],
+        values["pipeline.unaccounted_total"],
+    ) == (40, 0, 0, 0)
 
 
-def test_a_record_that_never_reaches_the_arrays_is_missed(deduped, monkeypatch):
+def test_a_record_missing_from_the_arrays_is_counted(deduped, monkeypatch):
     write = token_dataset.write_token_dataset
-    monkeypatch.setattr(token_dataset, "write", lambda folder, documents, *rest: write(folder, list(documents)[1:], *rest))
+    monkeypatch.setattr(
+        token_dataset, "write_token_dataset", lambda folder, documents, *rest: write(folder, list(documents)[1:], *rest)
+    )
     audit = deduped.run("tokenize")
     first = deduped.records("deduped")[0]
-    (table,) = (table for table in audit.tables if table.name == "missing")
-    assert (audit.figures["missing"].value, table.rows) == (1, [[first.id, first.source]])
-    assert audit.figures["chain"].value > 0
+    (table,) = (table for table in audit.tables if table.name == "integrity.missing")
+    assert (audit.metrics["integrity.missing"].value, table.rows) == (1, [[first.id, first.source]])
+    assert audit.metrics["pipeline.unaccounted_total"].value > 0
 
 
-def test_a_step_that_loses_bytes_unbalances_the_chain(deduped):
-    path = deduped.layout.audit("c", "dedupe")
+def test_a_stage_that_loses_bytes_is_unaccounted(deduped):
+    path = deduped.paths.audit_json("c", "dedupe")
     metrics = json.loads(path.read_text())
-    metrics["figures"]["bytes.unique"] -= 7
+    metrics["metrics"]["bytes.unique"] -= 7
     path.write_text(json.dumps(metrics))
     audit = deduped.run("tokenize")
-    (table,) = (table for table in audit.tables if table.name == "balance")
+    (table,) = (table for table in audit.tables if table.name == "pipeline")
     assert [row[-1] for row in table.rows] == [0, 0, 7, -7, 0]
-    assert audit.figures["chain"].value == 14
+    assert audit.metrics["pipeline.unaccounted_total"].value == 14
 
 
-def test_the_corpus_is_broken_down_by_the_facts_of_its_records(project):
-    licences = {seed: {"licence": "PSF" if seed < 10 else "MIT", "domain": "words"} for seed in range(40)}
-    project.scraped([record(seed).with_metadata(**licences[seed]) for seed in range(40)])
+def test_the_corpus_is_broken_down_by_record_metadata(project):
+    metadata = {seed: {"license": "PSF" if seed < 10 else "MIT", "topic": "words"} for seed in range(40)}
+    project.write_scraped([record(seed).with_metadata(**metadata[seed]) for seed in range(40)])
     for name in ("filter", "dedupe"):
         project.run(name)
     audit = project.run("tokenize")
     tables = {table.name: table for table in audit.tables}
-    assert [row[:2] for row in tables["by_licence"].rows] == [["MIT", 30], ["PSF", 10]]
-    assert sum(row[2] for row in tables["by_licence"].rows) == sum(len(record(seed).content) for seed in range(40))
-    assert [row[0] for row in tables["by_domain"].rows] == ["words"]
-    assert tables["by_domain"].rows[0][-1] == 1.0
+    assert [row[:2] for row in tables["by_license"].rows] == [["MIT", 30], ["PSF", 10]]
+    assert sum(row[2] for row in tables["by_license"].rows) == sum(len(record(seed).content) for seed in range(40))
+    assert [row[0] for row in tables["by_topic"].rows] == ["words"]
+    assert tables["by_topic"].rows[0][-1] == 1.0
     assert "by_language" not in tables
 
 
-def test_probes_are_looked_for_on_both_sides(deduped):
+def test_contamination_prompts_are_searched_in_both_splits(deduped):
     from_training = shards_of(deduped)["train"][:25].decode()
-    prompts = {"vocabulary": 512, "sample_bytes": 10**6, "character_coverage": 0.9995, "held_out": 0.2}
-    deduped.params(tokenize=prompts | {"probes": [from_training, "of no record", "e"]})
+    tokenize = {"vocab_size": 512, "sample_bytes": 10**6, "character_coverage": 0.9995, "val_fraction": 0.2}
+    deduped.write_params(tokenize=tokenize | {"contamination_prompts": [from_training, "of no record", "e"]})
     audit = deduped.run("tokenize")
     values = deduped.values("tokenize")
-    assert (values["probes"], values["probes.train"], values["probes.val"]) == (3, 2, 1)
-    (table,) = (table for table in audit.tables if table.name == "probes")
+    assert (values["contamination.prompts"], values["contamination.prompts_in_train"], values["contamination.prompts_in_val"]) == (
+        3,
+        2,
+        1,
+    )
+    (table,) = (table for table in audit.tables if table.name == "contamination")
     both = [values["documents.train"], values["documents.val"]]
     assert table.rows == [[repr(from_training), 1, 0], ["'of no record'", 0, 0], ["'e'", *both]]
 
 
 def shards_of(project) -> dict[str, bytes]:
-    """The body of the first record of each side."""
-    return {token_dataset.assign_split(item.facts["cluster"], 0.2): item.body for item in reversed(project.records("deduped"))}
+    """Return the content of the first record of each split."""
+    return {token_dataset.assign_split(item.metadata["cluster"], 0.2): item.content for item in reversed(project.records("deduped"))}
 
 
-def test_a_corpus_that_changed_between_two_stages_breaks_the_chain(deduped):
-    deduped.scraped([record(seed) for seed in range(41)])
+def test_a_corpus_changed_between_stages_is_an_error(deduped):
+    deduped.write_scraped([record(seed) for seed in range(41)])
     with pytest.raises(
-        SystemExit, match=r"scrape says records = 41, but filter says records\.in = 40; run `dvc repro` from scrape on"
+        SystemExit, match=r"filter\.records\.in: must equal scrape\.records = 41, got 40; run `dvc repro` from scrape on"
     ):
         deduped.run("tokenize")
 
 
-def test_records_that_dedupe_never_saw_break_the_chain(deduped):
-    deduped.put("deduped", deduped.records("deduped")[1:])
-    with pytest.raises(SystemExit, match=r"dedupe says records\.unique = 40, but tokenize says records in = 39"):
+def test_records_unknown_to_dedupe_are_an_error(deduped):
+    deduped.write_corpus("deduped", deduped.records("deduped")[1:])
+    with pytest.raises(SystemExit, match=r"tokenize\.records\.in: must equal dedupe\.records\.unique = 40, got 39"):
         deduped.run("tokenize")
 
 
 def test_a_missing_audit_is_an_error_that_names_it(deduped):
-    deduped.layout.audit("c", "filter").unlink()
-    with pytest.raises(SystemExit, match=r"reports/audits/c/filter\.json: not there"):
+    deduped.paths.audit_json("c", "filter").unlink()
+    with pytest.raises(SystemExit, match=r"reports/audits/c/filter\.json: does not exist"):
         deduped.run("tokenize")
 
 
-def test_records_without_a_cluster_are_refused(deduped):
-    deduped.put("deduped", [record(seed) for seed in range(40)])
-    with pytest.raises(SystemExit, match="no duplicate cluster; run dedupe again"):
+def test_records_without_a_cluster_are_an_error(deduped):
+    deduped.write_corpus("deduped", [record(seed) for seed in range(40)])
+    with pytest.raises(SystemExit, match="must have a `cluster` in its metadata; run dedupe again"):
         deduped.run("tokenize")
 
 
 def test_holding_out_every_record_is_an_error(deduped):
-    tokenize = {"vocabulary": 512, "sample_bytes": 1000, "character_coverage": 1.0, "held_out": 0.9999}
-    deduped.params(tokenize=tokenize)
-    with pytest.raises(SystemExit, match=r"corpora\.c\.tokenize: held_out 0\.9999 leaves no record of 40 to train on; lower it"):
+    tokenize = {"vocab_size": 512, "sample_bytes": 1000, "character_coverage": 1.0, "val_fraction": 0.9999}
+    deduped.write_params(tokenize=tokenize)
+    with pytest.raises(SystemExit, match=r"corpora\.c\.tokenize\.val_fraction: must leave at least one of 40 records to train on, got 0\.9999"):
         deduped.run("tokenize")
 
 
-def test_a_second_run_leaves_the_same_files(deduped):
+def test_a_second_run_writes_the_same_files(deduped):
     def contents() -> dict[str, bytes]:
-        folder = deduped.layout.corpus("c", "tokens")
+        folder = deduped.paths.corpus_dir("c", "tokens")
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
     deduped.run("tokenize")
     first = contents()
     deduped.run("tokenize")
     assert contents() == first
-    assert set(first) == {"train.bin", "val.bin", "index.parquet", "manifest.json", "codec/tokenizer.model", "codec/codec.json"}
+    assert set(first) == {
+        "train.bin",
+        "val.bin",
+        "index.parquet",
+        "manifest.json",
+        "tokenizer/tokenizer.model",
+        "tokenizer/metadata.json",
+    }
 
 
-def test_strings_go_through_all_stages_with_nothing_held_out(project):
+def test_strings_pass_all_stages_with_nothing_held_out(project):
     strings = ["ABCDE", "FGHIJ", "ABCDE", "12345"]
-    project.params(domain="strings", scrape={"strings": strings}, filter={}, dedupe={}, tokenize={"held_out": 0, "end": False})
+    project.write_params(domain="strings", scrape={"strings": strings}, filter={}, dedupe={}, tokenize={"val_fraction": 0, "add_eos": False})
     for name in ("scrape", "filter", "dedupe", "tokenize"):
         project.run(name)
     values = project.values("tokenize")
-    assert (values["vocabulary"], values["tokens.train"], values["tokens.val"]) == (16, 15, 0)
-    assert project.values("dedupe")["twins.exact"] == 1
-    assert "oracle.recall" not in project.values("dedupe")
+    assert (values["vocab_size"], values["tokens.train"], values["tokens.val"]) == (16, 15, 0)
+    assert project.values("dedupe")["duplicates.exact"] == 1
+    assert "recall" not in project.values("dedupe")

@@ -38,7 +38,7 @@ def project(tmp_path: Path) -> Callable[[str, int, str], Path]:
         assert muon in text.replace("{{", "{").replace("}}", "}")
         text = text.replace(muon, sgd).replace("parallel: null", f"parallel: {parallel}")
         (root / "params.yaml").write_text(text)
-        CharacterTokenizer("abcdefghijklmnopqrs", add_eos=False).save(folder / "codec")
+        CharacterTokenizer("abcdefghijklmnopqrs", add_eos=False).save(folder / "tokenizer")
         draw = np.random.default_rng(1)
         documents = [
             token_dataset.TokenizedDocument(str(i), str(i), 1 + i % 10, draw.integers(4, 20, 1 + i % 10).astype(np.uint32))

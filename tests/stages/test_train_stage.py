@@ -33,23 +33,23 @@ recipes:
   tiny:
     corpus: toy
     domain: strings
-    net:
-      kind: moe
-      hidden: 16
-      layers: 2
-      heads: 2
-      kv_heads: 1
-      experts: 4
-      experts_per_token: 2
-      expert_hidden: 16
-      context: 32
-      tied: true
+    model:
+      arch: moe
+      hidden_size: 16
+      num_hidden_layers: 2
+      num_attention_heads: 2
+      num_key_value_heads: 1
+      num_experts: 4
+      num_experts_per_tok: 2
+      intermediate_size: 16
+      max_position_embeddings: 32
+      tie_word_embeddings: true
       rope_theta: 10000.0
       norm_eps: 1e-5
       dropout: 0.1
-      balance: layerwise
-      balance_weight: 0.01
-      z_weight: 0.001
+      load_balancing: aux_loss
+      load_balancing_weight: 0.01
+      z_loss_weight: 0.001
     train:
       seed: 1
       device: cpu
@@ -98,7 +98,7 @@ def project(tmp_path: Path) -> Callable[[str, int], Path]:
             token_dataset.TokenizedDocument(str(i), str(i), 1 + i % 10, draw.integers(4, 20, 1 + i % 10).astype(np.uint32))
             for i in range(30)
         ]
-        CharacterTokenizer("abcdefghijklmnopqrs", add_eos=False).save(folder / "codec")
+        CharacterTokenizer("abcdefghijklmnopqrs", add_eos=False).save(folder / "tokenizer")
         token_dataset.write_token_dataset(folder, documents, 20, {"pad": 0, "unk": 1, "bos": 2, "eos": 3}, 0.2)
         return root
 
@@ -144,7 +144,7 @@ def test_a_run_leaves_a_net_its_history_and_an_audit_and_no_resume_folder(projec
         "history.parquet",
         "manifest.json",
         "model.safetensors",
-        "net.json",
+        "model.json",
         "optimizer.safetensors",
         "random.safetensors",
         "runs.json",
@@ -315,7 +315,7 @@ def test_stopped_over_a_step_it_leaves_a_dump_that_repeats_it(project: Callable[
     ("old", "new", "message"),
     [
         ("kind: moe", "kind: mow", "no net 'mow'; known: "),
-        ("layers: 2", "layer: 2", "recipes.tiny.net: unknown key 'layer' (did you mean 'layers'?)"),
+        ("num_hidden_layers: 2", "num_layers: 2", "recipes.tiny.model: unknown key 'num_layers' (did you mean 'num_hidden_layers'?)"),
         ("length: 12", "length: 4", "need a length of 11"),
         ("length: 12", "length: 33", "this net has a context of 32 positions"),
         ("device: cpu", "device: cuda", "cuda is not there"),

@@ -15,32 +15,32 @@ from provenlm.core.records import Record
 from provenlm.data import token_dataset
 from provenlm.models.moe.spec import SPEC
 from provenlm.tokenizers import characters
-from provenlm.training.build_model import fresh
+from provenlm.training.build_model import init_model
 from provenlm.training.callbacks.history import StepHistory
 from provenlm.training.checkpoints import checkpoint
 from stages import runner, validate
 
 STRINGS = ["ABCDE", "FGHIJ", "KLMNO", "PQRST", "UVWXY", "12345", "67890", "AAAAA", "BBBBB", "CCCCC", "A1B2C", "X9Y8Z"]
 NET = """
-hidden: 16
-layers: 1
-heads: 2
-kv_heads: 1
-experts: 4
-experts_per_token: 2
-expert_hidden: 16
-context: 8
-tied: true
+hidden_size: 16
+num_hidden_layers: 1
+num_attention_heads: 2
+num_key_value_heads: 1
+num_experts: 4
+num_experts_per_tok: 2
+intermediate_size: 16
+max_position_embeddings: 8
+tie_word_embeddings: true
 rope_theta: 10000.0
 norm_eps: 1e-5
 dropout: 0.0
-balance: layerwise
-balance_weight: 0.0
-z_weight: 0.0
+load_balancing: aux_loss
+load_balancing_weight: 0.0
+z_loss_weight: 0.0
 """
 VALIDATE = """
 threads: 1
-small: {hidden: 8}
+small: {hidden_size: 8}
 memorise: {rows: 12, tokens: 4, steps: 30, rate: 0.02}
 loss: {batch_tokens: 256, training_tokens: 100}
 leakage: {positions: 3, tokens: 64}
@@ -65,10 +65,19 @@ def params():
     net, validate = yaml.load(NET), yaml.load(VALIDATE)
     train = yaml.load(Path(__file__).resolve().parents[2] / "params.yaml")["recipes"]["ladder_memorise"]["train"]
     train |= {"seed": 5, "length": 4, "held_out": None, "samples": None}
-    large = {**net, "hidden": 512, "layers": 8, "heads": 8, "kv_heads": 2, "experts": 8, "expert_hidden": 2048, "context": 2048}
-    validate["also_count"] = {"seed": {"vocabulary": 32_000, "net": large}}
+    large = {
+        **net,
+        "hidden_size": 512,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "num_experts": 8,
+        "intermediate_size": 2048,
+        "max_position_embeddings": 2048,
+    }
+    validate["also_count"] = {"seed": {"vocabulary": 32_000, "model": large}}
     corpus = {"domain": "strings", "scrape": {}, "filter": {}, "dedupe": {}, "tokenize": {}}
-    recipe = {"corpus": "toy", "domain": "strings", "net": {"kind": "moe", **net}, "train": train, "validate": validate}
+    recipe = {"corpus": "toy", "domain": "strings", "model": {"arch": "moe", **net}, "train": train, "validate": validate}
     return {"corpora": {"toy": corpus}, "recipes": {"tiny": recipe}, "reports": {}}
 
 
@@ -84,13 +93,13 @@ def project(root: Path, params, length: int = 4) -> Path:
         for s in STRINGS
     ]
     token_dataset.write_token_dataset(tokens, documents, tokenizer.vocab_size, tokenizer.special_tokens, 0.0)
-    tokenizer.save(tokens / "codec")
-    raw = {name: value for name, value in params["recipes"]["tiny"]["net"].items() if name != "kind"}
-    model = fresh(SPEC, SPEC.config_type(**raw), tokenizer.vocab_size, 5)
+    tokenizer.save(tokens / "tokenizer")
+    raw = {name: value for name, value in params["recipes"]["tiny"]["model"].items() if name != "arch"}
+    model = init_model(SPEC, SPEC.config_type(**raw), tokenizer.vocab_size, 5)
     model_metadata = checkpoint.ModelMetadata("moe", raw, tokenizer.vocab_size, length)
     state = checkpoint.Checkpoint({"model": model.state_dict()}, {})
     checkpoint.save_checkpoint(
-        root / "models" / "tiny", state, {"net.json": model_metadata.to_json(), "history.parquet": StepHistory().to_parquet()}
+        root / "models" / "tiny", state, {"model.json": model_metadata.to_json(), "history.parquet": StepHistory().to_parquet()}
     )
     with (root / "params.yaml").open("w") as file:
         YAML().dump(params, file)
@@ -124,46 +133,46 @@ def audit(done):
 
 
 def test_every_probe_was_asked_and_none_raised(audit):
-    assert audit.figures["errors"].value == 0, [n for n in audit.figures if n.endswith(".error")]
-    assert audit.figures["probes"].value == 26
+    assert audit.metrics["errors"].value == 0, [n for n in audit.metrics if n.endswith(".error")]
+    assert audit.metrics["probes"].value == 26
     table = next(t for t in audit.tables if t.name == "probes")
     assert [row[0] for row in table.rows][-3:] == ["recall", "completion", "seeds"]
 
 
 def test_nets_of_other_seeds_are_trained_and_measured_beside_the_recipes_own(audit):
-    assert audit.figures["seeds.nets"].value == 3
-    assert [row[0] for row in next(t for t in audit.tables if t.name == "seeds.spread").rows] == [5, 6, 7]
+    assert audit.metrics["seed_sweep.num_models"].value == 3
+    assert [row[0] for row in next(t for t in audit.tables if t.name == "seed_sweep.seeds").rows] == [5, 6, 7]
 
 
 def test_a_net_without_a_step_is_seen_not_to_have_moved(audit):
-    assert audit.figures["learned.moved"].value == 0
-    assert audit.figures["learned.fallen"].value == 0
+    assert audit.metrics["improvement.relative_update"].value == 0
+    assert audit.metrics["improvement.loss_improvement"].value == 0
 
 
 def test_a_net_without_a_step_is_not_called_trained_and_the_page_can_say_why(audit):
-    assert audit.figures["trained"].value == 0
-    assert "0 updates were applied" in audit.figures["trained"].meaning
+    assert audit.metrics["trained"].value == 0
+    assert "0 updates were applied" in audit.metrics["trained"].description
 
 
 def test_a_training_that_is_stopped_and_taken_up_ends_in_the_same_bits(audit):
-    assert audit.figures["resume.differing"].value == 0
+    assert audit.metrics["resume.differing"].value == 0
 
 
 def test_nothing_is_said_about_held_out_text_where_there_is_none(audit):
-    assert [name for name in audit.figures if name.startswith("heldout")] == ["heldout.documents"]
-    assert audit.figures["training.targets"].value == 48
+    assert [name for name in audit.metrics if name.startswith("heldout")] == ["val.num_documents"]
+    assert audit.metrics["training.targets"].value == 48
 
 
 def test_every_rate_with_a_ceiling_has_its_chance_level_and_an_interval(audit):
-    rates = [n.removesuffix(".ceiling") for n, f in audit.figures.items() if n.endswith(".ceiling") and f.unit == "share"]
-    assert {"training.accuracy", "recall.from_1.accuracy", "attention.repeated.right"} <= set(rates)
+    rates = [n.removesuffix(".ceiling") for n, f in audit.metrics.items() if n.endswith(".ceiling") and f.unit == "share"]
+    assert {"training.accuracy", "recall.from_1.accuracy", "attention.in_context.repeat_accuracy"} <= set(rates)
     for rate in rates:
-        assert audit.figures[f"{rate}.low"].value <= audit.figures[rate].value <= audit.figures[f"{rate}.high"].value, rate
-        assert 0 < audit.figures[f"{rate}.chance"].value <= audit.figures[f"{rate}.ceiling"].value, rate
+        assert audit.metrics[f"{rate}.low"].value <= audit.metrics[rate].value <= audit.metrics[f"{rate}.high"].value, rate
+        assert 0 < audit.metrics[f"{rate}.chance"].value <= audit.metrics[f"{rate}.ceiling"].value, rate
 
 
 def test_further_shapes_are_counted(audit):
-    assert audit.figures["parameters.also.seed.total"].value == 222_994_944
+    assert audit.metrics["params.reference_models.seed.total"].value == 222_994_944
 
 
 def test_samples_lie_where_they_were_promised_and_in_the_provenance(done, audit):
@@ -184,8 +193,8 @@ def test_samples_lie_where_they_were_promised_and_in_the_provenance(done, audit)
         ),
         (
             ("validate", "also_count"),
-            {"x": {"vocabulary": 9, "net": {"width": 1}}},
-            "recipes.tiny.validate.also_count.x.net: unknown key 'width'",
+            {"x": {"vocabulary": 9, "model": {"width": 1}}},
+            "recipes.tiny.validate.count_only_models.x.model: unknown key 'width'",
         ),
     ],
 )
