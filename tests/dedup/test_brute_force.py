@@ -6,7 +6,7 @@ import numpy as np
 from provenlm.dedup import brute_force
 
 
-def test_the_oracle_equals_comparing_sets_one_by_one():
+def test_brute_force_pairs_equal_pairwise_set_comparison():
     random_ = random.Random(5)
     base = set(range(40))
     sets = [set(random_.sample(sorted(base), random_.randrange(20, 40))) for _ in range(30)] + [set()]
@@ -21,5 +21,5 @@ def test_the_oracle_equals_comparing_sets_one_by_one():
     assert brute_force.brute_force_pairs(arrays.items(), pivots, 0.6) == expected
 
 
-def test_without_pivots_nothing_is_found():
+def test_no_pivots_give_no_pairs():
     assert brute_force.brute_force_pairs([(0, np.array([1], np.uint64))], {}, 0.5) == {}

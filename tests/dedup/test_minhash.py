@@ -18,26 +18,26 @@ def sorted_pairs(band_hashes: list[list[int]], ranks: list[int] | None = None) -
     return set(map(tuple, pairs.tolist()))
 
 
-def test_equal_sets_have_equal_keys_and_disjoint_ones_share_none():
+def test_equal_sets_have_equal_band_hashes_and_disjoint_sets_share_none():
     hasher = MinHasher(0.7)
     first, same, disjoint = (hasher.band_hashes(shingle_set(*span)) for span in ((0, 3000), (0, 3000), (5000, 8000)))
     assert (first == same).all()
     assert not np.isin(first, disjoint).any()
 
 
-def test_the_share_of_equal_minima_estimates_the_jaccard_similarity():
+def test_the_fraction_of_equal_minima_estimates_jaccard_similarity():
     hasher = MinHasher(0.0001)  # one row a band: a key is a minimum
     assert hasher.hashes_per_band == 1
     left, right = hasher.band_hashes(shingle_set(0, 3000)), hasher.band_hashes(shingle_set(1000, 4000))
     assert (left == right).mean() == pytest.approx(2000 / 4000, abs=0.15)  # three standard deviations of 128 draws are 0.13
 
 
-@pytest.mark.parametrize(("threshold", "rows"), [(0.5, 2), (0.7, 4), (0.8, 4), (0.9, 8), (1.0, 16), (0.01, 1)])
-def test_bands_are_as_narrow_as_finding_a_pair_at_the_threshold_allows(threshold, expected):
+@pytest.mark.parametrize(("threshold", "expected"), [(0.5, 2), (0.7, 4), (0.8, 4), (0.9, 8), (1.0, 16), (0.01, 1)])
+def test_hashes_per_band_is_the_largest_that_finds_pairs_at_the_threshold(threshold, expected):
     assert hashes_per_band_for(threshold) == expected
 
 
-def test_candidates_are_the_pairs_that_share_a_key_of_the_same_band():
+def test_candidates_are_the_pairs_that_share_a_hash_of_the_same_band():
     random_ = random.Random(3)
     keys = [[random_.randrange(6) for _ in range(3)] for _ in range(30)]
     expected = {
@@ -51,14 +51,14 @@ def test_no_rows_and_one_row_have_no_candidates():
     assert sorted_pairs([[1, 2]]) == set()
 
 
-def test_a_large_bucket_is_paired_with_its_best_and_its_neighbours_alone(monkeypatch):
-    monkeypatch.setattr(minhash, "WHOLE", 3)
+def test_a_large_bucket_is_paired_with_its_best_and_its_neighbors_only(monkeypatch):
+    monkeypatch.setattr(minhash, "MAX_BUCKET", 3)
     assert sorted_pairs([[7]] * 5, [4, 3, 0, 1, 2]) == {(0, 2), (1, 2), (2, 3), (2, 4), (3, 4), (1, 4), (0, 1)}
 
 
-def test_copies_just_at_the_threshold_are_nearly_all_found_and_too_narrow_bands_are_seen_to_miss_some(monkeypatch):
+def test_synthetic_recall_is_high_and_drops_with_too_narrow_bands(monkeypatch):
     generator = np.random.default_rng(2)
     sets = {row: np.unique(generator.integers(0, 1 << 63, 200, dtype=np.uint64)) for row in range(300)}
     assert sum(minhash.detect_synthetic_duplicates(sets, 0.7)) >= 0.99 * 300
-    monkeypatch.setattr(minhash, "rows_for", lambda threshold: 16)
+    monkeypatch.setattr(minhash, "hashes_per_band_for", lambda threshold: 16)
     assert sum(minhash.detect_synthetic_duplicates(sets, 0.7)) < 0.5 * 300

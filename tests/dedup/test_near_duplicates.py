@@ -60,7 +60,7 @@ def synthetic_records() -> list[Record]:
     return [record(text, f"s/{index}") for index, text in enumerate(texts)]
 
 
-def test_planted_copies_are_found_and_unrelated_records_stay():
+def test_synthetic_copies_are_found_and_unrelated_records_are_kept():
     items = synthetic_records()
     result = find(items)
     kinds = {frozenset((duplicate.row, duplicate.kept_row)): duplicate.kind for duplicate in result.duplicates}
@@ -68,7 +68,7 @@ def test_planted_copies_are_found_and_unrelated_records_stay():
     assert result.kept_mask.sum() == 40
 
 
-def test_every_removed_record_names_a_kept_one_that_it_is_verified_against():
+def test_every_removed_record_names_a_verified_kept_record():
     items = synthetic_records()
     result = find(items)
     for duplicate in result.duplicates:
@@ -78,7 +78,7 @@ def test_every_removed_record_names_a_kept_one_that_it_is_verified_against():
         assert duplicate.similarity >= 0.7
 
 
-def test_what_is_kept_holds_no_pair_at_the_threshold_and_what_goes_has_one():
+def test_kept_records_have_no_similar_pair_and_removed_ones_have_one():
     random_ = random.Random(9)
     items = [record(" ".join(replace_words(prose(i % 6), random_.randrange(1, 40), i)), f"s/{i}") for i in range(60)]
     result = find(items)
@@ -90,7 +90,7 @@ def test_what_is_kept_holds_no_pair_at_the_threshold_and_what_goes_has_one():
         assert any(result.kept_mask[i + j - row] for i, j in pairs if row in (i, j))
 
 
-def test_of_twins_the_better_score_stays_then_the_longer_then_the_smaller_id():
+def test_score_then_length_then_id_decide_which_duplicate_is_kept():
     text = prose(1)
     low, high = record(" ".join(text), score=0.4), record(" ".join(replace_words(text, 2, 1)), score=0.9)
     assert find([low, high]).kept_mask.tolist() == [False, True]
@@ -100,7 +100,7 @@ def test_of_twins_the_better_score_stays_then_the_longer_then_the_smaller_id():
     assert find([larger, smaller]).kept_mask.tolist() == [False, True]
 
 
-def test_the_same_body_from_two_sources_is_an_exact_twin():
+def test_the_same_content_from_two_sources_is_an_exact_duplicate():
     result = find([record("a b c", "first"), record("a b c", "second")])
     assert [(duplicate.row, duplicate.kept_row, duplicate.kind) for duplicate in result.duplicates] == [(1, 0, "exact")]
 
@@ -113,7 +113,7 @@ def chain() -> list[Record]:
     return [record(" ".join(text), score=score) for text, score in ((a, 0.9), (b, 0.8), (c, 0.7))]
 
 
-def test_the_end_of_a_chain_stays_because_it_repeats_nothing_that_is_kept():
+def test_the_end_of_a_chain_is_kept_if_it_duplicates_no_kept_record():
     a, b, c = chain()
     assert jaccard(a, b) >= 0.7 <= jaccard(b, c)
     assert jaccard(a, c) < 0.7
@@ -126,13 +126,13 @@ def split_share(identity: str) -> float:
     return rng.hash_to_unit(identity, "held out")
 
 
-def test_a_chain_is_one_cluster_named_by_the_id_that_is_held_out_first():
+def test_a_chain_is_one_cluster_named_by_its_lowest_split_hash():
     items = [*chain(), record("unrelated words only here")]
     result = find(items)
     assert list(result.cluster_ids) == [min((item.id for item in items[:3]), key=split_share)] * 3 + [items[3].id]
 
 
-def test_no_arrival_moves_a_held_out_record_into_training():
+def test_a_new_record_never_moves_a_held_out_record_into_training():
     """Every order of arrival of four twins, of which one is held out, and another has the smallest id of all."""
     near_duplicates = sorted(
         (record(" ".join(replace_words(prose(1), 5, seed))) for seed in range(12)), key=lambda item: split_share(item.id)
@@ -147,7 +147,7 @@ def test_no_arrival_moves_a_held_out_record_into_training():
         assert [split_share(cluster_id) < val_fraction for cluster_id in cluster_ids[-1]] == [True] * 4
 
 
-def test_an_exact_copy_of_a_near_twin_names_the_record_that_stays():
+def test_an_exact_copy_of_a_near_duplicate_names_the_kept_record():
     text = prose(4)
     near = " ".join(replace_words(text, 4, 4))
     result = find([record(" ".join(text), score=0.9), record(near, "x", 0.5), record(near, "y", 0.5)])
@@ -168,23 +168,23 @@ def test_the_most_similar_kept_record_is_named():
     assert [(duplicate.row, duplicate.kept_row) for duplicate in result.duplicates] == [(2, 1)]
 
 
-def test_a_threshold_above_1_asks_for_exact_twins_alone():
+def test_a_threshold_above_1_finds_exact_duplicates_only():
     text = prose(6)
     result = find([record(" ".join(text)), record(" ".join(replace_words(text, 1, 1))), record("  ".join(text))], 2.0)
     assert [duplicate.kind for duplicate in result.duplicates] == ["exact"]
     assert result.num_candidates == 0
 
 
-def test_records_without_shingles_are_no_near_twins():
+def test_records_without_ngrams_are_no_near_duplicates():
     assert find([record(""), record("a b c d")]).kept_mask.all()
 
 
-def test_no_records_are_no_twins():
+def test_an_empty_corpus_has_no_duplicates():
     result = find([])
     assert (len(result.kept_mask), result.duplicates, list(result.cluster_ids)) == (0, [], [])
 
 
-def test_the_order_of_the_records_changes_neither_what_stays_nor_the_clusters():
+def test_record_order_changes_neither_kept_records_nor_clusters():
     items = synthetic_records() + chain()
     reversed_items = items[::-1]
     forward, backward = find(items), find(reversed_items)
@@ -203,10 +203,10 @@ def test_jaccard_of_sorted_sets():
     assert similarity_of.jaccard(left, np.zeros(0, np.uint64)) == 0
 
 
-def test_sets_that_do_not_fit_into_memory_compare_the_same(monkeypatch):
+def test_sets_that_exceed_the_cache_give_the_same_similarities(monkeypatch):
     sets = {row: np.unique(hash_ngrams(hash_words(" ".join(prose(row % 3)[row:]).encode()), 3)) for row in range(9)}
     pairs = np.array(list(itertools.combinations(range(9), 2)))
     expected = [len(set(a) & set(b)) / len(set(a) | set(b)) for a, b in ((sets[i].tolist(), sets[j].tolist()) for i, j in pairs)]
-    monkeypatch.setattr(similarity_of, "HELD", 1)
+    monkeypatch.setattr(similarity_of, "MAX_CACHE_BYTES", 1)
     with similarity_of.SetStore(sets.items()) as store:
         assert similarity_of.jaccard_similarities(pairs, store).tolist() == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""Repeated blocks against a search that compares every block with every other one."""
+"""Compare repeated paragraphs with those of comparing every paragraph with every other one."""
 
 import random
 import re
@@ -9,22 +9,25 @@ from provenlm.core import config
 from provenlm.core.interfaces import ParagraphDedupSpec
 from provenlm.core.records import Record
 from provenlm.dedup import paragraph_dedup
-from provenlm.domains.text.dedupe import spec
+from provenlm.domains.text.dedupe.spec import SPEC, TextDedupeConfig
 
 SIZE = 12
 
 
 def paragraph_spec(within_document: str = "remove", across_documents: str = "remove", min_documents: int = 2) -> ParagraphDedupSpec:
-    section = {"bytes": SIZE, "records": min_documents, "inside": within_document, "across": across_documents}
-    spec = spec.SPEC.paragraph_dedup(
-        config.parse_config(spec.TextDedupeConfig, {"near": 0.7, "words": 5, "characters": 5, "blocks": section}, "x")
-    )
+    section = {
+        "min_bytes": SIZE,
+        "min_documents": min_documents,
+        "within_document": within_document,
+        "across_documents": across_documents,
+    }
+    spec = SPEC.paragraph_dedup(config.parse_config(TextDedupeConfig, {"paragraph_dedup": section}, "x"))
     assert spec is not None
     return spec
 
 
 def corpus(seed: int) -> list[Record]:
-    """Records of paragraphs, many of them planted more than once, spaced differently each time."""
+    """Build records of paragraphs, many of them repeated with other whitespace."""
     random_ = random.Random(seed)
     pool = [" ".join(random_.choices(["alpha", "beta", "gamma", "de"], k=random_.randrange(1, 6))) for _ in range(30)]
     gaps = ["\n\n", "\n \t\n", "\n\n\n  "]
@@ -42,18 +45,18 @@ def paragraphs(record: Record) -> list[str]:
 
 
 def brute(records: list[Record]) -> list[tuple[int, str, int, str]]:
-    """(row, block, row of the original, kind) of every block that stood before, by comparing all."""
+    """Return (row, paragraph, row of the first occurrence, kind) of every repeat by comparing all."""
     all_paragraphs = [(row, part) for row, record in enumerate(records) for part in paragraphs(record)]
     repeats = []
     for index, (row, part) in enumerate(all_paragraphs):
         earlier_rows = [other_row for other_row, same in all_paragraphs[:index] if same == part]
         if earlier_rows:
-            repeats.append((row, part, earlier_rows[0], "inside" if earlier_rows[0] == row else "across"))
+            repeats.append((row, part, earlier_rows[0], "within_document" if earlier_rows[0] == row else "across_documents"))
     return repeats
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_what_repeats_is_what_comparing_all_blocks_finds(seed):
+def test_repeats_equal_those_of_comparing_all_paragraphs(seed):
     records, spec = corpus(seed), paragraph_spec()
     index = paragraph_dedup.index_paragraphs(enumerate(records), spec)
     repeats = [
@@ -62,11 +65,11 @@ def test_what_repeats_is_what_comparing_all_blocks_finds(seed):
         for span in paragraph_dedup.find_repeats(row, record, index, spec)
     ]
     assert repeats == brute(records)
-    assert index.num_blocks == sum(len(paragraphs(record)) for record in records)
+    assert index.num_paragraphs == sum(len(paragraphs(record)) for record in records)
     assert len(repeats) > 20
 
 
-def test_nothing_that_was_removed_stands_nowhere_and_nothing_stands_twice():
+def test_after_removal_every_paragraph_occurs_exactly_once():
     records, spec = corpus(9), paragraph_spec()
     index = paragraph_dedup.index_paragraphs(enumerate(records), spec)
     deduplicated = [
@@ -83,7 +86,7 @@ def test_nothing_that_was_removed_stands_nowhere_and_nothing_stands_twice():
     }
 
 
-def test_only_what_repeats_inside_is_removed_by_choice():
+def test_across_documents_keep_removes_repeats_within_a_record_only():
     content = b"first of all\n\nsecond of all\n\nfirst  of\nall\n\nthe end of it"
     records, spec = (
         [Record.from_content(content, "text/plain", "a"), Record.from_content(b"second of all", "text/plain", "b")],
@@ -93,11 +96,11 @@ def test_only_what_repeats_inside_is_removed_by_choice():
     repeats = [list(paragraph_dedup.find_repeats(row, record, index, spec)) for row, record in enumerate(records)]
     assert paragraph_dedup.remove_spans(content, repeats[0]) == b"first of all\n\nsecond of all\n\nthe end of it"
     assert paragraph_dedup.remove_spans(records[1].content, repeats[1]) == b"second of all"
-    assert [span.kind for span in repeats[1]] == ["across"]
+    assert [span.kind for span in repeats[1]] == ["across_documents"]
 
 
-def test_the_indentation_of_what_follows_a_removed_block_stays():
-    header = b"# licence of it all"
+def test_the_indentation_after_a_removed_paragraph_is_kept():
+    header = b"# license of it all"
     content = header + b"\n\n\n    indented(code)\n"
     records, spec = (
         [Record.from_content(header, "text/plain", "a"), Record.from_content(content, "text/plain", "b")],

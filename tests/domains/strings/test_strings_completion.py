@@ -79,52 +79,52 @@ def run_probe(name, context, fixed_prompts=("ab",)):
     return {key: metric.value for key, metric in recorder.metrics.items()}, recorder
 
 
-def test_a_line_is_right_from_where_all_of_it_is_right_to_its_end():
+def test_a_line_is_correct_if_every_token_to_its_end_is_correct():
     """From places 1 and 2 of `ab⏎ce`; from the others the net would write d for e, or does not know the string."""
-    metrics, _ = run_probe("completion", make_context())
-    assert (metrics["strings"], metrics["lines.cases"], metrics["lines.right"]) == (1, 5, 2 / 5)
+    metrics, _ = run_probe("val_completion", make_context())
+    assert (metrics["strings"], metrics["lines.num_cases"], metrics["lines.accuracy"]) == (1, 5, 2 / 5)
 
 
-def test_lines_stand_beside_what_is_possible_and_what_chance_reaches():
-    metrics, _ = run_probe("completion", make_context())
+def test_line_accuracy_has_a_ceiling_and_a_chance_level():
+    metrics, _ = run_probe("val_completion", make_context())
     size = 10  # eight characters, padding and the end
-    assert metrics["lines.right.ceiling"] == 1
-    assert metrics["lines.right.chance"] == pytest.approx(sum(size**-n for n in (2, 1, 3, 2, 1)) / 5)
+    assert metrics["lines.accuracy.ceiling"] == 1
+    assert metrics["lines.accuracy.chance"] == pytest.approx(sum(size**-n for n in (2, 1, 3, 2, 1)) / 5)
 
 
-def test_the_ceiling_is_lower_where_equal_beginnings_go_on_differently():
-    metrics, _ = run_probe("completion", make_context(val=["ab\nce", "ab\ncd"]))
-    assert metrics["lines.cases"] == 10
-    assert metrics["lines.right.ceiling"] == pytest.approx((2 + 2 + 1 + 1 + 2) / 10)
-    assert metrics["lines.right.low"] < metrics["lines.right"] < metrics["lines.right.high"]
+def test_the_ceiling_is_lower_if_equal_prefixes_continue_differently():
+    metrics, _ = run_probe("val_completion", make_context(val=["ab\nce", "ab\ncd"]))
+    assert metrics["lines.num_cases"] == 10
+    assert metrics["lines.accuracy.ceiling"] == pytest.approx((2 + 2 + 1 + 1 + 2) / 10)
+    assert metrics["lines.accuracy.ci_low"] < metrics["lines.accuracy"] < metrics["lines.accuracy.ci_high"]
 
 
-def test_half_of_a_held_out_string_is_completed_by_writing():
-    metrics, recorder = run_probe("completion", make_context(val=["ab\ncd"]))  # as if it stood on both sides
-    assert metrics["from_half.right"] == metrics["from_half.right.ceiling"] == 1
-    assert run_probe("completion", make_context())[0]["from_half.right"] == 0
+def test_half_of_a_held_out_string_is_completed_by_generation():
+    metrics, recorder = run_probe("val_completion", make_context(val=["ab\ncd"]))  # as if it stood on both sides
+    assert metrics["prefix_half.num_correct"] == metrics["prefix_half.num_correct.ceiling"] == 1
+    assert run_probe("val_completion", make_context())[0]["prefix_half.num_correct"] == 0
     (table,) = recorder.tables
     assert table.rows == [("ab\n", "cd", "cd", "yes")]
 
 
-def test_nothing_is_said_about_held_out_strings_where_there_are_none():
-    assert run_probe("completion", make_context(val=[]))[0] == {"strings": 0}
+def test_an_empty_validation_split_records_no_completion_metrics():
+    assert run_probe("val_completion", make_context(val=[]))[0] == {"strings": 0}
 
 
-def test_a_prompt_is_completed_to_any_string_that_begins_so():
-    metrics, recorder = run_probe("demos", make_context(), ("ab", "y"))
-    assert (metrics["right"], metrics["right.ceiling"]) == (2, 2)
-    assert metrics["right.chance"] == pytest.approx(10**-4 + 10**-2 + 10**-2)
+def test_a_prompt_may_be_completed_to_any_matching_string():
+    metrics, recorder = run_probe("fixed_prompts", make_context(), ("ab", "y"))
+    assert (metrics["num_correct"], metrics["num_correct.ceiling"]) == (2, 2)
+    assert metrics["num_correct.chance"] == pytest.approx(10**-4 + 10**-2 + 10**-2)
     assert recorder.tables[0].rows[0] == ("ab", "\ncd", "\ncd or x", "yes")
 
 
-def test_a_completion_that_does_not_end_is_not_right():
-    assert run_probe("demos", make_context(knows_ends=False), ("ab", "y"))[0]["right"] == 0
+def test_a_completion_without_end_token_is_not_correct():
+    assert run_probe("fixed_prompts", make_context(knows_ends=False), ("ab", "y"))[0]["num_correct"] == 0
 
 
-def test_a_prompt_that_no_training_string_begins_with_is_refused():
-    with pytest.raises(ProvenlmError, match="no training string begins with 'b' and goes on"):
-        run_probe("demos", make_context(), ("ab", "b"))
+def test_a_prompt_that_is_no_prefix_of_a_training_string_is_refused():
+    with pytest.raises(ProvenlmError, match="fixed_prompts must be proper prefixes of training strings, got 'b'"):
+        run_probe("fixed_prompts", make_context(), ("ab", "b"))
 
 
 @pytest.fixture(scope="module")
@@ -140,14 +140,14 @@ def snippets(tmp_path_factory):
         for side in ("train", "val")
     }
     tokenizer = tokenize.SPEC.train(tokenize_config, lambda: sides["train"])
-    fixed_prompts = table.entry("recipes", "ladder_copilot")["validate"]["probes"]["demos"]
+    fixed_prompts = table.entry("recipes", "ladder_copilot")["validate"]["probes"]["fixed_prompts"]
     return *([r.text for r in sides[side]] for side in ("train", "val")), tokenizer, fixed_prompts
 
 
-def test_the_snippets_give_the_copilot_its_vocabulary_of_61(snippets):
+def test_the_snippets_have_a_vocabulary_of_61(snippets):
     train, val, tokenizer, _ = snippets
-    assert (tokenizer.vocabulary, len(train), len(val)) == (61, 109, 12)
-    assert [tokenizer.decode(tokenizer.prompt(text)).decode() for text in val] == val  # none has a character of its own
+    assert (tokenizer.vocab_size, len(train), len(val)) == (61, 109, 12)
+    assert [tokenizer.decode(tokenizer.encode_prompt(text)).decode() for text in val] == val  # none has a character of its own
 
 
 def test_every_snippet_is_python(snippets):

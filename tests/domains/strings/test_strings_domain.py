@@ -28,8 +28,41 @@ def test_each_string_is_a_record_in_its_order(tmp_path):
 
 @pytest.mark.parametrize("strings", [[], ["a", ""]])
 def test_no_strings_and_an_empty_one_are_refused(tmp_path, strings):
-    with pytest.raises(ProvenlmError, match="strings: at least one, and none of them empty"):
+    with pytest.raises(ProvenlmError, match="strings"):
         fetch_strings(tmp_path, strings)
+
+
+def fetch_file(path, content: str) -> list[str]:
+    path.write_text(content, encoding="utf-8")
+    scrape_config = config.parse_config(scrape.StringsScrapeConfig, {"file": str(path)}, "x")
+    fetches = scrape.SPEC.fetch(scrape_config, path.parent / "state", ProgressReporter("x", "strings", None))
+    return [fetch.record.text for fetch in fetches if fetch.record is not None]
+
+
+def test_strings_are_read_from_a_json_list_and_from_json_lines(tmp_path):
+    assert fetch_file(tmp_path / "strings.json", '["a\\nb", "ü"]') == ["a\nb", "ü"]
+    assert fetch_file(tmp_path / "strings.jsonl", '"a\\nb"\n\n"ü"\n') == ["a\nb", "ü"]
+
+
+@pytest.mark.parametrize("content", ["[]", '["a", ""]', '["a", 1]', '{"a": "b"}', '["a"'])
+def test_a_file_without_a_list_of_strings_is_refused_by_name(tmp_path, content):
+    with pytest.raises(ProvenlmError, match=r"strings.json: must be"):
+        fetch_file(tmp_path / "strings.json", content)
+
+
+def test_a_missing_file_of_strings_is_refused_by_name(tmp_path):
+    with pytest.raises(ProvenlmError, match=r"missing.json: must be a readable file"):
+        list(
+            scrape.SPEC.fetch(
+                scrape.StringsScrapeConfig(file=str(tmp_path / "missing.json")), tmp_path, ProgressReporter("x", "x", None)
+            )
+        )
+
+
+@pytest.mark.parametrize("section", [{}, {"strings": ["a"], "file": "b.json"}])
+def test_strings_or_a_file_must_be_given(section):
+    with pytest.raises(ProvenlmError, match="strings or file must be given, got (neither|both)"):
+        config.parse_config(scrape.StringsScrapeConfig, section, "x")
 
 
 def test_nothing_is_filtered(tmp_path):
@@ -38,7 +71,7 @@ def test_nothing_is_filtered(tmp_path):
     assert [(item.drop_reason, item.score) for item in decisions] == [(None, 1.0)] * 12
 
 
-def test_equal_strings_are_twins_and_similar_ones_are_not(tmp_path):
+def test_equal_strings_are_duplicates_and_similar_ones_are_not(tmp_path):
     dedupe_config = config.parse_config(dedupe.StringsDedupeConfig, {}, "x")
     items = [record.with_metadata(score=1.0) for record in fetch_strings(tmp_path, ["AB CD", "AB  CD", "AB CD"])]
     spec = dedupe.SPEC
@@ -48,22 +81,20 @@ def test_equal_strings_are_twins_and_similar_ones_are_not(tmp_path):
     assert result.kept_mask.tolist() == [True, True, False]
 
 
-def test_the_twelve_strings_of_the_ladder_have_a_vocabulary_of_37(tmp_path):
-    tokenize_config = config.parse_config(tokenize.StringsTokenizeConfig, {"held_out": 0, "end": False}, "x")
+def test_the_twelve_strings_have_a_vocabulary_of_37(tmp_path):
+    tokenize_config = config.parse_config(tokenize.StringsTokenizeConfig, {}, "x")
     tokenizer = tokenize.SPEC.train(tokenize_config, lambda: fetch_strings(tmp_path, TWELVE))
     assert tokenizer.vocab_size == 37
     assert tokenize.SPEC.val_fraction(tokenize_config) == 0
 
 
-def test_a_saved_codec_gives_the_strings_back(tmp_path):
+def test_a_saved_tokenizer_decodes_the_strings(tmp_path):
     records = fetch_strings(tmp_path, TWELVE)
-    tokenize.SPEC.train(
-        config.parse_config(tokenize.StringsTokenizeConfig, {"held_out": 0, "end": False}, "x"), lambda: records
-    ).save(tmp_path / "codec")
-    tokenizer = tokenize.SPEC.load(tmp_path / "codec")
+    tokenize.SPEC.train(config.parse_config(tokenize.StringsTokenizeConfig, {}, "x"), lambda: records).save(tmp_path / "tokenizer")
+    tokenizer = tokenize.SPEC.load(tmp_path / "tokenizer")
     assert [tokenizer.decode(ids.tolist()).decode() for ids in tokenizer.encode(records)] == TWELVE
 
 
 def test_holding_everything_out_is_refused():
-    with pytest.raises(ProvenlmError, match="held_out: a share from 0 to below 1"):
-        config.parse_config(tokenize.StringsTokenizeConfig, {"held_out": 1.0, "end": False}, "x")
+    with pytest.raises(ProvenlmError, match="val_fraction must be >= 0 and < 1, got 1.0"):
+        config.parse_config(tokenize.StringsTokenizeConfig, {"val_fraction": 1.0}, "x")

@@ -15,7 +15,7 @@ from provenlm.models.moe.spec import SPEC as MOE
 from provenlm.tokenizers import characters as character_codec
 
 STRINGS = ["ABCDE", "FGHIJ", "KLMNO", "PQRST", "UVWXY", "12345", "67890", "AAAAA", "BBBBB", "CCCCC", "A1B2C", "X9Y8Z"]
-MODEL_CONFIG = Shape(32, 1, 2, 1, 2, 1, 32, 8, True, 10_000.0, 1e-5, 0.0, "layerwise", 0.0, 0.0)
+MODEL_CONFIG = Shape(32, 1, 2, 1, 2, 1, 32, 8, True, 10_000.0, 1e-5, 0.0, "aux_loss", 0.0, 0.0)
 
 
 def make_split(sequences):
@@ -68,54 +68,54 @@ def learned():
 
 def train_completion(context, prompt_chars=(1, 2)):
     recorder = MetricRecorder()
-    SPEC.probes(StringsEvalConfig(prompt_chars, (), 64))["recall"](context, recorder)
+    SPEC.probes(StringsEvalConfig(prompt_chars, (), 64))["train_completion"](context, recorder)
     return {name: metric.value for name, metric in recorder.metrics.items()}, recorder
 
 
-def test_from_one_character_ten_of_twelve_can_be_right_and_are(learned):
+def test_from_one_character_ten_of_twelve_strings_are_completed(learned):
     metrics, _ = train_completion(learned)
-    assert metrics["from_1.right"] == metrics["from_1.right.ceiling"] == 10
-    assert metrics["from_1.missed"] == 0
+    assert metrics["prefix_1.num_correct"] == metrics["prefix_1.num_correct.ceiling"] == 10
+    assert metrics["prefix_1.num_missed"] == 0
 
 
-def test_from_two_characters_all_twelve_can_be_right_and_are(learned):
+def test_from_two_characters_all_twelve_strings_are_completed(learned):
     metrics, _ = train_completion(learned)
-    assert metrics["from_2.right"] == metrics["from_2.right.ceiling"] == metrics["strings"] == 12
+    assert metrics["prefix_2.num_correct"] == metrics["prefix_2.num_correct.ceiling"] == metrics["strings"] == 12
 
 
-def test_completions_agree_with_what_the_net_says_when_told_each_token(learned):
+def test_completions_agree_with_teacher_forced_predictions(learned):
     metrics, _ = train_completion(learned)
-    assert [metrics[f"from_{k}.teacher_forced"] for k in (1, 2)] == [10, 12]
+    assert [metrics[f"prefix_{k}.num_correct_teacher_forced"] for k in (1, 2)] == [10, 12]
 
 
-def test_the_ceiling_of_single_tokens_is_46_of_48_after_one_character(learned):
+def test_the_token_accuracy_ceiling_is_46_of_48_after_one_character(learned):
     metrics, _ = train_completion(learned)
-    assert metrics["from_1.accuracy.ceiling"] == pytest.approx(46 / 48)
-    assert metrics["from_1.accuracy"] == pytest.approx(46 / 48)
-    assert metrics["from_2.accuracy.ceiling"] == 1
+    assert metrics["prefix_1.accuracy.ceiling"] == pytest.approx(46 / 48)
+    assert metrics["prefix_1.accuracy"] == pytest.approx(46 / 48)
+    assert metrics["prefix_2.accuracy.ceiling"] == 1
 
 
-def test_the_loss_comes_close_to_its_floor_and_not_below(learned):
+def test_the_loss_approaches_its_minimum_from_above(learned):
     metrics, _ = train_completion(learned)
-    assert round(metrics["from_1.floor"], 4) == 0.0687
-    assert metrics["from_1.floor"] < metrics["from_1.nats"] < metrics["from_1.floor"] + 0.05
+    assert round(metrics["prefix_1.min_achievable_loss"], 4) == 0.0687
+    assert metrics["prefix_1.min_achievable_loss"] < metrics["prefix_1.loss"] < metrics["prefix_1.min_achievable_loss"] + 0.05
 
 
-def test_an_untrained_net_with_a_tied_head_repeats_itself_and_completes_only_the_three_strings_of_one_letter():
+def test_an_untrained_tied_model_completes_only_strings_of_one_letter():
     metrics, recorder = train_completion(context_after(0))
-    table = next(t for t in recorder.tables if t.name == "from_2.strings")
+    table = next(t for t in recorder.tables if t.name == "prefix_2.strings")
     assert [row[2] for row in table.rows if row[3] == "yes"] == ["AAA", "BBB", "CCC"]
-    assert (metrics["from_1.missed"], metrics["from_2.missed"]) == (7, 9)
+    assert (metrics["prefix_1.num_missed"], metrics["prefix_2.num_missed"]) == (7, 9)
 
 
-def test_chance_is_that_of_drawing_four_characters(learned):
+def test_the_chance_level_is_that_of_drawing_four_characters(learned):
     metrics, _ = train_completion(learned)
-    assert metrics["from_1.right.chance"] == pytest.approx(12 / learned.tokens.vocabulary**4)
+    assert metrics["prefix_1.num_correct.chance"] == pytest.approx(12 / learned.tokens.vocab_size**4)
 
 
-def test_every_string_is_shown_with_what_became_of_it(learned):
+def test_the_table_lists_every_string_and_its_completion(learned):
     _, recorder = train_completion(learned)
-    table = next(t for t in recorder.tables if t.name == "from_1.strings")
+    table = next(t for t in recorder.tables if t.name == "prefix_1.strings")
     assert len(table.rows) == 12
     assert sum(row[3] == "yes" for row in table.rows) == 10
     assert ("F", "GHIJ", "GHIJ", "yes") in table.rows
@@ -126,23 +126,23 @@ def test_a_prompt_that_is_the_whole_string_is_refused(learned):
         train_completion(learned, (5,))
 
 
-def test_a_net_that_forgot_one_string_misses_it(learned):
+def test_a_model_that_forgot_one_string_misses_it(learned):
     """Its answer to the prompt F, and to nothing else, is another one."""
-    wrong = learned.codec.prompt("F")[0]
+    wrong = learned.tokenizer.encode_prompt("F")[0]
 
     def forgetful(model, tokens_BT):
         logits_BTV = model(tokens_BT)
         return torch.where((tokens_BT[:, :1] == wrong)[..., None], -logits_BTV, logits_BTV)
 
     metrics, _ = train_completion(replace(learned, logits=forgetful, logits_with_cache=None))
-    assert (metrics["from_1.missed"], metrics["from_2.missed"]) == (1, 1)
+    assert (metrics["prefix_1.num_missed"], metrics["prefix_2.num_missed"]) == (1, 1)
 
 
-def test_equal_prompts_have_one_completion_unless_the_strings_are_equal():
+def test_equal_prompts_have_one_completion_unless_strings_are_equal():
     assert max_completable([[1], [1], [2]], [[5], [6], [7]]) == 2
     assert max_completable([[1], [1], [2]], [[5], [5], [7]]) == 3
 
 
 def test_no_prompt_is_refused():
-    with pytest.raises(ValueError, match="none below 1"):
+    with pytest.raises(ValueError, match=r"prompt_chars must be a non-empty list of numbers >= 1, got \[0\]"):
         StringsEvalConfig((0,), (), 64)

@@ -17,17 +17,17 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("language", TEXTS)
-def test_a_sentence_is_told(language):
+def test_the_language_of_a_sentence_is_identified(language):
     identified, probability = language_id.identify_language(TEXTS[language].encode())
     assert identified == language
     assert probability > 0.9
 
 
-def test_a_text_without_letters_has_no_language():
+def test_a_text_without_letters_has_an_unknown_language():
     assert language_id.identify_language(b"12 + 3 = 15\n---") == ("unknown", 0.0)
 
 
-def test_only_what_is_surely_of_another_language_goes():
+def test_only_confident_other_languages_are_dropped():
     config = LanguageFilterConfig(("en",), 0.9)
     assert config.drop_reason("de", 0.99) == "other_language"
     assert config.drop_reason("de", 0.5) is None
@@ -36,16 +36,16 @@ def test_only_what_is_surely_of_another_language_goes():
 
 
 def test_a_name_in_place_of_a_code_is_refused():
-    with pytest.raises(ValueError, match="two-letter codes such as en, got English"):
+    with pytest.raises(ValueError, match="languages must be two-letter codes such as en, got English"):
         LanguageFilterConfig(("English",), 0.5)
 
 
 @pytest.mark.parametrize("text", [*TEXTS.values(), "", "###", "ALL IN CAPITALS", "e\u0301te\u0301", " ".join(TEXTS.values()) * 20])
-def test_the_compiled_walk_says_exactly_what_the_library_says(text):
+def test_the_compiled_identifier_gives_exactly_the_results_of_the_library(text):
     reference = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     assert language_id._identifier().rank(text) == reference.rank(text)
 
 
-def test_a_character_that_is_cut_by_the_limit_harms_nothing():
+def test_a_character_cut_by_the_limit_does_not_change_the_result():
     for offset in range(4):
         assert language_id.identify_language(b"a" * offset + "日本語です".encode() * 4000)[0] == "ja"

@@ -44,24 +44,24 @@ HARMLESS = [
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_what_is_planted_is_found_where_it_stands(name):
+def test_each_kind_of_personal_data_is_located(name):
     text = f"before\n  value = '{SAMPLES[name]}'\nafter".encode()
     (match,) = pii.find_pii(text)
     assert (match.name, text[match.start : match.end].decode()) == (name, SAMPLES[name])
 
 
-def test_the_password_of_an_address_is_found_and_the_rest_of_it_is_not():
+def test_only_the_password_of_a_url_is_matched():
     text = b"postgres://admin:hunter2hunter2@db.internal/x"
     (match,) = pii.find_pii(text)
     assert (match.kind, text[match.start : match.end]) == ("secret", b"hunter2hunter2")
 
 
 @pytest.mark.parametrize("text", HARMLESS)
-def test_what_only_looks_like_it_is_left_alone(text):
+def test_harmless_lookalikes_are_not_matched(text):
     assert pii.find_pii(text.encode()) == []
 
 
-def test_masking_puts_a_sign_in_place_of_what_is_asked_for_and_nothing_else():
+def test_masking_replaces_only_the_kinds_to_mask():
     text = f"ask {SAMPLES['email']} for {SAMPLES['aws']} at {SAMPLES['ip']}.".encode()
     matches = pii.find_pii(text)
     actions = {"email": "mask", "secret": "mask", "ip": "keep", "phone": "mask"}
@@ -69,13 +69,13 @@ def test_masking_puts_a_sign_in_place_of_what_is_asked_for_and_nothing_else():
     assert pii.find_pii(pii.mask_pii(text, matches, dict.fromkeys(actions, "mask"))) == []
 
 
-def test_every_find_is_counted_by_its_pattern():
+def test_every_match_is_counted_by_its_pattern():
     text = f"{SAMPLES['email']} {SAMPLES['email']} {SAMPLES['npm']}".encode()
-    assert pii.count_pii(pii.find_pii(text)) == {"private.email": 2, "private.npm": 1}
+    assert pii.count_pii(pii.find_pii(text)) == {"pii.email": 2, "pii.npm": 1}
 
 
 @pytest.mark.parametrize("name", ["email", "ip", "phone", "url_password"])
-def test_what_is_looked_for_around_hints_alone_is_what_the_expression_finds_anywhere(name):
+def test_searching_around_anchors_equals_searching_everywhere(name):
     (pattern,) = (pattern for pattern in pii.PII_PATTERNS if pattern.name == name)
     pieces = [
         "a@b.org",

@@ -37,24 +37,24 @@ def test_texts_that_differ_in_case_are_not_equal():
     assert normalize(record("A b")) != normalize(record("a b"))
 
 
-def test_bytes_that_are_no_utf8_do_not_crash_and_stay_as_they_are():
+def test_bytes_that_are_not_utf8_are_kept():
     assert normalize(record(b"caf\xe9  x")) == b"caf\xe9 x"
     assert len(SPEC.ngram_hashes(CONFIG)(record(b"\xff\xfe"))) == 1
 
 
-def test_shingles_are_runs_of_five_words():
+def test_ngrams_are_runs_of_five_words():
     ngram_hashes = SPEC.ngram_hashes(CONFIG)
     assert len(ngram_hashes(record("a b c d e f g"))) == 3
     first, shifted = (set(ngram_hashes(record(text)).tolist()) for text in ("a b c d e f", "x a b c d e"))
     assert len(first & shifted) == 1
 
 
-def test_shingles_are_runs_of_five_characters_where_words_are_not_spaced():
+def test_scripts_without_spaces_have_ngrams_of_five_characters():
     text = "今日はとても良い天気ですから公園を散歩しましょう"
     assert len(SPEC.ngram_hashes(CONFIG)(record(text))) == len(text) - 4
 
 
-def test_near_twins_are_found_in_writing_without_spaces():
+def test_near_duplicates_are_found_in_scripts_without_spaces():
     signs = [chr(code) for code in range(0x4E00, 0x4F00)]
     text = random.Random(1).choices(signs, k=400)
     near, unrelated = list(text), random.Random(2).choices(signs, k=400)
@@ -62,7 +62,7 @@ def test_near_twins_are_found_in_writing_without_spaces():
     assert dedup("".join(text), "".join(near), "".join(unrelated)).kept_mask.sum() == 2
 
 
-def test_texts_that_share_a_header_alone_are_no_twins():
+def test_texts_that_share_only_a_header_are_no_duplicates():
     words = [f"w{i}" for i in range(500)]
     header = " ".join(words[:60])
     bodies = [" ".join([header, *random.Random(seed).choices(words, k=200)]) for seed in range(5)]
@@ -70,8 +70,15 @@ def test_texts_that_share_a_header_alone_are_no_twins():
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"), [({"near": 0}, "near: above 0"), ({"words": 0}, "words and characters: 1 or more")]
+    ("changes", "message"),
+    [
+        ({"jaccard_threshold": 0}, "jaccard_threshold must be > 0, got 0"),
+        ({"ngram_words": 0}, "ngram_words must be >= 1, got 0"),
+        ({"ngram_chars": 0}, "ngram_chars must be >= 1, got 0"),
+        ({"paragraph_dedup": {"min_bytes": 0}}, "paragraph_dedup: min_bytes must be >= 1, got 0"),
+        ({"paragraph_dedup": {"min_documents": 1}}, "paragraph_dedup: min_documents must be >= 2, got 1"),
+    ],
 )
-def test_wrong_settings_are_refused(changes, message):
+def test_invalid_values_are_refused(changes, message):
     with pytest.raises(ProvenlmError, match=message):
-        config.parse_config(TextDedupeConfig, {"near": 0.7, "words": 5, "characters": 5} | changes, "x")
+        config.parse_config(TextDedupeConfig, changes, "x")

@@ -1,3 +1,4 @@
+import dataclasses
 import inspect
 import json
 import pydoc
@@ -9,28 +10,16 @@ import pytest
 from provenlm.core import config
 from provenlm.core.errors import ProvenlmError
 from provenlm.core.records import Record
-from provenlm.domains.text.filter.spec import SPEC, TextFilterConfig, stat_thresholds
+from provenlm.domains.text.filter.spec import SPEC, TextFilterConfig
+from provenlm.domains.text.filter.thresholds import FilterThresholds
 from provenlm.filtering.scoring import FilterDecision, geometric_mean_score, make_filter_step
 
-THRESHOLDS = {
-    "least": 0.5,
-    "words": [20, 60, 200_000, 1_000_000],
-    "word_length": [2, 3, 12, 24],
-    "letter_words": [0.2, 0.5],
-    "stop_words": [-1, 2],
-    "symbol_words": [0.1, 0.5],
-    "digits": [0.15, 0.5],
-    "control": [0.0005, 0.01],
-    "long_words": [0.3, 0.6],
-    "short_lines": [0.85, 1.0],
-    "repeated_lines": [0.5, 0.9],
-    "top_bigram": [0.1, 0.4],
-    "repeated_ngrams": [0.5, 0.9],
-}
+REFERENCE = dataclasses.asdict(FilterThresholds())
+SWITCHED_OFF = {"profiles": None, "quality_rules": None, "pii": None, "language_filter": None}
 
 
 def make_config(**overrides: object) -> TextFilterConfig:
-    return config.parse_config(TextFilterConfig, THRESHOLDS | overrides, "params.yaml: corpora.x.filter")
+    return config.parse_config(TextFilterConfig, SWITCHED_OFF | overrides, "params.yaml: corpora.x.filter")
 
 
 def outcome(content: str | bytes, filter_config: TextFilterConfig | None = None) -> tuple[str | None, float]:
@@ -63,19 +52,19 @@ PAGES = {
     "prose": join_lines(WORDS, 12),
 }
 FAULTY = {
-    "too_short": "Only a few words that are all there is on this page.",
-    "too_long": join_lines(WORDS * 3, 12),
-    "words_too_short": join_lines(["a", "b", "c", "d", "e"] * 40, 20),
-    "words_too_long": join_lines(random_words(2, 100, max_length=70), 5),
-    "few_words_with_letters": join_lines([f"+{'-+'[i % 2]}={'*/'[i % 3 % 2]}" for i in range(400)] + WORDS[:20], 13),
-    "many_symbols": join_lines([word if i % 2 else f"#{word}" for i, word in enumerate(WORDS)], 12),
-    "many_digits": join_lines([f"x{number}" for number in random.Random(3).sample(range(10**6), 300)], 12),
-    "control_characters": join_lines(WORDS, 12).replace("the", "th\x01\x02e"),
-    "unbroken_strings": join_lines([*WORDS[:60], *random_words(4, 20, max_length=3), "QUJD" * 400], 12),
-    "only_short_lines": "\n".join(WORDS[:200]),
-    "repeated_lines": (join_lines(WORDS[:24], 12) + "\n") * 30,
-    "one_pair_of_words": join_lines([word for other in random_words(6, 100) for word in ("buy", "cheap", other)], 12),
-    "repeated_passages": " ".join(WORDS[:40] * 30),
+    "low_doc_words": "Only a few words that are all there is on this page.",
+    "high_doc_words": join_lines(WORDS * 3, 12),
+    "low_avg_word_length": join_lines(["a", "b", "c", "d", "e"] * 40, 20),
+    "high_avg_word_length": join_lines(random_words(2, 100, max_length=70), 5),
+    "low_alpha_words_ratio": join_lines([f"+{'-+'[i % 2]}={'*/'[i % 3 % 2]}" for i in range(400)] + WORDS[:20], 13),
+    "high_symbol_word_ratio": join_lines([word if i % 2 else f"#{word}" for i, word in enumerate(WORDS)], 12),
+    "high_digit_ratio": join_lines([f"x{number}" for number in random.Random(3).sample(range(10**6), 300)], 12),
+    "high_control_char_ratio": join_lines(WORDS, 12).replace("the", "th\x01\x02e"),
+    "high_long_word_char_ratio": join_lines([*WORDS[:60], *random_words(4, 20, max_length=3), "QUJD" * 400], 12),
+    "high_short_line_ratio": "\n".join(WORDS[:200]),
+    "high_dup_line_char_frac": (join_lines(WORDS[:24], 12) + "\n") * 30,
+    "high_top_2_gram_frac": join_lines([word for other in random_words(6, 100) for word in ("buy", "cheap", other)], 12),
+    "high_dup_10_gram_frac": " ".join(WORDS[:40] * 30),
 }
 
 
@@ -88,31 +77,32 @@ def test_documentation_code_and_prose_are_kept_with_a_good_score(name):
 
 @pytest.mark.parametrize("reason", FAULTY)
 def test_a_text_with_one_fault_is_dropped_for_it(reason):
-    filter_config = make_config(words=[20, 60, 500, 1000]) if reason == "too_long" else make_config()
+    doc_words = {"drop_below": 20, "good_from": 60, "good_to": 500, "drop_above": 1000}
+    filter_config = make_config(doc_words=doc_words) if reason == "high_doc_words" else make_config()
     drop_reason, score = outcome(FAULTY[reason], filter_config)
     assert drop_reason == reason
     assert score == 0
 
 
-def test_a_text_without_stop_words_is_dropped_where_they_are_asked_for():
+def test_a_text_without_stop_words_is_dropped_if_they_are_required():
     text = join_lines(random_words(7, 300), 12)
     assert outcome(text)[0] is None
-    assert outcome(text, make_config(stop_words=[1, 2]))[0] == "few_stop_words"
+    assert outcome(text, make_config(stop_words={"drop_below": 1, "good_from": 2}))[0] == "low_stop_words"
 
 
-def test_bytes_that_are_no_utf8_are_dropped_and_nothing_crashes():
+def test_bytes_that_are_not_utf8_are_dropped():
     assert outcome(PAGES["prose"].encode() + b"\xff")[0] == "not_utf8"
     assert outcome(b"\xff\xfe\x00")[0] == "not_utf8"
 
 
-@pytest.mark.parametrize("body", ["", "\n \t\n"])
+@pytest.mark.parametrize("content", ["", "\n \t\n"])
 def test_an_empty_text_is_too_short(content):
-    assert outcome(content) == ("too_short", 0)
+    assert outcome(content) == ("low_doc_words", 0)
 
 
-def test_a_middling_text_is_dropped_by_its_score_alone():
+def test_a_mediocre_text_is_dropped_by_its_score_only():
     poor = join_lines(random_words(8, 24), 12)  # 24 words: a tenth of the way from 20 to 60
-    reason, score = outcome(poor, make_config(least=0.95))
+    reason, score = outcome(poor, make_config(min_score=0.95))
     assert reason == "low_score"
     assert 0 < score < 0.95
 
@@ -123,44 +113,64 @@ def test_the_score_falls_as_a_text_repeats_itself_more():
     assert len(set(scores)) > 2
 
 
-def test_there_is_one_named_part_for_each_band():
+def test_there_is_one_sub_score_for_each_threshold():
     record = Record.from_content(PAGES["prose"].encode(), "text/plain", "here")
     (result,) = SPEC.classify(make_config())([record])
     sub_scores = result.sub_scores
-    assert list(sub_scores) == [name for name in THRESHOLDS if name != "least"]
+    assert list(sub_scores) == list(REFERENCE)
     assert geometric_mean_score(sub_scores) == outcome(PAGES["prose"])[1]
 
 
-def test_every_reason_of_the_rules_has_a_planted_text():
-    reasons = {reason for band in stat_thresholds(make_config()) for reason in (band.low_reason, band.high_reason) if reason}
-    assert reasons == {*FAULTY, "few_stop_words"}
+def test_every_drop_reason_of_the_thresholds_has_a_faulty_text():
+    sides = (("low", "drop_below"), ("high", "drop_above"))
+    reasons = {f"{side}_{name}" for name, threshold in REFERENCE.items() for side, key in sides if threshold[key] is not None}
+    assert reasons == {*FAULTY, "low_stop_words"}
+
+
+def test_a_threshold_without_keys_limits_nothing():
+    assert outcome(FAULTY["high_digit_ratio"], make_config(digit_ratio={}))[0] is None
+
+
+def test_a_one_sided_statistic_can_get_a_limit_on_the_other_side():
+    alpha_words_ratio = {"good_to": 0.5, "drop_above": 0.9}
+    assert outcome(PAGES["prose"], make_config(alpha_words_ratio=alpha_words_ratio))[0] == "high_alpha_words_ratio"
+
+
+def test_the_defaults_filter_like_the_default_corpus():
+    """Without keys, records get profiles, languages and counts of violations, and no rule set drops any."""
+    (result,) = SPEC.classify(config.parse_config(TextFilterConfig, {}, "x"))(
+        [Record.from_content(b"too short", "text/plain", "x")]
+    )
+    assert (result.drop_reason, result.record.metadata["profile"]) == ("low_doc_words", "reference")
+    assert result.counts == {"rules.gopher": 1, "rules.c4": 1, "rules.fineweb": 1}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"least": 1.5}, "least: a score from 0 to 1, got 1.5"),
-        ({"words": [20, 60]}, r"words: 4 rising limits, got \[20.0, 60.0\]"),
-        ({"digits": [0.5, 0.1]}, r"digits: 2 rising limits, got \[0.5, 0.1\]"),
-        ({"digits": [0.5, 0.5]}, "digits: 2 rising limits"),
+        ({"min_score": 1.5}, "min_score must be from 0 to 1, got 1.5"),
+        ({"doc_words": {"drop_below": 20}}, "doc_words: drop_below and good_from must be given together"),
+        ({"digit_ratio": {"good_to": 0.5, "drop_above": 0.1}}, "digit_ratio: drop_above must be > good_to, got 0.1 and 0.5"),
+        ({"digit_ratio": {"good_to": 0.5, "drop_above": 0.5}}, "digit_ratio: drop_above must be > good_to"),
+        ({"digit_ratio": [0.5, 0.1]}, "digit_ratio: must be a mapping"),
         ({"min_words": 3}, "unknown key 'min_words'"),
     ],
 )
-def test_a_wrong_band_is_refused_with_what_would_be_right(changes, message):
+def test_an_invalid_threshold_is_refused_with_the_allowed_values(changes, message):
     with pytest.raises(ProvenlmError, match=message):
         make_config(**changes)
 
 
 SECTIONS = {
     "profiles": {
-        "code_from": 0.2,
-        "prose_from": 0.6,
-        "code": {name: THRESHOLDS[name] for name in THRESHOLDS if name != "least"} | {"repeated_ngrams": [1, 2]},
-        "prose": {name: THRESHOLDS[name] for name in THRESHOLDS if name != "least"} | {"repeated_ngrams": [0.01, 0.02]},
+        "min_punctuation_ratio": 0.2,
+        "min_sentence_line_ratio": 0.6,
+        "code": REFERENCE | {"dup_10_gram_frac": {}},
+        "prose": REFERENCE | {"dup_10_gram_frac": {"good_to": 0.01, "drop_above": 0.02}},
     },
-    "rule_sets": {"of": ["prose"], "gopher": {}, "gopher_repetition": None, "c4": {"braces": 10}, "fineweb": None},
-    "private": {"email": "mask", "ip": "keep", "phone": "keep", "secret": "drop"},
-    "languages": {"keep": ["en"], "least": 0.9},
+    "quality_rules": {"apply_to": ["prose"], "gopher_repetition": None, "c4": {"max_curly_brackets": 10}, "fineweb": None},
+    "pii": {"email": "mask", "secret": "drop"},
+    "language_filter": {"languages": ["en"]},
 }
 SENTENCES = "\n".join(
     f"The {a} of the {b} is what we have seen with our own eyes on that day." for a in WORDS[:6] for b in WORDS[9:12]
@@ -181,44 +191,44 @@ def test_each_record_has_a_profile_of_its_own():
     assert decide(SENTENCES, "text/x-python").record.metadata["profile"] == "code"
 
 
-def test_bands_and_published_rules_are_those_of_the_profile():
-    assert decide(SENTENCES).drop_reason == "repeated_passages"
+def test_thresholds_and_quality_rules_depend_on_the_profile():
+    assert decide(SENTENCES).drop_reason == "high_dup_10_gram_frac"
     assert decide(SENTENCES, "text/x-python").drop_reason is None
     short = "This is it. This was it."
-    assert decide(short).drop_reason == "gopher_words"
-    counted_only = SECTIONS["rule_sets"] | {"of": []}
-    assert decide(short, rule_sets=counted_only).counts == {"rules.gopher": 1, "rules.c4": 1}
-    assert decide(short, rule_sets=counted_only).drop_reason == "too_short"
+    assert decide(short).drop_reason == "gopher_doc_words"
+    counted_only = SECTIONS["quality_rules"] | {"apply_to": []}
+    assert decide(short, quality_rules=counted_only).counts == {"rules.gopher": 1, "rules.c4": 1}
+    assert decide(short, quality_rules=counted_only).drop_reason == "low_doc_words"
 
 
-def test_an_address_is_masked_and_the_record_gets_the_id_of_what_is_left():
+def test_a_masked_record_gets_the_id_of_its_new_content():
     text = PAGES["reference documentation"] + "\nwritten by jane.doe@mail.org\n"
     decision = decide(text)
     assert decision.drop_reason is None
     assert decision.record.text == text.replace("jane.doe@mail.org", "<email>")
     assert decision.record.id == Record.from_content(decision.record.content, "", "").id
-    assert (decision.counts["private.email"], decision.original_bytes) == (1, len(text.encode()))
+    assert (decision.counts["pii.email"], decision.original_bytes) == (1, len(text.encode()))
 
 
-def test_a_record_with_a_key_is_dropped_by_choice():
+def test_a_record_with_a_secret_is_dropped_if_configured():
     text = PAGES["reference documentation"] + "\nAKIAQ2W3E4R5T6Y7U7IJ\n"
-    assert decide(text).drop_reason == "private_secret"
-    assert decide(text, private=dict.fromkeys(SECTIONS["private"], "keep")).drop_reason is None
+    assert decide(text).drop_reason == "pii_secret"
+    assert decide(text, pii={}).drop_reason is None
 
 
-def test_another_language_is_dropped_and_the_language_is_a_fact():
+def test_another_language_is_dropped_and_the_language_is_in_the_metadata():
     german = "Der Zug nach München fährt heute leider erst eine halbe Stunde später ab, weil es geschneit hat. " * 5
     assert decide(german).drop_reason == "other_language"
     assert decide(PAGES["reference documentation"]).record.metadata["language"] == "en"
 
 
-def test_what_travels_between_machines_is_what_was_judged():
+def test_decisions_on_text_survive_serialization():
     work = make_filter_step(SPEC, make_config(**SECTIONS))
     for item in work.apply([Record.from_content(page.encode(), "text/plain", "here") for page in PAGES.values()]):
         assert work.deserialize(work.serialize(item)) == item
 
 
-def test_a_verdict_on_a_record_is_the_same_in_any_company():
+def test_a_decision_does_not_depend_on_the_rest_of_the_batch():
     texts = [*PAGES.values(), *FAULTY.values(), "", "AKIAQ2W3E4R5T6Y7U7IJ", "jane.doe@mail.org"]
     records = [Record.from_content(text.encode(), kind, "here") for text in texts for kind in ("text/plain", "text/x-python")]
     records.append(Record.from_content(b"\xff", "text/plain", "here"))
@@ -226,12 +236,16 @@ def test_a_verdict_on_a_record_is_the_same_in_any_company():
     assert work.apply(records) == [work.apply([record])[0] for record in records]
 
 
-def test_lines_are_taken_out_of_records_of_the_named_profiles_which_are_judged_without_them():
+def test_the_line_filter_applies_before_statistics_to_its_profiles_only():
     menu = SENTENCES + "\nHome | About | Contact"
-    relaxed = {name: THRESHOLDS[name] for name in THRESHOLDS if name != "least"} | {"repeated_ngrams": [1, 2]}
-    overrides = {"lines": {"of": ["prose"]}, "profiles": SECTIONS["profiles"] | {"prose": relaxed}, "rule_sets": None}
+    relaxed = REFERENCE | {"dup_10_gram_frac": {}}
+    overrides = {
+        "line_filter": {"apply_to": ["prose"]},
+        "profiles": SECTIONS["profiles"] | {"prose": relaxed},
+        "quality_rules": None,
+    }
     decision = decide(menu, **overrides)
-    assert (decision.drop_reason, decision.record.text, decision.counts) == (None, SENTENCES, {"lines.not_ended": 1})
+    assert (decision.drop_reason, decision.record.text, decision.counts) == (None, SENTENCES, {"lines.no_terminal_punct": 1})
     assert decision.record.id == Record.from_content(SENTENCES.encode(), "", "").id
     assert decide(menu, "text/x-python", **overrides).record.text == menu
     assert decide("Home | About\n" * 3 + "It ended. It did.\n" * 9 + "lorem ipsum.", **overrides).drop_reason == "lorem_ipsum"

@@ -28,7 +28,12 @@ def site(*start: str, **limits: object) -> dict[str, object]:
 
 
 def make_section(sources: list, contact: str = "", topics: tuple = ()) -> dict[str, object]:
-    return {"sources": sources, "crawl_policy": {**CRAWL_POLICY, "user_agent_contact": contact}, "topics": list(topics), "from_cache": False}
+    return {
+        "sources": sources,
+        "crawl_policy": {**CRAWL_POLICY, "user_agent_contact": contact},
+        "topics": list(topics),
+        "from_cache": False,
+    }
 
 
 def make_config(*start: str, contact: str = "") -> TextScrapeConfig:

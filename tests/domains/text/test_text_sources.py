@@ -25,7 +25,7 @@ CRAWL_POLICY = {
     "allowed_private_hosts": [],
 }  # fmt: skip
 FOLDER = {"kind": "folder", "path": "notes", "include": [], "exclude": [], "license": None}
-TABLE = {"files": ["rows/*"], "text": "text", "source": None, "metadata": ["title"], "license": None}
+TABLE = {"files": ["rows/*"], "content": "text", "source": None, "metadata": ["title"], "license": None}
 GIT = {"kind": "git", "url": "repo", "ref": "HEAD", "include": [], "exclude": [], "license": None}
 WARC = {"kind": "warc", "files": ["kept/*"], "license": None}
 
@@ -229,7 +229,7 @@ def test_rows_of_jsonl_become_records_and_invalid_ones_have_a_reason() -> None:
     write_file("rows/a.jsonl", lines + b'{"text": "half\n\n' + jsonl({"text": "y" * 4990}, {"text": "last \ud800"}))
     fetches = scrape({**TABLE, "kind": "jsonl", "license": "CC0-1.0"})
     assert outcomes(fetches) == {
-        "rows/a.jsonl:1": "record", "rows/a.jsonl:2": "no-text", "rows/a.jsonl:3": "empty", "rows/a.jsonl:4": "no-text",
+        "rows/a.jsonl:1": "record", "rows/a.jsonl:2": "no-content", "rows/a.jsonl:3": "empty", "rows/a.jsonl:4": "no-content",
         "rows/a.jsonl:5": "json", "rows/a.jsonl:6": "json", "rows/a.jsonl:8": "too-large", "rows/a.jsonl:9": "record",
     }  # fmt: skip
     assert fetches["rows/a.jsonl:1"].record.metadata == {"site": "rows/a.jsonl", "license": "CC0-1.0", "title": "A"}
@@ -260,10 +260,10 @@ def test_rows_of_parquet_become_records_named_by_a_column() -> None:
     )
     pq.write_table(table, "rows/a.parquet")
     fetches = scrape({**TABLE, "kind": "parquet", "source": "url"})
-    assert outcomes(fetches) == {"http://h/a": "record", "rows/a.parquet:2": "no-text", "rows/a.parquet:3": "too-large"}
+    assert outcomes(fetches) == {"http://h/a": "record", "rows/a.parquet:2": "no-content", "rows/a.parquet:3": "too-large"}
     assert (fetches["http://h/a"].record.source, fetches["http://h/a"].record.metadata["title"]) == ("http://h/a", "A")
     with pytest.raises(ProvenlmError, match=r"sources\[0\]: rows/a.parquet: no column 'body'; must be one of: text, url, title"):
-        scrape({**TABLE, "kind": "parquet", "text": "body"})
+        scrape({**TABLE, "kind": "parquet", "content": "body"})
 
 
 def test_a_parquet_file_cut_in_half_is_named_and_the_next_one_is_read() -> None:

@@ -42,17 +42,17 @@ def naive(text: str) -> dict[str, float]:
     top = max(pairs.values(), default=0)
     best = next((pair for pair, count in pairs.items() if count == top), ("", ""))  # a Counter is in order of first sight
     return {
-        "words": len(words),
-        "word_length": num_chars / len(words),
-        "letter_words": sum(any((c.isascii() and c.isalpha()) or ord(c) > 127 for c in word) for word in words) / len(words),
-        "symbol_words": (text.count("#") + text.count("...") + text.count("…")) / len(words),
-        "digits": sum(c in "0123456789" for c in text) / num_chars,
-        "control": sum((ord(c) < 32 and c not in WHITE) or c in "\x7f\ufffd" for c in text) / len(text.encode()),
-        "long_words": sum(len(word) for word in words if len(word) > LONG_WORD_LIMIT) / num_chars,
-        "short_lines": sum(len(line) <= SHORT_LINE_LIMIT for line in lines) / len(lines),
-        "repeated_lines": dup_chars / sum(map(len, lines)),
-        "top_bigram": top * (len(best[0]) + len(best[1])) / num_chars if top > 1 else 0,
-        "repeated_ngrams": sum(len(words[i]) for i in covered) / num_chars,
+        "doc_words": len(words),
+        "avg_word_length": num_chars / len(words),
+        "alpha_words_ratio": sum(any((c.isascii() and c.isalpha()) or ord(c) > 127 for c in word) for word in words) / len(words),
+        "symbol_word_ratio": (text.count("#") + text.count("...") + text.count("…")) / len(words),
+        "digit_ratio": sum(c in "0123456789" for c in text) / num_chars,
+        "control_char_ratio": sum((ord(c) < 32 and c not in WHITE) or c in "\x7f\ufffd" for c in text) / len(text.encode()),
+        "long_word_char_ratio": sum(len(word) for word in words if len(word) > LONG_WORD_LIMIT) / num_chars,
+        "short_line_ratio": sum(len(line) <= SHORT_LINE_LIMIT for line in lines) / len(lines),
+        "dup_line_char_frac": dup_chars / sum(map(len, lines)),
+        "top_2_gram_frac": top * (len(best[0]) + len(best[1])) / num_chars if top > 1 else 0,
+        "dup_10_gram_frac": sum(len(words[i]) for i in covered) / num_chars,
         "stop_words": sum(stop.decode() in words for stop in STOP_WORDS),
         **naive_lines(text, lines, words),
         **naive_ngrams(words),
@@ -70,31 +70,31 @@ def naive_lines(text: str, lines: list[str], words: list[str]) -> dict[str, floa
     punctuated = [line for line in lines if re.search(r"[.?!][\"']?$", line)]
     sentence_lines = [line for line in punctuated if len(line.encode().split()) >= 3 and not line.endswith("...")]
     return {
-        "bullet_lines": sum(line[0] in "-*•" for line in lines) / len(lines),
-        "ellipsis_lines": sum(line.endswith(("...", "…")) for line in lines) / len(lines),
-        "ended_lines": len(punctuated) / len(lines),
-        "line_breaks": text.count("\n") / len(words),
-        "lines_again": sum(line in lines[:index] for index, line in enumerate(lines)) / len(lines),
-        "paragraphs_again": len(duplicates) / len(blocks),
-        "repeated_paragraphs": sum(len(line) for block in duplicates for line in block) / sum(map(len, lines)),
-        "sentences": sum(len(re.findall(r"[.?!][\"']?(?=[ \t\r\v\f]|$)", line)) for line in sentence_lines),
-        "braces": text.count("{") + text.count("}"),
-        "punctuation": sum(c in string.punctuation for c in text) / sum(map(len, words)),
-        "mean_line": sum(map(len, lines)) / len(lines),
-        "longest_line": max(map(len, lines)),
+        "bullet_line_ratio": sum(line[0] in "-*•" for line in lines) / len(lines),
+        "ellipsis_line_ratio": sum(line.endswith(("...", "…")) for line in lines) / len(lines),
+        "line_punct_ratio": len(punctuated) / len(lines),
+        "new_line_ratio": text.count("\n") / len(words),
+        "dup_line_frac": sum(line in lines[:index] for index, line in enumerate(lines)) / len(lines),
+        "dup_para_frac": len(duplicates) / len(blocks),
+        "dup_para_char_frac": sum(len(line) for block in duplicates for line in block) / sum(map(len, lines)),
+        "num_sentences": sum(len(re.findall(r"[.?!][\"']?(?=[ \t\r\v\f]|$)", line)) for line in sentence_lines),
+        "num_curly_brackets": text.count("{") + text.count("}"),
+        "punctuation_ratio": sum(c in string.punctuation for c in text) / sum(map(len, words)),
+        "avg_line_length": sum(map(len, lines)) / len(lines),
+        "max_line_length": max(map(len, lines)),
     }
 
 
 def naive_ngrams(words: list[str]) -> dict[str, float]:
     stats, num_chars = {}, sum(map(len, words))
-    for size, name in ((3, "top_trigram"), (4, "top_4gram")):
+    for size, name in ((3, "top_3_gram_frac"), (4, "top_4_gram_frac")):
         grams = Counter(tuple(words[i : i + size]) for i in range(len(words) - size + 1))
         best, frequency = max(grams.items(), key=lambda item: item[1], default=((), 0))
         stats[name] = frequency * sum(map(len, best)) / num_chars if frequency > 1 else 0
     for size in range(5, 10):
         grams = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
         covered = {i + k for i, gram in enumerate(grams) if gram in grams[:i] for k in range(size)}
-        stats[f"repeated_{size}grams"] = sum(len(words[i]) for i in covered) / num_chars
+        stats[f"dup_{size}_gram_frac"] = sum(len(words[i]) for i in covered) / num_chars
     return stats
 
 
@@ -121,31 +121,31 @@ def test_statistics_equal_their_definitions_in_plain_python(name):
     assert stats == pytest.approx(expected)
 
 
-def test_texts_that_are_measured_together_do_not_touch_each_other():
+def test_texts_in_one_batch_do_not_influence_each_other():
     texts = [text.encode() for text in (*TEXTS.values(), *(noise(seed) for seed in range(8, 40)))]
     texts += [b"", b"...", b".", b"\xe2\x80\xa6", b"\xa6 \x80\xa6", b'"', b"the\n", b" ", b"the the the the"]
     together = compute(*texts)
     assert together == {name: [compute_one(text)[name] for text in texts] for name in together}
 
 
-def test_a_text_without_words_has_only_zeros():
+def test_the_statistics_of_a_text_without_words_are_0():
     for empty in (b"", b" \n\n\t "):
         assert set(compute_one(empty).values()) == {0}
 
 
-def test_a_text_that_is_no_utf8_and_holds_no_character_is_measured_too():
-    assert (compute_one(b"\x80\x80")["words"], compute_one(b"\x80\x80")["word_length"]) == (1, 0)
+def test_a_text_of_continuation_bytes_only_has_statistics():
+    assert (compute_one(b"\x80\x80")["doc_words"], compute_one(b"\x80\x80")["avg_word_length"]) == (1, 0)
 
 
-def test_an_ellipsis_that_begins_in_another_text_is_none():
-    assert compute(b"..", b".. .", b"\xe2\x80", b"\xa6")["symbol_words"] == [0, 0, 0, 0]
+def test_an_ellipsis_across_two_texts_does_not_count():
+    assert compute(b"..", b".. .", b"\xe2\x80", b"\xa6")["symbol_word_ratio"] == [0, 0, 0, 0]
 
 
-def test_statistics_by_hand():
+def test_statistics_of_a_text_computed_by_hand():
     stats = compute_one(b"aa bb\naa bb\n12 the\n")
-    assert (stats["words"], stats["stop_words"]) == (6, 1)
-    assert stats["word_length"] == pytest.approx(13 / 6)
-    assert stats["letter_words"] == pytest.approx(5 / 6)
-    assert stats["digits"] == pytest.approx(2 / 13)
-    assert stats["repeated_lines"] == pytest.approx(5 / 16)  # lines of 5, 5 and 6 characters, the second stood before
-    assert stats["top_bigram"] == pytest.approx(2 * 4 / 13)
+    assert (stats["doc_words"], stats["stop_words"]) == (6, 1)
+    assert stats["avg_word_length"] == pytest.approx(13 / 6)
+    assert stats["alpha_words_ratio"] == pytest.approx(5 / 6)
+    assert stats["digit_ratio"] == pytest.approx(2 / 13)
+    assert stats["dup_line_char_frac"] == pytest.approx(5 / 16)  # lines of 5, 5 and 6 characters, the second stood before
+    assert stats["top_2_gram_frac"] == pytest.approx(2 * 4 / 13)

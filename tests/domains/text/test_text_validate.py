@@ -93,49 +93,49 @@ BRACKETS = ["f(x) and a[i] and {k}, g(a[b]) or {k: (v)}", "(one) [two] {three} (
 TOPICS = ["ab" * 30, "cd" * 30, "ef" * 30]
 
 
-def test_a_closing_bracket_counts_if_its_opening_one_is_in_sight():
+def test_a_closing_bracket_counts_if_its_opening_one_is_in_the_context():
     assert list(find_closing_brackets("f(a[i])", 30)) == [("f(a[i", "]"), ("f(a[i]", ")")]
     assert list(find_closing_brackets("(0123456789)", 5)) == []
     assert list(find_closing_brackets("(0123)", 5)) == [("(0123", ")")]
 
 
-def test_a_bracket_that_closes_another_kind_is_passed_over_with_what_was_open():
+def test_a_mismatched_closing_bracket_resets_the_open_brackets():
     assert list(find_closing_brackets("(a] b) {c}", 30)) == [("(a] b) {c", "}")]
 
 
-def test_a_net_that_knows_nesting_gets_every_bracket_right():
+def test_a_model_that_knows_nesting_closes_every_bracket():
     metrics = run_probe("brackets", BracketModel(), BRACKETS)
-    assert (metrics["right"], metrics["right.ceiling"]) == (1, 1)
-    assert metrics["each"] == 3
-    assert metrics["right.cases"] == 9
+    assert (metrics["accuracy"], metrics["accuracy.ceiling"]) == (1, 1)
+    assert metrics["cases_per_type"] == 3
+    assert metrics["accuracy.num_cases"] == 9
 
 
-def test_a_net_that_always_names_the_commonest_bracket_is_at_chance():
+def test_a_model_that_always_chooses_one_bracket_is_at_chance():
     metrics = run_probe("brackets", BracketModel(stuck=True), BRACKETS)
-    assert metrics["right"] == pytest.approx(metrics["right.chance"]) == pytest.approx(1 / 3)
+    assert metrics["accuracy"] == pytest.approx(metrics["accuracy.chance"]) == pytest.approx(1 / 3)
 
 
-def test_text_without_one_kind_of_bracket_measures_nothing():
-    assert run_probe("brackets", BracketModel(), ["(only) [these]"]) == {"each": 0}
+def test_text_without_one_type_of_bracket_records_no_accuracy():
+    assert run_probe("brackets", BracketModel(), ["(only) [these]"]) == {"cases_per_type": 0}
 
 
-def test_a_net_that_uses_its_context_tells_every_continuation():
-    metrics = run_probe("context", RecallModel(), TOPICS)
-    assert metrics["right"] == 1
-    assert metrics["gain"] > 0
-    assert metrics["right.cases"] == 20
+def test_a_model_that_uses_its_context_chooses_every_continuation():
+    metrics = run_probe("continuation_choice", RecallModel(), TOPICS)
+    assert metrics["accuracy"] == 1
+    assert metrics["loss_gain"] > 0
+    assert metrics["accuracy.num_cases"] == 20
 
 
-def test_a_net_that_ignores_its_context_does_not_win():
-    metrics = run_probe("context", RecallModel(ignores_context=True), TOPICS)
-    assert metrics["right"] <= metrics["right.chance"]
-    assert metrics["gain"] == pytest.approx(0, abs=1e-6)
+def test_a_model_that_ignores_its_context_is_at_chance():
+    metrics = run_probe("continuation_choice", RecallModel(ignores_context=True), TOPICS)
+    assert metrics["accuracy"] <= metrics["accuracy.chance"]
+    assert metrics["loss_gain"] == pytest.approx(0, abs=1e-6)
 
 
 def test_one_document_has_no_foreign_continuation():
-    assert run_probe("context", RecallModel(), TOPICS[:1]) == {"passages": 0}
+    assert run_probe("continuation_choice", RecallModel(), TOPICS[:1]) == {"num_passages": 0}
 
 
-def test_settings_below_one_are_refused():
-    with pytest.raises(ValueError, match="at least 1"):
+def test_values_below_one_are_refused():
+    with pytest.raises(ValueError, match="num_pairs must be >= 1, got 0"):
         TextEvalConfig(10, 30, 0, 8, 8, 512)

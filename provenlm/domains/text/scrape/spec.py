@@ -6,21 +6,25 @@ Sources are any mixture of web sites, feeds, git repositories, folders, tables a
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from provenlm.core import interfaces
-from provenlm.core.errors import ProvenlmError
 from provenlm.core.progress import ProgressReporter
 from provenlm.core.records import FetchResult
 from provenlm.scraping.crawl.crawler import crawl
 from provenlm.scraping.crawl.fetcher import CrawlPolicy
 from provenlm.scraping.crawl.urls import CrawlLimits, Seed, normalize_url
-from provenlm.scraping.extraction import topics
-from provenlm.scraping.extraction.reader import TEXT_EXTRACTOR
+from provenlm.scraping.extraction.text_decoder import TEXT_DECODER
+from provenlm.scraping.extraction.text_extractor import TEXT_EXTRACTOR
+from provenlm.scraping.extraction.topics import Topic, make_tagger
 from provenlm.scraping.pydoc_site import site as pydoc_site
-from provenlm.scraping.sources import folder, git, tables, warc
+from provenlm.scraping.sources.folder import FolderSource
+from provenlm.scraping.sources.git import GitSource
+from provenlm.scraping.sources.local import fetch_source, named_source, skip_repeated
+from provenlm.scraping.sources.tables import TableSource
+from provenlm.scraping.sources.warc import WarcSource, fetch_warc
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,8 @@ class WebSource:
 
     kind: Literal["site", "feed"]
     start_urls: tuple[str, ...]
-    limits: CrawlLimits
-    license: str | None  # of pages that do not name one
+    limits: CrawlLimits = field(default_factory=CrawlLimits)
+    license: str | None = None  # of pages that do not name one
 
     def __post_init__(self) -> None:
         if not self.start_urls:
@@ -47,10 +51,10 @@ class WebSource:
 class TextScrapeConfig:
     """Configure scraping of text: sources, crawl policy and topics."""
 
-    sources: tuple[WebSource | git.GitSource | folder.FolderSource | tables.TableSource | warc.WarcSource, ...]
-    crawl_policy: CrawlPolicy
-    topics: tuple[topics.Topic, ...]
-    from_cache: bool  # send no requests: extract again from stored responses
+    sources: tuple[WebSource | GitSource | FolderSource | TableSource | WarcSource, ...]
+    crawl_policy: CrawlPolicy = field(default_factory=CrawlPolicy)
+    topics: tuple[Topic, ...] = ()
+    from_cache: bool = False  # send no requests: extract again from stored responses
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -77,16 +81,12 @@ def fetch_records(config: TextScrapeConfig, state: Path, progress: ProgressRepor
 
     All web sources are one crawl, at the position of the first of them.
     """
-    find_topic = topics.make_tagger(config.topics)
-    url_counts: Counter[str] = Counter()
-    for result in _fetch_all(config, state, progress):
-        url_counts[result.url] += 1
-        if url_counts[result.url] > 1:  # a later source repeats it
-            yield replace(result, url=f"{result.url} ({url_counts[result.url]})", state="skipped", reason="repeated", record=None)
-        elif result.record is not None and (topic := find_topic(result.record)):
-            yield replace(result, record=result.record.with_metadata(topic=topic))
-        else:
-            yield result
+    find_topic = make_tagger(config.topics)
+    for result in skip_repeated(_fetch_all(config, state, progress)):
+        topic = find_topic(result.record) if result.record is not None else ""
+        if result.record is not None and topic:
+            result = replace(result, record=result.record.with_metadata(topic=topic))
+        yield result
 
 
 def _fetch_all(config: TextScrapeConfig, state: Path, progress: ProgressReporter) -> Iterator[FetchResult]:
@@ -95,30 +95,10 @@ def _fetch_all(config: TextScrapeConfig, state: Path, progress: ProgressReporter
         if isinstance(source, WebSource):
             yield from () if crawl_finished else _crawl_web_sources(config, state, progress)
             crawl_finished = True
-            continue
-        try:
-            for result in _fetch_local(source, state, max_bytes, config.from_cache):
-                progress.update(postfix=result.url[-40:])
-                yield result
-        except ProvenlmError as error:
-            raise ProvenlmError(f"sources[{index}]: {error}") from None
-
-
-def _fetch_local(
-    source: git.GitSource | folder.FolderSource | tables.TableSource | warc.WarcSource,
-    state: Path,
-    max_bytes: int,
-    from_cache: bool,
-) -> Iterator[FetchResult]:
-    if isinstance(source, git.GitSource):
-        return git.fetch_git(source, state / "git", max_bytes, from_cache)
-    if isinstance(source, folder.FolderSource):
-        return folder.fetch_folder(source, max_bytes)
-    return (
-        tables.fetch_table(source, max_bytes)
-        if isinstance(source, tables.TableSource)
-        else warc.fetch_warc(source, TEXT_EXTRACTOR, max_bytes)
-    )
+        elif isinstance(source, WarcSource):
+            yield from named_source(index, fetch_warc(source, TEXT_EXTRACTOR, max_bytes), progress)
+        else:
+            yield from named_source(index, fetch_source(source, TEXT_DECODER, state, max_bytes, config.from_cache), progress)
 
 
 def _crawl_web_sources(config: TextScrapeConfig, state: Path, progress: ProgressReporter) -> Iterator[FetchResult]:
