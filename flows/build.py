@@ -1,144 +1,138 @@
-"""Build reports and all stages they depend on: `python -m flows.build [NAME …]`."""
+"""Define the flows that users start, with parameter types taken from params.yaml."""
 
-import argparse
-import sys
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from flows import dvc_runner, terminal
-from provenlm.core.config import Params, load_params
+from flows import server  # noqa: F401  imported before Prefect, which reads its settings at import
+
+# isort: split
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas import State
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed
+from pydantic import Field
+
+from flows import dvc_runner, tasks, worktrees
+from flows.status_page import publish_status
+from provenlm.core.config import load_params
+from provenlm.core.errors import ProvenlmError
 from provenlm.core.paths import ProjectPaths
 
+PARAMS = load_params(ProjectPaths(Path.cwd()).params_yaml)
+REPORTS = PARAMS.names("reports")
+
 if TYPE_CHECKING:
-    from flows.deployed_flows import BuildResult
+    ReportName: TypeAlias = str
+    TargetName: TypeAlias = str
+    StageName: TypeAlias = str
+else:
+    StageName = Literal[dvc_runner.STAGE_NAMES]
+    # literals give the form its choices, and the API refuses a wrong name before it creates a run
+    ReportName = Literal[tuple(REPORTS)]
+    TargetName = Literal[tuple(dict.fromkeys([*REPORTS, *(recipe for report in REPORTS for recipe in PARAMS.recipes_of(report))]))]
+ParamOverride = Annotated[
+    str, Field(pattern=r"^(corpora|recipes|reports)\.[^=]+=.*$", examples=["recipes.ladder_memorise.train.max_steps=50"])
+]
+PositiveCount = Annotated[int, Field(ge=1)]
 
-EXIT_NOT_PASSED = 2
-EXIT_CODES = (
-    "exit status: 0 built; 1 a stage failed or a setting is wrong; 2 a report did not pass and --require-pass was given; "
-    "130, 143 interrupted"
-)
+
+def _keep_log_record(record: logging.LogRecord) -> bool:
+    """Drop the stack trace that Prefect logs for an expected error; the state of the run already has its message."""
+    return not (record.exc_info and isinstance(record.exc_info[1], ProvenlmError))
 
 
-def main() -> int:
-    """Build the named reports and return the exit status.
+for _logger_name in ("prefect.flow_runs", "prefect.engine"):
+    logging.getLogger(_logger_name).addFilter(_keep_log_record)
 
-    Exit status 0: built; 1: a stage failed or a setting is wrong (one line on standard error); 2: a report did not pass and
-    --require-pass was given; 130 or 143: interrupted.
+
+@dataclass(frozen=True)
+class BuildResult:
+    """Hold the results of the stages of a build and the checkout it ran in."""
+
+    stage_results: Sequence[tasks.StageResult]
+    root: Path
+
+
+def _flow_run_name() -> str:
+    flow_parameters: Any = flow_run.parameters
+    return ", ".join(
+        [
+            *(flow_parameters["names"] if "names" in flow_parameters else [flow_parameters["report"]]),
+            *flow_parameters.get("overrides", []),
+        ]
+    )
+
+
+@flow(name="build", flow_run_name=_flow_run_name)
+def build(
+    names: list[TargetName] = REPORTS[:1],
+    overrides: list[ParamOverride] = [],  # noqa: B006
+    start_at: StageName = "scrape",
+    jobs: PositiveCount = 1,
+    max_parallel_train: PositiveCount = 1,
+) -> State[BuildResult]:
+    """Run every changed stage that the reports depend on, from scraping to the verdict.
+
+    Args:
+        names: reports to build, or recipes, which select the reports that contain them
+        overrides: values of params.yaml for this run only, such as recipes.docs_moe.train.max_steps=200; the file is not changed
+        start_at: first stage to consider; earlier stages are not checked or run
+        jobs: maximum number of parallel stages; more than 1 distorts measured speeds
+        max_parallel_train: maximum number of parallel train stages on this machine, within jobs
     """
-    options = _make_parser().parse_args()
-
-    def command() -> int:
-        paths = ProjectPaths(Path.cwd())
-        options.names = resolve_reports(options.names, load_params(paths.params_yaml))
-        if options.dry_run:
-            return _print_plan(options)
-        all_passed = _print_result(_run_build(options), options.names, paths)
-        return EXIT_NOT_PASSED if options.require_pass and not all_passed else 0
-
-    return terminal.run_cli(command)
-
-
-def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.build",
-        description="Build reports and all stages they depend on, and print their verdicts. Default: the first report of params.yaml.",
-        epilog=EXIT_CODES,
-    )
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="report of params.yaml, or a recipe, which selects the reports that contain it"
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="KEY=VALUE",
-        help="override a value of params.yaml for this run only, such as recipes.docs_moe.train.max_steps=200; the run uses its own "
-        "git worktree and is saved as a DVC experiment (`dvc exp show`)",
-    )
-    parser.add_argument(
-        "--start-at",
-        choices=dvc_runner.STAGE_NAMES,
-        default=dvc_runner.STAGE_NAMES[0],
-        help="first stage to consider; earlier stages are not checked or run",
-    )
-    parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="maximum number of parallel stages; more than 1 distorts measured speeds"
-    )
-    parser.add_argument(
-        "--max-parallel-train",
-        type=int,
-        default=1,
-        metavar="N",
-        help="maximum number of parallel train stages on this machine, within --jobs",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print which stages would run, and run none")
-    parser.add_argument(
-        "--require-pass", action="store_true", help=f"exit with status {EXIT_NOT_PASSED} unless every verdict is PASS"
-    )
-    return parser
+    home = Path.cwd()
+    try:
+        reports = dvc_runner.resolve_reports(names, PARAMS)
+        root = worktrees.prepare_worktree(home, overrides, reports)
+        stages = dvc_runner.plan_stages([f"report@{name}" for name in reports], root, start_at)
+        if not overrides and any(stage.changed for stage in stages):
+            worktrees.check_params(root, reports)
+        stage_results = tasks.run_stages(stages, run_location(home, root, jobs, max_parallel_train))
+        if overrides:
+            worktrees.save_experiment(root, [stage_result.address for stage_result in stage_results])
+    except dvc_runner.StageCancelledError as error:
+        return Cancelled(message=str(error), data=error)
+    except ProvenlmError as error:
+        return Failed(message=str(error), data=error)  # no stack trace: the message is one line
+    for name in reports:
+        publish_report(name, root)
+    num_ran = sum(stage_result.status == "ran" for stage_result in stage_results)
+    return Completed(message=f"{num_ran} ran, {len(stage_results) - num_ran} cached", data=BuildResult(stage_results, root))
 
 
-def resolve_reports(names: Sequence[str], params: Params) -> list[str]:
-    """Return the reports selected by report or recipe names; without names, the first report.
+@flow(name="report", flow_run_name=_flow_run_name)
+def report(report: ReportName = REPORTS[0]) -> State[BuildResult]:
+    """Evaluate the checks of a report again, from the existing audits and the current params.yaml.
 
-    Raises ConfigError for a name that is neither a report nor a recipe of a report.
+    Args:
+        report: report to evaluate
     """
-    reports = params.tables["reports"]
-    if not names:
-        return list(reports)[:1]
-    report_names: dict[str, None] = {}
-    for name in names:
-        matches = [name] if name in reports else [report for report in reports if name in params.recipes_of(report)]
-        if not matches:
-            params.entry("reports", name)
-        report_names |= dict.fromkeys(matches)
-    return list(report_names)
+    state: State[BuildResult] = build.fn([report], start_at="report")
+    return state
 
 
-def _run_build(options: argparse.Namespace) -> "BuildResult":
-    wait_until_ready = terminal.connect_to_server()
-    from flows import deployed_flows  # imported late: Prefect reads its settings at import, and importing overlaps the server start
+@flow(name="status")
+def status() -> None:
+    """Publish a page of running, finished and scheduled runs and the latest releases, as an artifact of this run."""
+    publish_status()
 
-    wait_until_ready()
-    state = deployed_flows.build(
-        options.names, options.overrides, options.start_at, options.jobs, options.max_parallel_train, return_state=True
+
+def run_location(home: Path, root: Path, jobs: int, max_parallel_train: int) -> tasks.RunLocation:
+    """Describe where stages run; train stages of all checkouts of `home` share its locks."""
+    return tasks.RunLocation(root, jobs, [ProjectPaths(home).file_lock(f"train-{slot}") for slot in range(max_parallel_train)])
+
+
+def publish_report(name: str, root: Path) -> None:
+    """Publish the page of report `name` as an artifact and log its verdict."""
+    page_path = ProjectPaths(root).report_file(name, "md")
+    text, verdict = (
+        tasks.to_prefect_markdown(page_path.read_text(encoding="utf-8"), page_path.parent),
+        dvc_runner.report_status(name, root),
     )
-    return cast("BuildResult", state.result())
-
-
-def _print_plan(options: argparse.Namespace) -> int:
-    """Print which stages would run; a stage behind a changed one runs only if its inputs turn out to change."""
-    from flows import worktrees
-
-    root = worktrees.prepare_worktree(Path.cwd(), options.overrides)
-    pending: set[str] = set()
-    for stage in dvc_runner.plan_stages([f"report@{name}" for name in options.names], root, options.start_at):
-        pending_dependencies = pending.intersection(stage.dependencies)
-        if stage.changed or pending_dependencies:
-            pending.add(stage.address)
-        print(
-            f"{stage.address:<28} {'runs' if stage.changed else 'runs if its inputs change' if pending_dependencies else 'cached'}"
-        )
-    return 0
-
-
-def _print_result(result: "BuildResult", report_names: Sequence[str], paths: ProjectPaths) -> bool:
-    """Print stage results, verdicts and page paths; return whether every verdict is PASS."""
-    print()
-    for stage_result in result.stage_results:
-        print(f"{stage_result.address:<28} {stage_result.status:<8} {stage_result.seconds:8.1f} s")
-    run_paths = ProjectPaths(result.root)
-    statuses = {name: dvc_runner.report_status(name, result.root) for name in report_names}
-    for name, status in statuses.items():
-        page_paths = " ".join(str(run_paths.report_file(name, ending).relative_to(paths.root)) for ending in ("md", "html"))
-        print(f"\n{name}: {status}\n{page_paths}")
-    if result.root != paths.root:
-        tree = result.root.relative_to(paths.root)
-        print(f"\napply it here with `dvc exp apply {tree.name}`; delete its worktree with `git worktree remove --force {tree}`")
-    return set(statuses.values()) == {"PASS"}
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    text += f"\n\nLinks to the audits: {page_path.relative_to(Path.cwd())}.\n"
+    create_markdown_artifact(text, tasks.artifact_key(f"page-{name}"), f"{name}: {verdict}")
+    get_run_logger().info("%s: %s", name, verdict)

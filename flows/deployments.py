@@ -25,8 +25,8 @@ from prefect.states import Crashed
 from prefect.types.entrypoint import EntrypointType
 from pydantic import SecretStr
 
-from flows.deployed_flows import REPORTS, build, report, status
-from flows.refresh_flow import load_refresh_config, refresh
+from flows.build import REPORTS, build, report, status
+from flows.refresh import load_refresh_config, refresh
 from provenlm.core.errors import ConfigError
 
 FAILURE_WEBHOOK = "failures"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from flows import process_groups
+from provenlm.core.config import Params
 from provenlm.core.errors import ConfigError, ProvenlmError
 from provenlm.core.paths import ProjectPaths
 from provenlm.core.progress import PROGRESS_PREFIX
@@ -92,6 +93,23 @@ def plan_stages(targets: Sequence[str], root: Path, start_at: str = STAGE_NAMES[
         replace(stage, dependencies=tuple(dependency for dependency in stage.dependencies if dependency in selected))
         for stage in selected.values()
     ]
+
+
+def resolve_reports(names: Sequence[str], params: Params) -> list[str]:
+    """Return the reports selected by report or recipe names; without names, the first report.
+
+    Raises ConfigError for a name that is neither a report nor a recipe of a report.
+    """
+    reports = params.tables["reports"]
+    if not names:
+        return list(reports)[:1]
+    report_names: dict[str, None] = {}
+    for name in names:
+        matches = [name] if name in reports else [report for report in reports if name in params.recipes_of(report)]
+        if not matches:
+            params.entry("reports", name)
+        report_names |= dict.fromkeys(matches)
+    return list(report_names)
 
 
 def report_status(report: str, root: Path) -> str:

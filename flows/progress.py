@@ -56,7 +56,7 @@ class ProgressRelay:
         self._label, self._last_line_at = "", time.monotonic()
 
     def update(self, fields: Mapping[str, Any]) -> None:
-        """Show the fields of a progress line: label, done, total (or null), unit, note."""
+        """Show the fields of a progress line: label, done, total (or null), unit, postfix."""
         if fields["label"] != self._label:
             self.close()
             self._label = fields["label"]
@@ -65,7 +65,7 @@ class ProgressRelay:
         elif time.monotonic() - self._last_line_at >= LINE_SECONDS:
             self._last_line_at = time.monotonic()
             of_total = f" of {fields['total']}" if fields["total"] else ""
-            self._write_line(f"{fields['label']}: {fields['done']}{of_total} {fields['unit']} {fields['note']}".rstrip())
+            self._write_line(f"{fields['label']}: {fields['done']}{of_total} {fields['unit']} {fields['postfix']}".rstrip())
 
     def _update_bar(self, fields: Mapping[str, Any]) -> None:
         completed, total = fields["done"], fields["total"]

@@ -1,23 +1,7 @@
-"""Show running, finished and scheduled runs and the latest releases: `python -m flows.status_page`."""
+"""Show running, finished and scheduled runs and the latest releases."""
 
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-from flows import server, terminal
-from provenlm.core.errors import ProvenlmError
-
-
-def main() -> int:
-    """Print the status page. Exit status 0: printed; 1: no server is running."""
-
-    def command() -> int:
-        if not server.find_server():
-            raise ProvenlmError("no Prefect server is running; start one with `make serve`")
-        print(status_markdown())
-        return 0
-
-    return terminal.run_cli(command)
 
 
 def publish_status() -> None:
@@ -92,7 +76,3 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]])
         return f"## {title}\n\nnone"
     lines = [" | ".join(str(cell).replace("|", "/") for cell in row) for row in (columns, ["---"] * len(columns), *rows)]
     return "\n".join([f"## {title}", "", *(f"| {line} |" for line in lines)])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

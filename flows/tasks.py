@@ -124,7 +124,7 @@ def stage_task(
             _publish_metrics(stage, ProjectPaths(location.root))
     except dvc_runner.StageCancelledError as error:
         return Cancelled(message=str(error), data=error)
-    except (ProvenlmError, dvc_runner.StageError) as error:
+    except ProvenlmError as error:
         return Failed(message=str(error), data=error)  # no stack trace: the message is one line
     if status != "ran":
         log.info(status)

@@ -17,7 +17,7 @@ from configobj import ConfigObj
 from flows import dvc_runner
 from provenlm.core import hashing
 from provenlm.core.config import override_params
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError, ProvenlmError
 from provenlm.core.paths import ProjectPaths
 
 # committer of automatic commits, as environment variables of git, which DVC reads too
@@ -58,16 +58,26 @@ def ensure_worktree(home: Path, name: str, commit: str) -> Path:
     return tree
 
 
-def prepare_worktree(home: Path, overrides: Sequence[str]) -> Path:
-    """Return the checkout to build in: `home`, or with overrides a worktree whose params.yaml was checked."""
+def prepare_worktree(home: Path, overrides: Sequence[str], reports: Sequence[str]) -> Path:
+    """Return the checkout to build the reports in: `home`, or with overrides a worktree whose params.yaml was checked."""
     if not overrides:
         return home
     root = override_worktree(home, overrides)
-    check = subprocess.run([sys.executable, "-m", "provenlm.cli.check"], cwd=root, capture_output=True, text=True, check=False)
-    if check.returncode:
-        raise ProvenlmError(" ".join(check.stderr.strip().splitlines()[-1:]) or "params.yaml: the check failed without a message")
+    check_params(root, reports)
     run_dvc(root, "checkout", "--allow-missing", "--force", "--quiet")  # the run makes what the cache does not have
     return root
+
+
+def check_params(root: Path, reports: Sequence[str]) -> None:
+    """Parse the sections of params.yaml that the reports use, in a process of its own.
+
+    The parsers import torch, which the flows do not. Raises ConfigError with the message of the parser.
+    """
+    command = [sys.executable, "-m", "provenlm.cli", "check", *reports]
+    check = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    if check.returncode:
+        message = " ".join(check.stderr.strip().splitlines()[-1:]).removeprefix("provenlm check: ")
+        raise ConfigError(message or "params.yaml: the check failed without a message")
 
 
 def override_worktree(home: Path, overrides: Sequence[str]) -> Path:

@@ -118,7 +118,7 @@ def continue_training(paths: ProjectPaths, recipe: str, recipe_model: RecipeMode
     torch.set_num_threads(config.threads)
     spec, model_config = recipe_model.model.spec, recipe_model.model.model_config
     model = init_model(spec, model_config, tokens.vocab_size, config.seed).to(resolve_device(config.device))
-    apply_compile_and_ac(model, config)
+    apply_compile_and_ac(spec, model, config)
     objectives = spec.objectives(model, IGNORE)
     callbacks = build_callbacks(config, objectives[0].eval_term)
     steps = train_steps(model, objectives, build_dataloader(tokens, config), callbacks, config, state, lambda: None)

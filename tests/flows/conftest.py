@@ -1,4 +1,4 @@
-"""A pipeline of seven tiny stages in a folder of its own, as a project that one has cloned."""
+"""Provide a pipeline of seven tiny stages in its own folder, as a cloned project."""
 
 import os
 import shutil
@@ -21,45 +21,47 @@ KEYS = {
     "AWS_DEFAULT_REGION": "us-east-1",
     "NO_PROXY": "127.0.0.1",
 }
-os.environ["PYTHONPATH"] = str(HERE.parents[1])  # processes that work in another folder take the code that stands here
-signal.signal(signal.SIGINT, signal.default_int_handler)  # `pytest &` in a script begins with it ignored, and so would all we start
+os.environ["PYTHONPATH"] = str(HERE.parents[1])  # processes with another working folder use this code
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # `pytest &` in a script starts with SIGINT ignored, which child processes inherit
 
 
 class Project:
-    """The folder, and what a person does in it."""
+    """Hold the folder of a project and run the commands of a user in it."""
 
-    def __init__(self, root: Path, copied: Path) -> None:
+    def __init__(self, root: Path, source: Path) -> None:
         self.root = root
-        shutil.copytree(copied, root, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(source, root, ignore=shutil.ignore_patterns("__pycache__"))
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-        self.environment["PREFECT_SERVER_API_PORT"] = "9"  # nothing listens there, whatever this machine runs
+        self.environment["PREFECT_SERVER_API_PORT"] = "9"  # nothing listens there, so no server of this machine is found
 
     def set(self, table: str, name: str, **sections: object) -> None:
-        """Change sections of a row of params.yaml."""
+        """Change sections of an entry of params.yaml."""
         yaml = YAML()
         params = yaml.load(self.root / "params.yaml")
         params[table][name].update(sections)
         yaml.dump(params, self.root / "params.yaml")
 
     def git(self, *words: str) -> str:
-        """What `git WORDS` prints, by somebody with a name."""
-        who = ("-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main")
-        return subprocess.run(["git", *who, *words], cwd=self.root, check=True, capture_output=True, text=True).stdout.strip()
+        """Run git as a user with a name and return its output."""
+        identity = ("-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main")
+        return subprocess.run(["git", *identity, *words], cwd=self.root, check=True, capture_output=True, text=True).stdout.strip()
 
     def commit(self) -> None:
-        """All that git does not ignore, in a repository that is made if there is none."""
+        """Commit everything that git does not ignore; create the repository if there is none."""
         if not (self.root / ".git").exists():
             self.dvc("config", "core.no_scm", "false")
             self.git("init", "--quiet")
         self.git("add", "--all")
-        self.git("commit", "--quiet", "--message", "as it stands")
+        self.git("commit", "--quiet", "--message", "current state")
 
     def start(
         self, *words: str, command: str = "build", wrapper: Sequence[str] = (), **environment: str
     ) -> "subprocess.Popen[str]":
-        """`python -m flows.build` (or another `command`) with `words`."""
+        """Start `provenlm build`, or another command."""
         return subprocess.Popen(
-            [*wrapper, sys.executable, "-m", f"flows.{command}", *words],
+            [*wrapper, sys.executable, "-m", "provenlm.cli", command, *words],
             cwd=self.root,
             env={**self.environment, **environment},
             stdout=subprocess.PIPE,
@@ -73,29 +75,29 @@ class Project:
         return process.returncode, out, err
 
     def dvc(self, *words: str) -> str:
-        """What `dvc WORDS` prints."""
+        """Run DVC and return its output."""
         environment = {**self.environment, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        done = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-m", "dvc", *words], cwd=self.root, env=environment, check=False, capture_output=True, text=True
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+        return completed.stdout
 
     def processes(self) -> list[int]:
-        """Those that work in the folder."""
-        found = []
+        """List the ids of the processes whose working folder is the project."""
+        pids = []
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 if (entry / "cwd").readlink().is_relative_to(self.root) and (entry / "stat").read_text().split()[2] != "Z":
-                    found.append(int(entry.name))
+                    pids.append(int(entry.name))
             except OSError:
                 continue
-        return found
+        return pids
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """Nothing is built yet."""
+    """Provide a project in which nothing is built."""
     project = Project(tmp_path / "project", HERE / "project")
     project.dvc("init", "--no-scm")
     return project
@@ -111,15 +113,15 @@ def once_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def built(tmp_path: Path, once_built: Path) -> Project:
-    """`dvc repro` was done."""
+    """Provide a project after `dvc repro`."""
     return Project(tmp_path / "project", once_built)
 
 
 def eventually(holds: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait until `holds()`; fail if it never does."""
-    until = time.monotonic() + seconds
+    """Wait until `holds()` is true; fail after a timeout."""
+    deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < until, f"still not so after {seconds} s"
+        assert time.monotonic() < deadline, f"not true after {seconds} s"
         time.sleep(0.05)
 
 
@@ -130,16 +132,16 @@ def _eventually() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One history for all tests, because the first server to use it works for ten seconds."""
+    """Provide one Prefect database for all tests, because its first use takes ten seconds."""
     return tmp_path_factory.mktemp("prefect")
 
 
 @pytest.fixture(scope="session")
 def server(home: Path) -> Iterator[dict[str, str]]:
-    """A Prefect server that runs already, so that a flow finds it."""
+    """Run a Prefect server that flows find."""
     script = (
-        "import os, pathlib, sys; from flows import environment\n"
-        "server = environment.Server(pathlib.Path(sys.argv[1])); server.ready()\n"
+        "import os, pathlib, sys; from flows.server import PrefectServer\n"
+        "PrefectServer(pathlib.Path(sys.argv[1])).wait_until_ready()\n"
         "print(os.environ['PREFECT_API_URL'], flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -155,37 +157,37 @@ def server(home: Path) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def bucket() -> Iterator[str]:
-    """The address of a server that speaks S3, with a bucket `store`."""
+    """Run an S3 server with a bucket `store` and provide its URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
+    url = f"http://127.0.0.1:{port}"
 
-    def made() -> bool:
+    def create_bucket() -> bool:
         try:
-            request = urllib.request.Request(f"{address}/store", method="PUT")
+            request = urllib.request.Request(f"{url}/store", method="PUT")
             return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).status == 200
         except OSError:
             return False
 
     try:
-        eventually(made)
-        yield address
+        eventually(create_bucket)
+        yield url
     finally:
         server.kill()
         server.wait()
 
 
 def until(text: str, process: "subprocess.Popen[str]") -> str:
-    """What `process` says up to `text`."""
-    heard = ""
-    while text not in heard:
+    """Read the output of `process` up to `text`."""
+    output = ""
+    while text not in output:
         line = process.stdout.readline()
-        assert line, heard
-        heard += line
-    return heard
+        assert line, output
+        output += line
+    return output
 
 
 @pytest.fixture(name="until")

@@ -1,4 +1,4 @@
-"""A server of Prefect with the flows of a project in it, as `python -m flows.serve` starts it, and what its API says."""
+"""Run a Prefect server with the flows of a project, as `provenlm serve` starts it, and call its API."""
 
 import http.server
 import json
@@ -10,19 +10,19 @@ import urllib.request
 
 
 class Served:
-    """A project, the server beside it, and who is told of failures."""
+    """Hold a project, its server and a webhook that receives failures."""
 
     def __init__(self, folder, project):
         self.project = project
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.told = []
-        told = self.told
+        self.webhook_posts = []
+        webhook_posts = self.webhook_posts
 
         class Listener(http.server.BaseHTTPRequestHandler):
             def do_POST(self):
-                told.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+                webhook_posts.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
                 self.send_response(200)
                 self.end_headers()
 
@@ -44,7 +44,7 @@ class Served:
         return process
 
     def ask(self, path, body=None, method="POST"):
-        """What the API answers; 503 is SQLite being busy, and asked again."""
+        """Call the API and return its answer; repeat the call after status 503 (SQLite is busy)."""
         data = None if body is None else json.dumps(body).encode()
         while True:
             request = urllib.request.Request(
@@ -60,20 +60,20 @@ class Served:
             time.sleep(1)
 
     def deployment(self, name):
-        return next(found for found in self.ask("/deployments/filter", {}) if found["name"] == name)
+        return next(known for known in self.ask("/deployments/filter", {}) if known["name"] == name)
 
     def start(self, name, **parameters):
-        made = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-        return self.ask(f"/deployments/{self.deployment(name)['id']}/create_flow_run", made)["id"]
+        payload = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        return self.ask(f"/deployments/{self.deployment(name)['id']}/create_flow_run", payload)["id"]
 
     def state(self, run):
         return self.ask(f"/flow_runs/{run}", method="GET")["state"]
 
     def ended(self, run):
-        """The state in which `run` ends."""
-        until = time.monotonic() + 200
+        """Wait until `run` ends and return its state and message."""
+        deadline = time.monotonic() + 200
         while (state := self.state(run))["type"] not in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
-            assert time.monotonic() < until, state
+            assert time.monotonic() < deadline, state
             time.sleep(0.3)
         return state["name"], state["message"]
 
@@ -81,5 +81,5 @@ class Served:
         return self.ask(f"/{kind}/filter", {"flow_runs": {"id": {"any_": [run]}}})
 
     def logs(self, run):
-        found = self.ask("/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200})
-        return [line["message"] for line in found]
+        lines = self.ask("/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200})
+        return [line["message"] for line in lines]

@@ -1,4 +1,4 @@
-"""The templates of docs/pools, read by the workers that would run them; the one of Docker also with a container that runs."""
+"""Test the job templates of docs/pools with the workers that read them, and a Docker run."""
 
 import json
 import signal
@@ -11,27 +11,29 @@ from conftest import HERE, Project
 from prefect.utilities.templating import apply_values
 from serving import Served
 
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError
 
 POOLS = Path(__file__).resolve().parents[2] / "docs/pools"
 
 
 def configured(worker, kind):
-    """What `worker` makes of the template of `kind` for a deployment as `python -m flows.serve --pool` names it."""
+    """Return the job configuration that `worker` makes from a template, as for `provenlm serve --pool`."""
     template = json.loads((POOLS / f"{kind}.json").read_text())
-    known = {name: said["default"] for name, said in template["variables"]["properties"].items() if "default" in said}
-    filled = apply_values(template["job_configuration"], {**known, "working_dir": "/srv/clone"}, remove_notset=True)
-    return worker.job_configuration(**filled)
+    defaults = {
+        name: variable["default"] for name, variable in template["variables"]["properties"].items() if "default" in variable
+    }
+    values = apply_values(template["job_configuration"], {**defaults, "working_dir": "/srv/clone"}, remove_notset=True)
+    return worker.job_configuration(**values)
 
 
-def test_a_run_in_docker_works_in_the_clone_that_is_mounted_where_it_lies_on_the_host():
+def test_a_docker_run_works_in_the_mounted_clone():
     worker = pytest.importorskip("prefect_docker.worker", reason="pip install prefect-docker").DockerWorker
-    found = configured(worker, "docker")
-    assert found.volumes == ["/srv/clone:/srv/clone"] and found.image == "provenlm"
-    assert found.container_create_kwargs == {"working_dir": "/srv/clone"}
+    job = configured(worker, "docker")
+    assert job.volumes == ["/srv/clone:/srv/clone"] and job.image == "provenlm"
+    assert job.container_create_kwargs == {"working_dir": "/srv/clone"}
 
 
-def test_a_run_in_kubernetes_is_one_job_that_works_in_the_volume_and_is_never_restarted():
+def test_a_kubernetes_run_is_one_job_without_restarts():
     worker = pytest.importorskip("prefect_kubernetes.worker", reason="pip install prefect-kubernetes").KubernetesWorker
     pod = configured(worker, "kubernetes").job_manifest["spec"]
     assert pod["backoffLimit"] == 0 and pod["template"]["spec"]["restartPolicy"] == "Never"
@@ -41,7 +43,7 @@ def test_a_run_in_kubernetes_is_one_job_that_works_in_the_volume_and_is_never_re
 
 
 @pytest.mark.slow  # a server, a worker and a container
-def test_what_a_run_in_a_container_makes_is_there_when_the_container_is_gone(tmp_path):
+def test_outputs_of_a_container_run_outlive_the_container(tmp_path):
     docker = pytest.importorskip("docker", reason="pip install prefect-docker")
     try:
         docker.from_env().images.get("provenlm")
@@ -67,14 +69,15 @@ def test_what_a_run_in_a_container_makes_is_there_when_the_container_is_gone(tmp
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [(None, "No such file"), ("{", "Expecting"), ("[]", "job_configuration and variables make a template")]
+    ("text", "message"),
+    [(None, "No such file"), ("{", "Expecting"), ("[]", "keys must be job_configuration and variables")],
 )
-def test_a_template_that_is_none_is_refused_in_one_line(tmp_path, text, said):
+def test_an_invalid_template_is_refused_in_one_line(tmp_path, text, message):
     from flows.deployments import apply_deployments
 
     template = tmp_path / "docker.json"
     if text is not None:
         template.write_text(text)
-    with pytest.raises(ProvenlmError, match=said) as refusal:
+    with pytest.raises(ConfigError, match=message) as refusal:
         apply_deployments(None, [], "boxes", template)
     assert len(str(refusal.value).splitlines()) == 1

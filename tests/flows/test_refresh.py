@@ -1,4 +1,4 @@
-"""`python -m flows.refresh`: a version is published whole or not at all, and only where the world changed for no worse."""
+"""Test `provenlm refresh`: it publishes complete versions, and only of changed sources without regression."""
 
 import json
 import os
@@ -12,12 +12,12 @@ from flows import releases
 
 
 class World:
-    """A project with a remote, an origin, and pages that change."""
+    """Hold a project with a remote, an origin and pages that change."""
 
     def __init__(self, project, server):
         self.project, self.server, self.folder = project, server, project.root.parent
-        self.pages, self.worse = {"a": "A", "b": "B"}, 0.0
-        self.say()
+        self.pages, self.regression = {"a": "A", "b": "B"}, 0.0
+        self.write()
         project.set("corpora", "words", scrape={"world": str(self.folder / "world.json")})
         project.dvc("config", "core.no_scm", "false")
         project.dvc("remote", "add", "--default", "store", str(self.folder / "store"))
@@ -26,19 +26,19 @@ class World:
         project.git("remote", "add", "origin", str(self.folder / "origin.git"))
         project.git("push", "--quiet", "origin", "main")
 
-    def say(self):
+    def write(self):
         (self.folder / "world.json").write_text(json.dumps(self.pages))
-        (self.folder / "difference.json").write_text(json.dumps(self.worse))
+        (self.folder / "difference.json").write_text(json.dumps(self.regression))
 
     def change(self, **pages):
         self.pages |= pages
-        self.say()
+        self.write()
 
     def start(self):
         return self.project.start("proof", command="refresh", **self.server)
 
     def refresh(self):
-        """What the command says last: how it ended."""
+        """Run a refresh and return the last line but one, which says how it ended."""
         process = self.start()
         out, err = process.communicate()
         assert process.returncode == 0, out + err
@@ -47,8 +47,8 @@ class World:
     def last(self):
         return releases.latest_release(self.project.root, "proof")
 
-    def whole(self, version):
-        """Whether a clone of origin at `version` gets all its data, of the world of then, from the remote, with nothing to build."""
+    def pull_clone(self, version):
+        """Clone `version`, pull its data, and return whether nothing is left to build, and what filter read."""
         clone = self.folder / f"clone-{len(list(self.folder.iterdir()))}"
         self.project.git("clone", "--quiet", "--branch", version, str(self.folder / "origin.git"), str(clone))
         dvc = [sys.executable, "-m", "dvc"]
@@ -63,42 +63,42 @@ def world(built, server):
     return World(built, server)
 
 
-def test_a_first_refresh_publishes_a_second_finds_nothing_and_a_changed_world_is_a_new_version(world):
+def test_refreshes_publish_first_and_changed_sources_only(world):
     head = world.project.git("rev-parse", "HEAD")
     assert world.refresh().startswith("Published: published/proof/")
     first = world.last()
-    assert world.whole(first)[0]
-    assert world.refresh() == f"Unchanged: no record changed; {first} stays"
+    assert world.pull_clone(first)[0]
+    assert world.refresh() == f"Unchanged: no record changed; {first} is still current"
 
     world.pages.pop("b")
     world.change(a="another", c="C")
     assert world.refresh().startswith("Published: ")
     second = world.last()
     assert second > first
-    fits, read = world.whole(second)
-    assert fits and [source for source, _ in read] == ["a", "c"]
-    why = world.project.git("tag", "--list", "--format=%(contents)", second)
-    assert f"no worse than {first}: small: +0.0000 bits/byte" in why
-    assert "words: 1 records added, 1 changed, 1 gone" in why and "- gone: b" in why
+    up_to_date, read = world.pull_clone(second)
+    assert up_to_date and [source for source, _ in read] == ["a", "c"]
+    message = world.project.git("tag", "--list", "--format=%(contents)", second)
+    assert f"no regression against {first}: small: +0.0000 bits/byte" in message
+    assert "words: 1 records added, 1 changed, 1 removed" in message and "- removed: b" in message
     assert world.project.git("rev-parse", "HEAD") == head and not world.project.git("status", "--porcelain")
-    assert world.refresh() == f"Unchanged: no record changed; {second} stays"
+    assert world.refresh() == f"Unchanged: no record changed; {second} is still current"
 
 
-@pytest.mark.slow  # two or more refreshes, each starts DVC twenty times
-def test_a_worse_net_is_not_published(world):
+@pytest.mark.slow  # two or more refreshes, each with twenty DVC processes
+def test_a_regressed_model_is_not_published(world):
     world.refresh()
-    first, world.worse = world.last(), 0.03
+    first, world.regression = world.last(), 0.03
     world.change(c="C")
-    assert world.refresh().startswith("Kept: proof: kept published/proof/")
+    assert world.refresh().startswith("Not published: proof: not published, regression against published/proof/")
     assert world.last() == first
-    world.worse = 0.01
-    world.say()
+    world.regression = 0.01
+    world.write()
     assert world.refresh().startswith("Published")
 
 
-@pytest.mark.slow  # three refreshes, each starts DVC twenty times
+@pytest.mark.slow  # three refreshes, each with twenty DVC processes
 @pytest.mark.parametrize("moment", ["scrape begins", "train begins", "prepared", "committed"])
-def test_a_refresh_killed_at_any_moment_leaves_the_last_good_version_and_the_next_one_goes_on(world, moment, until, eventually):
+def test_a_killed_refresh_leaves_the_last_version_and_the_next_one_resumes(world, moment, until, eventually):
     world.refresh()
     first = world.last()
     world.change(c="C")
@@ -110,7 +110,7 @@ def test_a_refresh_killed_at_any_moment_leaves_the_last_good_version_and_the_nex
         until(moment, process)
         process.kill()
         process.communicate()
-    else:  # git tells when it is about to make the tag, and when it has made it
+    else:  # git runs the hook before and after it creates the tag
         hook = world.project.root / ".git/hooks/reference-transaction"
         hook.write_text(
             f'#!/bin/sh\nread -r old new name\ncase "$1 $name" in "{moment} refs/tags/published/"*)\n'
@@ -123,26 +123,26 @@ def test_a_refresh_killed_at_any_moment_leaves_the_last_good_version_and_the_nex
     assert process.returncode == -9
     eventually(lambda: not world.project.processes())
     assert (world.last() == first) == (moment != "committed")
-    assert world.whole(first)[0]
-    said = world.refresh()
-    assert said.startswith("Unchanged" if moment == "committed" else "Published")
-    fits, read = world.whole(world.last())
-    assert fits and [source for source, _ in read] == ["a", "b", "c"]
+    assert world.pull_clone(first)[0]
+    line = world.refresh()
+    assert line.startswith("Unchanged" if moment == "committed" else "Published")
+    up_to_date, read = world.pull_clone(world.last())
+    assert up_to_date and [source for source, _ in read] == ["a", "b", "c"]
 
 
-@pytest.mark.slow  # two or more refreshes, each starts DVC twenty times
-def test_a_push_that_fails_once_is_tried_again(world):
+@pytest.mark.slow  # two or more refreshes, each with twenty DVC processes
+def test_a_failed_push_is_retried(world):
     tries = world.folder / "tries"
     hook = world.folder / "origin.git/hooks/pre-receive"
     hook.write_text(f"#!/bin/sh\necho once more >> {tries}\n[ $(wc -l < {tries}) -gt 1 ]\n")
     hook.chmod(0o755)
     assert world.refresh().startswith("Published")
     assert len(tries.read_text().splitlines()) == 2
-    assert world.whole(world.last())[0]
+    assert world.pull_clone(world.last())[0]
 
 
-@pytest.mark.slow  # two or more refreshes, each starts DVC twenty times
-def test_two_refreshes_at_once_take_turns_and_the_second_finds_nothing_to_do(world):
+@pytest.mark.slow  # two or more refreshes, each with twenty DVC processes
+def test_concurrent_refreshes_wait_and_the_second_finds_no_change(world):
     world.refresh()
     world.change(c="C")
     both = [world.start() for _ in range(2)]
@@ -151,8 +151,8 @@ def test_two_refreshes_at_once_take_turns_and_the_second_finds_nothing_to_do(wor
     assert len(world.project.git("tag", "--list").splitlines()) == 2
 
 
-@pytest.mark.slow  # two or more refreshes, each starts DVC twenty times
-def test_a_refresh_builds_on_the_last_version_and_on_what_people_committed_since(world):
+@pytest.mark.slow  # two or more refreshes, each with twenty DVC processes
+def test_a_refresh_builds_on_the_last_version_and_later_commits(world):
     world.refresh()
     world.change(c="C")
     world.refresh()
@@ -160,16 +160,19 @@ def test_a_refresh_builds_on_the_last_version_and_on_what_people_committed_since
     world.project.commit()
     world.change(d="D")
     world.refresh()
-    _, read = world.whole(world.last())
+    _, read = world.pull_clone(world.last())
     assert [source for source, _ in read] == ["a", "b", "c", "d"]
     assert "steps: 5" in world.project.git("show", f"{world.last()}:params.yaml")
     world.project.git("merge", "--quiet", world.last())
     assert world.refresh().startswith("Unchanged")
 
 
-def test_a_report_that_wants_no_refresh_says_how_to_want_one(built):
+def test_a_report_without_schedule_cannot_be_refreshed(built):
     built.set("reports", "proof", schedule=None)
     process = built.start("proof", command="refresh")
     _, err = process.communicate()
     assert process.returncode == 1
-    assert err == "params.yaml: reports.proof.schedule: null; {cron: null, worse: 0.02} would let it be refreshed\n"
+    assert err == (
+        "provenlm refresh: params.yaml: reports.proof.schedule must be set, "
+        "such as {cron: null, max_regression_bits_per_byte: 0.02}, got null\n"
+    )

@@ -1,4 +1,4 @@
-"""A refresh with the real crawler, a real net, a remote that speaks S3 and an origin: what is published is whole, whatever happens."""
+"""Test a refresh with the real crawler, a real model, an S3 remote and an origin."""
 
 import os
 import re
@@ -11,11 +11,11 @@ from conftest import KEYS, Project, eventually
 
 from flows import releases
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # four trainings of a real net with all that is around them
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # four trainings of a real model with all other stages
 
 
 class World:
-    """A project with a site to crawl, a bucket for its data, and an origin."""
+    """Hold a project with a site to crawl, a bucket for its data and an origin."""
 
     def __init__(self, folder, bucket, server):
         self.site, self.folder = real.Site(40), folder
@@ -31,7 +31,7 @@ class World:
         return self.project.start("proof", command="refresh")
 
     def refresh(self):
-        """What the command says last: how it ended."""
+        """Run a refresh and return the last line but one, which says how it ended."""
         process = self.start()
         out, err = process.communicate()
         assert process.returncode == 0, out + err
@@ -40,11 +40,11 @@ class World:
     def last(self):
         return releases.latest_release(self.project.root, "proof")
 
-    def why(self, version):
+    def message(self, version):
         return self.project.git("tag", "--list", "--format=%(contents)", version)
 
     def cloned(self, version):
-        """A clone of origin at `version` that has all its data from the bucket."""
+        """Clone origin at `version` and pull its data from the bucket."""
         clone = object.__new__(Project)
         clone.root = self.folder / f"clone-{len(list(self.folder.iterdir()))}"
         clone.environment = {**os.environ, **self.project.environment}
@@ -60,28 +60,28 @@ def world(tmp_path_factory, bucket, server):
     world.site.stop()
 
 
-def whole(clone):
-    """Nothing is left to build, and every figure, digest and file is as the report says."""
+def is_complete(clone):
+    """Return whether a clone has nothing left to build and its report verifies."""
     verified = subprocess.run(
-        [sys.executable, "-m", "provenlm.cli.verify", "proof"],
+        [sys.executable, "-m", "provenlm.cli", "verify", "proof"],
         cwd=clone.root,
         env=clone.environment,
         capture_output=True,
         text=True,
     )
-    return "Running" not in clone.dvc("repro", "report@proof") and verified.stdout == "verify proof: everything fits\n"
+    return "Running" not in clone.dvc("repro", "report@proof") and verified.stdout == "verify proof: no mismatch\n"
 
 
-def test_from_a_first_version_over_a_changed_site_a_killed_training_and_a_worse_net(world):
+def test_refreshes_of_a_changed_site_a_killed_training_and_a_regressed_model(world):
     assert world.refresh().startswith("Published: published/proof/")
     first = world.last()
-    assert set(world.site.asked().values()) == {200}
+    assert set(world.site.take_answers().values()) == {200}
 
-    assert world.refresh() == f"Unchanged: no record changed; {first} stays"
-    assert set(world.site.asked().values()) == {304}
+    assert world.refresh() == f"Unchanged: no record changed; {first} is still current"
+    assert set(world.site.take_answers().values()) == {304}
 
     world.site.texts["/1"] = real.prose(101)
-    world.site.gone |= {"/2": 404, "/3": 410}
+    world.site.removed |= {"/2": 404, "/3": 410}
     world.site.texts["/40"] = real.prose(40)
     process = world.start()
     resume = world.project.root / ".worktrees/refresh-proof/models/.resume/small"
@@ -89,28 +89,36 @@ def test_from_a_first_version_over_a_changed_site_a_killed_training_and_a_worse_
     process.kill()
     process.communicate()
     eventually(lambda: not world.project.processes())
-    answers = world.site.asked()
+    answers = world.site.take_answers()
     assert {page: status for page, status in answers.items() if status != 304} == {
         **{"/": 200, "/1": 200, "/40": 200},
         **{"/2": 404, "/3": 410},
     }
-    assert world.last() == first and whole(world.cloned(first))
+    assert world.last() == first and is_complete(world.cloned(first))
 
     both = [world.start() for _ in range(2)]
-    said = [process.communicate()[0] for process in both]
-    assert sorted(out.splitlines()[-2].split(":")[0] for out in said) == ["Published", "Unchanged"]
-    assert "going on after step" in "".join(said)
+    outputs = [process.communicate()[0] for process in both]
+    assert sorted(out.splitlines()[-2].split(":")[0] for out in outputs) == ["Published", "Unchanged"]
+    assert "going on after step" in "".join(outputs)
     second = world.last()
-    assert second > first and whole(world.cloned(second))
-    why = world.why(second)
-    assert re.match(rf"proof: no worse than {first}: small: [+-]\d\.\d{{4}} bits/byte against {first} on the \d+ records", why)
-    assert "words: 1 records added, 2 changed, 2 gone" in why and f"- gone: {world.site.url}/2, {world.site.url}/3" in why
-    assert "| words/scrape.records | 41 | 40 |" in why and "small/validate.val.bits_per_byte" in why
+    assert second > first and is_complete(world.cloned(second))
+    message = world.message(second)
+    assert re.match(
+        rf"proof: no regression against {first}: small: [+-]\d\.\d{{4}} bits/byte against {first} on \d+ common validation records",
+        message,
+    )
+    assert (
+        "words: 1 records added, 2 changed, 2 removed" in message
+        and f"- removed: {world.site.url}/2, {world.site.url}/3" in message
+    )
+    assert "| words/scrape.records | 41 | 40 |" in message and "small/validate.val.bits_per_byte" in message
 
     trained = real.YAML(typ="safe").load(world.project.root / "params.yaml")["recipes"]["small"]["train"]
     world.project.set("recipes", "small", train={**trained, "steps": 2, "schedule": {**trained["schedule"], "warmup": 0}})
     world.project.commit()
     world.site.texts["/1"] = real.prose(102)
-    kept = world.refresh()
-    assert re.match(rf"Kept: proof: kept {second}: small: \+\d\.\d{{4}} bits/byte against {second}", kept)
+    line = world.refresh()
+    assert re.match(
+        rf"Not published: proof: not published, regression against {second}: small: \+\d\.\d{{4}} bits/byte against {second}", line
+    )
     assert world.last() == second

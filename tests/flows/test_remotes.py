@@ -1,4 +1,4 @@
-"""What one clone pushed another pulls, from a folder or from S3 on loopback, and has nothing left to build."""
+"""Test that a clone pulls what another pushed, from a folder or S3, and has nothing left to build."""
 
 import json
 import os
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def cloned(project, name):
-    """A second clone of `project`, with no cache of its own."""
+    """Make a second clone of `project`, without a cache."""
     folder = project.root.parent / name
     project.git("clone", "--quiet", str(project.root), str(folder))
     clone = object.__new__(Project)
@@ -23,7 +23,7 @@ def cloned(project, name):
     return clone
 
 
-def test_what_was_pushed_to_s3_is_pulled_by_a_second_clone_which_builds_nothing(built, bucket):
+def test_a_second_clone_pulls_from_s3_and_builds_nothing(built, bucket):
     built.dvc("config", "core.no_scm", "false")
     built.dvc("remote", "add", "--default", "store", "s3://store/tiny")
     built.dvc("remote", "modify", "store", "endpointurl", bucket)
@@ -38,7 +38,7 @@ def test_what_was_pushed_to_s3_is_pulled_by_a_second_clone_which_builds_nothing(
     assert (second.root / "models/small/model.json").read_bytes() == (built.root / "models/small/model.json").read_bytes()
 
 
-def test_an_earlier_version_is_restored_by_git_and_dvc_alone(built):
+def test_git_and_dvc_restore_an_earlier_version(built):
     built.commit()
     built.git("tag", "before")
     before = (built.root / "models/small/model.json").read_bytes()
@@ -46,7 +46,7 @@ def test_an_earlier_version_is_restored_by_git_and_dvc_alone(built):
     built.dvc("repro", "report@proof")
     built.commit()
     changed = json.loads(built.dvc("metrics", "diff", "before", "--json"))
-    assert {"old": 3, "new": 7, "diff": 4} in [figure for file in changed.values() for figure in figures(file)]
+    assert {"old": 3, "new": 7, "diff": 4} in [metric for file in changed.values() for metric in metrics(file)]
     assert (built.root / "models/small/model.json").read_bytes() != before
     built.git("checkout", "--quiet", "before")
     built.dvc("checkout")
@@ -54,14 +54,14 @@ def test_an_earlier_version_is_restored_by_git_and_dvc_alone(built):
     assert "up to date" in built.dvc("status")
 
 
-def figures(value):
-    """The figures of `dvc metrics diff --json`, however deep."""
+def metrics(value):
+    """List the metrics of `dvc metrics diff --json` at any depth."""
     if "new" in value and "old" in value and not isinstance(value["new"], dict):
         return [value]
-    return [figure for inner in value.values() if isinstance(inner, dict) for figure in figures(inner)]
+    return [metric for inner in value.values() if isinstance(inner, dict) for metric in metrics(inner)]
 
 
-def test_an_experiment_of_dvc_itself_works_and_is_shown(built):
+def test_a_dvc_experiment_runs_and_is_listed(built):
     built.commit()
     built.dvc("exp", "run", "--set-param", "recipes.small.train.steps=6", "--name", "six", "report@proof")
     assert json.loads((built.root / "models/small/model.json").read_text()) == 6
@@ -69,7 +69,7 @@ def test_an_experiment_of_dvc_itself_works_and_is_shown(built):
 
 
 def test_an_in_place_write_never_reaches_the_cache(built):
-    """`cache.type` of the project: a copy, or a reflink where there are any, and never a link."""
+    """The project sets `cache.type` to copies or reflinks, never to links."""
     shutil.copy(ROOT / ".dvc/config", built.root / ".dvc/config")
     built.dvc("config", "core.no_scm", "true")
     model = built.root / "models/small/model.json"
@@ -89,10 +89,10 @@ def test_a_second_clone_of_the_project_pulls_verifies_and_builds_nothing(tmp_pat
     project = object.__new__(Project)
     project.root, project.environment = tmp_path / "first", {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(project.root)], check=True)
-    params = YAML(typ="safe").load(project.root / "params.yaml")  # the shortest of recipes, with a report of its own
+    params = YAML(typ="safe").load(project.root / "params.yaml")  # the shortest recipe, with its own report
     params["recipes"]["ladder_memorise"]["train"]["steps"] = 5
-    own = {"title": "Small", "recipes": ["ladder_memorise"], "corpora": ["twelve_strings"], "schedule": None, "checks": {}}
-    YAML().dump({**params, "reports": {"small": own}}, project.root / "params.yaml")
+    report = {"title": "Small", "recipes": ["ladder_memorise"], "corpora": ["twelve_strings"], "schedule": None, "checks": {}}
+    YAML().dump({**params, "reports": {"small": report}}, project.root / "params.yaml")
     project.dvc("repro", "report@small")
     project.commit()
     project.dvc("push", "--with-deps", "report@small")
@@ -102,12 +102,12 @@ def test_a_second_clone_of_the_project_pulls_verifies_and_builds_nothing(tmp_pat
     second.dvc("pull", "--with-deps", "report@small")
     assert "Running" not in second.dvc("repro", "report@small")
     verified = subprocess.run(
-        [sys.executable, "-m", "provenlm.cli.verify", "small"],
+        [sys.executable, "-m", "provenlm.cli", "verify", "small"],
         cwd=second.root,
         env=second.environment,
         capture_output=True,
         text=True,
     )
     assert verified.returncode == 0, verified.stdout
-    shown = second.dvc("plots", "show", "--out", str(tmp_path / "plots"))
-    assert "ladder_memorise" in Path(shown.strip().splitlines()[-1].removeprefix("file://")).read_text()
+    output = second.dvc("plots", "show", "--out", str(tmp_path / "plots"))
+    assert "ladder_memorise" in Path(output.strip().splitlines()[-1].removeprefix("file://")).read_text()

@@ -1,4 +1,4 @@
-"""A real training started, cancelled and run again by the API ends with the weights of one that nobody disturbed, bit for bit."""
+"""Test that a training cancelled and resumed through the API ends with bit-identical weights."""
 
 import re
 import signal
@@ -8,7 +8,7 @@ import pytest
 import real
 from serving import Served
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a server, and three trainings in processes of their own
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a server and three trainings
 
 
 @pytest.fixture
@@ -22,9 +22,9 @@ def served(tmp_path):
 
 
 def weights(project):
-    found = {path.name: path.read_bytes() for path in (project.root / "models/small").glob("*.safetensors")}
-    assert found
-    return found
+    contents = {path.name: path.read_bytes() for path in (project.root / "models/small").glob("*.safetensors")}
+    assert contents
+    return contents
 
 
 def trainings(project):
@@ -32,7 +32,7 @@ def trainings(project):
     return [line for line in lines if b"stages.train" in line]
 
 
-def test_a_training_cancelled_and_run_again_ends_with_the_bits_of_an_undisturbed_one(served, tmp_path, eventually):
+def test_a_cancelled_and_resumed_training_gives_identical_weights(served, tmp_path, eventually):
     undisturbed = real.project(tmp_path / "undisturbed", None)
     undisturbed.dvc("repro", "train@small")
 

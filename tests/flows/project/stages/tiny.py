@@ -1,7 +1,7 @@
-"""Every stage of a pipeline so small that it takes no time: reads params.yaml and one file, writes one file and an audit.
+"""Run any stage of a tiny pipeline: read params.yaml and a file, write a file and an audit.
 
-A section's `fail` is said on the way out with status 1, `signal` kills the process, `steps` of `pause` seconds make it long; an
-interrupted one keeps its count. With `meet` it waits for the same stage of another subject, with `alone` it bears none of any.
+Keys of a section: `fail` exits with this message, `signal` kills the process, `steps` of `pause` seconds make the stage long (when
+interrupted it saves its count), `meet` waits for the same stage of another subject, `alone` fails beside any other such stage.
 """
 
 import json
@@ -23,22 +23,22 @@ WRITES = {"scrape": "scraped", "filter": "filtered", "dedupe": "deduped", "token
 def main(stage: str, table: str, subject: str) -> None:
     row = YAML(typ="safe").load(Path("params.yaml"))[table][subject]
     section = row.get(stage, {})
-    asked: list[int] = []
+    signals: list[int] = []
     if "steps" in section:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda number, frame: asked.append(number))
+            signal.signal(number, lambda number, frame: signals.append(number))
     log_line(f"{stage} begins")
     if "meet" in section:
         meet(subject, section["meet"])
     if section.get("alone"):
-        Path("models/.alone").mkdir(parents=True)  # fails if another is at it
+        Path("models/.alone").mkdir(parents=True)  # fails if another stage runs
         time.sleep(0.5)
         Path("models/.alone").rmdir()
     if "fail" in section:
         sys.exit(f"{stage}@{subject}: {section['fail']}")
     if "signal" in section:
         os.kill(os.getpid(), section["signal"])
-    steps = walk(subject, section.get("steps", 0), section.get("pause", 0), asked)
+    steps = walk(subject, section.get("steps", 0), section.get("pause", 0), signals)
     write(Path("reports/audits") / subject / f"{stage}.json", audit(stage, subject, steps))
     if stage == "scrape":
         records.write_records(world(section), Path("data") / subject / WRITES[stage])
@@ -58,45 +58,45 @@ def main(stage: str, table: str, subject: str) -> None:
 
 
 def world(section: dict[str, str]) -> list[records.Record]:
-    """The records of the file `world`, source to text; without one a single record."""
+    """Return the records of the file `world`, which maps source to text; without it, one record."""
     pages = json.loads(Path(section["world"]).read_text()) if "world" in section else {"a": "A"}
     return [records.Record.from_content(text.encode(), "text/plain", source) for source, text in sorted(pages.items())]
 
 
-def meet(subject: str, other: str) -> None:
-    """Return when the same stage of `other` runs too."""
+def meet(subject: str, partner: str) -> None:
+    """Return when the same stage of `partner` runs too."""
     Path("data").mkdir(exist_ok=True)
     Path(f"data/.met-{subject}").touch()
     until = time.monotonic() + 60
-    while not Path(f"data/.met-{other}").exists():
+    while not Path(f"data/.met-{partner}").exists():
         if time.monotonic() > until:
-            sys.exit(f"{other} does not come")
+            sys.exit(f"{partner} did not start")
         time.sleep(0.05)
 
 
-def walk(subject: str, steps: int, pause: float, asked: list[int]) -> int:
-    """Count to `steps`; once a signal was `asked`, keep the count where the next run finds it."""
-    kept = Path("models/.resume") / f"{subject}.json"
-    begun = json.loads(kept.read_text()) if kept.exists() else 0
-    if begun:
-        log_line(f"goes on at {begun}")
+def walk(subject: str, steps: int, pause: float, signals: list[int]) -> int:
+    """Count to `steps`; after a signal, save the count for the next run."""
+    saved = Path("models/.resume") / f"{subject}.json"
+    start = json.loads(saved.read_text()) if saved.exists() else 0
+    if start:
+        log_line(f"resumes at {start}")
     with progress_bar("counting", "steps", steps) as bar:
-        for step in range(begun, steps):
+        for step in range(start, steps):
             time.sleep(pause)
             bar.update(postfix=f"at {step}")
-            if asked:
+            if signals:
                 time.sleep(0.3)  # a checkpoint takes a while
-                write(kept, step + 1)
+                write(saved, step + 1)
                 log_line(f"stopped at {step + 1}")
-                sys.exit(128 + asked[0])
-    kept.unlink(missing_ok=True)
+                sys.exit(128 + signals[0])
+    saved.unlink(missing_ok=True)
     return steps
 
 
 def audit(stage: str, subject: str, steps: int) -> dict[str, object]:
-    figures = {"subject": subject, "stage": stage, "metrics": {"steps": steps}}
+    metrics = {"subject": subject, "stage": stage, "metrics": {"steps": steps}}
     return {
-        **figures,
+        **metrics,
         "descriptions": [["steps", "steps", "counted", "what was counted"]],
         "series": [],
         "tables": [],

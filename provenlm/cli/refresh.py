@@ -1,0 +1,24 @@
+"""Scrape the corpora of a report again, rebuild what changed, and publish it unless the model regressed."""
+
+import argparse
+from typing import cast
+
+from provenlm.cli import console
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("report", help="report of params.yaml with a `schedule` section")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Refresh the report; return 0 if it was published, is unchanged, or was not published because the model regressed."""
+    wait_until_ready = console.connect_to_server()
+    from flows import refresh  # imported late: Prefect reads its settings at import
+
+    refresh.require_refresh_config(args.report)
+    wait_until_ready()
+    state = refresh.refresh(args.report, return_state=True)
+    version = cast("str | None", state.result())
+    print(f"\n{state.name}: {state.message}\npublished: {version}")
+    return 0
