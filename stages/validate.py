@@ -46,7 +46,7 @@ def run_stage(context: runner.StageContext) -> None:
     eval_context, trained_model = load_eval_context(context, config, train_config.seed)
     history = StepHistory.from_parquet((context.paths.model_dir(context.subject) / "history.parquet").read_bytes())
     count_only_models = {
-        name: count_only_model(trained_model.spec, count_only, f"{location}.also_count.{name}.model")
+        name: count_only_model(trained_model.spec, count_only, f"{location}.count_only_models.{name}.model")
         for name, count_only in config.count_only_models.items()
     }
     generated_samples: list[generation_quality.GeneratedSample] = []
@@ -83,9 +83,9 @@ def training_probes(
 
     eval_term = spec.objectives(trained_model.model, IGNORE)[0].eval_term
     return {
-        "curve": learning_curve_probe(train_vs_val_points(history, eval_term)),
+        "learning_curve": learning_curve_probe(train_vs_val_points(history, eval_term)),
         "resume": resume,
-        "equivalence": lambda eval_context, recorder: compile_parity.record_compile_parity(recorder, training_case),
+        "parity": lambda eval_context, recorder: compile_parity.record_compile_parity(recorder, training_case),
     }
 
 
@@ -123,7 +123,7 @@ def load_eval_context(context: runner.StageContext, config: ValidateConfig, seed
             f"{folder}: must have the vocab_size {tokens.vocab_size} of its corpus, got {model_metadata.vocab_size}; "
             f"`dvc repro train@{context.subject}` retrains it"
         )
-    location = f"{context.params.location(context.table, context.subject, 'validate')}.small"
+    location = f"{context.params.location(context.table, context.subject, 'validate')}.small_model_overrides"
     small_config: Any = parse_config(spec.config_type, {**model_metadata.config, **config.small_model_overrides}, location)
     tokenizer = load_tokenizer(tokens_dir / "tokenizer", context.entry["domain"])
     eval_context = EvalContext(

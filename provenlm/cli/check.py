@@ -59,6 +59,6 @@ def check_recipe(params: Params, name: str) -> None:
     config = params.parse_section("recipes", name, "validate", ValidateConfig)
     location = params.location("recipes", name, "validate")
     for model_name, count_only in config.count_only_models.items():
-        parse_config(model_spec.config_type, count_only.model, f"{location}.also_count.{model_name}.model")
+        parse_config(model_spec.config_type, count_only.model, f"{location}.count_only_models.{model_name}.model")
     spec = registry.load_domain(entry["domain"], "evaluate", ValidateSpec)
     parse_config(spec.config_type, config.probes, f"{location}.probes")

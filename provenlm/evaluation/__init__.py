@@ -1,1 +1,1 @@
-"""Floor 2: a trained net in, figures that could have been bad out."""
+"""Evaluate a trained model: probes that record metrics, and what they share."""

@@ -1,4 +1,4 @@
-"""Token sequences in, the best that any causal predictor could do on them out: ceilings to print beside what was reached."""
+"""Compute the best accuracy and loss that any causal predictor can reach on given sequences."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class CausalCeiling:
-    """`accuracy`: share of targets right for the best choice at each prefix. `nats`: mean loss of the best distribution there."""
+    """Hold the accuracy of the best choice and the mean loss (nats) of the best distribution at each prefix."""
 
     max_accuracy: float
     min_loss: float
@@ -16,10 +16,10 @@ class CausalCeiling:
 
 
 def prefix_upper_bound(sequences: Iterable[tuple[Sequence[int], int]]) -> CausalCeiling:
-    """Enumerate every prefix. Each item is a sequence and how many of its first tokens are given and not asked for (at least one).
+    """Enumerate every prefix of `sequences`: pairs of token ids and the number (>= 1) of leading tokens that are no targets.
 
-    Where equal prefixes go on differently no causal predictor is always right: at best it names the most frequent continuation,
-    or gives each its frequency (whose loss is the entropy). ValueError if nothing is asked for.
+    Where equal prefixes continue differently, no causal predictor is always correct: the best choice is the most frequent
+    continuation, the best distribution its frequencies (whose loss is the entropy). ValueError if there are no targets.
     """
     children: dict[tuple[int, int], int] = {}
     parents: list[int] = []

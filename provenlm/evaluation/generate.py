@@ -1,4 +1,4 @@
-"""A subject and prompts in, what its net continues them with out."""
+"""Generate continuations of prompts with the model under evaluation."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -7,7 +7,8 @@ import torch
 
 from provenlm.evaluation.probe import EvalContext
 from provenlm.models.generation import sampling as sampler
-from provenlm.models.generation.sampling import CachedLogits, LogitsProvider, SamplingConfig, UncachedLogits
+from provenlm.models.generation.logits_provider import CachedLogits, LogitsProvider, UncachedLogits
+from provenlm.models.generation.sampling import SamplingConfig
 
 
 def generate(
@@ -17,9 +18,9 @@ def generate(
     max_new_tokens: int,
     generator: torch.Generator,
 ) -> list[list[int]]:
-    """The continuation of each prompt: up to `most` tokens, or to the codec's `eos`, which is its last token then.
+    """Return the continuation of each prompt: `max_new_tokens` tokens, or fewer if the last one is `eos`.
 
-    `generator` is of the CPU. Only the last `subject.length` tokens are seen. ValueError for an empty prompt.
+    `generator` is on the CPU. The model sees the last `max_seq_len` tokens only. ValueError for an empty prompt.
     """
     return sampler.generate(
         logits_provider(context), prompts, sampling, max_new_tokens, context.tokens.special_tokens.get("eos"), generator
@@ -27,6 +28,7 @@ def generate(
 
 
 def logits_provider(context: EvalContext) -> LogitsProvider:
+    """Return the model's next-token logits, with a key-value cache if it has one."""
     full = UncachedLogits(
         partial(context.logits, context.model), context.max_seq_len, context.tokens.special_tokens.get("pad", 0), context.device
     )

@@ -1,7 +1,7 @@
-"""Training tokens in, unigram and bigram predictors out: what a net must beat to have learned more than counts.
+"""Fit the unigram and bigram baselines that a trained model must beat.
 
-Both are interpolated with absolute discounting, the bigram in the form of Kneser and Ney (1995): its lower order asks after how
-many different tokens a token was seen, not how often (Chen and Goodman 1999, section 2.7). V is the vocabulary.
+Both interpolate with absolute discounting, the bigram in the form of Kneser and Ney (1995): its lower-order distribution counts
+after how many distinct tokens a token occurs, not how often (Chen and Goodman 1999, section 2.7). V is the vocabulary.
 """
 
 from dataclasses import dataclass
@@ -11,28 +11,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenlm.data.token_dataset import DatasetSplit
+from provenlm.evaluation.arrays import FloatArray, IntArray
 
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
-DISCOUNTS = (0.1, 0.95)  # the estimate leaves [0, 1] on a corpus with hardly any rare tokens: no token may get nothing
+DISCOUNTS = (0.1, 0.95)  # limits of the estimate, which leaves [0, 1] on a corpus with few rare tokens: no probability may be 0
 
 
 @dataclass(frozen=True)
 class UnigramModel:
-    """`probabilities_V` sum to one and are never nought."""
+    """Hold unigram probabilities, which sum to 1 and are never 0."""
 
     probabilities_V: FloatArray
 
     def nats(self, following: NDArray[Any]) -> FloatArray:
+        """Return -ln p(following), elementwise."""
         nats: FloatArray = -np.log(self.probabilities_V[following])
         return nats
 
 
 @dataclass(frozen=True)
 class BigramModel:
-    """`keys` are the pairs seen, `previous * V + following`, sorted, with `kept` their discounted share of their context.
+    """Hold an interpolated bigram model.
 
-    `backing_V` is the weight that each context gives to `lower`: one for a context never seen.
+    `pair_ids`: the pairs of the training data, `previous * V + following`, sorted; `discounted_probs`: their discounted relative
+    frequencies. `backoff_weights_V`: the weight of `lower_order` in each context, 1 for a context without data.
     """
 
     pair_ids: IntArray
@@ -41,7 +42,7 @@ class BigramModel:
     lower_order: UnigramModel
 
     def probabilities(self, previous: NDArray[Any], following: NDArray[Any]) -> FloatArray:
-        """p(following | previous), elementwise."""
+        """Return p(following | previous), elementwise."""
         vocab_size = len(self.backoff_weights_V)
         query = previous.astype(np.int64) * vocab_size + following.astype(np.int64)
         index = np.minimum(np.searchsorted(self.pair_ids, query), len(self.pair_ids) - 1)
@@ -50,11 +51,12 @@ class BigramModel:
         return mixture
 
     def nats(self, previous: NDArray[Any], following: NDArray[Any]) -> FloatArray:
+        """Return -ln p(following | previous), elementwise."""
         nats: FloatArray = -np.log(self.probabilities(previous, following))
         return nats
 
     def top_continuations(self) -> IntArray:
-        """The most probable token after each token, (V,)."""
+        """Return the most probable token after each token, (V,)."""
         vocab_size = len(self.backoff_weights_V)
         best = np.full(vocab_size, int(self.lower_order.probabilities_V.argmax()), dtype=np.int64)
         previous, following = self.pair_ids // vocab_size, self.pair_ids % vocab_size
@@ -67,10 +69,7 @@ class BigramModel:
 
 
 def fit_ngrams(split: DatasetSplit, vocab_size: int) -> tuple[UnigramModel, BigramModel]:
-    """Count the targets of `split`: every token but the first of each document, after the one before it.
-
-    ValueError if there is not one pair.
-    """
+    """Fit both models on the pairs of successive tokens within the documents of `split`. ValueError if there is no pair."""
     ids = np.asarray(split.ids).astype(np.int64)
     is_first = np.zeros(len(ids) + 1, dtype=np.bool_)
     is_first[split.doc_offsets] = True
@@ -91,7 +90,7 @@ def fit_ngrams(split: DatasetSplit, vocab_size: int) -> tuple[UnigramModel, Bigr
 
 
 def _smooth(counts_V: NDArray[Any]) -> FloatArray:
-    """Absolute discounting of `counts_V`, what is taken away spread evenly over the vocabulary."""
+    """Discount `counts_V` absolutely and distribute the removed mass uniformly over the vocabulary."""
     discount = _discount(counts_V[counts_V > 0])
     total, num_seen = counts_V.sum(), np.count_nonzero(counts_V)
     discounted_V: FloatArray = np.maximum(counts_V - discount, 0) / total
@@ -100,7 +99,7 @@ def _smooth(counts_V: NDArray[Any]) -> FloatArray:
 
 
 def _discount(counts: NDArray[Any]) -> float:
-    """n1 / (n1 + 2 n2), where n1 and n2 are how many items were seen once and twice (Ney, Essen and Kneser 1994)."""
+    """Estimate the discount n1 / (n1 + 2 n2) from the numbers of items with counts 1 and 2 (Ney, Essen and Kneser 1994)."""
     n1, n2 = np.count_nonzero(counts == 1), np.count_nonzero(counts == 2)
     estimate = n1 / (n1 + 2 * n2) if n1 + n2 else DISCOUNTS[0]
     return float(np.clip(estimate, *DISCOUNTS))

@@ -1,4 +1,4 @@
-"""Two token sequences in, what the one repeats of the other out: exact, by sorting suffixes.
+"""Find exact overlaps of token sequences by sorting suffixes.
 
 Prefix doubling after Manber and Myers (1993): ranks of windows of 2k tokens come from ranks of windows of k.
 """
@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-IntArray = NDArray[np.int64]
-OVERLAP_TOKENS = 32  # tokens; shorter stretches are phrases that two authors may write: GPT-3's own check used 13 words
+from provenlm.evaluation.arrays import IntArray
+
+OVERLAP_TOKENS = 32  # shorter overlaps may be common phrases: the check of GPT-3 used 13 words
 
 
 def window_ranks(ids: NDArray[Any], window_len: int) -> IntArray:
-    """For each place the rank of the window of `length` tokens that begins there: equal where the windows are equal.
+    """Rank the window of `window_len` tokens at each position; equal windows have equal ranks.
 
-    A window that runs over the end is shorter and ranks before those that go on. ValueError unless `length` is a power of two.
+    A window cut off by the end ranks before its extensions. ValueError unless `window_len` is a power of two.
     """
     if window_len < 1 or window_len & (window_len - 1):
-        raise ValueError(f"length is {window_len}; a power of two would be right")
+        raise ValueError(f"window_len must be a power of two, got {window_len}")
     rank = np.unique(np.asarray(ids), return_inverse=True)[1].astype(np.int64)
     step = 1
     while step < window_len:
@@ -32,18 +33,18 @@ def window_ranks(ids: NDArray[Any], window_len: int) -> IntArray:
 
 
 def shared_windows(ids: NDArray[Any], reference_ids: NDArray[Any], window_len: int) -> NDArray[np.bool_]:
-    """For each window of `length` tokens of `ids`: whether it occurs in `others`. Shorter than a window: an empty array."""
+    """Mark each window of `window_len` tokens of `ids` that occurs in `reference_ids`; empty if `ids` is shorter than a window."""
     num_windows = len(ids) - window_len + 1
     if num_windows < 1:
         return np.zeros(0, np.bool_)
-    separator = max(int(ids.max()), int(reference_ids.max(initial=0))) + 1  # a token of neither, so that no window spans both
+    separator = max(int(ids.max()), int(reference_ids.max(initial=0))) + 1  # in neither sequence, so that no window spans both
     rank = window_ranks(np.concatenate([reference_ids, [separator], ids]).astype(np.int64), window_len)
     reference_ranks = rank[: max(0, len(reference_ids) - window_len + 1)]
     return np.isin(rank[len(reference_ids) + 1 :][:num_windows], reference_ranks)
 
 
 def overlap_mask(ids: NDArray[Any], reference_ids: NDArray[Any], window_len: int) -> NDArray[np.bool_]:
-    """For each token of `ids`: whether a window of `length` tokens around it occurs in `others`."""
+    """Mark each token of `ids` that lies in a window of `window_len` tokens which occurs in `reference_ids`."""
     is_shared = shared_windows(ids, reference_ids, window_len).astype(np.int64)
     num_begun = np.concatenate([np.zeros(1, np.int64), np.cumsum(is_shared), np.full(len(ids) - len(is_shared), is_shared.sum())])
     positions = np.arange(len(ids))
@@ -53,20 +54,20 @@ def overlap_mask(ids: NDArray[Any], reference_ids: NDArray[Any], window_len: int
 
 @dataclass(frozen=True)
 class SuffixArray:
-    """A sequence with its places sorted by the `depth` tokens that follow each."""
+    """Hold a sequence and its positions in the order of the `max_length` tokens that begin there."""
 
     order: IntArray
-    token_bytes: bytes  # each token as four bytes, most significant first: comparing bytes compares tokens
+    token_bytes: bytes  # four bytes per token, most significant first, so that comparing bytes compares tokens
     max_length: int
 
     @classmethod
     def build(cls, ids: NDArray[Any], max_length: int) -> "SuffixArray":
-        """Sort the places of `ids`; `depth` is rounded up to a power of two."""
+        """Sort the positions of `ids`; `max_length` is rounded up to a power of two."""
         max_length = 1 << max(0, max_length - 1).bit_length()
         return cls(np.argsort(window_ranks(ids, max_length), kind="stable"), _to_bytes(ids), max_length)
 
     def longest_match(self, token_ids: Sequence[int]) -> int:
-        """Length of the longest stretch of `sample` that occurs here too, at most `depth`."""
+        """Return the length of the longest part of `token_ids` that occurs in the sequence, at most `max_length`."""
         token_bytes, best = _to_bytes(np.asarray(token_ids, dtype=np.int64)), 0
         for position in range(len(token_ids)):
             if len(token_ids) - position <= best:
@@ -75,7 +76,7 @@ class SuffixArray:
         return best
 
     def _longest_prefix(self, query: bytes) -> int:
-        """How many of the first tokens of `wanted` occur here: its neighbours in sorted order share the most with it."""
+        """Return the length of the longest prefix of `query` in the sequence: one of its neighbours in sorted order has it."""
         insertion = bisect_left(range(len(self.order)), query, key=self._window)
         return max(
             (_common_prefix(query, self._window(n)) for n in (insertion - 1, insertion) if 0 <= n < len(self.order)), default=0
@@ -91,7 +92,7 @@ def _to_bytes(ids: NDArray[Any]) -> bytes:
 
 
 def _common_prefix(a: bytes, b: bytes) -> int:
-    """How many tokens two windows have in common from their beginning."""
+    """Return the number of equal leading tokens."""
     min_length = min(len(a), len(b)) // 4
     differ = np.frombuffer(a, ">u4", min_length) != np.frombuffer(b, ">u4", min_length)
     return int(differ.argmax()) if differ.any() else min_length

@@ -1,4 +1,7 @@
-"""A probe looks at a trained net and records figures. One that raises leaves a figure that says so, which no bound admits."""
+"""Define what a probe is: a function that measures a trained model and records metrics.
+
+A probe that raises leaves the metric `<probe>.error`, which fails the report.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,13 +19,15 @@ from provenlm.models.common.layers.kv_cache import KVCache
 
 @dataclass(frozen=True)
 class EvalContext:
-    """What a probe may look at.
+    """Hold the model under evaluation and everything that a probe may use.
 
-    `logits(model, tokens_BT)` gives logits_BTV of the next token; `length` is the longest T the model was trained on.
-    `continued(model, tokens_BT, cache)` gives the same of tokens behind those that the cache was shown; None where a net keeps none.
-    `untrained()` builds the net as it was before its first step; `small(vocabulary)` one of its kind in a smaller shape, from torch's
-    current generator. `published(weights)` are a model's weights as Hugging Face's transformers have them. `losses(model, inputs_BT, targets_BT)` are what training minimises, by objective.
-    `closed_form` counts its parameters without building: by part, and `total` and `active` (per token).
+    - `logits(model, tokens_BT)`: next-token logits_BTV, for T up to `max_seq_len`, the longest sequence of the training.
+    - `logits_with_cache(model, tokens_BT, cache)`: logits of tokens that follow those in the cache; None if the model has no cache.
+    - `build_untrained()`: the model as it was before its first step.
+    - `build_small(vocab_size)`: a small model of the same architecture, initialised from torch's current generator.
+    - `losses(model, inputs_BT, targets_BT)`: the training losses by objective.
+    - `to_hf(state_dict)`: the weights in the format of Hugging Face transformers; ProvenlmError if there is no such format.
+    - `analytic_counts`: parameter counts by formula: one for each part, `total`, and `active` (per token).
     """
 
     model: nn.Module
@@ -40,11 +45,12 @@ class EvalContext:
 
     @property
     def device(self) -> torch.device:
+        """Return the device of the model."""
         return next(self.model.parameters()).device
 
     @property
     def val_or_train_split(self) -> DatasetSplit:
-        """The held-out split, or the training split where nothing was held out: for probes of mechanism, not of generalisation."""
+        """Return the validation split, or the training split if it is empty: for probes that do not measure generalisation."""
         return self.tokens.val if len(self.tokens.val.record_ids) else self.tokens.train
 
 
@@ -53,7 +59,7 @@ Probe = Callable[[EvalContext, MetricRecorder], None]
 
 @dataclass(frozen=True)
 class ValidateSpec:
-    """A domain's own questions: `probes(settings)` by name, asked in order after the general ones."""
+    """Define a domain's own evaluation: `probes(config)` returns its probes by name; they run after the general ones."""
 
     config_type: type
     probes: Callable[[Any], Mapping[str, Probe]]

@@ -1,4 +1,4 @@
-"""Named probes and a subject in, figures under each probe's name out; a probe that raises is recorded, shown and passed over."""
+"""Run probes in order; record and log the exception of a probe that raises, and continue."""
 
 import time
 import traceback
@@ -11,9 +11,10 @@ from provenlm.evaluation.probe import EvalContext, Probe
 
 
 def run_probes(context: EvalContext, probes: Mapping[str, Probe], audit: MetricRecorder) -> None:
-    """Ask every probe in order. What one recorded before it raised is dropped: half a measurement proves nothing.
+    """Run `probes` in order and record the metrics of each under its name.
 
-    `errors` counts those that raised. ProvenlmError (a mistake in params.yaml) and KeyboardInterrupt end the run.
+    Metrics that a probe recorded before it raised are dropped, because half a measurement proves nothing; `eval.failures` counts
+    the probes that raised. ProvenlmError (a mistake in params.yaml) and KeyboardInterrupt end the run.
     """
     context.model.eval()
     rows: list[tuple[str, int, float, float]] = []
@@ -25,20 +26,20 @@ def run_probes(context: EvalContext, probes: Mapping[str, Probe], audit: MetricR
             durations = (round(time.perf_counter() - wall_start, 3), round(time.process_time() - cpu_start, 3))
             rows.append((name, len(audit.metrics) - num_before, *durations))
             bar.update(postfix=name)
-    audit.add_count("probes", len(probes), "probes", "probes that were asked")
-    audit.add_count("errors", num_failed, "probes", "probes that raised an exception instead of measuring")
+    audit.add_count("eval.num_probes", len(probes), "probes", "Probes that were run")
+    audit.add_count("eval.failures", num_failed, "probes", "Probes that raised an exception instead of recording metrics")
     audit.tables.append(
         AuditTable(
             "probes",
-            "each probe: figures recorded, its wall time, and that of all cores",
-            ("probe", "figures", "seconds", "CPU seconds"),
+            "Each probe: number of metrics, wall time, and CPU time of all cores",
+            ("probe", "metrics", "seconds", "CPU seconds"),
             rows,
         )
     )
 
 
 def _run_probe(name: str, probe: Probe, context: EvalContext, audit: MetricRecorder) -> bool:
-    """True if `probe` raised."""
+    """Run one probe and return whether it raised."""
     try:
         with audit.scope(name) as recorder:
             probe(context, recorder)
@@ -47,6 +48,6 @@ def _run_probe(name: str, probe: Probe, context: EvalContext, audit: MetricRecor
     except Exception as error:
         log_line(f"probe {name} raised:\n{traceback.format_exc()}")
         summary = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        audit.add_count(f"{name}.error", summary[:300], "", "the probe raised this exception and measured nothing")
+        audit.add_count(f"{name}.error", summary[:300], "", f"Exception that probe {name} raised; it recorded no metrics")
         return True
     return False

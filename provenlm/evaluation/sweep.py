@@ -1,65 +1,72 @@
-"""Other nets of the same recipe in; out, how chosen figures spread over seeds, and what became of them from checkpoint to checkpoint."""
+"""Measure chosen metrics again on models of other seeds and on the saved checkpoints of a training."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from provenlm.core.audit import AuditTable, MetricRecorder, PlotSeries
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError
 from provenlm.evaluation.probe import EvalContext, Probe
 
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """Figures of probes that are measured again: on nets trained with each of `seeds`, and on every checkpoint that was kept."""
+    """Name the metrics to measure again, and the seeds of the further trainings."""
 
-    seeds: tuple[int, ...]  # beside the recipe's own
-    x_metric: str  # such as `recall.from_2.nats`
-    y_metrics: tuple[str, ...]  # figures to draw against that loss
+    seeds: tuple[int, ...]  # in addition to the recipe's own seed
+    x_metric: str  # a loss, such as `val.loss`
+    y_metrics: tuple[str, ...]  # plotted against `x_metric`
 
     def __post_init__(self) -> None:
-        if not self.y_metrics or self.x_metric in self.y_metrics or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("quality needs at least one figure, the loss not among them, and seeds no number twice")
+        if not self.y_metrics or self.x_metric in self.y_metrics:
+            raise ValueError(f"y_metrics must name at least one metric and not x_metric, got {list(self.y_metrics)}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must not repeat a number, got {list(self.seeds)}")
 
 
 @dataclass(frozen=True)
 class ModelVariants:
-    """`own`: the recipe's seed and the seconds of its steps. `again(seed)` trains with another and gives both the net and its seconds.
+    """Provide further models of the same recipe.
 
-    `kept`: step and how to read the net, of every checkpoint that lies beside the finished net.
+    `baseline`: the recipe's seed and the seconds of its steps. `train_with_seed(seed)` trains a model and returns it with the seconds
+    of its steps. `checkpoints`: for each saved checkpoint its step and a function that loads it.
     """
 
     baseline: tuple[int, float]
     train_with_seed: Callable[[int], tuple[EvalContext, float]]
     checkpoints: Sequence[tuple[int, Callable[[], EvalContext]]]
-    num_steps: int  # of the finished net
+    num_steps: int  # of the finished model
 
 
 def sweep_probes(config: SweepConfig, available: Mapping[str, Probe], variants: ModelVariants) -> dict[str, Probe]:
-    """`seeds` and `checkpoints`, each where there is something to ask. ProvenlmError if none of the `known` probes measures a figure."""
+    """Return `seed_sweep` if seeds are configured and `checkpoint_sweep` if checkpoints exist.
+
+    ConfigError if none of the `available` probes records a configured metric.
+    """
     names = (config.x_metric, *config.y_metrics)
     needed = {name: available[name] for name in available if any(metric.startswith(f"{name}.") for metric in names)}
     for metric in names:
         if not any(metric.startswith(f"{name}.") for name in needed):
-            raise ProvenlmError(f"validate.follow: no probe measures {metric!r}; the probes are {', '.join(available)}")
+            raise ConfigError(f"validate.sweeps: no probe records {metric!r}; the probes are {', '.join(available)}")
 
     def seed_sweep(context: EvalContext, metrics: MetricRecorder) -> None:
-        rows = [(*variants.baseline, *_values(context, needed, names))]
+        rows = [(*variants.baseline, *_measure(context, needed, names))]
         for seed in config.seeds:
             variant, seconds = variants.train_with_seed(seed)
-            rows.append((seed, seconds, *_values(variant, needed, names)))
+            rows.append((seed, seconds, *_measure(variant, needed, names)))
         _record_seed_sweep(metrics, names, rows)
 
     def checkpoint_sweep(context: EvalContext, metrics: MetricRecorder) -> None:
-        rows = [(step, *_values(load(), needed, names)) for step, load in variants.checkpoints]
-        _record_checkpoint_sweep(metrics, names, [*rows, (variants.num_steps, *_values(context, needed, names))])
+        rows = [(step, *_measure(load(), needed, names)) for step, load in variants.checkpoints]
+        _record_checkpoint_sweep(metrics, names, [*rows, (variants.num_steps, *_measure(context, needed, names))])
 
     return {
-        **({"seeds": seed_sweep} if config.seeds else {}),
-        **({"checkpoints": checkpoint_sweep} if variants.checkpoints else {}),
+        **({"seed_sweep": seed_sweep} if config.seeds else {}),
+        **({"checkpoint_sweep": checkpoint_sweep} if variants.checkpoints else {}),
     }
 
 
-def _values(context: EvalContext, needed: Mapping[str, Probe], names: Sequence[str]) -> list[float]:
+def _measure(context: EvalContext, needed: Mapping[str, Probe], names: Sequence[str]) -> list[float]:
+    """Run the `needed` probes and return the values of the metrics `names`."""
     context.model.eval()
     recorder = MetricRecorder()
     for name, probe in needed.items():
@@ -71,25 +78,27 @@ def _values(context: EvalContext, needed: Mapping[str, Probe], names: Sequence[s
 
 
 def _record_seed_sweep(metrics: MetricRecorder, names: Sequence[str], rows: Sequence[tuple[float, ...]]) -> None:
-    """Seed, seconds and values of each net in `rows`."""
-    metrics.add_count("nets", len(rows), "nets", "trained alike but for their seed: weights and the order of the data")
+    """Record the range of each metric; `rows` hold seed, seconds and values of each model."""
+    metrics.add_count("num_models", len(rows), "models", "Models trained with different seeds for weights and data order")
     for column, name in enumerate(("training_seconds", *names), start=1):
-        unit, label = ("s", "wall time of all steps of a training") if column == 1 else ("", f"{name}")
+        unit, label = ("s", "wall time of all steps of a training") if column == 1 else ("", name)
         values = [row[column] for row in rows]
-        metrics.add_measurement(f"{name}.least", min(values), unit, f"{label}: the least over seeds")
-        metrics.add_measurement(f"{name}.most", max(values), unit, f"{label}: the most over seeds")
+        metrics.add_measurement(f"{name}.min", min(values), unit, f"Minimum over seeds of: {label}")
+        metrics.add_measurement(f"{name}.max", max(values), unit, f"Maximum over seeds of: {label}")
     cells = [tuple(round(value, 5) for value in row) for row in rows]
-    metrics.tables.append(AuditTable("spread", "each seed, the recipe's own first", ("seed", "training seconds", *names), cells))
+    metrics.tables.append(AuditTable("seeds", "Each seed, the recipe's own first", ("seed", "training seconds", *names), cells))
 
 
 def _record_checkpoint_sweep(metrics: MetricRecorder, names: Sequence[str], rows: Sequence[tuple[float, ...]]) -> None:
-    """Step and values of each checkpoint in `rows`, the finished net last."""
-    metrics.add_count("kept", len(rows) - 1, "checkpoints", "that lie beside the finished net and were measured as it is")
+    """Plot the metrics over training; `rows` hold step and values of each checkpoint, the finished model last."""
+    metrics.add_count(
+        "num_checkpoints", len(rows) - 1, "checkpoints", "Saved checkpoints that were evaluated like the finished model"
+    )
     x_values, *y_values = ([row[column] for row in rows] for column in range(1, len(names) + 1))
     lines = dict(zip(names[1:], y_values, strict=True))
-    description = f"quality against {names[0]}, at each kept checkpoint and at the end: training goes from the right to the left"
-    metrics.series.append(PlotSeries("quality_by_loss", "lines", description, names[0], "quality", x_values, lines))
-    by_step = PlotSeries("quality_by_step", "lines", "the same by step", "step", "quality", [row[0] for row in rows], lines)
-    metrics.series.append(by_step)
+    description = f"Metrics against {names[0]}, at each saved checkpoint and at the end of training"
+    metrics.series.append(PlotSeries("by_x_metric", "line", description, names[0], "metric", x_values, lines))
+    description = "Metrics by step, at each saved checkpoint and at the end of training"
+    metrics.series.append(PlotSeries("by_step", "line", description, "step", "metric", [row[0] for row in rows], lines))
     cells = [tuple(round(value, 5) for value in row) for row in rows]
-    metrics.tables.append(AuditTable("course", "each kept checkpoint, and the finished net", ("step", *names), cells))
+    metrics.tables.append(AuditTable("checkpoints", "Each saved checkpoint and the finished model", ("step", *names), cells))

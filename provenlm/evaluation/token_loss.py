@@ -1,6 +1,6 @@
-"""A split of tokens and a net in, the loss of every target out, each target counted exactly once.
+"""Compute the loss of every target token of a split, each counted exactly once.
 
-Shapes: N windows, M targets, B rows of a batch, T positions, V vocabulary.
+Shapes: N windows, M targets, B sequences of a batch, T positions, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,17 +15,15 @@ from torch.nn import functional as F
 from provenlm.core import rng
 from provenlm.core.progress import progress_bar
 from provenlm.data.token_dataset import DatasetSplit
+from provenlm.evaluation.arrays import FloatArray, IntArray
 from provenlm.evaluation.probe import EvalContext
 
-IGNORE = -100  # torch's own word for a target that carries no loss
-
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
+IGNORE = -100  # torch's default for a target without loss
 
 
 @dataclass(frozen=True)
 class EvalWindows:
-    """Stretches of documents: row n reads `ids[starts[n]:stops[n]]` and is asked for the same moved on by one. All int64, (N,)."""
+    """Hold windows of documents: window n has the inputs `ids[starts[n]:stops[n]]`; targets lie one token later. All int64, (N,)."""
 
     starts: IntArray
     stops: IntArray
@@ -33,12 +31,16 @@ class EvalWindows:
 
     @property
     def lengths(self) -> IntArray:
+        """Return the number of targets of each window, (N,)."""
         return self.stops - self.starts
 
 
 @dataclass(frozen=True)
 class TokenLosses:
-    """One entry a target, all (M,). `index` is the target's place in the split's ids, `place` its place in its window."""
+    """Hold one entry for each target, all (M,).
+
+    `token_index` is the index of the target in the ids of the split, `window_position` the index of its input in its window.
+    """
 
     nats: FloatArray
     correct: NDArray[np.bool_]  # the most probable token was the target
@@ -47,20 +49,20 @@ class TokenLosses:
     document: IntArray
 
     def select(self, mask_M: NDArray[np.bool_]) -> "TokenLosses":
-        """The chosen targets alone."""
+        """Return the entries where `mask_M` is true."""
         return TokenLosses(
             self.nats[mask_M], self.correct[mask_M], self.token_index[mask_M], self.window_position[mask_M], self.document[mask_M]
         )
 
     def sum_by_document(self, values: NDArray[Any], num_documents: int) -> FloatArray:
-        """Sums of `values_M` for each of `documents`."""
+        """Sum `values` (M,) by document, (num_documents,)."""
         return np.bincount(self.document, weights=values, minlength=num_documents).astype(np.float64)
 
 
 def make_windows(split: DatasetSplit, max_len: int, documents: IntArray) -> EvalWindows:
-    """Cut each of `documents` into windows of at most `length` targets that do not overlap and never cross a document.
+    """Cut `documents` into windows of at most `max_len` targets that neither overlap nor cross a document.
 
-    The first token of a document (its `bos`) is read and never asked for; every other token is asked for exactly once.
+    The first token of a document (its `bos`) is never a target; every other token is a target exactly once.
     """
     spans = [
         (start, min(start + max_len, int(split.doc_offsets[document + 1]) - 1), int(document))
@@ -72,7 +74,7 @@ def make_windows(split: DatasetSplit, max_len: int, documents: IntArray) -> Eval
 
 
 def sample_documents(split: DatasetSplit, min_targets: int, seed: int) -> IntArray:
-    """Whole documents, drawn without replacement until they hold at least `targets` targets or there are no more; sorted."""
+    """Draw whole documents without replacement until they hold `min_targets` targets or none remain; sorted indices."""
     order = rng.make_rng(seed, "documents").permutation(len(split.record_ids))
     lengths = np.maximum(np.diff(split.doc_offsets) - 1, 0)
     num_documents = int(np.searchsorted(np.cumsum(lengths[order]), min_targets)) + 1
@@ -80,7 +82,7 @@ def sample_documents(split: DatasetSplit, min_targets: int, seed: int) -> IntArr
 
 
 def equal_length_sequences(context: EvalContext, num_tokens: int) -> torch.Tensor:
-    """About `tokens` tokens of documents, as rows_BT of equal length: a window of inputs and the last target behind it."""
+    """Return about `num_tokens` document tokens as tokens_BT, T one more than the longest window: inputs and the last target."""
     split = context.val_or_train_split
     windows = make_windows(split, context.max_seq_len, sample_documents(split, num_tokens, context.seed))
     longest = int(windows.lengths.max())
@@ -90,7 +92,7 @@ def equal_length_sequences(context: EvalContext, num_tokens: int) -> torch.Tenso
 
 
 def token_losses(context: EvalContext, split: DatasetSplit, windows: EvalWindows, tokens_per_batch: int, label: str) -> TokenLosses:
-    """The loss in nats of every target of `rows`, in the order of `rows`; at most `batch_tokens` tokens go forward at once."""
+    """Compute the loss in nats of every target, in the order of `windows`, with at most `tokens_per_batch` tokens per forward pass."""
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(windows.lengths)])
     position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], windows.lengths)
     nats, correct = np.zeros(offsets[-1]), np.zeros(offsets[-1], dtype=np.bool_)
@@ -109,10 +111,13 @@ def token_losses(context: EvalContext, split: DatasetSplit, windows: EvalWindows
 
 
 def sequence_losses(context: EvalContext, sequences: Sequence[Sequence[int]], tokens_per_batch: int, label: str) -> TokenLosses:
-    """The loss of each token of `rows` but the first of each; a row is a document of the result. ValueError for one beyond `length`."""
+    """Compute the loss of every token of `sequences` except the first of each; `document` is the index of the sequence.
+
+    ValueError for a sequence that is too short or longer than the model's `max_seq_len` + 1.
+    """
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
     if not len(lengths) or lengths.min() < 2 or lengths.max() > context.max_seq_len + 1:
-        raise ValueError(f"rows must hold 2 to {context.max_seq_len + 1} tokens")
+        raise ValueError(f"sequences must have 2 to {context.max_seq_len + 1} tokens, got {sorted(set(lengths.tolist()))}")
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     record_ids = [str(n) for n in range(len(sequences))]
     split = DatasetSplit(
@@ -126,7 +131,7 @@ def sequence_losses(context: EvalContext, sequences: Sequence[Sequence[int]], to
 def make_batch(
     context: EvalContext, split: DatasetSplit, windows: EvalWindows, window_ids: IntArray
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Windows `chosen` as inputs_BT and targets_BT, padded on the right to the longest of them."""
+    """Return the windows `window_ids` as (inputs_BT, targets_BT), padded on the right to the longest of them."""
     offsets = np.arange(int(windows.lengths[window_ids].max()))
     in_window = offsets < windows.lengths[window_ids][:, None]
     index = np.where(in_window, windows.starts[window_ids][:, None] + offsets, 0)
@@ -136,7 +141,7 @@ def make_batch(
 
 
 def _batches(lengths: IntArray, tokens_per_batch: int) -> Iterator[IntArray]:
-    """Rows of similar length together, so that little is padded; at least one row a batch."""
+    """Group windows of similar length, so that padding is small; at least one window per batch."""
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):

@@ -1,38 +1,38 @@
-"""What the probes recorded, and the steps taken, in; out, whether this net may be called trained, and why or why not."""
+"""Decide from recorded metrics whether a model may be called trained, and give the reasons."""
 
 from collections.abc import Iterator, Mapping
 
 from provenlm.core.audit import Metric, MetricRecorder
 
-METRIC_NAME = "trained"
+METRIC_NAME = "trained_check"
 
 
 def record_trained_check(audit: MetricRecorder, steps: int) -> None:
-    """`trained` is 1 if there are trainable parameters, updates were made, parameters moved, and the loss is below the unigram's.
+    """Record 1 if there are trainable parameters, updates were applied, parameters changed, and the loss beats the unigram; else 0.
 
-    The loss is the held-out one, or, where the corpus holds nothing out, that of training. What was not measured speaks against.
+    The loss is that of the validation split, or of the training split if the former is empty. A missing metric counts as a failure.
     """
     conditions = [*_preconditions(audit.metrics, steps), _beats_unigram(audit.metrics)]
     failures = [reason for passed, reason in conditions if not passed]
     verdict = f"no: {'; '.join(failures)}" if failures else f"yes: {'; '.join(reason for _, reason in conditions)}"
-    audit.add_measurement(METRIC_NAME, int(not failures), "", f"whether this net may be called trained: {verdict}")
+    audit.add_measurement(METRIC_NAME, int(not failures), "", f"1 if the model may be called trained, 0 if not: {verdict}")
 
 
 def _preconditions(metrics: Mapping[str, Metric], steps: int) -> Iterator[tuple[bool, str]]:
     trainable, unchanged, relative_update = (
-        _numeric_value(metrics, f"learned.{name}") for name in ("trainable", "unmoved", "moved")
+        _numeric_value(metrics, f"improvement.{name}") for name in ("trainable_params", "unchanged_tensors", "relative_update")
     )
     yield _is_positive(trainable), f"{_format(trainable)} trainable parameters"
     yield steps > 0, f"{steps:,} updates were applied"
-    note = f", {_format(unchanged)} tensors did not move" if unchanged else ""
-    yield _is_positive(relative_update), f"parameters moved by {_format(relative_update)} of their length{note}"
+    note = f", {_format(unchanged)} tensors did not change" if unchanged else ""
+    yield _is_positive(relative_update), f"parameters changed by {_format(relative_update)} of their initial norm{note}"
 
 
 def _beats_unigram(metrics: Mapping[str, Metric]) -> tuple[bool, str]:
-    split = "heldout" if _is_positive(_numeric_value(metrics, "heldout.documents")) else "training"
-    loss, unigram = _numeric_value(metrics, f"{split}.nats"), _numeric_value(metrics, f"{split}.unigram.nats")
-    name = "held-out loss" if split == "heldout" else "training loss (the corpus holds nothing out)"
-    explanation = f"{name} {_format(loss)} nats against {_format(unigram)} of the unigram baseline"
+    split = "val" if _is_positive(_numeric_value(metrics, "val.num_documents")) else "train"
+    loss, unigram = _numeric_value(metrics, f"{split}.loss"), _numeric_value(metrics, f"{split}.unigram.loss")
+    name = "validation loss" if split == "val" else "training loss (the validation split is empty)"
+    explanation = f"{name} {_format(loss)} nats/token, unigram baseline {_format(unigram)}"
     return loss is not None and unigram is not None and loss < unigram, explanation
 
 

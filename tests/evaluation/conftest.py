@@ -1,4 +1,4 @@
-"""Tiny nets, right and wrong ones, and small corpora to ask probes about."""
+"""Provide tiny models, correct and faulty ones, and small datasets for the tests of probes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ SPECIAL = {"pad": 0, "bos": 1, "eos": 2}
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
+def use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
@@ -28,12 +28,12 @@ class Letters:
     special = SPECIAL
 
     def encode(self, records: Sequence[Any]) -> list[Any]:
-        return [np.array(self.prompt(record.text)[1:], np.uint32) for record in records]
+        return [np.array(self.encode_prompt(record.text)[1:], np.uint32) for record in records]
 
     def decode(self, ids: Sequence[int]) -> bytes:
         return bytes(62 + i for i in ids if i > 2)
 
-    def prompt(self, text: str) -> list[int]:
+    def encode_prompt(self, text: str) -> list[int]:
         return [1, *(ord(c) - 62 for c in text)]
 
 
@@ -53,59 +53,59 @@ class Tiny(nn.Module):
         nn.init.normal_(self.head.weight, 0, 0.01)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
-        here_BTD = self.embedding(tokens_BT)
-        before_BTD = F.pad(here_BTD, (0, 0, 1, 0))[:, :-1]
+        current_BTD = self.embedding(tokens_BT)
+        previous_BTD = F.pad(current_BTD, (0, 0, 1, 0))[:, :-1]
         length = tokens_BT.shape[1]
         count_T1 = torch.arange(1, length + 1)[:, None]
-        mean_BTD = here_BTD.cumsum(1) / count_T1
+        mean_BTD = current_BTD.cumsum(1) / count_T1
         if self.fault == "all":
-            mean_BTD = here_BTD.mean(1, keepdim=True).expand_as(here_BTD)
+            mean_BTD = current_BTD.mean(1, keepdim=True).expand_as(current_BTD)
         if self.fault == "peek":
-            before_BTD = F.pad(here_BTD, (0, 0, 0, 1))[:, 1:]
+            previous_BTD = F.pad(current_BTD, (0, 0, 0, 1))[:, 1:]
         if self.fault == "length":
-            mean_BTD = here_BTD.cumsum(1) / length
+            mean_BTD = current_BTD.cumsum(1) / length
         if self.fault == "deaf":
-            here_BTD = before_BTD = mean_BTD = torch.zeros_like(here_BTD)
-        return self.head(torch.tanh(self.mix(torch.cat([here_BTD, before_BTD, mean_BTD], -1))))
+            current_BTD = previous_BTD = mean_BTD = torch.zeros_like(current_BTD)
+        return self.head(torch.tanh(self.mix(torch.cat([current_BTD, previous_BTD, mean_BTD], -1))))
 
 
-def split_of(documents: Sequence[Sequence[int]], names: Sequence[str], sizes: Sequence[int] | None = None) -> DatasetSplit:
+def make_split(documents: Sequence[Sequence[int]], names: Sequence[str], sizes: Sequence[int] | None = None) -> DatasetSplit:
     starts = np.concatenate([[0], np.cumsum([len(d) for d in documents])]).astype(np.int64)
     ids = np.array([token for document in documents for token in document], np.uint16)
     lengths = np.array([len(d) - 2 for d in documents] if sizes is None else sizes, np.int64)
     return DatasetSplit(ids, starts, list(names), lengths, [f"cluster of {name}" for name in names])
 
 
-def words(count: int, seed: int) -> list[list[int]]:
+def make_documents(count: int, seed: int) -> list[list[int]]:
     """Documents in which each letter is mostly followed by the one three on, 20 to 60 letters long."""
-    draw = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     documents = []
     for _ in range(count):
-        letters = [int(draw.integers(26))]
-        while len(letters) < draw.integers(20, 60):
-            letters.append((letters[-1] + 3) % 26 if draw.random() < 0.9 else int(draw.integers(26)))
+        letters = [int(generator.integers(26))]
+        while len(letters) < generator.integers(20, 60):
+            letters.append((letters[-1] + 3) % 26 if generator.random() < 0.9 else int(generator.integers(26)))
         documents.append([1, *(3 + letter for letter in letters), 2])
     return documents
 
 
-def tokens_of(train: Sequence[Sequence[int]], val: Sequence[Sequence[int]], vocabulary: int = 29) -> TokenDataset:
+def make_dataset(train: Sequence[Sequence[int]], val: Sequence[Sequence[int]], vocabulary: int = 29) -> TokenDataset:
     return TokenDataset(
-        split_of(train, [f"t{n}" for n in range(len(train))]),
-        split_of(val, [f"v{n}" for n in range(len(val))]),
+        make_split(train, [f"t{n}" for n in range(len(train))]),
+        make_split(val, [f"v{n}" for n in range(len(val))]),
         vocabulary,
         SPECIAL,
     )
 
 
-def trained(tokens: TokenDataset, length: int, fault: str = "", shift: int = 1, steps: int = 250) -> nn.Module:
+def train_tiny(tokens: TokenDataset, length: int, fault: str = "", shift: int = 1, steps: int = 250) -> nn.Module:
     """A Tiny net after `steps` of Adam on the training split; its targets lie `shift` tokens ahead."""
     torch.manual_seed(0)
     model = Tiny(tokens.vocab_size, fault)
     ids = torch.from_numpy(np.asarray(tokens.train.ids).astype(np.int64))
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-    draw = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     for _ in range(steps):
-        first = draw.integers(0, len(ids) - length - shift, 16)
+        first = generator.integers(0, len(ids) - length - shift, 16)
         rows = torch.stack([ids[n : n + length + shift] for n in first])
         loss = F.cross_entropy(model(rows[:, :length]).flatten(0, 1), rows[:, shift:].flatten())
         optimizer.zero_grad()
@@ -114,68 +114,68 @@ def trained(tokens: TokenDataset, length: int, fault: str = "", shift: int = 1, 
     return model.eval()
 
 
-def untrained(vocabulary: int = 29, fault: str = "") -> nn.Module:
+def untrained_tiny(vocabulary: int = 29, fault: str = "") -> nn.Module:
     torch.manual_seed(0)
     return Tiny(vocabulary, fault).eval()
 
 
-def unpublished(weights: Any) -> Any:
-    raise ProvenlmError("nobody else has this net")
+def no_hf_format(weights: Any) -> Any:
+    raise ProvenlmError("transformers has no such model")
 
 
-def subject_of(model: nn.Module, tokens: TokenDataset, length: int = 16, **changed: Any) -> EvalContext:
-    size = sum(p.numel() for p in model.parameters())
-    facts: dict[str, Any] = {
+def make_context(model: nn.Module, tokens: TokenDataset, max_seq_len: int = 16, **overrides: Any) -> EvalContext:
+    num_params = sum(p.numel() for p in model.parameters())
+    fields: dict[str, Any] = {
         "model": model,
-        "logits": lambda net, tokens_BT: net(tokens_BT),
-        "continued": None,
-        "untrained": lambda: untrained(tokens.vocab_size),
-        "small": lambda vocabulary: Tiny(vocabulary, width=12),
-        "losses": lambda net, inputs_BT, targets_BT: {
-            "next_token": F.cross_entropy(net(inputs_BT).flatten(0, 1), targets_BT.flatten())
+        "logits": lambda model, tokens_BT: model(tokens_BT),
+        "logits_with_cache": None,
+        "build_untrained": lambda: untrained_tiny(tokens.vocab_size),
+        "build_small": lambda vocabulary: Tiny(vocabulary, width=12),
+        "losses": lambda model, inputs_BT, targets_BT: {
+            "next_token": F.cross_entropy(model(inputs_BT).flatten(0, 1), targets_BT.flatten())
         },
-        "published": unpublished,
-        "closed_form": {"all of it": size, "total": size, "active": size},
-        "codec": Letters(),
+        "to_hf": no_hf_format,
+        "analytic_counts": {"all of it": num_params, "total": num_params, "active": num_params},
+        "tokenizer": Letters(),
         "tokens": tokens,
-        "length": length,
+        "max_seq_len": max_seq_len,
         "seed": 1,
     }
-    return EvalContext(**{**facts, **changed})
+    return EvalContext(**{**fields, **overrides})
 
 
-class Made:
+class ContextFactory:
     """What a test needs to make a subject of its own."""
 
     Tiny, Letters = Tiny, Letters
-    split, tokens, words = staticmethod(split_of), staticmethod(tokens_of), staticmethod(words)
-    trained, untrained, subject = staticmethod(trained), staticmethod(untrained), staticmethod(subject_of)
+    split, dataset, documents = staticmethod(make_split), staticmethod(make_dataset), staticmethod(make_documents)
+    trained, untrained, context = staticmethod(train_tiny), staticmethod(untrained_tiny), staticmethod(make_context)
 
 
 @pytest.fixture
-def made() -> type[Made]:
-    return Made
+def factory() -> type[ContextFactory]:
+    return ContextFactory
 
 
 @pytest.fixture(scope="session")
 def corpus() -> TokenDataset:
-    return tokens_of(words(60, 1), words(12, 2))
+    return make_dataset(make_documents(60, 1), make_documents(12, 2))
 
 
 @pytest.fixture(scope="session")
-def good(corpus: TokenDataset) -> EvalContext:
+def trained_context(corpus: TokenDataset) -> EvalContext:
     """A causal net that learned the corpus."""
-    return subject_of(trained(corpus, 16), corpus)
+    return make_context(train_tiny(corpus, 16), corpus)
 
 
 @pytest.fixture
-def ask() -> Callable[..., dict[str, Any]]:
+def run_probe() -> Callable[..., dict[str, Any]]:
     """Ask one probe; its figures by name."""
     from provenlm.core.audit import MetricRecorder
 
-    def asked(probe: Callable[[EvalContext, MetricRecorder], None], subject: EvalContext) -> dict[str, Any]:
+    def run(probe: Callable[[EvalContext, MetricRecorder], None], context: EvalContext) -> dict[str, Any]:
         recorder = MetricRecorder()
-        probe(subject, recorder)
-        return {name: figure.value for name, figure in recorder.metrics.items()}
+        probe(context, recorder)
+        return {name: metric.value for name, metric in recorder.metrics.items()}
 
-    return asked
+    return run

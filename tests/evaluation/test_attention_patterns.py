@@ -16,47 +16,47 @@ LLAMA = GPTConfig("llama", 16, 2, 4, 2, 24, 64, True, 10_000.0, 1e-5, 0.0)
 
 
 @pytest.fixture
-def subject(made, corpus):
+def context(factory, corpus):
     torch.manual_seed(0)
     model = randomize_weights(SPEC.build(LLAMA, 29)).eval()
-    return made.subject(model, corpus, logits=SPEC.logits)
+    return factory.context(model, corpus, logits=SPEC.logits)
 
 
-def recorded(subject, prompts=("ABCD", "")):
+def record(context, prompts=("ABCD", "")):
     recorder = MetricRecorder()
-    attention_probe(prompts)(subject, recorder)
+    attention_probe(prompts)(context, recorder)
     return recorder
 
 
-def test_the_weights_worked_out_anew_give_what_the_layers_gave(subject):
-    assert recorded(subject).metrics["apart"].value < 1e-5
+def test_the_weights_worked_out_anew_give_what_the_layers_gave(context):
+    assert record(context).metrics["recompute_max_diff"].value < 1e-5
 
 
-def test_so_do_those_of_learned_positions(made, corpus):
+def test_so_do_those_of_learned_positions(factory, corpus):
     torch.manual_seed(0)
     model = randomize_weights(tiny_decoder("gpt2", 29, 64)).eval()
-    assert recorded(made.subject(model, corpus)).metrics["apart"].value < 1e-5
+    assert record(factory.context(model, corpus)).metrics["recompute_max_diff"].value < 1e-5
 
 
 @pytest.mark.parametrize("fault", ["later", "scale"])
-def test_a_layer_that_does_not_look_as_the_picture_says_is_caught(subject, fault):
+def test_a_layer_that_does_not_look_as_the_picture_says_is_caught(context, fault):
     """`later`: it looks at what comes after. `scale`: its queries are not divided by the root of their length."""
 
-    class Wrong(Attention):
+    class FaultyAttention(Attention):
         def forward(self, hidden_BTD, *rest):
             if fault == "later":
                 return super().forward(hidden_BTD.flip(1), *rest).flip(1)
             self.q_proj.weight.data.mul_(2)
-            said = super().forward(hidden_BTD, *rest)
+            output = super().forward(hidden_BTD, *rest)
             self.q_proj.weight.data.div_(2)
-            return said
+            return output
 
-    subject.model.layers[1].self_attn.__class__ = Wrong
-    assert recorded(subject).metrics["apart"].value > 1e-2
+    context.model.layers[1].self_attn.__class__ = FaultyAttention
+    assert record(context).metrics["recompute_max_diff"].value > 1e-2
 
 
-def test_a_picture_has_a_square_for_each_head_whose_rows_add_up_to_one(subject):
-    series = {s.name: s for s in recorded(subject).series}
+def test_a_picture_has_a_square_for_each_head_whose_rows_add_up_to_one(context):
+    series = {s.name: s for s in record(context).series}
     assert set(series) == {"prompt_1", "repeated"}  # one token looks at nothing
     maps = series["prompt_1"].y_values
     assert list(maps)[:2] == ["layer 0, head 0", "layer 0, head 1"] and len(maps) == 8
@@ -69,22 +69,22 @@ def test_a_picture_has_a_square_for_each_head_whose_rows_add_up_to_one(subject):
 @pytest.mark.parametrize("name", ["previous", "same", "induction"])
 def test_a_head_made_to_look_at_one_place_gets_its_score_and_no_other(name):
     length = 5
-    back = {"previous": 1, "same": length, "induction": length - 1}[name]
+    distance = {"previous": 1, "same": length, "induction": length - 1}[name]
     weights = torch.zeros(3, 2, 2 * length, 2 * length)
-    for place in range(2 * length):
-        weights[:, 1, place, max(0, place - back)] = 1
-    found = {score: value.tolist() for score, value in head_scores(weights, length).items()}
-    assert found.pop(name) == [0, 1]
-    assert all(value == [0, 0] for value in found.values())
+    for position in range(2 * length):
+        weights[:, 1, position, max(0, position - distance)] = 1
+    scores_by_name = {score: value.tolist() for score, value in head_scores(weights, length).items()}
+    assert scores_by_name.pop(name) == [0, 1]
+    assert all(value == [0, 0] for value in scores_by_name.values())
 
 
-def test_a_head_that_looks_everywhere_alike_is_at_chance(subject):
+def test_a_head_that_looks_everywhere_alike_is_at_chance(context):
     weights = torch.ones(1, 1, 32, 32).tril()
     weights = weights / weights.sum(-1, keepdim=True)
     chance = sum(1 / (t + 1) for t in range(16, 31)) / 15
     assert float(head_scores(weights, 16)["induction"]) == pytest.approx(chance, rel=1e-5)
-    small = recorded(subject).metrics["chance"].value  # rows of 16 are 8 tokens, twice
-    assert small == pytest.approx(sum(1 / (t + 1) for t in range(8, 15)) / 7, rel=1e-6)
+    uniform_weight = record(context).metrics["uniform_attention_weight"].value  # rows of 16 are 8 tokens, twice
+    assert uniform_weight == pytest.approx(sum(1 / (t + 1) for t in range(8, 15)) / 7, rel=1e-6)
 
 
 @pytest.mark.parametrize(("sign", "expected"), [(1, 1.0), (-1, 0.0)])
@@ -94,33 +94,33 @@ def test_a_head_that_hands_on_its_token_copies_and_one_that_takes_it_away_does_n
     layer.o_proj.weight.data = sign * torch.eye(8)
     tokens = torch.zeros(4, 8)
     tokens[:, :4] = torch.eye(4)  # head 0 carries them, head 1 nothing
-    found = copying_scores(layer, tokens, tokens, torch.arange(4))
-    assert found[0] == expected
+    scores_by_name = copying_scores(layer, tokens, tokens, torch.arange(4))
+    assert scores_by_name[0] == expected
 
 
-def test_a_net_that_repeats_what_it_saw_is_seen_to(made, corpus, subject):
+def test_a_net_that_repeats_what_it_saw_is_seen_to(factory, corpus, context):
     """It looks up where its token stood before, and says what followed there."""
 
-    def knowing(model, tokens_BT):
-        said = torch.zeros(*tokens_BT.shape, 29)
+    def recall_logits(model, tokens_BT):
+        output = torch.zeros(*tokens_BT.shape, 29)
         for b, row in enumerate(tokens_BT.tolist()):
             for t, token in enumerate(row):
                 if token in row[:t]:
-                    said[b, t, row[row.index(token) + 1]] = 20
-        subject.model(tokens_BT)
-        return said
+                    output[b, t, row[row.index(token) + 1]] = 20
+        context.model(tokens_BT)
+        return output
 
-    figures = recorded(made.subject(subject.model, corpus, logits=knowing)).metrics
-    assert figures["repeated.right"].value == 1
-    assert figures["repeated.gain"].value > 3
-    assert recorded(subject).metrics["repeated.right"].value < 0.3
-    assert figures["repeated.right.chance"].value == pytest.approx(1 / 29)
-
-
-def test_looking_leaves_no_hook_behind(subject):
-    capture_attention(subject, torch.zeros(1, 4, dtype=torch.int64))
-    assert not any(module._forward_hooks for module in subject.model.modules())
+    metrics = record(factory.context(context.model, corpus, logits=recall_logits)).metrics
+    assert metrics["in_context.repeat_accuracy"].value == 1
+    assert metrics["in_context.repeat_gain"].value > 3
+    assert record(context).metrics["in_context.repeat_accuracy"].value < 0.3
+    assert metrics["in_context.repeat_accuracy.chance"].value == pytest.approx(1 / 29)
 
 
-def test_a_net_without_attention_is_not_asked(good, ask):
-    assert ask(attention_probe(["AB"]), good) == {"apart": "not applicable"}
+def test_looking_leaves_no_hook_behind(context):
+    capture_attention(context, torch.zeros(1, 4, dtype=torch.int64))
+    assert not any(module._forward_hooks for module in context.model.modules())
+
+
+def test_a_net_without_attention_is_not_asked(trained_context, run_probe):
+    assert run_probe(attention_probe(["AB"]), trained_context) == {"recompute_max_diff": "not applicable"}

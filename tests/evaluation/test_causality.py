@@ -7,85 +7,85 @@ from provenlm.evaluation.probes import causality
 PROBES = causality.causality_probes(causality.CausalityConfig(num_positions=6, num_tokens=2048))
 
 
-def asked(name, ask, subject):
-    return ask(PROBES[f"leakage.{name}"], subject)
+def run_causality(name, run_probe, context):
+    return run_probe(PROBES[name], context)
 
 
-def test_a_causal_net_does_not_change_its_past(good, ask):
-    figures = asked("causal", ask, good)
-    assert figures["largest_change"] < 1e-4
-    assert figures["own_change"] > 0.1
+def test_a_causal_net_does_not_change_its_past(trained_context, run_probe):
+    metrics = run_causality("causality", run_probe, trained_context)
+    assert metrics["max_past_change"] < 1e-4
+    assert metrics["min_present_change"] > 0.1
 
 
 @pytest.mark.parametrize("fault", ["all", "peek"])
-def test_a_net_that_sees_the_future_is_betrayed_by_its_past_logits(made, corpus, ask, fault):
-    subject = made.subject(made.trained(corpus, 16, fault, steps=60), corpus)
-    assert asked("causal", ask, subject)["largest_change"] > 0.1
+def test_a_net_that_sees_the_future_is_betrayed_by_its_past_logits(factory, corpus, run_probe, fault):
+    context = factory.context(factory.trained(corpus, 16, fault, steps=60), corpus)
+    assert run_causality("causality", run_probe, context)["max_past_change"] > 0.1
 
 
-def test_a_net_that_ignores_its_input_does_not_pass_for_causal(made, corpus, ask):
-    figures = asked("causal", ask, made.subject(made.untrained(fault="deaf"), corpus))
-    assert figures == {"positions": 6, "largest_change": 0, "own_change": 0}
+def test_a_net_that_ignores_its_input_does_not_pass_for_causal(factory, corpus, run_probe):
+    metrics = run_causality("causality", run_probe, factory.context(factory.untrained(fault="deaf"), corpus))
+    assert metrics == {"num_positions": 6, "max_past_change": 0, "min_present_change": 0}
 
 
-def test_a_causal_net_gives_the_same_loss_to_a_prefix_alone(good, ask):
-    assert asked("prefixes", ask, good)["largest_difference"] < 1e-4
+def test_a_causal_net_gives_the_same_loss_to_a_prefix_alone(trained_context, run_probe):
+    assert run_causality("prefix_consistency", run_probe, trained_context)["max_diff"] < 1e-4
 
 
 @pytest.mark.parametrize("fault", ["all", "peek", "length"])
-def test_a_net_whose_answers_depend_on_what_follows_loses_them_with_it(made, corpus, ask, fault):
-    subject = made.subject(made.trained(corpus, 16, fault, steps=60), corpus)
-    assert asked("prefixes", ask, subject)["largest_difference"] > 0.05
+def test_a_net_whose_answers_depend_on_what_follows_loses_them_with_it(factory, corpus, run_probe, fault):
+    context = factory.context(factory.trained(corpus, 16, fault, steps=60), corpus)
+    assert run_causality("prefix_consistency", run_probe, context)["max_diff"] > 0.05
 
 
-def test_a_net_that_learned_to_predict_the_next_token_is_best_at_it(good, ask):
-    figures = asked("shift", ask, good)
-    assert figures["best"] == 1
-    assert figures["advantage"] > 1
+def test_a_net_that_learned_to_predict_the_next_token_is_best_at_it(trained_context, run_probe):
+    metrics = run_causality("target_shift", run_probe, trained_context)
+    assert metrics["best_offset"] == 1
+    assert metrics["margin"] > 1
 
 
 @pytest.mark.parametrize("shift", [0, 2])
-def test_a_net_trained_on_shifted_targets_is_best_at_those(made, corpus, ask, shift):
-    figures = asked("shift", ask, made.subject(made.trained(corpus, 16, shift=shift), corpus))
-    assert figures["best"] == shift
-    assert figures["advantage"] < 0
+def test_a_net_trained_on_shifted_targets_is_best_at_those(factory, corpus, run_probe, shift):
+    metrics = run_causality("target_shift", run_probe, factory.context(factory.trained(corpus, 16, shift=shift), corpus))
+    assert metrics["best_offset"] == shift
+    assert metrics["margin"] < 0
 
 
-def test_an_untrained_net_is_good_at_no_distance(made, corpus, ask):
-    assert asked("shift", ask, made.subject(made.untrained(), corpus))["advantage"] < 0.1
+def test_an_untrained_net_is_good_at_no_distance(factory, corpus, run_probe):
+    assert run_causality("target_shift", run_probe, factory.context(factory.untrained(), corpus))["margin"] < 0.1
 
 
-def test_documents_too_short_to_shift_targets_in_are_refused(made, ask):
-    short = made.tokens([[1, 3, 2]], [])
-    with pytest.raises(ValueError, match="no document of more than 4 tokens"):
-        asked("shift", ask, made.subject(made.untrained(), short))
+def test_documents_too_short_to_shift_targets_in_are_refused(factory, run_probe):
+    short_dataset = factory.dataset([[1, 3, 2]], [])
+    with pytest.raises(ValueError, match="no document has more than 4 tokens"):
+        run_causality("target_shift", run_probe, factory.context(factory.untrained(), short_dataset))
 
 
-def test_a_causal_net_is_not_below_ln_v_on_random_tokens(good, ask):
-    figures = asked("random", ask, good)
-    assert figures["floor"] == pytest.approx(math.log(29))
-    assert figures["excess"] > 0
-    assert figures["deviation"] > -4
+def test_a_causal_net_is_not_below_ln_v_on_random_tokens(trained_context, run_probe):
+    metrics = run_causality("random_tokens", run_probe, trained_context)
+    assert metrics["uniform_loss"] == pytest.approx(math.log(29))
+    assert metrics["excess_loss"] > 0
+    assert metrics["z_score"] > -4
 
 
-def test_an_untrained_net_is_within_errors_of_ln_v_on_random_tokens(made, corpus, ask):
-    figures = asked("random", ask, made.subject(made.untrained(), corpus))
-    assert abs(figures["excess"]) < 0.1
-    assert figures["deviation"] > -4
+def test_an_untrained_net_is_within_errors_of_ln_v_on_random_tokens(factory, corpus, run_probe):
+    metrics = run_causality("random_tokens", run_probe, factory.context(factory.untrained(), corpus))
+    assert abs(metrics["excess_loss"]) < 0.1
+    assert metrics["z_score"] > -4
 
 
-def test_a_net_that_peeks_at_its_target_is_below_ln_v_on_random_tokens(made, corpus, ask):
+def test_a_net_that_peeks_at_its_target_is_below_ln_v_on_random_tokens(factory, corpus, run_probe):
     """It learned to copy the token that it sees ahead, on text where that is hard to foretell."""
     import numpy as np
 
-    draw = np.random.default_rng(0)
-    random_text = made.tokens([[1, *draw.integers(3, 29, 50).tolist(), 2] for _ in range(40)], [])
-    subject = made.subject(made.trained(random_text, 16, "peek"), random_text)
-    figures = asked("random", ask, subject)
-    assert figures["excess"] < -1
-    assert figures["deviation"] < -4
+    generator = np.random.default_rng(0)
+    random_text = factory.dataset([[1, *generator.integers(3, 29, 50).tolist(), 2] for _ in range(40)], [])
+    context = factory.context(factory.trained(random_text, 16, "peek"), random_text)
+    metrics = run_causality("random_tokens", run_probe, context)
+    assert metrics["excess_loss"] < -1
+    assert metrics["z_score"] < -4
 
 
-def test_a_window_of_one_token_is_refused(made, corpus, ask):
-    with pytest.raises(ValueError, match="no future"):
-        asked("causal", ask, made.subject(made.untrained(), corpus, length=1))
+def test_a_window_of_one_token_is_refused(factory, corpus, run_probe):
+    with pytest.raises(ValueError, match="seq_len must be >= 2"):
+        run_causality("causality", run_probe, factory.context(factory.untrained(), corpus, max_seq_len=1))

@@ -3,8 +3,8 @@ import pytest
 
 from provenlm.evaluation.ngram_overlap import SuffixArray, overlap_mask, shared_windows, window_ranks
 
-DRAW = np.random.default_rng(5)
-TEXT = DRAW.integers(0, 4, 300)
+GENERATOR = np.random.default_rng(5)
+TEXT = GENERATOR.integers(0, 4, 300)
 
 
 def longest_by_brute_force(sample, text):

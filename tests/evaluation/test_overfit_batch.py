@@ -10,40 +10,45 @@ from provenlm.evaluation.probes.overfit_batch import OverfitBatchConfig, overfit
 PROBE = overfit_batch_probe(OverfitBatchConfig(num_sequences=4, seq_len=12, steps=150, lr=0.02))
 
 
-def test_a_sound_net_learns_one_batch_by_heart(good, made, ask):
-    figures = ask(PROBE, replace(good, small=made.Tiny))
-    assert figures["targets"] == 48
-    assert figures["excess"] < 0.05
-    assert figures["right"] == figures["right.ceiling"] > 40
+def test_a_sound_net_learns_one_batch_by_heart(trained_context, factory, run_probe):
+    metrics = run_probe(PROBE, replace(trained_context, build_small=factory.Tiny))
+    assert metrics["num_targets"] == 48
+    assert metrics["excess_loss"] < 0.05
+    assert metrics["num_correct"] == metrics["num_correct.ceiling"] > 40
 
 
-def test_rows_that_begin_alike_have_a_floor_above_nought(good, made, ask):
+def test_rows_that_begin_alike_have_a_floor_above_nought(trained_context, factory, run_probe):
     """All begin with `bos`: the first letter cannot be known."""
-    figures = ask(PROBE, replace(good, small=made.Tiny))
-    assert 0 < figures["floor"] < figures["nats"]
-    assert figures["right.ceiling"] < 48
+    metrics = run_probe(PROBE, replace(trained_context, build_small=factory.Tiny))
+    assert 0 < metrics["min_achievable_loss"] < metrics["loss"]
+    assert metrics["num_correct.ceiling"] < 48
 
 
-def test_a_net_that_does_not_look_at_its_input_is_caught(good, made, ask):
-    assert ask(PROBE, replace(good, small=lambda vocabulary: made.Tiny(vocabulary, "deaf")))["excess"] > 1
+def test_a_net_that_does_not_look_at_its_input_is_caught(trained_context, factory, run_probe):
+    assert (
+        run_probe(PROBE, replace(trained_context, build_small=lambda vocabulary: factory.Tiny(vocabulary, "deaf")))["excess_loss"]
+        > 1
+    )
 
 
-def test_a_loss_whose_targets_are_the_inputs_is_caught(good, made, ask):
-    def copying(model, inputs_BT, targets_BT):
+def test_a_loss_whose_targets_are_the_inputs_is_caught(trained_context, factory, run_probe):
+    def loss_on_inputs(model, inputs_BT, targets_BT):
         return {"next_token": F.cross_entropy(model(inputs_BT).flatten(0, 1), inputs_BT.flatten())}
 
-    assert ask(PROBE, replace(good, small=made.Tiny, losses=copying))["excess"] > 1
+    assert run_probe(PROBE, replace(trained_context, build_small=factory.Tiny, losses=loss_on_inputs))["excess_loss"] > 1
 
 
-def test_a_loss_without_a_gradient_is_caught(good, made, ask):
-    def flat(model, inputs_BT, targets_BT):
+def test_a_loss_without_a_gradient_is_caught(trained_context, factory, run_probe):
+    def zero_loss(model, inputs_BT, targets_BT):
         loss = F.cross_entropy(model(inputs_BT).flatten(0, 1), targets_BT.flatten())
         return {"next_token": loss * 0}
 
-    assert ask(PROBE, replace(good, small=made.Tiny, losses=flat))["excess"] > 1
+    assert run_probe(PROBE, replace(trained_context, build_small=factory.Tiny, losses=zero_loss))["excess_loss"] > 1
 
 
-@pytest.mark.parametrize(("change", "said"), [({"rows": 0}, "at least 1"), ({"rate": 0.0}, "above 0")])
-def test_settings_that_teach_nothing_are_refused(change, said):
-    with pytest.raises(ValueError, match=said):
-        OverfitBatchConfig(**{"rows": 1, "tokens": 1, "steps": 1, "rate": 0.1, **change})
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"num_sequences": 0}, "num_sequences must be >= 1"), ({"lr": 0.0}, "lr must be > 0")]
+)
+def test_settings_that_teach_nothing_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        OverfitBatchConfig(**{"num_sequences": 1, "seq_len": 1, "steps": 1, "lr": 0.1, **changes})

@@ -5,7 +5,7 @@ from provenlm.evaluation.probes.peak_memory import peak_bytes
 CPU = torch.device("cpu")
 
 
-def two(size):
+def allocate_twice(size):
     def compute():
         first = torch.empty(size, dtype=torch.uint8)
         del first
@@ -15,14 +15,14 @@ def two(size):
 
 
 def test_the_peak_is_what_was_held_at_once_not_what_was_asked_for_in_all():
-    assert peak_bytes([two(1 << 20)], CPU) == [(1 << 20) + (1 << 19)]
+    assert peak_bytes([allocate_twice(1 << 20)], CPU) == [(1 << 20) + (1 << 19)]
 
 
 def test_each_computation_is_counted_for_itself():
-    kept = []
-    found = peak_bytes([lambda: kept.append(torch.empty(1 << 20, dtype=torch.uint8)), two(1 << 12)], CPU)
-    assert found == [1 << 20, (1 << 12) + (1 << 11)]
+    retained = []
+    peaks = peak_bytes([lambda: retained.append(torch.empty(1 << 20, dtype=torch.uint8)), allocate_twice(1 << 12)], CPU)
+    assert peaks == [1 << 20, (1 << 12) + (1 << 11)]
 
 
 def test_a_device_whose_allocator_keeps_no_count_gives_none():
-    assert peak_bytes([two(8)], torch.device("meta")) == []
+    assert peak_bytes([allocate_twice(8)], torch.device("meta")) == []

@@ -5,57 +5,60 @@ import pytest
 from provenlm.core.audit import Metric, MetricRecorder
 from provenlm.evaluation.trained_check import record_trained_check
 
-GOOD = {
-    "learned.trainable": 2_384,
-    "learned.unmoved": 0,
-    "learned.moved": 0.8,
-    "heldout.documents": 12,
-    "heldout.nats": 2.0,
-    "heldout.unigram.nats": 3.0,
-    "training.nats": 1.0,
-    "training.unigram.nats": 3.1,
+PASSING = {
+    "improvement.trainable_params": 2_384,
+    "improvement.unchanged_tensors": 0,
+    "improvement.relative_update": 0.8,
+    "val.num_documents": 12,
+    "val.loss": 2.0,
+    "val.unigram.loss": 3.0,
+    "train.loss": 1.0,
+    "train.unigram.loss": 3.1,
 }
 
 
-def judged(steps: int = 100, **changed: object) -> Metric:
-    values = {**GOOD, **{name.replace("__", "."): value for name, value in changed.items()}}
+def check_trained(steps: int = 100, **changes: object) -> Metric:
+    values = {**PASSING, **{name.replace("__", "."): value for name, value in changes.items()}}
     recorder = MetricRecorder()
     for name, value in values.items():
         if value is not None:
             recorder.add_measurement(name, value, "", "")
     record_trained_check(recorder, steps)
-    return recorder.metrics["trained"]
+    return recorder.metrics["trained_check"]
 
 
 def test_a_net_that_meets_every_condition_is_trained_and_the_figure_says_why():
-    assert judged().value == 1
-    assert judged().description == (
-        "whether this net may be called trained: yes: 2,384 trainable parameters; 100 updates were applied; "
-        "parameters moved by 0.8 of their length; held-out loss 2 nats against 3 of the unigram baseline"
+    assert check_trained().value == 1
+    assert check_trained().description == (
+        "1 if the model may be called trained, 0 if not: yes: 2,384 trainable parameters; 100 updates were applied; "
+        "parameters changed by 0.8 of their initial norm; validation loss 2 nats/token, unigram baseline 3"
     )
 
 
 @pytest.mark.parametrize(
-    ("changed", "reason"),
+    ("changes", "reason"),
     [
-        ({"learned__trainable": 0}, "no: 0 trainable parameters"),
+        ({"improvement__trainable_params": 0}, "no: 0 trainable parameters"),
         ({"steps": 0}, "no: 0 updates were applied"),
-        ({"learned__moved": 0.0, "learned__unmoved": 14}, "parameters moved by 0 of their length, 14 tensors did not move"),
-        ({"heldout__nats": 3.0}, "held-out loss 3 nats against 3 of the unigram baseline"),
-        ({"heldout__nats": "nan"}, "held-out loss not measured nats"),
-        ({"heldout__nats": None}, "held-out loss not measured nats"),
-        ({"heldout__unigram__nats": None}, "against not measured of the unigram"),
-        ({"learned__trainable": None}, "no: not measured trainable parameters"),
+        (
+            {"improvement__relative_update": 0.0, "improvement__unchanged_tensors": 14},
+            "parameters changed by 0 of their initial norm, 14 tensors did not change",
+        ),
+        ({"val__loss": 3.0}, "validation loss 3 nats/token, unigram baseline 3"),
+        ({"val__loss": "nan"}, "validation loss not measured nats/token"),
+        ({"val__loss": None}, "validation loss not measured nats/token"),
+        ({"val__unigram__loss": None}, "unigram baseline not measured"),
+        ({"improvement__trainable_params": None}, "no: not measured trainable parameters"),
     ],
 )
-def test_each_missing_condition_is_named_and_enough_to_say_no(changed, reason):
-    figure = judged(**changed)
-    assert figure.value == 0
-    assert reason in figure.description
+def test_each_missing_condition_is_named_and_enough_to_say_no(changes, reason):
+    metric = check_trained(**changes)
+    assert metric.value == 0
+    assert reason in metric.description
 
 
 def test_where_nothing_is_held_out_the_training_loss_is_judged_and_that_is_said():
-    figure = judged(heldout__documents=0, heldout__nats=None, heldout__unigram__nats=None)
-    assert figure.value == 1
-    assert "training loss (the corpus holds nothing out) 1 nats against 3.1" in figure.description
-    assert judged(heldout__documents=0, training__nats=3.2).value == 0
+    metric = check_trained(val__num_documents=0, val__loss=None, val__unigram__loss=None)
+    assert metric.value == 1
+    assert "training loss (the validation split is empty) 1 nats/token, unigram baseline 3.1" in metric.description
+    assert check_trained(val__num_documents=0, train__loss=3.2).value == 0

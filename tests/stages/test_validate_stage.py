@@ -40,21 +40,21 @@ z_loss_weight: 0.0
 """
 VALIDATE = """
 threads: 1
-small: {hidden_size: 8}
-memorise: {rows: 12, tokens: 4, steps: 30, rate: 0.02}
-loss: {batch_tokens: 256, training_tokens: 100}
-leakage: {positions: 3, tokens: 64}
+small_model_overrides: {hidden_size: 8}
+overfit_batch: {num_sequences: 12, seq_len: 4, steps: 30, lr: 0.02}
+loss_eval: {tokens_per_batch: 256, num_train_tokens: 100}
+causality: {num_positions: 3, num_tokens: 64}
 generation:
   prompts: [AB]
-  heldout_prompts: 2
+  num_val_prompts: 2
   prompt_tokens: 2
-  tokens: 6
-  samplings:
+  max_new_tokens: 6
+  sampling_configs:
     greedy: {temperature: 0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0}
     warm: {temperature: 1.0, top_k: 5, top_p: 0.9, repetition_penalty: 1.3}
-speed: {lengths: [2, 4], repeats: 5}
-follow: {seeds: [6, 7], loss: recall.from_2.nats, quality: [recall.from_2.right]}
-also_count: {}
+throughput: {seq_lens: [2, 4], num_iters: 5}
+sweeps: {seeds: [6, 7], x_metric: train_completion.prefix_2.loss, y_metrics: [train_completion.prefix_2.num_correct]}
+count_only_models: {}
 probes: {prompt_characters: [1, 2], demos: [], batch_tokens: 64}
 """
 
@@ -75,9 +75,9 @@ def params():
         "intermediate_size": 2048,
         "max_position_embeddings": 2048,
     }
-    validate["also_count"] = {"seed": {"vocabulary": 32_000, "model": large}}
+    validate["count_only_models"] = {"seed": {"vocab_size": 32_000, "model": large}}
     corpus = {"domain": "strings", "scrape": {}, "filter": {}, "dedupe": {}, "tokenize": {}}
-    recipe = {"corpus": "toy", "domain": "strings", "model": {"arch": "moe", **net}, "train": train, "validate": validate}
+    recipe = {"corpus": "toy", "domain": "strings", "base_model": "none", "model": {"arch": "moe", **net}, "train": train, "validate": validate}
     return {"corpora": {"toy": corpus}, "recipes": {"tiny": recipe}, "reports": {}}
 
 
@@ -133,10 +133,10 @@ def audit(done):
 
 
 def test_every_probe_was_asked_and_none_raised(audit):
-    assert audit.metrics["errors"].value == 0, [n for n in audit.metrics if n.endswith(".error")]
-    assert audit.metrics["probes"].value == 26
+    assert audit.metrics["eval.failures"].value == 0, [n for n in audit.metrics if n.endswith(".error")]
+    assert audit.metrics["eval.num_probes"].value == 26
     table = next(t for t in audit.tables if t.name == "probes")
-    assert [row[0] for row in table.rows][-3:] == ["recall", "completion", "seeds"]
+    assert [row[0] for row in table.rows][-3:] == ["train_completion", "val_completion", "seed_sweep"]
 
 
 def test_nets_of_other_seeds_are_trained_and_measured_beside_the_recipes_own(audit):
@@ -150,24 +150,24 @@ def test_a_net_without_a_step_is_seen_not_to_have_moved(audit):
 
 
 def test_a_net_without_a_step_is_not_called_trained_and_the_page_can_say_why(audit):
-    assert audit.metrics["trained"].value == 0
-    assert "0 updates were applied" in audit.metrics["trained"].description
+    assert audit.metrics["trained_check"].value == 0
+    assert "0 updates were applied" in audit.metrics["trained_check"].description
 
 
 def test_a_training_that_is_stopped_and_taken_up_ends_in_the_same_bits(audit):
-    assert audit.metrics["resume.differing"].value == 0
+    assert audit.metrics["resume.mismatches"].value == 0
 
 
 def test_nothing_is_said_about_held_out_text_where_there_is_none(audit):
-    assert [name for name in audit.metrics if name.startswith("heldout")] == ["val.num_documents"]
-    assert audit.metrics["training.targets"].value == 48
+    assert [name for name in audit.metrics if name.startswith("val.")] == ["val.num_documents"]
+    assert audit.metrics["train.num_targets"].value == 48
 
 
 def test_every_rate_with_a_ceiling_has_its_chance_level_and_an_interval(audit):
     rates = [n.removesuffix(".ceiling") for n, f in audit.metrics.items() if n.endswith(".ceiling") and f.unit == "share"]
-    assert {"training.accuracy", "recall.from_1.accuracy", "attention.in_context.repeat_accuracy"} <= set(rates)
+    assert {"train.accuracy", "train_completion.prefix_1.accuracy", "attention.in_context.repeat_accuracy"} <= set(rates)
     for rate in rates:
-        assert audit.metrics[f"{rate}.low"].value <= audit.metrics[rate].value <= audit.metrics[f"{rate}.high"].value, rate
+        assert audit.metrics[f"{rate}.ci_low"].value <= audit.metrics[rate].value <= audit.metrics[f"{rate}.ci_high"].value, rate
         assert 0 < audit.metrics[f"{rate}.chance"].value <= audit.metrics[f"{rate}.ceiling"].value, rate
 
 
@@ -192,8 +192,8 @@ def test_samples_lie_where_they_were_promised_and_in_the_provenance(done, audit)
             "recipes.tiny.validate.probes: missing key 'batch_tokens'",
         ),
         (
-            ("validate", "also_count"),
-            {"x": {"vocabulary": 9, "model": {"width": 1}}},
+            ("validate", "count_only_models"),
+            {"x": {"vocab_size": 9, "model": {"width": 1}}},
             "recipes.tiny.validate.count_only_models.x.model: unknown key 'width'",
         ),
     ],
@@ -208,12 +208,12 @@ def test_a_mistake_in_the_parameters_is_named_on_the_first_line(tmp_path, params
 
 def test_a_probe_that_cannot_be_asked_is_an_error_in_the_audit_and_the_stage_goes_on(tmp_path, params, monkeypatch):
     wrong = json.loads(json.dumps(params))
-    wrong["recipes"]["tiny"]["validate"]["speed"]["lengths"] = [8]
+    wrong["recipes"]["tiny"]["validate"]["throughput"]["seq_lens"] = [8]
     run_here(project(tmp_path, wrong), monkeypatch)
     metrics = audits.read_audit(tmp_path / "reports" / "audits" / "tiny" / "validate.json").metrics
-    assert metrics["speed.error"].value.startswith("ValueError: speed.lengths goes to 8")
-    assert metrics["errors"].value == 1
-    assert metrics["recall.strings"].value == 12
+    assert metrics["throughput.error"].value.startswith("ValueError: throughput.seq_lens must be <= 4")
+    assert metrics["eval.failures"].value == 1
+    assert metrics["train_completion.num_strings"].value == 12
 
 
 def test_a_net_of_another_vocabulary_is_refused(tmp_path, params, monkeypatch):

@@ -1,1 +1,1 @@
-"""probes."""
+"""Define the probes: each measures one property of a trained model."""

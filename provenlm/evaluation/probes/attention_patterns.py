@@ -1,9 +1,9 @@
-"""A net with attention in; pictures of who looks at whom, and figures on heads that copy and that go on from repetitions, out.
+"""Plot attention weights and score heads for induction, previous-token attention and copying.
 
-The weights are worked out anew from the queries and keys that each layer really had; `apart` says how far what they would give is
-from what the layer gave, so that the pictures are of this net and not of a formula.
+The weights are recomputed from the actual queries and keys of each layer. `recompute_max_diff` compares the recomputed output with
+the output of the layer, so that the plots are known to describe this model.
 
-Shapes: B rows, T positions, S positions looked at, N heads, L length of what is repeated, K tokens, D hidden, V vocabulary.
+Shapes: B sequences, T query positions, S key positions, N heads, L tokens of a repeated half, K tokens, D hidden, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -23,30 +23,34 @@ from provenlm.models.common.layers.attention import Attention
 from provenlm.models.common.layers.decoder import Decoder
 
 NUM_SEQUENCES, MAX_REPEAT_LEN = 16, 32
-MAX_PLOT_TOKENS = 16  # tokens of a prompt in a picture
-NUM_COPYING_TOKENS = 128  # tokens whose copying is looked at
+MAX_PLOT_TOKENS = 16  # tokens of a prompt in a plot
+NUM_COPYING_TOKENS = 128  # tokens for which copying is scored
 NOT_APPLICABLE = "not applicable"
+HEAD_METRICS = {"previous": "prev_token_head", "same": "same_token_head", "induction": "induction_head"}
 
 
 @dataclass(frozen=True)
 class AttentionCapture:
-    """One layer on one batch: `weights_BNTS`, and how far their mixture is from what the layer gave, over its largest value."""
+    """Hold the weights of one layer on one batch; `max_diff`: recomputed minus actual output, largest element relative to the output."""
 
     weights_BNTS: Tensor
     max_diff: float
 
 
 def attention_probe(prompts: Sequence[str]) -> Probe:
-    """Pictures on `prompts` and on tokens that are repeated; heads are scored on the latter."""
+    """Plot attention on `prompts` and on a repeated sequence of random tokens; score the heads on the latter."""
 
     def probe(context: EvalContext, metrics: MetricRecorder) -> None:
         if not any(isinstance(module, Attention) for module in context.model.modules()):
-            metrics.add_count("apart", NOT_APPLICABLE, "ratio", "the net has no layers of attention")
+            metrics.add_count("recompute_max_diff", NOT_APPLICABLE, "ratio", "The model has no attention layers")
             return
         tokens_BT, repeat_len = _repeated_sequences(context)
         captures, logits_BTV = capture_attention(context, tokens_BT)
-        description = "largest difference of what a layer gave from what its weights, worked out anew, would have given, over its largest value"
-        metrics.add_measurement("apart", max(layer.max_diff for layer in captures), "ratio", description)
+        description = (
+            "Largest difference between the output of an attention layer and the output recomputed from its attention weights, "
+            "relative to the largest output"
+        )
+        metrics.add_measurement("recompute_max_diff", max(layer.max_diff for layer in captures), "ratio", description)
         _record_heads(metrics, context, captures, repeat_len)
         _record_in_context(metrics, context, tokens_BT, logits_BTV, repeat_len)
         for index, text in enumerate(prompts, 1):
@@ -66,7 +70,7 @@ def attention_probe(prompts: Sequence[str]) -> Probe:
 
 @torch.inference_mode()
 def capture_attention(context: EvalContext, tokens_BT: Tensor) -> tuple[list[AttentionCapture], Tensor]:
-    """Each layer of attention, in order, on `tokens_BT`; and the net's logits_BTV."""
+    """Return the attention weights of each layer on `tokens_BT`, in order, and the logits_BTV."""
     captures: list[AttentionCapture] = []
 
     def hook(module: nn.Module, inputs: tuple[Any, ...], output_BTD: Tensor) -> None:
@@ -84,7 +88,7 @@ def capture_attention(context: EvalContext, tokens_BT: Tensor) -> tuple[list[Att
 
 
 def _recompute(layer: Attention, hidden_BTD: Tensor, angles: rotary.RopeCache | None, output_BTD: Tensor) -> AttentionCapture:
-    """By the definition: softmax of queries times keys over what came before."""
+    """Compute causal attention by its definition from the inputs of `layer`."""
     batch, seq_len, _ = hidden_BTD.shape
     query_BNTH, key_BNTH, value_BNTH = (
         projection(hidden_BTD).view(batch, seq_len, -1, layer.head_dim).transpose(1, 2)
@@ -103,23 +107,23 @@ def _recompute(layer: Attention, hidden_BTD: Tensor, angles: rotary.RopeCache | 
 
 
 def attention_heatmap(name: str, captures: Sequence[AttentionCapture], data_label: str) -> PlotSeries:
-    """A map of the first row of each head; its row t says how much token t looks at each."""
+    """Return a heatmap of the first sequence for each head; row t holds the weights of query t."""
     seq_len = captures[0].weights_BNTS.shape[-1]
     lines = {
         f"layer {layer}, head {head}": [round(value, 2) for value in weights_TS.flatten().tolist()]
         for layer, capture in enumerate(captures)
         for head, weights_TS in enumerate(capture.weights_BNTS[0])
     }
-    description = f"who looks at whom, by layer and head, on {data_label}"
-    return PlotSeries(name, "maps", description, "token looked at", "token", [float(n) for n in range(seq_len)], lines)
+    description = f"Attention weights by layer and head on {data_label}"
+    return PlotSeries(name, "heatmap", description, "key token", "query token", [float(n) for n in range(seq_len)], lines)
 
 
 def _repeated_sequences(context: EvalContext) -> tuple[Tensor, int]:
-    """(rows_BT of different random tokens, twice; how many). ValueError if rows are too short to repeat two tokens."""
+    """Return tokens_BT of random tokens that occur twice, and the length of a half. ValueError below two tokens per half."""
     regular_ids = sorted(set(range(context.tokens.vocab_size)) - set(context.tokens.special_tokens.values()))
     repeat_len = min(context.max_seq_len // 2, MAX_REPEAT_LEN, len(regular_ids))
     if repeat_len < 2:
-        raise ValueError("rows of fewer than four tokens repeat nothing")
+        raise ValueError(f"sequences must have at least 4 tokens to repeat 2, got max_seq_len {context.max_seq_len}")
     generator = torch.Generator().manual_seed(rng.derive_seed(context.seed, "repeated"))
     sequences_BL = torch.stack(
         [
@@ -131,8 +135,11 @@ def _repeated_sequences(context: EvalContext) -> tuple[Tensor, int]:
 
 
 def head_scores(weights_BNTS: Tensor, repeat_len: int) -> dict[str, Tensor]:
-    """For each head (N,): mean weight, in the second half of repeated rows, on the token before, on the same token's first place, and
-    on the one that followed it there (an induction head: Olsson et al. 2022, arXiv 2209.11895)."""
+    """Return three scores of each head, (N,): its mean weights in the second half of repeated sequences.
+
+    `previous`: on the previous token; `same`: on the first occurrence of the same token; `induction`: on the token that followed
+    that occurrence (Olsson et al. 2022, arXiv 2209.11895).
+    """
     positions = torch.arange(repeat_len, 2 * repeat_len - 1, device=weights_BNTS.device)
     target_positions = {"previous": positions - 1, "same": positions - repeat_len, "induction": positions - repeat_len + 1}
     return {name: weights_BNTS[:, :, positions, target].mean((0, 2)) for name, target in target_positions.items()}
@@ -142,9 +149,9 @@ def _record_heads(metrics: MetricRecorder, context: EvalContext, captures: Seque
     by_layer = [head_scores(layer.weights_BNTS, repeat_len) for layer in captures]
     chance = float((1 / torch.arange(repeat_len + 1, 2 * repeat_len, dtype=torch.float64)).mean())
     labels = {
-        "previous": "on the token before",
-        "same": "on the first place of the same token",
-        "induction": "on the token that followed the same token before",
+        "previous": "the previous token",
+        "same": "the first occurrence of the same token",
+        "induction": "the token that followed the first occurrence of the same token",
     }
     layer_copying = _copying_by_layer(context)
     rows = []
@@ -154,36 +161,37 @@ def _record_heads(metrics: MetricRecorder, context: EvalContext, captures: Seque
             rows.append((layer, head, *values, round(float(layer_copying[layer][head]), 4) if layer_copying else NOT_APPLICABLE))
     for column, (name, label) in enumerate(labels.items(), 2):
         best = max(rows, key=lambda row: row[column])
-        description = f"largest mean weight of a head {label}, on repeated random tokens: layer {best[0]}, head {best[1]}"
-        metrics.add_measurement(f"{name}.largest", best[column], "share", description)
-    metrics.add_count("chance", chance, "share", "mean weight on any one token of a head that looks at all that came before alike")
+        description = f"Largest mean attention of a head to {label} on repeated random tokens: layer {best[0]}, head {best[1]}"
+        metrics.add_measurement(HEAD_METRICS[name], best[column], "fraction", description)
+    metrics.add_count("uniform_attention_weight", chance, "fraction", "Mean weight on one token of a head that attends uniformly")
     if layer_copying:
         best = max(rows, key=lambda row: row[5])
         description = (
-            "largest copying score of a head: mean share of the vocabulary whose logits a token raises less than its own, through the "
-            f"head's values and the net's head alone; half is chance: layer {best[0]}, head {best[1]}"
+            "Largest copying score of a head: mean fraction of the vocabulary whose logits a token raises less than its own logit, "
+            f"through the values of the head and the LM head alone; chance is 0.5: layer {best[0]}, head {best[1]}"
         )
-        metrics.add_measurement("copying.largest", best[5], "share", description)
-    columns = ("layer", "head", "previous", "same", "induction", "copying")
-    metrics.tables.append(AuditTable("heads", "each head on repeated random tokens, and how far it copies", columns, rows))
+        metrics.add_measurement("copying_head", best[5], "fraction", description)
+    columns = ("layer", "head", "previous token", "same token", "induction", "copying")
+    metrics.tables.append(AuditTable("heads", "Scores of each attention head on repeated random tokens", columns, rows))
 
 
 @torch.inference_mode()
 def _copying_by_layer(context: EvalContext) -> list[Tensor]:
-    """For each layer the copying score of each head, (N,); empty for a net whose parts we do not know."""
+    """Return the copying scores (N,) of each layer; empty for a model of unknown structure."""
     model = context.model
     if not isinstance(model, Decoder):
         return []
     generator = torch.Generator().manual_seed(rng.derive_seed(context.seed, "copying"))
     ids_K = torch.randperm(context.tokens.vocab_size, generator=generator)[:NUM_COPYING_TOKENS].to(context.device)
-    return [
-        copying_scores(block.self_attn, block.input_layernorm(model.embed_tokens(ids_K)), model.lm_head_weight, ids_K)
-        for block in model.layers
-    ]  # type: ignore[operator,arg-type]
+    scores = []
+    for block in model.layers:
+        states_KD = block.input_layernorm(model.embed_tokens(ids_K))  # type: ignore[operator]
+        scores.append(copying_scores(block.self_attn, states_KD, model.lm_head_weight, ids_K))  # type: ignore[arg-type]
+    return scores
 
 
 def copying_scores(layer: Attention, states_KD: Tensor, head_VD: Tensor, ids_K: Tensor) -> Tensor:
-    """For each head (N,): over tokens `ids_K` with `states_KD`, mean share of other tokens whose logit the head raises less."""
+    """Return the copying score of each head, (N,): mean fraction of other tokens whose logit it raises less than that of `ids_K`."""
     num_heads = layer.q_proj.out_features // layer.head_dim
     value_KNH = layer.v_proj(states_KD).view(len(ids_K), -1, layer.head_dim)
     value_KNH = value_KNH.repeat_interleave(num_heads // value_KNH.shape[1], 1)
@@ -199,14 +207,20 @@ def copying_scores(layer: Attention, states_KD: Tensor, head_VD: Tensor, ids_K: 
 def _record_in_context(
     metrics: MetricRecorder, context: EvalContext, tokens_BT: Tensor, logits_BTV: Tensor, repeat_len: int
 ) -> None:
-    """How the net as a whole goes on from a repetition."""
+    """Record how well the whole model predicts the second half of repeated sequences."""
     targets_BT = tokens_BT[:, 1:]
     nats_BT = F.cross_entropy(logits_BTV[:, :-1].transpose(1, 2), targets_BT, reduction="none")
     first_nats, second_nats = nats_BT[:, : repeat_len - 1], nats_BT[:, repeat_len:]
-    description = "loss on random tokens the first time minus their loss the second time: what the net takes from the repetition"
-    metrics.add_measurement("repeated.gain", float(first_nats.mean() - second_nats.mean()), "nats/token", description)
+    description = "Loss on random tokens at their first occurrence minus loss at their repetition"
+    metrics.add_measurement("in_context.repeat_gain", float(first_nats.mean() - second_nats.mean()), "nats/token", description)
     correct_BT = logits_BTV[:, repeat_len:-1].argmax(-1) == targets_BT[:, repeat_len:]
-    description = "repeated random tokens that are the most probable next ones the second time"
+    description = "fraction of repeated random tokens that are the most probable next token at their repetition"
     record_proportion(
-        metrics, "repeated.right", int(correct_BT.sum()), correct_BT.numel(), 1.0, 1 / context.tokens.vocab_size, description
+        metrics,
+        "in_context.repeat_accuracy",
+        int(correct_BT.sum()),
+        correct_BT.numel(),
+        1.0,
+        1 / context.tokens.vocab_size,
+        description,
     )

@@ -43,7 +43,7 @@ def case_gradients(case: TrainingCase, config: TrainConfig) -> dict[str, Tensor]
     model = case.build().train()
     for parameter in model.parameters():
         nn.init.normal_(parameter, 0.0, 0.2)
-    apply_compile_and_ac(model, config)
+    apply_compile_and_ac(case.spec, model, config)
     batch = case.dataloader.batch_at(0, config.max_micro_batch_size)
     for objective in case.spec.objectives(model, IGNORE):
         gradients.loss_terms(objective, batch, "fp32")["loss"].backward()  # type: ignore[no-untyped-call]

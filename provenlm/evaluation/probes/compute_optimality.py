@@ -1,4 +1,4 @@
-"""Compare the training tokens with what a scaling law asks for: estimates by published rules, marked as such."""
+"""Compare the number of training tokens with what scaling laws recommend; all recommendations are estimates."""
 
 import math
 
@@ -7,33 +7,30 @@ from provenlm.evaluation.probe import EvalContext
 from provenlm.scaling.laws import TOKENS_PER_PARAMETER, scaling_law_loss, within_fit_range
 
 
-def capacity(subject: EvalContext, figures: MetricRecorder) -> None:
-    """Unique training tokens against total and active parameters, beside what the rule asks for."""
-    tokens, total, active = len(subject.tokens.train.ids), subject.analytic_counts["total"], subject.analytic_counts["active"]
-    rule = f"by the rule of {TOKENS_PER_PARAMETER} tokens a parameter (Hoffmann et al. 2022), made for dense nets of 70 M and more"
-    figures.add_count("training_tokens", tokens, "tokens", "different training tokens at hand, whatever the number of epochs")
-    figures.add_count("tokens_per_parameter", tokens / total, "tokens", "training tokens at hand for each parameter")
-    figures.add_count("tokens_per_active_parameter", tokens / active, "tokens", "training tokens at hand for each active parameter")
-    figures.add_estimate("optimal_tokens", TOKENS_PER_PARAMETER * total, "tokens", f"tokens that suit the parameters, {rule}")
-    figures.add_estimate(
-        "optimal_tokens_active", TOKENS_PER_PARAMETER * active, "tokens", f"tokens that suit the active parameters, {rule}"
-    )
-    figures.add_estimate(
-        "optimal_parameters", round(tokens / TOKENS_PER_PARAMETER), "parameters", f"parameters that suit the tokens, {rule}"
-    )
-    _expected(figures, active, tokens, subject.tokens.vocab_size)
+def compute_optimality_probe(context: EvalContext, metrics: MetricRecorder) -> None:
+    """Record unique training tokens per total and active parameter, next to the compute-optimal numbers."""
+    num_tokens, counts = len(context.tokens.train.ids), context.analytic_counts
+    total, active = counts["total"], counts["active"]
+    rule = f"by the rule of {TOKENS_PER_PARAMETER} tokens per parameter (Hoffmann et al. 2022), fitted on dense models of 70 M and more"
+    metrics.add_count("train_tokens", num_tokens, "tokens", "Unique training tokens, independent of the number of epochs")
+    metrics.add_count("tokens_per_param", num_tokens / total, "tokens", "Unique training tokens per parameter")
+    metrics.add_count("tokens_per_active_param", num_tokens / active, "tokens", "Unique training tokens per active parameter")
+    description = f"Compute-optimal number of training tokens for the total parameters, {rule}"
+    metrics.add_estimate("optimal_tokens", TOKENS_PER_PARAMETER * total, "tokens", description)
+    description = f"Compute-optimal number of training tokens for the active parameters, {rule}"
+    metrics.add_estimate("optimal_tokens_for_active", TOKENS_PER_PARAMETER * active, "tokens", description)
+    description = f"Compute-optimal number of parameters for the training tokens, {rule}"
+    metrics.add_estimate("optimal_params", round(num_tokens / TOKENS_PER_PARAMETER), "parameters", description)
+    _record_expected_loss(metrics, active, num_tokens, context.tokens.vocab_size)
 
 
-def _expected(figures: MetricRecorder, parameters: int, tokens: int, vocabulary: int) -> None:
-    loss = scaling_law_loss(parameters, tokens)
-    if loss >= math.log(vocabulary):
-        meaning = (
-            "the scaling law gives more than the loss of guessing: a run of this size is far below those that it was fitted on"
-        )
-        figures.add_count("expected_loss", "not applicable", "nats/token", meaning)
+def _record_expected_loss(metrics: MetricRecorder, num_params: int, num_tokens: int, vocab_size: int) -> None:
+    """Record the loss by the scaling law, unless it is above the loss of a uniform guess."""
+    loss = scaling_law_loss(num_params, num_tokens)
+    if loss >= math.log(vocab_size):
+        description = "The scaling law gives more than ln(vocab_size): the model is far smaller than those that it was fitted on"
+        metrics.add_count("expected_loss", "not applicable", "nats/token", description)
         return
-    where = "" if within_fit_range(parameters, tokens) else ", stretched beyond the sizes that it was fitted on"
-    meaning = (
-        f"held-out loss to expect of the active parameters after one pass over the tokens, by a scaling law of web text{where}"
-    )
-    figures.add_estimate("expected_loss", loss, "nats/token", meaning)
+    note = "" if within_fit_range(num_params, num_tokens) else ", extrapolated beyond the sizes that it was fitted on"
+    description = f"Expected validation loss of the active parameters after one epoch, by a scaling law fitted on web text{note}"
+    metrics.add_estimate("expected_loss", loss, "nats/token", description)

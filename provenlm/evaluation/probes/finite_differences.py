@@ -1,7 +1,7 @@
-"""A scalar and the tensors that it depends on in, its gradient by autograd beside its gradient by finite differences out.
+"""Compare gradients by autograd with central finite differences in float64.
 
-Central differences in float64, step 1e-5. Up to ELEMENTS elements of a tensor are moved one by one; of a larger tensor so many are
-drawn, and the whole tensor is moved once along a random direction, so that no element goes unasked.
+Up to MAX_ELEMENTS elements of a tensor are perturbed one by one. In a larger tensor as many are sampled, and the whole tensor is
+also perturbed along a random direction, so that every element takes part.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +14,13 @@ from provenlm.core.audit import AuditTable
 
 MAX_ELEMENTS = 24
 STEP_SIZE = 1e-5
-ZERO_GRADIENT_FRACTION = (
-    1e-7  # of the length of the whole gradient: below it finite differences are rounding (a key's bias has no gradient at all)
-)
+# Of the norm of the whole gradient: below it finite differences are rounding errors (the bias of keys has no gradient at all).
+ZERO_GRADIENT_FRACTION = 1e-7
 
 
 @dataclass(frozen=True)
 class GradientComparison:
-    """What both ways say of one tensor: a derivative for each element that was looked at, and one along a direction where some were not."""
+    """Hold both derivatives of one tensor: for each sampled element, and along a random direction if not all were sampled."""
 
     name: str
     num_elements: int
@@ -31,37 +30,40 @@ class GradientComparison:
 
     @property
     def relative_error(self) -> float:
-        """Length of the difference over the length of what finite differences say."""
+        """Return the norm of the difference relative to the norm of the finite differences."""
         return relative_error(self.autograd, self.finite_differences)
 
     @property
     def cosine(self) -> float:
+        """Return the cosine similarity of both gradients."""
         return cosine_similarity(self.autograd, self.finite_differences)
 
 
 @dataclass(frozen=True)
 class GradcheckResult:
-    """`slopes` of the tensors that move the scalar; `flat` names those that do not, by either way."""
+    """Hold the comparisons of all tensors with a gradient, and the names of the tensors without one by either method."""
 
     comparisons: Sequence[GradientComparison]
     zero_gradient: Sequence[str]
 
     @property
     def relative_error(self) -> float:
-        """Relative error of everything that was looked at, as one vector."""
+        """Return the relative error of all derivatives as one vector."""
         return relative_error(*self._concatenated())
 
     @property
     def cosine(self) -> float:
+        """Return the cosine similarity of all derivatives as one vector."""
         return cosine_similarity(*self._concatenated())
 
     @property
     def worst(self) -> GradientComparison:
-        """The tensor with the largest relative error."""
+        """Return the comparison with the largest relative error."""
         return max(self.comparisons, key=lambda comparison: comparison.relative_error)
 
     @property
     def min_cosine(self) -> float:
+        """Return the smallest cosine similarity of a tensor."""
         return min(comparison.cosine for comparison in self.comparisons)
 
     def _concatenated(self) -> tuple[Tensor, Tensor]:
@@ -69,12 +71,12 @@ class GradcheckResult:
 
 
 def compare_gradients(scalar_fn: Callable[[], Tensor], tensors: Mapping[str, Tensor], seed: int) -> GradcheckResult:
-    """Ask both ways for the slope of `value()` in each of `tensors`, which are float64 leaves that it is computed from.
+    """Compare the gradients of `scalar_fn()` with respect to `tensors`, float64 leaves that it depends on.
 
-    ValueError for another type, or where nothing moves the value at all.
+    ValueError for another dtype, or if no tensor has a gradient.
     """
     if not_float64 := [name for name, tensor in tensors.items() if tensor.dtype != torch.float64]:
-        raise ValueError(f"finite differences need float64, {not_float64[0]} is not")
+        raise ValueError(f"{not_float64[0]} must be float64, got {tensors[not_float64[0]].dtype}")
     generator = torch.Generator().manual_seed(seed)
     with torch.enable_grad():
         gradients = torch.autograd.grad(scalar_fn(), list(tensors.values()), allow_unused=True)
@@ -84,11 +86,12 @@ def compare_gradients(scalar_fn: Callable[[], Tensor], tensors: Mapping[str, Ten
     threshold = ZERO_GRADIENT_FRACTION * max(float(max(s.autograd.norm(), s.finite_differences.norm())) for s in comparisons)
     nonzero = [s for s in comparisons if max(s.autograd.norm(), s.finite_differences.norm()) > threshold]
     if not nonzero:
-        raise ValueError("no tensor moves the value: there is no slope to compare")
+        raise ValueError("no tensor has a gradient")
     return GradcheckResult(nonzero, [s.name for s in comparisons if s not in nonzero])
 
 
 def comparison_table(result: GradcheckResult, name: str, description: str) -> AuditTable:
+    """Return a table with one row for each compared tensor."""
     rows = [
         (
             s.name,
@@ -101,15 +104,17 @@ def comparison_table(result: GradcheckResult, name: str, description: str) -> Au
         )
         for s in result.comparisons
     ]
-    columns = ("tensor", "elements", "looked at", "length by autograd", "by differences", "relative error", "cosine")
+    columns = ("tensor", "elements", "checked", "autograd norm", "finite-difference norm", "relative error", "cosine")
     return AuditTable(name, description, columns, rows)
 
 
 def relative_error(estimate: Tensor, reference: Tensor) -> float:
+    """Return the norm of `estimate` - `reference` relative to the norm of `reference`."""
     return float((estimate - reference).norm() / reference.norm().clamp_min(1e-300))
 
 
 def cosine_similarity(a: Tensor, b: Tensor) -> float:
+    """Return the cosine similarity of two vectors, 0 if one of them is 0."""
     norms = float(a.norm() * b.norm())
     return float(a @ b) / norms if norms else 0.0
 
@@ -129,7 +134,7 @@ def _compare_tensor(
 
 @torch.no_grad()
 def _central_difference(scalar_fn: Callable[[], Tensor], tensor: Tensor, direction: Tensor) -> Tensor:
-    """The central difference of `value()` along `move`; the tensor is as before afterwards, bit for bit."""
+    """Return the central difference of `scalar_fn()` along `direction`; `tensor` is restored bit for bit."""
     original = tensor.clone()
     values = []
     for sign in (1, -1):

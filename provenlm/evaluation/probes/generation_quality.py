@@ -1,4 +1,4 @@
-"""A net, prompts and samplings in, continuations and figures on how varied, repetitive and copied they are out."""
+"""Generate continuations and measure their diversity, repetition and overlap with the training data."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,38 +17,45 @@ from provenlm.evaluation.ngram_overlap import SuffixArray
 from provenlm.evaluation.probe import EvalContext, Probe
 from provenlm.models.generation.sampling import SamplingConfig
 
-REPEAT_NGRAM = 4  # n of the n-grams that a text may say twice (Welleck et al. 2020, arXiv 1908.04319: seq-rep-4)
+REPEAT_NGRAM = 4  # n-gram size of seq-rep-4 (Welleck et al. 2020, arXiv 1908.04319)
 
 
 @dataclass(frozen=True)
 class GenerationEvalConfig:
-    """The `generation` section of validate, typed."""
+    """Configure the generation probe."""
 
-    prompts: tuple[str, ...]  # begun by us
-    num_val_prompts: int  # begun by a held-out document each
-    prompt_tokens: int  # how much of that document is given
-    max_new_tokens: int  # length of a continuation
+    prompts: tuple[str, ...]
+    num_val_prompts: int  # prompts taken from the beginnings of validation documents
+    prompt_tokens: int  # length of a prompt from a validation document
+    max_new_tokens: int
     sampling_configs: dict[str, SamplingConfig]
 
     def __post_init__(self) -> None:
-        if self.num_val_prompts < 0 or self.prompt_tokens < 1 or self.max_new_tokens < 1:
-            raise ValueError("heldout_prompts must be at least 0, prompt_tokens and tokens at least 1")
-        if not self.sampling_configs or not (self.prompts or self.num_val_prompts):
-            raise ValueError("needs at least one of samplings, and of prompts or heldout_prompts")
+        for name, value, minimum in (
+            ("num_val_prompts", self.num_val_prompts, 0),
+            ("prompt_tokens", self.prompt_tokens, 1),
+            ("max_new_tokens", self.max_new_tokens, 1),
+        ):
+            if value < minimum:
+                raise ValueError(f"{name} must be >= {minimum}, got {value}")
+        if not self.sampling_configs:
+            raise ValueError("sampling_configs must name at least one configuration, got none")
+        if not (self.prompts or self.num_val_prompts):
+            raise ValueError("num_val_prompts must be >= 1 if prompts is empty, got 0")
 
 
 @dataclass(frozen=True)
 class GeneratedSample:
-    """One continuation. `record` is the held-out document whose beginning is the prompt, "" for a prompt of our own."""
+    """Hold one continuation; `record_id` is the validation document of the prompt, "" for a configured prompt."""
 
     sampling: str
     prompt: str
     text: str
     record_id: str
-    has_eos: bool  # with the codec's `eos`
+    has_eos: bool  # the last token is `eos`
     num_tokens: int
-    seq_rep_4: float  # share of 4-grams that stood before in the same continuation
-    train_overlap: int  # tokens of its longest stretch that stands verbatim in the training split
+    seq_rep_4: float  # fraction of 4-grams that occur earlier in the same continuation
+    train_overlap: int  # tokens of its longest part that occurs in the training split
 
 
 SAMPLE_SCHEMA = pa.schema(
@@ -56,32 +63,32 @@ SAMPLE_SCHEMA = pa.schema(
         ("sampling", pa.string()),
         ("prompt", pa.string()),
         ("text", pa.string()),
-        ("record", pa.string()),
-        ("ended", pa.bool_()),
-        ("tokens", pa.int64()),
-        ("repeated", pa.float64()),
-        ("copied", pa.int64()),
+        ("record_id", pa.string()),
+        ("has_eos", pa.bool_()),
+        ("num_tokens", pa.int64()),
+        ("seq_rep_4", pa.float64()),
+        ("train_overlap", pa.int64()),
     ]
 )
 
 
 def write_samples(path: Path, samples: Sequence[GeneratedSample]) -> None:
-    """Write `samples` as one Parquet file, empty if there are none."""
+    """Write `samples` to one Parquet file, which is empty if there are none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist([asdict(sample) for sample in samples], schema=SAMPLE_SCHEMA), path)
 
 
 @dataclass(frozen=True)
 class GenerationPrompt:
-    """What a continuation begins with. `record` is the held-out document that it is taken from, "" for one of our own."""
+    """Hold a prompt; `record_id` is the validation document it comes from, "" for a configured prompt."""
 
     ids: list[int]
     record_id: str
-    reference_ids: list[int]  # how the held-out document goes on
+    reference_ids: list[int]  # the continuation in the validation document
 
 
 def generation_probe(config: GenerationEvalConfig, collected: list[GeneratedSample]) -> Probe:
-    """Continue every prompt by every sampling; the samples are appended to `collected` too."""
+    """Continue every prompt with every sampling configuration; samples are also appended to `collected`."""
 
     def probe(context: EvalContext, metrics: MetricRecorder) -> None:
         prompts = [*_configured_prompts(context, config), *_val_prompts(context, config)]
@@ -100,8 +107,8 @@ def generation_probe(config: GenerationEvalConfig, collected: list[GeneratedSamp
                 bar.update(len(prompts))
         references = [(p, p.reference_ids) for p in prompts if p.reference_ids]
         if references:
-            batch_samples = [_make_sample(context, "held-out text", p, reference, train_index) for p, reference in references]
-            _record_samples(metrics, "heldout.", [reference for _, reference in references], batch_samples)
+            batch_samples = [_make_sample(context, "validation text", p, reference, train_index) for p, reference in references]
+            _record_samples(metrics, "val_text.", [reference for _, reference in references], batch_samples)
         collected.extend(samples)
         metrics.tables.append(_sample_table(samples))
 
@@ -113,7 +120,7 @@ def _configured_prompts(context: EvalContext, config: GenerationEvalConfig) -> l
 
 
 def _val_prompts(context: EvalContext, config: GenerationEvalConfig) -> list[GenerationPrompt]:
-    """Beginnings of held-out documents that are long enough to go on, drawn without replacement."""
+    """Draw beginnings of validation documents that are longer than a prompt, without replacement."""
     split = context.tokens.val
     long_documents = np.flatnonzero(np.diff(split.doc_offsets) > config.prompt_tokens + 1)
     document_ids = rng.make_rng(context.seed, "prompts").permutation(long_documents)[: config.num_val_prompts]
@@ -144,13 +151,13 @@ def _decode(context: EvalContext, ids: Sequence[int]) -> str:
 
 
 def ngram_repetition(token_ids: Sequence[int]) -> float:
-    """Share of the 4-grams of `row` that stood in it before; 0 for a shorter row."""
+    """Return the fraction of 4-grams that occur earlier in the sequence; 0 for fewer than four tokens."""
     grams = list(zip(*(token_ids[n:] for n in range(REPEAT_NGRAM)), strict=False))
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def distinct_n(sequences: Sequence[Sequence[int]], n: int) -> float:
-    """Different n-grams over all n-grams of all rows (Li et al. 2016, arXiv 1510.03055); 0 without any."""
+    """Return distinct n-grams relative to all n-grams of all sequences (Li et al. 2016, arXiv 1510.03055); 0 without any."""
     grams = [gram for sequence in sequences for gram in zip(*(sequence[k:] for k in range(n)), strict=False)]
     return len(set(grams)) / len(grams) if grams else 0.0
 
@@ -158,27 +165,31 @@ def distinct_n(sequences: Sequence[Sequence[int]], n: int) -> float:
 def _record_samples(
     metrics: MetricRecorder, prefix: str, continuations: Sequence[Sequence[int]], samples: Sequence[GeneratedSample]
 ) -> None:
-    metrics.add_count(f"{prefix}texts", len(samples), "texts", "continuations that were looked at")
+    data_label = "validation texts" if prefix == "val_text." else f"continuations sampled with {prefix.removesuffix('.')!r}"
+    metrics.add_count(f"{prefix}num_samples", len(samples), "texts", f"Number of {data_label}")
     for n in (1, 2):
         metrics.add_measurement(
-            f"{prefix}distinct_{n}", distinct_n(continuations, n), "share", f"different {n}-grams of tokens over all of them"
+            f"{prefix}distinct_{n}",
+            distinct_n(continuations, n),
+            "fraction",
+            f"Distinct {n}-grams of tokens relative to all, in {data_label}",
         )
-    description = f"mean share of {REPEAT_NGRAM}-grams that stood before in the same continuation"
-    metrics.add_measurement(f"{prefix}repeated", float(np.mean([s.seq_rep_4 for s in samples])), "share", description)
-    description = "longest stretch of a continuation that stands verbatim in the training split"
-    metrics.add_measurement(f"{prefix}copied.longest", max(s.train_overlap for s in samples), "tokens", description)
+    description = f"Mean fraction of {REPEAT_NGRAM}-grams that occur earlier in the same text, in {data_label}"
+    metrics.add_measurement(f"{prefix}seq_rep_4", float(np.mean([s.seq_rep_4 for s in samples])), "fraction", description)
+    description = f"Longest token sequence of {data_label} that occurs in the training split"
+    metrics.add_measurement(f"{prefix}longest_train_overlap", max(s.train_overlap for s in samples), "tokens", description)
     metrics.add_measurement(
-        f"{prefix}copied.mean",
+        f"{prefix}mean_train_overlap",
         float(np.mean([s.train_overlap for s in samples])),
         "tokens",
-        f"mean over continuations of the {description}",
+        f"Mean over {data_label} of the longest token sequence that occurs in the training split",
     )
     eos_rate, mean_length = float(np.mean([s.has_eos for s in samples])), float(np.mean([s.num_tokens for s in samples]))
-    metrics.add_measurement(f"{prefix}ended", eos_rate, "share", "continuations that end with the codec's end of document")
-    metrics.add_measurement(f"{prefix}tokens", mean_length, "tokens", "mean length of a continuation")
+    metrics.add_measurement(f"{prefix}eos_rate", eos_rate, "fraction", f"Fraction of {data_label} that end with `eos`")
+    metrics.add_measurement(f"{prefix}mean_tokens", mean_length, "tokens", f"Mean length of {data_label}")
 
 
 def _sample_table(samples: Sequence[GeneratedSample]) -> AuditTable:
-    columns = ("sampling", "prompt", "continuation", "tokens", "repeated", "copied tokens")
+    columns = ("sampling", "prompt", "continuation", "tokens", "seq-rep-4", "train overlap")
     rows = [(s.sampling, s.prompt, s.text, s.num_tokens, round(s.seq_rep_4, 3), s.train_overlap) for s in samples]
-    return AuditTable("samples", "every continuation", columns, rows)
+    return AuditTable("samples", "Every continuation", columns, rows)

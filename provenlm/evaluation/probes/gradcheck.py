@@ -1,4 +1,4 @@
-"""A small net of the subject's kind in, figures on whether autograd gives the slopes that finite differences find out."""
+"""Compare autograd with finite differences on a small model of the evaluated architecture."""
 
 from functools import partial
 
@@ -11,11 +11,11 @@ from provenlm.evaluation.probe import EvalContext, Probe
 from provenlm.evaluation.probes import finite_differences
 
 VOCAB_SIZE, NUM_SEQUENCES, SEQ_LEN = 23, 2, 9
-WEIGHT_STD = 0.2  # of the weights: as built, what writes into the residual stream is nought, and hides the slopes behind it
+WEIGHT_STD = 0.2  # as initialised, the output projections are 0 and hide the gradients behind them
 
 
 def gradcheck_probe() -> Probe:
-    """Every parameter tensor of a seeded small net in float64, for every objective that training has."""
+    """Check every parameter tensor of a small float64 model for every training objective."""
 
     def probe(context: EvalContext, metrics: MetricRecorder) -> None:
         torch.manual_seed(rng.derive_seed(context.seed, "gradients"))
@@ -23,7 +23,10 @@ def gradcheck_probe() -> Probe:
         tokens_BT = torch.randint(VOCAB_SIZE, (NUM_SEQUENCES, min(SEQ_LEN, context.max_seq_len) + 1))
         parameters = dict(model.named_parameters())
         metrics.add_count(
-            "parameters", sum(p.numel() for p in parameters.values()), "parameters", "of the small net that is looked at"
+            "num_params",
+            sum(p.numel() for p in parameters.values()),
+            "parameters",
+            "Parameters of the small model under gradcheck",
         )
         objectives = list(context.losses(model, tokens_BT[:, :-1], tokens_BT[:, 1:]))
         for name in objectives:
@@ -39,7 +42,7 @@ def gradcheck_probe() -> Probe:
 
 
 def randomize_weights(model: nn.Module) -> nn.Module:
-    """The same with every parameter drawn anew: vectors around one, the rest around nought."""
+    """Draw every parameter from a normal distribution, vectors around 1 and the others around 0, and return the model."""
     for parameter in model.parameters():
         nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, WEIGHT_STD)
     return model
@@ -52,18 +55,33 @@ def _objective_loss(context: EvalContext, model: nn.Module, tokens_BT: Tensor, n
 def _record_gradcheck(metrics: MetricRecorder, result: finite_differences.GradcheckResult, objective: str) -> None:
     comparisons, worst = result.comparisons, result.worst
     method = "autograd against central differences in float64"
-    metrics.add_count("tensors", len(comparisons), "tensors", "parameter tensors whose gradients were compared, one by one")
+    metrics.add_count("num_tensors", len(comparisons), "tensors", "Parameter tensors whose gradients were compared")
     num_checked = sum(s.num_checked for s in comparisons)
     metrics.add_count(
-        "elements", num_checked, "parameters", "moved one by one; larger tensors were also moved whole, along a direction"
+        "num_elements",
+        num_checked,
+        "parameters",
+        "Elements that were perturbed one by one; larger tensors were also perturbed along a random direction",
     )
     metrics.add_count(
-        "flat", len(result.zero_gradient), "tensors", "parameter tensors that do not move the loss at all, by either way"
+        "zero_gradient_tensors",
+        len(result.zero_gradient),
+        "tensors",
+        "Parameter tensors whose gradient is 0 both by autograd and by finite differences",
     )
-    metrics.add_measurement("relative_error", result.relative_error, "ratio", f"of the whole net's gradient: {method}")
-    metrics.add_measurement("cosine", result.cosine, "", f"between the whole net's gradients: {method}")
-    metrics.add_measurement("largest_relative_error", worst.relative_error, "ratio", f"of a single tensor, {worst.name}: {method}")
-    metrics.add_measurement("smallest_cosine", result.min_cosine, "", f"of a single tensor: {method}")
+    metrics.add_measurement(
+        "relative_error", result.relative_error, "ratio", f"Relative error of the gradient of the whole model: {method}"
+    )
+    metrics.add_measurement("cosine", result.cosine, "", f"Cosine similarity of the gradients of the whole model: {method}")
+    metrics.add_measurement(
+        "max_relative_error",
+        worst.relative_error,
+        "ratio",
+        f"Largest relative error of the gradient of a tensor, {worst.name}: {method}",
+    )
+    metrics.add_measurement(
+        "min_cosine", result.min_cosine, "", f"Smallest cosine similarity of the gradients of a tensor: {method}"
+    )
     metrics.tables.append(
-        finite_differences.comparison_table(result, "tensors", f"gradients of the objective {objective}: {method}")
+        finite_differences.comparison_table(result, "tensors", f"Gradients of the objective {objective} by tensor: {method}")
     )

@@ -1,6 +1,6 @@
-"""Nothing in, for each operation that nets are made of its gradient by autograd beside finite differences out.
+"""Compare autograd with finite differences for every operation that the models use.
 
-The operations run as the nets run them: those of our layers are those modules, with their own backward passes where they have one.
+The layers run as the modules that the models use, with their own backward passes where they have one.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,49 +29,57 @@ NamedTensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class OpCase:
-    """`value(tensors)` is what the operation makes of `tensors`, all of which are moved."""
+    """Hold an operation and its inputs; all of `tensors` are perturbed."""
 
     tensors: NamedTensors
     forward: Callable[[NamedTensors], Tensor]
 
 
 def gradcheck_ops_probe(context: EvalContext, metrics: MetricRecorder) -> None:
-    """A figure for each operation, and the worst of all."""
+    """Record the gradient error of each operation and the largest over all operations."""
     torch.manual_seed(rng.derive_seed(context.seed, "operations"))
     results = {name: check_op(op, context.seed) for name, op in all_ops().items()}
     for name, result in results.items():
-        description = f"of the gradient of {name.replace('_', ' ')}: autograd against central differences in float64"
+        description = f"Relative error of the gradient of {name.replace('_', ' ')}: autograd against central differences in float64"
         metrics.add_measurement(f"{name}.relative_error", result.relative_error, "ratio", description)
     worst = max(results, key=lambda name: results[name].worst.relative_error)
-    metrics.add_count("compared", len(results), "operations", "operations whose gradients were compared")
+    metrics.add_count("num_ops", len(results), "operations", "Operations whose gradients were compared")
     metrics.add_measurement(
-        "largest_relative_error", results[worst].worst.relative_error, "ratio", f"of a single tensor, in {worst}"
+        "max_relative_error",
+        results[worst].worst.relative_error,
+        "ratio",
+        f"Largest relative error between autograd and finite-difference gradients over all tested operations (here: {worst})",
     )
     metrics.add_measurement(
-        "smallest_cosine", min(r.min_cosine for r in results.values()), "", "of a single tensor, over all operations"
+        "min_cosine",
+        min(r.min_cosine for r in results.values()),
+        "",
+        "Smallest cosine similarity between autograd and finite-difference gradients over all tested operations",
     )
     rows = [
         (name, len(r.comparisons), sum(s.num_checked for s in r.comparisons), r.relative_error, r.cosine)
         for name, r in results.items()
     ]
-    columns = ("operation", "tensors", "elements looked at", "relative error", "cosine")
-    metrics.tables.append(AuditTable("compared", "gradients by autograd against central differences in float64", columns, rows))
+    columns = ("operation", "tensors", "elements checked", "relative error", "cosine")
+    metrics.tables.append(
+        AuditTable("ops", "Gradients of each operation by autograd against central differences in float64", columns, rows)
+    )
 
 
 def check_op(op: OpCase, seed: int) -> GradcheckResult:
-    """The slopes of a fixed random mixture of all that the operation gives."""
+    """Compare the gradients of a random linear combination of all outputs of `op`."""
     tensors = {name: tensor.detach().double().requires_grad_() for name, tensor in op.tensors.items()}
     weights = torch.randn_like(op.forward(tensors).detach())
     return compare_gradients(lambda: (op.forward(tensors) * weights).sum(), tensors, seed)
 
 
 def all_ops() -> dict[str, OpCase]:
-    """All operations by name, over numbers from torch's current generator."""
+    """Return all operations by name, with inputs from torch's current generator."""
     return {**_arithmetic_ops(), **_matrix_ops(), **_layer_ops(), **_moe_ops(), **_vae_ops(), **_decoder_ops()}
 
 
 def _arithmetic_ops() -> dict[str, OpCase]:
-    pair = {"a": torch.randn(3, 4), "b": torch.rand(4) + 0.5}  # broadcast, and away from nought
+    pair = {"a": torch.randn(3, 4), "b": torch.rand(4) + 0.5}  # broadcast, and away from 0
     return {
         "reshape": OpCase({"a": torch.randn(3, 4)}, lambda t: t["a"].reshape(2, 6).square()),
         "add": OpCase(pair, lambda t: (t["a"] + t["b"]).square()),
@@ -95,7 +103,7 @@ def _matrix_ops() -> dict[str, OpCase]:
 
 
 def _layer_ops() -> dict[str, OpCase]:
-    """What stands in a block."""
+    """Return the layers of a transformer block."""
     states = torch.randn(1, SEQ_LEN, HIDDEN)
     angles = rotary.rope_cos_sin(torch.arange(SEQ_LEN), HIDDEN // 4, 10_000.0)
     attention = Attention(HIDDEN, 4, 2, 0.0, bias=True)
@@ -118,12 +126,12 @@ def _moe_ops() -> dict[str, OpCase]:
 
 
 def _vae_ops() -> dict[str, OpCase]:
-    """What a variational autoencoder has and a decoder has not."""
+    """Return the operation that only a variational autoencoder has."""
     return {"variational": _module_op(_Variational(3), torch.randn(SEQ_LEN, HIDDEN))}
 
 
 def _decoder_ops() -> dict[str, OpCase]:
-    """Whole decoders down to the loss."""
+    """Return complete decoders with their loss."""
     return {
         name: _module_op(_DecoderLoss(tiny_decoder(style, VOCAB_SIZE, SEQ_LEN)), None)
         for name, style in (("gpt", "gpt2"), ("llama", "llama"))
@@ -131,7 +139,7 @@ def _decoder_ops() -> dict[str, OpCase]:
 
 
 def tiny_decoder(style: str, vocab_size: int, max_seq_len: int) -> Decoder:
-    """Two blocks in the style of GPT-2 or of Llama."""
+    """Build a decoder of two blocks in the style of GPT-2 or Llama."""
 
     def norm() -> RMSNorm | nn.LayerNorm:
         return nn.LayerNorm(HIDDEN) if style == "gpt2" else RMSNorm(HIDDEN, 1e-5)
@@ -145,7 +153,7 @@ def tiny_decoder(style: str, vocab_size: int, max_seq_len: int) -> Decoder:
 
 
 class _RouterWithLosses(nn.Module):
-    """A router's weights and its losses."""
+    """Return the weights and the losses of a router."""
 
     def __init__(self, router: Router) -> None:
         super().__init__()
@@ -157,7 +165,7 @@ class _RouterWithLosses(nn.Module):
 
 
 class _MixtureOfExperts(nn.Module):
-    """A router and its experts."""
+    """Route states to experts."""
 
     def __init__(self, router: Router, experts: Experts) -> None:
         super().__init__()
@@ -165,13 +173,15 @@ class _MixtureOfExperts(nn.Module):
 
     def forward(self, states_ND: Tensor) -> Tensor:
         routing = self.router(states_ND)
-        output_ND: Tensor = self.experts(states_ND, routing.chosen_NK, routing.weights_NK)
+        output_ND: Tensor = self.experts(states_ND, routing.topk_ids_NK, routing.weights_NK)
         return output_ND
 
 
 class _Variational(nn.Module):
-    """States through a latent of `latent` numbers and back: reparameterised by fixed noise, and the divergence from a standard normal
-    (Kingma and Welling 2014, arXiv 1312.6114, eq. 10)."""
+    """Encode states, sample with fixed noise, decode, and return squared errors and KL divergences from a standard normal.
+
+    Kingma and Welling 2014, arXiv 1312.6114, equation 10.
+    """
 
     def __init__(self, latent: int) -> None:
         super().__init__()
@@ -186,21 +196,21 @@ class _Variational(nn.Module):
 
 
 class _DecoderLoss(nn.Module):
-    """Cross-entropy of a decoder on a fixed row."""
+    """Compute the cross-entropy of a decoder on a fixed sequence."""
 
     def __init__(self, model: Decoder) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("row_T", torch.randint(VOCAB_SIZE, (SEQ_LEN + 1,)), persistent=False)
+        self.register_buffer("tokens_T", torch.randint(VOCAB_SIZE, (SEQ_LEN + 1,)), persistent=False)
 
     def forward(self) -> Tensor:
-        tokens_T = self.get_buffer("row_T")
+        tokens_T = self.get_buffer("tokens_T")
         states_BTD, _ = self.model.hidden_states(tokens_T[None, :-1])
         return cross_entropy(states_BTD.flatten(0, 1), self.model.lm_head_weight, tokens_T[1:], -100)
 
 
 def _module_op(module: nn.Module, states: Tensor | None, *extra_inputs: object) -> OpCase:
-    """What `module` makes of `states` (None: of nothing), with its parameters, drawn anew, and the states moved."""
+    """Return `module` applied to `states` (None: no input) as an operation in its randomised parameters and the states."""
     module = module.double()
     for parameter in module.parameters():
         nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.5)

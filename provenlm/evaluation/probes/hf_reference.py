@@ -1,4 +1,4 @@
-"""A subject in, the same weights in the reference implementation of its architecture, that of Hugging Face's transformers, out."""
+"""Load the weights of the evaluated model into the Hugging Face implementation of its architecture."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,21 +14,22 @@ from provenlm.models.common.hf_export import HFExport
 
 @dataclass(frozen=True)
 class ReferenceModel:
-    """`logits(tokens_BT)` of the reference, in evaluation mode; `name` is that of its class."""
+    """Hold the Hugging Face model in evaluation mode and the name of its class."""
 
     class_name: str
     model: Any
 
     @torch.inference_mode()
     def logits(self, tokens_BT: Tensor) -> Tensor:
+        """Return the next-token logits_BTV."""
         logits_BTV: Tensor = self.model(input_ids=tokens_BT, use_cache=False).logits
         return logits_BTV
 
 
 def hf_reference(context: EvalContext) -> ReferenceModel | str:
-    """The reference, with the weights that an export would write and nothing else of ours; in words why there is none.
+    """Return the Hugging Face model with the exported weights, or the reason why there is none.
 
-    ValueError if the export lacks a tensor that the reference has, or has one that the reference lacks.
+    ValueError if the tensors of the export and of the Hugging Face model differ.
     """
     try:
         exported = context.to_hf(context.model.state_dict())
@@ -38,7 +39,7 @@ def hf_reference(context: EvalContext) -> ReferenceModel | str:
 
 
 def build_reference(exported: HFExport, device: torch.device) -> ReferenceModel:
-    """The reference that `exported` describes, filled with its tensors."""
+    """Build the Hugging Face model that `exported` describes and load its tensors."""
     import transformers
 
     (class_name,) = exported.config["architectures"]

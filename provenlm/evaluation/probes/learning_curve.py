@@ -1,34 +1,35 @@
-"""The losses of a finished training by step in; what they say of over- and underfitting, and how well they could be foretold, out.
+"""Diagnose over- and underfitting from the learning curve and extrapolate it by a power law.
 
-The names follow Goodfellow, Bengio and Courville 2016, section 5.2: underfitting is a loss that could still be lowered, overfitting
-a held-out loss that rises again.
+The terms follow Goodfellow, Bengio and Courville 2016, section 5.2: underfitting is a loss that could still be lowered, overfitting
+a validation loss that rises again.
 """
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from provenlm.core.audit import MetricRecorder
+from provenlm.evaluation.arrays import FloatArray
 from provenlm.evaluation.probe import EvalContext, Probe
 
-FloatArray = NDArray[np.float64]
-CurvePoint = tuple[float, float, float]  # step, training loss since the point before, held-out loss
-REBOUND_THRESHOLD = 0.02  # of the fall: less is the noise of held-out losses that are measured on the same rows
-LATE_IMPROVEMENT_THRESHOLD = 0.05  # of the fall, in the last fifth of the steps
+CurvePoint = tuple[float, float, float]  # step, training loss since the previous point, validation loss
+REBOUND_THRESHOLD = 0.02  # of the improvement: less is noise
+LATE_IMPROVEMENT_THRESHOLD = 0.05  # of the improvement, in the last fifth of the steps
 MIN_POINTS = 5
 NOT_APPLICABLE = "not applicable"
 
 
 def learning_curve_probe(points: Sequence[CurvePoint]) -> Probe:
-    """`points` in order of their steps; with fewer than FEWEST nothing is said."""
+    """Diagnose the curve of `points`, in order of their steps; not applicable to fewer than MIN_POINTS."""
 
     def probe(context: EvalContext, metrics: MetricRecorder) -> None:
-        metrics.add_count("points", len(points), "points", "at which training and held-out loss were both measured while it ran")
+        metrics.add_count(
+            "num_points", len(points), "points", "Steps at which training and validation loss were measured during training"
+        )
         if len(points) < MIN_POINTS:
-            description = f"fewer than {MIN_POINTS} held-out losses were measured while it ran: a curve needs them"
-            metrics.add_count("reads", NOT_APPLICABLE, "", description)
+            description = f"Fewer than {MIN_POINTS} validation losses were measured during training"
+            metrics.add_count("fit_diagnosis", NOT_APPLICABLE, "", description)
             return
         steps, train_losses, val_losses = (np.array(column, dtype=np.float64) for column in zip(*points, strict=True))
         _record_fit(metrics, steps, train_losses, val_losses)
@@ -42,40 +43,49 @@ def _record_fit(metrics: MetricRecorder, steps: FloatArray, train_losses: FloatA
     rebound = float(val_losses[-1] - val_losses.min()) / improvement if improvement > 0 else math.inf
     late_start_loss = float(np.interp(0.8 * steps[-1], steps, val_losses))
     late_improvement = (late_start_loss - float(val_losses[-1])) / improvement if improvement > 0 else 0.0
-    metrics.add_measurement("best_step", int(steps[val_losses.argmin()]), "steps", "step with the smallest held-out loss")
+    metrics.add_measurement("best_step", int(steps[val_losses.argmin()]), "steps", "Step with the smallest validation loss")
     metrics.add_measurement(
-        "gap", float(val_losses[-1] - train_losses[-1]), "nats/token", "held-out loss minus training loss at the end"
+        "generalization_gap",
+        float(val_losses[-1] - train_losses[-1]),
+        "nats/token",
+        "Validation loss minus training loss at the last measured step",
     )
-    description = "share of the fall of the held-out loss that was given back after its best step"
-    metrics.add_measurement("given_back", rebound, "share", description)
+    description = "Rise of the validation loss after its best step, relative to its total improvement"
+    metrics.add_measurement("rebound", rebound, "fraction", description)
     metrics.add_measurement(
-        "late_fall", late_improvement, "share", "share of the fall of the held-out loss that came in the last fifth of the steps"
+        "late_improvement",
+        late_improvement,
+        "fraction",
+        "Improvement of the validation loss in the last fifth of the steps, relative to its total improvement",
     )
     diagnosis = diagnose_fit(rebound, late_improvement)
     description = (
-        f"overfitting: more than {REBOUND_THRESHOLD:.0%} of the fall was given back; underfitting: not that, and more than {LATE_IMPROVEMENT_THRESHOLD:.0%} "
-        "of it came in the last fifth of the steps, so that more steps would help"
+        f"Diagnosis of the learning curve: overfitting if the rebound is above {REBOUND_THRESHOLD:.0%}, else underfitting if the "
+        f"late improvement is above {LATE_IMPROVEMENT_THRESHOLD:.0%}, else neither"
     )
-    metrics.add_measurement("reads", diagnosis, "", description)
+    metrics.add_measurement("fit_diagnosis", diagnosis, "", description)
 
 
 def diagnose_fit(rebound: float, late_improvement: float) -> str:
-    """What a curve is called that gave `back` and fell `late` these shares of its fall."""
+    """Classify a curve by its rebound and late improvement, both relative to its total improvement."""
     if rebound > REBOUND_THRESHOLD:
         return "overfitting"
     return "underfitting" if late_improvement > LATE_IMPROVEMENT_THRESHOLD else "neither"
 
 
 def _record_extrapolation(metrics: MetricRecorder, steps: FloatArray, val_losses: FloatArray) -> None:
-    """A power law through the first half, asked for the end (as scaling laws have it: Kaplan et al. 2020, arXiv 2001.08361)."""
+    """Fit a power law to the first half and extrapolate to the last step (Kaplan et al. 2020, arXiv 2001.08361)."""
     first_half = (steps > steps[0]) & (steps <= steps[-1] / 2)
     if first_half.sum() < 2:
         return
     slope, intercept = np.polyfit(np.log(steps[first_half]), np.log(val_losses[first_half]), 1)
     extrapolated = float(np.exp(intercept + slope * np.log(steps[-1])))
-    description = "held-out loss at the last step, by a power law through what was measured in the first half of the steps"
-    metrics.add_estimate("expected", extrapolated, "nats/token", description)
-    metrics.add_measurement("reached", float(val_losses[-1]), "nats/token", "held-out loss at the last step, on the same rows")
+    description = "Validation loss at the last step, extrapolated by a power law from the first half of the steps"
+    metrics.add_estimate("extrapolated_loss", extrapolated, "nats/token", description)
+    metrics.add_measurement("final_loss", float(val_losses[-1]), "nats/token", "Validation loss at the last step")
     metrics.add_estimate(
-        "reached_minus_expected", float(val_losses[-1]) - extrapolated, "nats/token", "loss reached minus loss expected"
+        "final_minus_extrapolated",
+        float(val_losses[-1]) - extrapolated,
+        "nats/token",
+        "Validation loss at the last step minus its extrapolation from the first half of the steps",
     )

@@ -1,4 +1,4 @@
-"""A net's own question in, its figures as measured on held-out windows out."""
+"""Record the metrics that the model package defines for itself."""
 
 from collections.abc import Callable, Mapping
 
@@ -13,7 +13,7 @@ ModelMetricsFn = Callable[[nn.Module, Tensor], Mapping[str, tuple[float, str, st
 
 
 def model_metrics_probe(model_metrics: ModelMetricsFn, num_tokens: int) -> Probe:
-    """`asked(model, tokens_BT)` names figures with value, unit and meaning; it is shown about `tokens` tokens of documents."""
+    """Record what `model_metrics(model, tokens_BT)` returns (value, unit, description by name) on about `num_tokens` tokens."""
 
     def probe(context: EvalContext, metrics: MetricRecorder) -> None:
         with torch.inference_mode():

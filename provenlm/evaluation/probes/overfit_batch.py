@@ -1,6 +1,6 @@
-"""A small net of the subject's kind and one real batch in, figures on whether it can learn that batch by heart out.
+"""Overfit a small model of the evaluated architecture to one batch.
 
-A net that cannot has a broken path, a broken loss or targets that are not the tokens that follow.
+A model that cannot do it has a broken gradient, a broken loss or wrong targets.
 """
 
 import math
@@ -20,7 +20,7 @@ from provenlm.evaluation.token_loss import IGNORE, EvalWindows, make_batch, make
 
 @dataclass(frozen=True)
 class OverfitBatchConfig:
-    """The `memorise` section of validate, typed: one batch of `rows` rows of `tokens` targets, `steps` of Adam at `rate`."""
+    """Configure the batch (sequences and targets per sequence) and the training with Adam."""
 
     num_sequences: int
     seq_len: int
@@ -28,12 +28,15 @@ class OverfitBatchConfig:
     lr: float
 
     def __post_init__(self) -> None:
-        if min(self.num_sequences, self.seq_len, self.steps) < 1 or self.lr <= 0:
-            raise ValueError("rows, tokens and steps must be at least 1, and rate above 0")
+        for name, value in (("num_sequences", self.num_sequences), ("seq_len", self.seq_len), ("steps", self.steps)):
+            if value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
+        if self.lr <= 0:
+            raise ValueError(f"lr must be > 0, got {self.lr}")
 
 
 def overfit_batch_probe(config: OverfitBatchConfig) -> Probe:
-    """Train a new small net on one batch of the training split and measure its loss there, beside the least that can be had."""
+    """Train a new small model on one batch of the training split and compare its loss with the lowest achievable loss."""
 
     def probe(context: EvalContext, metrics: MetricRecorder) -> None:
         windows = _longest_windows(context, config)
@@ -43,7 +46,7 @@ def overfit_batch_probe(config: OverfitBatchConfig) -> Probe:
         model = context.build_small(context.tokens.vocab_size).to(context.device).train()
         optimizer = torch.optim.Adam(model.parameters(), config.lr)
         losses = []
-        with progress_bar("memorise one batch", "steps", config.steps) as bar:
+        with progress_bar("overfit one batch", "steps", config.steps) as bar:
             for _ in range(config.steps):
                 loss = next(iter(context.losses(model, inputs_BT, targets_BT).values()))
                 optimizer.zero_grad()
@@ -57,32 +60,43 @@ def overfit_batch_probe(config: OverfitBatchConfig) -> Probe:
         is_target = targets_BT != IGNORE
         num_correct = int((logits_BTV.argmax(-1) == targets_BT)[is_target].sum())
         ceiling = causal_ceiling(split, windows)
-        metrics.add_count("parameters", sum(p.numel() for p in model.parameters()), "parameters", "of the small net that learns")
-        metrics.add_count("targets", int(is_target.sum()), "tokens", f"targets of the one batch, learned in {config.steps} steps")
-        metrics.add_measurement("nats", nats, "nats/token", "mean loss on that batch after those steps")
-        description = "least loss that a causal predictor can have on it: where equal prefixes go on differently it is above nought"
-        metrics.add_count("floor", ceiling.min_loss, "nats/token", description)
-        metrics.add_measurement(
-            "excess", nats - ceiling.min_loss, "nats/token", "loss above that least: near nought if the batch was learned by heart"
+        metrics.add_count("num_params", sum(p.numel() for p in model.parameters()), "parameters", "Parameters of the small model")
+        metrics.add_count(
+            "num_targets", int(is_target.sum()), "tokens", f"Targets of the batch that is overfitted in {config.steps} steps"
         )
-        metrics.add_measurement("right", num_correct, "tokens", "targets of the batch that are the most probable next token")
+        metrics.add_measurement("loss", nats, "nats/token", "Mean loss on the batch after overfitting it")
+        description = "Lowest loss of any causal predictor on the batch: above 0 if equal prefixes continue differently"
+        metrics.add_count("min_achievable_loss", ceiling.min_loss, "nats/token", description)
+        metrics.add_measurement(
+            "excess_loss",
+            nats - ceiling.min_loss,
+            "nats/token",
+            "Loss on the overfitted batch minus the lowest achievable loss: near 0 if overfitting succeeded",
+        )
+        metrics.add_measurement(
+            "num_correct", num_correct, "tokens", "Targets of the overfitted batch that are the most probable next token"
+        )
         max_correct, chance_correct = (
             round(ceiling.max_accuracy * ceiling.num_targets),
             ceiling.num_targets / context.tokens.vocab_size,
         )
-        metrics.add_count("right.ceiling", max_correct, "tokens", "of these, what a causal predictor can reach")
-        metrics.add_count("right.chance", chance_correct, "tokens", "of these, what drawing tokens at random reaches")
+        metrics.add_count(
+            "num_correct.ceiling", max_correct, "tokens", "Targets of the batch that the best causal predictor gets right"
+        )
+        metrics.add_count(
+            "num_correct.chance", chance_correct, "tokens", "Targets of the batch that random tokens get right on average"
+        )
         lines = {"loss": losses, "ln V": [math.log(context.tokens.vocab_size)] * len(losses)}
         x = [float(step) for step in range(1, len(losses) + 1)]
         metrics.series.append(
-            PlotSeries("by_step", "lines", "what is minimised while one batch is learned", "step", "nats/token", x, lines)
+            PlotSeries("by_step", "line", "Training loss while one batch is overfitted", "step", "nats/token", x, lines)
         )
 
     return probe
 
 
 def _longest_windows(context: EvalContext, config: OverfitBatchConfig) -> EvalWindows:
-    """The beginnings of some training documents."""
+    """Return the longest windows of sampled training documents."""
     split = context.tokens.train
     min_targets = config.num_sequences * config.seq_len
     windows = make_windows(split, min(config.seq_len, context.max_seq_len), sample_documents(split, min_targets, context.seed))

@@ -1,4 +1,4 @@
-"""A built net and its closed form in, parameters by count and by formula, and the difference of the two, out."""
+"""Count the parameters of a built model and compare them with the analytic count."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -13,52 +13,62 @@ from provenlm.evaluation.probe import EvalContext, Probe
 
 @dataclass(frozen=True)
 class CountOnlyModel:
-    """A further shape to count: `build` makes the net (it is called on torch's meta device), `closed_form` counts it unbuilt."""
+    """Hold a model to count: `build` is called on the meta device, `analytic_counts` come from formulas."""
 
     build: Callable[[], nn.Module]
     analytic_counts: Mapping[str, int]
 
 
 def param_count_probe(count_only_models: Mapping[str, CountOnlyModel]) -> Probe:
-    """Count the trained net and each of `shapes`."""
+    """Count the parameters of the evaluated model and of each of `count_only_models`."""
 
     def probe(context: EvalContext, metrics: MetricRecorder) -> None:
         _record_counts(metrics, "", context.model, context.analytic_counts)
         active = active_params(context)
-        description = "parameters that one token meets: tensors, and experts of stacked ones, that its own backward pass reaches"
+        description = (
+            "Active parameters: those with a gradient in the backward pass of one token (experts of a stack count one by one)"
+        )
         metrics.add_measurement("active", active, "parameters", description)
         metrics.add_count(
-            "difference.active", active - context.analytic_counts["active"], "parameters", "active minus its closed form"
+            "count_minus_analytic.active",
+            active - context.analytic_counts["active"],
+            "parameters",
+            "Measured minus analytic count of active parameters",
         )
         metrics.tables.append(_part_table(context.analytic_counts))
         metrics.tables.append(_tensor_table(context.model))
         metrics.tables.append(_module_table(context.model))
         for name, count_only_model in count_only_models.items():
             with torch.device("meta"):
-                _record_counts(metrics, f"also.{name}.", count_only_model.build(), count_only_model.analytic_counts)
+                _record_counts(metrics, f"reference_models.{name}.", count_only_model.build(), count_only_model.analytic_counts)
 
     return probe
 
 
 def _record_counts(metrics: MetricRecorder, prefix: str, model: nn.Module, analytic_counts: Mapping[str, int]) -> None:
-    unique_params = list(model.parameters())  # a shared tensor comes once
+    """Record total and trainable parameters of `model` and its analytic counts."""
+    suffix = f" of {prefix.split('.')[1]}, which was not trained" if prefix else " of the model"
+    unique_params = list(model.parameters())  # a shared tensor occurs once
     total = sum(p.numel() for p in unique_params)
-    metrics.add_count(f"{prefix}total", total, "parameters", "parameters of the built net, shared ones once")
+    metrics.add_count(f"{prefix}total", total, "parameters", f"Parameters{suffix}; shared tensors count once")
     trainable = sum(p.numel() for p in unique_params if p.requires_grad)
-    metrics.add_count(f"{prefix}trainable", trainable, "parameters", "parameters that training may move")
+    metrics.add_count(f"{prefix}trainable", trainable, "parameters", f"Trainable parameters{suffix}")
+    metrics.add_count(f"{prefix}analytic.total", analytic_counts["total"], "parameters", f"Parameters{suffix}, by formula")
+    description = f"Active parameters per token{suffix}, by formula"
+    metrics.add_count(f"{prefix}analytic.active", analytic_counts["active"], "parameters", description)
     metrics.add_count(
-        f"{prefix}closed_form.total", analytic_counts["total"], "parameters", "parameters by formula, without building"
+        f"{prefix}count_minus_analytic.total",
+        total - analytic_counts["total"],
+        "parameters",
+        f"Counted minus analytic parameters{suffix}",
     )
-    description = "parameters that one token meets, by formula"
-    metrics.add_count(f"{prefix}closed_form.active", analytic_counts["active"], "parameters", description)
-    metrics.add_count(f"{prefix}difference.total", total - analytic_counts["total"], "parameters", "built minus by formula")
 
 
 def active_params(context: EvalContext) -> int:
-    """Parameters reached by the backward pass of one token's logits.
+    """Count the parameters that the backward pass of the logits of one token reaches.
 
-    A tensor of three or more dimensions is a stack (of experts): each of its slices counts for itself, if any gradient in it
-    differs from nought. Other tensors count whole: with one token a gradient may vanish although the tensor was used.
+    In a tensor of three or more dimensions (a stack of experts) each slice counts if its gradient is not 0. Other tensors count as
+    a whole, because for one token a gradient may vanish although the tensor was used.
     """
     model = context.model
     model.zero_grad(set_to_none=True)
@@ -82,21 +92,21 @@ def active_params(context: EvalContext) -> int:
 def _part_table(analytic_counts: Mapping[str, int]) -> AuditTable:
     total = analytic_counts["total"]
     rows = [(part, count, round(count / total, 4)) for part, count in analytic_counts.items() if part not in ("total", "active")]
-    return AuditTable("parts", "parameters by part of the net, by formula", ("part", "parameters", "share"), rows)
+    return AuditTable("parts", "Parameters by part of the model, by formula", ("part", "parameters", "fraction"), rows)
 
 
 def _tensor_table(model: nn.Module) -> AuditTable:
-    """Tensors of the built net, those that differ only in the number of their layer on one line."""
+    """List the tensors of the model; tensors that differ in the layer number only share a line."""
     groups: dict[tuple[str, str], list[int]] = {}
     for name, parameter in model.named_parameters():
         key = (re.sub(r"\.\d+\.", ".*.", f".{name}")[1:], " × ".join(map(str, parameter.shape)) or "1")
         groups.setdefault(key, []).append(parameter.numel())
     rows = [(name, shape, len(sizes), sum(sizes)) for (name, shape), sizes in groups.items()]
-    return AuditTable("tensors", "parameters of the built net by tensor", ("tensor", "shape", "times", "parameters"), rows)
+    return AuditTable("tensors", "Parameters of the model by tensor", ("tensor", "shape", "count", "parameters"), rows)
 
 
 def _module_table(model: nn.Module) -> AuditTable:
-    """Kinds of module of the built net with the plain values that they hold: heads, experts, dropout, as they were really built."""
+    """List the module types of the model with their plain attributes (heads, experts, dropout)."""
     groups: dict[tuple[str, str], list[int]] = {}
     for module in model.modules():
         attributes = {
@@ -107,6 +117,4 @@ def _module_table(model: nn.Module) -> AuditTable:
             sum(p.numel() for p in module.parameters(recurse=False))
         )
     rows = [(module_type, len(sizes), sum(sizes), attribute_text) for (module_type, attribute_text), sizes in groups.items()]
-    return AuditTable(
-        "modules", "modules of the built net, outermost first", ("module", "times", "parameters of its own", "holds"), rows
-    )
+    return AuditTable("modules", "Modules of the model, outermost first", ("module", "count", "own parameters", "attributes"), rows)

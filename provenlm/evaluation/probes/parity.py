@@ -1,6 +1,6 @@
-"""A net in; out, how far what must give the same logits is apart: the reference, a cache, the loop over experts.
+"""Compare implementations that must agree: Hugging Face, key-value cache, reference loop over experts.
 
-B rows, T positions, N tokens.
+Shapes: B sequences, T positions, N tokens, V vocabulary, D hidden, K experts per token.
 """
 
 from collections.abc import Mapping
@@ -20,39 +20,38 @@ NOT_APPLICABLE = "not applicable"
 
 
 def parity_probes(num_tokens: int) -> Mapping[str, Probe]:
-    """`tokens` of documents are looked at, by each."""
+    """Return the parity probes by name; each evaluates about `num_tokens` tokens of documents."""
     return {
-        "equivalence.reference": lambda context, metrics: parity_vs_hf(context, metrics, num_tokens),
-        "equivalence.cache": lambda context, metrics: parity_with_cache(context, metrics, num_tokens),
-        "equivalence.experts": lambda context, metrics: parity_of_experts(context, metrics, num_tokens),
+        "parity.hf": lambda context, metrics: parity_vs_hf(context, metrics, num_tokens),
+        "parity.kv_cache": lambda context, metrics: parity_with_cache(context, metrics, num_tokens),
+        "parity.experts": lambda context, metrics: parity_of_experts(context, metrics, num_tokens),
     }
 
 
 @torch.inference_mode()
 def parity_vs_hf(context: EvalContext, metrics: MetricRecorder, num_tokens: int) -> None:
-    """Our weights in Hugging Face's own code give our logits."""
+    """Compare the logits with those of the Hugging Face implementation with the same weights."""
     hf_model = hf_reference(context)
     if isinstance(hf_model, str):
-        metrics.add_count("largest_difference", NOT_APPLICABLE, "logits", hf_model)
+        metrics.add_count("max_abs_diff", NOT_APPLICABLE, "logits", hf_model)
         return
     tokens_BT = equal_length_sequences(context, num_tokens)[:, :-1]
     ours_BTV, theirs_BTV = context.logits(context.model, tokens_BT).float(), hf_model.logits(tokens_BT).float()
-    description = (
-        f"largest difference of a logit from that of {hf_model.class_name} of transformers with the same weights, on documents"
-    )
+    description = f"Largest logit difference from {hf_model.class_name} of transformers with the same weights, on documents"
     metrics.add_count(
-        "tokens", tokens_BT.numel(), "tokens", "tokens of documents whose logits were compared, the whole vocabulary each"
+        "num_tokens", tokens_BT.numel(), "tokens", "Document tokens at which all logits were compared with transformers"
     )
-    metrics.add_measurement("largest_difference", _max_abs_diff(ours_BTV, theirs_BTV), "logits", description)
+    metrics.add_measurement("max_abs_diff", _max_abs_diff(ours_BTV, theirs_BTV), "logits", description)
     top1_agreement = float((ours_BTV.argmax(-1) == theirs_BTV.argmax(-1)).float().mean())
-    metrics.add_measurement("same_choice", top1_agreement, "share", "of these, those with the same most probable next token")
+    description = "Fraction of document tokens at which the model and transformers have the same most probable next token"
+    metrics.add_measurement("top1_agreement", top1_agreement, "fraction", description)
 
 
 @torch.inference_mode()
 def parity_with_cache(context: EvalContext, metrics: MetricRecorder, num_tokens: int) -> None:
-    """A row read half at once and then token by token, keys and values kept, gives the logits of the row read whole."""
+    """Compare the logits of a sequence processed with a key-value cache with those of one forward pass."""
     if context.logits_with_cache is None:
-        metrics.add_count("largest_difference", NOT_APPLICABLE, "logits", "the net keeps no keys and values")
+        metrics.add_count("max_abs_diff", NOT_APPLICABLE, "logits", "The model has no key-value cache")
         return
     tokens_BT = equal_length_sequences(context, min(num_tokens, context.max_seq_len))[:1, :-1]
     full_BTV = context.logits(context.model, tokens_BT).float()
@@ -63,17 +62,19 @@ def parity_with_cache(context: EvalContext, metrics: MetricRecorder, num_tokens:
         kv_cache.set_positions(torch.arange(position, position + chunk_len, device=context.device)[None])
         chunks.append(context.logits_with_cache(context.model, tokens_BT[:, position : position + chunk_len], kv_cache).float())
         position += chunk_len
-    metrics.add_count("positions", seq_len, "positions", "of a document's row, the second half of them read one by one")
-    description = "largest difference of a logit with keys and values kept from the same without"
-    metrics.add_measurement("largest_difference", _max_abs_diff(torch.cat(chunks, 1), full_BTV), "logits", description)
+    metrics.add_count(
+        "num_positions", seq_len, "positions", "Positions compared with and without cache; the second half one by one"
+    )
+    description = "Largest logit difference between generation with a key-value cache and one forward pass"
+    metrics.add_measurement("max_abs_diff", _max_abs_diff(torch.cat(chunks, 1), full_BTV), "logits", description)
 
 
 @torch.inference_mode()
 def parity_of_experts(context: EvalContext, metrics: MetricRecorder, num_tokens: int) -> None:
-    """What the experts say by the fast way that training uses, beside the definition, a loop over experts."""
+    """Compare the grouped expert computation of the training with the reference loop over experts."""
     max_diff, layers = 0.0, [module for module in context.model.modules() if isinstance(module, Experts)]
     if not layers:
-        metrics.add_count("largest_difference", NOT_APPLICABLE, "ratio", "the net has no experts")
+        metrics.add_count("max_relative_diff", NOT_APPLICABLE, "ratio", "The model has no experts")
         return
 
     def hook(module: nn.Module, inputs: tuple[Any, ...], output_ND: Tensor) -> None:
@@ -89,9 +90,11 @@ def parity_of_experts(context: EvalContext, metrics: MetricRecorder, num_tokens:
     finally:
         for handle in handles:
             handle.remove()
-    metrics.add_count("layers", len(layers), "layers", "layers of experts that were looked at, on documents")
-    description = "largest difference of what experts say by the fast way from the loop over experts, over the largest value"
-    metrics.add_measurement("largest_difference", max_diff, "ratio", description)
+    metrics.add_count("num_layers", len(layers), "layers", "Expert layers compared with the reference loop over experts")
+    description = (
+        "Largest output difference between grouped experts and the reference loop over experts, relative to the largest output"
+    )
+    metrics.add_measurement("max_relative_diff", max_diff, "ratio", description)
 
 
 def _max_abs_diff(a: Tensor, b: Tensor) -> float:

@@ -1,15 +1,15 @@
-"""Computations in, the most bytes that each held beyond what was held before it, by the allocator, out."""
+"""Measure the peak memory of computations by torch's allocator, relative to the memory before."""
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-EVENT_PREFIX = "footprint"
+EVENT_PREFIX = "peak_memory"
 
 
 def peak_bytes(computations: Sequence[Callable[[], object]], device: torch.device) -> list[int]:
-    """Bytes by computation; empty on a device whose allocator keeps no such count."""
+    """Return the peak bytes of each computation; empty on a device whose allocator has no such count."""
     if device.type == "cuda":
         return [_peak_on_cuda(computation, device) for computation in computations]
     return _peaks_on_cpu(computations) if device.type == "cpu" else []
@@ -25,7 +25,7 @@ def _peak_on_cuda(computation: Callable[[], object], device: torch.device) -> in
 
 
 def _peaks_on_cpu(computations: Sequence[Callable[[], object]]) -> list[int]:
-    """The profiler is told of everything that torch's allocator of the CPU gives out and takes back."""
+    """Sum the allocations and releases that the profiler records for torch's CPU allocator."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as session:
         for index, computation in enumerate(computations):
             with record_function(f"{EVENT_PREFIX} {index}"):

@@ -26,7 +26,7 @@ def retrain_with_seed(
     """
     rerun_config = replace(resolve_max_steps(config, dataset), seed=seed, distributed=None)
     model = init_model(spec, model_config, dataset.vocab_size, seed).to(resolve_device(rerun_config.device))
-    apply_compile_and_ac(model, rerun_config)
+    apply_compile_and_ac(spec, model, rerun_config)
     objectives, seconds = spec.objectives(model, IGNORE), 0.0
     callbacks = build_callbacks(rerun_config, objectives[0].eval_term)
     with progress_bar(f"seed {seed}", "step", rerun_config.total_steps) as bar:

@@ -1,6 +1,6 @@
-"""A net and lengths in; tokens per second of real forward passes, and the memory that they take, beside a reference in the same run, out.
+"""Measure the throughput and peak memory of forward passes, next to Hugging Face in the same run.
 
-Passes are warmed up, synchronised and repeated, those of the net and of the reference in turn: what else the machine does falls on both.
+Passes are warmed up, synchronised and repeated; model and reference alternate, so that other load on the machine affects both.
 """
 
 import time
@@ -18,54 +18,64 @@ from provenlm.evaluation.probe import EvalContext, Probe
 from provenlm.evaluation.probes import peak_memory
 from provenlm.evaluation.probes.hf_reference import hf_reference
 
-NUM_WARMUP = 3  # passes that are not timed: allocators and kernels settle
+NUM_WARMUP = 3  # untimed passes
 
 ForwardPass = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class ThroughputConfig:
-    """The `speed` section of validate, typed."""
+    """Configure sequence lengths and the number of timed passes."""
 
     seq_lens: tuple[int, ...]
     num_iters: int
 
     def __post_init__(self) -> None:
         if not self.seq_lens or min(self.seq_lens) < 1 or len(set(self.seq_lens)) < len(self.seq_lens):
-            raise ValueError("lengths must name at least one length, each at least 1 and once")
+            raise ValueError(f"seq_lens must be distinct lengths >= 1, at least one, got {list(self.seq_lens)}")
         if self.num_iters < 5:
-            raise ValueError(f"repeats is {self.num_iters}; at least 5 are needed to speak of a median")
+            raise ValueError(f"num_iters must be >= 5 for a median, got {self.num_iters}")
 
 
 def throughput_probe(config: ThroughputConfig) -> Probe:
-    """Time one row of each length; ValueError for a length beyond the training's."""
+    """Time one sequence of each length; ValueError for a length above the `max_seq_len` of the model."""
 
     def probe(context: EvalContext, metrics: MetricRecorder) -> None:
         if max(config.seq_lens) > context.max_seq_len:
             raise ValueError(
-                f"speed.lengths goes to {max(config.seq_lens)}; the net was trained on at most {context.max_seq_len} positions"
+                f"throughput.seq_lens must be <= {context.max_seq_len}, the longest training sequence, got {max(config.seq_lens)}"
             )
         reference = hf_reference(context)
         reference_name = None if isinstance(reference, str) else f"{reference.class_name} of transformers"
-        passes: dict[str, ForwardPass] = {"net": lambda tokens_BT: context.logits(context.model, tokens_BT)}
+        passes: dict[str, ForwardPass] = {"model": lambda tokens_BT: context.logits(context.model, tokens_BT)}
         if not isinstance(reference, str):
             passes["reference"] = reference.logits
-        setup = f"one row forward on {context.device.type}, {torch.get_num_threads()} threads, {config.num_iters} timed passes"
+        setup = f"one sequence forward on {context.device.type}, {torch.get_num_threads()} threads, {config.num_iters} timed passes"
         rates = [_measure_rates(context, passes, seq_len, config.num_iters) for seq_len in config.seq_lens]
         peaks = _measure_peaks(context, passes, config.seq_lens)
         for seq_len, rate, peak in zip(config.seq_lens, rates, peaks, strict=True):
-            with metrics.scope(f"length_{seq_len}") as inner:
+            with metrics.scope(f"seq_{seq_len}") as inner:
                 _record_throughput(inner, rate, peak, setup, reference_name)
         x = [float(seq_len) for seq_len in config.seq_lens]
         medians = {f"{pass_name}, median": [_quantile(rate[pass_name], 0.5) for rate in rates] for pass_name in passes}
-        p95 = {"net, p95": [_quantile(rate["net"], 0.95) for rate in rates]}
+        p95 = {"model, p95": [_quantile(rate["model"], 0.95) for rate in rates]}
         metrics.series.append(
-            PlotSeries("by_length", "lines", f"speed by length: {setup}", "length (tokens)", "tokens/s", x, {**medians, **p95})
+            PlotSeries(
+                "by_seq_len",
+                "line",
+                f"Throughput by sequence length: {setup}",
+                "sequence length (tokens)",
+                "tokens/s",
+                x,
+                {**medians, **p95},
+            )
         )
         if all(peaks):
             lines = {pass_name: [float(peak[pass_name]) for peak in peaks] for pass_name in passes}
-            description = "most bytes that a pass holds beside the weights, by the allocator"
-            metrics.series.append(PlotSeries("memory_by_length", "lines", description, "length (tokens)", "bytes", x, lines))
+            description = "Peak memory of a forward pass beyond the weights, by the allocator"
+            metrics.series.append(
+                PlotSeries("memory_by_seq_len", "line", description, "sequence length (tokens)", "bytes", x, lines)
+            )
 
     return probe
 
@@ -73,31 +83,33 @@ def throughput_probe(config: ThroughputConfig) -> Probe:
 def _record_throughput(
     metrics: MetricRecorder, rates: Mapping[str, Sequence[float]], peaks: Mapping[str, int], setup: str, reference: str | None
 ) -> None:
-    """`rates`: tokens per second of each pass, of the net and of the reference in turn; `peaks`: bytes."""
-    metrics.add_measurement("median", _quantile(rates["net"], 0.5), "tokens/s", f"median: {setup}")
-    metrics.add_measurement("p95", _quantile(rates["net"], 0.95), "tokens/s", f"reached by 95 % of passes: {setup}")
+    """Record `rates` (tokens per second of each timed pass) and `peaks` (bytes) of the model and the reference."""
+    metrics.add_measurement("median", _quantile(rates["model"], 0.5), "tokens/s", f"Median throughput: {setup}")
+    metrics.add_measurement("p95", _quantile(rates["model"], 0.95), "tokens/s", f"Throughput that 95 % of passes reach: {setup}")
     if peaks:
-        metrics.add_measurement("peak", peaks["net"], "bytes", "most that a pass holds beside the weights, by the allocator")
+        description = "Peak memory of a forward pass of the model beyond the weights, by the allocator"
+        metrics.add_measurement("peak_memory_bytes", peaks["model"], "bytes", description)
     if reference is None:
         return
     metrics.add_measurement(
-        "reference.median", _quantile(rates["reference"], 0.5), "tokens/s", f"{reference} in the same run, median: {setup}"
+        "hf_median", _quantile(rates["reference"], 0.5), "tokens/s", f"Median throughput of {reference} in the same run: {setup}"
     )
-    ratios = np.array(rates["net"]) / np.array(rates["reference"])
-    description = f"speed of the net over that of {reference}, median over pairs of passes one after the other"
-    metrics.add_measurement("reference.ratio", float(np.median(ratios)), "ratio", description)
+    ratios = np.array(rates["model"]) / np.array(rates["reference"])
+    description = f"Throughput of the model relative to {reference}, median over pairs of successive passes"
+    metrics.add_measurement("vs_hf", float(np.median(ratios)), "ratio", description)
     if peaks:
-        metrics.add_measurement("reference.peak", peaks["reference"], "bytes", f"the same of {reference}")
+        description = f"Peak memory of a forward pass of {reference} beyond the weights, by the allocator"
+        metrics.add_measurement("hf_peak_memory_bytes", peaks["reference"], "bytes", description)
 
 
 def _quantile(rates: Sequence[float], fraction: float) -> float:
-    """The rate that this share of passes reaches."""
+    """Return the rate that this fraction of passes reaches."""
     return float(np.quantile(rates, 1 - fraction))
 
 
 @torch.inference_mode()
 def _measure_rates(context: EvalContext, passes: Mapping[str, ForwardPass], seq_len: int, num_iters: int) -> dict[str, list[float]]:
-    """Tokens per second of each timed pass."""
+    """Return the tokens per second of each timed pass by model."""
     tokens_BT, synchronize = _random_tokens(context, seq_len), _synchronizer(context.device)
     for _ in range(NUM_WARMUP):
         for forward in passes.values():
@@ -115,7 +127,7 @@ def _measure_rates(context: EvalContext, passes: Mapping[str, ForwardPass], seq_
 
 @torch.inference_mode()
 def _measure_peaks(context: EvalContext, passes: Mapping[str, ForwardPass], seq_lens: Sequence[int]) -> list[dict[str, int]]:
-    """Bytes by length and pass; empty where the device's allocator does not say."""
+    """Return the peak bytes by sequence length and model; empty if the allocator has no count."""
     cases = [(seq_len, name) for seq_len in seq_lens for name in passes]
     peaks = peak_memory.peak_bytes(
         [partial(passes[name], _random_tokens(context, seq_len)) for seq_len, name in cases], context.device
@@ -130,5 +142,5 @@ def _random_tokens(context: EvalContext, seq_len: int) -> Tensor:
 
 
 def _synchronizer(device: torch.device) -> Callable[[], None]:
-    """What waits until the device has done all it was asked to."""
+    """Return a function that waits until the device has finished all queued work."""
     return {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.type, lambda: None)
