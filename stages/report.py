@@ -7,13 +7,11 @@ from provenlm.core import hashing, io
 from provenlm.core.audit import read_audit
 from provenlm.core.paths import ProjectPaths
 from provenlm.core.progress import log_line
+from provenlm.core.stages import CORPUS_STAGES, RECIPE_STAGES
 from provenlm.reporting import previous_version, render
 from provenlm.reporting.evidence import AuditFile
 from provenlm.reporting.render import RenderedReport
 from stages import runner
-
-CORPUS_STAGES = ("scrape", "filter", "dedupe", "tokenize")
-RECIPE_STAGES = ("train", "validate")
 
 
 def run_stage(context: runner.StageContext) -> None:
@@ -39,7 +37,7 @@ def render_current_report(context: runner.StageContext) -> RenderedReport:
     title = context.parse_section("title", str)
     corpora = context.parse_section("corpora", tuple[str, ...])
     context.parse_section("recipes", tuple[str, ...])
-    checks = context.parse_section("checks", dict[str, dict[str, str]])
+    checks = context.parse_section("checks", object)
     audit_names = [(c, s) for c in corpora for s in CORPUS_STAGES] + [
         (r, s) for r in context.params.recipes_of(context.subject) for s in RECIPE_STAGES
     ]

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from provenlm.core import hashing
 from provenlm.core.audit import Audit, MetricRecorder, write_audit
-from provenlm.core.config import Params, load_params
+from provenlm.core.config import Params, load_params, resolve_settings
 from provenlm.core.errors import DataError, ProvenlmError
 from provenlm.core.executors import local
 from provenlm.core.executors.base import RecordSource
@@ -75,6 +75,9 @@ class StageContext:
     inputs: list[Path] = field(default_factory=list)
     outputs: list[Path] = field(default_factory=list)
     config_sections: dict[str, Any] = field(default_factory=dict)
+    settings: list[tuple[str, str, Any, bool]] = field(
+        default_factory=list
+    )  # section, dotted key, value, whether it is the default
 
     @property
     def entry(self) -> Any:
@@ -84,7 +87,13 @@ class StageContext:
     def parse_section(self, section: str, config_type: type[ConfigT]) -> ConfigT:
         """Parse a section of the subject's entry and add it to the audit's provenance. Raises ConfigError."""
         self.config_sections[f"{self.table}.{self.subject}.{section}"] = self.entry[section]
-        return self.params.parse_section(self.table, self.subject, section, config_type)
+        config = self.params.parse_section(self.table, self.subject, section, config_type)
+        self.record_settings(section, config)
+        return config
+
+    def record_settings(self, section: str, config: object) -> None:
+        """Add the resolved settings of a parsed section to the audit, with a mark for defaults."""
+        self.settings += [(section, *setting) for setting in resolve_settings(config)]
 
     def open_records(self, folder: Path) -> RecordSource:
         """Open the records of `folder` with the executor of the corpus."""
@@ -135,6 +144,9 @@ def main(stage: str, table: str, run_stage: Callable[[StageContext], None], doc:
         context.recorder.series,
         context.recorder.tables,
         collect_provenance(context, started),
+        context.recorder.checks,
+        context.recorder.not_applicable,
+        context.settings,
     )
     write_audit(paths.audit_json(subject, stage), audit)
     log_line(f"{stage}@{subject}: {len(audit.metrics)} metrics in {seconds:.1f} s")

@@ -17,6 +17,7 @@ from provenlm.core.errors import DataError
 
 MetricKind = Literal["measured", "counted", "estimated"]
 MetricValue = int | float | str
+NOT_APPLICABLE = "not applicable"  # what is shown instead of a value that a model or recipe cannot have
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,20 @@ class AuditTable:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """State what a metric must be, as a threshold expression such as "< 1e-3", and what to do if it is not."""
+
+    expect: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Audit:
-    """Hold what one stage recorded for one subject, with the provenance needed to repeat it."""
+    """Hold what one stage recorded for one subject, with the provenance needed to repeat it.
+
+    `checks`: standard checks by metric name. `not_applicable`: the reason by metric name or prefix. `config`: the resolved settings as
+    (section, dotted key, value, whether it is the default).
+    """
 
     subject: str
     stage: str
@@ -69,6 +82,9 @@ class Audit:
     series: Sequence[PlotSeries]
     tables: Sequence[AuditTable]
     provenance: Mapping[str, Any]
+    checks: Mapping[str, Check] = field(default_factory=dict)
+    not_applicable: Mapping[str, str] = field(default_factory=dict)
+    config: Sequence[tuple[str, str, Any, bool]] = ()
 
 
 @dataclass
@@ -78,6 +94,9 @@ class MetricRecorder:
     metrics: dict[str, Metric] = field(default_factory=dict)
     series: list[PlotSeries] = field(default_factory=list)
     tables: list[AuditTable] = field(default_factory=list)
+    checks: dict[str, Check] = field(default_factory=dict)
+    not_applicable: dict[str, str] = field(default_factory=dict)
+    scoped: bool = False
 
     def add_count(self, name: str, value: MetricValue, unit: str, description: str) -> None:
         """Record an exact count."""
@@ -97,15 +116,29 @@ class MetricRecorder:
             raise ValueError(f"metric {name!r} recorded twice")
         self.metrics[name] = metric
 
+    def add_check(self, name: str, expect: str, hint: str = "") -> None:
+        """Record a standard check: what the metric `name` must be. Raises ValueError if it has one already."""
+        if name in self.checks:
+            raise ValueError(f"check {name!r} recorded twice")
+        self.checks[name] = Check(expect, hint)
+
+    def add_not_applicable(self, prefix: str, reason: str) -> None:
+        """Record why the metrics below `prefix` do not apply. Raises TypeError in a scope: a probe cannot excuse itself."""
+        if self.scoped:
+            raise TypeError("add_not_applicable: only the runner of the probes may call it, got a call from a probe")
+        self.not_applicable[prefix] = reason
+
     @contextmanager
     def scope(self, prefix: str) -> Iterator["MetricRecorder"]:
         """Yield a recorder whose metrics, plots and tables are added here under `prefix.NAME` at the end of the block."""
-        inner = MetricRecorder()
+        inner = MetricRecorder(scoped=True)
         yield inner
         for name, metric in inner.metrics.items():
             self.add_metric(f"{prefix}.{name}", metric)
         self.series += [replace(series, name=f"{prefix}.{series.name}") for series in inner.series]
         self.tables += [replace(table, name=f"{prefix}.{table.name}") for table in inner.tables]
+        for name, check in inner.checks.items():
+            self.add_check(f"{prefix}.{name}", check.expect, check.hint)
 
 
 def write_audit(path: Path, audit: Audit) -> None:
@@ -119,6 +152,9 @@ def write_audit(path: Path, audit: Audit) -> None:
             "descriptions": [[name, metric.unit, metric.kind, metric.description] for name, metric in audit.metrics.items()],
             "series": [_finite_or_text_deep(asdict(series)) for series in audit.series],
             "tables": [_finite_or_text_deep(asdict(table)) for table in audit.tables],
+            "checks": [[name, check.expect, check.hint] for name, check in audit.checks.items()],
+            "not_applicable": [[prefix, reason] for prefix, reason in audit.not_applicable.items()],
+            "config": [list(entry) for entry in audit.config],
             "provenance": [dict(audit.provenance)],
         },
     )
@@ -137,7 +173,17 @@ def read_audit(path: Path) -> Audit:
         }
         series = [PlotSeries(**item) for item in raw["series"]]
         tables = [AuditTable(**item) for item in raw["tables"]]
-        return Audit(raw["subject"], raw["stage"], metrics, series, tables, raw["provenance"][0])
+        return Audit(
+            raw["subject"],
+            raw["stage"],
+            metrics,
+            series,
+            tables,
+            raw["provenance"][0],
+            {name: Check(expect, hint) for name, expect, hint in raw["checks"]},
+            dict(raw["not_applicable"]),
+            [(section, key, value, is_default) for section, key, value, is_default in raw["config"]],
+        )
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise DataError(f"{path.as_posix()}: not a readable audit: {error}") from None
 

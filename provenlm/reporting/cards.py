@@ -13,11 +13,12 @@ from ruamel.yaml import YAML
 from provenlm.core.audit import AuditTable, Metric
 from provenlm.reporting.checks import CheckResult, CheckStatus
 from provenlm.reporting.citations import cite
-from provenlm.reporting.evidence import AuditFile, AuditSet, flatten
+from provenlm.reporting.evidence import AuditFile, AuditSet, display_value, flatten
 from provenlm.reporting.markdown import Markdown, bold, bullet_list, code, escape, heading, link, table
 
 UNKNOWN = Markdown("Unknown: no stage records it.")
 NOT_MEASURED = Markdown("not measured")
+REFERENCE_MODELS = "reference_models"  # scope of the metrics of shapes that were counted and not trained
 UNKNOWN_LICENSE = "unknown"  # the identifier that the Hub uses
 
 
@@ -65,18 +66,32 @@ class Card:
             "contains it; `provenlm verify` checks this card together with the report."
         )
 
-    def settings(self, stage: str, section: str) -> Markdown:
+    def settings_line(self, stage: str, section: str) -> Markdown:
         """List the configuration section of a stage, key by key."""
-        config = self.config_section(stage, section)
-        if config is None:
+        file, recorded = self.audit_files.get(stage), self.config_section(stage, section)
+        resolved = (
+            [entry for entry in file.audit.config if entry[0].endswith(f".{self.name}.{section}")] if file and file.audit else []
+        )
+        if recorded is None and not resolved:
             return NOT_MEASURED
-        items = " · ".join(f"{escape(key)} {bold(escape(value))}" for key, value in flatten(config))
+        settings = [(key, display_value(value)) for _, key, value, _ in resolved] or flatten(recorded)
+        items = " · ".join(f"{escape(key)} {bold(escape(value))}" for key, value in settings)
         return Markdown(f"{link(Markdown('Settings'), self.audit_files[stage].path, section)}: {items or 'none'}")
+
+    def _own_checks(self) -> list[CheckResult]:
+        """Return the checks on this subject, without those on reference models that were never trained."""
+        names = [file.name for file in self.audit_files.values()]
+        return [
+            check for check in self.checks if any(check.id.startswith(f"{name}.") for name in names) and describes_subject(check.id)
+        ]
 
     def checks_table(self) -> Markdown:
         """Tabulate the checks on metrics of this subject."""
         own_checks = [
-            (check, file) for check in self.checks for file in self.audit_files.values() if check.id.startswith(f"{file.name}.")
+            (check, file)
+            for check in self._own_checks()
+            for file in self.audit_files.values()
+            if check.id.startswith(f"{file.name}.")
         ]
         columns = [Markdown(word) for word in ("Status", "Metric", "Measured", "Expected", "Description")]
         rows = [
@@ -84,7 +99,7 @@ class Card:
                 bold(Markdown(check.status)),
                 Markdown(f"{code(file.stage)} {code(check.id.removeprefix(f'{file.name}.'))}"),
                 self.cite(file.stage, check.id.removeprefix(f"{file.name}.")),
-                code(check.threshold.text) if check.threshold else Markdown("no exception"),
+                code(check.expect),
                 escape(check.metric.description if check.metric else check.reason),
             ]
             for check, file in own_checks
@@ -93,12 +108,7 @@ class Card:
 
     def failed_checks(self) -> Markdown:
         """List the hint of each failed check on this subject."""
-        names = [file.name for file in self.audit_files.values()]
-        failures = [
-            check
-            for check in self.checks
-            if check.status is CheckStatus.FAIL and any(check.id.startswith(f"{name}.") for name in names)
-        ]
+        failures = [check for check in self._own_checks() if check.status is CheckStatus.FAIL]
         return (
             bullet_list(Markdown(f"{code(check.id)}: {escape(check.hint)}") for check in failures)
             if failures
@@ -114,6 +124,11 @@ def render_card(
     for depth, title, content in sections:
         blocks += [heading(depth, Markdown(title)), *([content] if content else [])]
     return f"---\n{_yaml(metadata)}---\n\n" + "\n\n".join(blocks) + "\n"
+
+
+def describes_subject(metric_id: str) -> bool:
+    """Return whether a metric describes the subject itself, not a reference model whose shape was only counted."""
+    return REFERENCE_MODELS not in metric_id.split(".")
 
 
 def definition_list(entries: Iterable[tuple[str, Markdown]]) -> Markdown:

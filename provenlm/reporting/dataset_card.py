@@ -117,7 +117,7 @@ def _processing(card: Card) -> Markdown:
         ("dedupe", "Unique", "records.unique", "bytes.unique"),
     )
     return bullet_list(
-        Markdown(f"{bold(Markdown(word))}: {card.cite(stage, count)}, {card.cite(stage, size)}. {card.settings(stage, stage)}")
+        Markdown(f"{bold(Markdown(word))}: {card.cite(stage, count)}, {card.cite(stage, size)}. {card.settings_line(stage, stage)}")
         for stage, word, count, size in steps
     )
 

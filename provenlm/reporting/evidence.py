@@ -66,6 +66,21 @@ class AuditSet:
             raise ConfigError(f"{location}: the audit of {audit.subject}/{audit.stage} has no metric {name!r}{hint}")
         return audit.metrics[name]
 
+    def not_applicable(self, metric_id: str, location: str) -> str | None:
+        """Return why the audit calls the metric not applicable, or None; a recorded metric always applies."""
+        audit = self.file_of(metric_id, location).audit
+        _, name = split_metric_id(metric_id)
+        if audit is None or name in audit.metrics:
+            return None
+        parts = name.split(".")
+        prefixes = (".".join(parts[:depth]) for depth in range(len(parts), 0, -1))
+        return next((audit.not_applicable[prefix] for prefix in prefixes if prefix in audit.not_applicable), None)
+
+    def may_contain(self, metric_id: str, location: str) -> bool:
+        """Return whether the audit contains the metric or does not exist yet."""
+        audit = self.file_of(metric_id, location).audit
+        return audit is None or split_metric_id(metric_id)[1] in audit.metrics
+
     def error_of(self, metric_id: str, location: str) -> str | None:
         """Return the id of the `.error` metric on the same level or above that explains why `metric_id` is missing, or None."""
         file = self.file_of(metric_id, location)
@@ -122,6 +137,11 @@ def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield prefix, ", ".join(map(_yaml_scalar, value)) or EMPTY_VALUE
     else:
         yield prefix, _yaml_scalar(value) or EMPTY_VALUE
+
+
+def display_value(value: Any) -> str:
+    """Format a setting on one line, as in params.yaml."""
+    return ", ".join(f"{key} {item}".strip() for key, item in flatten(value))
 
 
 def _yaml_scalar(value: Any) -> str:

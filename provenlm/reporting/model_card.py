@@ -5,7 +5,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from provenlm.core.audit import Metric
-from provenlm.reporting.cards import NOT_MEASURED, UNKNOWN, UNKNOWN_LICENSE, Card, card_filename, definition_list, render_card
+from provenlm.reporting.cards import (
+    NOT_MEASURED,
+    UNKNOWN,
+    UNKNOWN_LICENSE,
+    Card,
+    card_filename,
+    definition_list,
+    describes_subject,
+    render_card,
+)
 from provenlm.reporting.evidence import flatten
 from provenlm.reporting.markdown import Markdown, code, escape, link
 
@@ -36,7 +45,10 @@ def _metadata(card: Card) -> dict[str, Any]:
 
 def _results(card: Card, dataset: str) -> dict[str, Any]:
     prefix = f"{card.name}/validate."
-    names = [*DEFAULT_METRICS, *(check.id.removeprefix(prefix) for check in card.checks if check.id.startswith(prefix))]
+    names = [
+        *DEFAULT_METRICS,
+        *(check.id.removeprefix(prefix) for check in card.checks if check.id.startswith(prefix) and describes_subject(check.id)),
+    ]
     metrics = [
         (name, metric) for name in dict.fromkeys(names) if (metric := card.metric("validate", name)) and _is_finite_number(metric)
     ]
@@ -101,7 +113,7 @@ def _sections(card: Card) -> Iterator[tuple[int, str, Markdown]]:
         Markdown(f"{trained_on}; trained on {card.cite('train', 'tokens')}, {card.cite('train', 'epochs')}."),
     )
     yield 3, "Training Procedure", Markdown("")
-    yield 4, "Training Hyperparameters", card.settings("train", "train")
+    yield 4, "Training Hyperparameters", card.settings_line("train", "train")
     yield (
         4,
         "Speeds, Sizes, Times",
@@ -114,7 +126,7 @@ def _sections(card: Card) -> Iterator[tuple[int, str, Markdown]]:
                 ("Peak memory", "peak_memory"),
                 ("First loss", "loss.first"),
                 ("Last loss", "loss.last"),
-                ("Why it ended", "stopped"),
+                ("Stop reason", "stop_reason"),
             )
         ),
     )
@@ -141,7 +153,7 @@ def _sections(card: Card) -> Iterator[tuple[int, str, Markdown]]:
         ),
     )
     yield 2, "Technical Specifications", Markdown("")
-    yield 3, "Model Architecture and Objective", card.settings("train", "model")
+    yield 3, "Model Architecture and Objective", card.settings_line("train", "model")
     yield 3, "Compute Infrastructure", Markdown("")
     yield 4, "Hardware", _machine(card)
     yield 4, "Software", _software(card)

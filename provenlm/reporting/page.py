@@ -7,13 +7,12 @@ built from ids. The same audits and checks give the same page.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
 from provenlm.core.audit import AuditTable, Metric, PlotSeries
 from provenlm.reporting.checks import CheckResult, CheckStatus, count_metric_name, overall_status
 from provenlm.reporting.citations import cite, cite_table
 from provenlm.reporting.diff import diff_section
-from provenlm.reporting.evidence import AuditFile, AuditSet, flatten, split_metric_id
+from provenlm.reporting.evidence import AuditFile, AuditSet, display_value, flatten, split_metric_id
 from provenlm.reporting.markdown import Markdown, bold, bullet_list, code, escape, heading, image, link, slug, table
 from provenlm.reporting.previous_version import SnapshotPair
 
@@ -56,6 +55,7 @@ def render_markdown(report: Report) -> str:
             blocks += [heading(2, escape(file.subject))] if file.subject != subject else []
             blocks += _stage_section(report, file)
             subject = file.subject
+    blocks += _settings_section(report)
     blocks += diff_section(report.snapshots, report.audits, report.snapshot_file)
     blocks += [heading(2, Markdown("Audits")), _cards_paragraph(report)]
     blocks += [block for file in report.audits.files if file.audit is not None for block in _provenance_section(file)]
@@ -74,6 +74,7 @@ def _verdict_block(report: Report) -> Iterator[Markdown]:
         f"{counts[name]} {check_status.value}" for check_status in CheckStatus if (name := count_metric_name(check_status))
     )
     yield Markdown(f"{status} {counts['checks.total']}: {counts_line}")
+    yield Markdown(f"Checks: standard ({counts['checks.standard']}) and this report's own ({counts['checks.own']}).")
     yield VERDICT_RULES
 
 
@@ -90,14 +91,14 @@ def _check_row(report: Report, check: CheckResult) -> list[Markdown]:
     levels = [
         f"{metric_id.rpartition('.')[2]} {_cite(report, metric_id, metric)}" for metric_id, metric in check.reference_levels.items()
     ]
-    threshold = code(check.threshold.text) if check.threshold else Markdown("no exception")
+    expected = code(check.expect)
     operands = [_cite(report, metric_id, metric) for metric_id, metric in check.operands.items()]
     descriptions = [escape(part) for part in (check.metric.description if check.metric else "", check.reason) if part]
     return [
         bold(Markdown(check.status)),
         Markdown(f"{link(code(audit_name), f'#{anchor}', '')} {code(name)}"),
         Markdown(f"{measured} ({', '.join(levels)})" if levels else measured),
-        Markdown(f"{threshold} ({', '.join(operands)})" if operands else threshold),
+        Markdown(f"{expected} ({', '.join(operands)})" if operands else expected),
         Markdown("; ".join(descriptions)),
     ]
 
@@ -127,7 +128,8 @@ def _not_run_section(report: Report) -> Iterator[Markdown]:
 def _stage_section(report: Report, file: AuditFile) -> Iterator[Markdown]:
     audit = file.require_audit()
     yield heading(3, escape(file.name))
-    yield Markdown(f"Provenance: see {link(Markdown('Audits'), f'#{slug(_provenance_title(file))}', '')}.")
+    settings = link(Markdown("settings"), f"#{slug(_settings_title(file))}", "") if audit.config else Markdown("no settings")
+    yield Markdown(f"See its {settings} and its {link(Markdown('provenance'), f'#{slug(_provenance_title(file))}', '')}.")
     columns = [Markdown(word) for word in ("Metric", "Value", "Kind", "Description")]
     rows = [
         [code(name), cite(file, name, metric), escape(metric.kind), escape(metric.description)]
@@ -138,7 +140,6 @@ def _stage_section(report: Report, file: AuditFile) -> Iterator[Markdown]:
         yield from _plot_blocks(report, file, series)
     for table_data in audit.tables:
         yield from _table_blocks(file, table_data)
-    yield from _settings_blocks(file, audit.provenance.get("params", {}))
 
 
 def _plot_blocks(report: Report, file: AuditFile, series: PlotSeries) -> Iterator[Markdown]:
@@ -156,11 +157,24 @@ def _caption(file: AuditFile, name: str, description: str) -> Markdown:
     return Markdown(f"{bold(escape(description))} {link(code(name), file.path, f'{file.name}.{name}')}")
 
 
-def _settings_blocks(file: AuditFile, config_sections: Mapping[str, Any]) -> Iterator[Markdown]:
-    """Show the configuration of the stage from the audit's copy of params.yaml."""
-    for key_path, value in config_sections.items():
-        items = [Markdown(f"{escape(key)} {bold(escape(item))}") for key, item in flatten(value)]
-        yield Markdown(f"{link(Markdown('Settings'), file.path, key_path)} {code(key_path)}: {' · '.join(items) or EMPTY_CELL}")
+def _settings_section(report: Report) -> Iterator[Markdown]:
+    """List the resolved settings of every stage from its audit: first those that differ from the defaults, in bold."""
+    yield heading(2, Markdown("Settings"))
+    yield Markdown("Settings in bold differ from the default; all others have their default value.")
+    for file in report.audits.files:
+        if file.audit is not None and file.audit.config:
+            yield heading(3, escape(_settings_title(file)))
+            yield bullet_list(_settings_lines(file))
+
+
+def _settings_lines(file: AuditFile) -> Iterator[Markdown]:
+    config = file.require_audit().config
+    for section in dict.fromkeys(name for name, *_ in config):
+        settings = [(key, value, is_default) for name, key, value, is_default in config if name == section]
+        changed = [f"{bold(escape(f'{key} = {display_value(value)}'))}" for key, value, is_default in settings if not is_default]
+        unchanged = [f"{escape(f'{key} = {display_value(value)}')}" for key, value, is_default in settings if is_default]
+        items = " · ".join([*changed, *unchanged]) or EMPTY_CELL
+        yield Markdown(f"{link(code(section), file.path, section)}: {items}")
 
 
 def _cards_paragraph(report: Report) -> Markdown:
@@ -191,6 +205,10 @@ def _provenance_section(file: AuditFile) -> Iterator[Markdown]:
 
 def _provenance_title(file: AuditFile) -> str:
     return f"Audit: {file.name}"
+
+
+def _settings_title(file: AuditFile) -> str:
+    return f"Settings: {file.name}"
 
 
 def _digest_link(file: AuditFile, digest: str) -> Markdown:

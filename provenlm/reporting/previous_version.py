@@ -44,9 +44,17 @@ def make_snapshot(audits: AuditSet, checks: Sequence[CheckResult]) -> ReportSnap
         audits=[[file.path, file.digest] for file, _ in present_audits],
         started_at=max((str(audit.provenance.get("started", "")) for _, audit in present_audits), default=""),
         status=overall_status(checks).value,
-        checks={check.id: check.status.value for check in checks},
+        checks={check_id: overall_status(results).value for check_id, results in _by_id(checks).items()},
         metrics={f"{file.name}.{name}": metric.value for file, audit in present_audits for name, metric in audit.metrics.items()},
     )
+
+
+def _by_id(checks: Sequence[CheckResult]) -> dict[str, list[CheckResult]]:
+    """Group check results by metric id: a report may tighten a standard check with one of its own."""
+    results_by_id: dict[str, list[CheckResult]] = {}
+    for check in checks:
+        results_by_id.setdefault(check.id, []).append(check)
+    return results_by_id
 
 
 def advance_snapshots(recorded: SnapshotPair | None, current: ReportSnapshot) -> SnapshotPair:

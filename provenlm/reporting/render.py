@@ -33,7 +33,7 @@ def render_report(
     title: str,
     audit_files: Sequence[AuditFile],
     own_audit: AuditFile,
-    checks_config: Mapping[str, Mapping[str, str]],
+    checks_config: object,
     location: str,
     recorded_snapshots: previous_version.SnapshotPair | None,
 ) -> RenderedReport:
@@ -105,7 +105,8 @@ def _check_json(report: Report, check: checks.CheckResult) -> dict[str, Any]:
         "id": check.id,
         "status": check.status.value,
         "reason": check.reason,
-        "expect": check.threshold.text if check.threshold else None,
+        "expect": check.expect,
+        "origin": check.origin,
         "value": metric.value if metric else None,
         "unit": metric.unit if metric else None,
         "kind": metric.kind if metric else None,

@@ -13,8 +13,11 @@ from provenlm.core.errors import ConfigError
 from provenlm.reporting.evidence import METRIC_ID
 
 Number = int | float
+ResolveName = Callable[[str], str]  # the full id of a metric that is named without subject and stage
 
+STANDARD = "standard"  # the checks that the audits of the stages bring with them
 CHECK_KEYS = ("expect", "hint")
+METRIC_NAME = re.compile(r"[A-Za-z_][^\s*]*", re.ASCII)
 NUMBER_PATTERN = re.compile(r"[+-]?\d[\d_]*(\.\d[\d_]*)?([eE][+-]?\d\d?\d?)?", re.ASCII)
 OPERATORS: dict[str, Callable[[Number, Number], bool]] = {
     "<=": operator.le,
@@ -67,47 +70,87 @@ class Threshold:
 
 @dataclass(frozen=True)
 class CheckSpec:
-    """Pair the threshold of a check with the hint that the report shows when the check fails."""
+    """Pair a metric and its threshold with the hint that the report shows when the check fails."""
 
+    metric_id: str
     threshold: Threshold
     hint: str
 
 
-def parse_checks(checks: Mapping[str, Mapping[str, str]], location: str) -> dict[str, CheckSpec]:
-    """Parse the `checks` of a report by metric id; raise ConfigError for a wrong key or expression in `location`."""
-    return {metric_id: _parse_check(entry, f"{location}.{metric_id}") for metric_id, entry in checks.items()}
+@dataclass(frozen=True)
+class ChecksConfig:
+    """Hold the parsed `checks` of a report: whether the standard checks of its stages apply, and the report's own checks."""
+
+    standard: bool
+    own: Sequence[CheckSpec]
 
 
-def _parse_check(entry: Mapping[str, str], location: str) -> CheckSpec:
+def parse_checks(value: object, location: str) -> ChecksConfig:
+    """Parse the `checks` of a report: "standard", a mapping of metric id to {expect, hint}, or a list of these.
+
+    Raise ConfigError for anything else, with `location` as the prefix of the message.
+    """
+    parts = value if isinstance(value, list) else [value]
+    standard, own = False, []
+    for part in parts:
+        if part == STANDARD:
+            standard = True
+        elif isinstance(part, Mapping):
+            own += [_parse_check(str(metric_id), entry, f"{location}.{metric_id}") for metric_id, entry in part.items()]
+        else:
+            raise ConfigError(
+                f"{location}: must be {STANDARD!r}, a mapping of metric id to expect and hint, or a list of these, got {part!r}"
+            )
+    return ChecksConfig(standard, own)
+
+
+def _parse_check(metric_id: str, entry: object, location: str) -> CheckSpec:
+    if not METRIC_ID.fullmatch(metric_id):
+        raise ConfigError(f"{location}: must be a metric id such as my_recipe/validate.val.loss, got {metric_id!r}")
+    if not isinstance(entry, Mapping):
+        raise ConfigError(f"{location}: must be a mapping with the keys {', '.join(CHECK_KEYS)}, got {entry!r}")
     if unknown := set(entry) - set(CHECK_KEYS):
         raise ConfigError(f"{location}: unknown key {min(unknown)!r}; known: {', '.join(CHECK_KEYS)}")
-    if missing := set(CHECK_KEYS) - set(entry):
-        raise ConfigError(f"{location}: missing key {min(missing)!r}; required: {', '.join(CHECK_KEYS)}")
-    return CheckSpec(parse_threshold(entry["expect"], f"{location}.expect"), entry["hint"])
+    for key in CHECK_KEYS:
+        if key not in entry:
+            raise ConfigError(f"{location}: missing key {key!r}; required: {', '.join(CHECK_KEYS)}")
+        if not isinstance(entry[key], str):
+            raise ConfigError(f"{location}.{key}: must be text, got {entry[key]!r}")
+    return CheckSpec(metric_id, parse_threshold(entry["expect"], f"{location}.expect", metric_id), entry["hint"])
 
 
-def parse_threshold(text: str, location: str) -> Threshold:
-    """Parse one expression; raise ConfigError with the grammar if it is malformed or can never hold."""
+def parse_threshold(text: str, location: str, metric_id: str = "", resolve_name: ResolveName | None = None) -> Threshold:
+    """Parse the expectation for `metric_id`; raise ConfigError if it is malformed, can never hold or refers to the metric itself.
+
+    `resolve_name` completes an operand that is no full metric id; None: only full ids are allowed.
+    """
     expression = text.strip()
+    threshold: Threshold | None = None
     if ".." in expression:
-        low, high = (_parse_operand(part, text, location) for part in expression.split("..", maxsplit=True))
+        low, high = (_parse_operand(part, text, location, resolve_name) for part in expression.split("..", maxsplit=True))
         if low.metric_id is None and high.metric_id is None and low.factor > high.factor:
             raise ConfigError(f"{location}: the lower end of a range must be at most its upper end, got {text!r}")
-        return Threshold(expression, [(">=", low), ("<=", high)])
-    for relation in OPERATORS:
-        if expression.startswith(relation):
-            return Threshold(expression, [(relation, _parse_operand(expression.removeprefix(relation), text, location))])
-    raise ConfigError(f"{location}: {GRAMMAR}; got {text!r}")
+        threshold = Threshold(expression, [(">=", low), ("<=", high)])
+    elif relation := next((relation for relation in OPERATORS if expression.startswith(relation)), None):
+        operand = _parse_operand(expression.removeprefix(relation), text, location, resolve_name)
+        threshold = Threshold(expression, [(relation, operand)])
+    if threshold is None:
+        raise ConfigError(f"{location}: {GRAMMAR}; got {text!r}")
+    if metric_id in threshold.dependencies():
+        raise ConfigError(f"{location}: must not compare a metric with itself, got {text!r}")
+    return threshold
 
 
-def _parse_operand(expression: str, text: str, location: str) -> Operand:
+def _parse_operand(expression: str, text: str, location: str, resolve_name: ResolveName | None) -> Operand:
     factor, star, operand = (part.strip() for part in expression.strip().rpartition("*"))
-    if star and NUMBER_PATTERN.fullmatch(factor) and METRIC_ID.fullmatch(operand):
-        return Operand(_parse_number(factor), operand)
     if not star and NUMBER_PATTERN.fullmatch(operand):
         return Operand(_parse_number(operand), None)
-    if not star and METRIC_ID.fullmatch(operand):
-        return Operand(1, operand)
+    if not star or NUMBER_PATTERN.fullmatch(factor):
+        number = _parse_number(factor) if star else 1
+        if METRIC_ID.fullmatch(operand):
+            return Operand(number, operand)
+        if resolve_name and METRIC_NAME.fullmatch(operand):
+            return Operand(number, resolve_name(operand))
     raise ConfigError(f"{location}: {GRAMMAR}; got {text!r}, in which {expression.strip()!r} is neither a number nor a metric id")
 
 

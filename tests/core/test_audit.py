@@ -57,6 +57,32 @@ def test_a_damaged_audit_is_an_error_that_names_the_file(tmp_path, text):
         audit.read_audit(tmp_path / "a.json")
 
 
+def test_checks_reasons_and_settings_are_read_back(tmp_path):
+    recorder = audit.MetricRecorder()
+    recorder.add_not_applicable("kv_cache", "the model has no kv_cache")
+    with recorder.scope("val") as inner:
+        inner.add_count("loss", 1, "nats", "loss")
+        inner.add_check("loss", "< bigram.loss", "train longer")
+    config = [("recipes.a.train", "optimizer.lr", 0.001, True), ("recipes.a.train", "loggers", [], False)]
+    written = audit.Audit("s", "t", recorder.metrics, [], [], {}, recorder.checks, recorder.not_applicable, config)
+    audit.write_audit(tmp_path / "a.json", written)
+    assert audit.read_audit(tmp_path / "a.json") == written
+    assert recorder.checks == {"val.loss": audit.Check("< bigram.loss", "train longer")}
+
+
+def test_a_scoped_recorder_cannot_declare_itself_not_applicable():
+    recorder = audit.MetricRecorder()
+    with pytest.raises(TypeError, match="only the runner of the probes may call it"), recorder.scope("val") as inner:
+        inner.add_not_applicable("loss", "no wish")
+
+
+def test_a_second_check_on_one_metric_is_an_error():
+    recorder = audit.MetricRecorder()
+    recorder.add_check("x", "> 0")
+    with pytest.raises(ValueError, match="check 'x' recorded twice"):
+        recorder.add_check("x", "> 1")
+
+
 def test_a_metric_without_a_description_is_an_error(tmp_path):
     audit.write_audit(tmp_path / "a.json", sample_audit())
     (tmp_path / "a.json").write_text((tmp_path / "a.json").read_text().replace('"records": 3', '"records": 3, "extra": 4'))

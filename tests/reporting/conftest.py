@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from provenlm.core.audit import Audit, AuditTable, Metric, PlotSeries
+from provenlm.core.audit import Audit, AuditTable, Check, Metric, PlotSeries
 from provenlm.reporting.evidence import AuditFile
 
 AuditFileFactory = Callable[..., AuditFile]
@@ -21,13 +21,26 @@ def make_audit_file() -> AuditFileFactory:
         series: Sequence[PlotSeries] = (),
         tables: Sequence[AuditTable] = (),
         provenance: Any = None,
+        checks: Any = None,
+        not_applicable: Any = None,
+        config: Any = (),
         **values: Any,
     ) -> AuditFile:
         metrics = {
             name.replace("__", "."): value if isinstance(value, Metric) else Metric(value, "nats", "loss", "measured")
             for name, value in values.items()
         }
-        audit = Audit(subject, stage, metrics, series, tables, provenance or {})
+        audit = Audit(
+            subject,
+            stage,
+            metrics,
+            series,
+            tables,
+            provenance or {},
+            checks={name: Check(*check) for name, check in (checks or {}).items()},
+            not_applicable=not_applicable or {},
+            config=config,
+        )
         return AuditFile(subject, stage, f"audits/{subject}/{stage}.json", "ab" * 32, audit)
 
     return make

@@ -50,7 +50,7 @@ def cards(make_audit_file, make_missing_file):
             "validate": make_audit_file("toy", "validate", val__perplexity=12.5, parameters__total=count(4624, "parameters")),
         } | more  # fmt: skip
         files = render_report(
-            "proof", "A proof", list(audit_files.values()), make_missing_file("proof", "report"), CHECKS, "w", None
+            "proof", "A proof", list(audit_files.values()), make_missing_file("proof", "report"), ["standard", CHECKS], "w", None
         ).files
         return {name.removeprefix("proof_cards/"): data.decode() for name, data in files.items() if "_cards/" in name}
 
@@ -134,6 +134,23 @@ def test_a_recipe_without_audits_has_no_card(cards, make_missing_file):
     assert list(rendered_cards) == ["words.md"]
     untested = cards(validate=make_missing_file("toy", "validate"))["toy.md"]
     assert "not measured" in untested and ModelCard(untested).data.eval_results == []
+
+
+def test_a_card_has_no_numbers_of_models_that_were_not_trained(cards, make_audit_file):
+    shapes = {"params.total": count(4624, "parameters"), "params.reference_models.huge.total": count(9_760_195_584, "parameters")}
+    checks = dict.fromkeys(shapes, ("> 0", "look at the shape"))
+    failed = {"params.reference_models.other.total": ("< 0", "another shape")}
+    shapes["params.reference_models.other.total"] = count(222_994_944, "parameters")
+    shapes["val.perplexity"] = count(12.5, "")
+    page = cards(validate=make_audit_file("toy", "validate", checks=checks | failed, **shapes))["toy.md"]
+    assert "4,624" in page and "9,760" not in page and "222,994" not in page and "another shape" not in page
+    assert [result.metric_type for result in ModelCard(page).data.eval_results] == ["val.perplexity", "params.total"]
+
+
+def test_a_card_lists_the_resolved_settings(cards, make_audit_file):
+    config = [["recipes.toy.train", "max_steps", 7, False], ["recipes.toy.train", "seed", 0, True]]
+    page = cards(train=make_audit_file("toy", "train", config=config))["toy.md"]
+    assert "max\\_steps **7** · seed **0**" in page
 
 
 def test_external_text_cannot_become_markup_on_a_card(cards, make_audit_file):

@@ -75,17 +75,103 @@ def test_text_as_an_operand_fails(make_audit_file):
     assert only(evaluate([train], toy__train__loss="< toy/train.bigram")) == ("FAIL", "toy/train.bigram is not a number")
 
 
-def test_a_metric_with_the_value_not_applicable_gives_that_status(make_audit_file):
-    metric = Metric("not applicable", "", "a dense model has no experts", "counted")
+def test_a_metric_that_the_audit_calls_not_applicable_has_that_status(make_audit_file):
+    train = make_audit_file("toy", "train", not_applicable={"experts": "a dense model has no experts"})
+    assert only(evaluate([train], toy__train__experts__load="< 2")) == ("NOT APPLICABLE", "a dense model has no experts")
+
+
+def test_the_value_not_applicable_of_a_metric_is_not_that_status(make_audit_file):
+    metric = Metric("not applicable", "", "a stage that excuses itself", "counted")
     assert only(evaluate([make_audit_file("toy", "train", load=metric)], toy__train__load="< 2")) == (
-        "NOT APPLICABLE",
-        "a dense model has no experts",
+        "FAIL",
+        "toy/train.load is not a number",
     )
+
+
+def test_a_recorded_metric_applies_although_its_scope_is_called_not_applicable(make_audit_file):
+    train = make_audit_file("toy", "train", experts__load=3.0, not_applicable={"experts": "a dense model has no experts"})
+    assert only(evaluate([train], toy__train__experts__load="< 2")) == ("FAIL", "expectation not met")
+
+
+def standard(*audit_files, own=()) -> list[CheckResult]:
+    """Evaluate the standard checks of the audits, and own checks."""
+    return evaluate_checks(AuditSet(tuple(audit_files)), parse_checks(["standard", *own], "w"), "w")
+
+
+def test_standard_checks_come_from_the_audits(make_audit_file):
+    train = make_audit_file("toy", "train", loss=1.0, checks={"loss": ("< 2", "train longer")})
+    (check,) = standard(train)
+    assert (check.id, check.status.value, check.expect, check.hint, check.origin) == (
+        "toy/train.loss", "PASS", "< 2", "train longer", "standard",
+    )  # fmt: skip
+
+
+def test_a_report_without_the_word_standard_has_no_standard_checks(make_audit_file):
+    train = make_audit_file("toy", "train", loss=3.0, checks={"loss": ("< 2", "train longer")})
+    assert evaluate([train]) == []
+
+
+def test_an_own_check_tightens_a_standard_one(make_audit_file):
+    train = make_audit_file("toy", "train", loss=1.5, checks={"loss": ("< 2", "")})
+    checks = standard(train, own=[{"toy/train.loss": {"expect": "< 1", "hint": "x"}}])
+    assert [(check.id, check.status.value, check.origin) for check in checks] == [
+        ("toy/train.loss", "PASS", "standard"),
+        ("toy/train.loss", "FAIL", "own"),
+    ]
+
+
+def test_a_missing_audit_is_one_standard_check_that_was_not_run(make_missing_file):
+    (check,) = standard(make_missing_file("toy", "train"))
+    assert (check.id, check.status.value, check.expect) == ("toy/train.audit", "NOT RUN", "audit exists")
+    assert check.hint == "run the stage: dvc repro train@toy"
+
+
+def test_a_standard_check_on_a_metric_that_was_not_recorded_fails(make_audit_file):
+    assert only(standard(make_audit_file("toy", "train", checks={"loss": ("< 2", "")}))) == (
+        "FAIL",
+        "toy/train.loss was not recorded",
+    )
+
+
+@pytest.mark.parametrize(
+    ("expect", "status"),
+    [
+        ("> accuracy.chance", "PASS"),  # tasks.brackets.accuracy.chance
+        ("> 2 * accuracy.chance", "FAIL"),
+        ("> brackets.accuracy.chance", "PASS"),
+        ("> chance", "PASS"),  # tasks.brackets.accuracy.chance, not the metric chance of the audit
+        ("> level", "FAIL"),
+        ("> toy/validate.tasks.brackets.accuracy.chance", "PASS"),
+        ("> accuracy.chanse", "FAIL"),
+    ],
+)
+def test_an_operand_of_a_standard_check_is_looked_up_from_the_inner_scope_outward(make_audit_file, expect, status):
+    validate = make_audit_file(
+        "toy", "validate", tasks__brackets__accuracy__ci_low=0.5, tasks__brackets__accuracy__chance=0.3, chance=0.9, level=0.9,
+        checks={"tasks.brackets.accuracy.ci_low": (expect, "")},
+    )  # fmt: skip
+    assert only(standard(validate))[0] == status
+
+
+def test_a_standard_check_above_the_ceiling_fails_instead_of_stopping_the_report(make_audit_file):
+    validate = make_audit_file("toy", "validate", right=1.0, right__ceiling=2.0, checks={"right": ("> 2", "")})
+    assert only(standard(validate)) == ("FAIL", "the ceiling (best possible value) 2.0 is too low for the expectation")
+
+
+def test_a_standard_check_that_does_not_apply_gives_the_reason(make_audit_file):
+    reason = "the model has no next_token_logits"
+    validate = make_audit_file("toy", "validate", checks={"val.loss": ("< 2", "")}, not_applicable={"val": reason})
+    assert only(standard(validate)) == ("NOT APPLICABLE", reason)
+
+
+def test_a_check_whose_operand_does_not_apply_does_not_apply(make_audit_file):
+    validate = make_audit_file("toy", "validate", loss=1.0, not_applicable={"bigram": "no validation split"})
+    assert only(evaluate([validate], toy__validate__loss="< toy/validate.bigram.loss")) == ("NOT APPLICABLE", "no validation split")
 
 
 def test_a_probe_that_raised_fails_without_a_check_on_it(make_audit_file):
     (check,) = evaluate([make_audit_file("toy", "validate", leakage__error="ValueError: shape")])
-    assert (check.id, check.status, check.threshold) == ("toy/validate.leakage.error", CheckStatus.FAIL, None)
+    assert (check.id, check.status, check.expect) == ("toy/validate.leakage.error", CheckStatus.FAIL, "no exception")
 
 
 def test_a_check_on_a_metric_of_a_failed_probe_names_the_error(make_audit_file):
@@ -134,7 +220,7 @@ def test_an_unknown_operand_names_the_closest_metric(make_audit_file):
 
 
 def checks_of(*statuses: CheckStatus) -> list[CheckResult]:
-    return [CheckResult("toy/train.loss", status, "", None, None, {}, {}, "") for status in statuses]
+    return [CheckResult("toy/train.loss", status, "", "< 1") for status in statuses]
 
 
 P, F, N, E, A = CheckStatus.PASS, CheckStatus.FAIL, CheckStatus.NOT_RUN, CheckStatus.ESTIMATED, CheckStatus.NOT_APPLICABLE
@@ -163,7 +249,7 @@ def test_counts_and_verdict_become_metrics(make_audit_file):
     record_counts(checks_of(P, P, F, N), recorder)
     values = {name: metric.value for name, metric in recorder.metrics.items()}
     assert values == {
-        "verdict": "FAIL", "checks.total": 4, "checks.pass": 2, "checks.fail": 1, "checks.not_run": 1,
+        "verdict": "FAIL", "checks.total": 4, "checks.standard": 4, "checks.own": 0, "checks.pass": 2, "checks.fail": 1, "checks.not_run": 1,
         "checks.estimated": 0, "checks.not_applicable": 0,
     }  # fmt: skip
 

@@ -9,7 +9,9 @@ import pytest
 from provenlm.core.audit import Metric
 from provenlm.core.errors import DataError
 from provenlm.reporting import previous_version
-from provenlm.reporting.evidence import AuditFile
+from provenlm.reporting.checks import CheckResult, CheckStatus
+from provenlm.reporting.evidence import AuditFile, AuditSet
+from provenlm.reporting.previous_version import make_snapshot
 from provenlm.reporting.render import RenderedReport, render_report
 
 CITATION = re.compile(r'\[((?:\\.|[^\]\\])*)\]\(([^ )]+) "((?:\\.|[^"\\])*)"\)')
@@ -71,6 +73,11 @@ def test_the_same_audits_keep_the_previous_version(run):
     second = run(run(None, "aa", loss=3.0), "bb", loss=1.5)
     assert run(second, "bb", loss=1.5).files == second.files
     assert run(run(second, "bb", loss=1.5), "bb", loss=1.5).files == second.files
+
+
+def test_two_checks_on_one_metric_count_with_the_worse_status():
+    checks = [CheckResult("toy/train.loss", status, "", "< 1") for status in (CheckStatus.FAIL, CheckStatus.PASS)]
+    assert make_snapshot(AuditSet(()), checks).checks == {"toy/train.loss": "FAIL"}
 
 
 def test_a_third_version_is_compared_with_the_second(run):

@@ -23,6 +23,12 @@ CHECKS = {
     "words/dedupe.duplicates.near": {"expect": ">= 0", "hint": "run it"},
     "toy/train.parameters": {"expect": "180e6..220e6", "hint": "choose another shape"},
 }
+SETTINGS = [
+    ["recipes.toy.train", "max_steps", 7, False],
+    ["recipes.toy.train", "seed", None, True],
+    ["recipes.toy.train", "optimizer.lr", 0.001, True],
+    ["recipes.toy.train", "loggers", [], True],
+]
 PROVENANCE = {
     "command": "python -m stages.train toy",
     "params": {"recipes.toy.train": {"steps": 7, "optimizer": {"lr": 0.001}}},
@@ -41,7 +47,12 @@ PROVENANCE = {
 @pytest.fixture
 def sources(make_audit_file, make_missing_file):
     train = make_audit_file(
-        "toy", "train", [CURVE], provenance=PROVENANCE, parameters=Metric(222994944, "parameters", "of the model", "counted")
+        "toy",
+        "train",
+        [CURVE],
+        provenance=PROVENANCE,
+        config=SETTINGS,
+        parameters=Metric(222994944, "parameters", "of the model", "counted"),
     )
     checked = make_audit_file(
         "toy", "validate", [], [SAMPLES], loss=1.9123456, bigram=2.8, expected=Metric(3.4, "nats", "a scaling law", "estimated")
@@ -71,13 +82,19 @@ def test_sections_come_in_a_fixed_order(sources, own_audit):
     headings = re.findall(r"^#+ (.*)$", page(sources, own_audit), re.MULTILINE)
     assert headings == [
         "A proof", "Checks", "Hints", "Not run", "words", "words/filter", "toy", "toy/train", "toy/validate",
-        "Changes since the previous version", "Audits", "Audit: words/filter", "Audit: toy/train", "Audit: toy/validate",
+        "Settings", "Settings: toy/train", "Changes since the previous version", "Audits", "Audit: words/filter", "Audit: toy/train", "Audit: toy/validate",
     ]  # fmt: skip
 
 
 def test_the_page_starts_with_the_verdict_and_the_count_per_status(sources, own_audit):
     line = CITATION.sub(r"\1", page(sources, own_audit).splitlines()[2])
     assert line == "**FAIL** 4 checks: 2 PASS · 1 FAIL · 1 NOT RUN · 0 ESTIMATED · 0 NOT APPLICABLE"
+
+
+def test_the_page_says_how_many_checks_are_standard_and_how_many_its_own(make_audit_file, own_audit):
+    train = make_audit_file("toy", "train", loss=1.0, checks={"loss": ("< 2", "")})
+    text = page([train], own_audit, ["standard", {"toy/train.loss": {"expect": "< 3", "hint": ""}}])
+    assert "Checks: standard (1 checks) and this report's own (1 checks)." in CITATION.sub(r"\1", text)
 
 
 def test_a_check_that_was_not_run_prevents_the_verdict_pass(sources, own_audit):
@@ -138,9 +155,7 @@ def test_the_prose_of_the_page_contains_no_digit(sources, own_audit):
     """Remove all text from audits and params.yaml: the remaining prose contains no digit."""
     rest = page(sources, own_audit).split("## Audits")[0]
     rest = re.sub(r"`[^`]*`", "", CITATION.sub("", re.sub(r"!\[[^\]]*\]\([^)]*\)", "", rest)))
-    rest = re.sub(
-        r"^(\| (prompt|---|a\\\|b|c) .*|.*: steps \*\*.*)$", "", rest, flags=re.MULTILINE
-    )  # the table and the configuration
+    rest = re.sub(r"^(\| (prompt|---|a\\\|b|c) .*|.*: \*\*max.*)$", "", rest, flags=re.MULTILINE)  # the table and the configuration
     assert not re.findall(r".*\d.*", rest)
 
 
@@ -172,7 +187,8 @@ def test_a_table_shows_external_text_as_text(sources, own_audit):
 
 
 def test_the_page_shows_the_configuration_recorded_in_the_audit(sources, own_audit):
-    assert "`recipes.toy.train`: steps **7** · optimizer.lr **0.001**" in page(sources, own_audit)
+    line = "`recipes.toy.train`: **max\\_steps \\= 7** · seed \\= null · optimizer.lr \\= 0.001 · loggers \\= none"
+    assert line in CITATION.sub(r"\1", page(sources, own_audit))
 
 
 def test_the_page_shows_the_provenance_of_each_audit(sources, own_audit):
@@ -221,7 +237,7 @@ def test_the_json_summary_contains_the_same_checks(sources, own_audit):
 def test_the_json_summary_shows_only_counts_to_dvc_metrics(sources, own_audit):
     summary = json.loads(rendered(sources, own_audit).files["proof.json"])
     assert {key for key, value in summary.items() if not isinstance(value, list)} == {
-        "report", "status", "checks.total", "checks.pass", "checks.fail", "checks.not_run", "checks.estimated", "checks.not_applicable",
+        "report", "status", "checks.total", "checks.standard", "checks.own", "checks.pass", "checks.fail", "checks.not_run", "checks.estimated", "checks.not_applicable",
     }  # fmt: skip
 
 

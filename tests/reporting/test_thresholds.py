@@ -95,6 +95,40 @@ def test_a_check_needs_the_keys_expect_and_hint(entry, message):
     assert str(error.value) == message
 
 
+def test_checks_may_be_standard_own_or_both():
+    own = {"r/train.loss": {"expect": "< 1", "hint": "x"}}
+    parsed = [thresholds.parse_checks(value, "w") for value in ("standard", own, ["standard", own, own], ["standard"])]
+    assert [(checks.standard, len(checks.own)) for checks in parsed] == [(True, 0), (False, 1), (True, 2), (True, 0)]
+
+
+@pytest.mark.parametrize("value", [None, "default", 3, ["standard", None], [["standard"]]])
+def test_other_values_of_checks_are_refused(value):
+    with pytest.raises(
+        ConfigError, match="^w: must be 'standard', a mapping of metric id to expect and hint, or a list of these, got"
+    ):
+        thresholds.parse_checks(value, "w")
+
+
+@pytest.mark.parametrize(
+    ("checks", "message"),
+    [
+        ({"loss": {"expect": "< 1", "hint": ""}}, "w.loss: must be a metric id such as my_recipe/validate.val.loss, got 'loss'"),
+        ({"r/train.loss": None}, "w.r/train.loss: must be a mapping with the keys expect, hint, got None"),
+        ({"r/train.loss": {"expect": 3, "hint": ""}}, "w.r/train.loss.expect: must be text, got 3"),
+    ],
+)
+def test_a_malformed_check_is_refused_with_its_location(checks, message):
+    with pytest.raises(ConfigError) as error:
+        thresholds.parse_checks(checks, "w")
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("expect", ["<= r/train.loss", "0..r/train.loss", "< 2 * r/train.loss"])
+def test_a_check_that_compares_a_metric_with_itself_is_refused(expect):
+    with pytest.raises(ConfigError, match="must not compare a metric with itself"):
+        thresholds.parse_checks({"r/train.loss": {"expect": expect, "hint": ""}}, "w")
+
+
 @pytest.mark.parametrize(
     ("metric_id", "parts"),
     [
