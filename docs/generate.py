@@ -1,0 +1,247 @@
+"""Fill the generated blocks of README and docs with real output: `python docs/generate.py [--check]`.
+
+A block is `<!-- generated: NAME ARGUMENT… -->…<!-- end -->`; NAME is one of the functions in BLOCKS. Numbers come from the audits and
+reports in reports/, from benchmarks/results/*.json, or from running a command. tests/test_docs.py fails when a block differs.
+"""
+
+import argparse
+import io
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from provenlm.cli import main as cli  # noqa: E402
+from provenlm.core.audit import Audit, read_audit  # noqa: E402
+from provenlm.reporting.evidence import split_metric_id  # noqa: E402
+from provenlm.reporting.number_format import format_number, format_value  # noqa: E402
+
+BLOCK = re.compile(r"(<!-- generated: (.+?) -->)(.*?)(<!-- end -->)", re.DOTALL)
+FENCE = "```"
+
+
+def pages() -> list[Path]:
+    """List the Markdown files that may contain generated blocks."""
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def metric(metric_id: str) -> str:
+    """Format the value of one metric, inline."""
+    name, key = split_metric_id(metric_id)
+    found = _audit(name).metrics[key]
+    return format_value(found.value, found.unit)
+
+
+def metrics(audit_name: str, *names: str) -> str:
+    """Tabulate metrics of one audit with their descriptions."""
+    found = _audit(audit_name).metrics
+    rows = [(f"`{name}`", format_value(found[name].value, found[name].unit), found[name].description) for name in names]
+    return _table(("metric", "value", "description"), rows)
+
+
+def results(*recipes: str) -> str:
+    """Tabulate the main results of recipes; every value links to its audit."""
+    columns = (
+        ("parameters", "validate", "params.total"),
+        ("training tokens", "train", "tokens"),
+        ("training time", "train", "seconds"),
+        ("validation loss", "validate", "val.bits_per_byte"),
+        ("bigram baseline", "validate", "val.bigram.bits_per_byte"),
+    )
+    rows = []
+    for recipe in recipes:
+        cells = []
+        for _, stage, name in columns:
+            found = _audit(f"{recipe}/{stage}").metrics.get(name)
+            link = f"reports/audits/{recipe}/{stage}.json"
+            cells.append(f"[{format_value(found.value, found.unit)}]({link})" if found else "–")
+        rows.append((f"`{recipe}`", *cells))
+    return _table(("recipe", *(title for title, *_ in columns)), rows)
+
+
+def verdict(report: str) -> str:
+    """Quote the verdict of a report with the number of checks by status."""
+    summary = _summary(report)
+    counts = ", ".join(
+        f"{summary[f'checks.{key}']} {key.replace('_', ' ').upper()}" for key in STATUS_KEYS if summary[f"checks.{key}"]
+    )
+    return f"**{summary['status']}** ({counts} of {summary['checks.total']} checks)"
+
+
+def checks(report: str, *metric_ids: str) -> str:
+    """Tabulate checks of a report."""
+    by_id = {check["id"]: check for check in _summary(report)["checks"]}
+    rows = []
+    for metric_id in metric_ids:
+        check = by_id[metric_id]
+        value = "–" if check["value"] is None else format_value(check["value"], check["unit"])
+        rows.append(
+            (
+                f"**{check['status']}**",
+                f"`{metric_id}`",
+                f"[{value}](reports/{check['audit']})",
+                f"`{check['expect']}`",
+                check["description"],
+            )
+        )
+    return _table(("status", "metric", "measured", "expected", "description"), rows)
+
+
+def times(report: str) -> str:
+    """List the wall time of every stage of a report, as `provenlm build` prints it."""
+    lines = []
+    for entry in _summary(report)["audits"]:
+        subject, stage = Path(entry["audit"]).parent.relative_to("audits").as_posix(), Path(entry["audit"]).stem
+        lines.append(f"{f'{stage}@{subject}':<28} ran {_audit(f'{subject}/{stage}').metrics['seconds'].value:>11.1f} s")
+    return f"\n{FENCE}\n" + "\n".join(lines) + f"\n\n{report}: {_summary(report)['status']}\n{FENCE}\n"
+
+
+def benchmark(name: str, *prefixes: str) -> str:
+    """Tabulate the rows of benchmarks/results/NAME.json whose names start with one of `prefixes` (all rows without prefixes)."""
+    result = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    rows = [
+        (row["name"], f"{format_number(row['value'])} {row['unit']}".rstrip(), _ratio(row.get("ratio")))
+        for row in result["rows"]
+        if not prefixes or row["name"].startswith(prefixes)
+    ]
+    return _table(("measurement", "value", "ratio"), rows) + f"\nMeasured with `{result['command']}`.\n"
+
+
+def commands() -> str:
+    """Tabulate all commands with their examples."""
+    rows = [(f"`{c.example}`", c.summary) for group in cli.GROUPS.values() for c in group]
+    return _table(("example", "what it does"), rows)
+
+
+def help_text(*command: str) -> str:
+    """Quote the `--help` output of a command."""
+    env_columns = {"COLUMNS": "100"}
+    output = _run([sys.executable, "-m", "provenlm.cli", *command, "--help"], ROOT, env_columns).stdout
+    return f"\n{FENCE}\n{output.rstrip()}\n{FENCE}\n"
+
+
+def error(*assignments: str) -> str:
+    """Quote the message of `provenlm check` after edits of params.yaml such as KEY=VALUE; KEY=delete removes a key."""
+    yaml = YAML()
+    params: Any = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for assignment in assignments:
+        key, _, value = assignment.partition("=")
+        *parents, last = key.split(".")
+        section = params
+        for parent in parents:
+            section = section[int(parent) if isinstance(section, list) else parent]
+        if value == "delete":
+            del section[last]
+        else:
+            section[last] = YAML(typ="safe", pure=True).load(value)
+    buffer = io.StringIO()
+    yaml.dump(params, buffer)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "params.yaml").write_text(buffer.getvalue(), encoding="utf-8")
+        output = _run([sys.executable, "-m", "provenlm.cli", "check"], Path(folder), {"PYTHONPATH": str(ROOT)}).stderr
+    return f"\n{FENCE}\n{output.strip()}\n{FENCE}\n"
+
+
+def section(key: str) -> str:
+    """Quote a section of params.yaml with its comments."""
+    lines = (ROOT / "params.yaml").read_text(encoding="utf-8").splitlines()
+    start, end, depth = 0, len(lines), 0
+    for part in key.split("."):
+        indent = "  " * depth
+        start = next(i for i in range(start, end) if re.match(rf"{indent}{re.escape(part)}:", lines[i]))
+        end = next((i for i in range(start + 1, end) if re.match(rf" {{0,{2 * depth}}}[^ #]", lines[i])), end)
+        depth += 1
+    quoted = "\n".join(line[2 * (depth - 1) :] for line in lines[start:end]).rstrip()
+    return f"\n{FENCE}yaml\n{quoted}\n{FENCE}\n"
+
+
+STATUS_KEYS = ("pass", "fail", "not_run", "estimated", "not_applicable")
+BLOCKS: dict[str, Callable[..., str]] = {
+    "metric": metric,
+    "metrics": metrics,
+    "results": results,
+    "verdict": verdict,
+    "checks": checks,
+    "times": times,
+    "benchmark": benchmark,
+    "commands": commands,
+    "help": help_text,
+    "error": error,
+    "section": section,
+}
+
+
+def generate(page: Path) -> str:
+    """Return the text of a page with every generated block filled; links to reports are relative to the page."""
+    root = "../" * (len(page.relative_to(ROOT).parts) - 1)
+    return BLOCK.sub(
+        lambda match: match[1] + _render(match[2]).replace("](reports/", f"]({root}reports/") + match[4],
+        page.read_text(encoding="utf-8"),
+    )
+
+
+def differing_pages() -> Iterator[Path]:
+    """Yield the pages whose generated blocks differ from real output."""
+    for page in pages():
+        if generate(page) != page.read_text(encoding="utf-8"):
+            yield page
+
+
+def main() -> int:
+    """Fill the blocks of all pages, or with --check only name the pages that differ."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with status 1 if a page differs")
+    arguments = parser.parse_args()
+    differing = list(differing_pages())
+    for page in differing:
+        print(f"{page.relative_to(ROOT).as_posix()}: {'differs' if arguments.check else 'updated'}")
+        if not arguments.check:
+            page.write_text(generate(page), encoding="utf-8")
+    return int(arguments.check and bool(differing))
+
+
+def _render(call: str) -> str:
+    name, *arguments = shlex.split(call)
+    if name not in BLOCKS:
+        raise ValueError(f"generated: must be one of {', '.join(BLOCKS)}, got {name!r}")
+    return BLOCKS[name](*arguments)
+
+
+def _audit(name: str) -> Audit:
+    return read_audit(ROOT / "reports" / "audits" / f"{name}.json")
+
+
+def _summary(report: str) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((ROOT / "reports" / f"{report}.json").read_text(encoding="utf-8"))
+    return summary
+
+
+def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [columns, ("---",) * len(columns), *rows]
+    return "\n\n" + "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines) + "\n\n"
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{format_number(float(f'{value:.3g}'))} ×"
+
+
+def _run(command: list[str], folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    import os
+
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, **env}, encoding="utf-8"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
