@@ -20,7 +20,7 @@ from provenlm.core.errors import ConfigError
 from provenlm.core.progress import log_line, progress_bar
 from provenlm.data import token_dataset
 from provenlm.models.common.objective import IGNORE
-from provenlm.models.common.spec import ResolvedModel, resolve_model
+from provenlm.models.common.spec import ModelSpec, ResolvedModel, resolve_model
 from provenlm.tokenizers.registry import load_tokenizer
 from provenlm.training import metrics
 from provenlm.training.build_model import apply_compile_and_ac, init_model
@@ -49,6 +49,7 @@ class PreparedRun(NamedTuple):
     resolved_model: ResolvedModel
     domain: str
     tokens_dir: Path
+    base_model_dir: Path | None
     tokens: token_dataset.TokenDataset
     dataloader: DataLoader
 
@@ -72,19 +73,44 @@ def prepare(context: runner.StageContext) -> PreparedRun:
     """Parse and check the recipe, before any worker process starts. Raises ConfigError or DataError."""
     recipe_config = context.parse_section("train", TrainConfig)
     resolved_model = resolve_model(context.entry["model"], context.params.location(context.table, context.subject, "model"))
-    context.config_sections |= {f"{context.table}.{context.subject}.{name}": context.entry[name] for name in ("model", "corpus")}
+    context.config_sections |= {
+        f"{context.table}.{context.subject}.{name}": context.entry[name] for name in ("model", "corpus", "domain", "base_model")
+    }
     max_seq_len = resolved_model.spec.max_seq_len(resolved_model.model_config)
     if recipe_config.seq_len > max_seq_len:
         location = context.params.location(context.table, context.subject, "train")
         raise ConfigError(f"{location}.seq_len: must be at most the model's {max_seq_len} positions, got {recipe_config.seq_len}")
+    base_model_dir = declare_base_model(context, resolved_model.spec)
     tokens_dir = context.declare_input(context.paths.corpus_dir(context.entry["corpus"], "tokens"))
     if is_local_main():
         token_dataset.verify_digests(tokens_dir)
     tokens = token_dataset.load_token_dataset(tokens_dir)
     config = resolve_max_steps(recipe_config, tokens)
     return PreparedRun(
-        recipe_config, config, resolved_model, context.entry["domain"], tokens_dir, tokens, build_dataloader(tokens, config)
+        recipe_config,
+        config,
+        resolved_model,
+        context.entry["domain"],
+        tokens_dir,
+        base_model_dir,
+        tokens,
+        build_dataloader(tokens, config),
     )
+
+
+def declare_base_model(context: runner.StageContext, spec: ModelSpec) -> Path | None:
+    """Declare the folder of the recipe's base model as an input. None: start from random weights.
+
+    Raises ConfigError if the model cannot start from a base model.
+    """
+    name = context.entry["base_model"]
+    if name != "none" and spec.load_base_model is None:
+        location = context.params.location(context.table, context.subject, "base_model")
+        raise ConfigError(
+            f"{location}: must be none, because the model {context.entry['model']['arch']} cannot start from one, got {name}"
+        )
+    folder = context.declare_input(context.paths.base_model_dir(name))
+    return None if name == "none" else folder
 
 
 def preflight_plan(prepared: PreparedRun) -> RunPlan:
@@ -112,8 +138,8 @@ def run_training(context: runner.StageContext, prepared: PreparedRun, dist: Dist
     retain_freed_memory()
     memory = MemoryProfile(dist.device)
     memory.mark("start")
-    model = init_model(spec, model_config, vocab_size, config.seed).to(dist.device)
-    apply_compile_and_ac(model, config)
+    model = init_model(spec, model_config, vocab_size, config.seed, prepared.base_model_dir).to(dist.device)
+    apply_compile_and_ac(spec, model, config)
     memory.mark("model")
     wrap = apply_fsdp(model, dist.device.type) if dist.is_sharded else unsharded_objective
     objectives = [wrap(objective) for objective in spec.objectives(model, IGNORE)]
@@ -160,7 +186,7 @@ def run_training(context: runner.StageContext, prepared: PreparedRun, dist: Dist
     final_weights = state.state_dicts.get("training_weights", state.state_dicts["model"])
     metrics.record_params(
         context.recorder,
-        init_model(spec, model_config, vocab_size, config.seed),
+        init_model(spec, model_config, vocab_size, config.seed, prepared.base_model_dir),
         final_weights,
         spec.num_params(model_config, vocab_size),
     )

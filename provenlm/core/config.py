@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -19,13 +19,25 @@ from provenlm.core.errors import ConfigError
 from provenlm.core.io import write_text
 
 T = TypeVar("T")
+NO_DEFAULT = object()
 
 TABLE_SECTIONS: dict[str, tuple[str, ...]] = {
     "corpora": ("domain", "scrape", "filter", "dedupe", "tokenize"),
-    "recipes": ("corpus", "domain", "model", "train", "validate"),
-    "reports": ("title", "recipes", "corpora", "schedule", "checks"),
+    "recipes": ("corpus", "domain", "base_model", "model", "train", "validate"),
+    "reports": ("title", "recipes", "corpora", "checks"),
 }
-OPTIONAL_SECTIONS = {"corpora": ("executor",)}  # they do not change the output of a stage, so DVC does not track them
+OPTIONAL_SECTIONS = {
+    "corpora": ("executor",),
+    "reports": ("schedule",),
+}  # they do not change the output of a stage, so DVC does not track them
+
+
+class Setting(NamedTuple):
+    """Hold one resolved setting: its dotted key, its JSON value, and whether it equals the default."""
+
+    key: str
+    value: Any
+    is_default: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +107,9 @@ def load_params(path: Path) -> Params:
             raise ConfigError(
                 f"{path.name}: recipes.{name}: must have a family that is no other name, because audits are stored by name, got {family!r}"
             )
+    for name in tables["recipes"]:
+        if name.partition("/")[0] == "base":
+            raise ConfigError(f"{path.name}: recipes.{name}: must not be named base, because models/base holds the base models")
     for name in tables["reports"]:
         _check_report(params, name)
     return params
@@ -113,11 +128,11 @@ def _check_report(params: Params, name: str) -> None:
         )
     corpora = list(dict.fromkeys(params.entry("recipes", recipe)["corpus"] for recipe in params.recipes_of(name)))
     if len(corpora) > 2:
-        raise ConfigError(
-            f"{params.location('reports', name, 'recipes')}: must use one or two corpora, got {len(corpora)}"
-        )
+        raise ConfigError(f"{params.location('reports', name, 'recipes')}: must use one or two corpora, got {len(corpora)}")
     if params.entry("reports", name)["corpora"] != corpora:
-        raise ConfigError(f"{params.location('reports', name, 'corpora')}: must be the corpora of its recipes: [{', '.join(corpora)}]")
+        raise ConfigError(
+            f"{params.location('reports', name, 'corpora')}: must be the corpora of its recipes: [{', '.join(corpora)}]"
+        )
     if name in params.tables["corpora"] or name in params.tables["recipes"]:
         raise ConfigError(
             f"{params.file}: reports.{name}: must have a name that no corpus and no recipe has, because audits are stored by name"
@@ -161,6 +176,43 @@ def parse_config(expected_type: type[T], value: object, location: str) -> T:
     Raises ConfigError. A dataclass may reject a value in `__post_init__` with a ValueError "key: must be …"; the location is prefixed.
     """
     return typing.cast(T, _parse_value(expected_type, value, location))
+
+
+def resolve_settings(config: object) -> list[Setting]:
+    """List the settings of a parsed section, nested dataclasses and mappings as dotted keys.
+
+    A setting without a default is never a default one. Values are JSON: tuples and dataclasses in lists become lists and mappings.
+    """
+    return list(_resolve_settings("", config, dataclasses.MISSING))
+
+
+def _resolve_settings(key: str, value: object, default: object) -> typing.Iterator[Setting]:
+    prefix = f"{key}." if key else ""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in (field for field in dataclasses.fields(value) if field.init):
+            if type(default) is type(value):
+                field_default = getattr(default, field.name)
+            else:  # a section that replaces null is no default, whatever its values are
+                field_default = _default_of(field) if default is dataclasses.MISSING else NO_DEFAULT
+            yield from _resolve_settings(f"{prefix}{field.name}", getattr(value, field.name), field_default)
+    elif isinstance(value, Mapping) and value:
+        for name, item in value.items():
+            item_default = default.get(name, NO_DEFAULT) if isinstance(default, Mapping) else NO_DEFAULT
+            yield from _resolve_settings(f"{prefix}{name}", item, item_default)
+    else:
+        yield Setting(key, _to_json(value), default == value)
+
+
+def _default_of(field: "dataclasses.Field[Any]") -> object:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _to_json(value: object) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _to_json(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
+    if isinstance(value, Mapping):
+        return {str(name): _to_json(item) for name, item in value.items()}
+    return [_to_json(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def _parse_value(expected_type: Any, value: object, location: str) -> Any:

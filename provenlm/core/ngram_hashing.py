@@ -113,7 +113,7 @@ def _collapse_whitespace(data: ByteArray, spaces: NDArray[np.bool_]) -> ByteArra
     return collapsed[:count]
 
 
-IS_SPACE = IS_WHITESPACE | np.isin(np.arange(256), np.arange(0x1C, 0x20))  # what Python's `str.split` splits ASCII text at
+IS_SPACE = IS_WHITESPACE | np.isin(np.arange(256), np.arange(0x1C, 0x20))  # where `str.split` splits ASCII text
 
 
 def collapse_whitespace(text: bytes) -> bytes:

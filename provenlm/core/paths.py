@@ -32,13 +32,17 @@ class ProjectPaths:
         """Return the folder of a finished training."""
         return self.root / "models" / recipe
 
+    def base_model_dir(self, name: str) -> Path:
+        """Return the folder of a base model to start training from; "none" is an empty one."""
+        return self.root / "models" / "base" / name
+
     def resume_dir(self, recipe: str) -> Path:
         """Return the folder with the checkpoints of an unfinished training. It is no DVC out, because DVC deletes outs."""
         return self.root / "models" / ".resume" / recipe
 
     def log_dir(self, recipe: str) -> Path:
         """Return the folder for TensorBoard and DVCLive, which read it during training. It is no DVC out."""
-        return self.root / "models" / ".watch" / recipe
+        return self.root / "models" / ".logs" / recipe
 
     def curves_csv(self, recipe: str) -> Path:
         """Return the training curves that DVC plots."""

@@ -1,4 +1,8 @@
-"""Load plug-ins by name: domains from `provenlm/domains`, models from `provenlm/models`, each with a `SPEC`."""
+"""Load plug-ins by name: domains from `provenlm.domains`, models from `provenlm.models`, each with a `SPEC`.
+
+Both packages extend their path with `pkgutil.extend_path`: any folder on `sys.path` that holds `provenlm/domains/NAME` or
+`provenlm/models/NAME` adds a plug-in.
+"""
 
 import importlib
 from pathlib import Path
@@ -6,7 +10,6 @@ from typing import TypeVar
 
 from provenlm.core.errors import ConfigError
 
-PACKAGE_DIR = Path(__file__).resolve().parents[1]
 SpecT = TypeVar("SpecT")
 MARKERS = {"domains": "*/__init__.py", "models": "*/spec.py"}
 
@@ -26,12 +29,15 @@ def load_model(name: str, spec_type: type[SpecT]) -> SpecT:
 
 def plugin_names(package: str) -> list[str]:
     """List the plug-ins of `package`, "domains" or "models"."""
-    return sorted(path.parent.name for path in (PACKAGE_DIR / package).glob(MARKERS[package]) if path.parent.name != "common")
+    folders = importlib.import_module(f"provenlm.{package}").__path__
+    names = {path.parent.name for folder in folders for path in Path(folder).glob(MARKERS[package])}
+    return sorted(names - {"common"})
 
 
 def _load(package: str, name: str, module: str, spec_type: type[SpecT]) -> SpecT:
-    if name not in plugin_names(package):
-        raise ConfigError(f"params.yaml: {package[:-1]} must be one of {', '.join(plugin_names(package))}, got {name!r}")
+    available = plugin_names(package)
+    if name not in available:
+        raise ConfigError(f"params.yaml: {package[:-1]} must be one of {', '.join(available)}, got {name!r}")
     spec = importlib.import_module(f"provenlm.{package}.{name}.{module}").SPEC
     if not isinstance(spec, spec_type):
         path = f"provenlm/{package}/{name}/{module.replace('.', '/')}.py"

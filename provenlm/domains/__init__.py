@@ -1,1 +1,5 @@
-"""Define the domains: a folder for each kind of data."""
+"""Define the domains: one package for each kind of data. Other folders on `sys.path` can add packages."""
+
+from pkgutil import extend_path
+
+__path__ = extend_path(__path__, __name__)

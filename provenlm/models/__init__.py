@@ -1,1 +1,5 @@
-"""Floor 3: what is particular to an architecture; one folder each."""
+"""Define the model architectures: one package each. Other folders on `sys.path` can add packages."""
+
+from pkgutil import extend_path
+
+__path__ = extend_path(__path__, __name__)

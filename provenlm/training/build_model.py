@@ -1,34 +1,40 @@
 """Initialise a model for training and set up compilation and recomputation."""
 
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from provenlm.core import rng
 from provenlm.core.errors import ConfigError
-from provenlm.models.common.layers.decoder import Decoder
 from provenlm.models.common.spec import ModelSpec
 from provenlm.training import rng_state
 from provenlm.training.config import TrainConfig
 
 
-def init_model(spec: ModelSpec, model_config: Any, vocab_size: int, seed: int) -> nn.Module:
+def init_model(spec: ModelSpec, model_config: Any, vocab_size: int, seed: int, base_model_dir: Path | None = None) -> nn.Module:
     """Build the model with the weights that training with `seed` starts from."""
     rng_state.seed_all(rng.derive_seed(seed, "weights"))
-    return spec.build(model_config, vocab_size)
+    model = spec.build(model_config, vocab_size)
+    if base_model_dir is not None and spec.load_base_model is not None:
+        spec.load_base_model(model, base_model_dir)
+    return model
 
 
-def apply_compile_and_ac(model: nn.Module, config: TrainConfig) -> None:
-    """Set the model's activation checkpointing and compile its blocks.
+def apply_compile_and_ac(spec: ModelSpec, model: nn.Module, config: TrainConfig) -> None:
+    """Set activation checkpointing and compile the blocks of the model.
 
-    Raises ConfigError if the config asks for either and the model has no transformer blocks.
+    Raises ConfigError if the config asks for either and the model does not offer the capability `blocks`.
     """
     if config.activation_checkpointing is None and not config.compile:
         return
-    if not isinstance(model, Decoder):
-        field = "activation_checkpointing must be null" if config.activation_checkpointing is not None else "compile must be false"
-        raise ConfigError(f"train.{field}: this model has no transformer blocks")
-    model.activation_checkpointing = config.activation_checkpointing
+    if spec.blocks is None:
+        field = (
+            "activation_checkpointing: must be null" if config.activation_checkpointing is not None else "compile: must be false"
+        )
+        raise ConfigError(f"train.{field} for a model without the capability blocks")
+    blocks = spec.blocks(model)
+    blocks.blocks_per_checkpoint = config.activation_checkpointing
     if config.compile:
-        for block in model.layers:
+        for block in blocks:
             block.compile()

@@ -86,7 +86,7 @@ def make(root: Path, tokenizer, name: str, domain: str, step: int | None) -> Pro
     torch.set_num_threads(1)
     paths = ProjectPaths(root)
     kind, spec, raw = MODELS[name]
-    row = {"corpus": "c", "domain": domain, "model": {"arch": kind, **raw}, "train": {}, "validate": {}}
+    row = {"corpus": "c", "domain": domain, "base_model": "none", "model": {"arch": kind, **raw}, "train": {}, "validate": {}}
     corpus = {"domain": domain, "scrape": {}, "filter": {}, "dedupe": {}, "tokenize": {}}
     paths.params_yaml.write_text(json.dumps({"corpora": {"c": corpus}, "recipes": {"r": row}, "reports": {}}))
     tokenizer.save(paths.corpus_dir("c", "tokens") / "tokenizer")

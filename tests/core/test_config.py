@@ -70,7 +70,7 @@ FILE = """
 corpora:
   c: {domain: strings, scrape: {}, filter: {}, dedupe: {}, tokenize: {rate: 1e-3}}
 recipes:
-  r: {corpus: c, domain: strings, model: {}, train: {}, validate: {}}
+  r: {corpus: c, domain: strings, base_model: none, model: {}, train: {}, validate: {}}
 reports:
   p: {title: T, recipes: [r], corpora: [c], schedule: null, checks: {}}
 """
@@ -112,8 +112,16 @@ def test_numbers_are_parsed_as_yaml_1_2_like_dvc(tmp_path):
         ),
         ("recipes: [r]", "recipes: [q]", "params.yaml: recipes: no 'q'; known: r"),
         ("corpora: [c]", "corpora: [d]", "params.yaml: reports.p.corpora: must be the corpora of its recipes: [c]"),
-        ("  r:", "  c/r:", "params.yaml: recipes.c/r: must have a family that is no other name, because audits are stored by name, got 'c'"),
-        ("  p:", "  r:", "params.yaml: reports.r: must have a name that no corpus and no recipe has, because audits are stored by name"),
+        (
+            "  r:",
+            "  c/r:",
+            "params.yaml: recipes.c/r: must have a family that is no other name, because audits are stored by name, got 'c'",
+        ),
+        (
+            "  p:",
+            "  r:",
+            "params.yaml: reports.r: must have a name that no corpus and no recipe has, because audits are stored by name",
+        ),
     ],
 )
 def test_an_invalid_table_is_an_error_before_any_stage_starts(tmp_path, old, new, message):
@@ -179,3 +187,35 @@ def test_an_invalid_override_is_an_error_and_writes_nothing(file, assignment, me
         config.override_params(file, ["recipes.small.train.steps=1", assignment])
     assert message in str(refusal.value)
     assert file.read_bytes() == before
+
+
+@dataclasses.dataclass(frozen=True)
+class Timer:
+    minutes: int = 10
+    label: str = "bread"
+
+
+@dataclasses.dataclass(frozen=True)
+class Kitchen:
+    name: str
+    timer: Timer = dataclasses.field(default_factory=Timer)
+    spare: Timer | None = None
+    racks: tuple[int, ...] = (1, 2)
+    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def test_resolved_settings_state_key_value_and_default():
+    kitchen = config.parse_config(Kitchen, {"name": "k", "timer": {"minutes": 5}, "notes": {"a": "b"}}, "f")
+    assert config.resolve_settings(kitchen) == [
+        ("name", "k", False),
+        ("timer.minutes", 5, False),
+        ("timer.label", "bread", True),
+        ("spare", None, True),
+        ("racks", [1, 2], True),
+        ("notes.a", "b", False),
+    ]
+
+
+def test_a_section_that_replaces_null_is_not_default():
+    kitchen = config.parse_config(Kitchen, {"name": "k", "spare": {}}, "f")
+    assert ("spare.minutes", 10, False) in config.resolve_settings(kitchen)

@@ -55,7 +55,9 @@ def test_a_failed_folder_write_leaves_the_old_folder(tmp_path):
 
 
 def test_progress_without_a_terminal_is_json_lines():
-    code = "from provenlm.core.progress import progress_bar\nwith progress_bar('crawl','pages',2) as p:\n p.update()\n p.update(1,'x')"
+    code = (
+        "from provenlm.core.progress import progress_bar\nwith progress_bar('crawl','pages',2) as p:\n p.update()\n p.update(1,'x')"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
     assert out[0] == '::progress {"label": "crawl", "done": 1, "total": 2, "unit": "pages", "postfix": ""}'
     assert json.loads(out[1].removeprefix("::progress "))["done"] == 2

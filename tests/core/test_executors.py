@@ -36,7 +36,9 @@ def test_the_default_executor_is_this_process(tmp_path):
 
 
 def test_an_unknown_executor_is_an_error_that_names_the_known_ones(tmp_path):
-    with pytest.raises(ProvenlmError, match=r"executor: must be null \(this process\), daft \(all cores\) or ray://HOST:PORT .*, got 'spark'"):
+    with pytest.raises(
+        ProvenlmError, match=r"executor: must be null \(this process\), daft \(all cores\) or ray://HOST:PORT .*, got 'spark'"
+    ):
         local.make_executor(tmp_path, "spark")
 
 

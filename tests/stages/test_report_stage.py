@@ -21,7 +21,7 @@ PARAMS = """
 corpora:
   words: {domain: strings, scrape: {pages: 3}, filter: {}, dedupe: {}, tokenize: {}}
 recipes:
-  toy: {corpus: words, domain: strings, model: {}, train: {steps: 7}, validate: {}}
+  toy: {corpus: words, domain: strings, base_model: none, model: {}, train: {steps: 7}, validate: {}}
 reports:
   proof:
     title: A proof for Grüße
@@ -290,7 +290,7 @@ def test_a_claim_carries_all_that_is_needed_to_doubt_it(reported):
 
 def test_a_report_covers_a_family_of_recipes(folder):
     three = "\n".join(
-        f"  toys/{name}: {{corpus: words, domain: strings, model: {{}}, train: {{steps: 7}}, validate: {{}}}}" for name in "abc"
+        f"  toys/{name}: {{corpus: words, domain: strings, base_model: none, model: {{}}, train: {{steps: 7}}, validate: {{}}}}" for name in "abc"
     )
     summary = re.sub(r"  toy: .*", three, PARAMS).replace("recipes: [toy]", "recipes: [toys]").replace("toy/", "toys/b/")
     (folder / "params.yaml").write_text(summary, encoding="utf-8")

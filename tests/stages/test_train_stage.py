@@ -33,6 +33,7 @@ recipes:
   tiny:
     corpus: toy
     domain: strings
+    base_model: none
     model:
       arch: moe
       hidden_size: 16

@@ -4,43 +4,75 @@ A model package holds `SPEC = ModelSpec(...)` in its `spec.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from provenlm.core import config, registry
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError
 from provenlm.models.common.hf_export import HFExport
+from provenlm.models.common.layers.block_stack import BlockStack
 from provenlm.models.common.layers.kv_cache import KVCache
 from provenlm.models.common.objective import IGNORE, Batch, Objective
+
+# capability -> the optional field of ModelSpec that offers it
+CAPABILITIES = {
+    "next_token_logits": "logits",
+    "kv_cache": "logits_with_cache",
+    "hf_export": "to_hf",
+    "model_metrics": "eval_metrics",
+    "blocks": "blocks",
+    "latent": "latent",
+}
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Describe the latent space of a model such as a VAE; latents are float (B, Z).
+
+    `encode(model, batch)` returns the latents of a batch, for a VAE the mean of the posterior.
+    `decode(model, latents_BZ)` returns the model's reconstruction of latents.
+    `prior(model, num_samples, generator)` samples latents from the prior.
+    """
+
+    encode: Callable[[nn.Module, Any], Tensor]
+    decode: Callable[[nn.Module, Tensor], Any]
+    prior: Callable[[nn.Module, int, Generator], Tensor]
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Describe a model as functions of its config.
+    """Describe a model as functions of its config; the fields that may be None are its optional capabilities.
 
     `build(config, vocab_size)` returns the module, initialised from torch's global generator; it also works on the meta device.
-    `objectives(model, ignore)` returns what training minimises: one objective for a decoder, two for a GAN.
-    `logits(model, tokens_BT)` returns logits_BTV of the next token at every position; the model is causal.
-    `logits_with_cache(model, tokens_BT, cache)` returns the same for tokens that follow the cached ones.
+    `objectives(model, ignore_index)` returns what training minimises: one objective for a decoder, two for a GAN.
     `num_params(config, vocab_size)` returns the closed-form parameter counts by part, and `total` and `active` (per token).
     `flops_per_token(config, vocab_size, seq_len)` returns the closed-form training FLOPs (forward and backward) per token.
-    `eval_metrics(model, tokens_BT)` returns metrics particular to the model: name -> (value, unit, description).
-    `max_seq_len(config)` returns the largest number of positions that `logits` accepts.
+    `max_seq_len(config)` returns the length of the longest sequence that the model accepts.
+    `logits(model, tokens_BT)` returns logits_BTV of the next token at every position; the model is causal.
+    `logits_with_cache(model, tokens_BT, cache)` returns the same for tokens that follow the cached ones.
     `to_hf(config, vocab_size, state_dict)` returns the weights in the names and layout of Hugging Face transformers.
+    `eval_metrics(model, tokens_BT)` returns metrics particular to the model: name -> (value, unit, description).
+    `blocks(model)` returns the stack of blocks that training may compile and checkpoint one by one.
+    `latent` gives access to a latent space.
+    `load_base_model(model, folder)` loads the weights of a base model into a new model; without it training starts from random weights.
     """
 
     config_type: type
     build: Callable[[Any, int], nn.Module]
     objectives: Callable[[nn.Module, int], Sequence[Objective]]
-    logits: Callable[[nn.Module, Tensor], Tensor]
-    logits_with_cache: Callable[[nn.Module, Tensor, KVCache], Tensor]
     num_params: Callable[[Any, int], Mapping[str, int]]
     flops_per_token: Callable[[Any, int, int], int]
-    eval_metrics: Callable[[nn.Module, Tensor], Mapping[str, tuple[float, str, str]]]
     max_seq_len: Callable[[Any], int]
-    to_hf: Callable[[Any, int, Mapping[str, Tensor]], HFExport]
+    logits: Callable[[nn.Module, Tensor], Tensor] | None = None
+    logits_with_cache: Callable[[nn.Module, Tensor, KVCache], Tensor] | None = None
+    to_hf: Callable[[Any, int, Mapping[str, Tensor]], HFExport] | None = None
+    eval_metrics: Callable[[nn.Module, Tensor], Mapping[str, tuple[float, str, str]]] | None = None
+    blocks: Callable[[nn.Module], BlockStack] | None = None
+    latent: Latent | None = None
+    load_base_model: Callable[[nn.Module, Path], None] | None = None
 
     def losses(self, model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> dict[str, Tensor]:
         """Compute the minimised loss of every objective on a batch, by objective name."""
@@ -48,8 +80,22 @@ class ModelSpec:
         return {objective.name: objective.loss(batch)["loss"] for objective in self.objectives(model, IGNORE)}
 
 
+def capabilities(spec: ModelSpec) -> frozenset[str]:
+    """Return the names of the optional capabilities that a model offers."""
+    return frozenset(name for name, field in CAPABILITIES.items() if getattr(spec, field) is not None)
+
+
+def require_capability(spec: ModelSpec, capability: str, location: str) -> None:
+    """Raise ConfigError, with `location` as its prefix, unless a model offers a capability."""
+    offered = capabilities(spec)
+    if capability not in offered:
+        raise ConfigError(
+            f"{location}: must be a model with the capability {capability}, got {', '.join(sorted(offered)) or 'none'}"
+        )
+
+
 class ResolvedModel(NamedTuple):
-    """Hold the model that a recipe names: spec, parsed config, section as written."""
+    """Hold the model that a recipe names: spec, parsed config, and all fields of the config with their values."""
 
     arch: str
     spec: ModelSpec
@@ -60,10 +106,12 @@ class ResolvedModel(NamedTuple):
 def resolve_model(section: Mapping[str, Any], location: str) -> ResolvedModel:
     """Parse a recipe's model section; `location` is the prefix of error messages.
 
-    Raises ConfigError if the section names no known model.
+    The section of the result has defaults filled in, so that a checkpoint does not change when a default does. Raises ConfigError
+    if the section names no known model.
     """
     if "arch" not in section:
-        raise ProvenlmError(f"{location}: missing key 'arch'; known: {', '.join(registry.plugin_names('models'))}")
+        raise ConfigError(f"{location}: missing key 'arch'; known: {', '.join(registry.plugin_names('models'))}")
     spec = registry.load_model(section["arch"], ModelSpec)
     fields = {name: value for name, value in section.items() if name != "arch"}
-    return ResolvedModel(section["arch"], spec, config.parse_config(spec.config_type, fields, location), fields)
+    model_config: Any = config.parse_config(spec.config_type, fields, location)
+    return ResolvedModel(section["arch"], spec, model_config, asdict(model_config))
