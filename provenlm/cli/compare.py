@@ -15,6 +15,7 @@ from provenlm.evaluation.confidence import ratio_interval
 from provenlm.evaluation.probe import EvalContext
 from provenlm.evaluation.suite import ValidateConfig
 from provenlm.evaluation.token_loss import FloatArray, make_windows, token_losses
+from provenlm.models.common.spec import require_capability, resolve_model
 from stages import runner
 from stages.validate import load_eval_context
 
@@ -40,6 +41,9 @@ def compare_models(recipe: str, root: Path, other_root: Path) -> dict[str, float
         runner.StageContext("validate", "recipes", recipe, ProjectPaths(path), load_params(ProjectPaths(path).params_yaml))
         for path in (root, other_root)
     ]
+    for context in contexts:
+        location = context.params.location("recipes", recipe, "model")
+        require_capability(resolve_model(context.entry["model"], location).spec, "next_token_logits", location)
     config = contexts[0].parse_section("validate", ValidateConfig)
     torch.set_num_threads(config.threads)
     eval_contexts = [

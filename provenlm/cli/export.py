@@ -13,6 +13,7 @@ from provenlm.core import io
 from provenlm.core.errors import ConfigError
 from provenlm.core.paths import ProjectPaths
 from provenlm.core.progress import log_line
+from provenlm.models.common.spec import require_capability
 from provenlm.tokenizers.hf_export import tokenizer_to_hf
 
 SPECIAL_TOKEN_NAMES = ("bos", "eos", "pad")
@@ -40,8 +41,13 @@ def main(args: argparse.Namespace) -> int:
 
 
 def export_files(recipe_model: RecipeModel) -> dict[str, bytes]:
-    """Return the files by name: weights, configuration and tokenizer. Raises ProvenlmError if the tokenizer has no Hugging Face form."""
+    """Return the files by name: weights, configuration and tokenizer.
+
+    Raises ConfigError if the model or the tokenizer has no Hugging Face form.
+    """
     loaded_model = recipe_model.model
+    require_capability(loaded_model.spec, "hf_export", "model to export")
+    assert loaded_model.spec.to_hf is not None
     hf_export = loaded_model.spec.to_hf(
         loaded_model.model_config, loaded_model.metadata.vocab_size, loaded_model.model.state_dict()
     )

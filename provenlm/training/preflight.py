@@ -88,7 +88,7 @@ def run_preflight(plan: RunPlan, folder: Path, audit: MetricRecorder) -> None:
         _check_batch(batch, plan)
     with preflight.step("model"):
         model = init_model(plan.spec, plan.model_config, plan.dataset.vocab_size, config.seed).to(plan.device)
-        apply_compile_and_ac(model, config)
+        apply_compile_and_ac(plan.spec, model, config)
         initial_params = {name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters()}
         objectives = plan.spec.objectives(model, IGNORE)
     with preflight.step("loss, gradients and update"):
@@ -99,13 +99,16 @@ def run_preflight(plan: RunPlan, folder: Path, audit: MetricRecorder) -> None:
     with TemporaryDirectory(prefix="preflight-", dir=folder) as temp_dir:
         with preflight.step("checkpoint"):
             state = step.snapshot()
-            checkpoint.save_checkpoint(Path(temp_dir) / "checkpoint", state, {checkpoint.METADATA_FILE: plan.model_metadata.to_json()})
+            checkpoint.save_checkpoint(
+                Path(temp_dir) / "checkpoint", state, {checkpoint.METADATA_FILE: plan.model_metadata.to_json()}
+            )
             checkpoint_bytes = sum(path.stat().st_size for path in Path(temp_dir).rglob("*") if path.is_file())
         with preflight.step("reload"):
             loaded = checkpoint.load_model(Path(temp_dir) / "checkpoint")
             _check_weights(loaded.model, state.state_dicts["model"])
-    with preflight.step("generation"):
-        _check_generation(plan, loaded, batch)
+    if plan.spec.logits is not None:
+        with preflight.step("generation"):
+            _check_generation(plan, loaded, batch)
     _record_metrics(audit, preflight, step, num_updated, checkpoint_bytes)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import ConfigError
 from provenlm.models.common.objective import IGNORE, Batch
 from provenlm.models.common.spec import ModelSpec
 from provenlm.models.gpt.config import GPTConfig
@@ -71,16 +71,19 @@ def test_activation_checkpointing_gives_the_same_bits_with_less_memory(harness, 
             return *loss_and_gradients(spec, model, batch), sum(sizes)
 
     loss, gradients, saved = count_saved_bytes()
-    apply_compile_and_ac(model, train_config_with(activation_checkpointing=blocks))
+    apply_compile_and_ac(spec, model, train_config_with(activation_checkpointing=blocks))
     loss_again, gradients_again, saved_again = count_saved_bytes()
     assert torch.equal(loss, loss_again) and all(map(torch.equal, gradients, gradients_again))
     assert saved_again < saved / 2
 
 
 def test_checkpointing_and_compile_need_a_model_with_blocks(train_config_with):
-    with pytest.raises(ProvenlmError, match="recompute and compile are for nets of blocks; null and false would be right"):
-        apply_compile_and_ac(nn.Linear(2, 2), train_config_with(activation_checkpointing=1))
-    apply_compile_and_ac(nn.Linear(2, 2), train_config_with())
+    spec = replace(GPT, blocks=None)
+    with pytest.raises(ConfigError, match="train.activation_checkpointing: must be null for a model without the capability blocks"):
+        apply_compile_and_ac(spec, nn.Linear(2, 2), train_config_with(activation_checkpointing=1))
+    with pytest.raises(ConfigError, match="train.compile: must be false for a model without the capability blocks"):
+        apply_compile_and_ac(spec, nn.Linear(2, 2), train_config_with(compile=True))
+    apply_compile_and_ac(spec, nn.Linear(2, 2), train_config_with())
 
 
 @pytest.mark.slow  # compiles each block in C++, forward and backward: a minute
@@ -89,7 +92,7 @@ def test_compiled_blocks_give_the_same_loss_and_gradients(harness, train_config_
     model, batch = harness.build_random(spec, config), batch_of(harness.tokens(4, 33))
     loss, gradients = loss_and_gradients(spec, model, batch)
     names = list(model.state_dict())
-    apply_compile_and_ac(model, train_config_with(compile=True))
+    apply_compile_and_ac(spec, model, train_config_with(compile=True))
     compiled, compiled_gradients = loss_and_gradients(spec, model, batch)
     torch.testing.assert_close(compiled, loss, atol=1e-6, rtol=1e-6)
     for actual, expected in zip(compiled_gradients, gradients, strict=True):

@@ -1,4 +1,4 @@
-"""Passes computed again or compiled give the gradients of plain ones; a planted difference is seen."""
+"""Test that recomputed and compiled blocks give the same gradients."""
 
 from dataclasses import replace
 
@@ -10,45 +10,45 @@ from provenlm.evaluation.probes import compile_parity
 from provenlm.evaluation.probes.resume_bitexact import TrainingCase
 from provenlm.models.common.layers.decoder import Decoder
 from provenlm.models.gpt import spec as gpt
-from provenlm.models.gpt.config import GPTConfig as Dense
+from provenlm.models.gpt.config import GPTConfig
 from provenlm.models.moe.spec import SPEC
 from provenlm.training.dataloader import build_dataloader
 
 
 @pytest.fixture
-def trial(tokens, shape, settings):
-    usual = settings(batches="windows")
-    return TrainingCase(SPEC, lambda: SPEC.build(shape, tokens.vocabulary), build_dataloader(tokens, usual), usual)
+def case(dataset, model_config, make_config):
+    usual = make_config(data_packing="concat_and_chunk")
+    return TrainingCase(SPEC, lambda: SPEC.build(model_config, dataset.vocab_size), build_dataloader(dataset, usual), usual)
 
 
-def asked(trial):
+def record(case):
     recorder = MetricRecorder()
-    compile_parity.record_compile_parity(recorder, trial)
-    return {name: figure.value for name, figure in recorder.metrics.items()}
+    compile_parity.record_compile_parity(recorder, case)
+    return {name: metric.value for name, metric in recorder.metrics.items()}
 
 
-def test_passes_that_are_computed_again_give_the_same_gradients(trial):
-    assert asked(trial) == {"recompute.largest_difference": 0, "compile.largest_difference": "not applicable"}
+def test_passes_that_are_computed_again_give_the_same_gradients(case):
+    assert record(case) == {"activation_checkpointing.max_relative_diff": 0, "compile.max_relative_diff": "not applicable"}
 
 
-def test_a_second_pass_with_other_random_numbers_is_caught(trial, tokens, monkeypatch):
-    """A dense net with dropout; torch's checkpointing is told not to keep the random state."""
-    import provenlm.models.common.layers.decoder as decoder
+def test_a_second_pass_with_other_random_numbers_is_caught(case, dataset, monkeypatch):
+    """Use a model with dropout, and checkpointing that does not restore the random state."""
+    import provenlm.models.common.layers.block_stack as block_stack
 
-    dense = Dense("llama", 16, 2, 2, 1, 24, 32, True, 10_000.0, 1e-5, 0.1)
-    trial = replace(trial, net=gpt.SPEC, build=lambda: gpt.SPEC.build(dense, tokens.vocabulary))
-    assert asked(trial)["recompute.largest_difference"] == 0
+    dense = GPTConfig("llama", 16, 2, 2, 1, 24, 32, True, 10_000.0, 1e-5, 0.1)
+    case = replace(case, spec=gpt.SPEC, build=lambda: gpt.SPEC.build(dense, dataset.vocab_size))
+    assert record(case)["activation_checkpointing.max_relative_diff"] == 0
 
-    real = decoder.checkpoint
-    monkeypatch.setattr(decoder, "checkpoint", lambda *given, **named: real(*given, **named, preserve_rng_state=False))
-    assert asked(trial)["recompute.largest_difference"] > 1e-3
+    real = block_stack.checkpoint
+    monkeypatch.setattr(block_stack, "checkpoint", lambda *inputs, **named: real(*inputs, **named, preserve_rng_state=False))
+    assert record(case)["activation_checkpointing.max_relative_diff"] > 1e-3
 
 
-def test_blocks_that_are_another_net_when_compiled_are_caught(trial, monkeypatch):
-    """In place of a compiler, one that forgets the attention of a block."""
+def test_blocks_that_are_another_net_when_compiled_are_caught(case, monkeypatch):
+    """Replace the compiler by one that removes the attention of a block."""
     from provenlm.models.common.layers.decoder import TransformerBlock
 
     monkeypatch.setattr(TransformerBlock, "compile", lambda block: torch.nn.init.zeros_(block.self_attn.o_proj.weight))
-    compiled = replace(trial, settings=replace(trial.settings, compile=True))
-    assert isinstance(trial.build(), Decoder)
-    assert asked(compiled)["compile.largest_difference"] > 1e-3
+    compiled = replace(case, config=replace(case.config, compile=True))
+    assert isinstance(case.build(), Decoder)
+    assert record(compiled)["compile.max_relative_diff"] > 1e-3

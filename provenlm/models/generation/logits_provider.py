@@ -11,9 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from provenlm.core.errors import ConfigError
 from provenlm.models.common.layers.kv_cache import KVCache
-from provenlm.models.common.spec import ModelSpec
+from provenlm.models.common.spec import ModelSpec, require_capability
 
 TokenSequences = Sequence[Sequence[int]]
 
@@ -106,8 +105,8 @@ def logits_provider(
 
     Raises ConfigError if the model has no next-token logits.
     """
-    if spec.logits is None:
-        raise ConfigError("model: must offer next_token_logits to generate text, got a model without them")
+    require_capability(spec, "next_token_logits", "model that generates text")
+    assert spec.logits is not None
     uncached = UncachedLogits(partial(spec.logits, model), max_seq_len, special_tokens.get("pad", 0), device)
     if not use_cache or spec.logits_with_cache is None:
         return uncached

@@ -1,6 +1,6 @@
 """Export the dense decoder as a plug-in."""
 
-from provenlm.models.common.layers.decoder import logits_with_cache, next_token_logits
+from provenlm.models.common.layers.decoder import decoder_blocks, logits_with_cache, next_token_logits
 from provenlm.models.common.spec import ModelSpec
 from provenlm.models.gpt.config import GPTConfig
 from provenlm.models.gpt.hf_export import to_hf
@@ -15,7 +15,7 @@ SPEC = ModelSpec(
     logits_with_cache=logits_with_cache,
     num_params=num_params,
     flops_per_token=flops_per_token,
-    eval_metrics=lambda model, tokens_BT: {},
     max_seq_len=lambda config: config.max_position_embeddings,
     to_hf=to_hf,
+    blocks=decoder_blocks,
 )

@@ -1,6 +1,6 @@
 """Export the mixture-of-experts decoder as a plug-in."""
 
-from provenlm.models.common.layers.decoder import logits_with_cache, next_token_logits
+from provenlm.models.common.layers.decoder import decoder_blocks, logits_with_cache, next_token_logits
 from provenlm.models.common.spec import ModelSpec
 from provenlm.models.moe.config import MoEConfig
 from provenlm.models.moe.hf_export import to_hf
@@ -19,4 +19,5 @@ SPEC = ModelSpec(
     eval_metrics=expert_metrics,
     max_seq_len=lambda config: config.max_position_embeddings,
     to_hf=to_hf,
+    blocks=decoder_blocks,
 )

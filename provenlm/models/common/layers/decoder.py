@@ -6,16 +6,15 @@ Shapes: B batch, T positions, D hidden size, V vocabulary, S attended positions.
 """
 
 from collections.abc import Iterable
-from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from provenlm.models.common.layers import rotary
 from provenlm.models.common.layers.attention import Attention
+from provenlm.models.common.layers.block_stack import BlockStack
 from provenlm.models.common.layers.kv_cache import KVCache
 from provenlm.models.common.layers.moe_router import Routing
 from provenlm.models.common.layers.rms_norm import RMSNorm
@@ -70,10 +69,9 @@ class Decoder(nn.Module):
         self.max_position_embeddings, self.rope_theta = max_position_embeddings, rope_theta
         self.embed_tokens = nn.Embedding(vocab_size, hidden_size)
         self.embed_positions = nn.Embedding(max_position_embeddings, hidden_size) if rope_theta is None else None
-        self.layers = nn.ModuleList(blocks)
+        self.layers = BlockStack(blocks)
         self.norm = norm
         self.lm_head = None if tie_word_embeddings else nn.Linear(hidden_size, vocab_size, bias=False)
-        self.activation_checkpointing: int | None = None  # blocks per segment that stores only its input for the backward pass
 
     @property
     def lm_head_weight(self) -> Tensor:
@@ -96,27 +94,15 @@ class Decoder(nn.Module):
             )
         hidden_BTD, rope = self._add_positions(self.embed_tokens(tokens_BT), positions)
         attn_mask_B1TS = None if documents_BT is None else _document_mask(documents_BT)
-        routings: list[Routing] = []
-        blocks_per_checkpoint = self.activation_checkpointing if torch.is_grad_enabled() else None
-        segment_size = blocks_per_checkpoint or len(self.layers)
-        for start in range(0, len(self.layers), segment_size):
-            segment = partial(
-                self._run_layers, range(start, min(start + segment_size, len(self.layers))), rope, attn_mask_B1TS, cache
-            )
-            outputs = checkpoint(segment, hidden_BTD, use_reentrant=False) if blocks_per_checkpoint else segment(hidden_BTD)
-            hidden_BTD, routings = outputs[0], routings + outputs[1]
-        return self.norm(hidden_BTD), routings
 
-    def _run_layers(
-        self, layers: range, rope: RopeCache | None, attn_mask_B1TS: Tensor | None, cache: KVCache | None, hidden_BTD: Tensor
-    ) -> tuple[Tensor, list[Routing]]:
-        routings = []
-        for layer in layers:
-            cache_and_layer = None if cache is None else (cache, layer)
-            hidden_BTD, routing = self.layers[layer](hidden_BTD, rope, attn_mask_B1TS, cache_and_layer)
-            if routing is not None:
-                routings.append(routing)
-        return hidden_BTD, routings
+        def run_block(layer: int, block: nn.Module, hidden_BTD: Tensor) -> tuple[Tensor, Routing | None]:
+            output: tuple[Tensor, Routing | None] = block(
+                hidden_BTD, rope, attn_mask_B1TS, None if cache is None else (cache, layer)
+            )
+            return output
+
+        hidden_BTD, routings = self.layers.run(hidden_BTD, run_block)
+        return self.norm(hidden_BTD), [routing for routing in routings if routing is not None]
 
     def _add_positions(self, hidden_BTD: Tensor, positions: Tensor) -> tuple[Tensor, RopeCache | None]:
         """Add learned positions, or return rotations; `positions` are T, or B × T: then the rotations get an axis for heads."""
@@ -171,3 +157,9 @@ def logits_with_cache(model: nn.Module, tokens_BT: Tensor, cache: KVCache) -> Te
     """Return logits_BTV for tokens at the positions of `cache`, which follow the cached ones."""
     assert isinstance(model, Decoder)
     return F.linear(model.hidden_states(tokens_BT, cache)[0], model.lm_head_weight)
+
+
+def decoder_blocks(model: nn.Module) -> BlockStack:
+    """Return the blocks of a decoder."""
+    assert isinstance(model, Decoder)
+    return model.layers
