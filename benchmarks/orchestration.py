@@ -194,7 +194,7 @@ def measure_per_record(folder: Path) -> None:
     Both sizes exceed what the codec learns from, which is part of the beginning. A first, small turn compiles.
     """
     corpus_section = parameters.load_params(ROOT / "params.yaml").entry("corpora", "python_docs")
-    source = {"kind": "jsonl", "files": ["rows.jsonl"], "text": "text", "source": None, "metadata": [], "license": None}
+    source = {"kind": "jsonl", "files": ["rows.jsonl"], "content": "text", "source": None, "metadata": [], "license": None}
     scrape, tokenize = {**corpus_section["scrape"], "sources": [source]}, {**corpus_section["tokenize"], "sample_bytes": 2_000_000}
     params = {"corpora": {"c": {**corpus_section, "scrape": scrape, "tokenize": tokenize}}, "recipes": {}, "reports": {}}
     cpu_by_stage: dict[str, list[float]] = {stage: [] for stage in ("scrape", "filter", "dedupe", "tokenize")}

@@ -12,11 +12,12 @@ from provenlm.core.records import FetchResult, Record
 
 SIZE_BIN_EDGES = [0, *(1 << power for power in range(6, 23))]  # bytes of text: 0, 64, 128 … 4 MiB
 UrlOutcome = tuple[str, str]  # state and reason
+STANDARD_CHECKS = {"unaccounted": audit.Check("== 0", "URLs were lost: each must have exactly one outcome; see fetches.parquet")}
 
 
 @dataclass
 class CrawlTally:
-    """Running counts of a scrape; its size does not depend on the content.
+    """Count the outcomes of a scrape; the size does not grow with the content.
 
     `previous_ids` maps the sources of the last scrape to record ids; entries that occur again are removed.
     """
@@ -54,7 +55,9 @@ class CrawlTally:
 
 
 def record_scrape_metrics(recorder: audit.MetricRecorder, tally: CrawlTally) -> None:
-    """Record the metrics, the size histogram and the tables of a scrape."""
+    """Record the metrics, histogram, tables and standard checks of a scrape."""
+    for name, check in STANDARD_CHECKS.items():
+        recorder.add_check(name, check.expect, check.hint)
     num_urls, state_counts = tally.outcomes.total(), Counter[str]()
     for (state, _), count in tally.outcomes.items():
         state_counts[state] += count

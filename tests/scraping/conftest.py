@@ -13,7 +13,8 @@ from provenlm.core.records import FetchResult
 from provenlm.scraping.crawl.crawler import crawl
 from provenlm.scraping.crawl.fetcher import CrawlPolicy
 from provenlm.scraping.crawl.urls import CrawlLimits, Seed
-from provenlm.scraping.extraction.reader import TEXT_EXTRACTOR, Extractor
+from provenlm.scraping.extraction.extractor import Extractor
+from provenlm.scraping.extraction.text_extractor import TEXT_EXTRACTOR
 
 CannedResponse = tuple[int, dict[str, str], bytes]
 

@@ -8,7 +8,7 @@ from provenlm.core.progress import ProgressReporter
 from provenlm.scraping.crawl.crawler import crawl
 from provenlm.scraping.crawl.fetcher import CrawlPolicy
 from provenlm.scraping.crawl.urls import CrawlLimits, Seed
-from provenlm.scraping.extraction.reader import TEXT_EXTRACTOR
+from provenlm.scraping.extraction.text_extractor import TEXT_EXTRACTOR
 
 state, *starts = sys.argv[1:]
 limits = CrawlLimits("host", (), (), 100_000, 1 << 30, 9999, 9999)

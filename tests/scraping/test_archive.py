@@ -11,7 +11,8 @@ from provenlm.scraping.crawl.archive import WarcArchive
 from provenlm.scraping.crawl.crawler import crawl
 from provenlm.scraping.crawl.fetcher import CrawlPolicy
 from provenlm.scraping.crawl.urls import CrawlLimits, Seed
-from provenlm.scraping.extraction.reader import TEXT_EXTRACTOR, ExtractedDocument, Extractor
+from provenlm.scraping.extraction.extractor import ExtractedDocument, Extractor
+from provenlm.scraping.extraction.text_extractor import TEXT_EXTRACTOR
 
 DATE = "2026-03-01T12:00:00+00:00"
 

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from provenlm.scraping.extraction.reader import TEXT_EXTRACTOR
+from provenlm.scraping.extraction.text_extractor import TEXT_EXTRACTOR
 
 RECORD = ("record", "")
 GREETINGS = (

@@ -2,7 +2,7 @@ from provenlm.core.progress import ProgressReporter
 from provenlm.scraping.crawl.crawler import crawl
 from provenlm.scraping.crawl.fetcher import CrawlPolicy
 from provenlm.scraping.crawl.urls import CrawlLimits, Seed
-from provenlm.scraping.extraction.reader import TEXT_EXTRACTOR
+from provenlm.scraping.extraction.text_extractor import TEXT_EXTRACTOR
 from provenlm.scraping.sources.feed import feed_links
 
 RSS = """<?xml version="1.0"?><rss version="2.0"><channel><link>http://h/</link>

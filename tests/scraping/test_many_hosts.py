@@ -13,7 +13,7 @@ from provenlm.core.records import FetchResult
 from provenlm.scraping.crawl.crawler import crawl
 from provenlm.scraping.crawl.fetcher import CrawlPolicy
 from provenlm.scraping.crawl.urls import CrawlLimits, Seed
-from provenlm.scraping.extraction.reader import TEXT_EXTRACTOR
+from provenlm.scraping.extraction.text_extractor import TEXT_EXTRACTOR
 
 LOOPBACK = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 

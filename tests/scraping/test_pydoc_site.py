@@ -160,7 +160,10 @@ def test_the_stdlib_list_excludes_modules_with_side_effects() -> None:
 
 
 def test_a_package_that_is_not_installed_is_reported() -> None:
-    with pytest.raises(ProvenlmError, match="start_urls: no package 'no_such_package' is installed"), site.serve(["no_such_package"]):
+    with (
+        pytest.raises(ProvenlmError, match="start_urls: no package 'no_such_package' is installed"),
+        site.serve(["no_such_package"]),
+    ):
         pass
 
 

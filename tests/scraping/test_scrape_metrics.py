@@ -55,4 +55,6 @@ def test_states_add_up_and_each_reason_has_an_example() -> None:
 
 def test_a_lost_record_is_unaccounted() -> None:
     lost = FetchResult("http://h/lost", "record", "", 200, 1, 1, 0.1, None)
-    assert record_scrape({"a": "1"}, {}, lost).metrics["unaccounted"].value == 1
+    recorder = record_scrape({"a": "1"}, {}, lost)
+    assert recorder.metrics["unaccounted"].value == 1
+    assert recorder.checks["unaccounted"].expect == "== 0"

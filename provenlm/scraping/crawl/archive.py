@@ -27,7 +27,7 @@ TRANSFER_HEADERS = {"content-encoding", "transfer-encoding", "content-length"}  
 
 @dataclass(frozen=True, slots=True)
 class WarcLocation:
-    """The location of a response in the archive."""
+    """Locate a response in the archive."""
 
     file: str
     offset: int
@@ -35,7 +35,7 @@ class WarcLocation:
 
 
 class WarcArchive:
-    """The WARC files of one folder. Safe for threads."""
+    """Append responses to the WARC files of one folder. Safe for threads."""
 
     def __init__(self, folder: Path, file_sizes: Mapping[str, int]) -> None:
         """Open an archive and cut each file to its committed size.

@@ -24,15 +24,15 @@ TOTAL_TIMEOUT_FACTOR = 4  # deadline of a whole page, as a multiple of `timeout_
 
 @dataclass(frozen=True)
 class CrawlPolicy:
-    """Politeness and limits of a crawl; see docs/sources.md."""
+    """Configure the politeness and the request limits of a crawl."""
 
-    user_agent_contact: str
-    download_delay_seconds: float
-    timeout_seconds: float
-    max_attempts: int
-    max_retry_after_seconds: float
-    max_response_bytes: int
-    allowed_private_hosts: tuple[str, ...]
+    user_agent_contact: str = ""  # URL or e-mail address for the operators of the sites; the embedded pydoc site needs none
+    download_delay_seconds: float = 1.0  # between two requests to a host; a longer Crawl-delay of robots.txt wins
+    timeout_seconds: float = 15.0  # without data; a whole page may take four times as long
+    max_attempts: int = 3  # requests per page
+    max_retry_after_seconds: float = 120.0  # a page with a longer Retry-After fails; also caps Crawl-delay
+    max_response_bytes: int = 4_000_000  # decompressed; also limits a file or a row
+    allowed_private_hosts: tuple[str, ...] = ()  # names of hosts that may resolve to private addresses
 
     def __post_init__(self) -> None:
         for name in ("download_delay_seconds", "max_retry_after_seconds"):
@@ -54,7 +54,7 @@ class CrawlPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The response to one URL, or the reason why there is none.
+    """Hold the response to one URL, or the reason why there is none.
 
     `reason` is "" if `content` is complete.
     """
@@ -71,7 +71,7 @@ class Response:
 
 @dataclass
 class Fetcher:
-    """Fetches one URL at a time, with a delay between requests to the same host."""
+    """Fetch one URL at a time, with a delay between requests to the same host."""
 
     policy: CrawlPolicy
     network_policy: network.NetworkPolicy

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from provenlm.scraping.crawl.archive import WarcLocation
-from provenlm.scraping.extraction.reader import ExtractedDocument
+from provenlm.scraping.extraction.extractor import ExtractedDocument
 
 QUEUED = "queued"
 CACHED_REASONS = (
@@ -17,7 +17,10 @@ NO_HOST = ""  # queue of URLs whose host is not part of this crawl
 
 @dataclass(frozen=True, slots=True)
 class FrontierEntry:
-    """One URL of the frontier; `state` is queued, record, skipped or failed."""
+    """Hold one URL of the frontier and its outcome.
+
+    `state` is queued, record, skipped or failed.
+    """
 
     host: str  # name of the host queue
     seq: int  # position in that queue
@@ -36,7 +39,7 @@ class FrontierEntry:
 
 @dataclass(frozen=True, slots=True)
 class CachedPage:
-    """The last response of a page and the document extracted from it."""
+    """Hold the last response of a page and the document extracted from it."""
 
     etag: str
     last_modified: str
@@ -51,7 +54,10 @@ class CachedPage:
 
 @dataclass(frozen=True, slots=True)
 class DiscoveredUrl:
-    """A URL found on a page: enqueued for `host`, or skipped at once for `reason`."""
+    """Hold a URL found on a page.
+
+    It is enqueued for `host`, or skipped at once for `reason`.
+    """
 
     url: str
     host: str

@@ -16,7 +16,7 @@ from provenlm.scraping.crawl.robots import RobotsCache
 from provenlm.scraping.crawl.store import CrawlStore
 from provenlm.scraping.crawl.trap_guard import TrapGuard
 from provenlm.scraping.crawl.urls import Seed, match_seed, normalize_url, url_host, url_origin
-from provenlm.scraping.extraction.reader import ExtractedDocument, Extractor
+from provenlm.scraping.extraction.extractor import ExtractedDocument, Extractor, outcome_of
 
 MAX_REDIRECTS = 5  # in a row
 MAX_SILENT_PAGES = 5  # in a row without a response; then the rest of the host is skipped in this crawl
@@ -31,7 +31,7 @@ ACCEPTED_START_REASONS = ("redirected", "noindex", "empty", "listing")  # a star
 
 @dataclass(frozen=True)
 class FetchOutcome:
-    """The outcome of one URL: its entry, its cached page and its links."""
+    """Hold the outcome of one URL: its entry, its cached page and its links."""
 
     entry: FrontierEntry
     cached: CachedPage | None = None
@@ -40,7 +40,7 @@ class FetchOutcome:
 
 
 class HostQueue:
-    """The queue of one host."""
+    """Process the queue of one host."""
 
     def __init__(
         self,
@@ -214,11 +214,6 @@ def refresh_extraction(cached: CachedPage | None, url: str, extractor: Extractor
         return cached
     document = extractor.extract(store.archive.read_body(cached.location), cached.content_type, url)
     return replace(cached, extractor_version=extractor.version, document=document)
-
-
-def outcome_of(document: ExtractedDocument) -> tuple[str, str]:
-    """Return the state and the reason of a fetched page."""
-    return ("failed" if document.reason == "unreadable" else "skipped" if document.reason else "record"), document.reason
 
 
 def _skip(entry: FrontierEntry, reason: str, detail: str = "") -> FetchOutcome:

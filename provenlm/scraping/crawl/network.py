@@ -29,7 +29,7 @@ class PrivateAddressError(Exception):
 
 @dataclass(frozen=True)
 class NetworkPolicy:
-    """The hosts and addresses to which connections are allowed.
+    """Decide to which hosts and addresses connections are allowed.
 
     `routes` maps a host to a fixed address and port, like `curl --connect-to`.
     """

@@ -16,7 +16,7 @@ VALID_SECONDS = 24 * 3600.0
 
 @dataclass(frozen=True)
 class RobotsRules:
-    """The robots.txt rules of one origin.
+    """Apply the robots.txt rules of one origin.
 
     `fetch_error` is set if robots.txt could not be fetched: then every URL is forbidden.
     """
@@ -47,7 +47,7 @@ class RobotsRules:
 
 @dataclass
 class RobotsCache:
-    """The rules of every origin, fetched again after a day."""
+    """Cache the rules of every origin for a day."""
 
     fetcher: Fetcher
     rules: dict[str, RobotsRules] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from types import TracebackType
 from provenlm.core.errors import DataError
 from provenlm.scraping.crawl.archive import WarcArchive, WarcLocation
 from provenlm.scraping.crawl.frontier import CACHED_REASONS, NO_HOST, QUEUED, CachedPage, DiscoveredUrl, FrontierEntry
-from provenlm.scraping.extraction.reader import ExtractedDocument
+from provenlm.scraping.extraction.extractor import ExtractedDocument
 
 SCHEMA = """
 create table if not exists crawls (id integer primary key, identity text not null, finished integer not null default 0);
@@ -39,10 +39,10 @@ UNFINISHED, FINISHED, ABANDONED = 0, 1, 2
 
 
 class CrawlStore:
-    """The newest crawl of a folder, resumed if it is unfinished.
+    """Store the newest crawl of a folder; resume it if it is unfinished.
 
-    An unfinished crawl of another identity is replaced by a new one. With `from_cache`, the newest finished crawl; raises
-    DataError if its identity differs.
+    An unfinished crawl of another identity is replaced by a new one. With `from_cache`, the newest finished crawl is
+    opened; raises DataError if its identity differs.
     """
 
     def __init__(self, folder: Path, identity: str, from_cache: bool = False) -> None:

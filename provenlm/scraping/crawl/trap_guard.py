@@ -23,7 +23,7 @@ def url_template(url: str) -> str:
 
 
 class TrapGuard:
-    """Counts the URLs of each template on one host; each URL counts once."""
+    """Count the URLs of each template on one host; each URL counts once."""
 
     def __init__(self, urls: Iterable[str]) -> None:
         self.urls_by_template: dict[str, set[str]] = defaultdict(set)

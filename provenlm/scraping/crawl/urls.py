@@ -95,15 +95,15 @@ def _remove_dot_segments(path: str) -> str:
 
 @dataclass(frozen=True)
 class CrawlLimits:
-    """Which URLs belong to a crawl, and how many pages of each host are fetched."""
+    """Configure which URLs belong to a crawl and how many of them are fetched."""
 
-    scope: Literal["folder", "host"]
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
-    max_pages: int  # records of each host; per host, so that the result does not depend on which host is faster
-    max_bytes: int  # decoded bytes of the pages of each host
-    max_depth: int  # links in a row from a start URL or from a URL of a sitemap
-    max_url_variants: int  # URLs that differ only in query or date (search forms, calendars)
+    scope: Literal["folder", "host"] = "folder"  # in or below the folder of a start URL, or its whole host
+    include: tuple[str, ...] = ()  # regular expressions; if any are given, one must match the URL
+    exclude: tuple[str, ...] = ()  # regular expressions; none may match the URL
+    max_pages: int = 2000  # records of each host; per host, so that the result does not depend on which host is faster
+    max_bytes: int = 100_000_000  # decoded bytes of the pages of each host
+    max_depth: int = 10  # links in a row from a start URL or from a URL of a sitemap
+    max_url_variants: int = 1000  # URLs that differ only in query or date (search forms, calendars)
 
     def __post_init__(self) -> None:
         for pattern in (*self.include, *self.exclude):
@@ -118,9 +118,17 @@ class CrawlLimits:
             raise ValueError(f"max_depth must be >= 0 (0: follow no link), got {self.max_depth}")
 
 
+@dataclass(frozen=True)
+class FeedLimits(CrawlLimits):
+    """Configure a feed: by default its entries on the same host, but not their links."""
+
+    scope: Literal["folder", "host"] = "host"
+    max_depth: int = 1
+
+
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """A start URL: its name in params.yaml, its normalized URL and its limits.
+    """Hold a start URL: its name in params.yaml, its normalized URL and its limits.
 
     Seeds of one `budget_group` share `max_pages` and `max_bytes`. Pages that a feed listed in an earlier crawl are fetched
     again.

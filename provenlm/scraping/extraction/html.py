@@ -18,7 +18,7 @@ END_TAGS = re.compile(r"</(?:html|body)\s*>", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class ParsedHtml:
-    """The content of one HTML page."""
+    """Hold the content of one HTML page."""
 
     text: str
     metadata: PageMetadata

@@ -90,7 +90,7 @@ def extract_main_text(root: etree._Element) -> str:
 
 
 class TagRule(NamedTuple):
-    """The effect of a tag on the text layout."""
+    """Describe the effect of a tag on the text layout."""
 
     layout_mark: str = ""  # separator before the following text
     preformatted_delta: int = 0  # change of the nesting depth of preformatted elements
@@ -105,7 +105,7 @@ PLAIN_RULE = TagRule()
 
 
 class HtmlTokens(NamedTuple):
-    """An element as XML tokens.
+    """Hold an element as XML tokens.
 
     `words[i + 1]` follows `tags[i]`, which has `rules[i]`; `main_marks` maps tags of main content to their mark.
     """

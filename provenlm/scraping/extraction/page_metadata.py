@@ -19,7 +19,7 @@ ISO_DATE = re.compile(r"((?:19|20)\d\d)[-/.](\d\d)[-/.](\d\d)(?!\d)")
 
 @dataclass(frozen=True, slots=True)
 class PageMetadata:
-    """The metadata of one page; "" for a missing value."""
+    """Hold the metadata of one page; "" for a missing value."""
 
     title: str
     language: str

@@ -9,12 +9,12 @@ from provenlm.core.records import Record
 
 @dataclass(frozen=True)
 class Topic:
-    """One topic: its URL patterns and its keywords."""
+    """Define one topic by URL patterns and keywords."""
 
     name: str
-    url_patterns: tuple[str, ...]  # regular expressions, searched in the source of a record
-    keywords: tuple[str, ...]  # words or phrases; case is ignored
-    min_matches: int  # minimum number of keyword occurrences
+    url_patterns: tuple[str, ...] = ()  # regular expressions, searched in the source of a record
+    keywords: tuple[str, ...] = ()  # words or phrases; case is ignored
+    min_matches: int = 3  # minimum number of keyword occurrences
 
     def __post_init__(self) -> None:
         if not self.name or not (self.url_patterns or self.keywords):

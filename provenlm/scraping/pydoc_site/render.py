@@ -19,7 +19,7 @@ LINK = re.compile(r'<a href="([^"#:/]*)\.html(#[^"]*)?"([^>]*)>(.*?)</a>', re.DO
 
 
 class PydocRenderer(pydoc.HTMLDoc):
-    """The pydoc renderer; it shows the value of data only if it is a literal."""
+    """Render pydoc pages; show the value of data only if it is a literal."""
 
     def docmodule(self, object: Any, name: str | None = None, mod: str | None = None, *ignored: Any) -> str:  # noqa: A002
         """Render a module and remember its name for `docother`."""

@@ -24,7 +24,7 @@ PAGE_SECONDS = 20.0
 
 @dataclass
 class PydocPage:
-    """One page; `rendered` is set when `status` and `body` are final."""
+    """Hold one page; `rendered` is set when `status` and `body` are final."""
 
     status: int = 200
     body: bytes = b""
@@ -44,7 +44,7 @@ class PydocPage:
 
 
 class PydocSite:
-    """The pages by path.
+    """Hold the pages by path.
 
     Index pages are final at once, module pages after `render_all`.
     """
@@ -122,7 +122,7 @@ def _modified_time(module: Any) -> float:
 
 
 class PydocHandler(BaseHTTPRequestHandler):
-    """GET and HEAD with ETag, Last-Modified and 304 (RFC 9110, section 13)."""
+    """Answer GET and HEAD with ETag, Last-Modified and 304 (RFC 9110, section 13)."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # otherwise the body waits for the acknowledgement of the header

@@ -5,7 +5,7 @@ No filter runs, no link is followed.
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,8 @@ from typing import Literal
 
 from provenlm.core import hashing
 from provenlm.core.errors import ConfigError, DataError
-from provenlm.core.records import FetchResult
-from provenlm.scraping.extraction import files, licenses
-from provenlm.scraping.sources.folder import classify_file
+from provenlm.scraping.extraction import licenses
+from provenlm.scraping.sources.items import DroppedItem, DropReason, SourceItem, skip_reason
 
 # The repository and its server may only send objects, at a minimum speed.
 GIT_CONFIG = (
@@ -30,14 +29,14 @@ LINK_MODE, FILE_TYPE = "120000", "blob"
 
 @dataclass(frozen=True)
 class GitSource:
-    """The files of one commit of a repository; needs the git program."""
+    """Configure the files of one commit as a source; needs the git program."""
 
     kind: Literal["git"]
     url: str  # a URL that git can fetch from, or a local folder
-    ref: str  # branch, tag or commit; HEAD: the default branch
-    include: tuple[str, ...]  # path patterns, such as "docs/**/*.md"; empty: all files
-    exclude: tuple[str, ...]
-    license: str | None  # null: from the SPDX header of a file, or from the LICENSE of the repository
+    ref: str = "HEAD"  # branch, tag or commit; HEAD: the default branch
+    include: tuple[str, ...] = ()  # path patterns, such as "docs/**/*.md"; empty: all files
+    exclude: tuple[str, ...] = ()
+    license: str | None = None  # null: from the LICENSE of the repository, or from the file itself
 
     def __post_init__(self) -> None:
         if not self.url or self.url.startswith("-"):
@@ -46,10 +45,12 @@ class GitSource:
             raise ValueError(f"ref must be a branch, tag or commit, got {self.ref!r}")
 
 
-def fetch_git(source: GitSource, state_dir: Path, max_bytes: int, from_cache: bool) -> Iterator[FetchResult]:
-    """Yield the result of every file of a commit in tree order.
+def read_git(
+    source: GitSource, media_type_of: Callable[[str], str | None], state_dir: Path, max_bytes: int, from_cache: bool
+) -> Iterator[SourceItem | DroppedItem]:
+    """Yield every file of a commit in tree order.
 
-    `state_dir` keeps the objects, so that later only new ones are fetched.
+    `state_dir` keeps the objects, so that later only new ones are fetched. Raises DataError if git fails.
     """
     folder = Path(source.url) if Path(source.url).is_dir() else state_dir / f"{hashing.sha256_bytes(source.url.encode())[:16]}.git"
     ref = source.ref if folder == Path(source.url) else "refs/provenlm/head"
@@ -69,12 +70,18 @@ def fetch_git(source: GitSource, state_dir: Path, max_bytes: int, from_cache: bo
             if object_type == FILE_TYPE and path in licenses.LICENSE_FILES
         )
         license_id = source.license or next(filter(None, map(licenses.license_from_text, texts)), "")
+        metadata = {"site": source.url, **({"license": license_id} if license_id else {})}
         for path, mode, object_type, blob, size in tree_entries:
-            reason = files.skip_reason(path, source.include, source.exclude) or _skip_reason(mode, object_type, size, max_bytes)
-            yield classify_file(f"{source.url}#{path}", path, reason or objects.read(blob), source.url, license_id, blob=blob)
+            url, media_type = f"{source.url}#{path}", media_type_of(path)
+            reason = skip_reason(path, source.include, source.exclude) or _object_skip_reason(mode, object_type, size, max_bytes)
+            if reason or media_type is None:
+                yield DroppedItem(url, DropReason(reason or "media-type"))
+            else:
+                content = objects.read(blob)
+                yield SourceItem(url, content, media_type, {**metadata, "blob": blob}, len(content))
 
 
-def _skip_reason(mode: str, object_type: str, size: str, max_bytes: int) -> str:
+def _object_skip_reason(mode: str, object_type: str, size: str, max_bytes: int) -> str:
     if object_type != FILE_TYPE or mode == LINK_MODE:
         return "submodule" if object_type != FILE_TYPE else "no-file"
     return "too-large" if int(size) > max_bytes else ""
@@ -118,7 +125,7 @@ def _run_git(folder: Path, *words: str) -> bytes:
 
 
 class _ObjectReader:
-    """Reads objects of a repository through one `git cat-file` process."""
+    """Read objects of a repository through one `git cat-file` process."""
 
     def __init__(self, folder: Path) -> None:
         self.process = subprocess.Popen(

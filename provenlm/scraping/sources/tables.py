@@ -1,11 +1,11 @@
 """Read the rows of JSONL and Parquet files."""
 
+import base64
 import gzip
 import json
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from glob import glob
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
@@ -14,33 +14,37 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from provenlm.core.errors import ConfigError
-from provenlm.core.records import FetchResult, Record
+from provenlm.scraping.sources.items import DroppedItem, DropReason, SourceItem
 
 BATCH_ROWS = 256  # rows per Parquet batch
+TEXT, JSON, BINARY = "text/plain; charset=utf-8", "application/json", "application/octet-stream"
 
 
 @dataclass(frozen=True)
 class TableSource:
-    """Rows of JSONL files (also `.gz`) or of Parquet files."""
+    """Configure the rows of JSONL (also `.gz`) or Parquet files as a source.
+
+    The content of a row is text (`text/plain; charset=utf-8`), bytes (`application/octet-stream`) or an object or list,
+    which is written as JSON (`application/json`).
+    """
 
     kind: Literal["jsonl", "parquet"]
     files: tuple[str, ...]  # paths or glob patterns
-    text: str  # column with the text
-    source: str | None  # column with the source of a row; null: file name and row number
-    metadata: tuple[str, ...]  # columns to copy into the metadata: title, license, date, lang …
-    license: str | None  # of rows without a license
+    content: str | None = "text"  # column with the content; null: the whole row as JSON
+    source: str | None = None  # column with the source of a row; null: file name and row number
+    metadata: tuple[str, ...] = ()  # columns to copy into the metadata: title, license, date, lang …
+    license: str | None = None  # of rows without a license
 
 
-def fetch_table(source: TableSource, max_bytes: int) -> Iterator[FetchResult]:
-    """Yield the result of every row, file by file.
+def read_table(source: TableSource, max_bytes: int) -> Iterator[SourceItem | DroppedItem]:
+    """Yield every row, file by file.
 
-    `max_bytes` limits a text and a line of JSONL. Raises ConfigError if a pattern matches no file or a column does not
+    `max_bytes` limits the content and a line of JSONL. Raises ConfigError if a pattern matches no file or a column does not
     exist.
     """
     for name in expand_globs(source.files):
-        fetched_at = datetime.now(UTC).isoformat(timespec="seconds")
         for url, row, size in _read_lines(name, max_bytes) if source.kind == "jsonl" else _read_rows(name, source):
-            yield _row_result(url, row, size, name, source, max_bytes, fetched_at)
+            yield _read_row(url, row, size, name, source, max_bytes)
 
 
 def expand_globs(patterns: tuple[str, ...]) -> list[str]:
@@ -55,23 +59,38 @@ def expand_globs(patterns: tuple[str, ...]) -> list[str]:
     return sorted({name for names in matches.values() for name in names})
 
 
-def _row_result(
-    url: str, row: Mapping[str, Any] | str, size: int, site: str, source: TableSource, max_bytes: int, fetched_at: str
-) -> FetchResult:
-    """Return the result of one row, which may be the reason why it was skipped."""
+def _read_row(
+    url: str, row: Mapping[str, Any] | str, size: int, site: str, source: TableSource, max_bytes: int
+) -> SourceItem | DroppedItem:
+    """Turn one row, or the reason why it was skipped, into an item."""
     if isinstance(row, str):
-        return FetchResult(url, "skipped" if row == "too-large" else "failed", row, None, size, 0, 0.0, None)
-    text, row_source = row.get(source.text), row.get(source.source) if source.source else None
-    reason = "no-text" if not isinstance(text, str) else "" if text.strip() else "empty"
-    body = text.encode("utf-8", "replace") if isinstance(text, str) else b""
-    if reason or len(body) > max_bytes:
-        return FetchResult(url, "skipped", reason or "too-large", None, size, 0, 0.0, None)
+        return DroppedItem(url, DropReason(row, failed=row != "too-large"), size)
+    content, media_type = _encode(row if source.content is None else row.get(source.content))
+    if content is None or len(content) > max_bytes:
+        return DroppedItem(url, DropReason("no-content" if content is None else "too-large"), size)
+    row_source = row.get(source.source) if source.source else None
     fields = {key: row[key] for key in source.metadata if isinstance(row.get(key), str | int | float) and row[key] != ""}
     metadata = {"site": site, **({"license": source.license} if source.license else {}), **fields}
-    source_url = row_source if isinstance(row_source, str) and row_source else url
-    return FetchResult(
-        source_url, "record", "", None, size, 0, 0.0, Record.from_content(body, "text/plain", source_url, **metadata), fetched_at
-    )
+    return SourceItem(row_source if isinstance(row_source, str) and row_source else url, content, media_type, metadata, size)
+
+
+def _encode(value: object) -> tuple[bytes | None, str]:
+    """Return the bytes and the media type of a value.
+
+    None for a missing value or a bare number.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace"), TEXT
+    if isinstance(value, bytes):
+        return value, BINARY
+    if isinstance(value, Mapping | list):
+        return json.dumps(value, ensure_ascii=False, default=_to_text).encode("utf-8", "replace"), JSON
+    return None, ""
+
+
+def _to_text(value: object) -> str:
+    """Return the JSON form of a date, or of bytes in Base64 (RFC 4648)."""
+    return base64.b64encode(value).decode("ascii") if isinstance(value, bytes) else str(value)
 
 
 def _read_lines(name: str, max_bytes: int) -> Iterator[tuple[str, Mapping[str, Any] | str, int]]:
@@ -108,14 +127,14 @@ def _read_rows(name: str, source: TableSource) -> Iterator[tuple[str, Mapping[st
     number = 0
     try:
         with pq.ParquetFile(name) as file:
-            columns = [source.text, *([source.source] if source.source else []), *source.metadata]
+            columns = [*([source.content] if source.content else []), *([source.source] if source.source else []), *source.metadata]
             missing = [column for column in columns if column not in file.schema_arrow.names]
             if missing:
                 raise ConfigError(f"{name}: no column {missing[0]!r}; must be one of: {', '.join(file.schema_arrow.names)}")
-            for batch in file.iter_batches(BATCH_ROWS, columns=columns):
+            for batch in file.iter_batches(BATCH_ROWS, columns=columns if source.content else None):
                 for row in batch.to_pylist():
                     number += 1
-                    text = row[source.text]
-                    yield f"{name}:{number}", row, len(text) if isinstance(text, str | bytes) else 0
+                    content = row[source.content] if source.content else None
+                    yield f"{name}:{number}", row, len(content) if isinstance(content, str | bytes) else 0
     except (pa.ArrowException, OSError):
         yield f"{name}:{number + 1}", "damaged", 0

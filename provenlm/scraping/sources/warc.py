@@ -14,9 +14,8 @@ from warcio.exceptions import ArchiveLoadFailed
 from warcio.recordloader import ArcWarcRecord
 
 from provenlm.core.records import FetchResult, Record
-from provenlm.scraping.crawl.host_queue import outcome_of
 from provenlm.scraping.crawl.urls import normalize_url
-from provenlm.scraping.extraction.reader import Extractor
+from provenlm.scraping.extraction.extractor import Extractor, outcome_of
 from provenlm.scraping.sources.tables import expand_globs
 
 GZIP_MAGIC, WARC_MAGIC = b"\x1f\x8b\x08", b"WARC/1."
@@ -27,11 +26,14 @@ PARSE_ERRORS = (ArchiveLoadFailed, zlib.error, EOFError, ValueError, KeyError, A
 
 @dataclass(frozen=True)
 class WarcSource:
-    """The responses of WARC files, compressed per record or uncompressed."""
+    """Configure the responses of WARC files as a source.
+
+    The files are compressed per record or uncompressed.
+    """
 
     kind: Literal["warc"]
     files: tuple[str, ...]  # paths or glob patterns
-    license: str | None  # null: from the metadata of the pages
+    license: str | None = None  # null: from the metadata of the pages
 
 
 def fetch_warc(source: WarcSource, extractor: Extractor, max_bytes: int) -> Iterator[FetchResult]:

@@ -16,7 +16,7 @@ from provenlm.core import config, interfaces, registry
 from provenlm.core.errors import ProvenlmError
 from provenlm.core.progress import ProgressReporter
 from provenlm.core.records import FetchResult
-from provenlm.domains.text.scrape.spec import TextScrapeConfig
+from provenlm.domains.text.scrape.spec import FeedSource, TextScrapeConfig
 from provenlm.scraping.crawl.archive import WarcArchive
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -65,7 +65,7 @@ def write_file(name: str, content: bytes | str) -> None:
         ({"path": "x"}, "sources[1]: missing key 'kind'; known: site, feed, git, folder, jsonl, parquet, warc"),
         ({**FOLDER, "include": "*.md"}, "sources[1].include: must be a list, got '*.md'"),
         ({**FOLDER, "start_urls": []}, "sources[1]: unknown key 'start_urls'; known: kind, path, include, exclude, license"),
-        ({"kind": "warc", "files": []}, "sources[1]: missing key 'license'; known: kind, files, license"),
+        ({"kind": "warc"}, "sources[1]: missing key 'files'; known: kind, files, license"),
         ("notes", "sources[1]: must be a mapping of keys, got 'notes'"),
         ({**GIT, "ref": "--upload-pack=x"}, "sources[1]: ref must be a branch, tag or commit, got '--upload-pack=x'"),
     ],
@@ -87,11 +87,41 @@ def test_a_missing_source_is_named_with_its_location() -> None:
             scrape(FOLDER, source)
 
 
-def test_the_sources_page_shows_a_valid_example_of_each_kind() -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/sources.md").read_text(encoding="utf-8"), re.DOTALL)
-    scrape_config = config.parse_config(TextScrapeConfig, YAML(typ="safe").load(block), "docs/sources.md")
-    assert [source.kind for source in scrape_config.sources] == ["site", "feed", "git", "folder", "jsonl", "warc"]
-    assert len(scrape_config.topics) == 8
+def parse_examples() -> list[TextScrapeConfig]:
+    """Parse the YAML examples of the page on sources."""
+    text = (ROOT / "docs/how-to/sources.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    return [config.parse_config(TextScrapeConfig, YAML(typ="safe").load(block), "docs/how-to/sources.md") for block in blocks]
+
+
+def test_the_examples_of_the_documentation_are_valid() -> None:
+    minimal_folder, minimal_site, complete = parse_examples()
+    assert [source.kind for source in minimal_folder.sources] == ["folder"]
+    assert [source.kind for source in minimal_site.sources] == ["site"]
+    assert [source.kind for source in complete.sources] == ["site", "feed", "git", "folder", "jsonl", "warc"]
+    assert len(complete.topics) == 8
+
+
+def test_the_complete_example_shows_the_defaults_of_a_crawl() -> None:
+    _, minimal_site, complete = parse_examples()
+    assert minimal_site.web_sources[0].limits == complete.web_sources[0].limits
+    assert minimal_site.crawl_policy == complete.crawl_policy
+    feed = complete.web_sources[1]
+    assert FeedSource("feed", feed.start_urls).limits == feed.limits
+
+
+def test_a_source_needs_only_its_kind_and_its_location() -> None:
+    for source in (
+        {"kind": "folder", "path": "notes"},
+        {"kind": "git", "url": "repo"},
+        {"kind": "jsonl", "files": ["rows/*"]},
+        {"kind": "parquet", "files": ["rows/*"]},
+        {"kind": "warc", "files": ["kept/*"]},
+        {"kind": "site", "start_urls": ["pydoc:stdlib"]},
+    ):
+        section = config.parse_config(TextScrapeConfig, {"sources": [source]}, "params.yaml: corpora.x.scrape")
+        assert section.sources[0].license is None
+        assert not section.from_cache
 
 
 def test_files_become_records_according_to_their_type() -> None:

@@ -15,7 +15,7 @@ from provenlm.core.progress import ProgressReporter
 from provenlm.core.records import FetchResult
 from provenlm.scraping.crawl.crawler import crawl
 from provenlm.scraping.crawl.fetcher import CrawlPolicy
-from provenlm.scraping.crawl.urls import CrawlLimits, Seed, normalize_url
+from provenlm.scraping.crawl.urls import CrawlLimits, FeedLimits, Seed, normalize_url
 from provenlm.scraping.extraction.text_decoder import TEXT_DECODER
 from provenlm.scraping.extraction.text_extractor import TEXT_EXTRACTOR
 from provenlm.scraping.extraction.topics import Topic, make_tagger
@@ -29,10 +29,7 @@ from provenlm.scraping.sources.warc import WarcSource, fetch_warc
 
 @dataclass(frozen=True)
 class WebSource:
-    """Configure a crawl of web sites.
-
-    kind `feed`: the entries of RSS or Atom feeds, accumulated over scrapes.
-    """
+    """Configure a crawl of web sites."""
 
     kind: Literal["site", "feed"]
     start_urls: tuple[str, ...]
@@ -48,10 +45,25 @@ class WebSource:
 
 
 @dataclass(frozen=True)
+class SiteSource(WebSource):
+    """Configure a crawl of sites from their start URLs."""
+
+    kind: Literal["site"]
+
+
+@dataclass(frozen=True)
+class FeedSource(WebSource):
+    """Configure a crawl of the entries of RSS or Atom feeds, accumulated over scrapes."""
+
+    kind: Literal["feed"]
+    limits: FeedLimits = field(default_factory=FeedLimits)
+
+
+@dataclass(frozen=True)
 class TextScrapeConfig:
     """Configure scraping of text: sources, crawl policy and topics."""
 
-    sources: tuple[WebSource | GitSource | FolderSource | TableSource | WarcSource, ...]
+    sources: tuple[SiteSource | FeedSource | GitSource | FolderSource | TableSource | WarcSource, ...]
     crawl_policy: CrawlPolicy = field(default_factory=CrawlPolicy)
     topics: tuple[Topic, ...] = ()
     from_cache: bool = False  # send no requests: extract again from stored responses
@@ -106,7 +118,9 @@ def _crawl_web_sources(config: TextScrapeConfig, state: Path, progress: Progress
     sites, license_by_site = [], {}
     for group, source in enumerate(config.web_sources):
         for url in source.start_urls:
-            sites.append(Seed(url, normalize_url(_resolve_start_url(url)) or "", source.limits, group, source.kind == "feed"))
+            sites.append(
+                Seed(url, normalize_url(_resolve_start_url(url)) or "", source.limits, group, isinstance(source, FeedSource))
+            )
             license_by_site[url] = source.license
     packages = [site.name.removeprefix(pydoc_site.SCHEME) for site in sites if _is_pydoc(site.name)]
     with ExitStack() as stack:

@@ -1,48 +1,13 @@
-"""Extract the document of a response: its text, its metadata and its links."""
+"""Extract text from responses: HTML, plain text, Markdown and feeds."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from provenlm.core import hashing
 from provenlm.scraping.crawl import urls
 from provenlm.scraping.extraction import charset, html, main_content, page_metadata, whitespace
+from provenlm.scraping.extraction.extractor import ExtractedDocument, Extractor
 from provenlm.scraping.sources import feed
-
-
-@dataclass(frozen=True, slots=True)
-class ExtractedDocument:
-    """The document of a response. `reason` says why it is no record; "" if it is one."""
-
-    content: bytes
-    media_type: str
-    metadata: Mapping[str, Any]
-    links: tuple[str, ...]
-    reason: str = ""  # noindex, listing (a feed: links only), empty or unreadable
-    canonical_url: str = ""  # the canonical URL that the page declares
-
-
-@dataclass(frozen=True)
-class Extractor:
-    """How a domain extracts documents from responses.
-
-    `extract_content(body, content_type, url)` accepts `media_types`. Documents of another `version` are extracted again
-    from the archive.
-    """
-
-    media_types: tuple[str, ...]
-    extract_content: Callable[[bytes, str, str], ExtractedDocument]
-    version: str
-
-    def extract(self, body: bytes, content_type: str, url: str) -> ExtractedDocument:
-        """Extract a document; its reason is `unreadable` if `extract_content` raises."""
-        try:
-            document = self.extract_content(body, content_type, url)
-        except Exception:  # no page may end a crawl, whatever its parser raises
-            return ExtractedDocument(b"", "", {}, (), "unreadable")
-        return document if document.reason or document.content.strip() else replace(document, reason="empty")
 
 
 def extract_text(body: bytes, content_type: str, url: str) -> ExtractedDocument:

@@ -1,0 +1,107 @@
+"""Define the items of a source and the decoder that turns them into records.
+
+A source (folder, git repository, table) yields bytes, media type and metadata. It does not interpret the content: the domain's decoder
+decides what the bytes mean, so that a new media type needs no change here.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import PurePosixPath
+from typing import Any
+
+from provenlm.core.records import FetchResult, Record
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceItem:
+    """Hold one file or row of a source."""
+
+    url: str  # unique within the source: FOLDER/PATH, REPOSITORY#PATH, FILE:ROW, or the column that names a row
+    content: bytes
+    media_type: str
+    metadata: Mapping[str, Any]  # site, license (if known), and what the source knows: git blob, columns of a table
+    size: int  # bytes read from the source
+
+
+@dataclass(frozen=True, slots=True)
+class DropReason:
+    """Say why an item is no record.
+
+    It is skipped by a rule, or `failed` because it could not be read.
+    """
+
+    reason: str
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedItem:
+    """Hold a file or row that the source itself drops."""
+
+    url: str
+    drop: DropReason
+    size: int = 0  # bytes read from the source
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Turn the items of a source into the records of a domain.
+
+    `decode(item)` returns a record, usually `Record.from_content(content, media_type, item.url, **item.metadata)`, or why
+    there is none.
+    """
+
+    decode: Callable[[SourceItem], Record | DropReason]
+    media_types: Mapping[str, str]  # file suffix, such as ".mid", to media type
+    other_media_type: str | None = None  # of files with another suffix; None: they are skipped
+
+    def media_type_of(self, name: str) -> str | None:
+        """Return the media type of a file by its suffix; None if it is not read."""
+        return self.media_types.get(PurePosixPath(name).suffix.lower(), self.other_media_type)
+
+
+def decode_items(items: Iterable[SourceItem | DroppedItem], decoder: Decoder) -> Iterator[FetchResult]:
+    """Yield the result of every item, decoded or dropped with its reason."""
+    for item in items:
+        result = item.drop if isinstance(item, DroppedItem) else _decode(item, decoder)
+        if isinstance(result, DropReason):
+            yield FetchResult(item.url, "failed" if result.failed else "skipped", result.reason, None, item.size, 0, 0.0, None)
+        else:
+            fetched_at = datetime.now(UTC).isoformat(timespec="seconds")
+            yield FetchResult(item.url, "record", "", None, item.size, 0, 0.0, result, fetched_at)
+
+
+def _decode(item: SourceItem, decoder: Decoder) -> Record | DropReason:
+    """Decode one item; a decoder that raises gives the reason `unreadable`."""
+    if item.content.startswith(LFS_POINTER):
+        return DropReason("lfs-pointer")
+    try:
+        return decoder.decode(item)
+    except Exception:  # no item may end a scrape, whatever its parser raises
+        return DropReason("unreadable", failed=True)
+
+
+@cache
+def compile_glob(glob: str) -> re.Pattern[str]:
+    """Compile a path pattern.
+
+    `*` and `?` do not cross folders, `**/` matches any number of folders, also none.
+    """
+    parts = re.split(r"(\*\*/|\*\*|\*|\?)", glob)
+    glob_regexes = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    return re.compile("".join(glob_regexes.get(part, re.escape(part)) for part in parts))
+
+
+def skip_reason(path: str, include: Sequence[str], exclude: Sequence[str]) -> str:
+    """Return why a source skips the file at `path`; "" if it does not.
+
+    An empty `include` matches every file.
+    """
+    if include and not any(compile_glob(glob).fullmatch(path) for glob in include):
+        return "not-included"
+    return "excluded" if any(compile_glob(glob).fullmatch(path) for glob in exclude) else ""
