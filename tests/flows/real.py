@@ -144,9 +144,9 @@ def params(known, site):
     else:
         text = known["corpora"]["python_docs"]
         source = {**text["scrape"]["sources"][0], "start_urls": [f"{site}/"], "license": "CC0-1.0"}
-        source["limits"] = {**source["limits"], "scope": "host"}
+        source["limits"] = {**source.get("limits", {}), "scope": "host"}
         policy = {
-            **text["scrape"]["crawl_policy"], "download_delay_seconds": 0.0, "allowed_private_hosts": ["127.0.0.1"],
+            **text["scrape"].get("crawl_policy", {}), "download_delay_seconds": 0.0, "allowed_private_hosts": ["127.0.0.1"],
             "user_agent_contact": "a@example.org",
         }  # fmt: skip
         tokens = {**text["tokenize"], "vocabulary": 512, "held_out": 0.2, "probes": ["The "]}

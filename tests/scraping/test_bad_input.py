@@ -91,7 +91,7 @@ def nonsense_later(handler) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "fate"),
+    ("page", "outcome"),
     [
         (endless, ("skipped", "too-large")),
         (dripping, ("failed", "too-slow")),
@@ -114,14 +114,14 @@ def nonsense_later(handler) -> None:
         ((200, {"Content-Type": "application/rss+xml"}, b"<rss><item>" * 1000), ("skipped", "listing")),
     ],
 )  # fmt: skip
-def test_a_bad_page_gets_a_reason_and_its_neighbours_are_fetched(web, crawl_site, page, fate) -> None:
+def test_a_bad_page_gets_a_reason_and_its_neighbours_are_fetched(web, crawl_site, page, outcome) -> None:
     web.html("/", "start", ("/before", "/bad", "/after"))
     web.html("/before")
     web.html("/after")
     web.pages["/bad"] = page
     results = crawl_site(max_response_bytes=200_000, max_attempts=1, timeout_seconds=0.5 if page is dripping else 30.0)
     assert {path: (fetch.state, fetch.reason) for path, fetch in results.items()} == {
-        "/": RECORD, "/before": RECORD, "/bad": fate, "/after": RECORD,
+        "/": RECORD, "/before": RECORD, "/bad": outcome, "/after": RECORD,
     }  # fmt: skip
     if page is longer_than_said:
         assert results["/bad"].record.text == "eight"

@@ -107,7 +107,7 @@ def test_results_do_not_depend_on_which_host_is_faster(webs, tmp_path) -> None:
         )
     assert outcomes[0] == outcomes[1]
     assert len(outcomes[0]) == 3 * 8 + 1
-    assert [fate[:3] for fate in outcomes[0]].count(("http://elsewhere.invalid/", "skipped", "off-site")) == 1
+    assert [outcome[:3] for outcome in outcomes[0]].count(("http://elsewhere.invalid/", "skipped", "off-site")) == 1
 
 
 def test_budgets_apply_per_host(webs, tmp_path) -> None:

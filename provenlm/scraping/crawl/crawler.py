@@ -111,7 +111,7 @@ def _fetch_results(store: CrawlStore, hosts: Sequence[str], extractor: Extractor
 
 
 def _fetch_result(entry: FrontierEntry, store: CrawlStore, extractor: Extractor) -> FetchResult:
-    """Return the result of one URL, extracted anew if the extractor has changed."""
+    """Return the result of one URL, extracted again if the extractor has changed."""
     cached, record = None, None
     if entry.state == "record" or entry.reason in CACHED_REASONS:
         cached = refresh_extraction(store.cached_page(entry.url), entry.url, extractor, store)
