@@ -86,6 +86,11 @@ def record_integrity(audit: MetricRecorder, result: IntegrityResult) -> None:
         metrics.add_count("extra", result.extra, "documents", "Documents in the token arrays that are none of the records")
         description = "Records whose document decodes to other bytes; all records are tested"
         metrics.add_count("decode_mismatch", len(result.mismatched), "records", description)
+        metrics.add_check("decode_mismatch", "== 0", "the tokenizer loses text: see the table integrity.decode_mismatch")
+        metrics.add_check(
+            "missing", "== 0", "records are not in the token arrays: see the table integrity.missing; run tokenize again"
+        )
+        metrics.add_check("extra", "== 0", "the token arrays hold documents of other records: run tokenize again")
         for name, label, records in (
             ("decode_mismatch", "records whose document decodes to other bytes", result.mismatched),
             ("missing", "records without a document in the token arrays", result.missing),

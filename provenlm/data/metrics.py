@@ -65,8 +65,10 @@ def record_tokenize_metrics(audit: MetricRecorder, tokenizer: Tokenizer, tally: 
         audit.add_count(f"clusters.{split}", len(tally.clusters[split]), "clusters", f"Duplicate clusters in the {label} split")
     unaccounted = num_documents - sum(tally.documents.values())
     audit.add_count("unaccounted", unaccounted, "records", "Records read minus documents in both splits: 0 if no record was lost")
+    audit.add_check("unaccounted", "== 0", "records were lost in tokenize: each must be a document of one split")
     num_shared = len(tally.clusters["train"] & tally.clusters["val"])
     audit.add_count("split.shared_clusters", num_shared, "clusters", "Duplicate clusters with documents in both splits")
+    audit.add_check("split.shared_clusters", "== 0", "near-duplicates are in both splits: the split must be by cluster")
     bytes_per_token = round(sum(tally.bytes.values()) / max(1, tally.content_tokens), 4)
     audit.add_measurement("bytes_per_token", bytes_per_token, "bytes", "Bytes of all documents per token, without special tokens")
     tokens_per_word = round(tally.content_tokens / max(1, tally.content_words), 4)
@@ -138,5 +140,6 @@ def record_accounting(
     total = sum(abs(row[-1]) for row in rows)
     description = "Sum of the column `unaccounted` of the table `pipeline`: 0 if no stage lost anything"
     audit.add_count("pipeline.unaccounted_total", total, "differences", description)
+    audit.add_check("pipeline.unaccounted_total", "== 0", "data were lost between two stages: the table `pipeline` shows where")
     columns = ("stage", "quantity", "in", "out", "out as", "unaccounted")
     audit.tables.append(AuditTable("pipeline", "Input and output of every stage, from URLs to tokens", columns, rows))

@@ -109,6 +109,7 @@ def record_dedup_metrics(metrics: MetricRecorder, result: DedupResult, tally: De
         "records",
         "Records in minus records written minus duplicates minus emptied documents: 0 if deduplication lost none",
     )
+    metrics.add_check("unaccounted", "== 0", "records were lost in dedupe: each must be written, a duplicate, or emptied")
     duplicate_bytes = int(sizes[~result.kept_mask].sum())
     metrics.add_count("bytes.in", int(sizes.sum()), "bytes", "Content of the filtered records")
     metrics.add_count("bytes.unique", tally.bytes_written, "bytes", "Content of the deduplicated records as written")
@@ -181,9 +182,13 @@ def record_recall(metrics: MetricRecorder, result: DedupResult, pivots: list[int
     recall = (len(truth) - num_missed) / len(truth) if truth else "no pairs"
     description = f"Dedup recall: fraction of the {pairs} of which at most one record was kept"
     metrics.add_measurement("recall", recall, "fraction", description)
+    if truth:
+        metrics.add_check("recall", ">= 0.99", "near-duplicates were missed: lower dedupe.jaccard_threshold")
     precision = sum(row in similar_to_kept for row in removed) / len(removed) if removed else "none removed"
     description = f"Dedup precision: fraction of the removed records (among {size} sampled ones) that are similar to a kept record"
     metrics.add_measurement("precision", precision, "fraction", description)
+    if removed:
+        metrics.add_check("precision", ">= 0.99", "records were removed that duplicate nothing: raise dedupe.jaccard_threshold")
 
 
 def record_synthetic_recall(metrics: MetricRecorder, detected: Sequence[bool]) -> None:

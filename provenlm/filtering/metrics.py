@@ -84,6 +84,7 @@ def record_filter_metrics(metrics: MetricRecorder, tally: FilterTally) -> None:
     metrics.add_count(
         "unaccounted", unaccounted, "records", "Records in minus records kept minus records dropped: 0 if the filter lost none"
     )
+    metrics.add_check("unaccounted", "== 0", "records were lost in the filter: each must be kept or dropped for a reason")
     metrics.add_count("bytes.in", int(sizes.sum()), "bytes", "Content of the scraped records")
     metrics.add_count(
         "bytes.kept", int(sizes[kept_mask].sum()) - tally.bytes_masked, "bytes", "Content of the kept records as written"

@@ -29,13 +29,14 @@ class ParagraphDedupConfig:
 
     min_bytes: shorter paragraphs are ignored.
     min_documents: a paragraph repeats across documents if it occurs in at least this many records.
-    within_document, across_documents: keep or remove repeats of the same record, and of earlier records.
+    within_document, across_documents: keep or remove repeats of the same record, and of earlier records. Removing the latter keeps
+        passages of the training split out of the validation split (contamination).
     """
 
-    min_bytes: int = 100
+    min_bytes: int = 60
     min_documents: int = 2
     within_document: Literal["keep", "remove"] = "keep"
-    across_documents: Literal["keep", "remove"] = "keep"
+    across_documents: Literal["keep", "remove"] = "remove"
 
     def __post_init__(self) -> None:
         if self.min_bytes < 1:
