@@ -1,0 +1,1 @@
+"""Provide symbolic music: scores as MIDI files, tokenized by MidiTok."""

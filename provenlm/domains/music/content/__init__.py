@@ -1,0 +1,1 @@
+"""Read, write and measure scores; every stage of the domain uses this."""

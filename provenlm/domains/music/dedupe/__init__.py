@@ -1,0 +1,1 @@
+"""Define the stage dedupe for symbolic music."""
