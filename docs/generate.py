@@ -38,14 +38,17 @@ def pages() -> list[Path]:
 def metric(metric_id: str) -> str:
     """Format the value of one metric, inline."""
     name, key = split_metric_id(metric_id)
-    found = _audit(name).metrics[key]
-    return format_value(found.value, found.unit)
+    recorded = _audit(name).metrics[key]
+    return format_value(recorded.value, recorded.unit)
 
 
 def metrics(audit_name: str, *names: str) -> str:
     """Tabulate metrics of one audit with their descriptions."""
-    found = _audit(audit_name).metrics
-    rows = [(f"`{name}`", format_value(found[name].value, found[name].unit), found[name].description) for name in names]
+    recorded = _audit(audit_name).metrics
+    rows = [
+        (f"`{name}`", format_value(recorded[name].value, recorded[name].unit), recorded[name].description)
+        for name in names
+    ]
     return _table(("metric", "value", "description"), rows)
 
 
@@ -62,9 +65,9 @@ def results(*recipes: str) -> str:
     for recipe in recipes:
         cells = []
         for _, stage, name in columns:
-            found = _audit(f"{recipe}/{stage}").metrics.get(name)
+            recorded = _audit(f"{recipe}/{stage}").metrics.get(name)
             link = f"reports/audits/{recipe}/{stage}.json"
-            cells.append(f"[{format_value(found.value, found.unit)}]({link})" if found else "–")
+            cells.append(f"[{format_value(recorded.value, recorded.unit)}]({link})" if recorded else "–")
         rows.append((f"`{recipe}`", *cells))
     return _table(("recipe", *(title for title, *_ in columns)), rows)
 

@@ -74,7 +74,7 @@ def _verdict_block(report: Report) -> Iterator[Markdown]:
         f"{counts[name]} {check_status.value}" for check_status in CheckStatus if (name := count_metric_name(check_status))
     )
     yield Markdown(f"{status} {counts['checks.total']}: {counts_line}")
-    yield Markdown(f"Checks: standard ({counts['checks.standard']}) and this report's own ({counts['checks.own']}).")
+    yield Markdown(f"Checks: standard ({counts['checks.standard']}) and custom ({counts['checks.custom']}).")
     yield VERDICT_RULES
 
 
