@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from provenlm.core import config, registry
-from provenlm.models.common.spec import ModelSpec
+from provenlm.models.common.spec import ModelSpec, SizeRules
 from provenlm.scaling import model_sizing
-from provenlm.scaling.model_sizing import ModelArch
 
 
 def parse_model(section: Mapping[str, Any]) -> Any:
@@ -19,6 +18,12 @@ def parse_model(section: Mapping[str, Any]) -> Any:
 
 def count(section: Mapping[str, Any], vocab_size: int) -> Mapping[str, int]:
     return registry.load_model(section["arch"], ModelSpec).num_params(parse_model(section), vocab_size)
+
+
+def rules(arch: str) -> SizeRules:
+    size_rules = registry.load_model(arch, ModelSpec).size_rules
+    assert size_rules is not None
+    return size_rules
 
 
 def count_built(section: Mapping[str, Any], vocab_size: int) -> int:
@@ -31,8 +36,8 @@ def count_built(section: Mapping[str, Any], vocab_size: int) -> int:
     ("low", "high", "arch"),
     [(180e6, 220e6, "moe"), (180e6, 220e6, "gpt"), (3e6, 4e6, "moe"), (20e6, 25e6, "gpt")],
 )
-def test_every_planned_model_lies_in_the_parameter_range(low: float, high: float, arch: ModelArch) -> None:
-    sizes = model_sizing.sizes_in_range(low, high, arch, 8192, 256, count)
+def test_every_planned_model_lies_in_the_parameter_range(low: float, high: float, arch: str) -> None:
+    sizes = model_sizing.sizes_in_range(low, high, arch, rules(arch), 8192, 256, count)
     assert sizes
     for size in sizes:
         assert low <= count_built(size.model, 8192) == size.total_params <= high
@@ -40,27 +45,27 @@ def test_every_planned_model_lies_in_the_parameter_range(low: float, high: float
 
 def test_a_parameter_range_without_a_model_is_refused() -> None:
     with pytest.raises(ValueError, match="no moe with vocab_size 32,000 has 10 to 20 parameters"):
-        model_sizing.sizes_in_range(10, 20, "moe", 32_000, 256, count)
+        model_sizing.sizes_in_range(10, 20, "moe", rules("moe"), 32_000, 256, count)
 
 
 def test_a_reversed_parameter_range_is_refused() -> None:
     with pytest.raises(ValueError, match="the parameter range must be 0 < minimum <= maximum, got 2,000,000 to 1,000,000"):
-        model_sizing.sizes_in_range(2e6, 1e6, "moe", 4096, 256, count)
+        model_sizing.sizes_in_range(2e6, 1e6, "moe", rules("moe"), 4096, 256, count)
 
 
 def test_a_depth_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="depth must be >= 1, got 0"):
-        model_sizing.size_for_depth(0, "moe", 4096, 256, count)
+        model_sizing.size_for_depth(0, "moe", rules("moe"), 4096, 256, count)
 
 
 @pytest.mark.parametrize("arch", ["moe", "gpt"])
-def test_every_depth_gives_a_valid_model_larger_than_the_previous_one(arch: ModelArch) -> None:
-    totals = [model_sizing.size_for_depth(depth, arch, 4096, 256, count).total_params for depth in range(1, 40)]
+def test_every_depth_gives_a_valid_model_larger_than_the_previous_one(arch: str) -> None:
+    totals = [model_sizing.size_for_depth(depth, arch, rules(arch), 4096, 256, count).total_params for depth in range(1, 40)]
     assert totals == sorted(set(totals))
 
 
 def test_the_size_for_depth_four_worked_out_by_hand() -> None:
-    size = model_sizing.size_for_depth(4, "moe", 4096, 256, count)
+    size = model_sizing.size_for_depth(4, "moe", rules("moe"), 4096, 256, count)
     assert (
         size.model["hidden_size"],
         size.model["num_attention_heads"],
@@ -76,7 +81,7 @@ def test_the_size_for_depth_four_worked_out_by_hand() -> None:
 
 
 def test_the_dense_ffn_width_is_eight_thirds_of_the_hidden_size() -> None:
-    section = model_sizing.size_for_depth(12, "gpt", 4096, 256, count).model
+    section = model_sizing.size_for_depth(12, "gpt", rules("gpt"), 4096, 256, count).model
     assert (section["hidden_size"], section["intermediate_size"]) == (768, 2048)
 
 

@@ -42,6 +42,31 @@ class Latent:
     prior: Callable[[nn.Module, int, Generator], Tensor]
 
 
+class PlannedShape(NamedTuple):
+    """Hold the sizes that `provenlm plan` chooses; `num_experts` is 1 for a dense model."""
+
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    intermediate_size: int
+    num_experts: int
+    max_seq_len: int
+
+
+@dataclass(frozen=True)
+class SizeRules:
+    """Tell `provenlm plan` how a model is usually shaped.
+
+    `ffn_ratio` is the intermediate size over the hidden size, `num_experts` lists the numbers of experts to try, the usual one first,
+    and `config_fields(shape)` returns the fields of the model's config.
+    """
+
+    ffn_ratio: float
+    num_experts: Sequence[int]
+    config_fields: Callable[[PlannedShape], Mapping[str, Any]]
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """Describe a model as functions of its config; the fields that may be None are its optional capabilities.
@@ -57,6 +82,7 @@ class ModelSpec:
     `eval_metrics(model, tokens_BT)` returns metrics particular to the model: name -> (value, unit, description).
     `blocks(model)` returns the stack of blocks that training may compile and checkpoint one by one.
     `latent` gives access to a latent space.
+    `size_rules` let `provenlm plan` suggest shapes; no probe asks for them, so they are not among the capabilities.
     `load_base_model(model, folder)` loads the weights of a base model into a new model; without it training starts from random weights.
     """
 
@@ -72,6 +98,7 @@ class ModelSpec:
     eval_metrics: Callable[[nn.Module, Tensor], Mapping[str, tuple[float, str, str]]] | None = None
     blocks: Callable[[nn.Module], BlockStack] | None = None
     latent: Latent | None = None
+    size_rules: SizeRules | None = None
     load_base_model: Callable[[nn.Module, Path], None] | None = None
 
     def losses(self, model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> dict[str, Tensor]:
