@@ -6,9 +6,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from provenlm.models.common.layers.cross_entropy import chunked_cross_entropy
 from provenlm.models.common.layers.decoder import param_group_of
 from provenlm.models.common.layers.moe_router import Routing, global_load_balancing_loss, load_balancing_loss, z_loss
+from provenlm.models.common.next_token import next_token_loss
 from provenlm.models.common.objective import Batch, Objective, ParamGroupName, StepMetrics
 from provenlm.models.moe.model import MoEModel
 
@@ -38,9 +38,7 @@ def moe_loss(model: MoEModel, ignore_index: int, batch: Batch) -> Mapping[str, T
     load-balancing term is measured in each layer but not minimised. In training mode the expert load is accumulated.
     """
     config = model.config
-    states_BTD, routings = model.hidden_states(batch.inputs_BT, documents_BT=batch.documents_BT)
-    states_ND, targets_N = states_BTD.flatten(0, 1), batch.targets_BT.flatten()
-    smoothed, nats = chunked_cross_entropy(states_ND, model.lm_head_weight, targets_N, ignore_index, batch.label_smoothing)
+    smoothed, nats, routings = next_token_loss(model, ignore_index, batch)
     load_balancing = load_balancing_term(config.load_balancing, routings)
     z = torch.stack([z_loss(routing) for routing in routings]).mean()
     total = smoothed + config.z_loss_weight * z
