@@ -194,7 +194,7 @@ def _settings(config_type: Any, prefix: str = "") -> Iterator[tuple[str, str, st
             value = dataclasses.MISSING
         if value is dataclasses.MISSING:
             yield key, _type_name(hint), "required"
-        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type) and not _is_small(value):
             yield key, type(value).__name__, _summary_line(type(value))
             for inner_key, kind, default in _settings(type(value), f"{key}."):
                 inner = value
@@ -207,6 +207,12 @@ def _settings(config_type: Any, prefix: str = "") -> Iterator[tuple[str, str, st
         for kind in nested if value is None else ():
             yield f"{key} (if set)", kind.__name__, _summary_line(kind)
             yield from _settings(kind, f"{key}.")
+
+
+def _is_small(value: Any) -> bool:
+    """Return whether a section has so few and simple settings that one line shows all of them."""
+    values = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    return len(values) <= 4 and all(item is None or isinstance(item, (bool, int, float, str)) for item in values)
 
 
 def _summary_line(config_type: type) -> str:
