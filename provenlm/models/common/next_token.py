@@ -13,10 +13,11 @@ from provenlm.models.common.layers.moe_router import Routing
 
 
 def next_token_loss(model: Decoder, ignore_index: int, batch: Any) -> tuple[Tensor, Tensor, list[Routing]]:
-    """Return (the loss with label smoothing, the plain cross-entropy, the routing of each layer with experts), in nats per target.
+    """Return (loss with label smoothing, plain cross-entropy, routings of experts).
 
-    `batch` is any batch with `inputs_BT` and `targets_BT`; `documents_BT` (no attention between documents) and `label_smoothing` are
-    used where it has them, so that a domain's own batches train decoders too.
+    Both losses are means in nats per target; there is a routing for each layer with experts. `batch` is any batch with `inputs_BT`
+    and `targets_BT`; `documents_BT` (no attention between documents) and `label_smoothing` are used where it has them, so that a
+    domain's own batches train decoders too.
     """
     states_BTD, routings = model.hidden_states(batch.inputs_BT, documents_BT=getattr(batch, "documents_BT", None))
     states_ND, targets_N = states_BTD.flatten(0, 1), batch.targets_BT.flatten()

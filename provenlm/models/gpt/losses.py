@@ -12,7 +12,10 @@ from provenlm.models.gpt.model import GPTModel
 
 
 def objectives(model: nn.Module, ignore_index: int) -> list[Objective]:
-    """Return the one objective, next-token prediction; targets equal to `ignore_index` carry no loss."""
+    """Return the one objective, next-token prediction.
+
+    Targets equal to `ignore_index` carry no loss.
+    """
     assert isinstance(model, GPTModel)
     param_groups: dict[ParamGroupName, list[nn.Parameter]] = {"embedding": [], "matrix": [], "default": []}
     for name, parameter in model.named_parameters():
@@ -21,6 +24,9 @@ def objectives(model: nn.Module, ignore_index: int) -> list[Objective]:
 
 
 def gpt_loss(model: GPTModel, ignore_index: int, batch: Batch) -> Mapping[str, Tensor]:
-    """Compute `cross_entropy`, in nats per target that counts, and `loss`: the same with the batch's label smoothing."""
+    """Compute `cross_entropy`, and `loss` with the batch's label smoothing.
+
+    Both are in nats per target that counts.
+    """
     smoothed, nats, _ = next_token_loss(model, ignore_index, batch)
     return {"loss": smoothed, "cross_entropy": nats}

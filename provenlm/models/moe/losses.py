@@ -1,4 +1,4 @@
-"""Define the training objective: next-token cross-entropy plus the router's losses."""
+"""Define the objective: next-token cross-entropy plus the router's losses."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -14,7 +14,10 @@ from provenlm.models.moe.model import MoEModel
 
 
 def objectives(model: nn.Module, ignore_index: int) -> list[Objective]:
-    """Return the one objective, next-token prediction; targets equal to `ignore_index` carry no loss."""
+    """Return the one objective, next-token prediction.
+
+    Targets equal to `ignore_index` carry no loss.
+    """
     assert isinstance(model, MoEModel)
     return [
         Objective(
@@ -50,7 +53,7 @@ def moe_loss(model: MoEModel, ignore_index: int, batch: Batch) -> Mapping[str, T
 
 
 def record_load(model: MoEModel, routings: list[Routing]) -> None:
-    """Accumulate the expert load of a pass: for the step metrics, and for expert biases where they exist."""
+    """Accumulate the expert load of a pass for metrics and expert biases."""
     model.expert_load.update(routings)
     if model.config.load_balancing == "bias":
         for router, routing in zip(model.routers, routings, strict=True):

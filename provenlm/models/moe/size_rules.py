@@ -8,7 +8,7 @@ NUM_EXPERTS, EXPERTS_PER_TOKEN = 8, 2  # Mixtral (arXiv 2401.04088)
 
 
 def config_fields(shape: PlannedShape) -> dict[str, Any]:
-    """Return the config of a planned shape: tied embeddings, no dropout, an auxiliary loss in each layer."""
+    """Return the config of a planned shape, with an auxiliary loss in each layer."""
     return {
         "hidden_size": shape.hidden_size,
         "num_hidden_layers": shape.num_layers,
