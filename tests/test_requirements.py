@@ -66,7 +66,8 @@ def audited_names() -> frozenset[str]:
         audit = read_audit(path)
         content = [*audit.metrics, *(item.name for item in (*audit.series, *audit.tables))]
         found |= {f"{audit.subject}/{audit.stage}.{name}" for name in content}
-        found |= {f"{section}.{key}" for section, key, *_ in audit.config}
+        table = "recipes" if audit.stage in ("train", "validate") else "corpora"
+        found |= {f"{table}.{audit.subject}.{section}.{key}" for section, key, *_ in audit.config}
     return frozenset(found)
 
 

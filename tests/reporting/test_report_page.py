@@ -24,10 +24,10 @@ CHECKS = {
     "toy/train.parameters": {"expect": "180e6..220e6", "hint": "choose another shape"},
 }
 SETTINGS = [
-    ["recipes.toy.train", "max_steps", 7, False],
-    ["recipes.toy.train", "seed", None, True],
-    ["recipes.toy.train", "optimizer.lr", 0.001, True],
-    ["recipes.toy.train", "loggers", [], True],
+    ["train", "max_steps", 7, False],
+    ["train", "seed", None, True],
+    ["train", "optimizer.lr", 0.001, True],
+    ["train", "loggers", [], True],
 ]
 PROVENANCE = {
     "command": "python -m stages.train toy",
@@ -187,8 +187,14 @@ def test_a_table_shows_external_text_as_text(sources, own_audit):
 
 
 def test_the_page_shows_the_configuration_recorded_in_the_audit(sources, own_audit):
-    line = "`recipes.toy.train`: **max\\_steps \\= 7** · seed \\= null · optimizer.lr \\= 0.001 · loggers \\= none"
+    line = "`train`: **max\\_steps \\= 7** · seed \\= null · optimizer.lr \\= 0.001 · loggers \\= none"
     assert line in CITATION.sub(r"\1", page(sources, own_audit))
+
+
+def test_a_section_that_two_stages_read_is_shown_once(make_audit_file, own_audit):
+    files = [make_audit_file("toy", stage, config=SETTINGS, loss=1.0) for stage in ("train", "validate")]
+    text = CITATION.sub(r"\1", page([*files, make_audit_file("other", "train", config=SETTINGS, loss=1.0)], own_audit))
+    assert (text.count("`train`: **max"), text.count("`train`: as above")) == (2, 1)
 
 
 def test_the_page_shows_the_provenance_of_each_audit(sources, own_audit):
