@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from provenlm.core import config, registry
 from provenlm.data.token_dataset import DatasetSplit, TokenDataset
+from provenlm.domains.text.tokenize.spec import TextTokenizeConfig
 from provenlm.models.common.layers import moe_experts
-from provenlm.models.common.objective import IGNORE, Batch
+from provenlm.models.common.objective import IGNORE, TokenBatch
 from provenlm.models.common.spec import ModelSpec
 from provenlm.training.build_model import init_model
 from provenlm.training.config import TrainConfig
@@ -156,7 +157,7 @@ def time_default_step(rounds: int) -> list[TimingRow]:
     spec = registry.load_model(model_section.pop("arch"), ModelSpec)
     train_config = table.parse_section("recipes", "docs_moe", "train", TrainConfig)
     model_config: Any = config.parse_config(spec.config_type, model_section, "docs_moe.net")
-    tokens = random_tokens(table.entry("corpora", "python_docs")["tokenize"]["vocabulary"])
+    tokens = random_tokens(table.parse_section("corpora", "python_docs", "tokenize", TextTokenizeConfig).vocab_size)
     model, bare_model = (init_model(spec, model_config, tokens.vocab_size, train_config.seed) for _ in range(2))
     batches = build_dataloader(tokens, train_config)
     steps = train_steps(model, spec.objectives(model, IGNORE), batches, [], train_config, None, lambda: None)
@@ -179,7 +180,7 @@ def time_default_step(rounds: int) -> list[TimingRow]:
     return timings
 
 
-def bare_steps(spec: ModelSpec, model: nn.Module, batch: Batch, train_config: TrainConfig) -> Iterator[None]:
+def bare_steps(spec: ModelSpec, model: nn.Module, batch: TokenBatch, train_config: TrainConfig) -> Iterator[None]:
     """Forward, backward, clipping and the recipe's optimizers, and nothing else."""
     objective = spec.objectives(model, IGNORE)[0]
     step_optimizers = factory.build_optimizers(objective, train_config.optimizer)

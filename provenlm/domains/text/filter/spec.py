@@ -248,7 +248,10 @@ def min_score(config: TextFilterConfig) -> float:
 
 
 def describe_count(name: str) -> CountLabel:
-    """Label the metric of a count: `pii.PATTERN`, `lines.REASON` or `rules.SET.violations`."""
+    """Label the metric of a count.
+
+    Names are `pii.PATTERN`, `lines.REASON` and `rules.SET.violations`.
+    """
     group, _, key = name.partition(".")
     if group == "pii":
         return CountLabel("matches", f"Matches of the personal-data pattern {key} in all records", by_record=True)
