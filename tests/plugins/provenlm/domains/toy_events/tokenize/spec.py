@@ -95,7 +95,6 @@ class EventBatch:
     inputs_BT: Tensor
     targets_BT: Tensor
     event_positions_BT: Tensor
-    label_smoothing: float = 0.0
 
     @property
     def num_sequences(self) -> int:
