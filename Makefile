@@ -5,10 +5,10 @@ READY := .venv/.ready
 
 .PHONY: report serve test test-slow check bench clean
 report: $(READY)
-	$(BIN)/python -m flows.build
+	$(BIN)/provenlm build
 
 serve: $(READY)
-	$(BIN)/python -m flows.serve
+	$(BIN)/provenlm serve
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -96,7 +96,7 @@ def run_benchmark(benchmark: StepBenchmark) -> StepBenchmarkResult:
     model = peers.build_ours(spec, benchmark.model_config, benchmark.vocab_size)
     if benchmark.variant.peer_config is None:
         model = model.to(device)
-        model.recompute = 1 if benchmark.variant.activation_checkpointing else None  # type: ignore[assignment]
+        model.layers.blocks_per_checkpoint = 1 if benchmark.variant.activation_checkpointing else None  # type: ignore[union-attr,assignment]
         loss = peers.our_loss(spec, model, batch)
         for block in model.layers if benchmark.variant.compiled else ():  # type: ignore[union-attr]
             block.compile()  # type: ignore[operator]
@@ -133,21 +133,32 @@ def run_benchmark(benchmark: StepBenchmark) -> StepBenchmarkResult:
 def make_benchmarks(options: argparse.Namespace) -> list[StepBenchmark]:
     """Every way on the shape of params.yaml, or on a tiny one."""
     table = config.load_params(ROOT / "params.yaml")
-    shape = table.entry("recipes", "docs_moe")["validate"]["also_count"]["claimed_200m"]
+    shape = table.entry("recipes", "docs_moe")["validate"]["count_only_models"]["claimed_200m"]
     spec = registry.load_model("moe", ModelSpec)
-    moe_config = replace(config.parse_config(spec.config_type, shape["net"], "claimed_200m"), dropout=0.0, load_balancing="joint")
+    moe_config = replace(
+        config.parse_config(spec.config_type, shape["model"], "claimed_200m"), dropout=0.0, load_balancing="global_aux_loss"
+    )
     vocab_size = shape["vocabulary"]
     if options.tiny:
         moe_config, vocab_size = (
-            replace(moe_config, hidden_size=64, num_hidden_layers=2, intermediate_size=64, context=options.length),
+            replace(moe_config, hidden_size=64, num_hidden_layers=2, intermediate_size=64, max_position_embeddings=options.length),
             256,
         )
-    intermediate_size = moe_config.experts_per_token * moe_config.expert_hidden
+    intermediate_size = moe_config.num_experts_per_tok * moe_config.intermediate_size
     shared_fields = {
-        name: getattr(moe_config, name) for name in ("hidden", "layers", "heads", "kv_heads", "context", "rope_theta", "norm_eps")
+        name: getattr(moe_config, name)
+        for name in (
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "max_position_embeddings",
+            "rope_theta",
+            "norm_eps",
+        )
     }
     dense_config = registry.load_model("gpt", ModelSpec).config_type(
-        style="llama", inner=intermediate_size, tied=True, dropout=0.0, **shared_fields
+        variant="llama", intermediate_size=intermediate_size, tie_word_embeddings=True, dropout=0.0, **shared_fields
     )
     return [
         StepBenchmark(

@@ -34,7 +34,7 @@ def time_model(name: str, batch_size: int, rounds: int) -> list[TimingRow]:
     """Forward and backward of both, and a whole step of ours with clipping, optimizer and all that the loop keeps."""
     table = config.load_params(ROOT / "params.yaml")
     vocab_size, num_params, seq_len = MODELS[name]
-    resolved = resolve_model(table.entry("recipes", name)["net"], name)
+    resolved = resolve_model(table.entry("recipes", name)["model"], name)
     batch = random_nonzero_batch(vocab_size, batch_size, seq_len)
     max_difference = max_gradient_difference(resolved, vocab_size, batch)
     model = peers.build_ours(resolved.spec, resolved.model_config, vocab_size)

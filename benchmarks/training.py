@@ -26,10 +26,11 @@ from torch import Tensor, nn
 
 from provenlm.core import config, registry
 from provenlm.data.token_dataset import DatasetSplit, TokenDataset
+from provenlm.domains.text.tokenize.spec import TextTokenizeConfig
 from provenlm.models.common.layers import moe_experts
-from provenlm.models.common.objective import IGNORE, Batch
+from provenlm.models.common.objective import IGNORE, TokenBatch
 from provenlm.models.common.spec import ModelSpec
-from provenlm.training.build_model import fresh
+from provenlm.training.build_model import init_model
 from provenlm.training.config import TrainConfig
 from provenlm.training.dataloader import build_dataloader
 from provenlm.training.device import is_dtype_emulated, retain_freed_memory
@@ -79,9 +80,9 @@ def time_expert_layer(dtype: torch.dtype, rounds: int) -> list[TimingRow]:
 def time_moe_step(precision: str, rounds: int) -> list[TimingRow]:
     """A training step of the mixture, against Mixtral in both of its ways, with the same weights and the same loss."""
     spec = registry.load_model("moe", ModelSpec)
-    shape = config.load_params(ROOT / "params.yaml").entry("recipes", "docs_moe")["validate"]["also_count"]["claimed_200m"]["net"]
+    shape = config.load_params(ROOT / "params.yaml").entry("recipes", "docs_moe")["validate"]["count_only_models"]["claimed_200m"]["model"]
     model_config = replace(
-        config.parse_config(spec.config_type, shape, "claimed_200m"), num_hidden_layers=LAYERS, dropout=0.0, load_balancing="joint"
+        config.parse_config(spec.config_type, shape, "claimed_200m"), num_hidden_layers=LAYERS, dropout=0.0, load_balancing="global_aux_loss"
     )
     expert_options = {"eager": {"experts_implementation": "eager"}, "grouped_mm": {"experts_implementation": "grouped_mm"}}
     peer_configs = {f"Mixtral, {label}": {"output_router_logits": True, **options} for label, options in expert_options.items()}
@@ -152,12 +153,12 @@ def make_matmul_step(model_name: str, model_config: Any, precision: str, threads
 def time_default_step(rounds: int) -> list[TimingRow]:
     """A step of the default recipe through `fit`, beside its bare model and optimizers on one batch."""
     table = config.load_params(ROOT / "params.yaml")
-    model_section = dict(table.entry("recipes", "docs_moe")["net"])
-    spec = registry.load_model(model_section.pop("kind"), ModelSpec)
+    model_section = dict(table.entry("recipes", "docs_moe")["model"])
+    spec = registry.load_model(model_section.pop("arch"), ModelSpec)
     train_config = table.parse_section("recipes", "docs_moe", "train", TrainConfig)
     model_config: Any = config.parse_config(spec.config_type, model_section, "docs_moe.net")
-    tokens = random_tokens(table.entry("corpora", "python_docs")["tokenize"]["vocabulary"])
-    model, bare_model = (fresh(spec, model_config, tokens.vocab_size, train_config.seed) for _ in range(2))
+    tokens = random_tokens(table.parse_section("corpora", "python_docs", "tokenize", TextTokenizeConfig).vocab_size)
+    model, bare_model = (init_model(spec, model_config, tokens.vocab_size, train_config.seed) for _ in range(2))
     batches = build_dataloader(tokens, train_config)
     steps = train_steps(model, spec.objectives(model, IGNORE), batches, [], train_config, None, lambda: None)
     next(steps)  # the first also measures the held-out loss
@@ -179,7 +180,7 @@ def time_default_step(rounds: int) -> list[TimingRow]:
     return timings
 
 
-def bare_steps(spec: ModelSpec, model: nn.Module, batch: Batch, train_config: TrainConfig) -> Iterator[None]:
+def bare_steps(spec: ModelSpec, model: nn.Module, batch: TokenBatch, train_config: TrainConfig) -> Iterator[None]:
     """Forward, backward, clipping and the recipe's optimizers, and nothing else."""
     objective = spec.objectives(model, IGNORE)[0]
     step_optimizers = factory.build_optimizers(objective, train_config.optimizer)

@@ -5,14 +5,19 @@ reports in reports/, from benchmarks/results/*.json, or from running a command. 
 """
 
 import argparse
+import dataclasses
+import importlib
+import inspect
 import io
 import json
+import os
 import re
 import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import typing
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +43,14 @@ def pages() -> list[Path]:
 def metric(metric_id: str) -> str:
     """Format the value of one metric, inline."""
     name, key = split_metric_id(metric_id)
-    found = _audit(name).metrics[key]
-    return format_value(found.value, found.unit)
+    recorded = _audit(name).metrics[key]
+    return format_value(recorded.value, recorded.unit)
 
 
 def metrics(audit_name: str, *names: str) -> str:
     """Tabulate metrics of one audit with their descriptions."""
-    found = _audit(audit_name).metrics
-    rows = [(f"`{name}`", format_value(found[name].value, found[name].unit), found[name].description) for name in names]
+    recorded = _audit(audit_name).metrics
+    rows = [(f"`{name}`", format_value(recorded[name].value, recorded[name].unit), recorded[name].description) for name in names]
     return _table(("metric", "value", "description"), rows)
 
 
@@ -62,9 +67,9 @@ def results(*recipes: str) -> str:
     for recipe in recipes:
         cells = []
         for _, stage, name in columns:
-            found = _audit(f"{recipe}/{stage}").metrics.get(name)
+            recorded = _audit(f"{recipe}/{stage}").metrics.get(name)
             link = f"reports/audits/{recipe}/{stage}.json"
-            cells.append(f"[{format_value(found.value, found.unit)}]({link})" if found else "–")
+            cells.append(f"[{format_value(recorded.value, recorded.unit)}]({link})" if recorded else "–")
         rows.append((f"`{recipe}`", *cells))
     return _table(("recipe", *(title for title, *_ in columns)), rows)
 
@@ -165,6 +170,71 @@ def section(key: str) -> str:
     return f"\n{FENCE}yaml\n{quoted}\n{FENCE}\n"
 
 
+def config(path: str) -> str:
+    """Describe a configuration dataclass, given as MODULE.CLASS: its docstring, and type and default of every setting."""
+    module, _, name = path.rpartition(".")
+    config_type = getattr(importlib.import_module(module), name)
+    rows = [(f"`{key}`", f"`{kind}`", default) for key, kind, default in _settings(config_type)]
+    return f"\n\n{inspect.getdoc(config_type)}\n" + _table(("setting", "type", "default, or purpose of a section"), rows)
+
+
+def _settings(config_type: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield key, type and default of the fields of a dataclass; nested sections follow with dotted keys."""
+    hints = typing.get_type_hints(config_type)
+    for field in dataclasses.fields(config_type):
+        if not field.init:
+            continue
+        key, hint = f"{prefix}{field.name}", hints[field.name]
+        nested = [kind for kind in (hint, *typing.get_args(hint)) if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
+        if field.default is not dataclasses.MISSING:
+            value: Any = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        else:
+            value = dataclasses.MISSING
+        if value is dataclasses.MISSING:
+            yield key, _type_name(hint), "required"
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type) and not _is_small(value):
+            yield key, type(value).__name__, _summary_line(type(value))
+            for inner_key, kind, default in _settings(type(value), f"{key}."):
+                inner = value
+                for part in inner_key.removeprefix(f"{key}.").split("."):
+                    inner = getattr(inner, part, None)
+                yield inner_key, kind, default if isinstance(inner, type(None)) and default != "null" else _default(inner)
+            continue
+        else:
+            yield key, _type_name(hint), _default(value)
+        for kind in nested if value is None else ():
+            yield f"{key} (if set)", kind.__name__, _summary_line(kind)
+            yield from _settings(kind, f"{key}.")
+
+
+def _is_small(value: Any) -> bool:
+    """Return whether a section has so few and simple settings that one line shows all of them."""
+    values = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    return len(values) <= 4 and all(item is None or isinstance(item, (bool, int, float, str)) for item in values)
+
+
+def _summary_line(config_type: type) -> str:
+    return f"*{(inspect.getdoc(config_type) or '').splitlines()[0]}*"
+
+
+def _type_name(hint: Any) -> str:
+    name = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+    return re.sub(r"\b(?:\w+\.)+(?=\w)", "", name).replace("NoneType", "null").replace("None", "null")
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, Mapping):
+        text = ", ".join(f"{key}: {_default(item)}" for key, item in value.items())
+        return f"{{{text}}}" if text else "{}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_default, value))}]"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _default(dataclasses.asdict(value))
+    return json.dumps(value) if value is None or isinstance(value, (bool, str)) else str(value)
+
+
 STATUS_KEYS = ("pass", "fail", "not_run", "estimated", "not_applicable")
 BLOCKS: dict[str, Callable[..., str]] = {
     "metric": metric,
@@ -178,6 +248,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "help": help_text,
     "error": error,
     "section": section,
+    "config": config,
 }
 
 
@@ -236,8 +307,6 @@ def _ratio(value: float | None) -> str:
 
 
 def _run(command: list[str], folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    import os
-
     return subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, **env}, encoding="utf-8"
     )

@@ -21,6 +21,7 @@ from flows.status_page import publish_status
 from provenlm.core.config import load_params
 from provenlm.core.errors import ProvenlmError
 from provenlm.core.paths import ProjectPaths
+from provenlm.core.stages import STAGES
 
 PARAMS = load_params(ProjectPaths(Path.cwd()).params_yaml)
 REPORTS = PARAMS.names("reports")
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     TargetName: TypeAlias = str
     StageName: TypeAlias = str
 else:
-    StageName = Literal[dvc_runner.STAGE_NAMES]
+    StageName = Literal[STAGES]
     # literals give the form its choices, and the API refuses a wrong name before it creates a run
     ReportName = Literal[tuple(REPORTS)]
     TargetName = Literal[tuple(dict.fromkeys([*REPORTS, *(recipe for report in REPORTS for recipe in PARAMS.recipes_of(report))]))]

@@ -23,9 +23,9 @@ from provenlm.core.config import Params
 from provenlm.core.errors import ConfigError, ProvenlmError
 from provenlm.core.paths import ProjectPaths
 from provenlm.core.progress import PROGRESS_PREFIX
+from provenlm.core.stages import STAGES
 
 DVC_COMMAND = [sys.executable, "-m", "dvc", "--wait-for-lock"]  # without it, parallel runs fail sporadically
-STAGE_NAMES = ("scrape", "filter", "dedupe", "tokenize", "train", "validate", "report")  # in the order of their dependencies
 LOCK_SECONDS = 0.2
 
 StageStatus = Literal["ran", "cached", "restored"]  # restored from the DVC cache: stages that read it may have to run
@@ -77,7 +77,7 @@ def dvc_environment() -> dict[str, str]:
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 
 
-def plan_stages(targets: Sequence[str], root: Path, start_at: str = STAGE_NAMES[0]) -> list[PlannedStage]:
+def plan_stages(targets: Sequence[str], root: Path, start_at: str = STAGES[0]) -> list[PlannedStage]:
     """Return the stages that the targets depend on, in DVC's order, without those before `start_at`.
 
     Raises ConfigError with DVC's message if dvc.yaml or params.yaml cannot be resolved.
@@ -88,7 +88,7 @@ def plan_stages(targets: Sequence[str], root: Path, start_at: str = STAGE_NAMES[
     if process.returncode:
         raise ConfigError(f"dvc.yaml: {' '.join(err.strip().splitlines()[-1:]) or 'DVC could not read it'}")
     stages = [PlannedStage(row["address"], tuple(row["dependencies"]), row["changed"]) for row in json.loads(out)]
-    selected = {stage.address: stage for stage in stages if STAGE_NAMES.index(stage.name) >= STAGE_NAMES.index(start_at)}
+    selected = {stage.address: stage for stage in stages if STAGES.index(stage.name) >= STAGES.index(start_at)}
     return [
         replace(stage, dependencies=tuple(dependency for dependency in stage.dependencies if dependency in selected))
         for stage in selected.values()

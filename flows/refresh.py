@@ -29,6 +29,7 @@ from provenlm.core.audit import MetricValue, read_audit
 from provenlm.core.config import load_params, parse_config
 from provenlm.core.errors import ConfigError, ProvenlmError
 from provenlm.core.paths import ProjectPaths
+from provenlm.core.stages import STAGES
 
 MAX_LISTED_SOURCES = 10  # per kind of change, on the page of a refresh
 
@@ -165,7 +166,7 @@ def _compare_with_published(
             continue
         lines.append(
             f"{recipe}: {result['difference']:+.4f} bits/byte against {version} on {result['records']} common validation records "
-            f"({result['here']:.4f}, published {result['there']:.4f}); allowed: at most {refresh_config.max_regression_bits_per_byte:+.4f}"
+            f"({result['bits_per_byte']:.4f}, published {result['other_bits_per_byte']:.4f}); allowed: at most {refresh_config.max_regression_bits_per_byte:+.4f}"
         )
         accepted = accepted and result["difference"] <= refresh_config.max_regression_bits_per_byte
     return "\n".join(
@@ -205,7 +206,7 @@ def push_tag_task(home: Path, version: str) -> None:
 def _read_metrics(tree: Path, subjects: Sequence[str]) -> dict[str, MetricValue]:
     """Read the metrics of all audits of the subjects, without measured times, sizes and speeds."""
     paths = ProjectPaths(tree)
-    pairs = [(subject, stage_name) for subject in subjects for stage_name in dvc_runner.STAGE_NAMES]
+    pairs = [(subject, stage_name) for subject in subjects for stage_name in STAGES]
     return {
         f"{subject}/{stage_name}.{name}": metric.value
         for subject, stage_name in pairs

@@ -39,7 +39,7 @@ def run_stage(context: runner.StageContext) -> None:
         if num_kept == 0:
             location = context.params.location("corpora", context.subject, "filter")
             raise DataError(f"{location}: must keep at least one record, got none; {metrics.drop_summary(tally.drop_reasons)}")
-    metrics.record_filter_metrics(context.recorder, tally)
+    metrics.record_filter_metrics(context.recorder, tally, spec.describe_count)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from provenlm.core import hashing, io
-from provenlm.core.audit import read_audit
+from provenlm.core.audit import MetricRecorder, read_audit
 from provenlm.core.paths import ProjectPaths
 from provenlm.core.progress import log_line
 from provenlm.core.stages import CORPUS_STAGES, RECIPE_STAGES
@@ -27,9 +27,16 @@ def run_stage(context: runner.StageContext) -> None:
         context.declare_output(path)
     for name, metric in output.counts.metrics.items():
         context.recorder.add_metric(name, metric)
-    counts = {name.removeprefix("checks."): metric.value for name, metric in output.counts.metrics.items() if name != "verdict"}
-    log_line(f"{context.subject}: {output.status}: {', '.join(f'{count} {name}' for name, count in counts.items())}")
+    log_line(f"{context.subject}: {output.status}: {count_line(output.counts)}")
     log_line(paths.report_file(context.subject, "md").relative_to(paths.root).as_posix())
+
+
+def count_line(counts: MetricRecorder) -> str:
+    """Format the numbers of checks by origin and by status on one line."""
+    numbers = {name.removeprefix("checks."): metric.value for name, metric in counts.metrics.items() if name != "verdict"}
+    total, standard, custom = (numbers.pop(name) for name in ("total", "standard", "custom"))
+    by_status = ", ".join(f"{number} {name}" for name, number in numbers.items())
+    return f"{total} checks ({standard} standard, {custom} custom): {by_status}"
 
 
 def render_current_report(context: runner.StageContext) -> RenderedReport:

@@ -9,6 +9,7 @@ from flows import dvc_runner
 from provenlm.cli import console
 from provenlm.core.config import load_params
 from provenlm.core.paths import ProjectPaths
+from provenlm.core.stages import STAGES
 
 if TYPE_CHECKING:
     from flows.build import BuildResult
@@ -35,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--start-at",
-        choices=dvc_runner.STAGE_NAMES,
-        default=dvc_runner.STAGE_NAMES[0],
+        choices=STAGES,
+        default=STAGES[0],
         help="first stage to consider; earlier stages are not checked or run",
     )
     parser.add_argument(

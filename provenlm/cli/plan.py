@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 from provenlm.core import registry
 from provenlm.core.config import parse_config
@@ -10,7 +10,7 @@ from provenlm.core.errors import ConfigError
 from provenlm.models.common.spec import ModelSpec
 from provenlm.scaling import laws, model_sizing
 from provenlm.scaling.laws import scaling_law_loss, within_fit_range
-from provenlm.scaling.model_sizing import ModelArch, ModelSizePlan
+from provenlm.scaling.model_sizing import ModelSizePlan
 
 RULE_FILES = " and ".join(f"{module.__name__.rpartition('.')[2]}.py" for module in (model_sizing, laws))
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "size", help="number of layers, such as 8, or a range of total parameters, such as 180M..220M or 180e6..220e6"
     )
-    parser.add_argument("--arch", choices=get_args(ModelArch), default="moe", help="model architecture (default: moe)")
+    parser.add_argument("--arch", default="moe", metavar="NAME", help="a model with size rules, such as moe or gpt (default: moe)")
     parser.add_argument("--vocab-size", type=int, default=32_000, metavar="N", help="number of token ids (default: 32000)")
     parser.add_argument(
         "--max-seq-len", type=int, default=1024, metavar="N", help="maximum sequence length in tokens (default: 1024)"
@@ -45,8 +45,11 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def parse_sizes(text: str, arch: ModelArch, vocab_size: int, context: int, spec: ModelSpec) -> list[ModelSizePlan]:
+def parse_sizes(text: str, arch: str, vocab_size: int, max_seq_len: int, spec: ModelSpec) -> list[ModelSizePlan]:
     """Return a model size for each shape in the range `text`, or one for the depth `text`. Raises ConfigError for other text."""
+
+    if spec.size_rules is None:
+        raise ConfigError(f"--arch: must be a model with size rules, got {arch}")
 
     def count(section: Mapping[str, Any], vocab_size: int) -> Mapping[str, int]:
         return spec.num_params(parse_model_config(spec, section), vocab_size)
@@ -58,9 +61,9 @@ def parse_sizes(text: str, arch: ModelArch, vocab_size: int, context: int, spec:
     except ValueError:
         raise ConfigError(f"size: must be a depth such as 8 or a range such as 180e6..220e6, got {text!r}") from None
     if ends:
-        return model_sizing.sizes_in_range(*ends, arch, vocab_size, context, count)
+        return model_sizing.sizes_in_range(*ends, arch, spec.size_rules, vocab_size, max_seq_len, count)
     assert depth is not None
-    return [model_sizing.size_for_depth(depth, arch, vocab_size, context, count)]
+    return [model_sizing.size_for_depth(depth, arch, spec.size_rules, vocab_size, max_seq_len, count)]
 
 
 def parse_count(text: str) -> float:
@@ -72,7 +75,6 @@ def parse_count(text: str) -> float:
 
 def parse_model_config(spec: ModelSpec, section: Mapping[str, Any]) -> Any:
     """Parse a `model` section without its `arch`."""
-    """Parse a `model` section without its architecture."""
     return parse_config(spec.config_type, {key: value for key, value in section.items() if key != "arch"}, "plan")
 
 

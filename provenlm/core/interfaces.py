@@ -41,17 +41,26 @@ class FilterResult(NamedTuple):
     counts: Mapping[str, int]
 
 
+class CountLabel(NamedTuple):
+    """Describe a count of a FilterResult as a metric; `by_record`: also count the records that contain it."""
+
+    unit: str
+    description: str
+    by_record: bool = False
+
+
 @dataclass(frozen=True)
 class FilterSpec:
     """Define how a domain filters records.
 
     `classify(config)` returns a function from records to results; each result depends on its record alone. Records that score below
-    `min_score(config)` are dropped.
+    `min_score(config)` are dropped. `describe_count(name)` labels the metric of a count.
     """
 
     config_type: type
     classify: Callable[[Any], Callable[[Sequence[Record]], Sequence[FilterResult]]]
     min_score: Callable[[Any], float]
+    describe_count: Callable[[str], CountLabel] = lambda name: CountLabel("occurrences", f"Occurrences of {name} in all records")
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,8 @@ class TokenizeSpec:
 
     `train(config, open_records)` trains a tokenizer (records may be read more than once); `load(folder)` reads a saved one.
     `val_fraction(config)` is the fraction of duplicate clusters held out for validation; `contamination_prompts(config)` are prompts
-    of the evaluation that are searched for in the corpus.
+    of the evaluation that are searched for in the corpus. `sequences(split, special_tokens, train_config)` cuts a DatasetSplit into a
+    SequenceSource of the domain's own batches; None: the standard packings of `train.data_packing`.
     """
 
     config_type: type
@@ -134,3 +144,4 @@ class TokenizeSpec:
     load: Callable[[Path], Tokenizer]
     val_fraction: Callable[[Any], float]
     contamination_prompts: Callable[[Any], Sequence[str]] = lambda config: ()
+    sequences: Callable[[Any, Mapping[str, int], Any], Any] | None = None

@@ -67,7 +67,7 @@ def check_integrity(
 
 
 def metadata_value(record: Record, key: str) -> str:
-    """Return a metadata value; `unknown` without one, but for the site, which is then the host of the source."""
+    """Return a metadata value, or `unknown`; the site defaults to the source's host."""
     value = record.metadata.get(key)
     if value is None and key == "site":
         return urlsplit(record.source).netloc or record.source.split(":", 1)[0]
@@ -75,7 +75,7 @@ def metadata_value(record: Record, key: str) -> str:
 
 
 def record_integrity(audit: MetricRecorder, result: IntegrityResult) -> None:
-    """Record how many records match, where prompts occur in the corpus, and the breakdown by metadata."""
+    """Record matches, contamination prompts and the breakdown by metadata."""
     with audit.scope("integrity") as metrics:
         metrics.add_count(
             "matched", result.matched, "records", "Records whose document decodes to the same bytes; all records are tested"

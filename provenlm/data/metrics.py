@@ -1,4 +1,4 @@
-"""Measure the tokenized corpus and account for all data from the scraped URLs to the stored tokens."""
+"""Measure the tokenized corpus and account for all data of the pipeline."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,7 +32,10 @@ class TokenizeTally:
 
 
 def check_lineage(upstream_audits: Mapping[str, Audit], num_deduped: int) -> None:
-    """Compare what each stage read with what the stage before it wrote. Raises DataError at a difference."""
+    """Compare what each stage read with what the stage before it wrote.
+
+    Raises DataError at a difference.
+    """
     links = [(*link, metric_value(upstream_audits, *link[:2]), metric_value(upstream_audits, *link[2:])) for link in AUDIT_LINKS]
     num_unique = metric_value(upstream_audits, "dedupe", "records.unique")
     links.append(("dedupe", "records.unique", "tokenize", "records.in", num_unique, num_deduped))
@@ -45,7 +48,10 @@ def check_lineage(upstream_audits: Mapping[str, Audit], num_deduped: int) -> Non
 
 
 def metric_value(upstream_audits: Mapping[str, Audit], stage_name: str, name: str) -> int:
-    """Return a metric of an earlier stage. Raises DataError if its audit has none of that name."""
+    """Return a metric of an earlier stage.
+
+    Raises DataError if its audit has none of that name.
+    """
     metrics = upstream_audits[stage_name].metrics
     if name not in metrics:
         raise DataError(f"audit of {stage_name}: must contain metric {name!r}, got none; run {stage_name} again")
@@ -53,7 +59,7 @@ def metric_value(upstream_audits: Mapping[str, Audit], stage_name: str, name: st
 
 
 def record_tokenize_metrics(audit: MetricRecorder, tokenizer: Tokenizer, tally: TokenizeTally) -> None:
-    """Record sizes of the corpus by split, the fertility of the tokenizer and the lengths of documents."""
+    """Record sizes by split, the fertility of the tokenizer and document lengths."""
     num_documents = len(tally.doc_lengths)
     audit.add_count("vocab_size", tokenizer.vocab_size, "ids", "Vocabulary size: number of token ids, special tokens included")
     audit.add_count("records.in", num_documents, "records", "Deduplicated records that were tokenized")
@@ -91,9 +97,10 @@ def length_histogram(tally: TokenizeTally) -> PlotSeries:
 
 
 def retention_table(upstream_audits: Mapping[str, Audit], tally: TokenizeTally) -> AuditTable:
-    """Tabulate what remains after each step, from the downloaded bytes to the training tokens."""
+    """Tabulate what remains after each step, from downloaded bytes to tokens."""
 
     def value(stage_name: str, name: str) -> int:
+        """Return a metric of an earlier stage."""
         return metric_value(upstream_audits, stage_name, name)
 
     scraped_bytes = value("scrape", "bytes")
@@ -114,9 +121,13 @@ def retention_table(upstream_audits: Mapping[str, Audit], tally: TokenizeTally) 
 def record_accounting(
     audit: MetricRecorder, upstream_audits: Mapping[str, Audit], tally: TokenizeTally, num_stored_tokens: int
 ) -> None:
-    """Record whether all input of every stage is output or dropped for a reason; `num_stored_tokens` are those on disk."""
+    """Record whether all input of every stage is output or dropped for a reason.
+
+    `num_stored_tokens` are the tokens on disk.
+    """
 
     def value(stage_name: str, *names: str) -> int:
+        """Return the sum of metrics of an earlier stage."""
         return sum(metric_value(upstream_audits, stage_name, name) for name in names)
 
     kept_bytes, unique_bytes = value("filter", "bytes.kept"), value("dedupe", "bytes.unique")

@@ -1,6 +1,7 @@
-"""Write and memory-map token datasets: flat arrays `train.bin` and `val.bin` with an index of their documents.
+"""Write and memory-map token datasets.
 
-A document holds the ids of one record, after the tokenizer's `bos` and before its `eos` where it has such tokens.
+A dataset is two flat arrays, `train.bin` and `val.bin`, with an index of their documents. A document holds the ids of one record,
+after the tokenizer's `bos` and before its `eos` where it has such tokens.
 """
 
 import hashlib
@@ -28,7 +29,10 @@ INDEX_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class DatasetSplit:
-    """Hold one split: `ids` uint16 or uint32 (tokens,); `doc_offsets` int64 (documents + 1,), offsets into `ids`."""
+    """Hold one split of a token dataset.
+
+    `ids` is uint16 or uint32 (tokens,), `doc_offsets` int64 (documents + 1,): offsets into `ids`.
+    """
 
     ids: NDArray[Any]
     doc_offsets: NDArray[np.int64]
@@ -39,7 +43,10 @@ class DatasetSplit:
 
 @dataclass(frozen=True)
 class TokenDataset:
-    """Hold a tokenized corpus; `special_tokens` maps `pad`, `unk`, `bos` and `eos`, where they exist, to ids."""
+    """Hold a tokenized corpus.
+
+    `special_tokens` maps `pad`, `unk`, `bos` and `eos`, where they exist, to ids.
+    """
 
     train: DatasetSplit
     val: DatasetSplit
@@ -49,7 +56,7 @@ class TokenDataset:
 
 @dataclass(frozen=True, slots=True)
 class TokenizedDocument:
-    """Hold a document to write: record id, duplicate cluster, content size, and token ids without special tokens."""
+    """Hold a document to write; `ids` has no special tokens."""
 
     id: str
     cluster: str
@@ -58,16 +65,20 @@ class TokenizedDocument:
 
 
 def assign_split(cluster: str, val_fraction: float) -> SplitName:
-    """Return the split of a duplicate cluster; it depends only on its name and `val_fraction` (0 to 1)."""
+    """Return the split of a duplicate cluster.
+
+    It depends only on its name and `val_fraction` (0 to 1).
+    """
     return "val" if rng.hash_to_unit(cluster, rng.SPLIT_SALT) < val_fraction else "train"
 
 
 def write_token_dataset(
     folder: Path, documents: Iterable[TokenizedDocument], vocab_size: int, special_tokens: Mapping[str, int], val_fraction: float
 ) -> None:
-    """Write both splits, their index and a manifest with their digests; memory holds one document at a time.
+    """Write both splits, their index and a manifest with their digests.
 
-    Ids are little-endian uint16, or uint32 for more than 65,536 ids. Raises ValueError for an id outside the vocabulary.
+    Memory holds one document at a time. Ids are little-endian uint16, or uint32 for more than 65,536 ids. Raises ValueError for an
+    id outside the vocabulary.
     """
     dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
     prefix, suffix = (np.array([special_tokens[name]] if name in special_tokens else [], np.uint32) for name in ("bos", "eos"))
@@ -105,7 +116,10 @@ def write_token_dataset(
 
 
 def load_token_dataset(folder: Path) -> TokenDataset:
-    """Memory-map a token dataset. Raises DataError if a file is missing or its size differs from the index."""
+    """Memory-map a token dataset.
+
+    Raises DataError if a file is missing or its size differs from the index.
+    """
     manifest = _load_manifest(folder)
     try:
         index = pq.read_table(folder / "index.parquet", schema=INDEX_SCHEMA).to_pydict()
@@ -120,7 +134,10 @@ def load_token_dataset(folder: Path) -> TokenDataset:
 
 
 def verify_digests(folder: Path) -> None:
-    """Compare every file with the digest in the manifest. Raises DataError, naming the first file that differs."""
+    """Compare every file with the digest in the manifest.
+
+    Raises DataError, naming the first file that differs.
+    """
     for name, expected in _load_manifest(folder)["digests"].items():
         path = folder / name
         actual = hashing.sha256_file(path) if path.exists() else "no file"

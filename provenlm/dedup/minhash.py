@@ -35,20 +35,20 @@ class MinHasher:
         self._multipliers = generator.integers(0, 1 << 63, NUM_PERM, dtype=np.uint64) << np.uint64(1) | np.uint64(1)
         self._offsets = generator.integers(0, 1 << 63, NUM_PERM, dtype=np.uint64)
 
-    def band_hashes(self, shingles: Hashes) -> Hashes:
+    def band_hashes(self, ngrams: Hashes) -> Hashes:
         """Hash each band of a non-empty set: uint64 (num_bands,).
 
         The band number is part of the hash, so hashes of different bands differ.
         """
-        return _band_hashes(shingles, self._multipliers, self._offsets, self.num_bands, self.hashes_per_band)
+        return _band_hashes(ngrams, self._multipliers, self._offsets, self.num_bands, self.hashes_per_band)
 
 
 @jit
-def _band_hashes(shingles: Hashes, multipliers: Hashes, offsets: Hashes, num_bands: int, hashes_per_band: int) -> Hashes:
+def _band_hashes(ngrams: Hashes, multipliers: Hashes, offsets: Hashes, num_bands: int, hashes_per_band: int) -> Hashes:
     minima = np.full(NUM_PERM, np.uint64(0xFFFFFFFFFFFFFFFF))
-    for shingle in shingles:
+    for ngram in ngrams:
         for index in range(NUM_PERM):
-            minima[index] = min(minima[index], multipliers[index] * shingle + offsets[index])
+            minima[index] = min(minima[index], multipliers[index] * ngram + offsets[index])
     band_hashes = np.empty(num_bands, np.uint64)
     for band in range(num_bands):
         value = np.uint64(band)

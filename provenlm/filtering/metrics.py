@@ -2,12 +2,14 @@
 
 from array import array
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from provenlm.core.audit import AuditTable, MetricRecorder, PlotSeries
+from provenlm.core.interfaces import CountLabel
 from provenlm.core.records import Record
 from provenlm.filtering.scoring import FilterDecision
 
@@ -42,8 +44,10 @@ class FilterTally:
         self.kept_flags.append(decision.drop_reason is None)
         self.hits.update(decision.counts)
         self.documents_with.update(decision.counts.keys())
-        profile_counts = self.profiles[str(decision.record.metadata.get("profile", "reference"))]
-        profile_counts[0] += 1
+        if "profile" in decision.record.metadata:
+            profile_counts = self.profiles[str(decision.record.metadata["profile"])]
+            profile_counts[0] += 1
+            profile_counts[1] += decision.drop_reason is None
         for name, sub_score in decision.sub_scores.items():
             sums = self.sub_scores[name]
             sums[0] += sub_score
@@ -51,7 +55,6 @@ class FilterTally:
             sums[2] += sub_score < 1
         if decision.drop_reason is None:
             self.bytes_masked += decision.original_bytes - len(decision.record.content)
-            profile_counts[1] += 1
             if len(self.lowest_scoring) < NUM_LOWEST_SCORING or decision.score < self.lowest_scoring[-1].score:
                 truncated = replace(
                     decision, record=replace(decision.record, content=decision.record.content[: 8 * RECORD_EXCERPT_CHARS])
@@ -68,7 +71,7 @@ def drop_summary(reasons: Counter[str]) -> str:
     return "dropped " + (", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "none: there were no records")
 
 
-def record_filter_metrics(metrics: MetricRecorder, tally: FilterTally) -> None:
+def record_filter_metrics(metrics: MetricRecorder, tally: FilterTally, describe_count: Callable[[str], CountLabel]) -> None:
     """Record the counts, scores, histograms and example tables of a filter run."""
     scores, sizes, kept_mask = np.array(tally.scores), np.array(tally.sizes), np.array(tally.kept_flags, bool)
     metrics.add_count("records.in", len(kept_mask), "records", "Scraped records that the filter read")
@@ -111,30 +114,11 @@ def record_filter_metrics(metrics: MetricRecorder, tally: FilterTally) -> None:
         metrics.add_count(f"profile.{name}", num_in, "records", f"Records classified as {name}")
         metrics.add_count(f"profile.{name}.kept", num_kept, "records", f"Kept records that were classified as {name}")
     for name, count in sorted(tally.hits.items()):
-        if name.startswith("rules."):
-            metrics.add_count(
-                f"{name}.violations",
-                count,
-                "records",
-                f"Records that violate the {name.removeprefix('rules.')} rules, whether or not they are dropped for it",
-            )
-        elif name.startswith("lines."):
-            metrics.add_count(
-                name,
-                count,
-                "citations" if name == "lines.citations" else "lines",
-                f"Lines or citations that the C4 line filter removed: {name.removeprefix('lines.')}",
-            )
-        else:
-            metrics.add_count(
-                name, count, "matches", f"Matches of the personal-data pattern {name.removeprefix('pii.')} in all records"
-            )
-            metrics.add_count(
-                f"{name}.records",
-                tally.documents_with[name],
-                "records",
-                f"Records with at least one match of the personal-data pattern {name.removeprefix('pii.')}",
-            )
+        label = describe_count(name)
+        metrics.add_count(name, count, label.unit, label.description)
+        if label.by_record:
+            num_records = tally.documents_with[name]
+            metrics.add_count(f"{name}.records", num_records, "records", f"Records with at least one of: {label.description}")
     metrics.series += [score_histogram(scores, kept_mask), size_histogram(sizes, kept_mask)]
     metrics.tables += [dropped_examples_table(tally), sub_score_table(tally), lowest_scoring_table(tally)]
 

@@ -1,4 +1,7 @@
-"""Define the model architectures: one package each. Other folders on `sys.path` can add packages."""
+"""Define the model architectures, one package each.
+
+Other folders on `sys.path` can add packages.
+"""
 
 from pkgutil import extend_path
 

@@ -69,9 +69,7 @@ class Card:
     def settings_line(self, stage: str, section: str) -> Markdown:
         """List the configuration section of a stage, key by key."""
         file, recorded = self.audit_files.get(stage), self.config_section(stage, section)
-        resolved = (
-            [entry for entry in file.audit.config if entry[0].endswith(f".{self.name}.{section}")] if file and file.audit else []
-        )
+        resolved = [entry for entry in file.audit.config if entry[0] == section] if file and file.audit else []
         if recorded is None and not resolved:
             return NOT_MEASURED
         settings = [(key, display_value(value)) for _, key, value, _ in resolved] or flatten(recorded)

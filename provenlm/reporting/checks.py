@@ -22,7 +22,7 @@ from provenlm.core.errors import ConfigError
 from provenlm.reporting.evidence import AuditFile, AuditSet, probe_errors
 from provenlm.reporting.thresholds import ChecksConfig, CheckSpec, Number, Threshold, parse_threshold
 
-CheckOrigin = Literal["standard", "own"]
+CheckOrigin = Literal["standard", "custom"]
 
 
 class CheckStatus(StrEnum):
@@ -58,12 +58,12 @@ class CheckResult:
 
 
 def evaluate_checks(audits: AuditSet, checks: ChecksConfig, location: str) -> list[CheckResult]:
-    """Evaluate the standard checks of each audit, the report's own checks, and one check for each probe that raised an exception.
+    """Evaluate the standard checks of each audit, the custom checks of the report, and one check for each probe that raised an exception.
 
-    Raise ConfigError, with `location`, for an own check on a metric that its audit does not contain or with an unreachable threshold.
+    Raise ConfigError, with `location`, for a custom check on a metric that its audit does not contain or with an unreachable threshold.
     """
     results = [result for file in audits.files for result in _standard_checks(audits, file)] if checks.standard else []
-    results += [_evaluate_check(audits, spec, f"{location}.{spec.metric_id}", "own") for spec in checks.own]
+    results += [_evaluate_check(audits, spec, f"{location}.{spec.metric_id}", "custom") for spec in checks.custom]
     for file in audits.files:
         for metric_id, metric in probe_errors(file).items():
             hint = "fix the cause that the exception names, or the probe itself"
@@ -116,7 +116,7 @@ def record_counts(checks: Sequence[CheckResult], recorder: MetricRecorder) -> No
         "checks",
         "Standard checks, which the audits of the stages bring with them, including probes that raised an exception",
     )
-    recorder.add_count("checks.own", sum(check.origin == "own" for check in checks), "checks", "Checks that params.yaml adds")
+    recorder.add_count("checks.custom", sum(check.origin == "custom" for check in checks), "checks", "Checks that params.yaml adds")
     for status, description in descriptions.items():
         recorder.add_count(count_metric_name(status), sum(check.status is status for check in checks), "", description)
 
@@ -138,26 +138,26 @@ def _evaluate_check(audits: AuditSet, spec: CheckSpec, location: str, origin: Ch
         return result(CheckStatus.NOT_APPLICABLE, reason)
     if origin == "standard" and (unknown := [metric_id for metric_id in metric_ids if not audits.may_contain(metric_id, location)]):
         return result(CheckStatus.FAIL, f"{unknown[0]} was not recorded")
-    found = {metric_id: audits.metric(metric_id, location) for metric_id in metric_ids}
-    metrics = {metric_id: metric for metric_id, metric in found.items() if metric is not None}
+    metrics_or_none = {metric_id: audits.metric(metric_id, location) for metric_id in metric_ids}
+    metrics = {metric_id: metric for metric_id, metric in metrics_or_none.items() if metric is not None}
     levels = audits.reference_levels(spec.metric_id, location)
-    status, reason = _status_of(spec, list(found), metrics)
+    status, reason = _status_of(spec, list(metrics_or_none), metrics)
     if (ceiling := _exceeded_ceiling(spec.threshold, metrics, levels)) is not None:
-        if origin == "own":
+        if origin == "custom":
             raise ConfigError(
                 f"{location}: must be at most the ceiling (best possible value) {ceiling}; got {spec.threshold.text!r}"
             )
         status, reason = CheckStatus.FAIL, f"the ceiling (best possible value) {ceiling} is too low for the expectation"
     operands = {metric_id: metric for metric_id, metric in metrics.items() if metric_id != spec.metric_id}
-    return result(status, reason, metric=found[spec.metric_id], operands=operands, reference_levels=levels)
+    return result(status, reason, metric=metrics_or_none[spec.metric_id], operands=operands, reference_levels=levels)
 
 
 def _exceeded_ceiling(threshold: Threshold, metrics: Mapping[str, Metric], levels: Mapping[str, Metric]) -> Number | None:
     """Return the ceiling of the metric if no value up to it can meet the threshold, else None."""
     values = {metric_id: number for metric_id, metric in metrics.items() if (number := _finite_number(metric)) is not None}
     ceiling = next((_finite_number(metric) for metric_id, metric in levels.items() if metric_id.endswith(".ceiling")), None)
-    known = values.keys() >= set(threshold.dependencies())
-    return ceiling if ceiling is not None and known and not threshold.reachable(ceiling, values) else None
+    complete = values.keys() >= set(threshold.dependencies())
+    return ceiling if ceiling is not None and complete and not threshold.reachable(ceiling, values) else None
 
 
 def _status_of(spec: CheckSpec, metric_ids: Sequence[str], metrics: Mapping[str, Metric]) -> tuple[CheckStatus, str]:

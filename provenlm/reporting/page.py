@@ -74,7 +74,7 @@ def _verdict_block(report: Report) -> Iterator[Markdown]:
         f"{counts[name]} {check_status.value}" for check_status in CheckStatus if (name := count_metric_name(check_status))
     )
     yield Markdown(f"{status} {counts['checks.total']}: {counts_line}")
-    yield Markdown(f"Checks: standard ({counts['checks.standard']}) and this report's own ({counts['checks.own']}).")
+    yield Markdown(f"Checks: standard ({counts['checks.standard']}) and custom ({counts['checks.custom']}).")
     yield VERDICT_RULES
 
 
@@ -161,16 +161,23 @@ def _settings_section(report: Report) -> Iterator[Markdown]:
     """List the resolved settings of every stage from its audit: first those that differ from the defaults, in bold."""
     yield heading(2, Markdown("Settings"))
     yield Markdown("Settings in bold differ from the default; all others have their default value.")
+    displayed: set[tuple[str, str]] = set()
     for file in report.audits.files:
         if file.audit is not None and file.audit.config:
             yield heading(3, escape(_settings_title(file)))
-            yield bullet_list(_settings_lines(file))
+            yield bullet_list(_settings_lines(file, displayed))
 
 
-def _settings_lines(file: AuditFile) -> Iterator[Markdown]:
+def _settings_lines(file: AuditFile, displayed: set[tuple[str, str]]) -> Iterator[Markdown]:
+    """Format one line for each section; a section that an earlier stage of the subject has shown is only named."""
     config = file.require_audit().config
     for section in dict.fromkeys(name for name, *_ in config):
         settings = [(key, value, is_default) for name, key, value, is_default in config if name == section]
+        content = (file.subject, repr((section, settings)))
+        if content in displayed:
+            yield Markdown(f"{link(code(section), file.path, section)}: as above")
+            continue
+        displayed.add(content)
         changed = [f"{bold(escape(f'{key} = {display_value(value)}'))}" for key, value, is_default in settings if not is_default]
         unchanged = [f"{escape(f'{key} = {display_value(value)}')}" for key, value, is_default in settings if is_default]
         items = " · ".join([*changed, *unchanged]) or EMPTY_CELL

@@ -79,10 +79,10 @@ class CheckSpec:
 
 @dataclass(frozen=True)
 class ChecksConfig:
-    """Hold the parsed `checks` of a report: whether the standard checks of its stages apply, and the report's own checks."""
+    """Hold the parsed `checks` of a report: whether the standard checks of its stages apply, and the report's custom checks."""
 
     standard: bool
-    own: Sequence[CheckSpec]
+    custom: Sequence[CheckSpec]
 
 
 def parse_checks(value: object, location: str) -> ChecksConfig:
@@ -91,17 +91,17 @@ def parse_checks(value: object, location: str) -> ChecksConfig:
     Raise ConfigError for anything else, with `location` as the prefix of the message.
     """
     parts = value if isinstance(value, list) else [value]
-    standard, own = False, []
+    standard, custom = False, []
     for part in parts:
         if part == STANDARD:
             standard = True
         elif isinstance(part, Mapping):
-            own += [_parse_check(str(metric_id), entry, f"{location}.{metric_id}") for metric_id, entry in part.items()]
+            custom += [_parse_check(str(metric_id), entry, f"{location}.{metric_id}") for metric_id, entry in part.items()]
         else:
             raise ConfigError(
                 f"{location}: must be {STANDARD!r}, a mapping of metric id to expect and hint, or a list of these, got {part!r}"
             )
-    return ChecksConfig(standard, own)
+    return ChecksConfig(standard, custom)
 
 
 def _parse_check(metric_id: str, entry: object, location: str) -> CheckSpec:

@@ -6,9 +6,10 @@ Every rule is an estimate with its source named beside it; only the parameter co
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-ModelArch = Literal["moe", "gpt"]
+from provenlm.models.common.spec import PlannedShape, SizeRules
+
 # (model section, vocab_size) -> parameters by part, and `total` and `active`
 ParamCounter = Callable[[Mapping[str, Any], int], Mapping[str, int]]
 
@@ -17,8 +18,6 @@ WIDTH_PER_LAYER = 64
 ASPECT_RANGE = (32, 128)  # range of the hidden size per layer that the planner tries
 HEAD_DIM = 64  # GPT-2, Llama 3.2 1B
 MAX_QUERIES_PER_KV_HEAD = 4  # arXiv 2305.13245; Mixtral has 4
-NUM_EXPERTS, EXPERTS_PER_TOKEN = 8, 2  # Mixtral (arXiv 2401.04088)
-FFN_RATIO = {"moe": 2.0, "gpt": 8 / 3}  # FFN width over hidden size: the default recipe's experts; SwiGLU (arXiv 2002.05202)
 FFN_RATIO_RANGE = (1.0, 4.0)  # range that the planner tries
 WIDTH_MULTIPLE = 64  # grouped products need multiples of 8, matrix units have tiles of 16 to 64
 
@@ -46,7 +45,9 @@ class ModelSizePlan:
     peak_lrs: Mapping[str, float]
 
 
-def size_for_depth(depth: int, arch: ModelArch, vocab_size: int, max_seq_len: int, count_params: ParamCounter) -> ModelSizePlan:
+def size_for_depth(
+    depth: int, arch: str, rules: SizeRules, vocab_size: int, max_seq_len: int, count_params: ParamCounter
+) -> ModelSizePlan:
     """Derive all sizes from the number of layers.
 
     Raises ValueError for a depth below 1.
@@ -55,14 +56,22 @@ def size_for_depth(depth: int, arch: ModelArch, vocab_size: int, max_seq_len: in
         raise ValueError(f"depth must be >= 1, got {depth}")
     hidden_size = _hidden_size(WIDTH_PER_LAYER * depth)
     return derive_training(
-        model_section(arch, depth, hidden_size, _round_width(FFN_RATIO[arch] * hidden_size), NUM_EXPERTS, max_seq_len),
+        model_section(
+            arch, rules, depth, hidden_size, _round_width(rules.ffn_ratio * hidden_size), rules.num_experts[0], max_seq_len
+        ),
         vocab_size,
         count_params,
     )
 
 
 def sizes_in_range(
-    min_params: float, max_params: float, arch: ModelArch, vocab_size: int, max_seq_len: int, count_params: ParamCounter
+    min_params: float,
+    max_params: float,
+    arch: str,
+    rules: SizeRules,
+    vocab_size: int,
+    max_seq_len: int,
+    count_params: ParamCounter,
 ) -> list[ModelSizePlan]:
     """List one size per depth that has `min_params` to `max_params` parameters.
 
@@ -71,22 +80,22 @@ def sizes_in_range(
     if not 0 < min_params <= max_params:
         raise ValueError(f"the parameter range must be 0 < minimum <= maximum, got {min_params:,.0f} to {max_params:,.0f}")
     best_by_depth: dict[int, tuple[float, Mapping[str, Any]]] = {}
-    for hidden_size, num_layers, num_experts in _shape_grid(arch, max_params, vocab_size):
+    for hidden_size, num_layers, num_experts in _shape_grid(rules, max_params, vocab_size):
         model = _fit_intermediate_size(
             min_params,
             max_params,
             [
-                model_section(arch, num_layers, hidden_size, intermediate_size, num_experts, max_seq_len)
+                model_section(arch, rules, num_layers, hidden_size, intermediate_size, num_experts, max_seq_len)
                 for intermediate_size in _intermediate_sizes(hidden_size)
             ],
-            arch,
+            rules,
             vocab_size,
             count_params,
         )
         if model is not None and (
-            num_layers not in best_by_depth or _proportion_distance(model, arch) < best_by_depth[num_layers][0]
+            num_layers not in best_by_depth or _proportion_distance(model, rules) < best_by_depth[num_layers][0]
         ):
-            best_by_depth[num_layers] = _proportion_distance(model, arch), model
+            best_by_depth[num_layers] = _proportion_distance(model, rules), model
     if not best_by_depth:
         raise ValueError(
             f"no {arch} with vocab_size {vocab_size:,} has {min_params:,.0f} to {max_params:,.0f} parameters; widen the range"
@@ -130,35 +139,15 @@ def scaled_lrs(hidden_size: int) -> dict[str, float]:
 
 
 def model_section(
-    arch: ModelArch, num_layers: int, hidden_size: int, intermediate_size: int, num_experts: int, max_seq_len: int
+    arch: str, rules: SizeRules, num_layers: int, hidden_size: int, intermediate_size: int, num_experts: int, max_seq_len: int
 ) -> dict[str, Any]:
-    """Return a model section of params.yaml."""
+    """Return a model section of params.yaml; its fields come from the model's size rules."""
     num_heads = max(1, hidden_size // HEAD_DIM)
-    shape = {
-        "hidden_size": hidden_size,
-        "num_hidden_layers": num_layers,
-        "num_attention_heads": num_heads,
-        "num_key_value_heads": _num_kv_heads(num_heads),
-    }
-    shared_fields = {
-        "max_position_embeddings": max_seq_len,
-        "tie_word_embeddings": True,
-        "rope_theta": 10_000.0,
-        "norm_eps": 1e-5,
-        "dropout": 0.0,
-    }
-    if arch == "gpt":
-        return {"arch": arch, "variant": "llama", **shape, "intermediate_size": intermediate_size, **shared_fields}
-    moe_fields = {"num_experts": num_experts, "num_experts_per_tok": EXPERTS_PER_TOKEN, "intermediate_size": intermediate_size}
-    loss_fields = {
-        "load_balancing": "aux_loss",
-        "load_balancing_weight": 0.01,
-        "z_loss_weight": 0.001,
-    }  # Switch (2101.03961), ST-MoE (2202.08906)
-    return {"arch": arch, **shape, **moe_fields, **shared_fields, **loss_fields}
+    shape = PlannedShape(num_layers, hidden_size, num_heads, _num_kv_heads(num_heads), intermediate_size, num_experts, max_seq_len)
+    return {"arch": arch, **rules.config_fields(shape)}
 
 
-def _shape_grid(arch: ModelArch, max_params: float, vocab_size: int) -> Iterator[tuple[int, int, int]]:
+def _shape_grid(rules: SizeRules, max_params: float, vocab_size: int) -> Iterator[tuple[int, int, int]]:
     """Yield (hidden size, layers, experts) of usual proportions below `max_params`.
 
     Sizes whose embedding or attention alone exceed `max_params` are left out.
@@ -168,10 +157,7 @@ def _shape_grid(arch: ModelArch, max_params: float, vocab_size: int) -> Iterator
             return
         for num_layers in range(math.ceil(hidden_size / ASPECT_RANGE[1]), hidden_size // ASPECT_RANGE[0] + 1):
             if 2 * num_layers * hidden_size * hidden_size <= max_params:
-                yield from (
-                    (hidden_size, num_layers, num_experts)
-                    for num_experts in ((NUM_EXPERTS, 2 * NUM_EXPERTS) if arch == "moe" else (1,))
-                )
+                yield from ((hidden_size, num_layers, num_experts) for num_experts in rules.num_experts)
 
 
 def _intermediate_sizes(hidden_size: int) -> range:
@@ -183,7 +169,7 @@ def _fit_intermediate_size(
     min_params: float,
     max_params: float,
     candidates: Sequence[Mapping[str, Any]],
-    arch: ModelArch,
+    rules: SizeRules,
     vocab_size: int,
     count_params: ParamCounter,
 ) -> Mapping[str, Any] | None:
@@ -195,10 +181,10 @@ def _fit_intermediate_size(
     params_per_step = next_total - smallest_total  # the total is linear in the FFN width
     first = max(0, math.ceil((min_params - smallest_total) / params_per_step))
     last = min(len(candidates) - 1, math.floor((max_params - smallest_total) / params_per_step))
-    return min(candidates[first : max(first, last + 1)], key=lambda model: _proportion_distance(model, arch), default=None)
+    return min(candidates[first : max(first, last + 1)], key=lambda model: _proportion_distance(model, rules), default=None)
 
 
-def _proportion_distance(model: Mapping[str, Any], arch: ModelArch) -> float:
+def _proportion_distance(model: Mapping[str, Any], rules: SizeRules) -> float:
     """Return how far proportions are from the usual ones, in doublings.
 
     Of equal ones the one with fewer experts is nearer.
@@ -207,8 +193,8 @@ def _proportion_distance(model: Mapping[str, Any], arch: ModelArch) -> float:
     aspect = abs(math.log2(model["hidden_size"] / model["num_hidden_layers"] / WIDTH_PER_LAYER))
     return (
         aspect
-        + abs(math.log2(intermediate_size / model["hidden_size"] / FFN_RATIO[arch]))
-        + math.log2(model.get("num_experts", NUM_EXPERTS) / NUM_EXPERTS)
+        + abs(math.log2(intermediate_size / model["hidden_size"] / rules.ffn_ratio))
+        + math.log2(model.get("num_experts", rules.num_experts[0]) / rules.num_experts[0])
     )
 
 

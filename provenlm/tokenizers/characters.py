@@ -18,7 +18,10 @@ TOKENIZER_TYPE = "characters"
 
 
 class CharacterTokenizer:
-    """Map characters to ids: `characters[i]` has the id i + 1; `eos`, where it exists, is the last id."""
+    """Map characters to ids.
+
+    `characters[i]` has the id i + 1; `eos`, where it exists, is the last id.
+    """
 
     def __init__(self, characters: str, add_eos: bool) -> None:
         self.characters = characters
@@ -27,7 +30,10 @@ class CharacterTokenizer:
         self._ids = {character: token_id for token_id, character in enumerate(characters, start=1)}
 
     def encode(self, records: Sequence[Record]) -> list[NDArray[np.uint32]]:
-        """Encode the content of each record as uint32 (characters,). Raises DataError for an unknown character."""
+        """Encode the content of each record as uint32 (characters,).
+
+        Raises DataError for an unknown character.
+        """
         return [np.array(self.encode_prompt(record_text(record)), np.uint32) for record in records]
 
     def decode(self, ids: Sequence[int]) -> bytes:
@@ -35,7 +41,10 @@ class CharacterTokenizer:
         return "".join([self.characters[token_id - 1] for token_id in ids if 0 < token_id <= len(self.characters)]).encode()
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Encode `text`, without a special token. Raises DataError for an unknown character."""
+        """Encode `text` without special tokens.
+
+        Raises DataError for an unknown character.
+        """
         try:
             return [self._ids[character] for character in text]
         except KeyError as error:
@@ -57,7 +66,10 @@ def train_character_tokenizer(records: Iterable[Record], add_eos: bool) -> Chara
 
 
 def load_character_tokenizer(folder: Path) -> CharacterTokenizer:
-    """Load a saved tokenizer. Raises DataError if its file is missing, damaged or of another type."""
+    """Load a saved tokenizer.
+
+    Raises DataError if its file is missing, damaged or of another type.
+    """
     path = folder / "metadata.json"
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
@@ -73,7 +85,10 @@ def load_character_tokenizer(folder: Path) -> CharacterTokenizer:
 
 
 def record_text(record: Record) -> str:
-    """Decode the content of `record`. Raises DataError, naming its source, if it is not UTF-8."""
+    """Decode the content of `record`.
+
+    Raises DataError, naming its source, if it is not UTF-8.
+    """
     try:
         return record.text
     except UnicodeDecodeError as error:

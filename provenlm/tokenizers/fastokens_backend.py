@@ -1,7 +1,8 @@
-"""Encode with fastokens, about six times as fast as SentencePiece, after checking that the ids agree.
+"""Encode with fastokens after checking that its ids equal SentencePiece's.
 
-fastokens (Apache-2.0) reads our `tokenizer.json`. It is a young project: before it is used, both encode a few hundred records and
-adversarial texts. If a single id differs, SentencePiece encodes everything, and a log line says so.
+fastokens (Apache-2.0) is about six times as fast and reads our `tokenizer.json`. It is a young project: before it is used,
+both encode a few hundred records and adversarial texts. If a single id differs, SentencePiece encodes everything, and a log line
+says so.
 """
 
 import heapq
@@ -30,7 +31,10 @@ ADVERSARIAL_TEXTS = (
 
 
 class FastokensBackend:
-    """Encode texts with fastokens; `tokenizer_json` is the content of a tokenizer.json."""
+    """Encode texts with fastokens.
+
+    `tokenizer_json` is the content of a tokenizer.json.
+    """
 
     def __init__(self, tokenizer_json: str) -> None:
         self.tokenizer_json = tokenizer_json
@@ -51,7 +55,7 @@ class FastokensBackend:
 def attach_verified_backend(
     tokenizer: SentencePieceTokenizer, read_records: Callable[[], Iterable[Record]]
 ) -> SentencePieceTokenizer:
-    """Return `tokenizer` with a fastokens backend if both agree on a sample, else `tokenizer` itself.
+    """Return `tokenizer` with a fastokens backend if both agree on a sample.
 
     fastokens does not support unigram models.
     """
@@ -68,7 +72,7 @@ def attach_verified_backend(
 
 
 def sample_records(read_records: Callable[[], Iterable[Record]]) -> list[Record]:
-    """Return the adversarial texts and NUM_COMPARED_RECORDS records, chosen by hash of their ids."""
+    """Return the adversarial texts and records sampled by hash of their ids."""
     adversarial = [Record.from_content(text.encode("utf-8"), "text/plain", f"the text {text[:20]!r}") for text in ADVERSARIAL_TEXTS]
     sampled = heapq.nsmallest(NUM_COMPARED_RECORDS, read_records(), key=lambda record: rng.hash_to_unit(record.id, "fast"))
     return [

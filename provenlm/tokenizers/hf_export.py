@@ -1,4 +1,4 @@
-"""Convert a tokenizer to the files that Hugging Face's tokenizers read, with the same ids for every text.
+"""Convert a tokenizer to Hugging Face's files, with the same ids for every text.
 
 Pieces are written with real spaces instead of SentencePiece's marker U+2581, so that a text with the marker itself becomes bytes,
 as in our tokenizer. Special tokens that a text spells out are encoded as text (`split_special_tokens`).
@@ -18,9 +18,9 @@ UNUSED_SCORE = -1e6  # of pieces that no text may be segmented into: special and
 
 
 def tokenizer_to_hf(tokenizer: Tokenizer, max_length: int) -> dict[str, bytes]:
-    """Return the content of tokenizer.json and tokenizer_config.json for texts of at most `max_length` tokens.
+    """Return the content of tokenizer.json and tokenizer_config.json.
 
-    Raises ConfigError for a tokenizer that Hugging Face's library cannot represent.
+    `max_length` is the longest text in tokens. Raises ConfigError for a tokenizer that Hugging Face's library cannot represent.
     """
     tokenizer_json = to_tokenizer_json(tokenizer)
     config = {
@@ -35,7 +35,10 @@ def tokenizer_to_hf(tokenizer: Tokenizer, max_length: int) -> dict[str, bytes]:
 
 
 def to_tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the content of tokenizer.json. Raises ConfigError for a tokenizer of anything but text."""
+    """Return the content of tokenizer.json.
+
+    Raises ConfigError for a tokenizer of anything but text.
+    """
     if not isinstance(tokenizer, SentencePieceTokenizer | CharacterTokenizer):
         raise ConfigError(f"tokenizer: must be a text tokenizer to be exported to Hugging Face, got {type(tokenizer).__name__}")
     special_ids = {SPECIAL_TOKEN_STRINGS[name]: token_id for name, token_id in tokenizer.special_tokens.items()}
@@ -55,7 +58,7 @@ def to_tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def bpe_merges(ids: Mapping[str, int], learned_pieces: Sequence[str]) -> list[tuple[str, str]]:
-    """List every pair of pieces that joins to a learned piece, in the order in which pieces were learned."""
+    """List every pair of pieces that joins to a learned piece, in learning order."""
     return [
         (piece[:cut], piece[cut:])
         for piece in learned_pieces
@@ -65,7 +68,10 @@ def bpe_merges(ids: Mapping[str, int], learned_pieces: Sequence[str]) -> list[tu
 
 
 def bpe_model(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], unk_token: str | None) -> dict[str, Any]:
-    """Return the BPE section of tokenizer.json; with `unk_token`, text that no piece covers becomes single bytes."""
+    """Return the BPE section of tokenizer.json.
+
+    With `unk_token`, text that no piece covers becomes single bytes.
+    """
     return {
         "type": "BPE",
         "dropout": None,
@@ -94,7 +100,10 @@ def unigram_model(vocab: Mapping[str, int], scores: Mapping[str, float]) -> dict
 def assemble_tokenizer_json(
     special_ids: Mapping[str, int], symbol_ids: Mapping[str, int], model: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Assemble tokenizer.json; `symbol_ids` are matched before the model runs, and bos, if there is one, begins a text."""
+    """Assemble tokenizer.json.
+
+    `symbol_ids` are matched before the model runs; bos, if there is one, begins a text.
+    """
     added = [
         *((name, token_id, True) for name, token_id in special_ids.items()),
         *((piece, i, False) for piece, i in symbol_ids.items()),

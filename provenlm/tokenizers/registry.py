@@ -16,9 +16,10 @@ TOKENIZER_LOADERS: Mapping[str, Callable[[Path], Tokenizer]] = {
 
 
 def load_tokenizer(folder: Path, domain: str) -> Tokenizer:
-    """Load the tokenizer in `folder`: of a built-in type, else of the type that `domain` brings with its `TokenizeSpec`.
+    """Load the tokenizer in `folder`.
 
-    Raises DataError if `metadata.json` is missing or damaged; the domain's own loader raises it for a type that it does not know.
+    It has a built-in type, or the type that `domain` brings with its `TokenizeSpec`. Raises DataError if `metadata.json` is missing
+    or damaged; the domain's own loader raises it for a type that it does not know.
     """
     path = folder / "metadata.json"
     try:

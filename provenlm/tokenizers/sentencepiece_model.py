@@ -1,8 +1,8 @@
-"""Train and run a SentencePiece tokenizer (BPE or unigram) that restores every input byte for byte.
+"""Train and run a SentencePiece tokenizer that restores every byte.
 
-SentencePiece (Kudo and Richardson, arXiv 1808.06226) normalises text and folds whitespace by default; here it does neither. It cannot
-represent its own space marker U+2581 or bytes that are not UTF-8: they are encoded as single bytes, without SentencePiece. Decoding
-joins the bytes of the pieces.
+Models are BPE or unigram. SentencePiece (Kudo and Richardson, arXiv 1808.06226) normalises text and folds whitespace by default;
+here it does neither. It cannot represent its own space marker U+2581 or bytes that are not UTF-8: they are encoded as single bytes,
+without SentencePiece. Decoding joins the bytes of the pieces.
 
 BPE merges run over the whole text. A unigram model segments each line by itself, and its scores are rounded to sixteenths: sums of
 sixteenths are exact in float32, so that no segmentation depends on rounding and every implementation finds the same one.
@@ -41,7 +41,10 @@ SentencePieceModelType = Literal["bpe", "unigram"]
 
 
 class ExportedVocab(NamedTuple):
-    """Describe a trained model for other implementations: ids by piece, where `<0x0A>` is a byte; spaces are spaces."""
+    """Describe a trained model for other implementations.
+
+    `ids` maps pieces to ids; `<0x0A>` is a byte, and spaces are spaces.
+    """
 
     model_type: SentencePieceModelType
     ids: Mapping[str, int]
@@ -59,9 +62,9 @@ class EncoderBackend(Protocol):
 
 
 class SentencePieceTokenizer:
-    """Encode and decode with a trained model; `backend`, if given, encodes the texts that are UTF-8.
+    """Encode and decode with a trained model.
 
-    Ids 0 to 3 are pad, unk, bos and eos; `encode` returns none of them.
+    `backend`, if given, encodes the texts that are UTF-8. Ids 0 to 3 are pad, unk, bos and eos; `encode` returns none of them.
     """
 
     def __init__(self, model_proto: bytes, backend: EncoderBackend | None = None) -> None:
@@ -96,7 +99,7 @@ class SentencePieceTokenizer:
         return [next(backend_ids) if is_encodable else np.array(self._encode_text(text), np.uint32) for text, is_encodable in pairs]
 
     def _encode_text(self, text: str) -> list[int]:
-        """Encode with SentencePiece, and as single bytes what SentencePiece cannot represent."""
+        """Encode with SentencePiece, and as bytes what it cannot represent."""
         parts = self._split_pattern.split(text)
         ids: list[int] = []
         for piece_ids, unencodable in zip(self._processor.encode(parts[::2], num_threads=1), [*parts[1::2], ""], strict=True):
@@ -119,7 +122,10 @@ class SentencePieceTokenizer:
         return int(np.isin(ids, self._byte_ids).sum())
 
     def export_vocab(self) -> ExportedVocab:
-        """Return the vocabulary with spaces written as spaces; no learned piece contains the space marker itself."""
+        """Return the vocabulary with spaces written as spaces.
+
+        No learned piece contains the space marker itself.
+        """
         ordinary = [i for i in range(self.vocab_size) if i not in SPECIAL_TOKENS.values()]
         text = {i: self._processor.id_to_piece(i).replace(SPACE_MARKER, " ") for i in ordinary}
         learned_ids = [i for i in ordinary if not self._processor.is_byte(i) and text[i] not in USER_SYMBOLS]
@@ -129,7 +135,7 @@ class SentencePieceTokenizer:
         return ExportedVocab(model_type, {text[i]: i for i in ordinary}, [text[i] for i in learned_ids], USER_SYMBOLS, scores)
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.model`, SentencePiece's own format, and `metadata.json` with its SHA-256."""
+        """Write `tokenizer.model`, and `metadata.json` with its SHA-256."""
         files.write_bytes(folder / "tokenizer.model", self.model_proto)
         metadata = {
             "type": TOKENIZER_TYPE,
@@ -141,7 +147,10 @@ class SentencePieceTokenizer:
 
 
 def load_sentencepiece_tokenizer(folder: Path) -> SentencePieceTokenizer:
-    """Load a saved tokenizer. Raises DataError if a file is missing, damaged or of another type."""
+    """Load a saved tokenizer.
+
+    Raises DataError if a file is missing, damaged or of another type.
+    """
     try:
         metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
         model_proto = (folder / "tokenizer.model").read_bytes()
@@ -161,10 +170,11 @@ def train_sentencepiece_tokenizer(
     sample_bytes: int,
     model_type: SentencePieceModelType = "bpe",
 ) -> SentencePieceTokenizer:
-    """Train a model of `vocab_size` pieces on about `sample_bytes` of the records, sampled by hash of their ids.
+    """Train a model of `vocab_size` pieces on about `sample_bytes` of the records.
 
-    The same records and settings give the same model, byte for byte: SentencePiece writes the number of threads into the model, so
-    training uses one. Raises ConfigError if the sample is too small or has too many characters for `vocab_size`.
+    Records are sampled by hash of their ids. The same records and settings give the same model, byte for byte: SentencePiece writes
+    the number of threads into the model, so training uses one. Raises ConfigError if the sample is too small or has too many
+    characters for `vocab_size`.
     """
     model_buffer = io.BytesIO()
     try:
@@ -196,7 +206,7 @@ def train_sentencepiece_tokenizer(
 
 
 def round_scores(model_proto: bytes) -> bytes:
-    """Round the score of every piece of a serialized model to a multiple of 1 / SCORE_STEPS."""
+    """Round the scores of a serialized model to multiples of 1 / SCORE_STEPS."""
     output = bytearray(model_proto)
     for field_number, begin, end in iter_protobuf_fields(model_proto, 0, len(model_proto)):
         for inner_number, offset, _ in (
@@ -209,9 +219,10 @@ def round_scores(model_proto: bytes) -> bytes:
 
 
 def iter_protobuf_fields(data: bytes, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield the fields of a Protocol Buffers message: field number, begin and end of the value in `data`."""
+    """Yield field number, value begin and value end of a Protocol Buffers message."""
 
     def read_varint(offset: int) -> tuple[int, int]:
+        """Return the number at `offset` and the offset after it."""
         value = shift = 0
         while True:
             value |= (data[offset] & 127) << shift
@@ -234,9 +245,10 @@ def iter_protobuf_fields(data: bytes, begin: int, end: int) -> Iterator[tuple[in
 
 
 def sample_text(read_records: Callable[[], Iterable[Record]], max_bytes: int) -> list[str]:
-    """Return the lines of a hash-based sample of about `max_bytes`, split at MAX_LINE_CHARS.
+    """Return the lines of a hash-based sample of about `max_bytes`.
 
-    The unit of sampling is a block: a record, or SAMPLE_BLOCK_CHARS of a longer one, so that no single record dominates the sample.
+    Lines are split at MAX_LINE_CHARS. The unit of sampling is a block: a record, or SAMPLE_BLOCK_CHARS of a longer one, so that no
+    single record dominates the sample.
     """
     total_bytes = sum(len(record.content) for record in read_records())
     fraction = max_bytes / max(1, total_bytes)
@@ -245,7 +257,7 @@ def sample_text(read_records: Callable[[], Iterable[Record]], max_bytes: int) ->
 
 
 def _sampled_blocks(record: Record, fraction: float) -> str:
-    """Return the text of `record` with a line break in place of each block that is not sampled."""
+    """Return the text of `record` with a line break for each block not sampled."""
     block_starts = range(0, max(1, len(record.content)), SAMPLE_BLOCK_CHARS)  # up to the bytes: at least as many as characters
     sampled_starts = {
         start for start in block_starts if rng.hash_to_unit(f"{record.id}+{start}" if start else record.id, "codec") < fraction
@@ -255,7 +267,7 @@ def _sampled_blocks(record: Record, fraction: float) -> str:
 
 
 def vocab_size_hint(vocab_size: int, message: str) -> str:
-    """Translate an error message of SentencePiece's trainer: which key must have which value."""
+    """Translate an error of SentencePiece's trainer into a key and its limit."""
     if max_match := re.search(r"set it to a value <= (\d+)", message):
         return f"vocab_size must be <= {max_match[1]} for this text, got {vocab_size}"
     if min_match := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):

@@ -26,7 +26,7 @@ def test_equal_sets_have_equal_band_hashes_and_disjoint_sets_share_none():
 
 
 def test_the_fraction_of_equal_minima_estimates_jaccard_similarity():
-    hasher = MinHasher(0.0001)  # one row a band: a key is a minimum
+    hasher = MinHasher(0.0001)  # one hash per band: a band hash is a minimum
     assert hasher.hashes_per_band == 1
     left, right = hasher.band_hashes(shingle_set(0, 3000)), hasher.band_hashes(shingle_set(1000, 4000))
     assert (left == right).mean() == pytest.approx(2000 / 4000, abs=0.15)  # three standard deviations of 128 draws are 0.13

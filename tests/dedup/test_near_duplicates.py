@@ -43,7 +43,7 @@ def replace_words(text: list[str], num_replacements: int, seed: int) -> list[str
 
 
 def jaccard(left: Record, right: Record) -> float:
-    """Jaccard of word 3-grams, from the definition."""
+    """Compute the Jaccard similarity of word 3-grams from the definition."""
     sets = []
     for item in (left, right):
         tokens = item.text.split()
@@ -52,7 +52,7 @@ def jaccard(left: Record, right: Record) -> float:
 
 
 def synthetic_records() -> list[Record]:
-    """40 unrelated records; of the first ten an exact copy but for whitespace, of the next ten a copy with six words changed."""
+    """Build 40 unrelated records, copies of ten with other whitespace and copies of ten with six words replaced."""
     originals = [prose(seed) for seed in range(40)]
     exact = ["  ".join(text) + "\n" for text in originals[:10]]
     near = [" ".join(replace_words(text, 6, seed)) for seed, text in enumerate(originals[10:20])]
@@ -106,7 +106,7 @@ def test_the_same_content_from_two_sources_is_an_exact_duplicate():
 
 
 def chain() -> list[Record]:
-    """A~B and B~C, but A and C are not similar; the scores prefer A, then B."""
+    """Build A, B, C where A~B and B~C but not A~C; the scores prefer A, then B."""
     a = prose(1)
     b = [*a[30:], *prose(2, 30)]
     c = [*b[30:], *prose(3, 30)]
@@ -133,7 +133,7 @@ def test_a_chain_is_one_cluster_named_by_its_lowest_split_hash():
 
 
 def test_a_new_record_never_moves_a_held_out_record_into_training():
-    """Every order of arrival of four twins, of which one is held out, and another has the smallest id of all."""
+    """Test every order of four near-duplicates, one of which is held out while another has the smallest id."""
     near_duplicates = sorted(
         (record(" ".join(replace_words(prose(1), 5, seed))) for seed in range(12)), key=lambda item: split_share(item.id)
     )
@@ -142,8 +142,8 @@ def test_a_new_record_never_moves_a_held_out_record_into_training():
     assert rest[0].id < held_out_record.id
     for order in itertools.permutations(items):
         cluster_ids = [find(list(order[: count + 1])).cluster_ids for count in range(4)]
-        sides = [split_share(names[0]) < val_fraction for names in cluster_ids]  # of the first to arrive, after each arrival
-        assert sides == sorted(sides), "from training to held out at most, and never back"
+        sides = [split_share(names[0]) < val_fraction for names in cluster_ids]  # split of the first record after each arrival
+        assert sides == sorted(sides), "a record may move from training to validation, but never back"
         assert [split_share(cluster_id) < val_fraction for cluster_id in cluster_ids[-1]] == [True] * 4
 
 

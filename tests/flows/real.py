@@ -149,7 +149,7 @@ def params(known, site):
             **text["scrape"].get("crawl_policy", {}), "download_delay_seconds": 0.0, "allowed_private_hosts": ["127.0.0.1"],
             "user_agent_contact": "a@example.org",
         }  # fmt: skip
-        tokens = {**text["tokenize"], "vocabulary": 512, "held_out": 0.2, "probes": ["The "]}
+        tokens = {**text["tokenize"], "vocab_size": 512, "val_fraction": 0.2, "contamination_prompts": ["The "]}
         scrape = {**text["scrape"], "sources": [source], "crawl_policy": policy}
         corpora = {"words": {**text, "scrape": scrape, "tokenize": tokens}}
         train = {**recipe["train"], "batches": "packed", "length": 64, "batch": 8, "micro_batch": 8, "steps": 200, "samples": None}
@@ -157,7 +157,7 @@ def params(known, site):
         validate = {**docs["validate"], "threads": 1, "small": {}, "also_count": {}, "speed": {"lengths": [32], "repeats": 5}}
         validate["memorise"] = {"rows": 2, "tokens": 16, "steps": 20, "rate": 0.01}
         validate["generation"] = {**validate["generation"], "prompts": ["The "], "heldout_prompts": 1, "tokens": 8}
-        validate["probes"] = {**validate["probes"], "bracket_cases": 4, "pairs": 4, "context_tokens": 16, "continuation_tokens": 8}
+        validate["probes"] = {**validate["probes"], "num_bracket_cases": 4, "num_pairs": 4, "context_tokens": 16, "continuation_tokens": 8}
         row = {**docs, "corpus": "words", "model": recipe["model"], "train": train, "validate": validate}
     checks = {"words/tokenize.integrity.decode_mismatch": {"expect": "== 0", "hint": "the tokenizer loses text"}}
     report = {

@@ -1,6 +1,7 @@
 """Test what all decoders share: document masks, activation checkpointing and compilation."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -55,6 +56,15 @@ def test_a_packed_document_does_not_depend_on_the_one_before(harness, spec, conf
     other[0, :6] = (ids[0, :6] + 1) % 61
     change = (model.hidden_states(other, documents_BT=documents)[0] - states).abs().amax(-1)
     assert change[0, :6].min() > 1e-3 and change[0, 6:].max() == 0 and change[1].max() == 0
+
+
+@MODELS
+def test_a_domains_own_batch_gives_the_loss_of_a_token_batch(harness, spec, config):
+    """A batch needs inputs and targets only."""
+    model, tokens = harness.build_random(spec, config), batch_of(harness.tokens())
+    (objective,) = spec.objectives(model, IGNORE)
+    own = SimpleNamespace(inputs_BT=tokens.inputs_BT, targets_BT=tokens.targets_BT)
+    assert torch.equal(objective.loss(own)["loss"], objective.loss(tokens)["loss"])
 
 
 @MODELS

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from provenlm.cli import plan
 from provenlm.cli.export import export_files
 from provenlm.core.errors import ConfigError
 from provenlm.models.common.objective import IGNORE, Batch
@@ -67,6 +68,11 @@ def test_export_needs_a_hugging_face_form(toy: Any) -> None:
     recipe_model: Any = SimpleNamespace(model=SimpleNamespace(spec=toy.SPEC))
     with pytest.raises(ConfigError, match="model to export: must be a model with the capability hf_export, got latent"):
         export_files(recipe_model)
+
+
+def test_the_planner_needs_size_rules(toy: Any) -> None:
+    with pytest.raises(ConfigError, match="--arch: must be a model with size rules, got toy_autoencoder"):
+        plan.parse_sizes("8", "toy_autoencoder", 11, 32, toy.SPEC)
 
 
 def test_an_empty_model_section_is_the_default_config_with_every_value_resolved() -> None:

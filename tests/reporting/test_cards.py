@@ -148,7 +148,7 @@ def test_a_card_has_no_numbers_of_models_that_were_not_trained(cards, make_audit
 
 
 def test_a_card_lists_the_resolved_settings(cards, make_audit_file):
-    config = [["recipes.toy.train", "max_steps", 7, False], ["recipes.toy.train", "seed", 0, True]]
+    config = [["train", "max_steps", 7, False], ["train", "seed", 0, True]]
     page = cards(train=make_audit_file("toy", "train", config=config))["toy.md"]
     assert "max\\_steps **7** · seed **0**" in page
 

@@ -93,9 +93,9 @@ def test_a_recorded_metric_applies_although_its_scope_is_called_not_applicable(m
     assert only(evaluate([train], toy__train__experts__load="< 2")) == ("FAIL", "expectation not met")
 
 
-def standard(*audit_files, own=()) -> list[CheckResult]:
-    """Evaluate the standard checks of the audits, and own checks."""
-    return evaluate_checks(AuditSet(tuple(audit_files)), parse_checks(["standard", *own], "w"), "w")
+def standard(*audit_files, custom=()) -> list[CheckResult]:
+    """Evaluate the standard checks of the audits, and custom checks."""
+    return evaluate_checks(AuditSet(tuple(audit_files)), parse_checks(["standard", *custom], "w"), "w")
 
 
 def test_standard_checks_come_from_the_audits(make_audit_file):
@@ -111,12 +111,12 @@ def test_a_report_without_the_word_standard_has_no_standard_checks(make_audit_fi
     assert evaluate([train]) == []
 
 
-def test_an_own_check_tightens_a_standard_one(make_audit_file):
+def test_a_custom_check_tightens_a_standard_one(make_audit_file):
     train = make_audit_file("toy", "train", loss=1.5, checks={"loss": ("< 2", "")})
-    checks = standard(train, own=[{"toy/train.loss": {"expect": "< 1", "hint": "x"}}])
+    checks = standard(train, custom=[{"toy/train.loss": {"expect": "< 1", "hint": "x"}}])
     assert [(check.id, check.status.value, check.origin) for check in checks] == [
         ("toy/train.loss", "PASS", "standard"),
-        ("toy/train.loss", "FAIL", "own"),
+        ("toy/train.loss", "FAIL", "custom"),
     ]
 
 
@@ -249,7 +249,7 @@ def test_counts_and_verdict_become_metrics(make_audit_file):
     record_counts(checks_of(P, P, F, N), recorder)
     values = {name: metric.value for name, metric in recorder.metrics.items()}
     assert values == {
-        "verdict": "FAIL", "checks.total": 4, "checks.standard": 4, "checks.own": 0, "checks.pass": 2, "checks.fail": 1, "checks.not_run": 1,
+        "verdict": "FAIL", "checks.total": 4, "checks.standard": 4, "checks.custom": 0, "checks.pass": 2, "checks.fail": 1, "checks.not_run": 1,
         "checks.estimated": 0, "checks.not_applicable": 0,
     }  # fmt: skip
 

@@ -24,10 +24,10 @@ CHECKS = {
     "toy/train.parameters": {"expect": "180e6..220e6", "hint": "choose another shape"},
 }
 SETTINGS = [
-    ["recipes.toy.train", "max_steps", 7, False],
-    ["recipes.toy.train", "seed", None, True],
-    ["recipes.toy.train", "optimizer.lr", 0.001, True],
-    ["recipes.toy.train", "loggers", [], True],
+    ["train", "max_steps", 7, False],
+    ["train", "seed", None, True],
+    ["train", "optimizer.lr", 0.001, True],
+    ["train", "loggers", [], True],
 ]
 PROVENANCE = {
     "command": "python -m stages.train toy",
@@ -91,10 +91,10 @@ def test_the_page_starts_with_the_verdict_and_the_count_per_status(sources, own_
     assert line == "**FAIL** 4 checks: 2 PASS · 1 FAIL · 1 NOT RUN · 0 ESTIMATED · 0 NOT APPLICABLE"
 
 
-def test_the_page_says_how_many_checks_are_standard_and_how_many_its_own(make_audit_file, own_audit):
+def test_the_page_says_how_many_checks_are_standard_and_how_many_custom(make_audit_file, own_audit):
     train = make_audit_file("toy", "train", loss=1.0, checks={"loss": ("< 2", "")})
     text = page([train], own_audit, ["standard", {"toy/train.loss": {"expect": "< 3", "hint": ""}}])
-    assert "Checks: standard (1 checks) and this report's own (1 checks)." in CITATION.sub(r"\1", text)
+    assert "Checks: standard (1 checks) and custom (1 checks)." in CITATION.sub(r"\1", text)
 
 
 def test_a_check_that_was_not_run_prevents_the_verdict_pass(sources, own_audit):
@@ -187,8 +187,14 @@ def test_a_table_shows_external_text_as_text(sources, own_audit):
 
 
 def test_the_page_shows_the_configuration_recorded_in_the_audit(sources, own_audit):
-    line = "`recipes.toy.train`: **max\\_steps \\= 7** · seed \\= null · optimizer.lr \\= 0.001 · loggers \\= none"
+    line = "`train`: **max\\_steps \\= 7** · seed \\= null · optimizer.lr \\= 0.001 · loggers \\= none"
     assert line in CITATION.sub(r"\1", page(sources, own_audit))
+
+
+def test_a_section_that_two_stages_read_is_shown_once(make_audit_file, own_audit):
+    files = [make_audit_file("toy", stage, config=SETTINGS, loss=1.0) for stage in ("train", "validate")]
+    text = CITATION.sub(r"\1", page([*files, make_audit_file("other", "train", config=SETTINGS, loss=1.0)], own_audit))
+    assert (text.count("`train`: **max"), text.count("`train`: as above")) == (2, 1)
 
 
 def test_the_page_shows_the_provenance_of_each_audit(sources, own_audit):
@@ -237,7 +243,7 @@ def test_the_json_summary_contains_the_same_checks(sources, own_audit):
 def test_the_json_summary_shows_only_counts_to_dvc_metrics(sources, own_audit):
     summary = json.loads(rendered(sources, own_audit).files["proof.json"])
     assert {key for key, value in summary.items() if not isinstance(value, list)} == {
-        "report", "status", "checks.total", "checks.standard", "checks.own", "checks.pass", "checks.fail", "checks.not_run", "checks.estimated", "checks.not_applicable",
+        "report", "status", "checks.total", "checks.standard", "checks.custom", "checks.pass", "checks.fail", "checks.not_run", "checks.estimated", "checks.not_applicable",
     }  # fmt: skip
 
 

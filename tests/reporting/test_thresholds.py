@@ -95,10 +95,10 @@ def test_a_check_needs_the_keys_expect_and_hint(entry, message):
     assert str(error.value) == message
 
 
-def test_checks_may_be_standard_own_or_both():
-    own = {"r/train.loss": {"expect": "< 1", "hint": "x"}}
-    parsed = [thresholds.parse_checks(value, "w") for value in ("standard", own, ["standard", own, own], ["standard"])]
-    assert [(checks.standard, len(checks.own)) for checks in parsed] == [(True, 0), (False, 1), (True, 2), (True, 0)]
+def test_checks_may_be_standard_custom_or_both():
+    custom = {"r/train.loss": {"expect": "< 1", "hint": "x"}}
+    parsed = [thresholds.parse_checks(value, "w") for value in ("standard", custom, ["standard", custom, custom], ["standard"])]
+    assert [(checks.standard, len(checks.custom)) for checks in parsed] == [(True, 0), (False, 1), (True, 2), (True, 0)]
 
 
 @pytest.mark.parametrize("value", [None, "default", 3, ["standard", None], [["standard"]]])

@@ -1,4 +1,4 @@
-"""Sizes: what is planned is truly that large, and what follows from a size follows the rules it names."""
+"""Test that planned models have the planned size and follow the cited rules."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,61 +7,71 @@ import pytest
 import torch
 
 from provenlm.core import config, registry
-from provenlm.models.common.spec import ModelSpec
+from provenlm.models.common.spec import ModelSpec, SizeRules
 from provenlm.scaling import model_sizing
-from provenlm.scaling.model_sizing import ModelArch
 
 
-def settings_of(net: Mapping[str, Any]) -> Any:
-    face = registry.load_model(net["kind"], ModelSpec)
-    return config.parse_config(face.config_type, {k: v for k, v in net.items() if k != "kind"}, "test")
+def parse_model(section: Mapping[str, Any]) -> Any:
+    spec = registry.load_model(section["arch"], ModelSpec)
+    return config.parse_config(spec.config_type, {k: v for k, v in section.items() if k != "arch"}, "test")
 
 
-def count(net: Mapping[str, Any], vocabulary: int) -> Mapping[str, int]:
-    return registry.load_model(net["kind"], ModelSpec).num_params(settings_of(net), vocabulary)
+def count(section: Mapping[str, Any], vocab_size: int) -> Mapping[str, int]:
+    return registry.load_model(section["arch"], ModelSpec).num_params(parse_model(section), vocab_size)
 
 
-def built(net: Mapping[str, Any], vocabulary: int) -> int:
+def rules(arch: str) -> SizeRules:
+    size_rules = registry.load_model(arch, ModelSpec).size_rules
+    assert size_rules is not None
+    return size_rules
+
+
+def count_built(section: Mapping[str, Any], vocab_size: int) -> int:
     with torch.device("meta"):
-        model = registry.load_model(net["kind"], ModelSpec).build(settings_of(net), vocabulary)
+        model = registry.load_model(section["arch"], ModelSpec).build(parse_model(section), vocab_size)
     return sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "kind"),
+    ("low", "high", "arch"),
     [(180e6, 220e6, "moe"), (180e6, 220e6, "gpt"), (3e6, 4e6, "moe"), (20e6, 25e6, "gpt")],
 )
-def test_every_shape_planned_for_a_range_lies_inside_it_when_built(low: float, high: float, kind: ModelArch) -> None:
-    sizes = model_sizing.sizes_in_range(low, high, kind, 8192, 256, count)
+def test_every_planned_model_lies_in_the_parameter_range(low: float, high: float, arch: str) -> None:
+    sizes = model_sizing.sizes_in_range(low, high, arch, rules(arch), 8192, 256, count)
     assert sizes
     for size in sizes:
-        assert low <= built(size.model, 8192) == size.total_params <= high
+        assert low <= count_built(size.model, 8192) == size.total_params <= high
 
 
-def test_a_range_without_a_shape_is_refused() -> None:
-    with pytest.raises(ValueError, match="no moe with a vocabulary of 32,000 has 10 to 20 parameters"):
-        model_sizing.sizes_in_range(10, 20, "moe", 32_000, 256, count)
+def test_a_parameter_range_without_a_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="no moe with vocab_size 32,000 has 10 to 20 parameters"):
+        model_sizing.sizes_in_range(10, 20, "moe", rules("moe"), 32_000, 256, count)
 
 
-def test_a_range_upside_down_is_refused() -> None:
-    with pytest.raises(ValueError, match="is no range of parameters"):
-        model_sizing.sizes_in_range(2e6, 1e6, "moe", 4096, 256, count)
+def test_a_reversed_parameter_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="the parameter range must be 0 < minimum <= maximum, got 2,000,000 to 1,000,000"):
+        model_sizing.sizes_in_range(2e6, 1e6, "moe", rules("moe"), 4096, 256, count)
 
 
 def test_a_depth_below_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="depth is 0"):
-        model_sizing.size_for_depth(0, "moe", 4096, 256, count)
+    with pytest.raises(ValueError, match="depth must be >= 1, got 0"):
+        model_sizing.size_for_depth(0, "moe", rules("moe"), 4096, 256, count)
 
 
-@pytest.mark.parametrize("kind", ["moe", "gpt"])
-def test_every_depth_gives_settings_that_the_net_takes_and_more_parameters_than_the_last(kind: ModelArch) -> None:
-    totals = [model_sizing.size_for_depth(depth, kind, 4096, 256, count).total_params for depth in range(1, 40)]
+@pytest.mark.parametrize("arch", ["moe", "gpt"])
+def test_every_depth_gives_a_valid_model_larger_than_the_previous_one(arch: str) -> None:
+    totals = [model_sizing.size_for_depth(depth, arch, rules(arch), 4096, 256, count).total_params for depth in range(1, 40)]
     assert totals == sorted(set(totals))
 
 
-def test_the_dial_at_four_by_hand() -> None:
-    size = model_sizing.size_for_depth(4, "moe", 4096, 256, count)
-    assert (size.model["hidden"], size.model["heads"], size.model["kv_heads"], size.model["expert_hidden"]) == (256, 4, 1, 512)
+def test_the_size_for_depth_four_worked_out_by_hand() -> None:
+    size = model_sizing.size_for_depth(4, "moe", rules("moe"), 4096, 256, count)
+    assert (
+        size.model["hidden_size"],
+        size.model["num_attention_heads"],
+        size.model["num_key_value_heads"],
+        size.model["intermediate_size"],
+    ) == (256, 4, 1, 512)
     attention, expert, router = 2 * 256 * 256 + 2 * 256 * 64, 3 * 256 * 512, 8 * 256
     around = 4096 * 256 + (2 * 4 + 1) * 256
     assert size.total_params == around + 4 * (attention + 8 * expert + router)
@@ -70,17 +80,17 @@ def test_the_dial_at_four_by_hand() -> None:
     assert size.max_steps * size.batch_tokens >= size.train_tokens > (size.max_steps - 1) * size.batch_tokens
 
 
-def test_widths_are_multiples_of_64_and_the_dense_inner_width_is_eight_thirds() -> None:
-    net = model_sizing.size_for_depth(12, "gpt", 4096, 256, count).model
-    assert (net["hidden"], net["inner"]) == (768, 2048)
+def test_the_dense_ffn_width_is_eight_thirds_of_the_hidden_size() -> None:
+    section = model_sizing.size_for_depth(12, "gpt", rules("gpt"), 4096, 256, count).model
+    assert (section["hidden_size"], section["intermediate_size"]) == (768, 2048)
 
 
-def test_batches_grow_with_tokens_as_their_source_says() -> None:
+def test_the_optimal_batch_follows_the_cited_power_law() -> None:
     assert model_sizing.optimal_batch_tokens(1_320_000_000) == 2**19  # the reference itself
     assert model_sizing.optimal_batch_tokens(1_320_000_000 * 37) == 2**21  # 37 ** 0.383 = 3.99
     assert model_sizing.optimal_batch_tokens(1) == 1024
 
 
-def test_adamws_rates_fall_with_the_root_of_the_width_and_muons_stays() -> None:
-    assert model_sizing.scaled_lrs(192) == {"embedding": 0.012, "matrix": 0.015, "rest": 0.01}
-    assert model_sizing.scaled_lrs(768) == {"embedding": 0.006, "matrix": 0.015, "rest": 0.005}
+def test_adamw_rates_fall_with_the_root_of_the_width_and_muon_stays() -> None:
+    assert model_sizing.scaled_lrs(192) == {"embedding": 0.012, "matrix": 0.015, "default": 0.01}
+    assert model_sizing.scaled_lrs(768) == {"embedding": 0.006, "matrix": 0.015, "default": 0.005}

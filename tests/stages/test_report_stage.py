@@ -1,4 +1,4 @@
-"""The report stage and its verification as a user runs them: audits and params.yaml in a folder, files and exit codes out."""
+"""Test the report stage and its verification as a user runs them: files and exit codes from a folder of audits."""
 
 import hashlib
 import json
@@ -29,13 +29,13 @@ reports:
     corpora: [words]
     schedule: null
     checks:
-      toy/validate.loss: {bound: "< toy/validate.bigram", else: train longer}
-      words/scrape.records: {bound: 3..5, else: look at the site}
+      toy/validate.loss: {expect: "< toy/validate.bigram", hint: train longer}
+      words/scrape.records: {expect: 3..5, hint: look at the site}
 """
 
 
 def write_stage_audit(folder: Path, subject: str, stage: str, sections: dict, reads: str, writes: str, **metrics: float) -> None:
-    """An audit as stages.runner signs it, by a stage that copied one file."""
+    """Write an audit as stages.runner does, for a stage that copied one file."""
     (folder / writes).parent.mkdir(parents=True, exist_ok=True)
     (folder / writes).write_text(f"made by {stage}")
     provenance = {
@@ -50,14 +50,14 @@ def write_stage_audit(folder: Path, subject: str, stage: str, sections: dict, re
     }
     curve = audit.PlotSeries("curve", "line", "loss by step", "step", "nats", [1, 2, 3], {"training": [3.0, 2.0, 1.5]})
     curves = [curve] if stage in ("scrape", "train") else []
-    descriptions = {name: audit.Metric(value, "nats", "a figure", "measured") for name, value in metrics.items()}
+    descriptions = {name: audit.Metric(value, "nats", "a metric", "measured") for name, value in metrics.items()}
     audit.write_audit(
         folder / "reports" / "audits" / subject / f"{stage}.json", audit.Audit(subject, stage, descriptions, curves, [], provenance)
     )
 
 
 def project(tmp_path: Path) -> Path:
-    """A project whose six stages have run."""
+    """Create a project whose six stages have run."""
     (tmp_path / "params.yaml").write_text(PARAMS, encoding="utf-8")
     write_stage_audit(tmp_path, "words", "scrape", {"corpora.words.scrape": {"pages": 3}}, "", "data/words/scraped", records=4)
     steps = ["scraped", "filtered", "deduped", "tokens"]
@@ -79,7 +79,7 @@ def folder(tmp_path):
 
 def run(folder: Path, module: str, name: str = "proof") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", f"stages.{module}", name], cwd=folder, capture_output=True, text=True, check=False, encoding="utf-8",
+        [sys.executable, "-m", *(["provenlm.cli", "verify"] if module == "verify" else [f"stages.{module}"]), name], cwd=folder, capture_output=True, text=True, check=False, encoding="utf-8",
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GIT_DIR": os.devnull},
     )  # fmt: skip
 
@@ -92,7 +92,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def once(tmp_path_factory):
-    """The project after its report, made once by the command that a user gives."""
+    """Run the report stage once for all tests."""
     folder = project(tmp_path_factory.mktemp("project"))
     result = run(folder, "report")
     assert result.returncode == 0, result.stderr
@@ -101,17 +101,17 @@ def once(tmp_path_factory):
 
 @pytest.fixture
 def reported(once, tmp_path):
-    """A copy of it to tamper with."""
+    """Copy the project with its report, so that a test can change it."""
     return shutil.copytree(once[0], tmp_path / "copy")
 
 
-def test_it_prints_the_verdict_and_where_the_page_is(once):
+def test_it_prints_the_verdict_and_the_path_of_the_page(once):
     _, output = once
-    assert "proof: PASS: 2 total, 2 pass, 0 fail, 0 not_run, 0 estimated, 0 not_applicable\n" in output
+    assert "proof: PASS: 2 checks (0 standard, 2 custom): 2 pass, 0 fail, 0 not_run, 0 estimated, 0 not_applicable\n" in output
     assert "reports/proof.md\n" in output
 
 
-def test_it_writes_page_html_summary_cards_and_a_plot_for_each_curve(reported):
+def test_it_writes_page_html_summary_cards_and_plots(reported):
     report_paths = files(reported)
     assert {"proof.md", "proof.html", "proof.json", "proof_versions.json"} <= set(report_paths)
     assert sorted(path.name for path in (reported / "reports" / "proof_cards").iterdir()) == ["toy.md", "words.md"]
@@ -121,7 +121,7 @@ def test_it_writes_page_html_summary_cards_and_a_plot_for_each_curve(reported):
     assert "# A proof for Grüße" in report_paths["proof.md"].decode("utf-8")
 
 
-def test_its_own_audit_counts_the_checks_and_signs_what_it_read(reported):
+def test_its_own_audit_counts_the_checks_and_lists_its_inputs(reported):
     own_audit = audit.read_audit(reported / "reports" / "audits" / "proof" / "report.json")
     assert (own_audit.metrics["verdict"].value, own_audit.metrics["checks.pass"].value) == ("PASS", 2)
     assert [path for path, _ in own_audit.provenance["inputs"]] == [
@@ -130,27 +130,27 @@ def test_its_own_audit_counts_the_checks_and_signs_what_it_read(reported):
     ]
 
 
-def test_again_it_writes_the_same_bytes(reported):
+def test_a_second_run_writes_the_same_bytes(reported):
     before = files(reported)
     assert run(reported, "report").returncode == 0
     assert files(reported) == before
 
 
-def test_a_fail_is_a_result_and_not_a_crash(folder):
+def test_a_failed_check_is_a_result_and_not_a_crash(folder):
     (folder / "params.yaml").write_text(PARAMS.replace("3..5", "5..9"), encoding="utf-8")
     result = run(folder, "report")
-    assert result.returncode == 0 and "proof: FAIL: 2 total, 1 pass, 1 fail" in result.stdout
+    assert result.returncode == 0 and "proof: FAIL: 2 checks (0 standard, 2 custom): 1 pass, 1 fail" in result.stdout
     assert json.loads((folder / "reports" / "proof.json").read_text())["status"] == "FAIL"
     assert "- `words/scrape.records`: look at the site" in (folder / "reports" / "proof.md").read_text()
 
 
-def test_a_stage_that_was_not_run_keeps_the_verdict_from_pass(folder):
+def test_a_stage_that_was_not_run_prevents_the_verdict_pass(folder):
     (folder / "reports" / "audits" / "words" / "scrape.json").unlink()
     result = run(folder, "report")
-    assert result.returncode == 0 and "proof: NOT RUN: 2 total, 1 pass, 0 fail, 1 not_run" in result.stdout
+    assert result.returncode == 0 and "proof: NOT RUN: 2 checks (0 standard, 2 custom): 1 pass, 0 fail, 1 not_run" in result.stdout
 
 
-def test_a_plot_that_no_audit_holds_any_more_goes(reported):
+def test_a_plot_that_no_audit_contains_any_more_is_deleted(reported):
     (reported / "reports" / "audits" / "words" / "scrape.json").unlink()
     assert run(reported, "report").returncode == 0
     assert "words-scrape.curve.svg" not in files(reported)
@@ -162,36 +162,36 @@ def test_a_plot_that_no_audit_holds_any_more_goes(reported):
         (
             "3..5",
             "about 4",
-            "report@proof: params.yaml: reports.proof.checks.words/scrape.records.bound: 'about 4' is no bound; write",
+            "report@proof: params.yaml: reports.proof.checks.words/scrape.records.expect: must be `a..b`",
         ),
-        ("3..5", "5", "report@proof: params.yaml: reports.proof.checks.words/scrape.records.bound: must be text, got 5"),
+        ("3..5", "5", "report@proof: params.yaml: reports.proof.checks.words/scrape.records.expect: must be text, got 5"),
         (
-            "else: look",
-            "otherwise: look",
-            "report@proof: params.yaml: reports.proof.checks.words/scrape.records: unknown key 'otherwise'",
+            "hint: look",
+            "advice: look",
+            "report@proof: params.yaml: reports.proof.checks.words/scrape.records: unknown key 'advice'",
         ),
         (
             "words/scrape.records",
             "words/scrape.record",
-            "report@proof: params.yaml: reports.proof.checks.words/scrape.record: nobody measured 'record': "
-            "the audit of words/scrape has no such figure (did you mean 'records'?)",
+            "report@proof: params.yaml: reports.proof.checks.words/scrape.record: "
+            "the audit of words/scrape has no metric 'record' (did you mean 'records'?)",
         ),
     ],
 )
-def test_a_wrong_bound_stops_the_stage_on_its_first_line(folder, old, new, message):
+def test_a_malformed_check_stops_the_stage_with_one_line(folder, old, new, message):
     (folder / "params.yaml").write_text(PARAMS.replace(old, new), encoding="utf-8")
     result = run(folder, "report")
     assert result.returncode == 1 and result.stderr.startswith(message), result.stderr
     assert not (folder / "reports" / "proof.md").exists()
 
 
-def test_a_report_that_fits_verifies(reported):
+def test_a_consistent_report_verifies(reported):
     result = run(reported, "verify")
-    assert (result.returncode, result.stdout) == (0, "verify proof: everything fits\n"), result.stdout + result.stderr
+    assert (result.returncode, result.stdout) == (0, "verify proof: no mismatch\n"), result.stdout + result.stderr
 
 
-def find_faults(folder: Path) -> list[str]:
-    """What `python -m provenlm.cli.verify proof` would print, one line each."""
+def find_mismatches_of(folder: Path) -> list[str]:
+    """Return the lines that `provenlm verify proof` would print."""
     layout = ProjectPaths(folder)
     return verify.find_mismatches(stage.StageContext("report", "reports", "proof", layout, config.load_params(layout.params_yaml)))
 
@@ -205,10 +205,10 @@ def replace_in_file(path: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new", "fault"),
     [
-        ("reports/proof.md", "[1.912 nats]", "[1.812 nats]", "proof.md: line 11 says "),
-        ("reports/proof.md", "= 1.9123456 nats", "= 1.9123457 nats", "proof.md: line 11 says "),
+        ("reports/proof.md", "[1.912 nats]", "[1.812 nats]", "proof.md: line 13 must be "),
+        ("reports/proof.md", "= 1.9123456 nats", "= 1.9123457 nats", "proof.md: line 13 must be "),
         ("reports/proof.html", "**".strip("*") + "PASS</strong>", "FAIL</strong>", "proof.html: line "),
-        ("reports/proof.json", '"status": "PASS"', '"status": "FAIL"', "proof.json: line 3 says "),
+        ("reports/proof.json", '"status": "PASS"', '"status": "FAIL"', "proof.json: line 3 must be "),
         (
             "reports/proof_versions.json",
             '"toy/validate.loss": 1.9123456',
@@ -217,80 +217,81 @@ def replace_in_file(path: Path, old: str, new: str) -> None:
         ),
         ("reports/proof_files/toy-train.curve.svg", "<path", "<path ", "proof_files/toy-train.curve.svg: line "),
         ("reports/audits/toy/validate.json", '"loss": 1.9123456', '"loss": 1.8123456', "proof.md: line "),
-        ("reports/audits/proof/report.json", '"checks.fail": 0', '"checks.fail": 1', "proof/report.checks.fail: not 0"),
-        ("models/toy", "made", "Made", "toy/train: models/toy has changed since it was among its outputs"),
-        ("data/words/tokens", "made", "Made", "toy/train: data/words/tokens has changed since it was among its inputs"),
-        ("params.yaml", "steps: 7", "steps: 8", "toy/train: recipes.toy.train in params.yaml is not what it was run with"),
-        ("params.yaml", "3..5", "3..6", "proof/report: reports.proof.checks in params.yaml is not what it was run with"),
+        ("reports/audits/proof/report.json", '"checks.fail": 0', '"checks.fail": 1', "proof/report.checks.fail: must be 0"),
+        ("models/toy", "made", "Made", "toy/train: models/toy has changed since it was recorded in the outputs"),
+        ("data/words/tokens", "made", "Made", "toy/train: data/words/tokens has changed since it was recorded in the inputs"),
+        ("params.yaml", "steps: 7", "steps: 8", "toy/train: recipes.toy.train in params.yaml has changed since the stage ran"),
+        ("params.yaml", "3..5", "3..6", "proof/report: reports.proof.checks in params.yaml has changed since the stage ran"),
     ],
 )
 def test_verification_finds_one_planted_change(reported, file, old, new, fault):
     replace_in_file(reported / file, old, new)
-    assert [mismatches for mismatches in find_faults(reported) if mismatches.startswith(fault)]
+    assert [mismatches for mismatches in find_mismatches_of(reported) if mismatches.startswith(fault)]
 
 
-def test_verification_finds_an_audit_of_another_run(reported):
+def test_verification_finds_an_audit_of_a_different_stage(reported):
     (reported / "reports" / "audits" / "toy" / "train.json").write_bytes(
         (reported / "reports" / "audits" / "toy" / "validate.json").read_bytes()
     )
     result = run(reported, "verify")
     assert result.returncode == 1
-    assert "audits/toy/train.json: is an audit of toy/validate\n" in result.stdout
-    assert re.search(r"^verify proof: \d+ things do not fit$", result.stdout, re.MULTILINE)
+    assert "audits/toy/train.json: must be the audit of toy/train, got that of toy/validate\n" in result.stdout
+    assert re.search(r"^verify proof: \d+ mismatches$", result.stdout, re.MULTILINE)
 
 
-def test_what_moved_since_the_version_before_is_told_and_verifies(reported):
+def test_changes_since_the_previous_version_are_shown_and_verify(reported):
     write_stage_audit(
         reported, "toy", "validate", {"recipes.toy.validate": {}}, "models/toy", "reports/samples/toy", loss=1.5, bigram=2.8
     )
-    assert [fault for fault in find_faults(reported) if fault.startswith("proof_versions.json: line ")]
+    assert [fault for fault in find_mismatches_of(reported) if fault.startswith("proof_versions.json: line ")]
     assert run(reported, "report").returncode == 0
     new_page = files(reported)
-    summary = new_page["proof.md"].decode().split("## Since the version before")[1]
-    assert "= 1.9123456, then 1.5" in summary
-    assert find_faults(reported) == []
+    summary = new_page["proof.md"].decode().split("## Changes since the previous version")[1]
+    assert "= 1.9123456 → 1.5" in summary
+    assert find_mismatches_of(reported) == []
     assert run(reported, "report").returncode == 0 and files(reported) == new_page
 
 
-def test_a_version_before_that_was_edited_is_found(reported):
+def test_an_edited_previous_version_is_found(reported):
     write_stage_audit(
         reported, "toy", "validate", {"recipes.toy.validate": {}}, "models/toy", "reports/samples/toy", loss=1.5, bigram=2.8
     )
     assert run(reported, "report").returncode == 0
     replace_in_file(reported / "reports" / "proof_versions.json", "1.9123456", "2.9123456")
-    mismatches = find_faults(reported)
+    mismatches = find_mismatches_of(reported)
     assert [fault for fault in mismatches if fault.startswith("proof.md: line ")]
-    assert "proof/report: reports/proof_versions.json has changed since it was among its outputs" in mismatches
+    assert "proof/report: reports/proof_versions.json has changed since it was recorded in the outputs" in mismatches
 
 
-def test_an_audit_edited_before_the_report_was_made_again_is_found_by_what_dvc_recorded(reported):
+def test_an_audit_edited_before_the_report_was_rendered_is_found(reported):
     audits = sorted((reported / "reports" / "audits").glob("*/*.json"))
     recorded = {p.relative_to(reported).as_posix(): hashlib.md5(p.read_bytes()).hexdigest() for p in audits}
     outs = "".join(f"    - path: {path}\n      hash: md5\n      md5: {md5}\n" for path, md5 in recorded.items())
     (reported / "dvc.lock").write_text(f"schema: '2.0'\nstages:\n  all:\n    cmd: x\n    outs:\n{outs}")
-    assert find_faults(reported) == []
+    assert find_mismatches_of(reported) == []
     replace_in_file(reported / "reports" / "audits" / "toy" / "validate.json", '"loss": 1.9123456', '"loss": 0.9123456')
     assert run(reported, "report").returncode == 0
-    assert find_faults(reported) == [
-        "toy/validate: reports/audits/toy/validate.json is not what DVC recorded in dvc.lock when the stage ran"
+    assert find_mismatches_of(reported) == [
+        "toy/validate: reports/audits/toy/validate.json differs from the file that dvc.lock records"
     ]
 
 
-def test_a_claim_carries_all_that_is_needed_to_doubt_it(reported):
-    claim, _ = json.loads((reported / "reports" / "proof.json").read_text(encoding="utf-8"))["checks"]
+def test_a_check_in_the_summary_carries_its_provenance(reported):
+    check, _ = json.loads((reported / "reports" / "proof.json").read_text(encoding="utf-8"))["checks"]
     audit_json = reported / "reports" / "audits" / "toy" / "validate.json"
     provenance = audit.read_audit(audit_json).provenance
-    assert (claim["id"], claim["value"], claim["unit"], claim["kind"]) == ("toy/validate.loss", 1.9123456, "nats", "measured")
-    assert (claim["bound"], claim["audit"]) == ("< toy/validate.bigram", "audits/toy/validate.json")
-    assert claim["digest"] == hashing.sha256_file(audit_json)
+    assert (check["id"], check["value"], check["unit"], check["kind"]) == ("toy/validate.loss", 1.9123456, "nats", "measured")
+    assert (check["expect"], check["audit"]) == ("< toy/validate.bigram", "audits/toy/validate.json")
+    assert check["digest"] == hashing.sha256_file(audit_json)
     for fact in ("command", "params_digest", "code_digest", "seed"):
-        assert claim[fact] == provenance[fact]
-    assert {"commit", "dirty", "device", "versions", "started"} <= set(claim)
+        assert check[fact] == provenance[fact]
+    assert {"commit", "dirty", "device", "versions", "started"} <= set(check)
 
 
 def test_a_report_covers_a_family_of_recipes(folder):
     three = "\n".join(
-        f"  toys/{name}: {{corpus: words, domain: strings, base_model: none, model: {{}}, train: {{steps: 7}}, validate: {{}}}}" for name in "abc"
+        f"  toys/{name}: {{corpus: words, domain: strings, base_model: none, model: {{}}, train: {{steps: 7}}, validate: {{}}}}"
+        for name in "abc"
     )
     summary = re.sub(r"  toy: .*", three, PARAMS).replace("recipes: [toy]", "recipes: [toys]").replace("toy/", "toys/b/")
     (folder / "params.yaml").write_text(summary, encoding="utf-8")
@@ -313,4 +314,4 @@ def test_a_report_covers_a_family_of_recipes(folder):
     page = (folder / "reports" / "proof.md").read_text(encoding="utf-8")
     assert all(f"### toys/{name}/train" in page for name in "abc") and "### toy/train" not in page
     assert "toys/b/validate.loss = 1.9 nats" in page and "proof_cards/toys-b.md" in page
-    assert find_faults(folder) == []
+    assert find_mismatches_of(folder) == []

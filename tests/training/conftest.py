@@ -1,4 +1,4 @@
-"""Small token arrays and settings to train with."""
+"""Provide small token datasets and configs to train with."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from provenlm.data.token_dataset import DatasetSplit, TokenDataset
-from provenlm.models.moe.config import MoEConfig as Shape
+from provenlm.models.moe.config import MoEConfig
 from provenlm.training.config import TrainConfig
 from provenlm.training.config_sections import CheckpointConfig, LRScheduleConfig, OptimizerConfig, ParamGroupConfig, TrainEvalConfig
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Bits are compared here, and another number of threads sums in another order."""
+    """Use one thread: tests compare bits, and the number of threads changes the order of sums."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -30,33 +30,33 @@ def split_of(documents: Sequence[Sequence[int]]) -> DatasetSplit:
 
 
 @pytest.fixture
-def split() -> Callable[[Sequence[Sequence[int]]], DatasetSplit]:
+def make_split() -> Callable[[Sequence[Sequence[int]]], DatasetSplit]:
     return split_of
 
 
 @pytest.fixture
-def tokens() -> TokenDataset:
-    """24 documents of 3 to 12 tokens over a vocabulary of 20 (0 pads, 2 begins, 3 ends) to train on, 6 held out."""
+def dataset() -> TokenDataset:
+    """Return 24 training and 6 validation documents of 3 to 12 tokens; vocab_size 20 (0 pad, 2 bos, 3 eos)."""
     draw = np.random.default_rng(1)
     documents = [[2, *draw.integers(4, 20, 1 + i % 10).tolist(), 3] for i in range(30)]
     return TokenDataset(split_of(documents[:24]), split_of(documents[24:]), 20, {"pad": 0, "unk": 1, "bos": 2, "eos": 3})
 
 
 @pytest.fixture
-def shape() -> Shape:
-    return Shape(16, 2, 2, 1, 4, 2, 16, 32, True, 10_000.0, 1e-5, 0.1, "layerwise", 0.01, 0.001)
+def model_config() -> MoEConfig:
+    return MoEConfig(16, 2, 2, 1, 4, 2, 16, 32, True, 10_000.0, 1e-5, 0.1, "aux_loss", 0.01, 0.001)
 
 
 @pytest.fixture
-def settings() -> Callable[..., TrainConfig]:
+def make_config() -> Callable[..., TrainConfig]:
     adamw = ParamGroupConfig("adamw", 0.01, (0.9, 0.95), 0.0)
     optimizer = OptimizerConfig(adamw, ParamGroupConfig("muon", 0.02, (0.95,), 0.01), adamw, 1.0)
-    usual = TrainConfig(
+    default_config = TrainConfig(
         seed=1,
         device="cpu",
         threads=1,
         precision="fp32",
-        data_packing="windows",
+        data_packing="concat_and_chunk",
         seq_len=8,
         global_batch_size=8,
         micro_batch_size=4,
@@ -79,6 +79,6 @@ def settings() -> Callable[..., TrainConfig]:
     )
 
     def changed(**changes: Any) -> TrainConfig:
-        return replace(usual, **changes)
+        return replace(default_config, **changes)
 
     return changed

@@ -1,7 +1,7 @@
-"""Trains a little, saving every second step, and is killed by SIGKILL at each place in turn where saving touches the disk.
+"""Train with checkpoints every two steps, killed by SIGKILL at each file operation in turn.
 
-Usage: save_to_kill.py FOLDER. Prints a JSON list: for each place the event, the newest whole step before and after, and whether a
-resumed run ended with the weights of one that was never stopped. Children are forked, so torch is loaded and warm once.
+Usage: save_to_kill.py FOLDER. Prints a JSON list: for each kill the file operation, the latest intact step before and after, and
+whether a resumed run ended with the weights of an uninterrupted one. Children are forked, so that torch is loaded once.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from provenlm.models.common.objective import IGNORE, Batch
-from provenlm.models.moe.config import MoEConfig as Shape
+from provenlm.models.moe.config import MoEConfig
 from provenlm.models.moe.spec import SPEC
 from provenlm.training import rng_state
 from provenlm.training.checkpoints import checkpoint
@@ -25,15 +25,15 @@ from provenlm.training.config_sections import CheckpointConfig, LRScheduleConfig
 from provenlm.training.dataloader import DataLoader
 from provenlm.training.loop import train_steps
 
-WATCHED = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
+FILE_EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
 ADAMW = ParamGroupConfig("adamw", 0.01, (0.9, 0.95), 0.0)
 KEEP = CheckpointConfig(2, 1, None, False)
-SETTINGS = TrainConfig(
+CONFIG = TrainConfig(
     seed=1,
     device="cpu",
     threads=1,
     precision="fp16",
-    data_packing="windows",
+    data_packing="concat_and_chunk",
     seq_len=4,
     global_batch_size=2,
     micro_batch_size=2,
@@ -56,58 +56,58 @@ SETTINGS = TrainConfig(
 )
 
 
-class Rows:
-    """Rows of fixed noise."""
+class NoiseSequences:
+    """Return sequences of fixed pseudo-random tokens."""
 
     def __len__(self) -> int:
         return 7
 
-    def take(self, indices: Any) -> Batch:
+    def get_batch(self, indices: Any) -> Batch:
         ids = torch.tensor([[(3 * int(i) + 5 * t) % 11 for t in range(5)] for i in indices])
         return Batch(ids[:, :-1], ids[:, 1:])
 
 
 def train(root: Path) -> str:
-    """Train to the end, going on from what lies below `root`; a digest of the weights and of their average."""
-    store = CheckpointManager(root, KEEP, lambda line: None)
-    newest = store.latest()
+    """Train to the end, resuming from `root`; return a digest of the weights, their EMA and the loss scale."""
+    manager = CheckpointManager(root, KEEP, lambda line: None)
+    newest = manager.latest()
     rng_state.seed_all(3)
-    model = SPEC.build(Shape(8, 1, 1, 1, 2, 1, 8, 8, True, 10_000.0, 1e-5, 0.1, "layerwise", 0.01, 0.001), 11)
+    model = SPEC.build(MoEConfig(8, 1, 1, 1, 2, 1, 8, 8, True, 10_000.0, 1e-5, 0.1, "aux_loss", 0.01, 0.001), 11)
     state = last = None if newest is None else checkpoint.load_checkpoint(newest)
     for step in train_steps(
-        model, SPEC.objectives(model, IGNORE), DataLoader(Rows(), 1, []), [], SETTINGS, state, store.rollback_target
+        model, SPEC.objectives(model, IGNORE), DataLoader(NoiseSequences(), 1, []), [], CONFIG, state, manager.rollback_target
     ):
         last = step.snapshot()
         if step.number % KEEP.save_interval == 0:
-            store.save(last, {}, None)
-    store.close()
+            manager.save(last, {}, None)
+    manager.close()
     assert last is not None
-    tensors = [last.state_dicts[file][name] for file in ("model", "trained") for name in sorted(last.state_dicts[file])]
-    scaler = json.dumps(last.metadata["scaler"]).encode()
+    tensors = [last.state_dicts[file][name] for file in ("model", "training_weights") for name in sorted(last.state_dicts[file])]
+    scaler = json.dumps(last.metadata["grad_scaler"]).encode()
     return hashlib.sha256(b"".join([scaler, *(tensor.numpy().tobytes() for tensor in tensors)])).hexdigest()
 
 
-def kill_at(place: int, root: Path, log: Path) -> None:
-    """From now on: the `place`-th time that this process touches something below `root`, it is gone. Earlier ones go to `log`."""
-    seen = [0]
+def kill_at(index: int, root: Path, log: Path) -> None:
+    """Kill this process at its `index`-th file operation below `root`, and write that operation to `log`."""
+    counter = [0]
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in WATCHED and arguments and isinstance(arguments[0], str | Path) and str(arguments[0]).startswith(str(root)):
-            seen[0] += 1
-            if seen[0] == place:
+        if event in FILE_EVENTS and arguments and isinstance(arguments[0], str | Path) and str(arguments[0]).startswith(str(root)):
+            counter[0] += 1
+            if counter[0] == index:
                 os.write(out, f"{event} {Path(str(arguments[0])).name}\n".encode())
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
 
 
-def child(root: Path, place: int | None, log: Path) -> int:
-    """How a process that trains below `root` ended."""
+def child(root: Path, index: int | None, log: Path) -> int:
+    """Train below `root` in a child process and return its exit status."""
     pid = os.fork()
     if pid == 0:
-        if place is not None:
-            kill_at(place, root, log)
+        if index is not None:
+            kill_at(index, root, log)
         (root.parent / f"{root.name}.digest").write_text(train(root))
         os._exit(0)
     return os.waitpid(pid, 0)[1]
@@ -116,17 +116,17 @@ def child(root: Path, place: int | None, log: Path) -> int:
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     expected = train(folder / "whole")
-    found = []
-    for place in range(1, 1000):
-        root, log = folder / f"killed{place}", folder / f"log{place}"
-        if child(root, place, log) == 0:
+    results = []
+    for index in range(1, 1000):
+        root, log = folder / f"killed{index}", folder / f"log{index}"
+        if child(root, index, log) == 0:
             break
-        left = list_steps(root)
+        remaining = list_steps(root)
         newest = CheckpointManager(root, KEEP, lambda line: None).latest()
         ended = child(root, None, log)
         same = ended == 0 and (folder / f"{root.name}.digest").read_text() == expected
-        found.append({"event": log.read_text().strip(), "left": left, "newest": newest and newest.name, "same": same})
-    print(json.dumps(found))
+        results.append({"event": log.read_text().strip(), "remaining": remaining, "newest": newest and newest.name, "same": same})
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def biases(model):
     return [router.bias_E.clone() for router in model.routers]
 
 
-def test_each_step_moves_every_bias_by_the_rate_or_not_at_all(begin):
+def test_each_step_changes_every_bias_by_the_rate_or_not_at_all(begin):
     model, _, steps = begin()
     for number in (1, 2, 3):
         before = biases(model)
@@ -51,7 +51,7 @@ def test_each_step_moves_every_bias_by_the_rate_or_not_at_all(begin):
         assert all(move.abs().max() > 0.99 for move in moves)
 
 
-def test_cutting_a_batch_into_passes_moves_the_bias_as_the_whole_does(begin):
+def test_micro_batches_update_the_bias_like_the_whole_batch(begin):
     updated = []
     for micro_batch in (8, 2):
         model, _, steps = begin(micro_batch_size=micro_batch)
@@ -60,7 +60,7 @@ def test_cutting_a_batch_into_passes_moves_the_bias_as_the_whole_does(begin):
     assert all(torch.equal(first, second) for first, second in zip(*updated, strict=True))
 
 
-def test_the_balance_is_measured_and_not_minimised(begin):
+def test_with_a_bias_the_balancing_loss_is_not_minimized(begin):
     _, objective, _ = begin(rate=100.0)
     ids = torch.arange(4, 20).repeat(2, 1)
     terms = objective.loss(Batch(ids, ids))
@@ -69,7 +69,7 @@ def test_the_balance_is_measured_and_not_minimised(begin):
     assert terms["load_balancing"].item() > 0
 
 
-def test_looking_at_held_out_text_does_not_count(begin):
+def test_evaluation_does_not_count_tokens_per_expert(begin):
     model, objective, _ = begin()
     ids = torch.arange(4, 20).repeat(2, 1)
     objective.loss(Batch(ids, ids))
@@ -79,7 +79,7 @@ def test_looking_at_held_out_text_does_not_count(begin):
     assert [router.tokens_per_expert_E.sum() for router in model.routers] == [64, 64]
 
 
-def test_a_step_that_is_not_applied_moves_no_bias_and_its_tokens_are_forgotten(begin):
+def test_a_skipped_step_changes_no_bias_and_resets_its_counts(begin):
     model, _, steps = begin()
     next(steps)
     before = biases(model)
@@ -90,7 +90,7 @@ def test_a_step_that_is_not_applied_moves_no_bias_and_its_tokens_are_forgotten(b
     assert all(router.tokens_per_expert_E.sum() == 0 for router in model.routers)
 
 
-def test_going_on_from_a_checkpoint_gives_the_bits_of_never_stopping(begin, tmp_path):
+def test_resuming_with_a_bias_gives_the_bits_of_never_stopping(begin, tmp_path):
     model, _, steps = begin(max_steps=8)
     for step in steps:
         if step.number == 4:
@@ -103,7 +103,7 @@ def test_going_on_from_a_checkpoint_gives_the_bits_of_never_stopping(begin, tmp_
     assert any(bias.abs().max() > 0 for bias in biases(resumed))
 
 
-def test_a_collapsed_router_is_brought_back_by_its_bias_alone(begin):
+def test_the_bias_alone_recovers_a_collapsed_router(begin):
     """The planted fault: a bias that sends every token to the same two of four experts. Where it does not move, it stays so."""
 
     def dead(rate):
@@ -122,7 +122,7 @@ def test_a_collapsed_router_is_brought_back_by_its_bias_alone(begin):
     assert dead(0.05) == 0
 
 
-def test_such_a_net_has_no_counterpart_among_those_of_others(begin):
+def test_a_model_with_a_router_bias_cannot_be_exported_to_hf(begin):
     model, _, _ = begin()
     with pytest.raises(ProvenlmError, match="model.load_balancing: must be aux_loss or global_aux_loss for export"):
         SPEC.to_hf(model.config, 20, model.state_dict())

@@ -1,4 +1,4 @@
-"""The store of checkpoints: what is kept, what a kill leaves, and that writing is behind the run's back."""
+"""Test checkpoint retention, background writing and recovery after a kill."""
 
 import json
 import os
@@ -23,15 +23,15 @@ def state(step: int, value: float = 0.0) -> Checkpoint:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Callable[..., CheckpointManager]:
-    def made(every: int = 5, last: int = 2, spaced: int | None = None, best: bool = False) -> CheckpointManager:
-        return CheckpointManager(tmp_path, CheckpointConfig(every, last, spaced, best), print)
+def make_manager(tmp_path: Path) -> Callable[..., CheckpointManager]:
+    def result(interval: int = 5, last: int = 2, spaced: int | None = None, best: bool = False) -> CheckpointManager:
+        return CheckpointManager(tmp_path, CheckpointConfig(interval, last, spaced, best), print)
 
-    return made
+    return result
 
 
 @pytest.mark.parametrize(
-    ("found", "keep", "goes"),
+    ("val_losses", "config", "deleted"),
     [
         ({5: None, 10: None, 15: None}, CheckpointConfig(5, 2, None, False), [5]),
         ({5: None, 10: None, 15: None}, CheckpointConfig(5, 3, None, False), []),
@@ -39,95 +39,97 @@ def store(tmp_path: Path) -> Callable[..., CheckpointManager]:
         ({5: 1.0, 10: 3.0, 15: 2.0}, CheckpointConfig(5, 1, None, True), [10]),
         ({5: 1.0, 10: 3.0, 15: 2.0}, CheckpointConfig(5, 1, None, False), [5, 10]),
         ({5: 1.0, 10: 1.0, 15: None}, CheckpointConfig(5, 1, None, True), [10]),
-        ({5: None, 7: None, 10: None}, CheckpointConfig(5, 2, None, False), [7]),  # between the intervals, and no longer the newest
+        ({5: None, 7: None, 10: None}, CheckpointConfig(5, 2, None, False), [7]),  # between two intervals, and no longer the latest
         ({5: None, 10: None, 12: None}, CheckpointConfig(5, 2, None, False), []),
         ({5: 2.0, 7: 1.0, 10: 3.0}, CheckpointConfig(5, 1, None, True), [5]),
         ({3: None}, CheckpointConfig(5, 1, None, False), []),
     ],
 )
-def test_what_no_rule_keeps_goes(found: dict[int, float | None], keep: CheckpointConfig, goes: list[int]) -> None:
-    assert steps_to_delete(found, keep) == goes
+def test_checkpoints_that_no_rule_keeps_are_deleted(val_losses: dict[int, float | None], config: CheckpointConfig, deleted: list[int]) -> None:
+    assert steps_to_delete(val_losses, config) == deleted
 
 
-def test_the_rules_hold_for_folders(store: Callable[..., CheckpointManager], tmp_path: Path) -> None:
-    one = store(5, 1, 10, True)
+def test_the_retention_rules_delete_folders(make_manager: Callable[..., CheckpointManager], tmp_path: Path) -> None:
+    manager = make_manager(5, 1, 10, True)
     for step, score in ((5, 3.0), (10, 2.0), (13, 1.0), (15, None), (20, 4.0), (25, None)):
-        one.save(state(step), {}, score)
-    one.close()
+        manager.save(state(step), {}, score)
+    manager.close()
     assert list_steps(tmp_path) == [10, 13, 20, 25]
-    assert one.retained_dirs() == [step_dir(tmp_path, step) for step in (10, 13, 20)]
+    assert manager.retained_dirs() == [step_dir(tmp_path, step) for step in (10, 13, 20)]
 
 
-def test_what_the_run_does_next_does_not_reach_a_state_that_is_being_written(store: Callable[..., CheckpointManager]) -> None:
-    weights, seen = torch.zeros(1_000_000), [[1, 2]]
-    one = store()
-    one.save(Checkpoint({"model": {"w": weights}}, {"step": 5, "seen": seen}), {}, None)
+def test_a_checkpoint_in_writing_does_not_change(
+    make_manager: Callable[..., CheckpointManager],
+) -> None:
+    weights, counts = torch.zeros(1_000_000), [[1, 2]]
+    manager = make_manager()
+    manager.save(Checkpoint({"model": {"w": weights}}, {"step": 5, "counts": counts}), {}, None)
     weights.fill_(7)
-    seen[0].append(3)
-    one.close()
-    newest = one.latest()
+    counts[0].append(3)
+    manager.close()
+    newest = manager.latest()
     assert newest is not None
     back = checkpoint.load_checkpoint(newest)
     assert back.state_dicts["model"]["w"].abs().max() == 0
-    assert back.metadata["seen"] == [[1, 2]]
+    assert back.metadata["counts"] == [[1, 2]]
 
 
-def test_saving_returns_before_the_state_is_written(store: Callable[..., CheckpointManager], tmp_path: Path) -> None:
+def test_saving_returns_before_the_state_is_written(make_manager: Callable[..., CheckpointManager], tmp_path: Path) -> None:
     """The writer waits for a reader of a pipe, which comes only after `save` has returned."""
-    one = store()
+    manager = make_manager()
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    one._thread.submit(pipe.write_text, "begin")
-    one.save(state(5), {}, None)
+    manager._thread.submit(pipe.write_text, "begin")
+    manager.save(state(5), {}, None)
     assert list_steps(tmp_path) == []
     assert pipe.read_text() == "begin"
-    one.close()
+    manager.close()
     assert list_steps(tmp_path) == [5]
 
 
-def test_a_write_that_failed_is_told_at_the_next_save(store: Callable[..., CheckpointManager], tmp_path: Path) -> None:
-    one = store()
+def test_a_failed_write_is_raised_at_the_next_save(make_manager: Callable[..., CheckpointManager], tmp_path: Path) -> None:
+    manager = make_manager()
     (tmp_path / "step-00000005").write_text("a file where a folder should be")
     (tmp_path / ".tmp-step-00000010").write_text("likewise")
-    one.save(state(10), {}, None)
+    manager.save(state(10), {}, None)
     with pytest.raises(OSError):
-        one.save(state(15), {}, None)
+        manager.save(state(15), {}, None)
 
 
-def test_going_back_takes_the_newest_regular_one_and_gives_up_what_is_newer(
-    store: Callable[..., CheckpointManager], tmp_path: Path
+def test_a_rollback_takes_the_latest_regular_checkpoint(
+    make_manager: Callable[..., CheckpointManager], tmp_path: Path
 ) -> None:
-    one = store()
+    manager = make_manager()
     for step in (5, 10, 12):
-        one.save(state(step, float(step)), {}, None)
-    found = one.rollback_target()
-    assert found is not None
-    assert found.metadata["step"] == 10
-    assert found.state_dicts["model"]["w"].tolist() == [10, 10, 10]
+        manager.save(state(step, float(step)), {}, None)
+    results = manager.rollback_target()
+    assert results is not None
+    assert results.metadata["step"] == 10
+    assert results.state_dicts["model"]["w"].tolist() == [10, 10, 10]
     assert list_steps(tmp_path) == [5, 10]
 
 
-def test_going_back_passes_over_a_damaged_one_and_says_so(tmp_path: Path) -> None:
-    said: list[str] = []
-    one = CheckpointManager(tmp_path, CheckpointConfig(5, 2, None, False), said.append)
+def test_a_rollback_passes_over_a_damaged_checkpoint(tmp_path: Path) -> None:
+    messages: list[str] = []
+    manager = CheckpointManager(tmp_path, CheckpointConfig(5, 2, None, False), messages.append)
     for step in (5, 10):
-        one.save(state(step), {}, None)
-    one.wait()
+        manager.save(state(step), {}, None)
+    manager.wait()
     (tmp_path / "step-00000010" / "model.safetensors").write_bytes(b"")
-    found = one.rollback_target()
-    assert found is not None
-    assert found.metadata["step"] == 5
-    assert said == ["checkpoint step-00000010 is damaged (model.safetensors is not 76 bytes long); looking for an older one"]
+    results = manager.rollback_target()
+    assert results is not None
+    assert results.metadata["step"] == 5
+    assert messages == ["checkpoint step-00000010 is damaged (model.safetensors must have 76 bytes, got 0); trying an older one"]
 
 
-def test_without_a_checkpoint_there_is_nothing_to_go_back_to(store: Callable[..., CheckpointManager]) -> None:
-    assert store().rollback_target() is None
+def test_without_checkpoints_there_is_no_rollback_target(make_manager: Callable[..., CheckpointManager]) -> None:
+    assert make_manager().rollback_target() is None
 
 
-def test_killed_anywhere_inside_a_save_it_resumes_bit_for_bit_and_never_has_less_than_before(tmp_path: Path) -> None:
-    """SIGKILL at every opening, renaming, making and removing below the folder; two states are saved after one another."""
+def test_a_kill_during_a_save_never_loses_a_checkpoint(tmp_path: Path) -> None:
+    """SIGKILL the process at every file operation below the folder while it saves two checkpoints."""
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, HERE / "save_to_kill.py", tmp_path],
         env=environment,
         capture_output=True,
@@ -135,15 +137,15 @@ def test_killed_anywhere_inside_a_save_it_resumes_bit_for_bit_and_never_has_less
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    events = [each["event"].split()[0] for each in found]
+    assert process.returncode == 0, process.stderr
+    results = json.loads(process.stdout)
+    events = [each["event"].split()[0] for each in results]
     assert {"open", "os.mkdir", "os.rename", "os.rmdir"} <= set(events)
-    assert all(each["same"] for each in found), found
-    published = [i for i, each in enumerate(found) if each["left"]]
-    assert published, "no kill came after the first state was whole"
-    for each in found[published[0] :]:
+    assert all(each["same"] for each in results), results
+    published = [i for i, each in enumerate(results) if each["remaining"]]
+    assert published, "no kill came after the manager state was whole"
+    for each in results[published[0] :]:
         assert each["newest"] is not None, each
-    newest = [each["newest"] or "" for each in found]
+    newest = [each["newest"] or "" for each in results]
     assert newest == sorted(newest)  # later kills never leave an older newest
     assert newest[0] == "" and newest[-1] == "step-00000004"

@@ -21,34 +21,40 @@ def case(dataset, model_config, make_config):
     return TrainingCase(SPEC, lambda: SPEC.build(model_config, dataset.vocab_size), build_dataloader(dataset, usual), usual)
 
 
-def record(case):
+def record(function, case):
     recorder = MetricRecorder()
-    compile_parity.record_compile_parity(recorder, case)
-    return {name: metric.value for name, metric in recorder.metrics.items()}
+    function(recorder, case)
+    return recorder.metrics["max_relative_diff"].value
 
 
-def test_passes_that_are_computed_again_give_the_same_gradients(case):
-    assert record(case) == {"activation_checkpointing.max_relative_diff": 0, "compile.max_relative_diff": "not applicable"}
+def test_activation_checkpointing_gives_the_same_gradients(case):
+    assert record(compile_parity.record_checkpointing_parity, case) == 0
 
 
-def test_a_second_pass_with_other_random_numbers_is_caught(case, dataset, monkeypatch):
+def test_compiled_blocks_are_compared_only_where_the_recipe_compiles(case):
+    probes = compile_parity.compile_parity_probes(case)
+    assert probes["parity.compile"].needs == {"blocks", "train.compile"}
+    assert probes["parity.activation_checkpointing"].needs == {"blocks"}
+
+
+def test_recomputation_with_other_random_numbers_is_caught(case, dataset, monkeypatch):
     """Use a model with dropout, and checkpointing that does not restore the random state."""
     import provenlm.models.common.layers.block_stack as block_stack
 
     dense = GPTConfig("llama", 16, 2, 2, 1, 24, 32, True, 10_000.0, 1e-5, 0.1)
     case = replace(case, spec=gpt.SPEC, build=lambda: gpt.SPEC.build(dense, dataset.vocab_size))
-    assert record(case)["activation_checkpointing.max_relative_diff"] == 0
+    assert record(compile_parity.record_checkpointing_parity, case) == 0
 
     real = block_stack.checkpoint
     monkeypatch.setattr(block_stack, "checkpoint", lambda *inputs, **named: real(*inputs, **named, preserve_rng_state=False))
-    assert record(case)["activation_checkpointing.max_relative_diff"] > 1e-3
+    assert record(compile_parity.record_checkpointing_parity, case) > 1e-3
 
 
-def test_blocks_that_are_another_net_when_compiled_are_caught(case, monkeypatch):
+def test_compiled_blocks_with_other_gradients_are_caught(case, monkeypatch):
     """Replace the compiler by one that removes the attention of a block."""
     from provenlm.models.common.layers.decoder import TransformerBlock
 
     monkeypatch.setattr(TransformerBlock, "compile", lambda block: torch.nn.init.zeros_(block.self_attn.o_proj.weight))
     compiled = replace(case, config=replace(case.config, compile=True))
     assert isinstance(case.build(), Decoder)
-    assert record(compiled)["compile.max_relative_diff"] > 1e-3
+    assert record(compile_parity.record_compile_parity, compiled) > 1e-3

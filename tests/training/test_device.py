@@ -1,4 +1,4 @@
-"""Memory that a step frees is there for the next one without a visit to the kernel; which products a processor only makes up."""
+"""Test that freed memory is retained, and which dtypes are emulated."""
 
 import subprocess
 import sys
@@ -11,13 +11,13 @@ from provenlm.training.device import is_dtype_emulated
 
 FAULTS = """
 import ctypes, resource, sys, torch
-from provenlm.training.device import keep_memory
+from provenlm.training.device import retain_freed_memory
 if not hasattr(ctypes.CDLL(None), "mallopt"):
     sys.exit(77)
 if sys.argv[1] == "keep":
-    keep_memory()
+    retain_freed_memory()
 def fill():
-    for size in (40, 60, 50):  # above what glibc ever keeps by itself
+    for size in (40, 60, 50):  # above the largest size that glibc retains by default
         torch.ones(size << 18)
 for _ in range(8):
     fill()
@@ -28,24 +28,24 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def faults(way: str) -> int:
-    """How often the kernel had to hand out pages while 750 MB were filled in pieces, after these sizes were seen before."""
-    done = subprocess.run([sys.executable, "-c", FAULTS, way], capture_output=True, text=True, check=False)
-    if done.returncode == 77:
-        pytest.skip("this C library has no mallopt, so there is nothing to keep")
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout)
+def faults(strategy: str) -> int:
+    """Count the page faults of filling 750 MB in pieces, after a warm-up with the same sizes."""
+    process = subprocess.run([sys.executable, "-c", FAULTS, strategy], capture_output=True, text=True, check=False)
+    if process.returncode == 77:
+        pytest.skip("this C library has no mallopt")
+    assert process.returncode == 0, process.stderr
+    return int(process.stdout)
 
 
-def test_memory_that_is_kept_is_not_cleared_again() -> None:
-    assert faults("keep") < faults("as it comes") / 2
+def test_retained_memory_causes_fewer_page_faults() -> None:
+    assert faults("keep") < faults("default") / 2
 
 
-def test_a_processor_makes_up_the_products_that_its_flags_do_not_name() -> None:
-    known = Path("/proc/cpuinfo")
-    flags = known.read_text().split() if known.exists() else []
+def test_dtypes_without_a_cpu_flag_are_emulated() -> None:
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
     if "flags" not in flags:
-        pytest.skip("no flags of an x86 processor are told here")
+        pytest.skip("no x86 CPU flags on this machine")
     assert is_dtype_emulated(torch.device("cpu"), "bf16") == (not {"avx512bw", "avx512vl", "avx512dq"} <= {*flags})
     assert not is_dtype_emulated(torch.device("cpu"), "fp32")
     assert not is_dtype_emulated(torch.device("cuda"), "bf16")

@@ -1,4 +1,4 @@
-"""Held-out losses that stay: rates fall, or training ends."""
+"""Test early stopping and learning-rate reduction on a plateau."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,78 +16,80 @@ from provenlm.training.run import build_callbacks
 from provenlm.training.step import ReduceLR, StepResult, StopTraining
 
 
-def answers(monitor: PatienceCallback, losses: list[float | None]) -> list[Any]:
-    steps: list[Any] = [type("Seen", (), {"held_out": None if loss is None else {"j": loss}}) for loss in losses]
-    return [monitor.post_step(step) for step in steps]
+def actions(callback: PatienceCallback, losses: list[float | None]) -> list[Any]:
+    steps: list[Any] = [type("FakeStep", (), {"val_losses": None if loss is None else {"j": loss}}) for loss in losses]
+    return [callback.post_step(step) for step in steps]
 
 
-def test_it_ends_at_the_second_measurement_that_is_no_better() -> None:
-    said = answers(PatienceCallback(EarlyStoppingConfig(2, 0.0), "j"), [3.0, None, 2.0, 2.0, None, 2.5])
-    assert said[:5] == [None] * 5
-    assert said[5] == StopTraining("j on held-out rows not below 2.0000 for 2 measurements")
+def test_training_stops_after_patience_evaluations() -> None:
+    results = actions(PatienceCallback(EarlyStoppingConfig(2, 0.0), "j"), [3.0, None, 2.0, 2.0, None, 2.5])
+    assert results[:5] == [None] * 5
+    assert results[5] == StopTraining("validation j has not improved on 2.0000 for 2 evaluations")
 
 
-def test_better_by_less_than_asked_for_is_not_better() -> None:
-    assert isinstance(answers(PatienceCallback(EarlyStoppingConfig(1, 0.1), "j"), [3.0, 2.95])[1], StopTraining)
-    assert answers(PatienceCallback(EarlyStoppingConfig(1, 0.1), "j"), [3.0, 2.85])[1] is None
+def test_an_improvement_below_min_delta_does_not_count() -> None:
+    assert isinstance(actions(PatienceCallback(EarlyStoppingConfig(1, 0.1), "j"), [3.0, 2.95])[1], StopTraining)
+    assert actions(PatienceCallback(EarlyStoppingConfig(1, 0.1), "j"), [3.0, 2.85])[1] is None
 
 
-def test_a_plateau_lowers_the_rates_again_and_again() -> None:
-    said = answers(PatienceCallback(ReduceLROnPlateauConfig(2, 0.0, 0.5), "j"), [1.0, 2.0, 2.0, 2.0, 2.0])
-    assert [isinstance(each, ReduceLR) for each in said] == [False, False, True, False, True]
+def test_every_plateau_lowers_the_learning_rates() -> None:
+    results = actions(PatienceCallback(ReduceLROnPlateauConfig(2, 0.0, 0.5), "j"), [1.0, 2.0, 2.0, 2.0, 2.0])
+    assert [isinstance(each, ReduceLR) for each in results] == [False, False, True, False, True]
 
 
 @pytest.mark.parametrize("before", [0, 1, 3])
-def test_what_it_waited_survives_a_checkpoint(before: int) -> None:
+def test_the_patience_count_survives_a_checkpoint(before: int) -> None:
     losses: list[float | None] = [1.0, 2.0, 2.0, 2.0]
-    one, other = PatienceCallback(EarlyStoppingConfig(3, 0.0), "j"), PatienceCallback(EarlyStoppingConfig(3, 0.0), "j")
-    answers(one, losses[:before])
-    other.load_state_dict(one.state_dict())
-    assert answers(other, losses[before:]) == answers(one, losses[before:])
+    first, second = PatienceCallback(EarlyStoppingConfig(3, 0.0), "j"), PatienceCallback(EarlyStoppingConfig(3, 0.0), "j")
+    actions(first, losses[:before])
+    second.load_state_dict(first.state_dict())
+    assert actions(second, losses[before:]) == actions(first, losses[before:])
 
 
-def trained(tokens: Any, shape: Any, settings: Any, resume: Any = None) -> list[StepResult]:
+def trained(dataset: Any, model_config: Any, config: Any, resume: Any = None) -> list[StepResult]:
     rng_state.seed_all(3)
-    model = SPEC.build(shape, tokens.vocabulary)
+    model = SPEC.build(model_config, dataset.vocab_size)
     objectives = SPEC.objectives(model, IGNORE)
-    monitors = build_callbacks(settings, objectives[0].eval_term)
-    return list(train_steps(model, objectives, build_dataloader(tokens, settings), monitors, settings, resume, lambda: None))
+    callbacks = build_callbacks(config, objectives[0].eval_term)
+    return list(train_steps(model, objectives, build_dataloader(dataset, config), callbacks, config, resume, lambda: None))
 
 
-def test_both_act_in_the_loop_and_a_resumed_run_does_the_same(tokens: Any, shape: Any, settings: Callable[..., Any]) -> None:
-    """A loss must fall by 9 nats to count as better, so each of the two waits out its patience."""
-    wanted = settings(
-        held_out=TrainEvalConfig(1, 4),
-        plateau=ReduceLROnPlateauConfig(2, 9.0, 0.5),
-        early_stop=EarlyStoppingConfig(7, 9.0),
-        steps=20,
+def test_both_patience_callbacks_act_and_survive_a_resume(
+    dataset: Any, model_config: Any, make_config: Callable[..., Any]
+) -> None:
+    """With min_delta 9 no evaluation counts as an improvement, so both callbacks act when their patience ends."""
+    config = make_config(
+        eval=TrainEvalConfig(1, 4),
+        reduce_lr_on_plateau=ReduceLROnPlateauConfig(2, 9.0, 0.5),
+        early_stopping=EarlyStoppingConfig(7, 9.0),
+        max_steps=20,
     )
-    whole = trained(tokens, shape, wanted)
-    plain = trained(tokens, shape, settings(held_out=TrainEvalConfig(1, 4), steps=20))
-    assert [s.number for s in whole if s.lr_drop_reason] == [3, 5, 7]
-    assert [a.lr_scale / b.lr_scale for a, b in zip(whole, plain, strict=False)] == [1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.125]
-    assert whole[-1].number == 8
-    assert "for 7 measurements" in (whole[-1].stop_reason or "")
+    full = trained(dataset, model_config, config)
+    plain = trained(dataset, model_config, make_config(eval=TrainEvalConfig(1, 4), max_steps=20))
+    assert [s.number for s in full if s.lr_drop_reason] == [3, 5, 7]
+    assert [a.lr_scale / b.lr_scale for a, b in zip(full, plain, strict=False)] == [1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.125]
+    assert full[-1].number == 8
+    assert "for 7 evaluations" in (full[-1].stop_reason or "")
 
     rng_state.seed_all(3)
-    model = SPEC.build(shape, tokens.vocabulary)
+    model = SPEC.build(model_config, dataset.vocab_size)
     objectives = SPEC.objectives(model, IGNORE)
     steps = train_steps(
         model,
         objectives,
-        build_dataloader(tokens, wanted),
-        build_callbacks(wanted, objectives[0].eval_term),
-        wanted,
+        build_dataloader(dataset, config),
+        build_callbacks(config, objectives[0].eval_term),
+        config,
         None,
         lambda: None,
     )
     state = next(step for step in steps if step.number == 4).snapshot()
-    rest = trained(tokens, shape, wanted, state)
+    rest = trained(dataset, model_config, config, state)
     assert [(s.number, s.terms, s.lr_scale, s.lr_drop_reason, s.stop_reason) for s in rest] == [
-        (s.number, s.terms, s.lr_scale, s.lr_drop_reason, s.stop_reason) for s in whole[4:]
+        (s.number, s.terms, s.lr_scale, s.lr_drop_reason, s.stop_reason) for s in full[4:]
     ]
 
 
-def test_it_needs_held_out_rows(settings: Callable[..., Any]) -> None:
-    with pytest.raises(ValueError, match="early_stop needs held_out"):
-        settings(held_out=None, early_stop=EarlyStoppingConfig(2, 0.0))
+def test_early_stopping_needs_eval(make_config: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match="early_stopping needs the validation loss: eval must be set, got null"):
+        make_config(eval=None, early_stopping=EarlyStoppingConfig(2, 0.0))

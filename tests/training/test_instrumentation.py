@@ -1,4 +1,4 @@
-"""What is seen while training runs: one history, shown as words, as a CSV for DVC, as TensorBoard's and dvclive's files."""
+"""Test the loggers, the progress line, MFU and the memory profile."""
 
 import csv
 import importlib.util
@@ -13,7 +13,7 @@ import torch
 
 from provenlm.core.audit import MetricRecorder
 from provenlm.core.errors import ProvenlmError
-from provenlm.models.moe.config import MoEConfig as Shape
+from provenlm.models.moe.config import MoEConfig
 from provenlm.models.moe.model import flops_per_token
 from provenlm.training import memory
 from provenlm.training.callbacks.history import HistoryRow, StepHistory
@@ -27,8 +27,16 @@ METER = MfuMeter(lambda length: 100 * length, 1e6)
 
 
 def row(step: int, loss: float = 2.0, **changes: Any) -> HistoryRow:
-    usual: HistoryRow = {"step": step, "loss": loss, "grad_norm": 0.5, "share": 1.0, "targets": 60, "rows": 8, "positions": 80}
-    return usual | {"seconds": 0.25, "data_seconds": 0.01, **changes}
+    default_row: HistoryRow = {
+        "step": step,
+        "loss": loss,
+        "grad_norm": 0.5,
+        "lr_scale": 1.0,
+        "num_targets": 60,
+        "num_sequences": 8,
+        "num_positions": 80,
+    }
+    return default_row | {"seconds": 0.25, "data_seconds": 0.01, **changes}
 
 
 def lines(path: Path) -> list[dict[str, str]]:
@@ -36,115 +44,115 @@ def lines(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_targets_a_second_and_the_share_of_the_peak_are_those_worked_out_by_hand() -> None:
-    """60 targets in a quarter of a second; 80 positions in rows of 10, 1000 FLOP each, of the 250,000 that fit in that time."""
+def test_tokens_per_second_and_mfu_worked_out_by_hand() -> None:
+    """60 targets in 0.25 s; 80 positions in sequences of 10, 1000 FLOP each, of 250,000 FLOP possible in that time."""
     assert METER.compute(row(1)) == {"tokens_per_second": 240.0, "mfu": pytest.approx(0.32)}
 
 
-def test_a_peak_taken_on_a_busy_machine_gives_way_to_a_better_one() -> None:
-    busy = replace(METER, peak=METER.peak_flops / 4)
+def test_the_larger_of_two_measured_peaks_is_used() -> None:
+    busy = replace(METER, peak_flops=METER.peak_flops / 4)
     assert busy.compute(row(1))["mfu"] > 1
     assert busy.with_peak(METER.peak_flops) == METER.with_peak(busy.peak_flops) == METER
 
 
-def test_the_published_200m_shape_needs_the_operations_of_six_an_active_element_and_twelve_of_attention() -> None:
-    """PaLM, appendix B: 6·N + 12·L·d·T; N are the 71,991,296 matrix elements that a token meets (head included, norms not)."""
-    shape = Shape(512, 8, 8, 2, 8, 2, 2048, 2048, True, 10_000.0, 1e-5, 0.1, "layerwise", 0.01, 0.0)
-    assert flops_per_token(shape, 32_000, 2048) == 6 * 71_991_296 + 12 * 8 * 512 * 2048
+def test_flops_of_the_200m_shape_follow_palm() -> None:
+    """PaLM, appendix B: 6·N + 12·L·d·T; N are the 71,991,296 matrix elements that a token uses (including the head, without norms)."""
+    model_config = MoEConfig(512, 8, 8, 2, 8, 2, 2048, 2048, True, 10_000.0, 1e-5, 0.1, "aux_loss", 0.01, 0.0)
+    assert flops_per_token(model_config, 32_000, 2048) == 6 * 71_991_296 + 12 * 8 * 512 * 2048
 
 
-def test_the_peak_is_above_what_a_smaller_product_reaches_on_any_machine() -> None:
+def test_the_measured_peak_is_plausible() -> None:
     before = torch.get_rng_state()
     peak = measure_peak_flops(torch.device("cpu"), "fp32")
     assert 1e8 < peak < 1e14
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_speeds_come_from_applied_updates_without_the_first_of_each_process() -> None:
+def test_steady_state_rows_are_applied_steps_after_the_warm_up() -> None:
     rows = [row(n) for n in range(1, 13)]
-    rows[5]["skipped"] = "not finite"
+    rows[5]["skip_reason"] = "not finite"
     assert [r["step"] for r in steady_state_rows(StepHistory(rows), [0, 7])] == [4, 5, 7, 11, 12]
 
 
-def test_where_there_is_nothing_but_first_steps_these_are_taken() -> None:
+def test_steady_state_rows_of_a_short_run_are_its_first_steps() -> None:
     assert [r["step"] for r in steady_state_rows(StepHistory([row(1), row(2)]), [0])] == [1, 2]
 
 
-def test_the_words_say_loss_speed_share_memory_and_time_left() -> None:
+def test_the_progress_line_shows_loss_speed_mfu_memory_and_time() -> None:
     history = StepHistory([row(n, 2.0 / n, seconds=9.0 if n == 2 else 0.25) for n in range(1, 6)])
     line = ConsoleLine(history, "loss", METER, 505, lambda: 3 * 2**20)
     assert line.render() == "loss 0.400, 240 tokens/s, MFU 32.0%, 3 MiB, 2 min 05 s left"
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(12.4, "12 s"), (185, "3 min 05 s"), (7620, "2 h 07 min")])
-def test_time_left_is_said_in_the_two_largest_units(seconds: float, said: str) -> None:
-    assert format_duration(seconds) == said
+@pytest.mark.parametrize(("seconds", "text"), [(12.4, "12 s"), (185, "3 min 05 s"), (7620, "2 h 07 min")])
+def test_durations_have_the_two_largest_units(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
 
 
-def test_the_csv_equals_the_history_and_is_there_while_training_runs(tmp_path: Path) -> None:
+def test_the_csv_equals_the_history_while_training_runs(tmp_path: Path) -> None:
     history = StepHistory()
-    live = LoggerContainer(history, METER, [CsvLogger(tmp_path / "curves" / "r.csv", "loss")])
+    loggers = LoggerContainer(history, METER, [CsvLogger(tmp_path / "curves" / "r.csv", "loss")])
     for n in range(1, 5):
-        held = {"held_out.loss": 3.0 / n} if n in (1, 3) else {}
-        history.rows.append(row(n, 2.0 / n, **held))
-        live.log_latest()
+        val_losses = {"val.loss": 3.0 / n} if n in (1, 3) else {}
+        history.rows.append(row(n, 2.0 / n, **val_losses))
+        loggers.log_latest()
         assert len(lines(tmp_path / "curves" / "r.csv")) == n
-    found = lines(tmp_path / "curves" / "r.csv")
-    assert list(found[0]) == ["step", "loss", "held_out", "tokens_per_second", "mfu", "grad_norm", "rate_share"]
-    assert [(int(each["step"]), float(each["loss"])) for each in found] == history.series("loss")
-    assert [float(each["held_out"]) for each in found] == [3.0, 3.0, 1.0, 1.0]  # the last one measured
-    assert {float(each["tokens_per_second"]) for each in found} == {240.0}
+    results = lines(tmp_path / "curves" / "r.csv")
+    assert list(results[0]) == ["step", "loss", "val_loss", "tokens_per_second", "mfu", "grad_norm", "lr_scale"]
+    assert [(int(each["step"]), float(each["loss"])) for each in results] == history.series("loss")
+    assert [float(each["val_loss"]) for each in results] == [3.0, 3.0, 1.0, 1.0]  # the last one measured
+    assert {float(each["tokens_per_second"]) for each in results} == {240.0}
 
 
-def test_a_resumed_run_has_no_gap_and_no_row_twice(tmp_path: Path) -> None:
+def test_the_csv_of_a_resumed_run_has_every_row_once(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
-    path.write_text("step,loss\n1,9\n2,9\n3,9\n4,9\n")  # what a killed process left; its checkpoint was of step 2
+    path.write_text("step,loss\n1,9\n2,9\n3,9\n4,9\n")  # written by a killed process whose checkpoint was of step 2
     history = StepHistory([row(1), row(2)])
-    live = LoggerContainer(history, METER, [CsvLogger(path, "loss")])
+    loggers = LoggerContainer(history, METER, [CsvLogger(path, "loss")])
     history.rows.append(row(3))
-    live.log_latest()
-    live.close()
+    loggers.log_latest()
+    loggers.close()
     assert [each["step"] for each in lines(path)] == ["1", "2", "3"]
-    assert {each["held_out"] for each in lines(path)} == {""}
+    assert {each["val_loss"] for each in lines(path)} == {""}
 
 
-def test_steps_that_going_back_undid_are_no_longer_shown(tmp_path: Path) -> None:
+def test_the_csv_drops_steps_that_a_rollback_undid(tmp_path: Path) -> None:
     history = StepHistory()
-    live = LoggerContainer(history, METER, [CsvLogger(tmp_path / "r.csv", "loss")])
+    loggers = LoggerContainer(history, METER, [CsvLogger(tmp_path / "r.csv", "loss")])
     for n, loss in ((1, 3.0), (2, 2.0), (3, 90.0), (2, 2.1), (3, 1.9)):
         history.rows.append(row(n, loss))
-        live.log_latest()
+        loggers.log_latest()
     assert [(each["step"], each["loss"]) for each in lines(tmp_path / "r.csv")] == [("1", "3.0"), ("2", "2.1"), ("3", "1.9")]
 
 
-def test_tensorboard_reads_back_every_number_of_the_history(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="the extra `watch` is not installed")
+def test_tensorboard_holds_every_number_of_the_history(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="the extra `loggers` is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     history = StepHistory([row(1, 2.5)])
-    live = LoggerContainer(history, METER, trackers.build_loggers(["tensorboard"], tmp_path))
+    loggers = LoggerContainer(history, METER, trackers.build_loggers(["tensorboard"], tmp_path))
     for n in (2, 3):
-        history.rows.append(row(n, 2.5 / n, **{"held_out.loss": 1.5}))
-        live.log_latest()
-    live.close()
+        history.rows.append(row(n, 2.5 / n, **{"val.loss": 1.5}))
+        loggers.log_latest()
+    loggers.close()
     read = EventAccumulator(str(tmp_path / "tensorboard"))
     read.Reload()
-    assert set(read.Tags()["scalars"]) == (set(history.rows[-1]) - {"step"} | {"tokens_per_second", "mfu", "held_out/loss"}) - {
-        "held_out.loss"
+    assert set(read.Tags()["scalars"]) == (set(history.rows[-1]) - {"step"} | {"tokens_per_second", "mfu", "val/loss"}) - {
+        "val.loss"
     }
     assert [(event.step, event.value) for event in read.Scalars("loss")] == [(1, 2.5), (2, 1.25), (3, pytest.approx(2.5 / 3))]
-    assert [(event.step, event.value) for event in read.Scalars("held_out/loss")] == [(2, 1.5), (3, 1.5)]
+    assert [(event.step, event.value) for event in read.Scalars("val/loss")] == [(2, 1.5), (3, 1.5)]
 
 
-def test_dvclive_holds_the_rows_and_the_newest_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("dvclive", reason="the extra `watch` is not installed")
+def test_dvclive_holds_all_rows_and_the_latest_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dvclive", reason="the extra `loggers` is not installed")
     monkeypatch.chdir(tmp_path)
     history = StepHistory()
-    live = LoggerContainer(history, METER, trackers.build_loggers(["dvclive"], tmp_path))
+    loggers = LoggerContainer(history, METER, trackers.build_loggers(["dvclive"], tmp_path))
     for n in (1, 2):
         history.rows.append(row(n, 2.0 / n, grad_norm=0.5, data_seconds=math.inf, **{"grad_norm.matrix": 0.25}))
-        live.log_latest()
-    live.close()
+        loggers.log_latest()
+    loggers.close()
     newest = json.loads((tmp_path / "dvclive" / "metrics.json").read_text())
     assert (newest["step"], newest["loss"]) == (2, 1.0)
     assert (newest["grad_norm"], newest["grad_norm_matrix"]) == (0.5, 0.25)
@@ -155,16 +163,16 @@ def test_dvclive_holds_the_rows_and_the_newest_of_each(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "dvclive"])
-def test_without_its_package_the_first_line_says_what_to_install(
+def test_a_missing_logger_package_is_named_with_its_extra(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(trackers.PACKAGES, name, "a_package_that_is_not_there")
-    with pytest.raises(ProvenlmError, match=rf"train.watch: {name} is not installed; `pip install -e '\.\[watch\]'`"):
+    with pytest.raises(ProvenlmError, match=rf"train.loggers: {name} is not installed; run `pip install -e '\.\[loggers\]'`"):
         trackers.build_loggers([name], tmp_path)
     assert importlib.util.find_spec("a_package_that_is_not_there") is None
 
 
-def test_memory_grows_by_what_is_held_and_its_peak_stays_when_it_is_given_back() -> None:
+def test_the_memory_profile_falls_after_a_free_and_its_peak_stays() -> None:
     profile = memory.MemoryProfile(torch.device("cpu"))
     profile.mark("before")
     block = torch.ones(16 * 2**20)  # 64 MiB
@@ -172,12 +180,12 @@ def test_memory_grows_by_what_is_held_and_its_peak_stays_when_it_is_given_back()
     profile.mark("with the block")
     del block
     profile.mark("after")
-    names, kinds, now, most = zip(*profile.points, strict=True)
+    names, kinds, now, max_bytes = zip(*profile.points, strict=True)
     assert (names, set(kinds)) == (("before", "with the block", "after"), {"cpu"})
     assert now[1] - now[0] > 60 * 2**20
     assert now[2] < now[1]
-    assert most[2] >= most[1] >= now[1] - 2**20
+    assert max_bytes[2] >= max_bytes[1] >= now[1] - 2**20
     audit = MetricRecorder()
     profile.record_metrics(audit)
-    assert audit.metrics["memory_peak.cpu"].value >= max(most)
+    assert audit.metrics["peak_memory.cpu"].value >= max(max_bytes)
     assert [each[0] for each in audit.tables[0].rows] == list(names)

@@ -39,7 +39,7 @@ def run(dataset: Any, model_config: Any, config: Any, dead: int = 0, max_rows: i
     return history, list(history.record_steps(steps))
 
 
-def test_the_figures_of_the_first_step_are_those_of_its_whole_batch(
+def test_the_model_metrics_of_a_step_are_those_of_its_whole_batch(
     dataset: Any, model_config: Any, make_config: Callable[..., Any]
 ) -> None:
     """Compare with the evaluation metrics of the untrained model on the whole batch."""
@@ -58,7 +58,7 @@ def test_the_figures_of_the_first_step_are_those_of_its_whole_batch(
     assert reported["moe.dropped_tokens"] == 0
 
 
-def test_a_dead_expert_shows_in_the_history_the_figures_and_the_curves(
+def test_a_dead_expert_shows_in_history_metrics_and_plots(
     dataset: Any, model_config: Any, make_config: Callable[..., Any]
 ) -> None:
     history, steps = run(dataset, model_config, make_config(), dead=2)
@@ -72,12 +72,12 @@ def test_a_dead_expert_shows_in_the_history_the_figures_and_the_curves(
     assert [series.name for series in audit.series] == ["moe.router_entropy"]  # nothing else ever changed
 
 
-def test_where_no_expert_is_dead_none_is_said_to_be(dataset: Any, model_config: Any, make_config: Callable[..., Any]) -> None:
+def test_a_healthy_model_reports_no_dead_expert(dataset: Any, model_config: Any, make_config: Callable[..., Any]) -> None:
     history, _ = run(dataset, model_config, make_config())
     assert {value for _, value in history.series("moe.dead_experts")} == {0.0}
 
 
-def test_a_batch_that_is_computed_again_for_want_of_memory_is_counted_once(
+def test_a_batch_repeated_after_running_out_of_memory_is_counted_once(
     dataset: Any, model_config: Any, make_config: Callable[..., Any]
 ) -> None:
     config = make_config(global_batch_size=8, micro_batch_size=8, eval=None)
@@ -86,7 +86,7 @@ def test_a_batch_that_is_computed_again_for_want_of_memory_is_counted_once(
     assert tight[0].model_metrics["moe.router_entropy"][0] == pytest.approx(roomy[0].model_metrics["moe.router_entropy"][0], rel=1e-5)
 
 
-def test_gradient_norms_are_drawn_by_part_where_they_are_finite(
+def test_finite_gradient_norms_are_plotted_by_parameter_group(
     dataset: Any, model_config: Any, make_config: Callable[..., Any]
 ) -> None:
     history, _ = run(dataset, model_config, make_config())

@@ -1,4 +1,4 @@
-"""Memory that runs out: fewer rows at a time, the same batch, the same weights as if the rows had been so few from the start."""
+"""Test the out-of-memory back-off and the automatic micro-batch size."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -22,73 +22,75 @@ from provenlm.training.step import StepResult
 
 
 def trained(
-    tokens: Any, shape: Any, settings: Any, most: int, resume: Any = None, eval_most: int = 99, until: int = 99
+    dataset: Any, model_config: Any, config: Any, max_rows: int, resume: Any = None, eval_max_rows: int = 99, until: int = 99
 ) -> tuple[nn.Module, list[StepResult], Any]:
-    """Train with a memory that holds `most` rows of training and `eval_most` of evaluation; (net, steps, last snapshot)."""
+    """Train with memory for `max_rows` sequences, `eval_max_rows` in evaluation; return (model, steps, snapshot)."""
     rng_state.seed_all(3)
-    model = SPEC.build(shape, tokens.vocabulary)
+    model = SPEC.build(model_config, dataset.vocab_size)
     (real,) = SPEC.objectives(model, IGNORE)
 
     def bounded(batch: Batch) -> Mapping[str, Tensor]:
-        terms = real.loss(batch)  # the dropout of what fails has drawn its numbers by then
-        if len(batch.inputs_BT) > (most if model.training else eval_most):
+        terms = real.loss(batch)  # dropout has drawn its random numbers before the failure
+        if len(batch.inputs_BT) > (max_rows if model.training else eval_max_rows):
             raise torch.OutOfMemoryError("planted")
         return terms
 
-    seen, state = [], None
+    steps, state = [], None
     for step in train_steps(
-        model, [replace(real, loss=bounded)], build_dataloader(tokens, settings), [], settings, resume, lambda: None
+        model, [replace(real, loss=bounded)], build_dataloader(dataset, config), [], config, resume, lambda: None
     ):
-        seen.append(step)
+        steps.append(step)
         if step.number == until:
             state = step.snapshot()
             break
-    return model, seen, state
+    return model, steps, state
 
 
 def weights(model: nn.Module) -> list[Any]:
     return [p.tolist() for p in model.parameters()]
 
 
-def test_out_of_memory_it_takes_half_the_rows_and_ends_as_if_it_had_from_the_start(
-    tokens: Any, shape: Any, settings: Callable[..., Any]
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_weights(
+    dataset: Any, model_config: Any, make_config: Callable[..., Any]
 ) -> None:
-    model, steps, _ = trained(tokens, shape, settings(batch=8, micro_batch=8), most=3)
-    small, expected, _ = trained(tokens, shape, settings(batch=8, micro_batch=2), most=99)
+    model, steps, _ = trained(dataset, model_config, make_config(global_batch_size=8, micro_batch_size=8), max_rows=3)
+    small, expected, _ = trained(dataset, model_config, make_config(global_batch_size=8, micro_batch_size=2), max_rows=99)
     assert [step.micro_batch_size for step in steps] == [2] * 12
     assert [step.num_targets for step in steps] == [step.num_targets for step in expected]
     assert [step.terms for step in steps] == [step.terms for step in expected]
     assert weights(model) == weights(small)
 
 
-def test_evaluation_that_runs_out_of_memory_does_not_shrink_training(tokens: Any, shape: Any, settings: Callable[..., Any]) -> None:
-    _, steps, _ = trained(tokens, shape, settings(), most=99, eval_most=1)
-    _, expected, _ = trained(tokens, shape, settings(), most=99)
+def test_an_out_of_memory_evaluation_keeps_the_training_micro_batch(
+    dataset: Any, model_config: Any, make_config: Callable[..., Any]
+) -> None:
+    _, steps, _ = trained(dataset, model_config, make_config(), max_rows=99, eval_max_rows=1)
+    _, expected, _ = trained(dataset, model_config, make_config(), max_rows=99)
     assert {step.micro_batch_size for step in steps} == {4}
     assert [step.terms for step in steps] == [step.terms for step in expected]
-    held = [(a.val_losses, b.val_losses) for a, b in zip(steps, expected, strict=True) if a.val_losses and b.val_losses]
-    assert len(held) == 4
-    for one, other in held:
-        assert one["cross_entropy"] == pytest.approx(other["cross_entropy"], rel=1e-5)
+    val_losses = [(a.val_losses, b.val_losses) for a, b in zip(steps, expected, strict=True) if a.val_losses and b.val_losses]
+    assert len(val_losses) == 4
+    for first, second in val_losses:
+        assert first["cross_entropy"] == pytest.approx(second["cross_entropy"], rel=1e-5)
 
 
-def test_a_resumed_run_remembers_how_much_fitted(tokens: Any, shape: Any, settings: Callable[..., Any]) -> None:
-    """The new process has more memory, and yet must give the same bits."""
-    wanted = settings(batch=8, micro_batch=8)
-    whole, steps, _ = trained(tokens, shape, wanted, most=3)
-    _, _, state = trained(tokens, shape, wanted, most=3, until=5)
-    resumed, rest, _ = trained(tokens, shape, wanted, most=99, resume=state)
+def test_a_resumed_run_keeps_the_reduced_micro_batch(dataset: Any, model_config: Any, make_config: Callable[..., Any]) -> None:
+    """The new process has more memory and must give the same bits."""
+    config = make_config(global_batch_size=8, micro_batch_size=8)
+    full, steps, _ = trained(dataset, model_config, config, max_rows=3)
+    _, _, state = trained(dataset, model_config, config, max_rows=3, until=5)
+    resumed, rest, _ = trained(dataset, model_config, config, max_rows=99, resume=state)
     assert [step.micro_batch_size for step in rest] == [2] * 7
     assert [step.terms for step in rest] == [step.terms for step in steps[5:]]
-    assert weights(resumed) == weights(whole)
+    assert weights(resumed) == weights(full)
 
 
-def test_memory_for_not_even_one_row_is_the_users_to_mend(tokens: Any, shape: Any, settings: Callable[..., Any]) -> None:
-    with pytest.raises(ProvenlmError, match="out of memory with one row at a time"):
-        trained(tokens, shape, settings(), most=0)
+def test_memory_below_one_sequence_is_a_config_error(dataset: Any, model_config: Any, make_config: Callable[..., Any]) -> None:
+    with pytest.raises(ProvenlmError, match="out of memory with micro_batch_size 1"):
+        trained(dataset, model_config, make_config(), max_rows=0)
 
 
-def test_other_errors_are_not_taken_for_it() -> None:
+def test_other_errors_are_not_taken_for_out_of_memory() -> None:
     def broken(rows: int) -> None:
         raise RuntimeError("shapes do not fit")
 
@@ -96,7 +98,7 @@ def test_other_errors_are_not_taken_for_it() -> None:
         OomBackoff(4).run(broken, lambda: None, SINGLE_PROCESS)
 
 
-def test_the_allocator_of_the_cpu_is_understood() -> None:
+def test_an_out_of_memory_error_of_the_cpu_is_recognised() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**62, dtype=torch.uint8)
     assert is_oom_error(caught.value)
@@ -114,60 +116,58 @@ def test_the_allocator_of_the_cpu_is_understood() -> None:
         (200, 400, 256, 4),  # 4 are tried in any case
     ],
 )
-def test_the_most_rows_whose_measured_memory_fits_are_taken(each: int, free: int, batch: int, rows: int) -> None:
+def test_the_largest_micro_batch_that_fits_is_taken(each: int, free: int, batch: int, rows: int) -> None:
     tried: list[int] = []
     assert largest_fitting_batch(lambda n: (tried.append(n), each * n)[1], free, batch) == rows
     assert tried[-1] == rows
     assert all(each * n <= 0.8 * free for n in tried[1:])
 
 
-def test_what_a_pass_holds_is_measured_and_let_go() -> None:
-    held: list[Tensor] = []
+def test_the_memory_of_a_pass_is_measured_and_freed() -> None:
+    blocks: list[Tensor] = []
     bytes_ = measure_peak_bytes(
-        lambda: held.append(torch.ones(512 * 2**18)), held.clear, torch.device("cpu")
+        lambda: blocks.append(torch.ones(512 * 2**18)), blocks.clear, torch.device("cpu")
     )  # 512 MiB, more than ever before
     assert bytes_ is not None and 500 * 2**20 < bytes_ < 1500 * 2**20
-    assert held == []
+    assert blocks == []
 
 
-def test_a_container_leaves_no_more_than_the_machine_has() -> None:
+def test_free_memory_is_at_most_that_of_the_machine() -> None:
     free = memory.memory_free(torch.device("cpu"))
     assert 2**20 < free < 2**50
     assert free <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.parametrize("batches", ["windows", "documents"])
-def test_a_found_micro_batch_leaves_no_trace_of_the_trial(
-    tokens: Any, shape: Any, settings: Callable[..., Any], batches: str
+@pytest.mark.parametrize("data_packing", ["concat_and_chunk", "padded"])
+def test_finding_the_micro_batch_does_not_change_the_training(
+    dataset: Any, model_config: Any, make_config: Callable[..., Any], data_packing: str
 ) -> None:
-    """Dropout drew numbers, and routers noted where tokens went: the weights are those of the same number set by hand."""
-    biased = replace(shape, load_balancing="bias")
-    common = {"batch": 8, "batches": batches, "length": 12}
-    found, steps, _ = trained(tokens, biased, settings(micro_batch="auto", **common), most=99)
-    set_, expected, _ = trained(tokens, biased, settings(micro_batch=8, **common), most=99)
+    """The trial must not leave random numbers drawn or router statistics behind."""
+    biased = replace(model_config, load_balancing="bias")
+    common = {"global_batch_size": 8, "data_packing": data_packing, "seq_len": 12}
+    automatic, steps, _ = trained(dataset, biased, make_config(micro_batch_size="auto", **common), max_rows=99)
+    configured, expected, _ = trained(dataset, biased, make_config(micro_batch_size=8, **common), max_rows=99)
     assert [step.micro_batch_size for step in steps] == [8] * 12
     assert [(step.terms, step.model_metrics) for step in steps] == [(step.terms, step.model_metrics) for step in expected]
-    assert weights(found) == weights(set_)
+    assert weights(automatic) == weights(configured)
 
 
-def test_a_found_micro_batch_is_what_fits_and_is_kept_across_a_resume(
-    tokens: Any, shape: Any, settings: Callable[..., Any]
+def test_an_automatic_micro_batch_fits_and_survives_a_resume(
+    dataset: Any, model_config: Any, make_config: Callable[..., Any]
 ) -> None:
-    wanted = settings(batch=16, micro_batch="auto")
-    whole, steps, _ = trained(tokens, shape, wanted, most=5)
+    config = make_config(global_batch_size=16, micro_batch_size="auto")
+    full, steps, _ = trained(dataset, model_config, config, max_rows=5)
     assert [step.micro_batch_size for step in steps] == [4] * 12
     assert {step.num_sequences for step in steps} == {16}
-    _, _, state = trained(tokens, shape, wanted, most=5, until=5)
-    resumed, rest, _ = trained(tokens, shape, wanted, most=99, resume=state)
+    _, _, state = trained(dataset, model_config, config, max_rows=5, until=5)
+    resumed, rest, _ = trained(dataset, model_config, config, max_rows=99, resume=state)
     assert [(step.micro_batch_size, step.terms) for step in rest] == [(step.micro_batch_size, step.terms) for step in steps[5:]]
-    assert weights(resumed) == weights(whole)
+    assert weights(resumed) == weights(full)
 
 
-def test_where_the_others_wait_in_the_middle_of_it_running_out_of_memory_is_the_end() -> None:
-    def full(rows: int) -> None:
+def test_out_of_memory_with_fsdp_is_a_config_error() -> None:
+    def out_of_memory(rows: int) -> None:
         raise torch.OutOfMemoryError("planted")
 
-    with pytest.raises(
-        ProvenlmError, match="with 4 rows at a time, which fsdp2 cannot try again with fewer; a smaller train.micro_batch"
-    ):
-        OomBackoff(4).run(full, lambda: None, DistributedContext(0, 2, "fsdp2", torch.device("cpu")))
+    with pytest.raises(ProvenlmError, match="train.micro_batch_size must be < 4, or distributed.world_size larger"):
+        OomBackoff(4).run(out_of_memory, lambda: None, DistributedContext(0, 2, "fsdp2", torch.device("cpu")))

@@ -17,12 +17,12 @@ from provenlm.training.regularization_summary import safeguards
 
 
 def told(
-    model: nn.Module, settings: TrainConfig, rows: list[HistoryRow], stopped: str = "all steps done"
+    model: nn.Module, config: TrainConfig, rows: list[HistoryRow], stopped: str = "all steps done"
 ) -> dict[str, tuple[Any, ...]]:
     audit = MetricRecorder()
-    safeguards(audit, model, settings, StepHistory(rows), stopped)
+    safeguards(audit, model, config, StepHistory(rows), stopped)
     (table,) = audit.tables
-    return {str(name): (asked, came) for name, asked, came in table.rows}
+    return {str(name): (result, came) for name, result, came in table.rows}
 
 
 @pytest.fixture
@@ -38,35 +38,35 @@ def rows() -> list[HistoryRow]:
 
 
 def test_what_came_of_each_is_counted_in_the_steps(
-    shape: Shape, settings: Callable[..., TrainConfig], rows: list[HistoryRow]
+    model_config: Shape, make_config: Callable[..., TrainConfig], rows: list[HistoryRow]
 ) -> None:
-    found = told(SPEC.build(shape, 20), settings(), rows)
-    assert found["gradient clipping"] == ("1", "1 of 4 steps clipped")
-    assert found["steps that stand out"] == ("the first not finite one stops", "1 skipped, went back 0 times")
-    assert found["held-out loss"] == ("every 5 steps", "measured 1 times")
-    assert found["rows at a time"] == ("4", "2 at the least")
-    assert found["lower rates on a plateau"] == ("off", "lowest share of the rates 0.5")
+    results = told(SPEC.build(model_config, 20), make_config(), rows)
+    assert results["gradient clipping"] == ("1", "1 of 4 steps clipped")
+    assert results["steps that stand out"] == ("the first not finite one stops", "1 skipped, went back 0 times")
+    assert results["held-out loss"] == ("every 5 steps", "measured 1 times")
+    assert results["rows at a time"] == ("4", "2 at the least")
+    assert results["lower rates on a plateau"] == ("off", "lowest share of the rates 0.5")
 
 
 def test_dropout_is_that_of_the_built_net_and_not_of_the_settings(
-    shape: Shape, settings: Callable[..., TrainConfig], rows: list[HistoryRow]
+    model_config: Shape, make_config: Callable[..., TrainConfig], rows: list[HistoryRow]
 ) -> None:
-    with_it, without = SPEC.build(shape, 20), SPEC.build(replace(shape, dropout=0.0), 20)
-    assert told(with_it, settings(), rows)["dropout"][0] == "0.1"
-    assert told(without, settings(), rows)["dropout"] == ("off", "held by 0 modules of the built net")
-    assert told(nn.Linear(2, 2), settings(), rows)["dropout"] == ("off", "held by 0 modules of the built net")
+    with_it, without = SPEC.build(model_config, 20), SPEC.build(replace(model_config, dropout=0.0), 20)
+    assert told(with_it, make_config(), rows)["dropout"][0] == "0.1"
+    assert told(without, make_config(), rows)["dropout"] == ("off", "held by 0 modules of the built net")
+    assert told(nn.Linear(2, 2), make_config(), rows)["dropout"] == ("off", "held by 0 modules of the built net")
 
 
-def test_what_was_asked_for_is_told(shape: Shape, settings: Callable[..., TrainConfig], rows: list[HistoryRow]) -> None:
-    asked = settings(
-        early_stop=EarlyStoppingConfig(3, 0.0),
+def test_what_was_asked_for_is_told(model_config: Shape, make_config: Callable[..., TrainConfig], rows: list[HistoryRow]) -> None:
+    result = make_config(
+        early_stopping=EarlyStoppingConfig(3, 0.0),
         label_smoothing=0.1,
-        stability=SpikeGuardConfig(8, 4, 6.0, 2, 5, 1, 0.5, 10),
-        ema=0.99,
-        recompute=2,
+        spike_guard=SpikeGuardConfig(8, 4, 6.0, 2, 5, 1, 0.5, 10),
+        ema_decay=0.99,
+        activation_checkpointing=2,
     )
-    found = told(SPEC.build(shape, 20), asked, rows, "no better held-out loss")
-    assert found["early stopping"] == ("after 3 measurements without a better one", "ended: no better held-out loss")
-    assert found["label smoothing"][0] == "0.1" and found["moving average of the weights"][0] == "0.99"
-    assert found["steps that stand out"][0] == "skipped above 6 robust deviations"
-    assert found["weight decay"][0] == "embedding 0, matrix 0.01, rest 0"
+    results = told(SPEC.build(model_config, 20), result, rows, "no better held-out loss")
+    assert results["early stopping"] == ("after 3 measurements without a better one", "ended: no better held-out loss")
+    assert results["label smoothing"][0] == "0.1" and results["moving average of the weights"][0] == "0.99"
+    assert results["steps that stand out"][0] == "skipped above 6 robust deviations"
+    assert results["weight decay"][0] == "embedding 0, matrix 0.01, rest 0"

@@ -1,4 +1,4 @@
-"""Stopping and taking up: a sound checkpoint gives the same bits, a spoiled one does not and is named."""
+"""Test that an exact resume passes, and each planted fault is named."""
 
 from dataclasses import replace
 
@@ -19,70 +19,70 @@ from provenlm.training.dataloader import build_dataloader
 
 
 @pytest.fixture
-def trial(tokens, shape, settings):
-    usual = settings(batches="windows")
-    return TrainingCase(SPEC, lambda: SPEC.build(shape, tokens.vocabulary), build_dataloader(tokens, usual), usual)
+def case(dataset, model_config, make_config):
+    config = make_config(data_packing="concat_and_chunk")
+    return TrainingCase(SPEC, lambda: SPEC.build(model_config, dataset.vocab_size), build_dataloader(dataset, config), config)
 
 
-def spoiled(trial, folder, spoil):
-    def read(where):
-        found = checkpoint.load_checkpoint(where)
-        spoil(found)
-        return found
+def spoiled(case, folder, spoil):
+    def load(folder):
+        loaded = checkpoint.load_checkpoint(folder)
+        spoil(loaded)
+        return loaded
 
-    return find_mismatches(*run_with_and_without_resume(trial, folder, read))
-
-
-def test_a_training_that_was_stopped_and_taken_up_ends_in_the_same_bits(trial, tmp_path):
-    assert spoiled(trial, tmp_path / "c", lambda found: None) == []
+    return find_mismatches(*run_with_and_without_resume(case, folder, load))
 
 
-def test_the_figures_say_so(trial, tmp_path):
+def test_a_resumed_training_ends_in_the_same_bits(case, tmp_path):
+    assert spoiled(case, tmp_path / "c", lambda loaded: None) == []
+
+
+def test_the_metrics_count_no_mismatch(case, tmp_path):
     recorder = MetricRecorder()
-    record_resume_metrics(recorder, trial, tmp_path / "c", checkpoint.load_checkpoint)
-    values = {name: figure.value for name, figure in recorder.metrics.items()}
-    assert (values["differing"], values["cut"]) == (0, RESUME_STEP)
-    assert values["compared"] > len(list(trial.build().parameters()))
+    record_resume_metrics(recorder, case, tmp_path / "c", checkpoint.load_checkpoint)
+    values = {name: metric.value for name, metric in recorder.metrics.items()}
+    assert (values["mismatches"], values["checkpoint_step"]) == (0, RESUME_STEP)
+    assert values["tensors_compared"] > len(list(case.build().parameters()))
 
 
-def test_a_weight_that_is_one_bit_off_is_caught(trial, tmp_path):
-    def spoil(found):
-        weight = found.tensors["model"]["norm.weight"]
+def test_a_weight_that_differs_in_one_bit_is_caught(case, tmp_path):
+    def spoil(loaded):
+        weight = loaded.state_dicts["model"]["norm.weight"]
         weight[0] = torch.nextafter(weight[0], torch.tensor(9.0))
 
-    assert "model/norm.weight" in spoiled(trial, tmp_path / "c", spoil)
+    assert "model/norm.weight" in spoiled(case, tmp_path / "c", spoil)
 
 
-def test_a_momentum_that_was_lost_is_caught(trial, tmp_path):
-    def spoil(found):
-        name = next(name for name in found.tensors["optimizer"] if name.endswith("exp_avg"))
-        found.tensors["optimizer"][name].zero_()
+def test_a_lost_momentum_is_caught(case, tmp_path):
+    def spoil(loaded):
+        name = next(name for name in loaded.state_dicts["optimizer"] if name.endswith("exp_avg"))
+        loaded.state_dicts["optimizer"][name].zero_()
 
-    assert any(name.startswith("optimizer/") for name in spoiled(trial, tmp_path / "c", spoil))
-
-
-def test_random_numbers_that_begin_anew_are_caught_by_the_loss_of_the_next_step(trial, tmp_path):
-    """The net has dropout."""
-
-    def spoil(found):
-        found.tensors["random"]["cpu"].copy_(torch.Generator().manual_seed(9).get_state())
-
-    assert f"loss of step {RESUME_STEP + 1}" in spoiled(trial, tmp_path / "c", spoil)
+    assert any(name.startswith("optimizer/") for name in spoiled(case, tmp_path / "c", spoil))
 
 
-@pytest.mark.parametrize(("fact", "value"), [("position", 0), ("step", 1)])
-def test_a_place_in_the_data_or_the_schedule_that_was_lost_is_caught(trial, tmp_path, fact, value):
-    wrong = spoiled(trial, tmp_path / "c", lambda found: found.facts.update({fact: value}))
-    assert fact in wrong
-    assert any(name.startswith("model/") for name in wrong)
+def test_a_lost_random_state_is_caught_by_the_next_loss(case, tmp_path):
+    """The model has dropout."""
+
+    def spoil(loaded):
+        loaded.state_dicts["rng"]["cpu"].copy_(torch.Generator().manual_seed(9).get_state())
+
+    assert f"loss of step {RESUME_STEP + 1}" in spoiled(case, tmp_path / "c", spoil)
 
 
-def test_the_first_names_stand_in_the_figures_meaning(trial, tmp_path):
-    def read(where):
-        found = checkpoint.load_checkpoint(where)
-        return replace(found, facts={**found.metadata, "position": 0})
+@pytest.mark.parametrize(("key", "value"), [("samples_seen", 0), ("step", 1)])
+def test_a_lost_data_position_or_step_is_caught(case, tmp_path, key, value):
+    invalid = spoiled(case, tmp_path / "c", lambda loaded: loaded.metadata.update({key: value}))
+    assert key in invalid
+    assert any(name.startswith("model/") for name in invalid)
+
+
+def test_the_description_names_the_first_mismatches(case, tmp_path):
+    def load(folder):
+        loaded = checkpoint.load_checkpoint(folder)
+        return replace(loaded, metadata={**loaded.metadata, "samples_seen": 0})
 
     recorder = MetricRecorder()
-    record_resume_metrics(recorder, trial, tmp_path / "c", read)
-    assert recorder.metrics["differing"].value > 0
-    assert "loss of step 3" in recorder.metrics["differing"].description
+    record_resume_metrics(recorder, case, tmp_path / "c", load)
+    assert recorder.metrics["mismatches"].value > 0
+    assert "loss of step 3" in recorder.metrics["mismatches"].description

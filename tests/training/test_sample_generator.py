@@ -45,7 +45,7 @@ def run(dataset: Any, model_config: Any, config: Any, generates: bool) -> tuple[
     return model, steps, samples
 
 
-def test_writing_changes_no_step(dataset: Any, model_config: Any, make_config: Callable[..., Any]) -> None:
+def test_samples_change_no_step(dataset: Any, model_config: Any, make_config: Callable[..., Any]) -> None:
     (first, steps, samples), (second, expected, _) = (
         run(dataset, model_config, make_config(ema_decay=0.9), generates) for generates in (True, False)
     )
@@ -55,7 +55,7 @@ def test_writing_changes_no_step(dataset: Any, model_config: Any, make_config: C
     assert all(map(torch.equal, first.state_dict().values(), second.state_dict().values()))
 
 
-def test_the_weights_that_write_are_those_that_are_judged(dataset: Any, model_config: Any, make_config: Callable[..., Any]) -> None:
+def test_samples_come_from_the_evaluation_weights(dataset: Any, model_config: Any, make_config: Callable[..., Any]) -> None:
     model, steps, _ = run(dataset, model_config, make_config(ema_decay=0.9), False)
     published = {name: tensor.clone() for name, tensor in steps[-1].snapshot().state_dicts["model"].items()}
     assert not torch.equal(model.state_dict()["norm.weight"], published["norm.weight"])
@@ -63,7 +63,7 @@ def test_the_weights_that_write_are_those_that_are_judged(dataset: Any, model_co
         assert all(torch.equal(tensor, published[name]) for name, tensor in model.state_dict().items())
 
 
-def test_the_same_net_writes_the_same_and_greedily_what_it_finds_most_probable(
+def test_samples_are_deterministic_and_greedy_ones_take_the_argmax(
     dataset: Any, model_config: Any, make_config: Callable[..., Any]
 ) -> None:
     model, _, _ = run(dataset, model_config, make_config(), False)
@@ -81,14 +81,14 @@ def test_the_same_net_writes_the_same_and_greedily_what_it_finds_most_probable(
 @pytest.mark.parametrize(
     ("prompt", "message"), [("xyz", "every character must be one of 'abcdefghijklmnopqrs', got 'x'"), ("", "train.sample.prompts must not be empty texts")]
 )
-def test_a_prompt_that_the_codec_cannot_write_down_is_refused_before_training(
+def test_a_prompt_that_cannot_be_encoded_is_refused_before_training(
     model_config: Any, make_config: Callable[..., Any], prompt: str, message: str
 ) -> None:
     with pytest.raises(ProvenlmError, match=message):
         SampleGenerator(SPEC, SPEC.build(model_config, 20), TOKENIZER, SampleConfig((prompt,), 3, GREEDY), make_config())
 
 
-def test_a_session_keeps_what_was_written_and_forgets_what_going_back_undid(
+def test_a_rollback_drops_the_samples_of_undone_steps(
     dataset: Any, model_config: Any, make_config: Callable[..., Any], tmp_path: Path
 ) -> None:
     model, steps, _ = run(dataset, model_config, make_config(), False)
@@ -108,7 +108,7 @@ def test_a_session_keeps_what_was_written_and_forgets_what_going_back_undid(
     assert open_run(tmp_path, model_metadata, make_config(), "cross_entropy").samples == training_run.samples
 
 
-def test_an_interrupted_run_has_written_what_one_has_that_was_not(
+def test_an_interrupted_run_has_the_same_samples(
     dataset: Any, model_config: Any, make_config: Callable[..., Any], tmp_path: Path
 ) -> None:
     model_metadata, config = ModelMetadata("moe", vars(model_config), 20, 8), make_config(ema_decay=0.9)
@@ -143,7 +143,7 @@ def test_an_interrupted_run_has_written_what_one_has_that_was_not(
     assert resumed.samples == full.samples
 
 
-def test_each_sample_stands_beside_the_losses_of_its_step() -> None:
+def test_each_sample_is_recorded_with_the_losses_of_its_step() -> None:
     history = StepHistory([{"step": n, "nats": 3.0 - n / 10, **({"val.nats": 4.0} if n == 4 else {})} for n in range(1, 41)])
     audit = MetricRecorder()
     sample_generator.record_samples(audit, [TrainingSample(n, "a", "b") for n in range(2, 41, 2)], history, "nats")

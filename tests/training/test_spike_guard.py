@@ -1,4 +1,4 @@
-"""The ladder: a step that stands out is skipped, many send the run back past the data, and at last it stops with its evidence."""
+"""Test the spike guard: skips, rollbacks with lower rates, and stopping."""
 
 import math
 from collections.abc import Callable
@@ -19,12 +19,12 @@ from provenlm.training.callbacks.spike_guard import SpikeGuard, robust_zscore
 from provenlm.training.checkpoints import checkpoint, replay
 from provenlm.training.checkpoints.checkpoint import ModelMetadata
 from provenlm.training.checkpoints.manager import CheckpointManager, step_dir
-from provenlm.training.config_sections import SpikeGuardConfig as Wanted
+from provenlm.training.config_sections import SpikeGuardConfig
 from provenlm.training.dataloader import DataLoader, build_dataloader
 from provenlm.training.loop import train_steps
 from provenlm.training.step import GradientInfo, StepResult
 
-WANTED = Wanted(
+CONFIG = SpikeGuardConfig(
     window_size=8,
     min_history=4,
     threshold_std=6.0,
@@ -36,84 +36,89 @@ WANTED = Wanted(
 )
 
 
-class Poisoned:
-    """Batches whose rows at `places` of the stream have the same token as every target, which no net expects."""
+class PoisonedDataLoader:
+    """Return batches; those at `positions` of the stream have one token as every target, an outlier."""
 
-    def __init__(self, batches: DataLoader, places: set[int]) -> None:
-        self.rows, self.held_out, self.batches, self.places = batches.sequences, batches.val_batches, batches, places
-        self.drawn: list[int] = []
+    def __init__(self, dataloader: DataLoader, positions: set[int]) -> None:
+        self.sequences, self.val_batches, self.dataloader, self.positions = (
+            dataloader.sequences,
+            dataloader.val_batches,
+            dataloader,
+            positions,
+        )
+        self.starts: list[int] = []
 
-    def take(self, position: int, count: int) -> Batch:
-        self.drawn.append(position)
-        batch = self.batches.batch_at(position, count)
-        if position in self.places:
+    def batch_at(self, start: int, num_sequences: int) -> Batch:
+        self.starts.append(start)
+        batch = self.dataloader.batch_at(start, num_sequences)
+        if start in self.positions:
             batch.targets_BT[batch.targets_BT != IGNORE] = 1
         return batch
 
 
 class Case:
-    """A run over poisoned data with a store of checkpoints, as the stage has it."""
+    """Train on poisoned data with checkpoints, as the train stage does."""
 
-    def __init__(self, tokens: Any, shape: Any, settings: Any, root: Path, places: set[int], resume: bool = False) -> None:
-        self.store = CheckpointManager(root, settings.checkpoints, print)
-        newest = self.store.latest() if resume else None
+    def __init__(self, dataset: Any, model_config: Any, config: Any, root: Path, positions: set[int], resume: bool = False) -> None:
+        self.manager = CheckpointManager(root, config.checkpoints, print)
+        newest = self.manager.latest() if resume else None
         rng_state.seed_all(3)
-        self.model: nn.Module = SPEC.build(shape, tokens.vocabulary)
-        self.data: Any = Poisoned(build_dataloader(tokens, settings), places)
-        self.monitor = SpikeGuard(settings.stability)
+        self.model: nn.Module = SPEC.build(model_config, dataset.vocab_size)
+        self.data: Any = PoisonedDataLoader(build_dataloader(dataset, config), positions)
+        self.callback = SpikeGuard(config.spike_guard)
         self.history = StepHistory()
         state = None if newest is None else checkpoint.load_checkpoint(newest)
         objectives = SPEC.objectives(self.model, IGNORE)
         self.steps = self.history.record_steps(
-            train_steps(self.model, objectives, self.data, [self.monitor], settings, state, self.store.rollback_target)
+            train_steps(self.model, objectives, self.data, [self.callback], config, state, self.manager.rollback_target)
         )
-        self.every = settings.checkpoints.every
+        self.interval = config.checkpoints.save_interval
 
     def run(self, until: int | None = None) -> list[StepResult]:
-        """Steps to the end or up to the `until`-th that is seen, with checkpoints at their intervals."""
-        seen = []
+        """Take steps to the end or up to the `until`-th, with a checkpoint at every interval."""
+        steps = []
         for step in self.steps:
-            seen.append(step)
-            if not step.rollback_reason and step.number % self.every == 0:
-                self.store.save(step.snapshot(), {}, None)
-            if len(seen) == until:
+            steps.append(step)
+            if not step.rollback_reason and step.number % self.interval == 0:
+                self.manager.save(step.snapshot(), {}, None)
+            if len(steps) == until:
                 break
-        self.store.wait()
-        return seen
+        self.manager.wait()
+        return steps
 
     def weights(self) -> list[Any]:
         return [p.tolist() for p in self.model.parameters()]
 
 
 @pytest.fixture
-def case(tokens: Any, shape: Any, settings: Callable[..., Any], tmp_path: Path) -> Callable[..., Case]:
+def case(dataset: Any, model_config: Any, make_config: Callable[..., Any], tmp_path: Path) -> Callable[..., Case]:
     """24 steps of 4 rows, a checkpoint every 5; positions are 0, 4, 8 …"""
 
-    def made(name: str, places: set[int], resume: bool = False, settings: Any = settings, **changes: Any) -> Case:
-        usual = {"steps": 24, "batch": 4, "micro_batch": 2, "held_out": None, "label_smoothing": 0.05}
-        wanted = settings(**usual, stability=replace(WANTED, **changes))
-        return Case(tokens, shape, wanted, tmp_path / name, places, resume)
+    def result(name: str, positions: set[int], resume: bool = False, make_config: Any = make_config, **changes: Any) -> Case:
+        common = {"max_steps": 24, "global_batch_size": 4, "micro_batch_size": 2, "eval": None, "label_smoothing": 0.05}
+        config = make_config(**common, spike_guard=replace(CONFIG, **changes))
+        return Case(dataset, model_config, config, tmp_path / name, positions, resume)
 
-    return made
+    return result
 
 
-def test_the_score_is_the_distance_in_robust_deviations() -> None:
+def test_the_robust_zscore_worked_out_by_hand() -> None:
     # logs base e of e^0 … e^4: median 2, absolute deviations 2 1 0 1 2 with median 1
     usual = [math.exp(i) for i in range(5)]
     assert robust_zscore(math.exp(2 + 3 * 1.4826), usual) == pytest.approx(3.0)
     assert robust_zscore(math.exp(-4), usual) < 0
 
 
-def test_one_wild_value_in_the_window_does_not_hide_the_next() -> None:
+def test_one_outlier_in_the_window_does_not_hide_the_next() -> None:
     usual = [math.exp(i / 10) for i in range(9)]
     assert robust_zscore(1e6, [*usual, 1e6]) == pytest.approx(robust_zscore(1e6, usual), rel=0.3)
 
 
-def test_losses_that_are_not_positive_are_compared_as_they_are() -> None:
+def test_losses_that_are_not_positive_are_scored_without_logs() -> None:
     assert robust_zscore(2 + 1.4826 * 5, [0.0, 1, 2, 3, 4]) == pytest.approx(5.0)
 
 
-def test_where_values_hardly_differ_a_small_rise_is_no_spike() -> None:
+def test_a_rise_below_the_min_deviation_is_no_spike() -> None:
     assert robust_zscore(1.02, [1.0] * 8) < 1
     assert robust_zscore(2.0, [1.0] * 8) > 6
 
@@ -122,160 +127,160 @@ def update(loss: float, grad_norm: float = 1.0) -> GradientInfo:
     return GradientInfo("o", 1, {"loss": loss}, grad_norm, {})
 
 
-def test_nothing_is_refused_before_the_window_holds_enough() -> None:
-    monitor = SpikeGuard(WANTED)
-    assert [monitor.pre_optim_step(update(loss)) for loss in (1.0, 1.0, 1.0, 99.0)] == [None] * 4
+def test_nothing_is_skipped_before_min_history_steps() -> None:
+    callback = SpikeGuard(CONFIG)
+    assert [callback.pre_optim_step(update(loss)) for loss in (1.0, 1.0, 1.0, 99.0)] == [None] * 4
 
 
 @pytest.mark.parametrize(("spike", "named"), [(update(3.0), "loss 3 "), (update(1.0, 50.0), "gradient norm 50 ")])
-def test_a_spike_of_either_kind_is_refused_and_stays_out_of_the_window(spike: GradientInfo, named: str) -> None:
-    monitor = SpikeGuard(WANTED)
+def test_a_loss_or_gradient_spike_is_skipped_and_not_in_the_window(spike: GradientInfo, named: str) -> None:
+    callback = SpikeGuard(CONFIG)
     for i in range(6):
-        monitor.pre_optim_step(update(1 + i / 100, 1 + i / 100))
-    before = monitor.state_dict()
-    assert (monitor.pre_optim_step(spike) or "").startswith(named)
-    assert monitor.state_dict() == before
+        callback.pre_optim_step(update(1 + i / 100, 1 + i / 100))
+    before = callback.state_dict()
+    assert (callback.pre_optim_step(spike) or "").startswith(named)
+    assert callback.state_dict() == before
 
 
-def test_the_window_survives_a_checkpoint() -> None:
-    monitor, other = SpikeGuard(WANTED), SpikeGuard(WANTED)
+def test_the_spike_guard_survives_a_checkpoint() -> None:
+    callback, second = SpikeGuard(CONFIG), SpikeGuard(CONFIG)
     for i in range(20):
-        monitor.pre_optim_step(update(1 + i / 100))
-    other.load_state_dict(monitor.state_dict())
-    assert other.state_dict() == monitor.state_dict()
-    assert other.pre_optim_step(update(1.31)) == monitor.pre_optim_step(update(1.31))
-    assert len(other.state_dict()["windows"]["o"]) == 8
+        callback.pre_optim_step(update(1 + i / 100))
+    second.load_state_dict(callback.state_dict())
+    assert second.state_dict() == callback.state_dict()
+    assert second.pre_optim_step(update(1.31)) == callback.pre_optim_step(update(1.31))
+    assert len(second.state_dict()["windows"]["o"]) == 8
 
 
-def test_healthy_data_meet_no_rung(case: Callable[..., Case]) -> None:
-    seen = case("healthy", set()).run()
-    assert [(step.skip_reason, step.rollback_reason) for step in seen] == [(None, None)] * 24
+def test_healthy_data_cause_no_skip(case: Callable[..., Case]) -> None:
+    values = case("healthy", set()).run()
+    assert [(step.skip_reason, step.rollback_reason) for step in values] == [(None, None)] * 24
 
 
-def test_a_planted_spike_is_skipped_and_leaves_the_weights(case: Callable[..., Case]) -> None:
-    one = case("spike", {40})  # the eleventh step
-    seen = one.run(10)
-    before = one.weights()
-    (step,) = one.run(1)
+def test_a_spike_is_skipped_and_keeps_the_weights(case: Callable[..., Case]) -> None:
+    first = case("spike", {40})  # the eleventh step
+    values = first.run(10)
+    before = first.weights()
+    (step,) = first.run(1)
     assert (step.skip_reason or "").startswith(("loss", "gradient norm"))
-    assert one.weights() == before
+    assert first.weights() == before
     assert step.number == 11
-    rest = one.run()
-    assert seen[-1].skip_reason is None and [s.skip_reason for s in rest] == [None] * 13
-    assert rest[-1].stop_reason == "all 24 steps done"
-    assert [row["skipped"] for row in one.history.rows if "skipped" in row] == [step.skip_reason]
+    rest = first.run()
+    assert values[-1].skip_reason is None and [s.skip_reason for s in rest] == [None] * 13
+    assert rest[-1].stop_reason == "completed all 24 steps"
+    assert [row["skip_reason"] for row in first.history.rows if "skip_reason" in row] == [step.skip_reason]
 
 
-def test_spikes_one_after_the_other_send_the_run_back_past_their_data_with_lower_rates(case: Callable[..., Case]) -> None:
-    one = case("twice", {44, 48})  # steps 12 and 13; the checkpoint before is that of step 10
-    seen = one.run()
-    (back,) = [step for step in seen if step.rollback_reason]
+def test_repeated_spikes_roll_back_past_their_data_with_lower_rates(case: Callable[..., Case]) -> None:
+    first = case("twice", {44, 48})  # steps 12 and 13; the checkpoint before is that of step 10
+    values = first.run()
+    (back,) = [step for step in values if step.rollback_reason]
     assert back.number == 13
     assert "2 of the last 4 steps skipped" in (back.rollback_reason or "")
-    assert "went back from step 13 to 10, past 12 rows, rates × 0.5 for 3 steps" in (back.rollback_reason or "")
-    assert [step.number for step in seen] == [*range(1, 14), *range(11, 25)]
-    assert one.data.drawn == list(range(0, 4 * 27, 4))  # no row is drawn twice
-    shares = {step.number: step.lr_scale for step in seen[:13]}
-    again = {step.number: step.lr_scale for step in seen[13:]}
-    assert [again[n] / shares[n] for n in (11, 12, 13)] == pytest.approx([0.5, 0.5, 0.5])
+    assert "rolled back from step 13 to 10, skipped 12 sequences, learning rates × 0.5 for 3 steps" in (back.rollback_reason or "")
+    assert [step.number for step in values] == [*range(1, 14), *range(11, 25)]
+    assert first.data.starts == list(range(0, 4 * 27, 4))  # no row is drawn twice
+    shares = {step.number: step.lr_scale for step in values[:13]}
+    repeated = {step.number: step.lr_scale for step in values[13:]}
+    assert [repeated[n] / shares[n] for n in (11, 12, 13)] == pytest.approx([0.5, 0.5, 0.5])
     healthy = case("healthy", set()).run()
-    assert again[14] == healthy[13].lr_scale
-    assert [row["step"] for row in one.history.effective_rows()] == list(range(1, 25))
-    assert len(one.history.rows) == 27
+    assert repeated[14] == healthy[13].lr_scale
+    assert [row["step"] for row in first.history.effective_rows()] == list(range(1, 25))
+    assert len(first.history.rows) == 27
 
 
-def test_going_back_takes_the_average_and_the_scale_of_the_loss_along(
-    case: Callable[..., Case], settings: Callable[..., Any]
+def test_a_rollback_restores_the_ema_and_the_loss_scale(
+    case: Callable[..., Case], make_config: Callable[..., Any]
 ) -> None:
-    one = case("averaged", {44, 48}, settings=partial(settings, ema=0.9, precision="fp16"))
-    back = next(step for step in iter(lambda: one.run(1)[0], None) if step.rollback_reason)
-    good, now = checkpoint.load_checkpoint(step_dir(one.store.root, 10)), back.snapshot()
-    for name in ("model", "trained"):
+    first = case("averaged", {44, 48}, make_config=partial(make_config, ema_decay=0.9, precision="fp16"))
+    back = next(step for step in iter(lambda: first.run(1)[0], None) if step.rollback_reason)
+    good, now = checkpoint.load_checkpoint(step_dir(first.manager.root, 10)), back.snapshot()
+    for name in ("model", "training_weights"):
         assert all(torch.equal(tensor, good.state_dicts[name][key]) for key, tensor in now.state_dicts[name].items())
-    assert now.metadata["scaler"] == list(good.metadata["scaler"]) == [2.0**16, 10]
-    assert one.run()[-1].stop_reason == "all 24 steps done"
+    assert now.metadata["grad_scaler"] == list(good.metadata["grad_scaler"]) == [2.0**16, 10]
+    assert first.run()[-1].stop_reason == "completed all 24 steps"
 
 
-def test_a_loss_that_is_no_number_climbs_the_same_ladder(case: Callable[..., Case]) -> None:
-    one = case("nan", set())
-    one.run(12)
-    parameter = next(one.model.parameters())
+def test_a_nan_loss_is_skipped_and_causes_a_rollback(case: Callable[..., Case]) -> None:
+    first = case("nan", set())
+    first.run(12)
+    parameter = next(first.model.parameters())
     with torch.no_grad():
-        parameter.fill_(math.nan)  # what a bad update would have left
-    seen = one.run()
-    assert (seen[0].skip_reason or "").startswith("not finite: ")
-    assert seen[1].rollback_reason and seen[1].number == 14
-    assert seen[-1].stop_reason == "all 24 steps done"
-    assert all(bool(p.isfinite().all()) for p in one.model.parameters())
+        parameter.fill_(math.nan)  # as after a bad update
+    values = first.run()
+    assert (values[0].skip_reason or "").startswith("not finite: ")
+    assert values[1].rollback_reason and values[1].number == 14
+    assert values[-1].stop_reason == "completed all 24 steps"
+    assert all(bool(p.isfinite().all()) for p in first.model.parameters())
 
 
-def test_it_goes_back_so_often_and_then_stops(case: Callable[..., Case]) -> None:
-    one = case("hopeless", set(range(44, 400, 4)))
-    seen = one.run()
-    backs = [step for step in seen if step.rollback_reason]
+def test_training_stops_after_max_rollbacks(case: Callable[..., Case]) -> None:
+    first = case("hopeless", set(range(44, 400, 4)))
+    values = first.run()
+    backs = [step for step in values if step.rollback_reason]
     assert [step.number for step in backs] == [13, 12]
-    assert seen[-1].number == 12
-    assert (seen[-1].stop_reason or "").endswith("already went back 2 times")
-    assert seen[-2].lr_scale / backs[0].lr_scale < 0.5  # both factors hold at once
+    assert values[-1].number == 12
+    assert (values[-1].stop_reason or "").endswith("already rolled back 2 times")
+    assert values[-2].lr_scale / backs[0].lr_scale < 0.5  # both factors hold at once
 
 
-def test_without_a_checkpoint_it_stops_and_says_that_there_is_none(case: Callable[..., Case]) -> None:
-    seen = case("early", {16, 20}, least=2).run(None)
-    assert "back" not in (seen[-1].stop_reason or "")
-    one = case("none", {24, 28})
-    one.every = 100
-    assert (one.run()[-1].stop_reason or "").endswith("there is no checkpoint to go back to")
+def test_a_rollback_without_a_checkpoint_stops_the_training(case: Callable[..., Case]) -> None:
+    values = case("early", {16, 20}, min_history=2).run(None)
+    assert "rolled back" not in (values[-1].stop_reason or "")
+    first = case("none", {24, 28})
+    first.interval = 100
+    assert (first.run()[-1].stop_reason or "").endswith("no checkpoint to roll back to")
 
 
 @pytest.mark.parametrize("cut", [7, 12, 14, 17, 20])
-def test_cut_anywhere_around_a_return_the_resumed_run_ends_the_same(case: Callable[..., Case], cut: int) -> None:
-    """Stopped after `cut` steps with all saved, or killed: the windows, the skips, the place in the data and the rates go on."""
-    places = {44, 48, 72}
-    whole = case("whole", places)
-    expected = whole.run()
-    asked = case("asked", places)
-    last = asked.run(cut)[-1]
+def test_a_run_interrupted_around_a_rollback_resumes_exactly(case: Callable[..., Case], cut: int) -> None:
+    """Interrupt after `cut` steps with a checkpoint, or kill: windows, skips, data position and rates are restored."""
+    positions = {44, 48, 72}
+    full = case("uninterrupted", positions)
+    expected = full.run()
+    result = case("interrupted", positions)
+    last = result.run(cut)[-1]
     if not last.rollback_reason:
-        asked.store.save(last.snapshot(), {}, None)
-    asked.store.close()
-    for name in ("asked", "killed"):
+        result.manager.save(last.snapshot(), {}, None)
+    result.manager.close()
+    for name in ("interrupted", "killed"):
         if name == "killed":
-            case(name, places).run(cut)
-        resumed = case(name, places, resume=True)
+            case(name, positions).run(cut)
+        resumed = case(name, positions, resume=True)
         rest = resumed.run()
-        assert resumed.weights() == whole.weights()
+        assert resumed.weights() == full.weights()
         assert [(s.number, s.terms, s.lr_scale, s.skip_reason) for s in rest] == [
             (s.number, s.terms, s.lr_scale, s.skip_reason) for s in expected[-len(rest) :]
         ]
 
 
-@pytest.mark.parametrize("forgotten", ["windows", "skipped", "position", "slower"])
+@pytest.mark.parametrize("forgotten", ["windows", "skipped_steps", "samples_seen", "lr_backoffs"])
 def test_without_a_part_of_the_state_the_resumed_run_differs(case: Callable[..., Case], tmp_path: Path, forgotten: str) -> None:
-    """The comparison above can fail."""
-    places = {44, 48, 72}
-    expected = case("whole", places).run()
-    one = case("asked", places)
-    state = one.run(14 if forgotten in ("position", "slower") else 12)[-1].snapshot()
-    facts: dict[str, Any] = dict(state.metadata)
-    if forgotten in ("windows", "skipped"):
-        facts["monitors"] = [{**facts["monitors"][0], forgotten: type(one.monitor.state_dict()[forgotten])()}]
+    """Show that the comparison above can fail."""
+    positions = {44, 48, 72}
+    expected = case("uninterrupted", positions).run()
+    first = case("interrupted", positions)
+    state = first.run(14 if forgotten in ("samples_seen", "lr_backoffs") else 12)[-1].snapshot()
+    metadata: dict[str, Any] = dict(state.metadata)
+    if forgotten in ("windows", "skipped_steps"):
+        metadata["callbacks"] = [{**metadata["callbacks"][0], forgotten: type(first.callback.state_dict()[forgotten])()}]
     else:
-        facts[forgotten] = {"position": facts["position"] - 4, "slower": []}[forgotten]
-    one.store.save(replace(state, facts=facts), {}, None)
-    one.store.close()
-    rest = case("asked", places, resume=True).run()
+        metadata[forgotten] = {"samples_seen": metadata["samples_seen"] - 4, "lr_backoffs": []}[forgotten]
+    first.manager.save(replace(state, metadata=metadata), {}, None)
+    first.manager.close()
+    rest = case("interrupted", positions, resume=True).run()
     assert [(s.number, s.terms, s.lr_scale) for s in rest] != [(s.number, s.terms, s.lr_scale) for s in expected[-len(rest) :]]
 
 
-def test_a_dump_repeats_the_step_that_it_stopped_over(case: Callable[..., Case], shape: Any, tmp_path: Path) -> None:
-    """Dropout draws the same numbers: terms and norm are equal to the last bit."""
-    one = case("dumped", {44, 48}, returns=0)
-    last = one.run()[-1]
+def test_replaying_a_dump_repeats_the_failed_step(case: Callable[..., Case], model_config: Any, tmp_path: Path) -> None:
+    """Dropout draws the same numbers, so terms and norm have the same bits."""
+    first = case("dumped", {44, 48}, max_rollbacks=0)
+    last = first.run()[-1]
     assert last.stop_reason and last.skip_reason
-    described = ModelMetadata("moe", vars(shape), 20, 8)
-    checkpoint.save_checkpoint(tmp_path / "dump", last.debug_dump(), {"net.json": described.to_json()})
+    model_metadata = ModelMetadata("moe", vars(model_config), 20, 8)
+    checkpoint.save_checkpoint(tmp_path / "dump", last.debug_dump(), {"model.json": model_metadata.to_json()})
     rng_state.seed_all(99)
-    again = replay.replay_step(tmp_path / "dump")
-    assert again.terms["next_token"] == last.terms
-    assert again.grad_norms["next_token"] == last.grad_norm
-    assert (again.metadata["step"], again.metadata["position"]) == (13, 48)
+    repeated = replay.replay_step(tmp_path / "dump")
+    assert repeated.terms["next_token"] == last.terms
+    assert repeated.grad_norms["next_token"] == last.grad_norm
+    assert (repeated.metadata["step"], repeated.metadata["samples_seen"]) == (13, 48)

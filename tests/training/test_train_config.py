@@ -1,4 +1,4 @@
-"""Settings that cannot be right are refused on the first line."""
+"""Test that `TrainConfig` and its sections refuse invalid values."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,82 +22,92 @@ ADAMW = ParamGroupConfig("adamw", 0.01, (0.9, 0.95), 0.0)
 GREEDY = SamplingConfig(0.0, 0, 1.0, 1.0)
 
 
-def test_a_group_wants_as_many_betas_as_its_optimizer_has() -> None:
-    with pytest.raises(ValueError, match="muon takes 1"):
+def test_a_param_group_needs_as_many_betas_as_its_optimizer() -> None:
+    with pytest.raises(ValueError, match=r"betas must be 1 numbers >= 0 and < 1 for muon, got \[0.9, 0.95\]"):
         ParamGroupConfig("muon", 0.02, (0.9, 0.95), 0.0)
 
 
 def test_muon_is_refused_for_embeddings() -> None:
-    with pytest.raises(ValueError, match="for embedding adamw would be right"):
+    with pytest.raises(ValueError, match="embedding.name must be adamw, lion or sgd"):
         OptimizerConfig(ParamGroupConfig("muon", 0.02, (0.95,), 0.0), ADAMW, ADAMW, None)
 
 
-def test_a_micro_batch_must_divide_the_batch(settings: Callable[..., Any]) -> None:
-    with pytest.raises(ValueError, match="must divide batch, 8"):
-        settings(micro_batch=3)
+def test_a_micro_batch_must_divide_the_batch(make_config: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match="micro_batch_size must divide global_batch_size, 8, got 3"):
+        make_config(micro_batch_size=3)
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("changes", "message"),
     [
-        ({"parallel": DistributedConfig(3, "ddp")}, "micro_batch is 4; it times 3 processes must divide batch, 8"),
-        ({"parallel": DistributedConfig(2, "ddp"), "micro_batch": "auto"}, "with parallel a number would be right"),
+        ({"distributed": DistributedConfig(3, "ddp")}, "micro_batch_size × 3 processes must divide global_batch_size, 8, got 4"),
         (
-            {"parallel": DistributedConfig(2, "fsdp2"), "samples": SampleConfig(("a",), 1, GREEDY)},
-            "with fsdp2 none has the whole net; null",
+            {"distributed": DistributedConfig(2, "ddp"), "micro_batch_size": "auto"},
+            "micro_batch_size must be a number with distributed, got auto",
+        ),
+        (
+            {"distributed": DistributedConfig(2, "fsdp2"), "sample": SampleConfig(("a",), 1, GREEDY)},
+            "sample must be null with distributed.strategy: fsdp2",
         ),
     ],
 )
-def test_what_processes_cannot_share_is_refused(settings: Callable[..., Any], asked: dict[str, Any], message: str) -> None:
+def test_invalid_distributed_configs_are_refused(make_config: Callable[..., Any], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        settings(**asked)
+        make_config(**changes)
 
 
-def test_how_many_processes_compute_does_not_decide_the_weights(settings: Callable[..., Any]) -> None:
-    assert settings(parallel=DistributedConfig(2, "ddp")).deciding == settings().deciding
-    with pytest.raises(ValueError, match="at least 1"):
+def test_the_number_of_processes_is_no_result_field(make_config: Callable[..., Any]) -> None:
+    assert make_config(distributed=DistributedConfig(2, "ddp")).result_fields == make_config().result_fields
+    with pytest.raises(ValueError, match="world_size must be >= 1, got 0"):
         DistributedConfig(0, "ddp")
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("changes", "message"),
     [
-        ({"steps": 12, "epochs": 3.0}, "steps: 12 and epochs: 3 are given, exactly one would be right"),
-        ({"epochs": 3.0, "tokens": 5e6, "steps": None}, "epochs: 3 and tokens: 5e[+]06 are given"),
-        ({"steps": None}, "steps, epochs or tokens; none of them is given"),
-        ({"steps": 0}, "steps: 0; above 0"),
-        ({"steps": None, "epochs": -1.0}, "epochs: -1; above 0"),
+        (
+            {"max_steps": 12, "epochs": 3.0},
+            "exactly one of max_steps, epochs and max_tokens must be set, got max_steps: 12 and epochs: 3",
+        ),
+        ({"epochs": 3.0, "max_tokens": 5e6, "max_steps": None}, "got epochs: 3 and max_tokens: 5e[+]06"),
+        ({"max_steps": None}, "must be set, got none"),
+        ({"max_steps": 0}, "max_steps must be > 0, got 0"),
+        ({"max_steps": None, "epochs": -1.0}, "epochs must be > 0, got -1"),
     ],
 )
-def test_a_training_lasts_for_exactly_one_duration(settings: Callable[..., Any], asked: dict[str, Any], message: str) -> None:
+def test_exactly_one_duration_must_be_set(make_config: Callable[..., Any], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        settings(**asked)
+        make_config(**changes)
 
 
-def test_who_looks_on_does_not_decide_the_weights(settings: Callable[..., Any]) -> None:
-    assert settings(watch=("tensorboard",)).deciding == settings().deciding != settings(seed=2).deciding
+def test_loggers_are_no_result_field(make_config: Callable[..., Any]) -> None:
+    assert make_config(loggers=("tensorboard",)).result_fields == make_config().result_fields != make_config(seed=2).result_fields
 
 
-def test_a_label_that_is_all_smoothed_away_is_refused(settings: Callable[..., Any]) -> None:
-    with pytest.raises(ValueError, match="from 0 to below 1"):
-        settings(label_smoothing=1.0)
+def test_label_smoothing_of_one_is_refused(make_config: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match="label_smoothing must be >= 0 and < 1, got 1.0"):
+        make_config(label_smoothing=1.0)
 
 
-def test_a_warm_up_longer_than_the_run_is_refused(settings: Callable[..., Any]) -> None:
-    with pytest.raises(ValueError, match="more than the 12 steps"):
-        settings(schedule=LRScheduleConfig(10, 3, "linear", 0.0))
+def test_a_warm_up_longer_than_the_run_is_refused(make_config: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match=r"lr_schedule.warmup_steps \+ lr_schedule.stable_steps must be <= 12 steps, got 13"):
+        make_config(lr_schedule=LRScheduleConfig(10, 3, "linear", 0.0))
 
 
-@pytest.mark.parametrize("wrong", [(0, 1), (1, 0)])
-def test_held_out_wants_at_least_one_row_and_one_step(wrong: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        TrainEvalConfig(*wrong)
+@pytest.mark.parametrize(("interval", "num_sequences", "field"), [(0, 1, "interval"), (1, 0, "num_sequences")])
+def test_eval_needs_at_least_one_step_and_one_sequence(interval: int, num_sequences: int, field: str) -> None:
+    with pytest.raises(ValueError, match=f"{field} must be >= 1, got 0"):
+        TrainEvalConfig(interval, num_sequences)
 
 
-def test_an_unknown_key_deep_inside_is_named_with_its_place() -> None:
-    with pytest.raises(ProvenlmError, match=r"p.yaml: recipes.a.train.schedule: unknown key 'warm_up' \(did you mean 'warmup'\?\)"):
+def test_an_unknown_nested_key_is_named_with_its_location() -> None:
+    with pytest.raises(
+        ProvenlmError, match=r"p.yaml: recipes.a.train.lr_schedule: unknown key 'warm_up' \(did you mean 'warmup_steps'\?\)"
+    ):
         parse_config(
-            LRScheduleConfig, {"warm_up": 1, "hold": 0, "decay": "linear", "final": 0.0}, "p.yaml: recipes.a.train.schedule"
+            LRScheduleConfig,
+            {"warm_up": 1, "stable_steps": 0, "decay_type": "linear", "min_lr_factor": 0.0},
+            "p.yaml: recipes.a.train.lr_schedule",
         )
     with pytest.raises(ProvenlmError, match="missing key"):
         parse_config(TrainConfig, {}, "p.yaml: recipes.a.train")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class HFExport:
-    """Hold an export: the content of config.json without special tokens, and of model.safetensors."""
+    """Hold the content of config.json without special tokens, and the weights."""
 
     config: Mapping[str, Any]
     state_dict: Mapping[str, Tensor]

@@ -42,22 +42,53 @@ class Latent:
     prior: Callable[[nn.Module, int, Generator], Tensor]
 
 
+class PlannedShape(NamedTuple):
+    """Hold the sizes that `provenlm plan` chooses.
+
+    `num_experts` is 1 for a dense model.
+    """
+
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    intermediate_size: int
+    num_experts: int
+    max_seq_len: int
+
+
+@dataclass(frozen=True)
+class SizeRules:
+    """Tell `provenlm plan` how a model is usually shaped.
+
+    `ffn_ratio` is the intermediate size over the hidden size, `num_experts` lists the numbers of experts to try, the usual one first,
+    and `config_fields(shape)` returns the fields of the model's config.
+    """
+
+    ffn_ratio: float
+    num_experts: Sequence[int]
+    config_fields: Callable[[PlannedShape], Mapping[str, Any]]
+
+
 @dataclass(frozen=True)
 class ModelSpec:
-    """Describe a model as functions of its config; the fields that may be None are its optional capabilities.
+    """Describe a model as functions of its config.
 
-    `build(config, vocab_size)` returns the module, initialised from torch's global generator; it also works on the meta device.
-    `objectives(model, ignore_index)` returns what training minimises: one objective for a decoder, two for a GAN.
-    `num_params(config, vocab_size)` returns the closed-form parameter counts by part, and `total` and `active` (per token).
-    `flops_per_token(config, vocab_size, seq_len)` returns the closed-form training FLOPs (forward and backward) per token.
-    `max_seq_len(config)` returns the length of the longest sequence that the model accepts.
-    `logits(model, tokens_BT)` returns logits_BTV of the next token at every position; the model is causal.
-    `logits_with_cache(model, tokens_BT, cache)` returns the same for tokens that follow the cached ones.
-    `to_hf(config, vocab_size, state_dict)` returns the weights in the names and layout of Hugging Face transformers.
-    `eval_metrics(model, tokens_BT)` returns metrics particular to the model: name -> (value, unit, description).
-    `blocks(model)` returns the stack of blocks that training may compile and checkpoint one by one.
-    `latent` gives access to a latent space.
-    `load_base_model(model, folder)` loads the weights of a base model into a new model; without it training starts from random weights.
+    The fields that may be None are its optional capabilities.
+
+    - `build(config, vocab_size)` returns the module, initialised from torch's global generator; it also works on the meta device.
+    - `objectives(model, ignore_index)` returns what training minimises: one objective for a decoder, two for a GAN.
+    - `num_params(config, vocab_size)` returns the closed-form parameter counts by part, and `total` and `active` (per token).
+    - `flops_per_token(config, vocab_size, seq_len)` returns the closed-form training FLOPs (forward and backward) per token.
+    - `max_seq_len(config)` returns the length of the longest sequence that the model accepts.
+    - `logits(model, tokens_BT)` returns logits_BTV of the next token at every position; the model is causal.
+    - `logits_with_cache(model, tokens_BT, cache)` returns the same for tokens that follow the cached ones.
+    - `to_hf(config, vocab_size, state_dict)` returns the weights in the names and layout of Hugging Face transformers.
+    - `eval_metrics(model, tokens_BT)` returns metrics particular to the model: name -> (value, unit, description).
+    - `blocks(model)` returns the stack of blocks that training may compile and checkpoint one by one.
+    - `latent` gives access to a latent space.
+    - `size_rules` let `provenlm plan` suggest shapes; no probe asks for them, so they are not among the capabilities.
+    - `load_base_model(model, folder)` loads the weights of a base model into a new model; without it training starts from random weights.
     """
 
     config_type: type
@@ -72,6 +103,7 @@ class ModelSpec:
     eval_metrics: Callable[[nn.Module, Tensor], Mapping[str, tuple[float, str, str]]] | None = None
     blocks: Callable[[nn.Module], BlockStack] | None = None
     latent: Latent | None = None
+    size_rules: SizeRules | None = None
     load_base_model: Callable[[nn.Module, Path], None] | None = None
 
     def losses(self, model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> dict[str, Tensor]:
@@ -86,7 +118,10 @@ def capabilities(spec: ModelSpec) -> frozenset[str]:
 
 
 def require_capability(spec: ModelSpec, capability: str, location: str) -> None:
-    """Raise ConfigError, with `location` as its prefix, unless a model offers a capability."""
+    """Raise ConfigError unless a model offers a capability.
+
+    `location` is the prefix of the message.
+    """
     offered = capabilities(spec)
     if capability not in offered:
         raise ConfigError(
@@ -95,7 +130,10 @@ def require_capability(spec: ModelSpec, capability: str, location: str) -> None:
 
 
 class ResolvedModel(NamedTuple):
-    """Hold the model that a recipe names: spec, parsed config, and all fields of the config with their values."""
+    """Hold the model that a recipe names.
+
+    `section` has all fields of the parsed config with their values.
+    """
 
     arch: str
     spec: ModelSpec

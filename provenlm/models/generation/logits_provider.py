@@ -1,4 +1,4 @@
-"""Provide next-token logits for growing sequences, with or without a key-value cache.
+"""Provide next-token logits for growing sequences, with or without a cache.
 
 Shapes: B sequences, T positions, V vocabulary.
 """
@@ -18,14 +18,17 @@ TokenSequences = Sequence[Sequence[int]]
 
 
 class LogitsProvider(Protocol):
-    """Declare the source of next-token logits for sequences that grow by one token a call."""
+    """Declare the source of next-token logits for growing sequences."""
 
     def __call__(self, sequences: TokenSequences) -> Tensor:
         """Return logits_BV after the last token of each sequence, on the CPU."""
         ...
 
     def select(self, indices: Sequence[int]) -> None:
-        """Keep only these sequences of the last call; the next call has them in this order, each one token longer."""
+        """Keep only these sequences of the last call.
+
+        The next call has them in this order, each one token longer.
+        """
         ...
 
 
@@ -52,7 +55,7 @@ class UncachedLogits:
 
 
 class CachedLogits:
-    """Process only the new tokens of each sequence, for the sequences of one generation.
+    """Process only the new tokens of each sequence of one generation.
 
     Once a sequence is longer than `max_seq_len`, every position of its window moves: from there on it processes whole sequences.
     """
@@ -101,9 +104,10 @@ def logits_provider(
     device: torch.device,
     use_cache: bool = True,
 ) -> LogitsProvider:
-    """Build the logits provider of a model: with a key-value cache where the model has one, unless `use_cache` is false.
+    """Build the logits provider of a model.
 
-    Raises ConfigError if the model has no next-token logits.
+    It uses a key-value cache where the model has one, unless `use_cache` is false. Raises ConfigError if the model has no
+    next-token logits.
     """
     require_capability(spec, "next_token_logits", "model that generates text")
     assert spec.logits is not None

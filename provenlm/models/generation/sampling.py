@@ -14,7 +14,10 @@ from provenlm.models.generation.logits_provider import LogitsProvider, TokenSequ
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Configure sampling; applied in the order repetition_penalty, temperature, top_k, top_p. The defaults sample from the softmax."""
+    """Configure sampling; the defaults sample from the softmax.
+
+    The fields apply in the order repetition_penalty, temperature, top_k, top_p.
+    """
 
     temperature: float = 1.0  # divides the logits; 0 is greedy: always the most probable token
     top_k: int = 0  # keep the k most probable tokens; 0: all
@@ -79,10 +82,10 @@ def generate_stream(
     stop_id: int | None,
     generator: torch.Generator,
 ) -> Iterator[dict[int, int]]:
-    """Yield the sampled token of each unfinished sequence after each forward pass, by the index of its prompt.
+    """Yield the token of each unfinished sequence after each forward pass.
 
-    A sequence ends after `max_new_tokens` or with `stop_id`, which is then its last token. `generator` is a CPU generator.
-    Raises ValueError for an empty prompt.
+    Tokens are keyed by the index of the prompt. A sequence ends after `max_new_tokens` or with `stop_id`, which is then its last
+    token. `generator` is a CPU generator. Raises ValueError for an empty prompt.
     """
     if not all(prompts):
         raise ValueError("prompt: must have at least one token, got none")

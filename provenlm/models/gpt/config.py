@@ -1,4 +1,7 @@
-"""Define the config of the dense decoder: a recipe's `model` section with `arch: gpt`."""
+"""Define the config of the dense decoder.
+
+It is a recipe's `model` section with `arch: gpt`.
+"""
 
 from dataclasses import dataclass
 from typing import Literal

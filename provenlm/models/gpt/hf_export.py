@@ -70,7 +70,10 @@ def gpt2_config(config: GPTConfig, vocab_size: int) -> dict[str, object]:
 
 
 def gpt2_state_dict(num_layers: int, state_dict: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yield GPT-2's tensors: queries, keys and values in one matrix, and the matrices of a block transposed."""
+    """Yield GPT-2's tensors.
+
+    Queries, keys and values are in one matrix, and the matrices of a block are transposed.
+    """
     yield "transformer.wte.weight", state_dict["embed_tokens.weight"]
     yield "transformer.wpe.weight", state_dict["embed_positions.weight"]
     for layer in range(num_layers):

@@ -48,7 +48,10 @@ def build_gpt(config: GPTConfig, vocab_size: int) -> GPTModel:
 
 
 def num_params(config: GPTConfig, vocab_size: int) -> dict[str, int]:
-    """Count parameters by part in closed form; every parameter is `active`, used for every token."""
+    """Count parameters by part in closed form.
+
+    Every parameter is `active`, used for every token.
+    """
     c, gpt2 = config, config.variant == "gpt2"
     num_mlp_params = feed_forward.num_mlp_params if gpt2 else feed_forward.num_swiglu_params
     parts = {

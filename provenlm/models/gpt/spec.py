@@ -6,6 +6,7 @@ from provenlm.models.gpt.config import GPTConfig
 from provenlm.models.gpt.hf_export import to_hf
 from provenlm.models.gpt.losses import objectives
 from provenlm.models.gpt.model import build_gpt, flops_per_token, num_params
+from provenlm.models.gpt.size_rules import SIZE_RULES
 
 SPEC = ModelSpec(
     config_type=GPTConfig,
@@ -18,4 +19,5 @@ SPEC = ModelSpec(
     max_seq_len=lambda config: config.max_position_embeddings,
     to_hf=to_hf,
     blocks=decoder_blocks,
+    size_rules=SIZE_RULES,
 )

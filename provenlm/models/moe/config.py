@@ -1,4 +1,7 @@
-"""Define the config of the mixture-of-experts decoder: a recipe's `model` section with `arch: moe`."""
+"""Define the config of the mixture-of-experts decoder.
+
+It is a recipe's `model` section with `arch: moe`.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,9 +20,10 @@ SIZES = (
 
 @dataclass(frozen=True)
 class MoEConfig:
-    """Configure a mixture-of-experts decoder; the fields have the names of Hugging Face's Mixtral.
+    """Configure a mixture-of-experts decoder.
 
-    The defaults build the model of the default recipe: 8.3 million parameters with a vocabulary of 8,192, for two CPU cores.
+    The fields have the names of Hugging Face's Mixtral. The defaults build the model of the default recipe: 8.3 million parameters
+    with a vocabulary of 8,192, for two CPU cores.
 
     `load_balancing` aux_loss: the auxiliary loss of the Switch Transformer in each layer, averaged over layers. global_aux_loss:
     Mixtral's, with the load averaged over layers first. bias: no auxiliary loss, but an expert bias that follows the load.

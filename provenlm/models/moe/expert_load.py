@@ -1,4 +1,4 @@
-"""Accumulate the routing of a training step and report expert load and router entropy.
+"""Accumulate the routing of a training step and report expert load.
 
 Shapes: L layers, E experts.
 """
@@ -15,7 +15,10 @@ from provenlm.models.common.objective import StepMetrics
 
 
 class ExpertLoadMeter:
-    """Accumulate the routing of forward passes; the sums stay on the device, so that no pass waits for them."""
+    """Accumulate the routing of forward passes.
+
+    The sums stay on the device, so that no pass waits for them.
+    """
 
     def __init__(self, num_layers: int, num_experts: int) -> None:
         self.shape = (num_layers, num_experts)
@@ -39,9 +42,9 @@ class ExpertLoadMeter:
         self.num_decisions += sum(len(routing.topk_ids_NK) for routing in routings)
 
     def compute(self) -> StepMetrics:
-        """Return the metrics of all passes since the last call and reset; {} if there was none.
+        """Return the metrics of all passes since the last call and reset.
 
-        In a distributed run every process must call it: the sums are over all processes.
+        Returns {} if there was none. In a distributed run every process must call it: the sums are over all processes.
         """
         totals = self.counts_LE.new_tensor([self.num_assignments, self.num_decisions])
         # to float64 on the CPU: also where no pass has set a type and a device yet

@@ -1,4 +1,4 @@
-"""Define the training objective: next-token cross-entropy plus the router's losses."""
+"""Define the objective: next-token cross-entropy plus the router's losses."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -6,15 +6,18 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from provenlm.models.common.layers.cross_entropy import chunked_cross_entropy
 from provenlm.models.common.layers.decoder import param_group_of
 from provenlm.models.common.layers.moe_router import Routing, global_load_balancing_loss, load_balancing_loss, z_loss
+from provenlm.models.common.next_token import next_token_loss
 from provenlm.models.common.objective import Batch, Objective, ParamGroupName, StepMetrics
 from provenlm.models.moe.model import MoEModel
 
 
 def objectives(model: nn.Module, ignore_index: int) -> list[Objective]:
-    """Return the one objective, next-token prediction; targets equal to `ignore_index` carry no loss."""
+    """Return the one objective, next-token prediction.
+
+    Targets equal to `ignore_index` carry no loss.
+    """
     assert isinstance(model, MoEModel)
     return [
         Objective(
@@ -38,9 +41,7 @@ def moe_loss(model: MoEModel, ignore_index: int, batch: Batch) -> Mapping[str, T
     load-balancing term is measured in each layer but not minimised. In training mode the expert load is accumulated.
     """
     config = model.config
-    states_BTD, routings = model.hidden_states(batch.inputs_BT, documents_BT=batch.documents_BT)
-    states_ND, targets_N = states_BTD.flatten(0, 1), batch.targets_BT.flatten()
-    smoothed, nats = chunked_cross_entropy(states_ND, model.lm_head_weight, targets_N, ignore_index, batch.label_smoothing)
+    smoothed, nats, routings = next_token_loss(model, ignore_index, batch)
     load_balancing = load_balancing_term(config.load_balancing, routings)
     z = torch.stack([z_loss(routing) for routing in routings]).mean()
     total = smoothed + config.z_loss_weight * z
@@ -52,7 +53,7 @@ def moe_loss(model: MoEModel, ignore_index: int, batch: Batch) -> Mapping[str, T
 
 
 def record_load(model: MoEModel, routings: list[Routing]) -> None:
-    """Accumulate the expert load of a pass: for the step metrics, and for expert biases where they exist."""
+    """Accumulate the expert load of a pass for metrics and expert biases."""
     model.expert_load.update(routings)
     if model.config.load_balancing == "bias":
         for router, routing in zip(model.routers, routings, strict=True):

@@ -14,7 +14,10 @@ ExpertMetrics = dict[str, tuple[float, str, str]]
 
 @torch.no_grad()
 def expert_metrics(model: nn.Module, tokens_BT: Tensor) -> ExpertMetrics:
-    """Measure expert load, dead experts and router entropy on `tokens_BT`, by layer and over all layers."""
+    """Measure expert load, dead experts and router entropy on `tokens_BT`.
+
+    There are metrics of each layer and over all layers.
+    """
     assert isinstance(model, MoEModel)
     by_layer = [layer_metrics(routing) for routing in model.hidden_states(tokens_BT)[1]]
     overall = {
@@ -45,7 +48,10 @@ def expert_metrics(model: nn.Module, tokens_BT: Tensor) -> ExpertMetrics:
 
 
 def layer_metrics(routing: Routing) -> dict[str, float]:
-    """Measure one layer; the load of an expert is its tokens over the mean, 1 for every expert where the load is even."""
+    """Measure one layer.
+
+    The load of an expert is its tokens over the mean: 1 for every expert where the load is even.
+    """
     num_experts = routing.probabilities_NE.shape[-1]
     load_E = count_tokens_per_expert(routing.topk_ids_NK, num_experts) * num_experts / routing.topk_ids_NK.numel()
     entropy_N = torch.special.entr(routing.probabilities_NE).sum(-1)

@@ -1,4 +1,4 @@
-"""Build the mixture-of-experts decoder and count its parameters and FLOPs in closed form.
+"""Build the mixture-of-experts decoder; count parameters and FLOPs analytically.
 
 Shapes: B batch, T positions, N = B·T tokens, D hidden.
 """
@@ -32,7 +32,7 @@ class SparseMoeBlock(nn.Module):
 
 
 class MoEModel(decoder.Decoder):
-    """Compute next-token logits with mixture-of-experts blocks (Mixtral: Llama's attention around experts)."""
+    """Compute next-token logits with mixture-of-experts blocks, like Mixtral."""
 
     def __init__(self, config: MoEConfig, vocab_size: int) -> None:
         c = config

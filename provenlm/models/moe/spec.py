@@ -7,6 +7,7 @@ from provenlm.models.moe.hf_export import to_hf
 from provenlm.models.moe.losses import objectives
 from provenlm.models.moe.metrics import expert_metrics
 from provenlm.models.moe.model import build_moe, flops_per_token, num_params
+from provenlm.models.moe.size_rules import SIZE_RULES
 
 SPEC = ModelSpec(
     config_type=MoEConfig,
@@ -20,4 +21,5 @@ SPEC = ModelSpec(
     max_seq_len=lambda config: config.max_position_embeddings,
     to_hf=to_hf,
     blocks=decoder_blocks,
+    size_rules=SIZE_RULES,
 )

@@ -1,4 +1,4 @@
-"""Held-out strings and fixed prompts, asked of nets that know exactly what they were told: what is right, and what only looks so."""
+"""Test the completion tasks on models that know exactly some strings."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,7 +24,7 @@ TRAIN, VAL = ["ab\ncd", "abx", "yy"], ["ab\nce"]
 
 
 class PrefixTable(nn.Module):
-    """Goes on from each beginning of `rows` with what comes next there, in the first of them; from any other with padding."""
+    """Predict after each prefix of `sequences` its next token in the first of them, and padding after any other prefix."""
 
     def __init__(self, sequences: Iterable[list[int]], vocab_size: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ def make_split(sequences):
 
 
 def make_context(val=VAL, knows_ends=True) -> EvalContext:
-    """A net that knows the training strings; with `ends` false it does not know where they end."""
+    """Build the context of a model that knows the training strings; without `knows_ends` it does not know where they end."""
     tokenizer = characters.train_character_tokenizer(
         (Record.from_content(s.encode(), "", "") for s in [*TRAIN, *VAL]), add_eos=True
     )
@@ -59,12 +59,13 @@ def make_context(val=VAL, knows_ends=True) -> EvalContext:
     model = PrefixTable(train if knows_ends else [row[:-1] for row in train], tokenizer.vocab_size)
     return EvalContext(
         model=model,
-        logits=lambda net, tokens_BT: net(tokens_BT),
+        logits=lambda model, tokens_BT: model(tokens_BT),
         logits_with_cache=None,
         build_untrained=lambda: model,
         build_small=lambda vocab_size: model,
-        losses=lambda net, inputs_BT, targets_BT: {},
-        to_hf=lambda weights: None,
+        losses=lambda model, batch: {},
+        train_batch=lambda num_sequences: None,
+        to_hf=None,
         analytic_counts={},
         tokenizer=tokenizer,
         tokens=TokenDataset(make_split(train), make_split(val_rows), tokenizer.vocab_size, tokenizer.special_tokens),
@@ -75,12 +76,12 @@ def make_context(val=VAL, knows_ends=True) -> EvalContext:
 
 def run_probe(name, context, fixed_prompts=("ab",)):
     recorder = MetricRecorder()
-    SPEC.probes(StringsEvalConfig((1,), fixed_prompts, 64))[name](context, recorder)
+    SPEC.probes(StringsEvalConfig((1,), fixed_prompts, 64))[name].run(context, recorder)
     return {key: metric.value for key, metric in recorder.metrics.items()}, recorder
 
 
 def test_a_line_is_correct_if_every_token_to_its_end_is_correct():
-    """From places 1 and 2 of `ab⏎ce`; from the others the net would write d for e, or does not know the string."""
+    """Correct from positions 1 and 2 of `ab⏎ce`; from the others the model would generate d for e, or does not know the string."""
     metrics, _ = run_probe("val_completion", make_context())
     assert (metrics["strings"], metrics["lines.num_cases"], metrics["lines.accuracy"]) == (1, 5, 2 / 5)
 
@@ -100,15 +101,21 @@ def test_the_ceiling_is_lower_if_equal_prefixes_continue_differently():
 
 
 def test_half_of_a_held_out_string_is_completed_by_generation():
-    metrics, recorder = run_probe("val_completion", make_context(val=["ab\ncd"]))  # as if it stood on both sides
+    metrics, recorder = run_probe("val_completion", make_context(val=["ab\ncd"]))  # the same string as in training
     assert metrics["prefix_half.num_correct"] == metrics["prefix_half.num_correct.ceiling"] == 1
     assert run_probe("val_completion", make_context())[0]["prefix_half.num_correct"] == 0
     (table,) = recorder.tables
     assert table.rows == [("ab\n", "cd", "cd", "yes")]
 
 
-def test_an_empty_validation_split_records_no_completion_metrics():
-    assert run_probe("val_completion", make_context(val=[]))[0] == {"strings": 0}
+def test_completion_of_held_out_strings_needs_a_validation_split():
+    assert "validation_split" in SPEC.probes(StringsEvalConfig())["val_completion"].needs
+
+
+def test_fixed_prompts_need_prompts():
+    assert "fixed_prompts" in SPEC.probes(StringsEvalConfig())["fixed_prompts"].needs
+    assert SPEC.conditions(StringsEvalConfig(), make_context())["fixed_prompts"].startswith("the recipe names no fixed_prompts")
+    assert SPEC.conditions(StringsEvalConfig(fixed_prompts=("a",)), make_context())["fixed_prompts"] is None
 
 
 def test_a_prompt_may_be_completed_to_any_matching_string():
@@ -129,7 +136,7 @@ def test_a_prompt_that_is_no_prefix_of_a_training_string_is_refused():
 
 @pytest.fixture(scope="module")
 def snippets(tmp_path_factory):
-    """The corpus of the copilot as params.yaml has it: (training texts, held-out texts, codec, demos)."""
+    """Return the corpus python_snippets of params.yaml: (training texts, validation texts, tokenizer, fixed prompts)."""
     table = config.load_params(Path(__file__).parents[3] / "params.yaml")
     scrape_config = table.parse_section("corpora", "python_snippets", "scrape", scrape.StringsScrapeConfig)
     tokenize_config = table.parse_section("corpora", "python_snippets", "tokenize", tokenize.StringsTokenizeConfig)
@@ -147,11 +154,11 @@ def snippets(tmp_path_factory):
 def test_the_snippets_have_a_vocabulary_of_61(snippets):
     train, val, tokenizer, _ = snippets
     assert (tokenizer.vocab_size, len(train), len(val)) == (61, 109, 12)
-    assert [tokenizer.decode(tokenizer.encode_prompt(text)).decode() for text in val] == val  # none has a character of its own
+    assert [tokenizer.decode(tokenizer.encode_prompt(text)).decode() for text in val] == val  # no unknown character
 
 
 def test_every_snippet_is_python(snippets):
-    """As the body of a function in a loop, where return and continue may stand."""
+    """Compile each as the body of a loop in a function, where return and continue are allowed."""
     train, val, *_ = snippets
     for text in [*train, *val]:
         lines = "\n".join(f"        {line}" for line in text.splitlines())

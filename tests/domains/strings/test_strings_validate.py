@@ -12,7 +12,7 @@ from provenlm.domains.strings.evaluate.spec import SPEC, StringsEvalConfig, max_
 from provenlm.evaluation.probe import EvalContext
 from provenlm.models.moe.config import MoEConfig as Shape
 from provenlm.models.moe.spec import SPEC as MOE
-from provenlm.tokenizers import characters as character_codec
+from provenlm.tokenizers.characters import train_character_tokenizer
 
 STRINGS = ["ABCDE", "FGHIJ", "KLMNO", "PQRST", "UVWXY", "12345", "67890", "AAAAA", "BBBBB", "CCCCC", "A1B2C", "X9Y8Z"]
 MODEL_CONFIG = Shape(32, 1, 2, 1, 2, 1, 32, 8, True, 10_000.0, 1e-5, 0.0, "aux_loss", 0.0, 0.0)
@@ -31,12 +31,10 @@ def make_split(sequences):
 
 
 def context_after(steps):
-    """The net after so many full-batch steps on the twelve strings."""
+    """Return the context of a model after `steps` full-batch steps on the twelve strings."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    tokenizer = character_codec.train_character_tokenizer(
-        (Record.from_content(s.encode(), "text/plain", "test") for s in STRINGS), add_eos=False
-    )
+    tokenizer = train_character_tokenizer((Record.from_content(s.encode(), "text/plain", "test") for s in STRINGS), add_eos=False)
     sequences = [tokenizer.encode_prompt(s) for s in STRINGS]
     model = MOE.build(MODEL_CONFIG, tokenizer.vocab_size)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-2, betas=(0.9, 0.99), weight_decay=0)
@@ -51,8 +49,9 @@ def context_after(steps):
         logits_with_cache=MOE.logits_with_cache,
         build_untrained=lambda: model,
         build_small=lambda vocab_size: MOE.build(MODEL_CONFIG, vocab_size),
-        losses=lambda model, inputs_BT, targets_BT: {},
-        to_hf=lambda weights: MOE.to_hf(MODEL_CONFIG, tokenizer.vocab_size, weights),
+        losses=lambda model, batch: {},
+        train_batch=lambda num_sequences: None,
+        to_hf=None,
         analytic_counts=MOE.num_params(MODEL_CONFIG, tokenizer.vocab_size),
         tokenizer=tokenizer,
         tokens=TokenDataset(make_split(sequences), make_split([]), tokenizer.vocab_size, tokenizer.special_tokens),
@@ -68,7 +67,7 @@ def learned():
 
 def train_completion(context, prompt_chars=(1, 2)):
     recorder = MetricRecorder()
-    SPEC.probes(StringsEvalConfig(prompt_chars, (), 64))["train_completion"](context, recorder)
+    SPEC.probes(StringsEvalConfig(prompt_chars, (), 64))["train_completion"].run(context, recorder)
     return {name: metric.value for name, metric in recorder.metrics.items()}, recorder
 
 
@@ -127,7 +126,7 @@ def test_a_prompt_that_is_the_whole_string_is_refused(learned):
 
 
 def test_a_model_that_forgot_one_string_misses_it(learned):
-    """Its answer to the prompt F, and to nothing else, is another one."""
+    """Only its answer to the prompt F differs."""
     wrong = learned.tokenizer.encode_prompt("F")[0]
 
     def forgetful(model, tokens_BT):

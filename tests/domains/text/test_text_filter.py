@@ -142,7 +142,7 @@ def test_the_defaults_filter_like_the_default_corpus():
         [Record.from_content(b"too short", "text/plain", "x")]
     )
     assert (result.drop_reason, result.record.metadata["profile"]) == ("low_doc_words", "reference")
-    assert result.counts == {"rules.gopher": 1, "rules.c4": 1, "rules.fineweb": 1}
+    assert result.counts == {"rules.gopher.violations": 1, "rules.c4.violations": 1, "rules.fineweb.violations": 1}
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_thresholds_and_quality_rules_depend_on_the_profile():
     short = "This is it. This was it."
     assert decide(short).drop_reason == "gopher_doc_words"
     counted_only = SECTIONS["quality_rules"] | {"apply_to": []}
-    assert decide(short, quality_rules=counted_only).counts == {"rules.gopher": 1, "rules.c4": 1}
+    assert decide(short, quality_rules=counted_only).counts == {"rules.gopher.violations": 1, "rules.c4.violations": 1}
     assert decide(short, quality_rules=counted_only).drop_reason == "low_doc_words"
 
 

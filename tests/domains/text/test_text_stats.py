@@ -23,7 +23,7 @@ def compute_one(text: bytes) -> dict[str, float]:
 
 
 def naive(text: str) -> dict[str, float]:
-    """The same statistics in plain Python, from their definitions."""
+    """Compute the same statistics in plain Python from their definitions."""
     for sign in WHITE:
         assert sign.isspace()
     words = [word for line in text.splitlines() for word in line.split()] if text.isascii() else text.encode().split()
@@ -147,5 +147,5 @@ def test_statistics_of_a_text_computed_by_hand():
     assert stats["avg_word_length"] == pytest.approx(13 / 6)
     assert stats["alpha_words_ratio"] == pytest.approx(5 / 6)
     assert stats["digit_ratio"] == pytest.approx(2 / 13)
-    assert stats["dup_line_char_frac"] == pytest.approx(5 / 16)  # lines of 5, 5 and 6 characters, the second stood before
+    assert stats["dup_line_char_frac"] == pytest.approx(5 / 16)  # lines of 5, 5 and 6 characters, the second repeats the first
     assert stats["top_2_gram_frac"] == pytest.approx(2 * 4 / 13)

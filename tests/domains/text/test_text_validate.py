@@ -13,7 +13,7 @@ CONFIG = TextEvalConfig(10, 30, 20, 8, 8, 512)
 
 
 class AsciiTokenizer:
-    """Characters as ids, three on; bos is 1, eos 2."""
+    """Map ASCII characters to ids from 3 on; bos is 1, eos 2."""
 
     vocab_size = 131
     special_tokens = {"pad": 0, "bos": 1, "eos": 2}  # noqa: RUF012
@@ -26,7 +26,7 @@ class AsciiTokenizer:
 
 
 class BracketModel(nn.Module):
-    """Names the bracket that closes the innermost open one; `stuck` names a round one always."""
+    """Predict the bracket that closes the innermost open one; with `stuck` always a round one."""
 
     def __init__(self, stuck=False):
         super().__init__()
@@ -49,7 +49,7 @@ class BracketModel(nn.Module):
 
 
 class RecallModel(nn.Module):
-    """Expects what it has seen before in the row; `deaf` expects nothing."""
+    """Predict tokens that occurred before in the sequence; with `ignores_context` all tokens alike."""
 
     def __init__(self, ignores_context=False):
         super().__init__()
@@ -69,12 +69,13 @@ def make_context(model, texts):
     val = DatasetSplit(ids, starts, names, np.array([len(t) for t in texts]), names)
     return EvalContext(
         model=model,
-        logits=lambda net, rows_BT: net(rows_BT),
+        logits=lambda model, rows_BT: model(rows_BT),
         logits_with_cache=None,
         build_untrained=lambda: model,
         build_small=lambda vocab_size: model,
-        losses=lambda net, inputs_BT, targets_BT: {},
-        to_hf=lambda weights: None,
+        losses=lambda model, batch: {},
+        train_batch=lambda num_sequences: None,
+        to_hf=None,
         analytic_counts={},
         tokenizer=AsciiTokenizer(),
         tokens=TokenDataset(val, val, 131, {}),
@@ -85,7 +86,7 @@ def make_context(model, texts):
 
 def run_probe(name, model, texts):
     recorder = MetricRecorder()
-    SPEC.probes(CONFIG)[name](make_context(model, texts), recorder)
+    SPEC.probes(CONFIG)[name].run(make_context(model, texts), recorder)
     return {name: metric.value for name, metric in recorder.metrics.items()}
 
 
@@ -134,6 +135,13 @@ def test_a_model_that_ignores_its_context_is_at_chance():
 
 def test_one_document_has_no_foreign_continuation():
     assert run_probe("continuation_choice", RecallModel(), TOPICS[:1]) == {"num_passages": 0}
+
+
+def test_the_tasks_need_closing_brackets_and_pairs_of_passages():
+    conditions = SPEC.conditions(CONFIG, make_context(BracketModel(), ["(only) [these]"]))
+    assert conditions["closing_brackets"] == "the validation split has no closing bracket }"
+    assert conditions["passage_pairs"].startswith("fewer than two validation documents have")
+    assert set(SPEC.conditions(CONFIG, make_context(BracketModel(), [*BRACKETS, *TOPICS])).values()) == {None}
 
 
 def test_values_below_one_are_refused():

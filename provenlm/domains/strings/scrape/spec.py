@@ -40,7 +40,9 @@ def fetch_records(config: StringsScrapeConfig, state: Path, progress: ProgressRe
 
 
 def read_strings(path: Path) -> tuple[str, ...]:
-    """Read a JSON list of strings, or one JSON string per line if the suffix is .jsonl.
+    """Read a JSON list of strings.
+
+    If the suffix is .jsonl, each line is one JSON string.
 
     Raises DataError if the file is missing, not JSON, or holds anything but non-empty strings.
     """

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from provenlm.core.interfaces import FilterResult, FilterSpec
+from provenlm.core.interfaces import CountLabel, FilterResult, FilterSpec
 from provenlm.core.records import Record
 from provenlm.domains.text.filter import language_id, pii
 from provenlm.domains.text.filter.c4_lines import C4LineConfig, make_line_cleaner
@@ -231,7 +231,7 @@ def apply_quality_rules(cases: Sequence[FilterCase], stats: TextStats, config: Q
     for name, rules in config.enabled().items() if config else ():
         for case, violation in zip(cases, first_violations(rules, stats), strict=True):
             if violation and case.is_utf8:
-                case.counts[f"rules.{name}"] = 1
+                case.counts[f"rules.{name}.violations"] = 1
                 if config and case.profile in config.apply_to:
                     case.drop_reason = case.drop_reason or f"{name}_{violation}"
 
@@ -247,4 +247,19 @@ def min_score(config: TextFilterConfig) -> float:
     return config.min_score
 
 
-SPEC = FilterSpec(TextFilterConfig, make_batch_filter, min_score)
+def describe_count(name: str) -> CountLabel:
+    """Label the metric of a count.
+
+    Names are `pii.PATTERN`, `lines.REASON` and `rules.SET.violations`.
+    """
+    group, _, key = name.partition(".")
+    if group == "pii":
+        return CountLabel("matches", f"Matches of the personal-data pattern {key} in all records", by_record=True)
+    if group == "lines":
+        unit = "citations" if key == "citations" else "lines"
+        return CountLabel(unit, f"{unit.capitalize()} that the C4 line filter removed: {key}")
+    rule_set = key.removesuffix(".violations")
+    return CountLabel("records", f"Records that violate the {rule_set} rules, whether or not they are dropped for it")
+
+
+SPEC = FilterSpec(TextFilterConfig, make_batch_filter, min_score, describe_count)

@@ -13,7 +13,10 @@ from provenlm.models.common.layers.rotary import RopeCache
 
 
 class Attention(nn.Module):
-    """Apply grouped-query attention (arXiv 2305.13245); the projections have Llama's names."""
+    """Apply grouped-query attention (arXiv 2305.13245).
+
+    The projections have Llama's names.
+    """
 
     def __init__(self, hidden_size: int, num_heads: int, num_kv_heads: int, dropout: float, bias: bool) -> None:
         super().__init__()
@@ -63,7 +66,7 @@ def num_attention_params(hidden_size: int, num_heads: int, num_kv_heads: int, bi
 
 
 def attention_flops(hidden_size: int, seq_len: int) -> int:
-    """Count the FLOPs of query·key and weight·value products, per token of a sequence and forward pass.
+    """Count the FLOPs of attention per token and forward pass, without projections.
 
     Every position counts as attending to all `seq_len` positions, as in PaLM (arXiv 2204.02311, appendix B).
     """

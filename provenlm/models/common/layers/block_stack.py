@@ -1,4 +1,4 @@
-"""Run a stack of blocks, with optional activation checkpointing of segments of blocks."""
+"""Run a stack of blocks, with optional activation checkpointing."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +12,10 @@ BlockCall = Callable[[int, nn.Module, Tensor], tuple[Tensor, Any]]
 
 
 class BlockStack(nn.ModuleList):
-    """Hold the blocks of a model; `blocks_per_checkpoint` is the size of a segment that stores only its input (None: store all)."""
+    """Hold the blocks of a model.
+
+    `blocks_per_checkpoint` is the size of a segment that stores only its input (None: store everything).
+    """
 
     blocks_per_checkpoint: int | None = None
 

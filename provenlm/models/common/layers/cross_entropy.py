@@ -1,7 +1,8 @@
-"""Compute the mean cross-entropy of a linear output layer in chunks, without holding all logits in memory.
+"""Compute the mean cross-entropy of a linear output layer in chunks.
 
-Gradients are computed while the logits of a chunk are in memory, so nothing is computed twice. A chunk has at least D tokens: with
-fewer, accumulating the gradient of the output matrix would take longer than computing it; with D, no chunk is larger than the matrix.
+Never are all logits in memory. Gradients are computed while the logits of a chunk are in memory, so nothing is computed twice. A
+chunk has at least D tokens: with fewer, accumulating the gradient of the output matrix would take longer than computing it; with D,
+no chunk is larger than the matrix.
 
 Shapes: N tokens, D hidden size, V vocabulary, C tokens of a chunk.
 """
@@ -20,9 +21,10 @@ MAX_CHUNK_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 27}
 
 
 def cross_entropy(states_ND: Tensor, head_VD: Tensor, targets_N: Tensor, ignore_index: int) -> Tensor:
-    """Average -log softmax(states · headᵀ)[target] over the targets that are not `ignore_index`, in nats.
+    """Average -log softmax(states · headᵀ)[target] over the targets, in nats.
 
-    Products use autocast's type where autocast is on; sums and the softmax use float32 or wider.
+    Targets equal to `ignore_index` do not count. Products use autocast's type where autocast is on; sums and the softmax use
+    float32 or wider.
     """
     return chunked_cross_entropy(states_ND, head_VD, targets_N, ignore_index, 0.0)[0]
 
@@ -30,9 +32,10 @@ def cross_entropy(states_ND: Tensor, head_VD: Tensor, targets_N: Tensor, ignore_
 def chunked_cross_entropy(
     states_ND: Tensor, head_VD: Tensor, targets_N: Tensor, ignore_index: int, label_smoothing: float
 ) -> tuple[Tensor, Tensor]:
-    """Return (the loss with label smoothing, the plain cross-entropy, which has no gradient); both are means in nats.
+    """Return (loss with label smoothing, plain cross-entropy without gradient).
 
-    `label_smoothing` of each target is spread evenly over the vocabulary (Szegedy et al. 2015, arXiv 1512.00567); 0: both are equal.
+    Both are means in nats. `label_smoothing` of each target is spread evenly over the vocabulary (Szegedy et al. 2015, arXiv
+    1512.00567); 0: both are equal.
     """
     device_type = states_ND.device.type
     dtype = autocast_dtype(states_ND)
@@ -62,9 +65,9 @@ def _iter_chunk_logits(states_ND: Tensor, head_VD: Tensor, chunk_size: int) -> I
 
 
 class _ChunkLoss(NamedTuple):
-    """Hold the sums over a chunk, its log-probabilities (in the memory of the logits) and its targets as a column.
+    """Hold the sums over a chunk, its log-probabilities and its targets.
 
-    Ignored targets are 0 in the column.
+    The log-probabilities use the memory of the logits; the targets are a column. Ignored targets are 0 in the column.
     """
 
     loss: Tensor

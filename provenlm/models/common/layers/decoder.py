@@ -1,4 +1,4 @@
-"""Build decoder-only transformers from blocks: embedding, blocks, norm and output matrix.
+"""Build decoder-only transformers from blocks.
 
 Module and parameter names are those of Hugging Face's Llama and Mixtral below their `model.`, so that export only renames.
 
@@ -24,7 +24,7 @@ NormLayer = RMSNorm | nn.LayerNorm
 
 
 class TransformerBlock(nn.Module):
-    """Add the outputs of attention and of the feed-forward layer `mlp` to the residual stream.
+    """Add the outputs of attention and feed-forward layer to the residual stream.
 
     `mlp(hidden_BTD)` returns its output and its routing, which is None for a dense layer.
     """
@@ -53,7 +53,10 @@ class TransformerBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Compute next-token logits; `rope_theta` None: learned positions are added to the token embeddings."""
+    """Compute next-token logits.
+
+    `rope_theta` None: learned positions are added to the token embeddings.
+    """
 
     def __init__(
         self,
@@ -81,10 +84,11 @@ class Decoder(nn.Module):
     def hidden_states(
         self, tokens_BT: Tensor, cache: KVCache | None = None, documents_BT: Tensor | None = None
     ) -> tuple[Tensor, list[Routing]]:
-        """Compute the normalised states before the output matrix, and the routing of each layer with experts.
+        """Compute the normalised states before the output matrix.
 
-        With `cache` the tokens are at the cache's positions and attend to what it holds. With `documents_BT` (document numbers) a token
-        attends to its own document only. Raises ValueError beyond `max_position_embeddings`.
+        Also returns the routing of each layer with experts. With `cache` the tokens are at the cache's positions and attend to what
+        it holds. With `documents_BT` (document numbers) a token attends to its own document only. Raises ValueError beyond
+        `max_position_embeddings`.
         """
         positions = torch.arange(tokens_BT.shape[1], device=tokens_BT.device) if cache is None else cache.positions_BT
         num_positions = tokens_BT.shape[1] if cache is None else cache.attn_mask_B1TS.shape[-1]
@@ -96,6 +100,7 @@ class Decoder(nn.Module):
         attn_mask_B1TS = None if documents_BT is None else _document_mask(documents_BT)
 
         def run_block(layer: int, block: nn.Module, hidden_BTD: Tensor) -> tuple[Tensor, Routing | None]:
+            """Run one block with the positions, mask and cache of this pass."""
             output: tuple[Tensor, Routing | None] = block(
                 hidden_BTD, rope, attn_mask_B1TS, None if cache is None else (cache, layer)
             )
@@ -105,7 +110,10 @@ class Decoder(nn.Module):
         return self.norm(hidden_BTD), [routing for routing in routings if routing is not None]
 
     def _add_positions(self, hidden_BTD: Tensor, positions: Tensor) -> tuple[Tensor, RopeCache | None]:
-        """Add learned positions, or return rotations; `positions` are T, or B × T: then the rotations get an axis for heads."""
+        """Add learned positions, or return rotations.
+
+        `positions` are T, or B × T: then the rotations get an axis for heads.
+        """
         if self.rope_theta is None:
             assert self.embed_positions is not None
             return hidden_BTD + self.embed_positions(positions), None
@@ -154,7 +162,7 @@ def next_token_logits(model: nn.Module, tokens_BT: Tensor) -> Tensor:
 
 
 def logits_with_cache(model: nn.Module, tokens_BT: Tensor, cache: KVCache) -> Tensor:
-    """Return logits_BTV for tokens at the positions of `cache`, which follow the cached ones."""
+    """Return logits_BTV for tokens at the positions of `cache`."""
     assert isinstance(model, Decoder)
     return F.linear(model.hidden_states(tokens_BT, cache)[0], model.lm_head_weight)
 

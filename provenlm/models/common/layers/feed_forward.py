@@ -13,7 +13,10 @@ from provenlm.models.common.layers.autocast import autocast_dtype
 
 
 class SwiGLU(nn.Module):
-    """Compute down · (silu(gate · x) * (up · x)) (arXiv 2002.05202), with Llama's names and no biases."""
+    """Compute down · (silu(gate · x) * (up · x)) (arXiv 2002.05202).
+
+    The matrices have Llama's names and no biases.
+    """
 
     def __init__(self, hidden_size: int, intermediate_size: int) -> None:
         super().__init__()
@@ -30,7 +33,10 @@ class SwiGLU(nn.Module):
 
 
 class _SwiGLU(torch.autograd.Function):
-    """Save the outputs of the gate and up products and recompute the rest: half of the memory of torch's autograd."""
+    """Save the outputs of the gate and up products and recompute the rest.
+
+    That takes half of the memory of torch's autograd.
+    """
 
     @staticmethod
     def forward(ctx: Any, states_ND: Tensor, gate_FD: Tensor, up_FD: Tensor, down_DF: Tensor) -> Tensor:
@@ -58,7 +64,10 @@ def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def silu_mul_backward(grad_out: Tensor, gate: Tensor, up: Tensor, grad_gate: Tensor, grad_up: Tensor) -> Tensor:
-    """Write the gradients of `silu_mul` to `grad_gate` and `grad_up`; overwrite `grad_out`; return silu(gate) * up."""
+    """Write the gradients of `silu_mul` to `grad_gate` and `grad_up`.
+
+    Overwrites `grad_out` and returns silu(gate) * up.
+    """
     silu = F.silu(gate)
     torch.mul(grad_out, silu, out=grad_up)
     torch.ops.aten.silu_backward.grad_input(grad_out.mul_(up), gate, grad_input=grad_gate)
@@ -66,7 +75,10 @@ def silu_mul_backward(grad_out: Tensor, gate: Tensor, up: Tensor, grad_gate: Ten
 
 
 class MLP(nn.Module):
-    """Compute down · gelu(up · x) with biases, as GPT-2 does: GELU in its tanh form (arXiv 1606.08415)."""
+    """Compute down · gelu(up · x) with biases, as GPT-2 does.
+
+    GELU is in its tanh form (arXiv 1606.08415).
+    """
 
     def __init__(self, hidden_size: int, intermediate_size: int) -> None:
         super().__init__()

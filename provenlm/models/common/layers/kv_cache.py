@@ -1,4 +1,4 @@
-"""Cache keys and values of earlier positions, so that each new token costs one position.
+"""Cache keys and values, so that each new token costs one position.
 
 Slot s of a sequence holds its position s, so sequences of different lengths share a batch: a shorter sequence is padded on the
 right, later slots with padding are masked, and they are overwritten as the sequence grows.
@@ -18,7 +18,10 @@ class LayerCache:
         self.key_value: tuple[Tensor, Tensor] | None = None
 
     def append(self, key_BGTH: Tensor, value_BGTH: Tensor, positions_BT: Tensor, num_used: int) -> tuple[Tensor, Tensor]:
-        """Write keys and values into the slots `positions_BT`; return (keys, values) of the first `num_used` slots."""
+        """Write keys and values into the slots `positions_BT`.
+
+        Returns (keys, values) of the first `num_used` slots.
+        """
         if self.key_value is None:
             batch, num_heads, _, head_dim = key_BGTH.shape
             self.key_value = (
@@ -33,7 +36,10 @@ class LayerCache:
 
 
 class KVCache:
-    """Hold the keys and values of all layers; call `set_positions` before each forward pass."""
+    """Hold the keys and values of all layers.
+
+    Call `set_positions` before each forward pass.
+    """
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
@@ -42,7 +48,10 @@ class KVCache:
         self._layers: list[LayerCache] = []
 
     def set_positions(self, positions_BT: Tensor) -> None:
-        """Set the positions of the next tokens. Raises ValueError for a position beyond the slots."""
+        """Set the positions of the next tokens.
+
+        Raises ValueError for a position beyond the slots.
+        """
         num_used = int(positions_BT.max()) + 1
         if num_used > self.num_slots:
             raise ValueError(f"position must be < {self.num_slots}, the number of slots of the cache, got {num_used - 1}")
@@ -50,7 +59,10 @@ class KVCache:
         self.attn_mask_B1TS = (torch.arange(num_used, device=positions_BT.device) <= positions_BT[..., None])[:, None]
 
     def append(self, layer: int, key_BGTH: Tensor, value_BGTH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Append to `layer` and return its keys, its values and the attention mask, new tokens included."""
+        """Append to `layer`; return its keys, its values and the attention mask.
+
+        New tokens are included.
+        """
         while len(self._layers) <= layer:
             self._layers.append(LayerCache(self.num_slots))
         return *self._layers[layer].append(

@@ -24,9 +24,10 @@ RUN_MULTIPLE = 64
 
 
 class TokenPermutation(NamedTuple):
-    """Map rows to experts: `order_R` sorts rows by expert, `inverse_R` undoes it, `counts_E` are the rows of each expert.
+    """Map rows to experts.
 
-    `order_R` may be longer than R: an entry R stands for a row of zeros that pads the run of an expert; `counts_E` counts it.
+    `order_R` sorts rows by expert, `inverse_R` undoes it, `counts_E` are the rows of each expert. `order_R` may be longer than R:
+    an entry R stands for a row of zeros that pads the run of an expert; `counts_E` counts it.
     """
 
     order_R: Tensor
@@ -46,7 +47,10 @@ def plan_permutation(topk_ids_NK: Tensor, num_experts: int) -> TokenPermutation:
 
 
 def pad_to_multiple(permutation: TokenPermutation, topk_ids_NK: Tensor, multiple: int) -> TokenPermutation:
-    """Pad the run of each expert to a multiple of `multiple`. On CUDA this synchronises with the device."""
+    """Pad the run of each expert to a multiple of `multiple`.
+
+    On CUDA this synchronises with the device.
+    """
     padded_E = (permutation.counts_E + multiple - 1) // multiple * multiple
     shift_E = (padded_E - permutation.counts_E).cumsum(0) - (padded_E - permutation.counts_E)  # padding of the earlier runs
     inverse_R = permutation.inverse_R + shift_E[topk_ids_NK.flatten()]
@@ -63,7 +67,10 @@ def count_tokens_per_expert(topk_ids_NK: Tensor, num_experts: int) -> Tensor:
 
 
 class _Permute(torch.autograd.Function):
-    """Gather states_ND to rows_RD in expert order; backward: gather by the inverse and sum the K rows of a token."""
+    """Gather states_ND to rows_RD in expert order.
+
+    Backward: gather by the inverse and sum the K rows of a token.
+    """
 
     @staticmethod
     def forward(ctx: Any, states_ND: Tensor, order_R: Tensor, inverse_R: Tensor, top_k: int) -> Tensor:
@@ -94,12 +101,15 @@ class _Unpermute(torch.autograd.Function):
 
 
 def _gather_rows(rows_XD: Tensor, index_R: Tensor, padded: bool) -> Tensor:
-    """Return the rows at `index_R`; if `padded`, the index X stands for a row of zeros."""
+    """Return the rows at `index_R`.
+
+    If `padded`, the index X stands for a row of zeros.
+    """
     return (F.pad(rows_XD, (0, 0, 0, 1)) if padded else rows_XD).index_select(0, index_R)
 
 
 def permute(states_ND: Tensor, permutation: TokenPermutation, top_k: int) -> Tensor:
-    """Return rows_RD in expert order: the state of each token once for each of its `top_k` experts."""
+    """Return rows_RD in expert order: each token's state once for each expert."""
     rows_RD: Tensor = _Permute.apply(states_ND, permutation.order_R, permutation.inverse_R, top_k)  # type: ignore[no-untyped-call]
     return rows_RD
 
@@ -111,13 +121,13 @@ def unpermute(rows_RD: Tensor, permutation: TokenPermutation) -> Tensor:
 
 
 def swiglu(rows_RD: Tensor, gate_up_2FD: Tensor, down_DF: Tensor) -> Tensor:
-    """Compute down · (silu(gate · x) * (up · x)) (arXiv 2002.05202) with gate and up stacked in one matrix."""
+    """Compute down · (silu(gate · x) * (up · x)) with gate and up in one matrix."""
     gate_RF, up_RF = F.linear(rows_RD, gate_up_2FD).chunk(2, -1)
     return F.linear(F.silu(gate_RF) * up_RF, down_DF)
 
 
 def experts_reference(states_ND: Tensor, topk_ids_NK: Tensor, weights_NK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor) -> Tensor:
-    """Compute the definition, expert by expert: the reference for the faster implementations."""
+    """Compute expert by expert, as the definition says: the reference."""
     out_ND = torch.zeros_like(states_ND)
     for expert in range(gate_up_E2FD.shape[0]):
         token_indices, slots = (topk_ids_NK == expert).nonzero(as_tuple=True)
@@ -127,7 +137,7 @@ def experts_reference(states_ND: Tensor, topk_ids_NK: Tensor, weights_NK: Tensor
 
 
 def experts_split(states_ND: Tensor, topk_ids_NK: Tensor, weights_NK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor) -> Tensor:
-    """Compute sorted rows with one product an expert, written into its slice of the output."""
+    """Compute sorted rows with one product an expert."""
     permutation = plan_permutation(topk_ids_NK, gate_up_E2FD.shape[0])
     if states_ND.dtype.itemsize < 4:
         permutation = pad_to_multiple(permutation, topk_ids_NK, RUN_MULTIPLE)
@@ -182,7 +192,10 @@ def _matmul_into(lhs: Tensor, rhs: Tensor, out: Tensor) -> None:
 def experts_grouped_mm(
     states_ND: Tensor, topk_ids_NK: Tensor, weights_NK: Tensor, gate_up_E2FD: Tensor, down_EDF: Tensor
 ) -> Tensor:
-    """Compute sorted rows with one grouped product for all experts, where `supports_grouped_mm`."""
+    """Compute sorted rows with one grouped product for all experts.
+
+    It needs shapes that `supports_grouped_mm` accepts.
+    """
     gate_up_E2FD, down_EDF = gate_up_E2FD.to(states_ND.dtype), down_EDF.to(states_ND.dtype)
     permutation = plan_permutation(topk_ids_NK, gate_up_E2FD.shape[0])
     ends_E = permutation.counts_E.cumsum(0).to(torch.int32)
@@ -207,7 +220,10 @@ def supports_grouped_mm(dtype: torch.dtype, hidden_size: int, intermediate_size:
 
 
 def select_impl(device: torch.device, dtype: torch.dtype, hidden_size: int, intermediate_size: int) -> ExpertsImpl:
-    """Return the fastest supported implementation: grouped products on CUDA, one product an expert on a CPU."""
+    """Return the fastest supported implementation.
+
+    That is grouped products on CUDA and one product an expert on a CPU.
+    """
     return (
         experts_grouped_mm
         if device.type == "cuda" and supports_grouped_mm(dtype, hidden_size, intermediate_size)

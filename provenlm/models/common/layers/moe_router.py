@@ -14,7 +14,10 @@ from provenlm.models.common.layers.moe_experts import count_tokens_per_expert
 
 
 class Routing(NamedTuple):
-    """Hold the routing of one layer; the `weights_NK` of a token sum to 1, `probabilities_NE` are over all experts."""
+    """Hold the routing of one layer.
+
+    The `weights_NK` of a token sum to 1; `probabilities_NE` are over all experts.
+    """
 
     topk_ids_NK: Tensor
     weights_NK: Tensor
@@ -23,10 +26,11 @@ class Routing(NamedTuple):
 
 
 class Router(nn.Module):
-    """Take the softmax over all experts and renormalise the top k (Mixtral, arXiv 2401.04088), in float32 or wider.
+    """Take the softmax over all experts and renormalise the top k.
 
-    With `use_expert_bias` an expert's bias is added for the top-k selection only (Wang et al. 2024, arXiv 2408.15664). The bias is a
-    buffer in the state dict, not a parameter: it has no gradient, `update_expert_bias` changes it.
+    As in Mixtral (arXiv 2401.04088), in float32 or wider. With `use_expert_bias` an expert's bias is added for the top-k selection
+    only (Wang et al. 2024, arXiv 2408.15664). The bias is a buffer in the state dict, not a parameter: it has no gradient,
+    `update_expert_bias` changes it.
     """
 
     bias_E: Tensor | None
@@ -60,9 +64,9 @@ class Router(nn.Module):
 
     @torch.no_grad()
     def update_expert_bias(self, rate: float) -> None:
-        """Raise the bias of experts with less than the mean load by `rate`, lower the others', and reset the load.
+        """Raise the bias of experts with less than the mean load by `rate`.
 
-        In a distributed run the load is the sum over all processes.
+        Lowers it for more than the mean load, and resets the load. In a distributed run the load is the sum over all processes.
         """
         assert self.bias_E is not None and self.tokens_per_expert_E is not None
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -83,11 +87,17 @@ def load_balancing_loss(routing: Routing) -> Tensor:
 
 
 def global_load_balancing_loss(routings: Sequence[Routing]) -> Tensor:
-    """Compute the load-balancing loss of Hugging Face's Mixtral: average f and P over layers before multiplying them."""
+    """Compute the load-balancing loss of Hugging Face's Mixtral.
+
+    It averages f and P over layers before multiplying them.
+    """
     merged = Routing(*(torch.cat(parts) for parts in zip(*routings, strict=True)))
     return load_balancing_loss(merged)
 
 
 def z_loss(routing: Routing) -> Tensor:
-    """Compute the mean square of log Σ exp of the router's logits (ST-MoE, arXiv 2202.08906, eq. 5)."""
+    """Compute the mean square of log Σ exp of the router's logits.
+
+    ST-MoE, arXiv 2202.08906, eq. 5.
+    """
     return routing.logits_NE.logsumexp(-1).square().mean()

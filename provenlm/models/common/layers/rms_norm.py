@@ -1,4 +1,4 @@
-"""Normalise hidden states to unit root mean square along the last axis and scale them."""
+"""Normalise hidden states by their root mean square."""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +6,10 @@ from torch.nn import functional as F
 
 
 class RMSNorm(nn.Module):
-    """Apply root mean square layer normalisation (arXiv 1910.07467); `eps` is added to the mean square."""
+    """Apply root mean square layer normalisation (arXiv 1910.07467).
+
+    `eps` is added to the mean square.
+    """
 
     def __init__(self, hidden_size: int, eps: float) -> None:
         super().__init__()

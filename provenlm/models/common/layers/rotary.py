@@ -20,14 +20,20 @@ class RopeCache(NamedTuple):
 
 
 def rope_cos_sin(positions: Tensor, head_dim: int, theta: float) -> RopeCache:
-    """Compute the rotation of `positions`, int64 (…, T): pair i rotates by position · theta^(-2i/head_dim)."""
+    """Compute the rotation of `positions`, int64 (…, T).
+
+    Pair i rotates by position · theta^(-2i/head_dim).
+    """
     frequencies = theta ** -(torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
     angles = (positions.to(torch.float32)[..., None] * frequencies).repeat(*[1] * positions.ndim, 2)
     return RopeCache(angles.cos(), angles.sin())
 
 
 def apply_rotary_emb(heads_BNTH: Tensor, rope: RopeCache) -> Tensor:
-    """Rotate every pair of components by its angle; the norm and the dtype do not change."""
+    """Rotate every pair of components by its angle.
+
+    The norm and the dtype do not change.
+    """
     first, second = heads_BNTH.chunk(2, -1)
     rotated_BNTH = torch.cat((-second, first), -1)
     return (heads_BNTH * rope.cos + rotated_BNTH * rope.sin).to(heads_BNTH.dtype)

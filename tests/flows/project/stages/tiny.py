@@ -14,6 +14,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from provenlm.core import records
+from provenlm.core.audit import Audit, Metric, write_audit
 from provenlm.core.progress import log_line, progress_bar
 
 READS = {"filter": "scraped", "dedupe": "filtered", "tokenize": "deduped"}
@@ -39,7 +40,8 @@ def main(stage: str, table: str, subject: str) -> None:
     if "signal" in section:
         os.kill(os.getpid(), section["signal"])
     steps = walk(subject, section.get("steps", 0), section.get("pause", 0), signals)
-    write(Path("reports/audits") / subject / f"{stage}.json", audit(stage, subject, steps))
+    metrics = {"steps": Metric(steps, "steps", "number of steps of the stage", "counted")}
+    write_audit(Path("reports/audits") / subject / f"{stage}.json", Audit(subject, stage, metrics, [], [], {}))
     if stage == "scrape":
         records.write_records(world(section), Path("data") / subject / WRITES[stage])
     elif stage in WRITES:
@@ -91,17 +93,6 @@ def walk(subject: str, steps: int, pause: float, signals: list[int]) -> int:
                 sys.exit(128 + signals[0])
     saved.unlink(missing_ok=True)
     return steps
-
-
-def audit(stage: str, subject: str, steps: int) -> dict[str, object]:
-    metrics = {"subject": subject, "stage": stage, "metrics": {"steps": steps}}
-    return {
-        **metrics,
-        "descriptions": [["steps", "steps", "counted", "what was counted"]],
-        "series": [],
-        "tables": [],
-        "provenance": [{}],
-    }
 
 
 def write(path: Path, value: object) -> None:

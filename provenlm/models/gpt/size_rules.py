@@ -1,0 +1,25 @@
+"""Tell the planner how a Llama-like decoder is usually shaped."""
+
+from typing import Any
+
+from provenlm.models.common.spec import PlannedShape, SizeRules
+
+
+def config_fields(shape: PlannedShape) -> dict[str, Any]:
+    """Return the config of a planned shape: Llama, tied embeddings, no dropout."""
+    return {
+        "variant": "llama",
+        "hidden_size": shape.hidden_size,
+        "num_hidden_layers": shape.num_layers,
+        "num_attention_heads": shape.num_heads,
+        "num_key_value_heads": shape.num_kv_heads,
+        "intermediate_size": shape.intermediate_size,
+        "max_position_embeddings": shape.max_seq_len,
+        "tie_word_embeddings": True,
+        "rope_theta": 10_000.0,
+        "norm_eps": 1e-5,
+        "dropout": 0.0,
+    }
+
+
+SIZE_RULES = SizeRules(8 / 3, (1,), config_fields)  # ratio of SwiGLU (arXiv 2002.05202)

@@ -1,0 +1,1 @@
+"""Provide a toy domain of binary event files for the contract tests."""

@@ -1,0 +1,1 @@
+"""Define the stage evaluate of the toy domain."""

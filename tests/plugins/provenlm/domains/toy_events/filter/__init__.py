@@ -1,0 +1,1 @@
+"""Define the stage filter of the toy domain."""
