@@ -1,6 +1,7 @@
 """Train a tokenizer on the training split and write the token arrays of both splits."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,10 +55,11 @@ def run_stage(context: runner.StageContext) -> None:
         documents = encode_documents(context.open_records(source), tokenizer, val_fraction, tally, bar)
         token_dataset.write_token_dataset(folder, documents, tokenizer.vocab_size, tokenizer.special_tokens, val_fraction)
     tokens = token_dataset.load_token_dataset(target)
+    canonical = partial(spec.canonical, tokenizer) if spec.canonical else None
     metrics.record_tokenize_metrics(context.recorder, tokenizer, tally)
     integrity.record_integrity(
         context.recorder,
-        integrity.check_integrity(records.read_records(source), tokens, tokenizer, spec.contamination_prompts(config)),
+        integrity.check_integrity(records.read_records(source), tokens, tokenizer, spec.contamination_prompts(config), canonical),
     )
     metrics.record_accounting(context.recorder, upstream_audits, tally, len(tokens.train.ids) + len(tokens.val.ids))
     context.recorder.tables.append(metrics.retention_table(upstream_audits, tally))

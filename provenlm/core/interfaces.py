@@ -135,7 +135,8 @@ class TokenizeSpec:
 
     `train(config, open_records)` trains a tokenizer (records may be read more than once); `load(folder)` reads a saved one.
     `val_fraction(config)` is the fraction of duplicate clusters held out for validation; `contamination_prompts(config)` are prompts
-    of the evaluation that are searched for in the corpus. `sequences(split, special_tokens, train_config)` cuts a DatasetSplit into a
+    of the evaluation that are searched for in the corpus. `canonical(tokenizer, content)` returns what decoding must give back of a
+    content; None: all bytes. `sequences(split, special_tokens, train_config)` cuts a DatasetSplit into a
     SequenceSource of the domain's own batches; None: the standard packings of `train.data_packing`.
     """
 
@@ -145,3 +146,4 @@ class TokenizeSpec:
     val_fraction: Callable[[Any], float]
     contamination_prompts: Callable[[Any], Sequence[str]] = lambda config: ()
     sequences: Callable[[Any, Mapping[str, int], Any], Any] | None = None
+    canonical: Callable[[Any, bytes], bytes] | None = None

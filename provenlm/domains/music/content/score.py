@@ -41,7 +41,8 @@ class NoteTable:
     def select(self, mask_or_order: NDArray[np.bool_] | IntArray) -> "NoteTable":
         """Return some of the notes, or all in another order."""
         columns = (self.onsets, self.pitches, self.durations, self.velocities, self.programs)
-        return NoteTable(*(column[mask_or_order] for column in columns), self.steps_per_quarter)
+        onsets, pitches, durations, velocities, programs = (column[mask_or_order] for column in columns)
+        return NoteTable(onsets, pitches, durations, velocities, programs, self.steps_per_quarter)
 
 
 def read_score(content: bytes) -> symusic.Score:

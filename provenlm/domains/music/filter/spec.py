@@ -39,7 +39,13 @@ class MusicFilterConfig:
         for low, high in (("min_bars", "max_bars"), ("min_notes_per_beat", "max_notes_per_beat")):
             if not 0 <= getattr(self, low) < getattr(self, high):
                 raise ValueError(f"{low} must be >= 0 and < {high}, got {getattr(self, low)} and {getattr(self, high)}")
-        for name in ("max_empty_beat_ratio", "max_duplicated_note_ratio", "max_repeated_bar_ratio", "min_scale_consistency", "min_score"):
+        for name in (
+            "max_empty_beat_ratio",
+            "max_duplicated_note_ratio",
+            "max_repeated_bar_ratio",
+            "min_scale_consistency",
+            "min_score",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
 

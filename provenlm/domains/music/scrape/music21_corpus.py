@@ -50,7 +50,9 @@ class Music21Source:
             raise ValueError("collections must name at least one collection, got none")
         for name in self.collections:
             if name in RESTRICTED_LICENSES and name not in self.accept_license:
-                raise ValueError(f"accept_license must name {name!r} ({RESTRICTED_LICENSES[name]}), got {list(self.accept_license)}")
+                raise ValueError(
+                    f"accept_license must name {name!r} ({RESTRICTED_LICENSES[name]}), got {list(self.accept_license)}"
+                )
 
 
 def read_music21(source: Music21Source) -> Iterator[SourceItem]:

@@ -90,7 +90,9 @@ class ParserProcess:
 class ParserPool:
     """Parse items with several worker processes; results keep the order of the items."""
 
-    def __init__(self, num_workers: int, timeout_seconds: float, limits: Mapping[str, int], command: list[str] | None = None) -> None:
+    def __init__(
+        self, num_workers: int, timeout_seconds: float, limits: Mapping[str, int], command: list[str] | None = None
+    ) -> None:
         self.num_workers, self.limits = num_workers, limits
         self._local = threading.local()
         self._workers: list[ParserProcess] = []

@@ -49,7 +49,9 @@ class MidiTokenizerConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.lowest_pitch < self.highest_pitch <= 127:
-            raise ValueError(f"lowest_pitch must be >= 0 and < highest_pitch <= 127, got {self.lowest_pitch} and {self.highest_pitch}")
+            raise ValueError(
+                f"lowest_pitch must be >= 0 and < highest_pitch <= 127, got {self.lowest_pitch} and {self.highest_pitch}"
+            )
         for name in ("num_velocities", "num_tempos"):
             if not 0 <= getattr(self, name) <= 127:
                 raise ValueError(f"{name} must be from 0 to 127, got {getattr(self, name)}")
@@ -97,6 +99,11 @@ class MidiTokenizer:
         for token_id, token in sorted(self.tokens.items()):
             classes.setdefault(token.split("_", 1)[0], []).append(token_id)
         return {name: np.array(ids, np.int64) for name, ids in classes.items()}
+
+    @property
+    def successors(self) -> Mapping[str, frozenset[str]]:
+        """Return the classes of tokens that may follow each class, as MidiTok defines them."""
+        return {name: frozenset(classes) for name, classes in self._miditok.tokens_types_graph.items()}
 
     def encode(self, records: Sequence[Record]) -> list[NDArray[np.uint32]]:
         """Encode the score of each record, without special tokens."""
@@ -211,9 +218,8 @@ def supported_time_signature(numerator: int, denominator: int) -> tuple[int, int
     """Return a supported time signature with bars of the same length, else 4/4."""
     for target in (denominator, 4, 8):
         scaled = numerator * target
-        if target in TIME_SIGNATURES and denominator > 0 and scaled % denominator == 0:
-            if scaled // denominator in TIME_SIGNATURES[target]:
-                return scaled // denominator, target
+        if denominator > 0 and scaled % denominator == 0 and scaled // denominator in TIME_SIGNATURES.get(target, ()):
+            return scaled // denominator, target
     return DEFAULT_TIME_SIGNATURE
 
 

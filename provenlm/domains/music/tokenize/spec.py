@@ -28,4 +28,11 @@ def make_tokenizer(config: MusicTokenizeConfig, read_records: Callable[[], Itera
     return MidiTokenizer(config.tokens)
 
 
-SPEC = TokenizeSpec(MusicTokenizeConfig, make_tokenizer, load_midi_tokenizer, lambda config: config.val_fraction)
+def canonical(tokenizer: MidiTokenizer, content: bytes) -> bytes:
+    """Return the notes of a score on the grid of the tokenizer: what decoding must give back."""
+    return tokenizer.canonical(content)
+
+
+SPEC = TokenizeSpec(
+    MusicTokenizeConfig, make_tokenizer, load_midi_tokenizer, lambda config: config.val_fraction, canonical=canonical
+)
