@@ -154,7 +154,7 @@ def to_symusic(parsed: Any) -> symusic.Score:
     score = symusic.Score(TICKS_PER_QUARTER)
     signatures: set[tuple[int, int, int]] = set()
     tempos: set[tuple[int, float]] = set()
-    for part in list(parsed.parts) or [parsed]:
+    for part in list(getattr(parsed, "parts", ())) or [parsed]:
         instrument = part.getInstrument(returnDefault=False)
         program = int(instrument.midiProgram) if instrument is not None and instrument.midiProgram is not None else 0
         track = symusic.Track(program=program)

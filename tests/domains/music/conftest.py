@@ -1,0 +1,5 @@
+import pytest
+
+pytest.importorskip("miditok")
+pytest.importorskip("symusic")
+pytest.importorskip("music21")

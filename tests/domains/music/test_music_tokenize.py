@@ -1,0 +1,197 @@
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import symusic
+import torch
+
+from provenlm.core import config, io
+from provenlm.core.errors import ConfigError, DataError
+from provenlm.data.integrity import check_integrity
+from provenlm.data.token_dataset import TokenizedDocument, load_token_dataset, write_token_dataset
+from provenlm.domains.music.content.score import note_table, read_score, write_score
+from provenlm.domains.music.tokenize.augmentation import AugmentationConfig, augment_sequences
+from provenlm.domains.music.tokenize.midi_tokenizer import (
+    MidiTokenizer,
+    MidiTokenizerConfig,
+    quantise_time_signatures,
+    supported_time_signature,
+)
+from provenlm.domains.music.tokenize.spec import SPEC, MusicTokenizeConfig
+from tests.domains.music.scores import make_piece, make_record, make_score
+
+PIECES = [make_piece(seed) for seed in range(8)]
+
+
+@pytest.fixture(scope="module")
+def remi():
+    return MidiTokenizer(MidiTokenizerConfig())
+
+
+@pytest.mark.parametrize("settings", [{"scheme": scheme} for scheme in ("REMI", "TSD", "MIDILike")] + [{"programs": True}])
+def test_decoding_gives_back_every_note_and_encoding_again_every_id(settings):
+    tokenizer = MidiTokenizer(MidiTokenizerConfig(**settings))
+    for record, ids in zip(PIECES, tokenizer.encode(PIECES), strict=True):
+        decoded = tokenizer.decode(ids.tolist())
+        assert tokenizer.canonical(decoded) == tokenizer.canonical(record.content)
+        assert tokenizer.encode_content(decoded).tolist() == ids.tolist()
+
+
+def test_velocities_and_tempos_get_tokens_by_setting(remi):
+    rich = MidiTokenizer(MidiTokenizerConfig(num_velocities=8, num_tempos=16))
+    assert {"Velocity", "Tempo"} & remi.token_classes.keys() == set()
+    assert (len(rich.token_classes["Velocity"]), len(rich.token_classes["Tempo"])) == (8, 16)
+    tempo = read_score(PIECES[0].content).tempos[0].qpm
+    assert read_score(rich.decode(rich.encode_content(PIECES[0].content).tolist())).tempos[0].qpm == pytest.approx(tempo, rel=0.1)
+
+
+def test_vocabulary_and_classes_come_from_miditok(remi):
+    assert remi.vocab_size == sum(map(len, remi.token_classes.values())) == len(remi.tokens)
+    assert remi.tokens[remi.token_classes["Pitch"][0]] == "Pitch_21"
+    assert len(remi.token_classes["Pitch"]) == 88
+    assert [remi.tokens[remi.special_tokens[name]] for name in ("pad", "bos", "eos")] == ["PAD_None", "BOS_None", "EOS_None"]
+
+
+def test_the_first_tokens_of_a_scale_are_those_of_remi(remi):
+    ids = remi.encode_content(write_score(make_score([(0, 480, 60), (480, 240, 62)])))
+    assert remi.decode_tokens(ids) == [
+        "Bar_None", "TimeSig_4/4", "Position_0", "Pitch_60", "Duration_1.0.12", "Position_12", "Pitch_62", "Duration_0.6.12",
+    ]  # fmt: skip
+
+
+def test_a_saved_tokenizer_encodes_alike(remi, tmp_path):
+    remi.save(tmp_path)
+    assert SPEC.load(tmp_path).encode(PIECES[:1])[0].tolist() == remi.encode(PIECES[:1])[0].tolist()
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused(remi, tmp_path):
+    """A new version of MidiTok could number its tokens in another order."""
+    remi.save(tmp_path)
+    metadata = json.loads((tmp_path / "metadata.json").read_text(encoding="utf-8"))
+    metadata["vocabulary"][5], metadata["vocabulary"][6] = metadata["vocabulary"][6], metadata["vocabulary"][5]
+    io.write_json(tmp_path / "metadata.json", metadata)
+    with pytest.raises(DataError, match="vocabulary must be that of the installed MidiTok"):
+        SPEC.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "section", [{"tokens": {"scheme": "Octuple"}}, {"tokens": {"lowest_pitch": 60, "highest_pitch": 60}}, {"val_fraction": 1.0}]
+)
+def test_settings_out_of_range_are_refused(section):
+    with pytest.raises(ConfigError, match="x"):
+        config.parse_config(MusicTokenizeConfig, section, "x")
+
+
+def test_any_ids_decode_to_a_midi_file(remi):
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        read_score(remi.decode(generator.integers(0, remi.vocab_size, 100).tolist()))
+    assert len(note_table(read_score(remi.decode([])), 4)) == 0
+
+
+def test_a_prompt_is_a_midi_file_or_names_of_tokens(remi, tmp_path):
+    path = tmp_path / "prompt.mid"
+    path.write_bytes(PIECES[0].content)
+    assert remi.encode_prompt(str(path))[1:] == remi.encode_content(PIECES[0].content).tolist()
+    assert remi.decode_tokens(remi.encode_prompt("Bar_None TimeSig_3/4")) == ["BOS_None", "Bar_None", "TimeSig_3/4"]
+    for text in ("Pitch_999", str(tmp_path / "missing.mid")):
+        with pytest.raises(DataError, match="prompt must be"):
+            remi.encode_prompt(text)
+
+
+@pytest.mark.parametrize(
+    ("signature", "supported"),
+    [((4, 4), (4, 4)), ((2, 2), (4, 4)), ((6, 8), (6, 8)), ((6, 16), (3, 8)), ((3, 16), (4, 4)), ((1, 1), (4, 4))],
+)
+def test_time_signatures_are_replaced_by_those_of_equal_bars(signature, supported):
+    assert supported_time_signature(*signature) == supported
+
+
+def test_a_time_signature_begins_at_the_start_of_a_bar():
+    score = make_score([(0, 480, 60)])
+    score.time_signatures.extend([symusic.TimeSignature(0, 3, 4), symusic.TimeSignature(2000, 6, 8)])
+    assert quantise_time_signatures(score) == [(0, 3, 4), (72, 6, 8)]
+
+
+def write_dataset(tokenizer, folder, ids_of):
+    documents = [TokenizedDocument(record.id, record.id, len(record.content), ids_of(record)) for record in PIECES]
+    write_token_dataset(folder, documents, tokenizer.vocab_size, tokenizer.special_tokens, 0.0)
+    return load_token_dataset(folder)
+
+
+def test_integrity_accepts_quantised_pieces_and_finds_a_changed_note(remi, tmp_path):
+    """One semitone in one document, a note that the tokenizer would have lost, is a mismatch."""
+
+    def changed(record):
+        ids = remi.encode_content(record.content)
+        if record is PIECES[3]:
+            position = int(np.flatnonzero(np.isin(ids, remi.token_classes["Pitch"]))[5])
+            ids[position] += 1
+        return ids
+
+    dataset = write_dataset(remi, tmp_path, changed)
+    result = check_integrity(PIECES, dataset, remi, (), remi.canonical)
+    assert (result.matched, result.mismatched) == (7, [PIECES[3]])
+
+
+@dataclass(frozen=True)
+class Batch:
+    inputs_BT: torch.Tensor
+    targets_BT: torch.Tensor
+
+
+class OneSequence:
+    def __init__(self, ids):
+        self.ids_T = torch.from_numpy(ids.astype(np.int64))
+
+    def __len__(self):
+        return 1
+
+    def get_batch(self, indices):
+        rows_BT = self.ids_T.repeat(len(indices), 1)
+        targets_BT = rows_BT[:, 1:].clone()
+        targets_BT[:, 0] = -100
+        return Batch(rows_BT[:, :-1], targets_BT)
+
+
+def notes_of(tokenizer, ids_T):
+    return note_table(read_score(tokenizer.decode(ids_T.tolist())), 12)
+
+
+def test_augmentation_transposes_inputs_and_targets_alike_and_keeps_the_first_variant(remi):
+    sequences = OneSequence(remi.encode_content(PIECES[0].content))
+    augmented = augment_sequences(sequences, remi, AugmentationConfig(), seed=1)
+    assert len(augmented) == 12
+    batch = augmented.get_batch(np.arange(12))
+    original = notes_of(remi, sequences.ids_T[:-1])
+    shifts = set()
+    for row in range(12):
+        notes = notes_of(remi, batch.inputs_BT[row])
+        shift = set((notes.pitches - original.pitches).tolist())
+        assert len(shift) == 1
+        shifts |= shift
+        assert batch.targets_BT[row, 1:-1].tolist() == batch.inputs_BT[row, 2:].tolist()
+        assert batch.targets_BT[row, 0] == -100
+    assert notes_of(remi, batch.inputs_BT[0]).pitches.tolist() == original.pitches.tolist()
+    assert len(shifts) > 3
+    assert max(map(abs, shifts)) <= 5
+
+
+def test_augmentation_depends_on_seed_and_index_alone(remi):
+    sequences = OneSequence(remi.encode_content(PIECES[0].content))
+    first, second, other = (augment_sequences(sequences, remi, AugmentationConfig(), seed) for seed in (1, 1, 2))
+    indices = np.arange(12)
+    assert torch.equal(first.get_batch(indices).inputs_BT, second.get_batch(indices[::-1]).inputs_BT.flip(0))
+    assert not torch.equal(first.get_batch(indices).inputs_BT, other.get_batch(indices).inputs_BT)
+
+
+def test_augmentation_leaves_no_pitch_out_of_the_vocabulary(remi):
+    ids = remi.encode_content(write_score(make_score([(0, 480, 21), (480, 480, 108)])))
+    batch = augment_sequences(OneSequence(ids), remi, AugmentationConfig(), 0).get_batch(np.arange(12))
+    assert all(notes_of(remi, row_T).pitches.tolist() in ([21, 108], [21]) for row_T in batch.inputs_BT)
+
+
+def test_a_record_with_a_note_between_grid_steps_is_rounded(remi):
+    record = make_record(make_score([(13, 467, 60)]))
+    assert note_table(read_score(remi.decode(remi.encode([record])[0].tolist())), 12).onsets.tolist() == [0]
