@@ -73,6 +73,7 @@ def prepare(context: runner.StageContext) -> PreparedRun:
     """Parse and check the recipe, before any worker process starts. Raises ConfigError or DataError."""
     recipe_config = context.parse_section("train", TrainConfig)
     resolved_model = resolve_model(context.entry["model"], context.params.location(context.table, context.subject, "model"))
+    context.record_settings("model", resolved_model.model_config)
     context.config_sections |= {
         f"{context.table}.{context.subject}.{name}": context.entry[name] for name in ("model", "corpus", "domain", "base_model")
     }
@@ -104,13 +105,14 @@ def declare_base_model(context: runner.StageContext, spec: ModelSpec) -> Path | 
     Raises ConfigError if the model cannot start from a base model.
     """
     name = context.entry["base_model"]
-    if name != "none" and spec.load_base_model is None:
+    if name == "none":
+        return None
+    if spec.load_base_model is None:
         location = context.params.location(context.table, context.subject, "base_model")
         raise ConfigError(
             f"{location}: must be none, because the model {context.entry['model']['arch']} cannot start from one, got {name}"
         )
-    folder = context.declare_input(context.paths.base_model_dir(name))
-    return None if name == "none" else folder
+    return context.declare_input(context.paths.base_model_dir(name))
 
 
 def preflight_plan(prepared: PreparedRun) -> RunPlan:
