@@ -8,12 +8,13 @@ import difflib
 import io
 import types
 import typing
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
 
 from provenlm.core.errors import ConfigError
 from provenlm.core.io import write_text
@@ -82,10 +83,13 @@ class Params:
 def load_params(path: Path) -> Params:
     """Read params.yaml as YAML 1.2 (as DVC does: `1e-3` is a number) and check its tables and section names."""
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8") as file, warnings.catch_warnings():
+            warnings.simplefilter("error", ReusedAnchorWarning)  # DVC rejects the file, too
             raw = YAML(typ="safe", pure=True).load(file)
     except FileNotFoundError:
         raise ConfigError(f"{path.name}: not found; run from the folder that holds dvc.yaml") from None
+    except ReusedAnchorWarning as error:
+        raise ConfigError(f"{path.name}: anchors must be unique, {' '.join(str(error).split())}") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path.name}: not readable as YAML: {' '.join(str(error).split())}") from None
     tables = _require_mapping(raw, f"{path.name}")
