@@ -7,6 +7,7 @@ import torch
 
 from provenlm.core import registry
 from provenlm.core.config import parse_config
+from provenlm.core.interfaces import TokenizeSpec
 from provenlm.data import token_dataset
 from provenlm.evaluation import assemble, suite
 from provenlm.evaluation.probe import ValidateSpec, available_needs
@@ -41,16 +42,19 @@ def run_stage(context: runner.StageContext) -> None:
     trained_model = load_model(model_dir)
     spec, metadata = trained_model.spec, trained_model.metadata
     assemble.require_same_vocab(trained_model, tokens, model_dir.relative_to(context.paths.root).as_posix(), context.subject)
+    domain_sequences = registry.load_domain(context.entry["domain"], "tokenize", TokenizeSpec).sequences
     tokenizer = load_tokenizer(tokens_dir / "tokenizer", context.entry["domain"])
     history = StepHistory.from_parquet((model_dir / "history.parquet").read_bytes())
 
     config = suite.scale_to_recipe(config, metadata.config, metadata.seq_len)
     overrides = config.small_model_overrides or {}
     build_small = assemble.make_small_builder(trained_model, overrides, f"{location}.small_model_overrides")
-    case = assemble.make_training_case(spec, tokens, train_config, build_small)
+    case = assemble.make_training_case(spec, tokens, train_config, build_small, domain_sequences)
     eval_context = assemble.make_eval_context(trained_model, tokens, tokenizer, case, build_small, train_config.seed)
     curve = train_vs_val_points(history, spec.objectives(trained_model.model, IGNORE)[0].eval_term)
-    variants = assemble.make_variants(eval_context, trained_model, train_config, history, model_dir / "checkpoints")
+    variants = assemble.make_variants(
+        eval_context, trained_model, train_config, history, model_dir / "checkpoints", domain_sequences
+    )
     conditions = suite.find_conditions(eval_context, config, case, curve, variants, context.entry["base_model"] != "none")
     if conditions["hf_format"] is not True:
         eval_context = replace(eval_context, to_hf=None)
