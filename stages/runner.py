@@ -111,7 +111,7 @@ class StageContext:
         """Add the digest of an input to the audit. Raises DataError if the input does not exist."""
         if not path.exists():
             raise DataError(
-                f"{path.relative_to(self.paths.root).as_posix()}: does not exist; `dvc repro {self.stage}@{self.subject}` creates it"
+                f"{path.relative_to(self.paths.root).as_posix()}: does not exist; `dvc repro {self.stage}@{self.subject}` creates it first, `dvc pull` downloads it"
             )
         self.inputs.append(path)
         return path
