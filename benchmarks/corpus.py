@@ -1,7 +1,7 @@
-"""Nothing in; out, CPU seconds, memory, recall and precision of filtering and deduplicating real text, beside datatrove and Daft.
+"""Compare filtering and dedup of real text with datatrove and Daft: CPU time, memory, recall and precision.
 
 A peer that is not installed (`pip install 'datatrove[io,processing]' orjson spacy daft ruamel.yaml numba`, in the environment of
-`--python`) is left out with a line that says so. Ratios of CPU seconds are what counts: wall time on a busy machine is worth little.
+`--python`) is skipped with a line. Only ratios of CPU seconds are reliable on a busy machine.
 """
 
 import argparse
@@ -17,211 +17,224 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from comparisons import stage_costs as chain
+from comparisons import results, stage_costs
+from comparisons.results import ResultRow
 from comparisons.synthetic_corpus import SyntheticDuplicates, build_corpus, scale_corpus
 
 from provenlm.core import ngram_hashing, records
 from provenlm.dedup import brute_force
-from provenlm.domains.text.dedupe import spec as text
+from provenlm.domains.text.dedupe import spec as text_dedupe
 
 HERE = Path(__file__).resolve().parent
-NGRAM_HASHES = text.ngram_hashes(text.TextDedupeConfig(0.7, 5, 5))
-MAX_PIVOTS = 300  # removed records, and records with a planted copy, that are compared with all others
+JACCARD_THRESHOLD = 0.7
+NGRAM_HASHES = text_dedupe.ngram_hashes(text_dedupe.TextDedupeConfig(JACCARD_THRESHOLD, 5, 5))
+MAX_PIVOTS = 300  # removed records that are compared with all kept ones, for the precision
 ROUNDS = 3
 FILTERS = ("GopherRepetitionFilter", "GopherQualityFilter", "C4QualityFilter", "FineWebQualityFilter")
 FASTEST_PEER = "datatrove FineWebQualityFilter"
+SCALES = (1, 4, 10, 40, 100)
 
 
-def measure(implementation: str, folder: Path, python: str) -> dict[str, Any] | None:
-    """Run one way in a process of its own, a peer by the interpreter `python`; None, and a line, where the peer is not there."""
+def run_implementation(implementation: str, folder: Path, python: str) -> dict[str, Any] | None:
+    """Run an implementation in its own process, a peer with the interpreter `python`; None if it is missing or fails."""
     package = implementation.split()[0]
     is_peer = package in ("datatrove", "daft")
     environment = {**os.environ, "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", "OMP_NUM_THREADS": "1"}
     if is_peer and subprocess.run([python, "-c", f"import {package}"], capture_output=True, check=False).returncode:
-        print(f"  {implementation}: left out, {package} is not installed", flush=True)
+        print(f"  {implementation}: skipped, {package} is not installed", flush=True)
         return None
-    command = [python if is_peer else sys.executable, "-m", "beside.ways", implementation, str(folder)]
+    command = [python if is_peer else sys.executable, "-m", "comparisons.implementations", implementation, str(folder)]
     completed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if completed.returncode:
-        print(
-            f"  {implementation}: failed: {completed.stderr.strip().splitlines()[-1] if completed.stderr.strip() else completed.returncode}",
-            flush=True,
-        )
+        error = completed.stderr.strip().splitlines()[-1] if completed.stderr.strip() else completed.returncode
+        print(f"  {implementation}: failed: {error}", flush=True)
         return None
     result: dict[str, Any] = json.loads(completed.stdout.strip().splitlines()[-1])
     return result
 
 
-def print_row(implementation: str, result: dict[str, Any], size: int, baseline_cpu: float, note: str = "") -> None:
-    rate, peak = size / 1e6 / result["cpu"], result["peak"] / (1 << 20)
-    print(
-        f"  {implementation:34}{result['cpu']:9.1f}{rate:10.2f}{result['cpu'] / baseline_cpu:9.1f}{peak:9.0f}  {note}", flush=True
-    )
-
-
 def print_header(title: str) -> None:
+    """Print the title and the column headers of a table."""
     print(f"\n{title}\n  {'':34}{'CPU s':>9}{'MB/CPU s':>10}{'× CPU':>9}{'peak MiB':>9}", flush=True)
 
 
-def dedup_quality(folder: Path, duplicates: SyntheticDuplicates, kept_mask: np.ndarray) -> str:
-    """Recall on the planted copies, near ones by their exact similarity; precision on a sample of what was removed."""
+def print_row(implementation: str, result: dict[str, Any], num_bytes: int, ratio: float) -> None:
+    """Print one line of a table."""
+    speed, peak = num_bytes / 1e6 / result["cpu"], result["peak"] / (1 << 20)
+    print(f"  {implementation:34}{result['cpu']:9.1f}{speed:10.2f}{ratio:9.1f}{peak:9.0f}", flush=True)
+
+
+def result_rows(comparison: str, implementation: str, result: dict[str, Any], num_bytes: int, ratio: float) -> list[ResultRow]:
+    """Return CPU time, speed and memory as rows of a result file."""
+    name = f"{comparison}: {implementation}"
+    return [
+        ResultRow(f"{name}, CPU time", result["cpu"], "CPU s", ratio),
+        ResultRow(f"{name}, speed", num_bytes / 1e6 / result["cpu"], "MB/CPU s"),
+        ResultRow(f"{name}, peak memory", result["peak"] / (1 << 20), "MiB"),
+    ]
+
+
+def dedup_quality(folder: Path, duplicates: SyntheticDuplicates, kept_mask: np.ndarray) -> dict[str, float]:
+    """Compute recall on the planted duplicates, by exact similarity, and precision on a sample of the removed records."""
     removed = np.flatnonzero(~kept_mask).tolist()
     sample = random.Random(3).sample(removed, min(MAX_PIVOTS, len(removed)))
     needed_rows = {*sample, *(row for pair in duplicates.near for row in pair)}
-    sets = {
-        row: ngram_hashing.sorted_unique(NGRAM_HASHES(item))
-        for row, item in enumerate(records.read_records(folder))
+    hashes = {
+        row: ngram_hashing.sorted_unique(NGRAM_HASHES(record))
+        for row, record in enumerate(records.read_records(folder))
         if row in needed_rows
     }
-    pivots = {row: sets[row] for row in sample}
-    members = (
-        (row, ngram_hashing.sorted_unique(NGRAM_HASHES(item)))
-        for row, item in enumerate(records.read_records(folder))
+    pivots = {row: hashes[row] for row in sample}
+    kept_hashes = (
+        (row, ngram_hashing.sorted_unique(NGRAM_HASHES(record)))
+        for row, record in enumerate(records.read_records(folder))
         if kept_mask[row]
     )
-    true_duplicates = {row for pair in brute_force.brute_force_pairs(members, pivots, 0.7) for row in pair if row in pivots}
-    parts = [f"exact {recall_text(duplicates.exact, kept_mask)}"]
+    similar_pairs = brute_force.brute_force_pairs(kept_hashes, pivots, JACCARD_THRESHOLD)
+    true_duplicates = {row for pair in similar_pairs for row in pair if row in pivots}
+    quality = {"recall, exact duplicates": recall(duplicates.exact, kept_mask)}
     for low, high in ((0.9, 1.01), (0.8, 0.9), (0.7, 0.8)):
-        pairs = [(a, b) for a, b in duplicates.near if low <= jaccard(sets[a], sets[b]) < high]
-        parts.append(f"J {low}-{min(high, 1.0)} {recall_text(pairs, kept_mask)}")
-    return f"recall {', '.join(parts)}; precision {len(true_duplicates) / max(1, len(sample)):.4f} of {len(sample)}"
+        pairs = [(a, b) for a, b in duplicates.near if low <= jaccard(hashes[a], hashes[b]) < high]
+        quality[f"recall, Jaccard {low} to {min(high, 1.0)}"] = recall(pairs, kept_mask)
+    return {**quality, "precision": len(true_duplicates) / max(1, len(sample))}
 
 
 def jaccard(hashes_a: np.ndarray, hashes_b: np.ndarray) -> float:
+    """Return the Jaccard similarity of two sets of hashes."""
     shared = len(np.intersect1d(hashes_a, hashes_b, assume_unique=True))
     return shared / max(1, len(hashes_a) + len(hashes_b) - shared)
 
 
-def recall_text(pairs: list[tuple[int, int]], kept_mask: np.ndarray) -> str:
-    return f"{sum(not (kept_mask[a] and kept_mask[b]) for a, b in pairs) / len(pairs):.4f} of {len(pairs)}" if pairs else "none"
+def recall(pairs: list[tuple[int, int]], kept_mask: np.ndarray) -> float:
+    """Return the fraction of pairs of which at most one record was kept; NaN without pairs."""
+    return sum(not (kept_mask[a] and kept_mask[b]) for a, b in pairs) / len(pairs) if pairs else float("nan")
 
 
-def compare_dedup(root: Path, megabytes: int, filter_megabytes: int, python: str) -> None:
-    """Both jobs on one corpus; datatrove's filters, being slow, on a part of it."""
-    folder = root / "whole" / "records"
+def compare_dedup(root: Path, megabytes: int, python: str) -> list[ResultRow]:
+    """Compare near-duplicate removal with Daft and datatrove on one corpus."""
+    folder = root / "dedup" / "records"
     duplicates = build_corpus(folder, megabytes * 10**6)
     print_header(
-        f"near-duplicates: {duplicates.num_texts} texts, {duplicates.num_bytes / 1e6:.1f} MB, {len(duplicates.exact)} exact and {len(duplicates.near)} near copies planted"
+        f"near-duplicates: {duplicates.num_texts} texts, {duplicates.num_bytes / 1e6:.1f} MB, "
+        f"{len(duplicates.exact)} exact and {len(duplicates.near)} near duplicates planted"
     )
-    baseline_cpu = None
+    rows, baseline_cpu = [], None
     for implementation in ("dedupe", "daft dedupe", "datatrove dedupe"):
-        if result := measure(implementation, folder, python):
+        if result := run_implementation(implementation, folder, python):
             baseline_cpu = baseline_cpu or result["cpu"]
-            print_row(
-                implementation,
-                result,
-                duplicates.num_bytes,
-                baseline_cpu,
-                dedup_quality(folder, duplicates, np.load(folder.parent / f"{implementation}.npy")),
-            )
-    compare_filters(root / "part" / "records", filter_megabytes, python)
+            ratio = result["cpu"] / baseline_cpu
+            print_row(implementation, result, duplicates.num_bytes, ratio)
+            quality = dedup_quality(folder, duplicates, np.load(folder.parent / f"{implementation}.npy"))
+            print("    " + "; ".join(f"{name} {value:.4f}" for name, value in quality.items()), flush=True)
+            rows += result_rows("near-duplicates", implementation, result, duplicates.num_bytes, ratio)
+            rows += [ResultRow(f"near-duplicates: {implementation}, {name}", value, "fraction") for name, value in quality.items()]
+    return rows
 
 
-def compare_filters(folder: Path, megabytes: int, python: str) -> None:
-    """Ours and each of datatrove's, which may stop at the first rule that drops a text; then its fastest on texts that it reads whole."""
-    small_corpus, peers = build_corpus(folder, megabytes * 10**6), [f"datatrove {name}" for name in FILTERS]
-    description = "ours reads them, computes what all four need, and a score"
-    compare_in_rounds(
-        f"filters, {ROUNDS} rounds: {small_corpus.num_texts} texts; {description}", folder, ["filter", *peers], python
-    )
-    large_folder = folder.parents[1] / "many" / "records"
+def compare_filters(root: Path, megabytes: int, python: str) -> list[ResultRow]:
+    """Compare our filters with each filter of datatrove, and with its fastest one on texts that it reads to the end.
+
+    Ours computes the statistics that all four rule sets need, and a score; a datatrove filter stops at the first rule that drops a text.
+    """
+    folder = root / "filters" / "records"
+    build_corpus(folder, megabytes * 10**6)
+    rows = compare_in_rounds("filters", folder, ["filter", *(f"datatrove {name}" for name in FILTERS)], python)
+    large_folder, passing_folder = root / "large" / "records", root / "passing" / "records"
     build_corpus(large_folder, 10 * megabytes * 10**6)
-    if measure(FASTEST_PEER, large_folder, python):
-        kept_mask, kept_folder = np.load(large_folder.parent / f"{FASTEST_PEER}.npy"), folder.parents[1] / "whole texts" / "records"
-        records.write_records(
-            (item for item, is_kept in zip(records.read_records(large_folder), kept_mask, strict=True) if is_kept), kept_folder
-        )
-        compare_in_rounds(
-            "filters, on texts that datatrove's fastest keeps and so reads to the end",
-            kept_folder,
-            ["filter", FASTEST_PEER],
-            python,
-        )
+    if run_implementation(FASTEST_PEER, large_folder, python):
+        kept_mask = np.load(large_folder.parent / f"{FASTEST_PEER}.npy")
+        passing = (record for record, is_kept in zip(records.read_records(large_folder), kept_mask, strict=True) if is_kept)
+        records.write_records(passing, passing_folder)
+        rows += compare_in_rounds("filters on texts that pass", passing_folder, ["filter", FASTEST_PEER], python)
+    return rows
 
 
-def compare_in_rounds(title: str, folder: Path, implementations: list[str], python: str) -> None:
-    """Because what else the machine does changes what a CPU second is worth; medians."""
-    size, runs_by_implementation = (
-        sum(len(item.content) for item in records.read_records(folder)),
-        defaultdict[str, list[dict[str, Any]]](list),
-    )
-    print_header(f"{title}: {size / 1e6:.1f} MB")
+def compare_in_rounds(comparison: str, folder: Path, implementations: list[str], python: str) -> list[ResultRow]:
+    """Run the implementations in turns and return medians, because other load changes the value of a CPU second."""
+    num_bytes = sum(len(record.content) for record in records.read_records(folder))
+    results_by_name = defaultdict[str, list[dict[str, Any]]](list)
+    print_header(f"{comparison}: {records.count_records(folder)} texts, {num_bytes / 1e6:.1f} MB, {ROUNDS} rounds")
     for _ in range(ROUNDS):
         for implementation in implementations:
-            if result := measure(implementation, folder, python):
-                runs_by_implementation[implementation].append(result)
-    for implementation, runs in runs_by_implementation.items():
+            if result := run_implementation(implementation, folder, python):
+                results_by_name[implementation].append(result)
+    rows = []
+    for implementation, runs in results_by_name.items():
         medians = {key: statistics.median(run[key] for run in runs) for key in ("cpu", "peak")}
-        ratio = statistics.median(
-            run["cpu"] / baseline_run["cpu"] for run, baseline_run in zip(runs, runs_by_implementation["filter"], strict=True)
-        )
-        print_row(implementation, medians, size, medians["cpu"] / ratio)
+        pairs = zip(runs, results_by_name["filter"], strict=True)
+        ratio = statistics.median(run["cpu"] / baseline["cpu"] for run, baseline in pairs)
+        print_row(implementation, medians, num_bytes, ratio)
+        rows += result_rows(comparison, implementation, medians, num_bytes, ratio)
+    return rows
 
 
-def measure_scaling(root: Path, megabytes: int, plot: Path | None) -> None:
-    """The cost of a record, and memory, at once, ten and a hundred times the size: the same texts, then with their words mixed."""
-    base, tiny = root / "base" / "records", chain.make_project(root / "tiny")
+def measure_scaling(root: Path, megabytes: float, plot: Path | None) -> list[ResultRow]:
+    """Measure CPU time per record and memory at 1 to 100 times the size.
+
+    The larger corpora repeat the texts with shuffled words. The cost of a run on a few records is subtracted.
+    """
+    base, tiny = root / "base" / "records", stage_costs.make_project(root / "tiny")
     build_corpus(base, megabytes * 10**6)
     build_corpus(tiny.corpus_dir("python_docs", "scraped"), 200_000)
-    chain.stage_costs(tiny)  # compiles, and keeps what it compiled
-    startup_costs, base_count = (
-        chain.stage_costs(tiny),
-        records.count_records(tiny.corpus_dir("python_docs", "scraped")),
-    )  # the interpreter, imports, and these few
-    rows = []
-    for times in (1, 4, 10, 40, 100):
-        layout = chain.make_project(root / f"times {times}")
-        folder = layout.corpus_dir("python_docs", "scraped")
-        size, count = scale_corpus(base, folder, times), records.count_records(folder)
-        rows += [
-            (
-                stage,
-                times,
-                size / 1e6,
-                1e6 * (cost.cpu_seconds - startup_costs[stage].cpu_seconds) / (count - base_count),
-                cost.peak_bytes / (1 << 20),
-            )
-            for stage, cost in chain.stage_costs(layout).items()
-        ]
-    print(f"\ngrowth\n  {'':10}{'times':>7}{'MB':>9}{'CPU µs a record':>17}{'peak MiB':>10}")
-    for stage_name, times, size, cost, peak in rows:
-        print(f"  {stage_name:10}{times:7}{size:9.1f}{cost:17.1f}{peak:10.0f}")
+    stage_costs.stage_costs(tiny)  # compiles and caches the compiled code
+    startup_costs = stage_costs.stage_costs(tiny)
+    startup_count = records.count_records(tiny.corpus_dir("python_docs", "scraped"))
+    print(f"\nscaling\n  {'':10}{'times':>7}{'MB':>9}{'CPU µs/record':>17}{'peak MiB':>10}")
+    points = []
+    for times in SCALES:
+        paths = stage_costs.make_project(root / f"times {times}")
+        folder = paths.corpus_dir("python_docs", "scraped")
+        num_bytes, count = scale_corpus(base, folder, times), records.count_records(folder)
+        for stage, cost in stage_costs.stage_costs(paths).items():
+            cpu_us = 1e6 * (cost.cpu_seconds - startup_costs[stage].cpu_seconds) / (count - startup_count)
+            points.append((stage, num_bytes / 1e6, cpu_us, cost.peak_bytes / (1 << 20)))
+            print(f"  {stage:10}{times:7}{num_bytes / 1e6:9.1f}{cpu_us:17.1f}{cost.peak_bytes / (1 << 20):10.0f}", flush=True)
     if plot:
-        plot_scaling(rows, plot)
+        plot_scaling(points, plot)
+    rows = []
+    for stage, size, cpu_us, peak in points:
+        rows.append(ResultRow(f"scaling: {stage}, {size:.0f} MB, CPU time per record", cpu_us, "CPU µs"))
+        rows.append(ResultRow(f"scaling: {stage}, {size:.0f} MB, peak memory", peak, "MiB"))
+    return rows
 
 
-def plot_scaling(rows: list[tuple[str, int, float, float, float]], path: Path) -> None:
+def plot_scaling(points: list[tuple[str, float, float, float]], path: Path) -> None:
+    """Plot CPU time per record and peak memory over the size of the corpus."""
     from matplotlib.figure import Figure
 
     fig = Figure((9, 3.5), layout="constrained")
-    cost, memory = fig.subplots(1, 2)
-    for stage_name in chain.STAGES:
-        stage_rows = [row for row in rows if row[0] == stage_name]
-        cost.plot([row[2] for row in stage_rows], [row[3] for row in stage_rows], "o-", label=stage_name)
-        memory.plot([row[2] for row in stage_rows], [row[4] for row in stage_rows], "o-", label=stage_name)
-    for axes, label in ((cost, "CPU microseconds a record"), (memory, "peak memory, MiB")):
+    cost_axes, memory_axes = fig.subplots(1, 2)
+    for stage in stage_costs.STAGES:
+        sizes, costs, peaks = zip(*(point[1:] for point in points if point[0] == stage), strict=True)
+        cost_axes.plot(sizes, costs, "o-", label=stage)
+        memory_axes.plot(sizes, peaks, "o-", label=stage)
+    for axes, label in ((cost_axes, "CPU microseconds per record"), (memory_axes, "peak memory, MiB")):
         axes.set(xscale="log", xlabel="corpus, MB", ylabel=label, ylim=(0, None))
         axes.legend(frameon=False)
     fig.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
+    """Run the selected comparisons and write benchmarks/results/corpus.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="10 MB instead of 100")
-    parser.add_argument("--only", choices=("beside", "filters", "growth"), help="one of the measurements")
+    results.add_arguments(parser, "a tenth of the text")
+    parser.add_argument("--only", choices=("dedup", "filters", "scaling"), help="run one of the comparisons")
     parser.add_argument(
-        "--python", default=sys.executable, help="an interpreter that has the peers, whose needs may clash with ours"
+        "--python", default=sys.executable, help="interpreter with the peers, whose requirements may conflict with ours"
     )
-    parser.add_argument("--plot", type=Path, help="draw the growth into this file")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot the scaling to this file")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as root:
-        if options.only == "filters":
-            compare_filters(Path(root) / "records", 2 if options.quick else 10, options.python)
-        if options.only in ("beside", None):
-            compare_dedup(Path(root), 10 if options.quick else 100, 2 if options.quick else 10, options.python)
-        if options.only in ("growth", None):
-            measure_scaling(Path(root), 1 if options.quick else 4, options.plot)
+    rows: list[ResultRow] = []
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        if options.only in ("dedup", None):
+            rows += compare_dedup(root, 10 if options.quick else 100, options.python)
+        if options.only in ("filters", None):
+            rows += compare_filters(root, 1 if options.quick else 10, options.python)
+        if options.only in ("scaling", None):
+            rows += measure_scaling(root, 0.2 if options.quick else 4, options.plot)
+    results.save_results("corpus", rows, options)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

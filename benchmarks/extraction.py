@@ -1,10 +1,10 @@
-"""Nothing in; out, how much of a page's text and code each extractor keeps, how much else, and how many pages a CPU second it reads.
+"""Measure precision, recall and speed of main-text extractors on pages with known text.
 
-The pages are the Markdown descriptions of installed packages, rendered to HTML and put into three frames, so that the text that should
-come out is known: a page of documentation, an article, and one whose parts no element names. The frames are ours: what counts is how the
-extractors compare. A fourth set is documentation of Debian packages as it is, where they are installed (python3-doc, python-django-doc,
-postgresql-doc, debian-handbook, git-doc) or unpacked below `--docs`: what should come out is the element that the
-generator of such pages puts their content into. Peers run where they are installed (`pip install -e '.[bench]'`).
+The pages are Markdown descriptions of installed packages, rendered to HTML and put into three page templates, so that the expected text
+is known: a documentation page, an article, and a page without semantic elements. The templates are ours, so only the comparison between
+extractors counts. A fourth set is the documentation of Debian packages (python3-doc, python-django-doc, postgresql-doc, debian-handbook,
+git-doc), if installed or unpacked below `--docs`: the expected text is the element into which the generator of these pages puts their
+content. Peers run if they are installed (`pip install -e '.[bench]'`).
 """
 
 import argparse
@@ -13,21 +13,22 @@ import importlib.util
 import random
 import re
 import statistics
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from comparisons.interleaved_timing import compare_in_turns, print_table, save_json
+from comparisons import results
+from comparisons.interleaved_timing import compare_in_turns, print_table
+from comparisons.results import ResultRow
 from lxml import etree
 from markdown_it import MarkdownIt
 
 from provenlm.scraping.extraction import html as extract
 from provenlm.scraping.extraction.main_content import extract_main_text
 
-MIN_CHARS, MAX_CHARS = 1500, 60_000  # characters of a description
+MIN_CHARS, MAX_CHARS = 1500, 60_000  # length limits of a description
 BLOCKS = {"p", "div", "li", "dt", "dd", "td", "th", "tr", "pre", "h1", "h2", "h3", "h4", "br", "section", "ul", "ol", "dl", "table"}
 SKIPPED_SELECTORS = [
     "nav", ".headerlink", ".sphinxsidebar", ".navheader", ".navfooter", ".toc", "#toc", ".related", ".breadcrumb", ".breadcrumbs", "script",
@@ -51,7 +52,7 @@ PAGE_TEMPLATES = {
 }
 
 
-# Where generators put the content: of pages below a folder named so, these elements, and what of them is none.
+# folder pattern -> XPath of the content element, and the class of elements in it that are not content
 CONTENT_XPATHS = {
     "python3*/html": ("//div[@role='main']", "headerlink"),
     "python-django-doc/html": ("//div[@id='bd']//div[@class='yui-g']", "headerlink"),
@@ -63,7 +64,7 @@ CONTENT_XPATHS = {
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """A page, the text that should come out, and its lines of code."""
+    """Hold a page, its expected text and its expected lines of code."""
 
     page: str
     text: str
@@ -71,7 +72,7 @@ class GroundTruth:
 
 
 def synthetic_pages(template: str, max_pages: int) -> list[GroundTruth]:
-    """Pages whose text is known. Descriptions that hold HTML of their own are left out: what of that is text is a matter of opinion."""
+    """Render package descriptions as pages; skip those that contain HTML, whose expected text is ambiguous."""
     truths, markdown = [], MarkdownIt("commonmark").enable("table")
     for package in sorted(metadata.distributions(), key=lambda item: str(item.metadata["Name"]).lower()):
         fields = package.metadata
@@ -100,7 +101,7 @@ def synthetic_pages(template: str, max_pages: int) -> list[GroundTruth]:
 
 
 def documentation_pages(docs: Path, max_pages: int) -> list[GroundTruth]:
-    """Real pages whose content stands in a known element; `most` of each kind, in a mixed order that is always the same."""
+    """Read real pages whose content is in a known element, `max_pages` of each kind, in a fixed random order."""
     truths = []
     for pattern, (content_xpath, excluded_class) in CONTENT_XPATHS.items():
         paths = sorted(path for folder in sorted(docs.glob(pattern)) if not folder.is_symlink() for path in folder.rglob("*.html*"))
@@ -135,7 +136,7 @@ def documentation_pages(docs: Path, max_pages: int) -> list[GroundTruth]:
 
 
 def _strings(content: etree._Element) -> Iterator[tuple[etree._Element, str]]:
-    """Every text in an element, with the element whose beginning or end stands before it."""
+    """Yield every text in an element, with the element whose start or end precedes it."""
     for event, tag in etree.iterwalk(content, events=("start", "end")):
         text = tag.text if event == "start" else tag.tail if tag is not content else ""
         if text:
@@ -148,13 +149,13 @@ def _inline_text(token: object) -> str:
 
 
 def word_ngrams(text: str) -> set[tuple[str, ...]]:
-    """Its overlapping pieces of four words."""
+    """Return the overlapping 4-grams of words."""
     words = re.findall(r"\w+", text.lower())
     return {tuple(words[i : i + 4]) for i in range(len(words) - 3)}
 
 
 def score_extractor(extractor: Callable[[str], str], pages: Sequence[GroundTruth]) -> tuple[float, float, float, float]:
-    """Mean precision, recall and F1 of shingles over pages; the share of code lines that come out to the blank."""
+    """Return mean precision, recall and F1 of word 4-grams over pages, and the fraction of code lines kept verbatim."""
     page_scores = []
     kept_lines = total_lines = 0
     for truth in pages:
@@ -170,10 +171,10 @@ def score_extractor(extractor: Callable[[str], str], pages: Sequence[GroundTruth
 
 
 def make_extractors() -> dict[str, Callable[[str], str]]:
-    """Ours first: the whole reading, with links and facts, and what the peers do, the text alone. Then those that are installed."""
+    """Return our extractor, with and without links and metadata, and the installed peers."""
     extract_functions: dict[str, Callable[[str], str]] = {
-        "ours, with links and facts": lambda page: extract.read_html(page, "http://h/").text,
-        "ours, text alone": lambda page: extract_main_text(extract.parse_html(page)),
+        "ours, with links and metadata": lambda page: extract.read_html(page, "http://h/").text,
+        "ours, text only": lambda page: extract_main_text(extract.parse_html(page)),
     }
     if importlib.util.find_spec("trafilatura"):
         from trafilatura import extract as trafilatura
@@ -194,44 +195,52 @@ def make_extractors() -> dict[str, Callable[[str], str]]:
 
 
 def is_documentation(page: str) -> bool:
-    """Does it hold code in several places, or name a generator of documentation at its beginning?"""
+    """Return whether a page has several code blocks or names a documentation generator at its start."""
     return page.count("<pre") > 1 or any(name in page[:4096].lower() for name in GENERATORS)
 
 
+def compare_extractors(name: str, pages: Sequence[GroundTruth], rounds: int) -> list[ResultRow]:
+    """Time and score all extractors on one set of pages."""
+    extractors = make_extractors()
+    calls = {label: partial(extract_all, extractor, pages) for label, extractor in extractors.items()}
+    timings = compare_in_turns(name, calls, rounds)
+    print_table(timings, f"{len(pages)} pages")
+    print(f"  {'':34}{'precision':>10}{'recall':>8}{'F1':>8}{'code':>8}{'pages/CPU s':>13}")
+    rows = []
+    for timing in timings:
+        precision, *rest = score_extractor(extractors[timing.implementation], pages)
+        speed = 1e3 * len(pages) / timing.cpu_ms
+        numbers = "".join(f"{number:8.3f}" for number in rest)
+        print(f"  {timing.implementation:34}{precision:10.3f}{numbers}{speed:13.0f}", flush=True)
+        prefix = f"{name}: {timing.implementation}"
+        rows.append(ResultRow(f"{prefix}, speed", speed, "pages/CPU s", 1 / timing.cpu_ratio))
+        metrics = zip(("precision", "recall", "F1", "code lines kept"), (precision, *rest), strict=True)
+        rows += [ResultRow(f"{prefix}, {metric}", value, "fraction") for metric, value in metrics]
+    return rows
+
+
+def extract_all(extractor: Callable[[str], str], pages: Sequence[GroundTruth]) -> None:
+    """Extract every page."""
+    for truth in pages:
+        extractor(truth.page)
+
+
 def main() -> None:
+    """Compare the extractors on all sets of pages and write benchmarks/results/extraction.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="12 pages of each frame, 1 round instead of 3")
-    parser.add_argument("--docs", type=Path, default=Path("/usr/share/doc"), help="where packages put their documentation")
-    parser.add_argument("--json", type=Path, help="also write the tables here")
+    results.add_arguments(parser, "12 pages of each template and 1 round instead of 3")
+    parser.add_argument("--docs", type=Path, default=Path("/usr/share/doc"), help="folder of the documentation of packages")
     options = parser.parse_args()
-    extract_functions, tables, scores = make_extractors(), [], {}
     page_sets = {template: synthetic_pages(template, 12 if options.quick else 60) for template in PAGE_TEMPLATES}
     page_sets["documentation of packages"] = documentation_pages(options.docs, 4 if options.quick else 40)
+    rows: list[ResultRow] = []
     for name, pages in page_sets.items():
-        if not pages:
-            print(f"\n{name}: left out, {options.docs} holds none that is known")
-            continue
-        timings = compare_in_turns(
-            f"extraction: {len(pages)} pages, {name}",
-            {label: partial(extract_all, extractor, pages) for label, extractor in extract_functions.items()},
-            1 if options.quick else 3,
-        )
-        print_table(timings)
-        print(f"  {'':34}{'precision':>10}{'recall':>8}{'F1':>8}{'code':>8}{'pages/CPU s':>13}")
-        for timing in timings:
-            quality = score_extractor(extract_functions[timing.implementation], pages)
-            scores[f"{name}: {timing.implementation}"] = dict(zip(("precision", "recall", "f1", "code"), quality, strict=True))
-            numbers = "".join(f"{number:8.3f}" for number in quality[1:])
-            print(f"  {timing.implementation:34}{quality[0]:10.3f}{numbers}{1e3 * len(pages) / timing.cpu_ms:13.0f}", flush=True)
-        tables += timings
-    if options.json:
-        save_json(options.json, tables, scores)
-
-
-def extract_all(extract_function: Callable[[str], str], pages: Sequence[GroundTruth]) -> None:
-    for truth in pages:
-        extract_function(truth.page)
+        if pages:
+            rows += compare_extractors(name, pages, 1 if options.quick else 3)
+        else:
+            print(f"\n{name}: skipped, {options.docs} has no known documentation")
+    results.save_results("extraction", rows, options)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,39 +1,37 @@
-"""Nothing in; out, milliseconds, tokens a second, MFU and peak memory of a training step of the whole 223M shape on a GPU.
+"""Time a training step of the 223M shape on a GPU: ours, Mixtral, and the dense decoder against Llama.
 
-Ours and Mixtral of Hugging Face, and the dense decoder of equal active size, ours and Llama, in bfloat16, each with and without
-torch.compile, each in a process of its own with the same batch and weights. Where there is no GPU it says NOT RUN; `--device cpu --tiny`
-tries the same code there on a shape that says nothing of speed.
+Each variant runs in bfloat16 with and without torch.compile, in its own process, with the same batch and weights. Without a GPU the
+benchmark prints NOT RUN; `--device cpu --tiny` tries the code on a shape that says nothing about speed.
 """
 
 import argparse
-import json
 import logging
 import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import transformers
-from comparisons import hf_models as peers
+from comparisons import hf_models, results, shapes
+from comparisons.results import ResultRow
 
-from provenlm.core import config, registry
+from provenlm.core import registry
 from provenlm.models.common.spec import ModelSpec
 from provenlm.training import memory
 from provenlm.training.mfu import measure_peak_flops
 
-ROOT = Path(__file__).resolve().parents[1]
-MAX_LOSS_DIFFERENCE = 2e-2  # of the first losses in bfloat16: further apart, they are different models
+NUM_WARMUP_STEPS = 3
+MAX_LOSS_DIFFERENCE = 2e-2  # of the first losses in bfloat16; larger differences mean different models
 
 
 @dataclass(frozen=True)
 class StepVariant:
-    """A net of ours, or with `peer`, which is told to its configuration, Hugging Face's model of it."""
+    """Describe a model of ours or, with `peer_config`, the Hugging Face model with the same weights."""
 
     name: str
     model_name: str
@@ -44,7 +42,7 @@ class StepVariant:
 
 @dataclass(frozen=True)
 class StepBenchmark:
-    """One way on one batch. Of `settings`, each net has its own."""
+    """Describe a variant with its model config and batch."""
 
     variant: StepVariant
     model_config: Any
@@ -57,7 +55,7 @@ class StepBenchmark:
 
 @dataclass(frozen=True)
 class StepBenchmarkResult:
-    """Milliseconds a step: median, least and most; seconds of the first step, which compiles; bytes; first and last loss."""
+    """Hold the times of a step; the first step includes compilation."""
 
     name: str
     model_name: str
@@ -69,14 +67,24 @@ class StepBenchmarkResult:
     tflops: float
     mfu: float
     peak_bytes: int
-    losses: tuple[float, float]
+    first_loss: float
+
+    def result_rows(self) -> list[ResultRow]:
+        """Return the values as rows of a result file."""
+        return [
+            ResultRow(f"{self.name}: step", self.median_ms, "ms"),
+            ResultRow(f"{self.name}: speed", self.tokens_per_second, "tokens/s"),
+            ResultRow(f"{self.name}: MFU", self.mfu, "fraction"),
+            ResultRow(f"{self.name}: peak memory", self.peak_bytes / (1 << 30), "GiB"),
+            ResultRow(f"{self.name}: first step", self.first_seconds, "s"),
+        ]
 
 
 MIXTRAL_CONFIG = {"output_router_logits": True}
 VARIANTS = (
-    StepVariant("mixture, ours", "moe"),
-    StepVariant("mixture, ours, compiled", "moe", compiled=True),
-    StepVariant("mixture, ours, recomputed", "moe", activation_checkpointing=True),
+    StepVariant("MoE, ours", "moe"),
+    StepVariant("MoE, ours, compiled", "moe", compiled=True),
+    StepVariant("MoE, ours, activation checkpointing", "moe", activation_checkpointing=True),
     StepVariant("Mixtral, grouped_mm", "moe", {**MIXTRAL_CONFIG, "experts_implementation": "grouped_mm"}),
     StepVariant("Mixtral, grouped_mm, compiled", "moe", {**MIXTRAL_CONFIG, "experts_implementation": "grouped_mm"}, compiled=True),
     StepVariant("Mixtral, eager", "moe", {**MIXTRAL_CONFIG, "experts_implementation": "eager"}),
@@ -88,134 +96,116 @@ VARIANTS = (
 
 
 def run_benchmark(benchmark: StepBenchmark) -> StepBenchmarkResult:
-    """Some steps to warm up, then the steps that count; each waits for its loss, so the clock sees all of it."""
+    """Take warm-up steps and then timed steps; each waits for its loss, so that the clock covers the whole step."""
     transformers.logging.set_verbosity_error()
     torch._logging.set_logs(dynamo=logging.ERROR, inductor=logging.ERROR)
-    device, spec = torch.device(benchmark.device), registry.load_model(benchmark.variant.model_name, ModelSpec)
-    batch = peers.random_batch(benchmark.vocab_size, benchmark.batch_size, benchmark.seq_len, benchmark.device)
-    model = peers.build_ours(spec, benchmark.model_config, benchmark.vocab_size)
-    if benchmark.variant.peer_config is None:
+    variant, device = benchmark.variant, torch.device(benchmark.device)
+    spec = registry.load_model(variant.model_name, ModelSpec)
+    batch = hf_models.random_batch(benchmark.vocab_size, benchmark.batch_size, benchmark.seq_len, benchmark.device)
+    model = hf_models.build_ours(spec, benchmark.model_config, benchmark.vocab_size)
+    if variant.peer_config is None:
         model = model.to(device)
-        model.layers.blocks_per_checkpoint = 1 if benchmark.variant.activation_checkpointing else None  # type: ignore[union-attr,assignment]
-        loss = peers.our_loss(spec, model, batch)
-        for block in model.layers if benchmark.variant.compiled else ():  # type: ignore[union-attr]
-            block.compile()  # type: ignore[operator]
+        blocks = spec.blocks(model)
+        blocks.blocks_per_checkpoint = 1 if variant.activation_checkpointing else None
+        loss = hf_models.our_loss(spec, model, batch)
+        for block in blocks if variant.compiled else ():
+            block.compile()
     else:
-        model = peers.build_peer(spec, benchmark.model_config, model, benchmark.vocab_size, **benchmark.variant.peer_config).to(
-            device
-        )
-        loss = peers.peer_loss(model, batch)
-        if benchmark.variant.compiled:
+        model = hf_models.build_peer(spec, benchmark.model_config, model, benchmark.vocab_size, **variant.peer_config).to(device)
+        loss = hf_models.peer_loss(model, batch)
+        if variant.compiled:
             model.compile()
-    train_step, losses, seconds = peers.make_train_step(model, loss, True, benchmark.device), [], []
-    for _ in range(3 + benchmark.steps):
-        begin = time.perf_counter()
+    train_step, losses, seconds = hf_models.make_train_step(model, loss, True, benchmark.device), [], []
+    for _ in range(NUM_WARMUP_STEPS + benchmark.steps):
+        start = time.perf_counter()
         losses.append(train_step())
-        seconds.append(time.perf_counter() - begin)
-    timed_seconds, tokens = seconds[3:], benchmark.batch_size * benchmark.seq_len
-    tokens_per_second = tokens / statistics.median(timed_seconds)
+        seconds.append(time.perf_counter() - start)
+    timed = seconds[NUM_WARMUP_STEPS:]
+    tokens_per_second = benchmark.batch_size * benchmark.seq_len / statistics.median(timed)
     flops = tokens_per_second * spec.flops_per_token(benchmark.model_config, benchmark.vocab_size, benchmark.seq_len)
-    ms = [1e3 * milliseconds for milliseconds in (statistics.median(timed_seconds), min(timed_seconds), max(timed_seconds))]
-    mfu = flops / measure_peak_flops(device, "bf16")
     return StepBenchmarkResult(
-        benchmark.variant.name,
-        benchmark.variant.model_name,
-        *ms,
-        seconds[0],
-        tokens_per_second,
-        flops / 1e12,
-        mfu,
-        memory.max_memory_allocated(device),
-        (losses[0], losses[-1]),
+        name=variant.name,
+        model_name=variant.model_name,
+        median_ms=1e3 * statistics.median(timed),
+        min_ms=1e3 * min(timed),
+        max_ms=1e3 * max(timed),
+        first_seconds=seconds[0],
+        tokens_per_second=tokens_per_second,
+        tflops=flops / 1e12,
+        mfu=flops / measure_peak_flops(device, "bf16"),
+        peak_bytes=memory.max_memory_allocated(device),
+        first_loss=losses[0],
     )
 
 
 def make_benchmarks(options: argparse.Namespace) -> list[StepBenchmark]:
-    """Every way on the shape of params.yaml, or on a tiny one."""
-    table = config.load_params(ROOT / "params.yaml")
-    shape = table.entry("recipes", "docs_moe")["validate"]["count_only_models"]["claimed_200m"]
-    spec = registry.load_model("moe", ModelSpec)
-    moe_config = replace(
-        config.parse_config(spec.config_type, shape["model"], "claimed_200m"), dropout=0.0, load_balancing="global_aux_loss"
-    )
-    vocab_size = shape["vocabulary"]
+    """Return all selected variants on the 223M shape, or on a tiny one."""
+    moe_config, dense_config, vocab_size = shapes.MOE_223M, shapes.DENSE, shapes.VOCAB_SIZE
     if options.tiny:
-        moe_config, vocab_size = (
-            replace(moe_config, hidden_size=64, num_hidden_layers=2, intermediate_size=64, max_position_embeddings=options.length),
-            256,
-        )
-    intermediate_size = moe_config.num_experts_per_tok * moe_config.intermediate_size
-    shared_fields = {
-        name: getattr(moe_config, name)
-        for name in (
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "num_key_value_heads",
-            "max_position_embeddings",
-            "rope_theta",
-            "norm_eps",
-        )
-    }
-    dense_config = registry.load_model("gpt", ModelSpec).config_type(
-        variant="llama", intermediate_size=intermediate_size, tie_word_embeddings=True, dropout=0.0, **shared_fields
-    )
+        tiny = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 64, "max_position_embeddings": options.seq_len}
+        moe_config, dense_config, vocab_size = replace(moe_config, **tiny), replace(dense_config, **tiny), 256
     return [
         StepBenchmark(
             variant,
             moe_config if variant.model_name == "moe" else dense_config,
             vocab_size,
-            options.rows,
-            options.length,
+            options.batch_size,
+            options.seq_len,
             options.device,
-            options.steps,
+            4 if options.quick else options.steps,
         )
         for variant in VARIANTS
         if options.only is None or options.only in variant.name
     ]
 
 
+def print_result(result: StepBenchmarkResult) -> None:
+    """Print one line of the table."""
+    print(
+        f"  {result.name:36}{result.median_ms:9.1f}{result.min_ms:9.1f}{result.max_ms:9.1f}{result.first_seconds:9.1f}"
+        f"{result.tokens_per_second:11,.0f}{result.tflops:9.1f}{result.mfu:7.1%}{result.peak_bytes / (1 << 30):7.1f}",
+        flush=True,
+    )
+
+
+def check_first_losses(measured: Sequence[StepBenchmarkResult]) -> None:
+    """Exit with status 1 if the first losses of the variants of one model differ: then they are different models."""
+    for model_name in ("moe", "gpt"):
+        first_losses = {result.name: result.first_loss for result in measured if result.model_name == model_name}
+        if first_losses and max(first_losses.values()) - min(first_losses.values()) > MAX_LOSS_DIFFERENCE:
+            print(f"first losses differ, so these are different models: {first_losses}", file=sys.stderr)
+            sys.exit(1)
+
+
 def main() -> None:
+    """Time all variants, print the table and write benchmarks/results/gpu.json."""
     parser = argparse.ArgumentParser(description=__doc__)
+    results.add_arguments(parser, "4 timed steps")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="a small shape, to try the code")
-    parser.add_argument("--rows", type=int, default=16)
-    parser.add_argument("--length", type=int, default=2048)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--only", help="ways whose name holds this")
-    parser.add_argument("--json", type=Path, help="also write the table here")
+    parser.add_argument("--tiny", action="store_true", help="use a small shape, to try the code")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N")
+    parser.add_argument("--seq-len", type=int, default=2048, metavar="N")
+    parser.add_argument("--steps", type=int, default=20, metavar="N", help="number of timed steps (default: 20)")
+    parser.add_argument("--only", metavar="TEXT", help="time only variants whose name contains TEXT")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
-        print("a training step on a GPU: NOT RUN, there is none here")
+        print("training step on a GPU: NOT RUN, there is no GPU")
         return
-    name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
-    print(
-        f"{name}, torch {torch.__version__}, transformers {transformers.__version__}; {options.rows} × {options.length} tokens, bf16"
-    )
-    print(f"  {'':32}{'ms':>9}{'least':>9}{'most':>9}{'first s':>9}{'tokens/s':>11}{'TFLOP/s':>9}{'MFU':>7}{'GiB':>7}")
-    results: list[StepBenchmarkResult] = []
+    device_name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+    print(f"{device_name}, torch {torch.__version__}; {options.batch_size} × {options.seq_len} tokens, bf16")
+    print(f"  {'':36}{'ms':>9}{'min':>9}{'max':>9}{'first s':>9}{'tokens/s':>11}{'TFLOP/s':>9}{'MFU':>7}{'GiB':>7}")
+    measured: list[StepBenchmarkResult] = []
     for benchmark in make_benchmarks(options):
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
             try:
                 result = executor.submit(run_benchmark, benchmark).result()
-            except RuntimeError as error:  # no memory left, or a kernel that is not there
-                print(f"  {benchmark.variant.name:32}NOT RUN: {str(error).splitlines()[0]}", flush=True)
+            except RuntimeError as error:  # out of memory, or a kernel that does not exist
+                print(f"  {benchmark.variant.name:36}NOT RUN: {str(error).splitlines()[0]}", flush=True)
                 continue
-        results.append(result)
-        print(
-            f"  {result.name:32}{result.median_ms:9.1f}{result.min_ms:9.1f}{result.max_ms:9.1f}{result.first_seconds:9.1f}{result.tokens_per_second:11,.0f}"
-            f"{result.tflops:9.1f}{result.mfu:7.1%}{result.peak_bytes / (1 << 30):7.1f}",
-            flush=True,
-        )
-    for model_name in ("moe", "gpt"):
-        first_losses = {result.name: result.losses[0] for result in results if result.model_name == model_name}
-        if first_losses and max(first_losses.values()) - min(first_losses.values()) > MAX_LOSS_DIFFERENCE:
-            print(f"the first losses differ, so these are different models: {first_losses}", file=sys.stderr)
-            sys.exit(1)
-    if options.json:
-        options.json.write_text(
-            json.dumps({"device": name, "lines": [asdict(result) for result in results]}, indent=2) + "\n", encoding="utf-8"
-        )
+        measured.append(result)
+        print_result(result)
+    check_first_losses(measured)
+    results.save_results("gpu", [row for result in measured for row in result.result_rows()], options)
 
 
 if __name__ == "__main__":

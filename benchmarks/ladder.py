@@ -1,10 +1,9 @@
-"""Nothing in; out, a table: a step of each net of the ladder beside the same net written in NumPy, in the same run.
+"""Time a step of each model of the ladder against the same model written in NumPy.
 
-Before anything is timed, the gradients of the two are compared in float64: RuntimeError if any differs by more than 1e-6 of the largest.
+Before anything is timed, the gradients of both are compared in float64: a difference above 1e-6 of the largest entry raises RuntimeError.
 """
 
 import argparse
-import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,138 +11,139 @@ from typing import Any
 
 import numpy as np
 import torch
-from comparisons import hf_models as peers
-from comparisons import numpy_gpt
-from comparisons.interleaved_timing import TimingRow, compare_in_turns, print_table, save_json
+from comparisons import hf_models, numpy_gpt, results
+from comparisons.interleaved_timing import TimingRow, compare_in_turns, print_table
+from comparisons.results import ResultRow
 
 from provenlm.core import config
 from provenlm.data.token_dataset import DatasetSplit, TokenDataset
-from provenlm.models.common.objective import IGNORE, Batch
+from provenlm.models.common.objective import IGNORE, TokenBatch
 from provenlm.models.common.spec import ResolvedModel, resolve_model
 from provenlm.training.config import TrainConfig
 from provenlm.training.dataloader import build_dataloader
 from provenlm.training.loop import train_steps
 
 ROOT = Path(__file__).resolve().parents[1]
-MODELS = {"ladder_memorise": (37, 4_624, 4), "ladder_copilot": (61, 33_472, 63)}  # vocabulary, parameters, positions a row
-PASSES_PER_ROUND = 20  # a turn: one pass alone is too short for a clock
+MODELS = {  # vocab_size, number of parameters, seq_len, batch size of the recipe
+    "ladder_memorise": (37, 4_624, 4, 12),
+    "ladder_copilot": (61, 33_472, 63, 16),
+}
+PASSES_PER_ROUND = 20  # one pass alone is too short to time
 MAX_GRADIENT_DIFFERENCE = 1e-6
 
 
-def time_model(name: str, batch_size: int, rounds: int) -> list[TimingRow]:
-    """Forward and backward of both, and a whole step of ours with clipping, optimizer and all that the loop keeps."""
-    table = config.load_params(ROOT / "params.yaml")
-    vocab_size, num_params, seq_len = MODELS[name]
-    resolved = resolve_model(table.entry("recipes", name)["model"], name)
+def time_model(name: str, batch_size: int, rounds: int) -> tuple[list[TimingRow], float]:
+    """Time forward and backward of both models and a whole training step; also return the largest gradient difference."""
+    params = config.load_params(ROOT / "params.yaml")
+    vocab_size, num_params, seq_len, _ = MODELS[name]
+    resolved = resolve_model(params.entry("recipes", name)["model"], name)
     batch = random_nonzero_batch(vocab_size, batch_size, seq_len)
     max_difference = max_gradient_difference(resolved, vocab_size, batch)
-    model = peers.build_ours(resolved.spec, resolved.model_config, vocab_size)
-    if (actual_params := sum(p.numel() for p in model.parameters())) != num_params:
-        raise RuntimeError(f"{name} has {actual_params} parameters, not {num_params}")
-    weights = {key: value.numpy() for key, value in model.state_dict().items()}
-    numpy_step = partial(
-        numpy_gpt.loss_and_gradients, weights, resolved.model_config.heads, resolved.model_config.norm_eps, *batch_arrays(batch)
-    )
+    model = hf_models.build_ours(resolved.spec, resolved.model_config, vocab_size)
+    if (actual_params := sum(parameter.numel() for parameter in model.parameters())) != num_params:
+        raise RuntimeError(f"{name}: must have {num_params} parameters, got {actual_params}")
+    numpy_step = partial(numpy_loss_and_gradients, model, resolved, batch)
     objective = resolved.spec.objectives(model, IGNORE)[0]
 
     def torch_step() -> None:
         model.zero_grad()
         objective.loss(batch)["loss"].backward()
 
-    trainer_step = make_trainer_step(
-        resolved, table.parse_section("recipes", name, "train", TrainConfig), vocab_size, batch_size, seq_len, rounds
-    )
-    title = f"{PASSES_PER_ROUND} × {name}: {num_params} parameters, {batch_size} × {seq_len} tokens; gradients differ by {max_difference:.1e}"
+    train_config = params.parse_section("recipes", name, "train", TrainConfig)
+    trainer_step = make_trainer_step(resolved, train_config, vocab_size, batch_size, seq_len, rounds)
     implementations = {
         "NumPy, forward and backward": numpy_step,
         "ours, forward and backward": torch_step,
-        "ours, whole step of fit": trainer_step,
+        "ours, whole training step": trainer_step,
     }
-    return compare_in_turns(
-        title, {label: partial(repeat_passes, implementation) for label, implementation in implementations.items()}, rounds
+    repeated = {label: partial(repeat_passes, function) for label, function in implementations.items()}
+    comparison = f"{PASSES_PER_ROUND} × {name}, batch {batch_size}"
+    return compare_in_turns(comparison, repeated, rounds), max_difference
+
+
+def repeat_passes(function: Any) -> None:
+    """Call a step often enough to time it."""
+    for _ in range(PASSES_PER_ROUND):
+        function()
+
+
+def random_nonzero_batch(vocab_size: int, batch_size: int, seq_len: int) -> TokenBatch:
+    """Return a batch of random ids without the padding id 0, the same in every call."""
+    ids = torch.randint(1, vocab_size, (batch_size, seq_len + 1), generator=torch.Generator().manual_seed(1))
+    return TokenBatch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+
+
+def numpy_loss_and_gradients(model: torch.nn.Module, resolved: ResolvedModel, batch: TokenBatch) -> tuple[float, dict[str, Any]]:
+    """Compute loss and gradients in NumPy with the weights of the model."""
+    weights = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+    model_config = resolved.model_config
+    return numpy_gpt.loss_and_gradients(
+        weights, model_config.num_attention_heads, model_config.norm_eps, batch.inputs_BT.numpy(), batch.targets_BT.numpy()
     )
 
 
-def repeat_passes(implementation: Any) -> None:
-    for _ in range(PASSES_PER_ROUND):
-        implementation()
+def max_gradient_difference(resolved: ResolvedModel, vocab_size: int, batch: TokenBatch) -> float:
+    """Return the largest difference of a gradient in float64, relative to the largest entry of its tensor.
 
-
-def random_nonzero_batch(vocab_size: int, batch_size: int, seq_len: int) -> Batch:
-    ids = torch.randint(1, vocab_size, (batch_size, seq_len + 1), generator=torch.Generator().manual_seed(1))
-    return Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
-
-
-def batch_arrays(batch: Batch) -> tuple[Any, Any]:
-    return batch.inputs_BT.numpy(), batch.targets_BT.numpy()
-
-
-def max_gradient_difference(resolved: ResolvedModel, vocab_size: int, batch: Batch) -> float:
-    """Largest difference of a gradient in float64, over the largest entry of its tensor. RuntimeError if that is not close."""
-    model = peers.build_ours(resolved.spec, resolved.model_config, vocab_size).double()
+    Raises RuntimeError if it is above MAX_GRADIENT_DIFFERENCE.
+    """
+    model = hf_models.build_ours(resolved.spec, resolved.model_config, vocab_size).double()
     loss = resolved.spec.objectives(model, IGNORE)[0].loss(batch)["loss"]
     loss.backward()
-    weights = {key: value.numpy() for key, value in model.state_dict().items()}
-    numpy_loss, numpy_gradients = numpy_gpt.loss_and_gradients(
-        weights, resolved.model_config.heads, resolved.model_config.norm_eps, *batch_arrays(batch)
-    )
-    torch_gradients = {key: parameter.grad.numpy() for key, parameter in model.named_parameters() if parameter.grad is not None}
+    numpy_loss, numpy_gradients = numpy_loss_and_gradients(model, resolved, batch)
+    torch_gradients = {name: parameter.grad.numpy() for name, parameter in model.named_parameters() if parameter.grad is not None}
     if numpy_gradients.keys() != torch_gradients.keys():
         raise RuntimeError(f"gradients of different tensors: {sorted(numpy_gradients.keys() ^ torch_gradients.keys())}")
     differences = {
-        key: float(np.abs(numpy_gradients[key] - torch_gradients[key]).max() / max(np.abs(torch_gradients[key]).max(), 1e-12))
-        for key in torch_gradients
+        name: float(np.abs(numpy_gradients[name] - gradient).max() / max(np.abs(gradient).max(), 1e-12))
+        for name, gradient in torch_gradients.items()
     }
     differences["loss"] = abs(numpy_loss - loss.item())
-    # A bias of the keys moves all scores of a query alike, so its slope is nought and has no size to compare with.
+    # A key bias changes all scores of a query equally, so its gradient is 0 and gives no scale.
     worst = max((name for name in differences if not name.endswith("k_proj.bias")), key=differences.__getitem__)
     if differences[worst] > MAX_GRADIENT_DIFFERENCE:
-        raise RuntimeError(f"{worst} differs by {differences[worst]}: these are different nets")
+        raise RuntimeError(f"{worst}: gradients differ by {differences[worst]}, so these are different models")
     return differences[worst]
 
 
 def make_trainer_step(
     resolved: ResolvedModel, train_config: TrainConfig, vocab_size: int, batch_size: int, seq_len: int, rounds: int
 ) -> Any:
-    """Each call takes one step of the recipe's training, on random documents of the same size."""
+    """Return a function that takes one training step of the recipe, on random documents of the same length."""
     num_documents = 64 * batch_size
     ids = np.random.default_rng(1).integers(1, vocab_size, num_documents * (seq_len + 1), dtype=np.uint16)
     starts = np.arange(num_documents + 1, dtype=np.int64) * (seq_len + 1)
     split = DatasetSplit(ids, starts, [str(n) for n in range(num_documents)], np.full(num_documents, seq_len))
-    tokens = TokenDataset(split, split, vocab_size, {"pad": 0})
-    min_steps = (rounds + 1) * PASSES_PER_ROUND + 1
+    dataset = TokenDataset(split, split, vocab_size, {"pad": 0})
     train_config = replace(
         train_config,
         global_batch_size=batch_size,
         micro_batch_size=batch_size,
-        steps=max(min_steps, train_config.total_steps),
-        held_out=None,
-        samples=None,
+        max_steps=max((rounds + 1) * PASSES_PER_ROUND + 1, train_config.total_steps),
+        eval=None,
+        sample=None,
     )
-    model = peers.build_ours(resolved.spec, resolved.model_config, vocab_size)
-    steps = train_steps(
-        model, resolved.spec.objectives(model, IGNORE), build_dataloader(tokens, train_config), [], train_config, None, lambda: None
-    )
+    model = hf_models.build_ours(resolved.spec, resolved.model_config, vocab_size)
+    objectives = resolved.spec.objectives(model, IGNORE)
+    steps = train_steps(model, objectives, build_dataloader(dataset, train_config), [], train_config, None, lambda: None)
     return partial(next, steps)
 
 
 def main() -> None:
+    """Time all models, print the tables and write benchmarks/results/ladder.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="5 rounds instead of 25")
-    parser.add_argument("--json", type=Path, help="also write the table here")
+    results.add_arguments(parser, "5 rounds instead of 25")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rounds = 5 if options.quick else 25
-    print(f"1 thread, torch {torch.__version__}, NumPy {np.__version__}, load {os.getloadavg()[0]:.1f}")
-    print("× is the time of a line over that of the first line of its table: above 1, NumPy is faster")
-    timings: list[TimingRow] = []
-    for name, recipe_batch_size in (("ladder_memorise", 12), ("ladder_copilot", 16)):
-        for batch_size in (1, recipe_batch_size):  # a string at a time, and the recipe's batch
-            model_timings = time_model(name, batch_size, rounds)
-            print_table(model_timings)
-            timings += model_timings
-    if options.json:
-        save_json(options.json, timings, {"threads": 1, "torch": torch.__version__, "numpy": np.__version__})
+    print("1 thread; × is the time relative to the first line of a table: above 1, NumPy is faster")
+    rows: list[ResultRow] = []
+    for name, (*_, recipe_batch_size) in MODELS.items():
+        for batch_size in (1, recipe_batch_size):
+            timings, max_difference = time_model(name, batch_size, 5 if options.quick else 25)
+            print_table(timings, f"gradients differ by {max_difference:.1e}")
+            rows += [row for timing in timings for row in timing.result_rows()]
+            rows.append(ResultRow(f"{timings[0].comparison}: largest relative gradient difference", max_difference, ""))
+    results.save_results("ladder", rows, options)
 
 
 if __name__ == "__main__":

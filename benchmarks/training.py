@@ -1,15 +1,13 @@
-"""Nothing in; out, a table: our expert layer, training steps and loop beside the plain loop and Hugging Face's, in the same run.
+"""Time our expert layer, training steps and training loop against a plain loop and Hugging Face models.
 
-Numbers hold within a run only: everything in a comparison is measured in turns, whole steps each in a process of its own. `--quick` takes
-two minutes on two quiet cores.
+Times compare only within a run: the implementations of a comparison run in turns, whole steps each in their own process.
 """
 
 import argparse
 import math
 import os
 import statistics
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -19,17 +17,17 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from comparisons import hf_models as peers
-from comparisons.interleaved_timing import TimingRow, compare_in_turns, print_table, save_json
+from comparisons import hf_models, results, shapes
+from comparisons.interleaved_timing import TimingRow, compare_in_turns, print_table
+from comparisons.results import ResultRow
 from comparisons.subprocess_timer import in_subprocess
 from torch import Tensor, nn
 
 from provenlm.core import config, registry
 from provenlm.data.token_dataset import DatasetSplit, TokenDataset
-from provenlm.domains.text.tokenize.spec import TextTokenizeConfig
 from provenlm.models.common.layers import moe_experts
-from provenlm.models.common.objective import IGNORE, TokenBatch
-from provenlm.models.common.spec import ModelSpec
+from provenlm.models.common.objective import IGNORE, Batch
+from provenlm.models.common.spec import ModelSpec, resolve_model
 from provenlm.training.build_model import init_model
 from provenlm.training.config import TrainConfig
 from provenlm.training.dataloader import build_dataloader
@@ -38,31 +36,30 @@ from provenlm.training.loop import train_steps
 from provenlm.training.optim import factory
 
 ROOT = Path(__file__).resolve().parents[1]
-HIDDEN, INTERMEDIATE, EXPERTS, TOP_K, TOKENS = 512, 2048, 8, 2, 2048  # the expert layer of the 223M shape of params.yaml
-LAYERS, VOCAB_SIZE, BATCH_SIZE, SEQ_LEN = (
-    2,
-    4096,
-    8,
-    256,
-)  # of the whole steps: two of its eight layers, so that three models fit at once
-PRECISIONS = {"fp32": "fp32", "bf16": "bf16 autocast", "pure": "bf16 weights too"}
+NUM_TOKENS = 2048  # of the expert layer
+# whole steps: two of the eight layers of the 223M shape, so that three models fit into memory
+NUM_LAYERS, VOCAB_SIZE, BATCH_SIZE, SEQ_LEN = 2, 4096, 8, 256
+PRECISIONS = {"fp32": "fp32", "bf16": "bf16 autocast", "pure": "bf16 weights"}
+Comparison = tuple[list[TimingRow], str]  # timings and the details of their title
 
 
-def time_expert_layer(dtype: torch.dtype, rounds: int) -> list[TimingRow]:
-    """Forward and backward of one layer of experts."""
+def time_expert_layer(dtype: torch.dtype, rounds: int) -> Comparison:
+    """Time forward and backward of one layer of experts of the 223M shape."""
+    hidden, ffn = shapes.MOE_223M.hidden_size, shapes.MOE_223M.intermediate_size
+    num_experts, top_k = shapes.MOE_223M.num_experts, shapes.MOE_223M.num_experts_per_tok
     torch.manual_seed(0)
-    states = torch.randn(TOKENS, HIDDEN, dtype=dtype, requires_grad=True)
-    output_grad = torch.randn(TOKENS, HIDDEN, dtype=dtype)
-    gate_up = nn.Parameter((torch.randn(EXPERTS, 2 * INTERMEDIATE, HIDDEN) / math.sqrt(HIDDEN)).to(dtype))
-    down = nn.Parameter((torch.randn(EXPERTS, HIDDEN, INTERMEDIATE) / math.sqrt(INTERMEDIATE)).to(dtype))
-    weights, selected = torch.randn(TOKENS, EXPERTS).softmax(-1).topk(TOP_K, -1)
+    states = torch.randn(NUM_TOKENS, hidden, dtype=dtype, requires_grad=True)
+    output_grad = torch.randn(NUM_TOKENS, hidden, dtype=dtype)
+    gate_up = nn.Parameter((torch.randn(num_experts, 2 * ffn, hidden) / math.sqrt(hidden)).to(dtype))
+    down = nn.Parameter((torch.randn(num_experts, hidden, ffn) / math.sqrt(ffn)).to(dtype))
+    weights, selected = torch.randn(NUM_TOKENS, num_experts).softmax(-1).topk(top_k, -1)
     weights = (weights / weights.sum(-1, keepdim=True)).to(dtype)
     implementations: dict[str, Any] = {
         "ours (split)": moe_experts.experts_split,
         "ours, for GPUs (grouped)": moe_experts.experts_grouped_mm,
         "plain loop": moe_experts.experts_reference,
-        "Mixtral, eager": peers.mixtral_experts("eager", gate_up, down, TOP_K),
-        "Mixtral, grouped_mm": peers.mixtral_experts("grouped_mm", gate_up, down, TOP_K),
+        "Mixtral, eager": hf_models.mixtral_experts("eager", gate_up, down, top_k),
+        "Mixtral, grouped_mm": hf_models.mixtral_experts("grouped_mm", gate_up, down, top_k),
     }
 
     def run(implementation: Any) -> Tensor:
@@ -71,117 +68,108 @@ def time_expert_layer(dtype: torch.dtype, rounds: int) -> list[TimingRow]:
         output.backward(output_grad)
         return output
 
-    name = f"expert layer {str(dtype).removeprefix('torch.')}: hidden {HIDDEN}, inner {INTERMEDIATE}, {EXPERTS} experts, top-{TOP_K}, {TOKENS} tokens"
-    return compare_in_turns(
-        name, {label: partial(run, implementation) for label, implementation in implementations.items()}, rounds
-    )
+    name = f"expert layer {str(dtype).removeprefix('torch.')}"
+    timings = compare_in_turns(name, {label: partial(run, function) for label, function in implementations.items()}, rounds)
+    return timings, f"hidden {hidden}, intermediate {ffn}, {num_experts} experts, top {top_k}, {NUM_TOKENS} tokens"
 
 
-def time_moe_step(precision: str, rounds: int) -> list[TimingRow]:
-    """A training step of the mixture, against Mixtral in both of its ways, with the same weights and the same loss."""
-    spec = registry.load_model("moe", ModelSpec)
-    shape = config.load_params(ROOT / "params.yaml").entry("recipes", "docs_moe")["validate"]["count_only_models"]["claimed_200m"]["model"]
-    model_config = replace(
-        config.parse_config(spec.config_type, shape, "claimed_200m"), num_hidden_layers=LAYERS, dropout=0.0, load_balancing="global_aux_loss"
-    )
-    expert_options = {"eager": {"experts_implementation": "eager"}, "grouped_mm": {"experts_implementation": "grouped_mm"}}
-    peer_configs = {f"Mixtral, {label}": {"output_router_logits": True, **options} for label, options in expert_options.items()}
-    return time_train_step("mixture", "moe", model_config, peer_configs, precision, rounds)
+def time_moe_step(precision: str, rounds: int) -> Comparison:
+    """Time a training step of the MoE model against Mixtral with both of its expert implementations."""
+    model_config = replace(shapes.MOE_223M, num_hidden_layers=NUM_LAYERS)
+    peer_configs = {
+        f"Mixtral, {implementation}": {"output_router_logits": True, "experts_implementation": implementation}
+        for implementation in ("eager", "grouped_mm")
+    }
+    return time_train_step("MoE", "moe", model_config, peer_configs, precision, rounds)
 
 
-def time_dense_step(precision: str, rounds: int) -> list[TimingRow]:
-    """A training step of the dense decoder of equal active width, against Llama."""
-    spec = registry.load_model("gpt", ModelSpec)
-    model_config = spec.config_type("llama", HIDDEN, LAYERS, 8, 2, TOP_K * INTERMEDIATE, 2048, True, 10_000.0, 1e-5, 0.0)
+def time_dense_step(precision: str, rounds: int) -> Comparison:
+    """Time a training step of the dense decoder with as many active parameters against Llama."""
+    model_config = replace(shapes.DENSE, num_hidden_layers=NUM_LAYERS)
     return time_train_step("dense", "gpt", model_config, {"Llama": {}}, precision, rounds)
 
 
 def time_train_step(
-    name: str, model_name: str, model_config: Any, peer_configs: dict[str, dict[str, Any]], precision: str, rounds: int
-) -> list[TimingRow]:
-    """Ours and each peer, each in a process of its own; RuntimeError if the first losses say that they are not the same model.
+    name: str, model_name: str, model_config: Any, peer_configs: Mapping[str, dict[str, Any]], precision: str, rounds: int
+) -> Comparison:
+    """Time ours and each peer, each in its own process; raise RuntimeError if their first losses differ.
 
-    Ours keeps freed memory, as the train stage lets it. So that one sees what that is worth, each also stands there the other way. The
-    products alone say how fast a step could be at best: whatever anyone saves, it is of what is above them.
+    Ours retains freed memory, as the train stage does; each model is also timed the other way. The matrix products alone are a lower
+    bound of the time of a step.
     """
-    variants: dict[str, tuple[dict[str, Any] | None, bool]] = {"ours": (None, True), "ours, memory not kept": (None, False)}
+    variants: dict[str, tuple[dict[str, Any] | None, bool]] = {"ours": (None, True), "ours, memory not retained": (None, False)}
     variants |= {label: (peer_config, False) for label, peer_config in peer_configs.items()}
-    variants |= {f"{label}, memory kept": (peer_config, True) for label, peer_config in peer_configs.items()}
+    variants |= {f"{label}, memory retained": (peer_config, True) for label, peer_config in peer_configs.items()}
+    threads = torch.get_num_threads()
     with ExitStack() as stack:
         steps = {
             label: stack.enter_context(
-                in_subprocess(
-                    partial(make_step, model_name, model_config, peer_config, keeps_memory, precision, torch.get_num_threads())
-                )
+                in_subprocess(partial(make_step, model_name, model_config, peer_config, retains_memory, precision, threads))
             )
-            for label, (peer_config, keeps_memory) in variants.items()
+            for label, (peer_config, retains_memory) in variants.items()
         }
         first_losses = {label: run_step().value for label, run_step in steps.items()}
-        lower_bound = in_subprocess(partial(make_matmul_step, model_name, model_config, precision, torch.get_num_threads()))
-        steps["the products alone"] = stack.enter_context(lower_bound)
         if max(first_losses.values()) - min(first_losses.values()) > (1e-4 if precision == "fp32" else 2e-2):
-            raise RuntimeError(f"the first losses differ, so these are different models: {first_losses}")
-        title = f"{name} step {PRECISIONS[precision]}: {LAYERS} layers, vocabulary {VOCAB_SIZE}, {BATCH_SIZE} × {SEQ_LEN} tokens, clip, fused AdamW"
-        return compare_in_turns(title, steps, rounds)
+            raise RuntimeError(f"first losses differ, so these are different models: {first_losses}")
+        lower_bound = in_subprocess(partial(make_matmul_step, model_name, model_config, precision, threads))
+        steps["matrix products only"] = stack.enter_context(lower_bound)
+        timings = compare_in_turns(f"{name} step {PRECISIONS[precision]}", steps, rounds)
+    return timings, f"{NUM_LAYERS} layers, vocab_size {VOCAB_SIZE}, {BATCH_SIZE} × {SEQ_LEN} tokens, clipping, fused AdamW"
 
 
 def make_step(
-    model_name: str, model_config: Any, peer_config: dict[str, Any] | None, keeps_memory: bool, precision: str, threads: int
+    model_name: str, model_config: Any, peer_config: dict[str, Any] | None, retains_memory: bool, precision: str, threads: int
 ) -> Callable[[], float]:
-    """A training step that gives its loss: of our net, or of the peer with what is `said` to its configuration."""
+    """Return a training step that returns its loss: of our model or, with `peer_config`, of the peer."""
     torch.set_num_threads(threads)
     transformers.logging.set_verbosity_error()
-    if keeps_memory:
+    if retains_memory:
         retain_freed_memory()
     spec = registry.load_model(model_name, ModelSpec)
-    batch = peers.random_batch(VOCAB_SIZE, BATCH_SIZE, SEQ_LEN)
-    model = peers.build_ours(spec, model_config, VOCAB_SIZE)
+    batch = hf_models.random_batch(VOCAB_SIZE, BATCH_SIZE, SEQ_LEN)
+    model = hf_models.build_ours(spec, model_config, VOCAB_SIZE)
     if peer_config is not None:
-        model = peers.build_peer(spec, model_config, model, VOCAB_SIZE, **peer_config)
+        model = hf_models.build_peer(spec, model_config, model, VOCAB_SIZE, **peer_config)
     if precision == "pure":
         model = model.bfloat16()
-    loss = peers.our_loss(spec, model, batch) if peer_config is None else peers.peer_loss(model, batch)
-    return peers.make_train_step(model, loss, precision == "bf16")
+    loss = hf_models.our_loss(spec, model, batch) if peer_config is None else hf_models.peer_loss(model, batch)
+    return hf_models.make_train_step(model, loss, precision == "bf16")
 
 
 def make_matmul_step(model_name: str, model_config: Any, precision: str, threads: int) -> Callable[[], float]:
+    """Return the matrix products of a training step of our model."""
     torch.set_num_threads(threads)
-    model = peers.build_ours(registry.load_model(model_name, ModelSpec), model_config, VOCAB_SIZE)
-    return peers.matmul_lower_bound(model, BATCH_SIZE * SEQ_LEN, TOP_K, torch.float32 if precision == "fp32" else torch.bfloat16)
+    model = hf_models.build_ours(registry.load_model(model_name, ModelSpec), model_config, VOCAB_SIZE)
+    top_k = shapes.MOE_223M.num_experts_per_tok
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    return hf_models.matmul_lower_bound(model, BATCH_SIZE * SEQ_LEN, top_k, dtype)
 
 
-def time_default_step(rounds: int) -> list[TimingRow]:
-    """A step of the default recipe through `fit`, beside its bare model and optimizers on one batch."""
-    table = config.load_params(ROOT / "params.yaml")
-    model_section = dict(table.entry("recipes", "docs_moe")["model"])
-    spec = registry.load_model(model_section.pop("arch"), ModelSpec)
-    train_config = table.parse_section("recipes", "docs_moe", "train", TrainConfig)
-    model_config: Any = config.parse_config(spec.config_type, model_section, "docs_moe.net")
-    tokens = random_tokens(table.parse_section("corpora", "python_docs", "tokenize", TextTokenizeConfig).vocab_size)
-    model, bare_model = (init_model(spec, model_config, tokens.vocab_size, train_config.seed) for _ in range(2))
-    batches = build_dataloader(tokens, train_config)
-    steps = train_steps(model, spec.objectives(model, IGNORE), batches, [], train_config, None, lambda: None)
-    next(steps)  # the first also measures the held-out loss
-    bare_step = bare_steps(spec, bare_model, batches.batch_at(0, train_config.global_batch_size), train_config)
+def time_default_step(rounds: int) -> Comparison:
+    """Time a step of the default recipe in the training loop against its bare model and optimizers."""
+    params = config.load_params(ROOT / "params.yaml")
+    resolved = resolve_model(params.entry("recipes", "docs_moe")["model"], "docs_moe")
+    spec, model_config = resolved.spec, resolved.model_config
+    train_config = params.parse_section("recipes", "docs_moe", "train", TrainConfig)
+    dataset = random_dataset(8192)
+    model, bare_model = (init_model(spec, model_config, dataset.vocab_size, train_config.seed) for _ in range(2))
+    dataloader = build_dataloader(dataset, train_config)
+    steps = train_steps(model, spec.objectives(model, IGNORE), dataloader, [], train_config, None, lambda: None)
+    next(steps)  # the first step also measures the validation loss
+    bare_step = bare_steps(spec, bare_model, dataloader.batch_at(0, train_config.global_batch_size), train_config)
     waits: list[float] = []
 
-    def trainer_step() -> None:
+    def loop_step() -> None:
         step = next(steps)
         waits.append(step.data_seconds / step.seconds)
 
-    timings = compare_in_turns(
-        "default step: docs_moe of params.yaml",
-        {"bare model and optimizers": partial(next, bare_step), "fit": trainer_step},
-        rounds,
-    )
-    print(
-        f"\nshare of a default step waiting for its batch: {statistics.median(waits):.3%}; outside model and optimizers: see × of fit"
-    )
-    return timings
+    implementations = {"bare model and optimizers": partial(next, bare_step), "training loop": loop_step}
+    timings = compare_in_turns("default step", implementations, rounds)
+    return timings, f"recipe docs_moe; data loading takes {statistics.median(waits):.3%} of a step"
 
 
-def bare_steps(spec: ModelSpec, model: nn.Module, batch: TokenBatch, train_config: TrainConfig) -> Iterator[None]:
-    """Forward, backward, clipping and the recipe's optimizers, and nothing else."""
+def bare_steps(spec: ModelSpec, model: nn.Module, batch: Batch, train_config: TrainConfig) -> Iterator[None]:
+    """Run forward, backward, clipping and the optimizers of the recipe on one batch, and nothing else."""
     objective = spec.objectives(model, IGNORE)[0]
     step_optimizers = factory.build_optimizers(objective, train_config.optimizer)
     while True:
@@ -195,49 +183,41 @@ def bare_steps(spec: ModelSpec, model: nn.Module, batch: TokenBatch, train_confi
         yield
 
 
-def random_tokens(vocab_size: int) -> TokenDataset:
-    """A million tokens in documents of a thousand."""
-    draw = np.random.default_rng(1)
+def random_dataset(vocab_size: int) -> TokenDataset:
+    """Return a million random tokens in documents of a thousand."""
+    rng = np.random.default_rng(1)
 
-    def split(documents: int) -> DatasetSplit:
-        starts = np.arange(documents + 1, dtype=np.int64) * 1000
-        ids = draw.integers(4, vocab_size, int(starts[-1]), dtype=np.uint16)
-        return DatasetSplit(ids, starts, [str(i) for i in range(documents)], np.full(documents, 4000))
+    def make_split(num_documents: int) -> DatasetSplit:
+        starts = np.arange(num_documents + 1, dtype=np.int64) * 1000
+        ids = rng.integers(4, vocab_size, int(starts[-1]), dtype=np.uint16)
+        return DatasetSplit(ids, starts, [str(n) for n in range(num_documents)], np.full(num_documents, 4000))
 
-    return TokenDataset(split(1000), split(50), vocab_size, {"unk": 0, "bos": 1, "eos": 2})
+    return TokenDataset(make_split(1000), make_split(50), vocab_size, {"unk": 0, "bos": 1, "eos": 2})
 
 
 def main() -> None:
+    """Run all comparisons and write benchmarks/results/training.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="3 rounds instead of 9, without the steps whose weights are bf16 too")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--json", type=Path, help="also write the table here")
+    results.add_arguments(parser, "3 rounds instead of 9, without bf16 weights")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="CPU threads of torch")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
     rounds = 3 if options.quick else 9
-    precisions = ("fp32", "bf16") if options.quick else tuple(PRECISIONS)
-    dtypes = [torch.float32, torch.bfloat16]
+    precisions, dtypes = ("fp32", "bf16") if options.quick else tuple(PRECISIONS), [torch.float32, torch.bfloat16]
     if is_dtype_emulated(torch.device("cpu"), "bf16"):
-        print("bf16: NOT RUN, this processor has no such products")
+        print("bf16: NOT RUN, this processor has no bf16 matrix products")
         precisions, dtypes = ("fp32",), [torch.float32]
-    print(
-        f"{options.threads} threads, torch {torch.__version__}, transformers {transformers.__version__}, load {os.getloadavg()[0]:.1f}"
-    )
-    print("× is the time of a line over that of the first line of its table: above 1, the first is faster")
-    measures = [partial(time_expert_layer, dtype, rounds) for dtype in dtypes]
-    measures += [
-        partial(time_step, precision, rounds) for time_step in (time_moe_step, time_dense_step) for precision in precisions
-    ]
-    timings: list[TimingRow] = []
-    for measure in [*measures, partial(time_default_step, 3 * rounds)]:
-        measured_timings = measure()
-        print_table(measured_timings)
-        timings += measured_timings
-    if options.json:
-        metadata = {"threads": options.threads, "torch": torch.__version__, "transformers": transformers.__version__}
-        save_json(options.json, timings, metadata)
+    print(f"{options.threads} threads; × is the time relative to the first line of a table: above 1, the first line is faster")
+    comparisons = [partial(time_expert_layer, dtype, rounds) for dtype in dtypes]
+    comparisons += [partial(time, precision, rounds) for time in (time_moe_step, time_dense_step) for precision in precisions]
+    rows: list[ResultRow] = []
+    for comparison in [*comparisons, partial(time_default_step, 3 * rounds)]:
+        timings, details = comparison()
+        print_table(timings, details)
+        rows += [row for timing in timings for row in timing.result_rows()]
+    results.save_results("training", rows, options)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

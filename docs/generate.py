@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from provenlm.cli import main as cli  # noqa: E402
 from provenlm.core.audit import Audit, read_audit  # noqa: E402
+from provenlm.core.errors import ProvenlmError  # noqa: E402
 from provenlm.reporting.evidence import split_metric_id  # noqa: E402
 from provenlm.reporting.number_format import format_number, format_value  # noqa: E402
 
@@ -128,11 +129,36 @@ def commands() -> str:
     return _table(("example", "what it does"), rows)
 
 
-def help_text(*command: str) -> str:
-    """Quote the `--help` output of a command."""
-    env_columns = {"COLUMNS": "100"}
-    output = _run([sys.executable, "-m", "provenlm.cli", *command, "--help"], ROOT, env_columns).stdout
-    return f"\n{FENCE}\n{output.rstrip()}\n{FENCE}\n"
+def help_text(command: str = "") -> str:
+    """Show what `provenlm --help` prints, or tabulate the arguments of one command."""
+    if not command:
+        return f"\n{FENCE}\n{cli.format_help()}\n{FENCE}\n"
+    parser = argparse.ArgumentParser(add_help=False)
+    cli.COMMANDS[command].load().add_arguments(parser)
+    rows = []
+    for action in parser._actions:
+        value = action.metavar or ("" if action.nargs == 0 else action.dest.upper())
+        if action.choices and not action.metavar:
+            value = "{" + ",".join(map(str, action.choices)) + "}"
+        argument = ", ".join(action.option_strings) or str(value)
+        text = " ".join(parser._get_formatter()._expand_help(action).split())
+        rows.append((f"`{argument} {value}`" if action.option_strings and value else f"`{argument}`", text))
+    return f"\n\n{cli.COMMANDS[command].summary[0].upper()}{cli.COMMANDS[command].summary[1:]}.\n" + _table(
+        ("argument", "meaning"), rows
+    )
+
+
+def ci() -> str:
+    """List the commands of the workflows in .github/workflows, with the Python versions of their jobs."""
+    lines = []
+    for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
+        for name, job in YAML(typ="safe", pure=True).load(path)["jobs"].items():
+            versions = job.get("strategy", {}).get("matrix", {}).get("python-version", [])
+            setup = [step["with"]["python-version"] for step in job["steps"] if "python-version" in step.get("with", {})]
+            python = ", ".join(map(str, versions or setup))
+            commands = [f"`{line.strip()}`" for step in job["steps"] for line in step.get("run", "").splitlines()]
+            lines.append(f"- {name} (Python {python}): {', '.join(commands)}")
+    return "\n\n" + "\n".join(lines) + "\n\n"
 
 
 def error(*assignments: str) -> str:
@@ -247,6 +273,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "commands": commands,
     "help": help_text,
     "error": error,
+    "ci": ci,
     "section": section,
     "config": config,
 }
@@ -261,24 +288,27 @@ def generate(page: Path) -> str:
     )
 
 
-def differing_pages() -> Iterator[Path]:
-    """Yield the pages whose generated blocks differ from real output."""
-    for page in pages():
-        if generate(page) != page.read_text(encoding="utf-8"):
-            yield page
-
-
 def main() -> int:
     """Fill the blocks of all pages, or with --check only name the pages that differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with status 1 if a page differs")
     arguments = parser.parse_args()
-    differing = list(differing_pages())
-    for page in differing:
-        print(f"{page.relative_to(ROOT).as_posix()}: {'differs' if arguments.check else 'updated'}")
-        if not arguments.check:
-            page.write_text(generate(page), encoding="utf-8")
-    return int(arguments.check and bool(differing))
+    status = 0
+    for page in pages():
+        name = page.relative_to(ROOT).as_posix()
+        try:
+            text = generate(page)
+        except (OSError, LookupError, ProvenlmError) as error:
+            print(f"{name}: a source of its figures is missing: {error!r}")
+            status = 1
+            continue
+        if text != page.read_text(encoding="utf-8"):
+            print(f"{name}: {'differs' if arguments.check else 'updated'}")
+            if arguments.check:
+                status = 1
+            else:
+                page.write_text(text, encoding="utf-8")
+    return status
 
 
 def _render(call: str) -> str:

@@ -42,13 +42,10 @@ def count_line(counts: MetricRecorder) -> str:
 def render_current_report(context: runner.StageContext) -> RenderedReport:
     """Render a report from its current audits and checks, without writing files."""
     title = context.parse_section("title", str)
-    corpora = context.parse_section("corpora", tuple[str, ...])
+    context.parse_section("corpora", tuple[str, ...])
     context.parse_section("recipes", tuple[str, ...])
     checks = context.parse_section("checks", object)
-    audit_names = [(c, s) for c in corpora for s in CORPUS_STAGES] + [
-        (r, s) for r in context.params.recipes_of(context.subject) for s in RECIPE_STAGES
-    ]
-    audit_files = [load_audit_file(context, subject, name) for subject, name in audit_names]
+    audit_files = load_audit_files(context)
     own_audit = AuditFile(
         context.subject,
         context.stage,
@@ -66,6 +63,13 @@ def render_current_report(context: runner.StageContext) -> RenderedReport:
         location,
         previous_snapshot(context.paths.snapshot_file(context.subject)),
     )
+
+
+def load_audit_files(context: runner.StageContext) -> list[AuditFile]:
+    """Load the audits of every stage that a report covers, in the order of the stages."""
+    audit_names = [(corpus, stage) for corpus in context.entry["corpora"] for stage in CORPUS_STAGES]
+    audit_names += [(recipe, stage) for recipe in context.params.recipes_of(context.subject) for stage in RECIPE_STAGES]
+    return [load_audit_file(context, subject, stage) for subject, stage in audit_names]
 
 
 def previous_snapshot(path: Path) -> previous_version.SnapshotPair | None:

@@ -91,9 +91,16 @@ class StageContext:
         self.record_settings(section, config)
         return config
 
-    def record_settings(self, section: str, config: object) -> None:
-        """Add the resolved settings of a parsed section to the audit, with a mark for defaults."""
-        self.settings += [(section, *setting) for setting in resolve_settings(config)]
+    def record_settings(self, section: str, config: object, prefix: str = "") -> None:
+        """Add the resolved settings of a parsed section to the audit, with a mark for defaults.
+
+        With `prefix`, `config` is the parsed form of that key of the section and replaces its raw settings.
+        """
+        if prefix:
+            raw = [setting for setting in self.settings if setting[0] == section and f"{setting[1]}.".startswith(f"{prefix}.")]
+            self.settings = [setting for setting in self.settings if setting not in raw]
+        settings = [(f"{prefix}.{key}" if prefix else key, value, is_default) for key, value, is_default in resolve_settings(config)]
+        self.settings += [(section, *setting) for setting in settings]
 
     def open_records(self, folder: Path) -> RecordSource:
         """Open the records of `folder` with the executor of the corpus."""
@@ -104,7 +111,7 @@ class StageContext:
         """Add the digest of an input to the audit. Raises DataError if the input does not exist."""
         if not path.exists():
             raise DataError(
-                f"{path.relative_to(self.paths.root).as_posix()}: does not exist; `dvc repro {self.stage}@{self.subject}` creates it"
+                f"{path.relative_to(self.paths.root).as_posix()}: does not exist; `dvc repro {self.stage}@{self.subject}` creates it first, `dvc pull` downloads it"
             )
         self.inputs.append(path)
         return path

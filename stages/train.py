@@ -15,29 +15,29 @@ from typing import NamedTuple
 
 import torch
 
-from provenlm.core import hashing
+from provenlm.core import hashing, registry
 from provenlm.core.errors import ConfigError
+from provenlm.core.interfaces import TokenizeSpec
 from provenlm.core.progress import log_line, progress_bar
 from provenlm.data import token_dataset
-from provenlm.models.common.objective import IGNORE
 from provenlm.models.common.spec import ModelSpec, ResolvedModel, resolve_model
 from provenlm.tokenizers.registry import load_tokenizer
 from provenlm.training import metrics
-from provenlm.training.build_model import apply_compile_and_ac, init_model
+from provenlm.training.build_model import init_model
 from provenlm.training.checkpoints.checkpoint import ModelMetadata
 from provenlm.training.config import TrainConfig
-from provenlm.training.dataloader import DataLoader, build_dataloader, resolve_max_steps
+from provenlm.training.dataloader import DomainSequences, resolve_max_steps
 from provenlm.training.device import is_dtype_emulated, resolve_device, retain_freed_memory
 from provenlm.training.distributed import launcher
-from provenlm.training.distributed.fsdp import apply_fsdp, unsharded_objective
 from provenlm.training.distributed.process_group import DistributedContext, init_distributed, is_local_main
 from provenlm.training.instrumentation import build_instrumentation
-from provenlm.training.loop import train_steps
 from provenlm.training.memory import MemoryProfile
 from provenlm.training.mfu import MfuMeter, measure_peak_flops
 from provenlm.training.preflight import RunPlan, run_preflight
-from provenlm.training.run import build_callbacks, open_run, remove_stale_runs, run_worker_rank
+from provenlm.training.regularization_summary import record_regularization
+from provenlm.training.run import open_run, remove_stale_runs, run_worker_rank
 from provenlm.training.sample_generator import SampleGenerator, record_samples
+from provenlm.training.trainer import Trainer
 from stages import runner
 
 
@@ -51,7 +51,7 @@ class PreparedRun(NamedTuple):
     tokens_dir: Path
     base_model_dir: Path | None
     tokens: token_dataset.TokenDataset
-    dataloader: DataLoader
+    domain_sequences: DomainSequences | None
 
 
 def run_stage(context: runner.StageContext) -> None:
@@ -73,6 +73,7 @@ def prepare(context: runner.StageContext) -> PreparedRun:
     """Parse and check the recipe, before any worker process starts. Raises ConfigError or DataError."""
     recipe_config = context.parse_section("train", TrainConfig)
     resolved_model = resolve_model(context.entry["model"], context.params.location(context.table, context.subject, "model"))
+    context.record_settings("model", resolved_model.model_config)
     context.config_sections |= {
         f"{context.table}.{context.subject}.{name}": context.entry[name] for name in ("model", "corpus", "domain", "base_model")
     }
@@ -85,7 +86,8 @@ def prepare(context: runner.StageContext) -> PreparedRun:
     if is_local_main():
         token_dataset.verify_digests(tokens_dir)
     tokens = token_dataset.load_token_dataset(tokens_dir)
-    config = resolve_max_steps(recipe_config, tokens)
+    domain_sequences = registry.load_domain(context.entry["domain"], "tokenize", TokenizeSpec).sequences
+    config = resolve_max_steps(recipe_config, tokens, domain_sequences)
     return PreparedRun(
         recipe_config,
         config,
@@ -94,7 +96,7 @@ def prepare(context: runner.StageContext) -> PreparedRun:
         tokens_dir,
         base_model_dir,
         tokens,
-        build_dataloader(tokens, config),
+        domain_sequences,
     )
 
 
@@ -104,13 +106,14 @@ def declare_base_model(context: runner.StageContext, spec: ModelSpec) -> Path | 
     Raises ConfigError if the model cannot start from a base model.
     """
     name = context.entry["base_model"]
-    if name != "none" and spec.load_base_model is None:
+    if name == "none":
+        return None
+    if spec.load_base_model is None:
         location = context.params.location(context.table, context.subject, "base_model")
         raise ConfigError(
             f"{location}: must be none, because the model {context.entry['model']['arch']} cannot start from one, got {name}"
         )
-    folder = context.declare_input(context.paths.base_model_dir(name))
-    return None if name == "none" else folder
+    return context.declare_input(context.paths.base_model_dir(name))
 
 
 def preflight_plan(prepared: PreparedRun) -> RunPlan:
@@ -126,7 +129,8 @@ def preflight_plan(prepared: PreparedRun) -> RunPlan:
         config,
         tokens,
         load_tokenizer(prepared.tokens_dir / "tokenizer", prepared.domain),
-        resolve_device(config.device),
+        prepared.base_model_dir,
+        prepared.domain_sequences,
     )
 
 
@@ -138,24 +142,20 @@ def run_training(context: runner.StageContext, prepared: PreparedRun, dist: Dist
     retain_freed_memory()
     memory = MemoryProfile(dist.device)
     memory.mark("start")
-    model = init_model(spec, model_config, vocab_size, config.seed, prepared.base_model_dir).to(dist.device)
-    apply_compile_and_ac(spec, model, config)
+    model = init_model(spec, model_config, vocab_size, config.seed, prepared.base_model_dir)
+    trainer = Trainer.create(
+        spec, model_config, prepared.tokens, config, model=model, dist=dist, domain_sequences=prepared.domain_sequences
+    )
     memory.mark("model")
-    wrap = apply_fsdp(model, dist.device.type) if dist.is_sharded else unsharded_objective
-    objectives = [wrap(objective) for objective in spec.objectives(model, IGNORE)]
-    eval_term = objectives[0].eval_term
+    eval_term = trainer.eval_term
     meter = MfuMeter(
         partial(spec.flops_per_token, model_config, vocab_size),
         dist.all_reduce([measure_peak_flops(dist.device, config.precision)])[0],
     )
     stop_flag = runner.SignalFlag()
-    start_fit = partial(train_steps, model, objectives, prepared.dataloader, build_callbacks(config, eval_term), config, dist=dist)
     if not dist.is_main:
-        finished = run_worker_rank(
-            start_fit(resume=dist.broadcast_checkpoint(None), load_rollback_checkpoint=lambda: dist.broadcast_checkpoint(None)),
-            stop_flag.__bool__,
-            dist,
-        )
+        worker_steps = trainer.steps(dist.broadcast_checkpoint(None), lambda: dist.broadcast_checkpoint(None))
+        finished = run_worker_rank(worker_steps, stop_flag.__bool__, dist)
         sys.exit(0 if finished else exit_code_for_signal(stop_flag.signum))
 
     model_metadata = ModelMetadata(arch, model_section, vocab_size, config.seq_len)
@@ -171,9 +171,9 @@ def run_training(context: runner.StageContext, prepared: PreparedRun, dist: Dist
         if sample_config is None
         else SampleGenerator(spec, model, load_tokenizer(prepared.tokens_dir / "tokenizer", prepared.domain), sample_config, config)
     )
-    steps = start_fit(
-        resume=dist.broadcast_checkpoint(training_run.resume_checkpoint),
-        load_rollback_checkpoint=lambda: dist.broadcast_checkpoint(training_run.checkpoint_manager.rollback_target()),
+    steps = trainer.steps(
+        dist.broadcast_checkpoint(training_run.resume_checkpoint),
+        lambda: dist.broadcast_checkpoint(training_run.checkpoint_manager.rollback_target()),
     )
     with progress_bar(f"train@{context.subject}", "step", config.total_steps) as bar:
         final_step = training_run.run(steps, bar, stop_flag.__bool__, instrumentation.log_step, sample_generator)
@@ -197,6 +197,7 @@ def run_training(context: runner.StageContext, prepared: PreparedRun, dist: Dist
     if sample_generator is not None:
         record_samples(context.recorder, training_run.samples, training_run.history, eval_term)
     metrics.record_stop_reason(context.recorder, final_step, len(training_run.start_steps) - 1)
+    record_regularization(context.recorder, model, config, training_run.history, final_step.stop_reason or "")
     meter = meter if dist.world_size > 1 else meter.with_peak(measure_peak_flops(dist.device, config.precision))
     replace(instrumentation, mfu_meter=meter).record_metrics(context.recorder, config.seq_len, training_run.start_steps)
     context.provenance |= {"device": dist.device.type, "threads": torch.get_num_threads(), "seed": config.seed}

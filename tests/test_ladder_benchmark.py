@@ -1,4 +1,4 @@
-"""The net in NumPy that the ladder is timed beside: it must be the same net, and the benchmark must refuse another."""
+"""Test the NumPy model of the ladder benchmark: it equals ours, and the benchmark refuses a different one."""
 
 from pathlib import Path
 
@@ -19,21 +19,21 @@ def ladder(monkeypatch):
     return ladder
 
 
-@pytest.fixture(params=[("ladder_memorise", 37, 4), ("ladder_copilot", 61, 20)], ids=lambda one: one[0])
-def asked(request, ladder):
-    """A net's settings, its vocabulary, and a batch of three rows."""
-    name, vocabulary, length = request.param
+@pytest.fixture(params=[("ladder_memorise", 37, 4), ("ladder_copilot", 61, 20)], ids=lambda case: case[0])
+def model_and_batch(request, ladder):
+    """Return a resolved model, its vocabulary size and a batch of three sequences."""
+    name, vocab_size, seq_len = request.param
     torch.set_num_threads(1)
-    found = resolve_model(config.load_params(ROOT / "params.yaml").entry("recipes", name)["net"], name)
-    return found, vocabulary, ladder.drawn(vocabulary, 3, length)
+    resolved = resolve_model(config.load_params(ROOT / "params.yaml").entry("recipes", name)["model"], name)
+    return resolved, vocab_size, ladder.random_nonzero_batch(vocab_size, 3, seq_len)
 
 
-def test_its_gradients_are_ours(ladder, asked):
-    assert ladder.apart(*asked) < 1e-12
+def test_the_numpy_gradients_equal_ours(ladder, model_and_batch):
+    assert ladder.max_gradient_difference(*model_and_batch) < 1e-12
 
 
-def test_a_path_scaled_by_three_millionths_is_refused(ladder, asked, monkeypatch):
-    honest = ladder.numpy_gpt.perceive_back
-    monkeypatch.setattr(ladder.numpy_gpt, "perceive_back", lambda slope_BTD, *rest: honest(slope_BTD * (1 + 3e-6), *rest))
-    with pytest.raises(RuntimeError, match="these are different nets"):
-        ladder.apart(*asked)
+def test_a_gradient_scaled_by_three_millionths_is_refused(ladder, model_and_batch, monkeypatch):
+    correct = ladder.numpy_gpt.mlp_backward
+    monkeypatch.setattr(ladder.numpy_gpt, "mlp_backward", lambda grad_BTD, *rest: correct(grad_BTD * (1 + 3e-6), *rest))
+    with pytest.raises(RuntimeError, match="these are different models"):
+        ladder.max_gradient_difference(*model_and_batch)

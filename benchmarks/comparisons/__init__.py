@@ -1,1 +1,1 @@
-"""What the benchmarks share: ways timed beside each other, and peers built from our own weights."""
+"""Provide what the benchmarks share: timing in turns, peers with our weights, and result files."""

@@ -1,6 +1,6 @@
-"""A net of ours in; out, Hugging Face's model of the same configuration with the same weights, and a training step of either.
+"""Build Hugging Face models with our configuration and weights, and training steps of either model.
 
-Shapes: N tokens.
+Shapes: N tokens, K experts per token, E experts, F intermediate size, D hidden size.
 """
 
 from collections.abc import Callable
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
-from provenlm.models.common.objective import IGNORE, Batch
+from provenlm.models.common.objective import IGNORE, TokenBatch
 from provenlm.models.common.spec import ModelSpec
 
 
 def build_ours(spec: ModelSpec, model_config: Any, vocab_size: int) -> nn.Module:
-    """A net of ours with every matrix drawn, so that no product is with zeros."""
+    """Build our model with random matrices, so that no product is with zeros."""
     torch.manual_seed(0)
     model = spec.build(model_config, vocab_size)
     for parameter in model.parameters():
@@ -26,7 +26,7 @@ def build_ours(spec: ModelSpec, model_config: Any, vocab_size: int) -> nn.Module
 
 
 def build_peer(spec: ModelSpec, model_config: Any, ours: nn.Module, vocab_size: int, **config_overrides: Any) -> nn.Module:
-    """Hugging Face's model with the weights of `ours`; `more` are keys of its configuration, `experts_implementation` among them."""
+    """Build the Hugging Face model with the weights of `ours`; overrides may include `experts_implementation`."""
     export = spec.to_hf(model_config, vocab_size, ours.state_dict())
     experts = config_overrides.pop("experts_implementation", None)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**{**export.config, "use_cache": False, **config_overrides}))
@@ -38,7 +38,7 @@ def build_peer(spec: ModelSpec, model_config: Any, ours: nn.Module, vocab_size: 
 
 
 def mixtral_experts(implementation: str, gate_up_E2FD: nn.Parameter, down_EDF: nn.Parameter, top_k: int) -> Callable[..., Tensor]:
-    """The expert layer of Mixtral in one of its ways, on matrices of ours."""
+    """Return the expert layer of Mixtral with one of its implementations, on our matrices."""
     n_experts, hidden, intermediate = down_EDF.shape
     config = AutoConfig.for_model(
         "mixtral", hidden_size=hidden, intermediate_size=intermediate, num_local_experts=n_experts, num_experts_per_tok=top_k
@@ -50,26 +50,26 @@ def mixtral_experts(implementation: str, gate_up_E2FD: nn.Parameter, down_EDF: n
     return lambda states_ND, selected_NK, weights_NK, *_: layer(states_ND, selected_NK, weights_NK)
 
 
-def our_loss(spec: ModelSpec, model: nn.Module, batch: Batch) -> Callable[[], Tensor]:
+def our_loss(spec: ModelSpec, model: nn.Module, batch: TokenBatch) -> Callable[[], Tensor]:
     objective = spec.objectives(model, IGNORE)[0]
     return lambda: objective.loss(batch)["loss"]
 
 
-def peer_loss(model: nn.Module, batch: Batch) -> Callable[[], Tensor]:
+def peer_loss(model: nn.Module, batch: TokenBatch) -> Callable[[], Tensor]:
     return lambda: model(input_ids=batch.inputs_BT, labels=batch.inputs_BT, shift_labels=batch.targets_BT).loss
 
 
-def random_batch(vocab_size: int, batch_size: int, seq_len: int, device: str = "cpu") -> Batch:
-    """A batch of random tokens, the same for everyone."""
+def random_batch(vocab_size: int, batch_size: int, seq_len: int, device: str = "cpu") -> TokenBatch:
+    """Return a batch of random tokens, the same in every call."""
     ids = torch.randint(vocab_size, (batch_size, seq_len + 1), generator=torch.Generator().manual_seed(1)).to(device)
-    return Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+    return TokenBatch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
 
 
 def matmul_lower_bound(model: nn.Module, tokens: int, top_k: int, dtype: torch.dtype) -> Callable[[], float]:
-    """The matrix products of a training step of `model`, a net of ours, and nothing else: what no step can be faster than.
+    """Return a function that runs only the matrix products of a training step, as a lower bound of its time.
 
-    Forward, and backward to states and to weights, of every matrix and of the head; every expert has its even share of the `tokens`,
-    each of which goes to `chosen`. They write into memory that is there already.
+    It runs the forward product and the two backward products of every matrix and of the output layer. Tokens are spread evenly over the
+    experts, `top_k` experts for each token. Outputs are preallocated.
     """
     runs: list[tuple[Tensor, ...]] = []
     for name, parameter in model.named_parameters():
@@ -92,7 +92,7 @@ def matmul_lower_bound(model: nn.Module, tokens: int, top_k: int, dtype: torch.d
 
 
 def make_train_step(model: nn.Module, loss: Callable[[], Tensor], autocast: bool, device: str = "cpu") -> Callable[[], float]:
-    """A whole training step: forward, backward, clipping, fused AdamW; the same for everyone. It gives the loss, and so waits for it."""
+    """Return a training step: forward, backward, clipping and fused AdamW; it returns the loss and so waits for it."""
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
 
     def train_step() -> float:

@@ -1,6 +1,7 @@
-"""One way of filtering or deduplicating a folder of records: `python -m beside.ways WAY FOLDER` prints its CPU seconds and peak memory.
+"""Run one implementation of filtering or dedup on a folder of records, and print CPU seconds and peak memory.
 
-Each way runs in a process of its own. Which rows it keeps goes into `WAY.npy` beside the folder. Imports and compilation do not count.
+Run as `python -m comparisons.implementations NAME FOLDER`. The mask of kept rows goes to `NAME.npy` next to the folder. Imports and
+compilation are not counted.
 """
 
 import json
@@ -15,20 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from provenlm.core import config as params
 from provenlm.core import interfaces, records, registry
+from provenlm.core.config import load_params
 from provenlm.core.executors.local import LocalExecutor
 
 ROOT = Path(__file__).resolve().parents[2]
-NUM_BANDS, HASHES_PER_BAND = 14, 8  # datatrove's own
+NUM_BANDS, HASHES_PER_BAND = 14, 8  # the defaults of datatrove
 
 
 def load_config(stage: str, spec: Any) -> Any:
-    return params.load_params(ROOT / "params.yaml").parse_section("corpora", "python_docs", stage, spec.settings)
+    return load_params(ROOT / "params.yaml").parse_section("corpora", "python_docs", stage, spec.config_type)
 
 
 def prepare_filter(folder: Path) -> Callable[[], np.ndarray]:
-    """All statistics, bands by profile, the rules of four published sets, the score; no language, nothing private."""
+    """Prepare our filter: statistics, thresholds by profile, four published rule sets and the score; no language, no PII."""
     import dataclasses
 
     from provenlm.filtering import scoring
@@ -55,7 +56,7 @@ def prepare_dedup(folder: Path) -> Callable[[], np.ndarray]:
 
 
 def write_jsonl(folder: Path) -> tuple[Path, int]:
-    """The records as datatrove reads them."""
+    """Write the records as JSON lines for datatrove."""
     out = folder.parent / "jsonl"
     out.mkdir(exist_ok=True)
     count = 0
@@ -98,7 +99,7 @@ def prepare_datatrove_dedup(folder: Path) -> Callable[[], np.ndarray]:
 
 
 def datatrove_filter_factory(name: str) -> Callable[[Path], Callable[[], np.ndarray]]:
-    """One of its filters; each document is handed over in memory."""
+    """Return a function that prepares a datatrove filter; documents are passed in memory."""
 
     def prepare(folder: Path) -> Callable[[], np.ndarray]:
         from datatrove.data import Document
@@ -109,14 +110,14 @@ def datatrove_filter_factory(name: str) -> Callable[[Path], Callable[[], np.ndar
         documents = [
             Document(item.content.decode("utf-8", "replace"), str(i)) for i, item in enumerate(records.read_records(folder))
         ]
-        split_into_words("Loads its tokenizer, which a text dropped early would not."), split_into_sentences("It does. So.")
+        split_into_words("Loads the tokenizer, which texts that are dropped early would not."), split_into_sentences("It does. So.")
         return lambda: np.array([text_filter.filter(document) is True for document in documents])
 
     return prepare
 
 
 def prepare_daft_dedup(folder: Path) -> Callable[[], np.ndarray]:
-    """MinHash, bands and connected components, as its guide has it; nothing is verified."""
+    """Prepare MinHash, banding and connected components as in the Daft guide; candidates are not verified."""
     import daft
     from daft import DataType, col
 

@@ -1,20 +1,17 @@
-"""Ways of doing the same work in; out, how long each takes, measured in turns so that a busy machine is busy for all of them."""
+"""Time several implementations of the same work in turns, so that other load affects all of them alike."""
 
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
+from comparisons.results import ResultRow
 from comparisons.subprocess_timer import Timing
 
 
 @dataclass(frozen=True)
 class TimingRow:
-    """One way. `times`: how many times as long as the first way it takes, the median over rounds of its share in that round."""
+    """Hold the medians of one implementation; ratios are medians of the ratios to the first implementation within a round."""
 
     comparison: str
     implementation: str
@@ -24,20 +21,25 @@ class TimingRow:
     cpu_ratio: float
     rounds: int
 
+    def result_rows(self) -> list[ResultRow]:
+        """Return wall time and CPU time as rows of a result file."""
+        name = f"{self.comparison}: {self.implementation}"
+        return [
+            ResultRow(name, self.wall_ms, "ms", self.wall_ratio),
+            ResultRow(f"{name}, CPU", self.cpu_ms, "CPU ms", self.cpu_ratio),
+        ]
+
 
 def compare_in_turns(comparison: str, implementations: Mapping[str, Callable[[], object]], rounds: int) -> list[TimingRow]:
-    """Call every way once to warm it up, then once a round; medians. The first way is the one that others are held against."""
+    """Call every implementation once to warm up and then once a round, and return medians.
+
+    The first implementation is the baseline of the ratios.
+    """
     wall: dict[str, list[float]] = {name: [] for name in implementations}
     cpu: dict[str, list[float]] = {name: [] for name in implementations}
     for number in range(rounds + 1):
         for name, function in implementations.items():
-            wall_start, cpu_start = time.perf_counter(), time.process_time()
-            result = function()
-            timing = (
-                result
-                if isinstance(result, Timing)
-                else Timing(0.0, time.perf_counter() - wall_start, time.process_time() - cpu_start)
-            )
+            timing = _time_call(function)
             if number:
                 wall[name].append(timing.wall)
                 cpu[name].append(timing.cpu)
@@ -57,13 +59,13 @@ def compare_in_turns(comparison: str, implementations: Mapping[str, Callable[[],
 
 
 def median_ratio(seconds: Sequence[float], baseline_seconds: Sequence[float]) -> float:
-    """Median of the ratios within a round."""
+    """Return the median of the ratios within a round."""
     return statistics.median(a / b for a, b in zip(seconds, baseline_seconds, strict=True))
 
 
-def print_table(rows: Sequence[TimingRow]) -> None:
-    """Print the lines of one comparison as a table."""
-    print(f"\n{rows[0].comparison} ({rows[0].rounds} rounds, medians)")
+def print_table(rows: Sequence[TimingRow], details: str = "") -> None:
+    """Print the rows of one comparison as a table, with details in its title."""
+    print(f"\n{rows[0].comparison}{f' ({details})' if details else ''}, medians of {rows[0].rounds} rounds")
     print(f"  {'':34}{'wall ms':>10}{'CPU ms':>10}{'× wall':>9}{'× CPU':>9}")
     for row in rows:
         print(
@@ -71,7 +73,9 @@ def print_table(rows: Sequence[TimingRow]) -> None:
         )
 
 
-def save_json(path: Path, rows: Sequence[TimingRow], metadata: Mapping[str, object]) -> None:
-    """Write the table as JSON, with the machine it was measured on."""
-    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg(), **metadata}
-    path.write_text(json.dumps({"machine": machine, "lines": [asdict(row) for row in rows]}, indent=2) + "\n", encoding="utf-8")
+def _time_call(function: Callable[[], object]) -> Timing:
+    wall_start, cpu_start = time.perf_counter(), time.process_time()
+    result = function()
+    if isinstance(result, Timing):  # measured in another process
+        return result
+    return Timing(0.0, time.perf_counter() - wall_start, time.process_time() - cpu_start)

@@ -1,6 +1,6 @@
-"""Weights of our decoder in the style of GPT-2, tokens and targets in; loss and gradients out, by hand and by NumPy alone.
+"""Compute loss and gradients of the GPT-2 variant of our decoder in NumPy, with hand-written backward passes.
 
-Shapes: B rows, T positions, D hidden, N heads, H components of a head, V vocabulary.
+Shapes: B sequences, T positions, D hidden, N heads, H head dimension, V vocabulary.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ WeightMap = Mapping[str, Array]
 def loss_and_gradients(
     weights: WeightMap, heads: int, eps: float, inputs_BT: Array, targets_BT: Array
 ) -> tuple[float, dict[str, Array]]:
-    """Mean cross-entropy over all targets, and its gradient for every weight, by name."""
+    """Return the mean cross-entropy of all targets and its gradient for every weight, by name."""
     w, gradients = weights, {}
     layers = sum(name.endswith("q_proj.weight") for name in w)
     x_BTD = w["embed_tokens.weight"][inputs_BT] + w["embed_positions.weight"][: inputs_BT.shape[1]]

@@ -1,4 +1,4 @@
-"""A folder of records in; out, what filter, dedupe and tokenize cost on it and hold in memory, each run as the command line runs it."""
+"""Measure CPU time and memory of filter, dedupe and tokenize, each as its own process."""
 
 import json
 import os
@@ -16,24 +16,24 @@ STAGES = ("filter", "dedupe", "tokenize")
 
 @dataclass(frozen=True)
 class StageCost:
-    """Of one process: its CPU seconds, start included, and its largest resident set in bytes, as the kernel tells both."""
+    """Hold the CPU seconds of a process, including its start, and its largest resident set, both from the kernel."""
 
     cpu_seconds: float
     peak_bytes: int
 
 
 def make_project(folder: Path) -> ProjectPaths:
-    """A project at `folder` whose only corpus, `python_docs`, has the default settings; its records go to `layout.corpus(…)`."""
-    layout = ProjectPaths(folder)
+    """Make a project whose only corpus, `python_docs`, has the settings of params.yaml."""
+    paths = ProjectPaths(folder)
     folder.mkdir(parents=True, exist_ok=True)
     corpora = config.load_params(ROOT / "params.yaml").entry("corpora", "python_docs")
-    layout.params_yaml.write_text(json.dumps({"corpora": {"python_docs": corpora}, "recipes": {}, "reports": {}}), encoding="utf-8")
-    return layout
+    paths.params_yaml.write_text(json.dumps({"corpora": {"python_docs": corpora}, "recipes": {}, "reports": {}}), encoding="utf-8")
+    return paths
 
 
-def stage_costs(layout: ProjectPaths) -> dict[str, StageCost]:
-    """Run the three stages over the scraped records of the project."""
-    scraped = layout.corpus_dir("python_docs", "scraped")
+def stage_costs(paths: ProjectPaths) -> dict[str, StageCost]:
+    """Run the three stages on the scraped records of the project."""
+    scraped = paths.corpus_dir("python_docs", "scraped")
     recorder, num_records = audit.MetricRecorder(), records.count_records(scraped)
     num_bytes = sum(len(item.content) for item in records.read_records(scraped))
     for name, value in (
@@ -45,16 +45,14 @@ def stage_costs(layout: ProjectPaths) -> dict[str, StageCost]:
         ("bytes", num_bytes),
     ):
         recorder.add_count(name, value, "", name)
-    audit.write_audit(
-        layout.audit_json("python_docs", "scrape"), audit.Audit("python_docs", "scrape", recorder.metrics, [], [], {})
-    )
-    return {stage: run_stage(stage, layout) for stage in STAGES}
+    audit.write_audit(paths.audit_json("python_docs", "scrape"), audit.Audit("python_docs", "scrape", recorder.metrics, [], [], {}))
+    return {stage: run_stage(stage, paths) for stage in STAGES}
 
 
-def run_stage(stage: str, layout: ProjectPaths) -> StageCost:
+def run_stage(stage: str, paths: ProjectPaths) -> StageCost:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", f"stages.{stage}", "python_docs"]
-    process = subprocess.Popen(command, cwd=layout.root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, cwd=paths.root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr
     error = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)

@@ -1,4 +1,4 @@
-"""Something to do in; a process of its own that does it when asked, and says how long it took there."""
+"""Run a function in another process and time each call there."""
 
 import multiprocessing
 import time
@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 
 @dataclass(frozen=True)
 class Timing:
-    """What one call gave, and the seconds that it took where it was made."""
+    """Hold the result of a call and the seconds it took in its process."""
 
     value: float
     wall: float
@@ -19,7 +19,10 @@ class Timing:
 
 @contextmanager
 def in_subprocess(factory: Callable[[], Callable[[], float]]) -> Iterator[Callable[[], Timing]]:
-    """Calls of what `make()` gives there. `make` must be picklable: a function of a module, perhaps with arguments bound to it."""
+    """Start a process that calls `factory()` once, and yield a function that calls its result there.
+
+    `factory` must be picklable: a module-level function, possibly with bound arguments.
+    """
     parent_end, child_end = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(child_end, factory), daemon=True)
     process.start()
@@ -27,7 +30,7 @@ def in_subprocess(factory: Callable[[], Callable[[], float]]) -> Iterator[Callab
 
     def call() -> Timing:
         parent_end.send(None)
-        timing: Timing = parent_end.recv()  # EOFError if it died
+        timing: Timing = parent_end.recv()  # EOFError if the process died
         return timing
 
     try:

@@ -1,7 +1,7 @@
-"""A number of megabytes in; out, Parquet shards of real text that lies on this machine, with planted copies, and what was planted.
+"""Write Parquet shards of real texts of this machine with planted exact and near duplicates.
 
-Modules, documentation and notes of Python, its packages and the system. Of each ten texts one comes again as it is and one with one to
-five of a hundred words replaced, left out or doubled.
+The texts are modules and documentation of Python, its packages and the system. One text in ten is repeated exactly, and one in ten with
+one to five percent of its words replaced, removed or doubled.
 """
 
 import random
@@ -15,12 +15,12 @@ from provenlm.core import records
 from provenlm.core.records import Record
 
 SUFFIXES = {".py", ".rst", ".md", ".txt", ".html", ".pyi"}
-MIN_BYTES, MAX_BYTES = 500, 200_000  # bytes of a text
+MIN_BYTES, MAX_BYTES = 500, 200_000  # size limits of a text
 
 
 @dataclass(frozen=True)
 class SyntheticDuplicates:
-    """Rows of copies and of what they copy."""
+    """Hold pairs of (duplicate row, original row), and the size of the corpus."""
 
     exact: list[tuple[int, int]]
     near: list[tuple[int, int]]
@@ -37,7 +37,7 @@ def local_files() -> Iterator[Path]:
 
 
 def local_texts(limit: int) -> Iterator[str]:
-    """Different real texts of about `limit` bytes in all, in an order that mixes their sources."""
+    """Yield distinct real texts of about `limit` bytes in total, in a shuffled order."""
     paths = [path for path in local_files() if path.is_file() and MIN_BYTES <= path.stat().st_size <= MAX_BYTES]
     random.Random(1).shuffle(paths)
     size, hashes = 0, set[int]()
@@ -55,12 +55,12 @@ def perturb(text: str, rng: random.Random) -> str:
     words = text.split(" ")
     for _ in range(max(1, int(len(words) * rng.uniform(0.01, 0.05)))):
         index = rng.randrange(len(words))
-        words[index] = rng.choice(["", "other", f"{words[index]} {words[index]}"])
+        words[index] = rng.choice(["", "word", f"{words[index]} {words[index]}"])
     return " ".join(words)
 
 
-def build_corpus(folder: Path, limit: int) -> SyntheticDuplicates:
-    """Write shards of about `limit` bytes, copies included, in a mixed order."""
+def build_corpus(folder: Path, limit: float) -> SyntheticDuplicates:
+    """Write shards of about `limit` bytes, including duplicates, in a shuffled order."""
     rng, originals = random.Random(2), list(local_texts(int(limit / 1.2)))
     items: list[tuple[str, str, int]] = [(text, "original", index) for index, text in enumerate(originals)]
     for index in rng.sample(range(len(originals)), len(originals) // 10):
@@ -82,7 +82,7 @@ def build_corpus(folder: Path, limit: int) -> SyntheticDuplicates:
 
 
 def scale_corpus(source: Path, folder: Path, times: int) -> int:
-    """The records of `source`, `times` times, the words of all but the first mixed within their lines; how many bytes."""
+    """Write the records of `source` `times` times, with shuffled words within lines after the first; return the bytes."""
     size = 0
 
     def scaled_records() -> Iterator[Record]:

@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from provenlm.core import hashing
 from provenlm.core.config import Params, load_params
+from provenlm.core.errors import DataError
 from provenlm.core.paths import ProjectPaths
 from provenlm.core.progress import log_line
 from provenlm.reporting import verify
@@ -23,13 +24,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print one line for each mismatch; return 0 if there is none, otherwise 1."""
+    """Print one line for each mismatch; return 0 if there is none, otherwise 1. Raises DataError if files are missing."""
     paths = ProjectPaths(Path.cwd())
-    mismatches = find_mismatches(StageContext("report", "reports", args.report, paths, load_params(paths.params_yaml)))
+    context = StageContext("report", "reports", args.report, paths, load_params(paths.params_yaml))
+    if missing := find_missing(context):
+        raise DataError(
+            f"{args.report}: {len(missing)} files or folders are missing, such as {missing[0]}; "
+            f"download them with `dvc pull` or create them with `provenlm build {args.report}`"
+        )
+    mismatches = find_mismatches(context)
     for mismatch in mismatches:
         log_line(mismatch)
     log_line(f"verify {args.report}: {f'{len(mismatches)} mismatches' if mismatches else 'no mismatch'}")
     return 1 if mismatches else 0
+
+
+def find_missing(context: StageContext) -> list[str]:
+    """List the inputs, outputs and files of a report that do not exist, as after a clone without `dvc pull`."""
+    paths = context.paths
+    audit_files = [*report.load_audit_files(context), report.load_audit_file(context, context.subject, "report")]
+    recorded = [
+        paths.root / path
+        for file in audit_files
+        if file.audit is not None
+        for role in ("inputs", "outputs")
+        for path, _ in file.audit.provenance[role]
+    ]
+    expected = [paths.audit_json(context.subject, "report"), *paths.report_files(context.subject), *recorded]
+    return list(dict.fromkeys(path.relative_to(paths.root).as_posix() for path in expected if not path.exists()))
 
 
 def find_mismatches(context: StageContext) -> list[str]:

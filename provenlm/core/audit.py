@@ -111,7 +111,9 @@ class MetricRecorder:
         self.add_metric(name, Metric(value, unit, description, "estimated"))
 
     def add_metric(self, name: str, metric: Metric) -> None:
-        """Record `metric`. Raises ValueError if a metric of that name was recorded before."""
+        """Record `metric`. Raises ValueError if a metric of that name was recorded before, or for the value NOT_APPLICABLE."""
+        if metric.value == NOT_APPLICABLE:
+            raise ValueError(f"metric {name!r} must have a value: only the runner of the probes decides what does not apply")
         if name in self.metrics:
             raise ValueError(f"metric {name!r} recorded twice")
         self.metrics[name] = metric

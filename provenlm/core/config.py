@@ -8,17 +8,19 @@ import difflib
 import io
 import types
 import typing
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
 
 from provenlm.core.errors import ConfigError
 from provenlm.core.io import write_text
 
 T = TypeVar("T")
+NUM_SECTION_KEYS = 3  # table.name.section: these must stand in params.yaml
 NO_DEFAULT = object()
 
 TABLE_SECTIONS: dict[str, tuple[str, ...]] = {
@@ -82,10 +84,13 @@ class Params:
 def load_params(path: Path) -> Params:
     """Read params.yaml as YAML 1.2 (as DVC does: `1e-3` is a number) and check its tables and section names."""
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8") as file, warnings.catch_warnings():
+            warnings.simplefilter("error", ReusedAnchorWarning)  # DVC rejects the file, too
             raw = YAML(typ="safe", pure=True).load(file)
     except FileNotFoundError:
         raise ConfigError(f"{path.name}: not found; run from the folder that holds dvc.yaml") from None
+    except ReusedAnchorWarning as error:
+        raise ConfigError(f"{path.name}: anchors must be unique, {' '.join(str(error).split())}") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path.name}: not readable as YAML: {' '.join(str(error).split())}") from None
     tables = _require_mapping(raw, f"{path.name}")
@@ -142,7 +147,8 @@ def _check_report(params: Params, name: str) -> None:
 def override_params(path: Path, assignments: Sequence[str]) -> None:
     """Set values in the file `path`: each assignment is `table.name.section.key=value`, with the value in YAML 1.2.
 
-    Comments are preserved. Raises ConfigError for a key that does not exist, so that a misspelt override is not ignored.
+    Comments are preserved. A key below a section may be one that the file leaves to its default. Raises ConfigError for a table, entry or
+    section that does not exist; an unknown key below them is refused when the section is parsed.
     """
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 1000
@@ -151,14 +157,18 @@ def override_params(path: Path, assignments: Sequence[str]) -> None:
         key_path, equals, text = assignment.partition("=")
         *section_keys, last_key = key_path.strip().split(".")
         node: Any = document
-        parent, location = node, path.name
-        for key in (*section_keys, last_key):
-            if not isinstance(node, Mapping) or key not in node:
+        parent, parent_key, location = node, "", path.name
+        for depth, key in enumerate((*section_keys, last_key)):
+            if depth >= NUM_SECTION_KEYS and node is None:  # a switched-off section: `early_stopping.patience=3` switches it on
+                node = parent[parent_key] = {}
+            is_open = depth >= NUM_SECTION_KEYS and isinstance(node, Mapping)
+            if not is_open and (not isinstance(node, Mapping) or key not in node):
                 known_keys = [str(name) for name in node] if isinstance(node, Mapping) else []
                 raise ConfigError(
                     f"{assignment}: {location}: no {key!r}{_did_you_mean(key, known_keys)}; known: {', '.join(known_keys) or 'none'}"
                 )
-            parent, node, location = node, node[key], f"{location}: {key}" if node is document else f"{location}.{key}"
+            location = f"{location}: {key}" if node is document else f"{location}.{key}"
+            parent, parent_key, node = node, key, node.get(key)
         if not equals or not section_keys:
             raise ConfigError(f"{assignment}: must be an override such as recipes.NAME.train.max_steps=200")
         try:
@@ -215,12 +225,13 @@ def _to_json(value: object) -> Any:
     return [_to_json(item) for item in value] if isinstance(value, tuple | list) else value
 
 
-def _parse_value(expected_type: Any, value: object, location: str) -> Any:
+def _parse_value(expected_type: Any, value: object, location: str, default: object = None) -> Any:
+    """Parse a value; keys that a mapping leaves out have their values in `default`, if that is a dataclass of the same type."""
     origin = get_origin(expected_type)
     if dataclasses.is_dataclass(expected_type):
-        return _parse_dataclass(typing.cast(type, expected_type), value, location)
+        return _parse_dataclass(typing.cast(type, expected_type), value, location, default)
     if origin in (Union, types.UnionType):
-        return _parse_union(get_args(expected_type), value, location)
+        return _parse_union(get_args(expected_type), value, location, default)
     if origin is Literal:
         if value not in get_args(expected_type):
             choices = ", ".join(map(str, get_args(expected_type)))
@@ -245,7 +256,7 @@ def _parse_value(expected_type: Any, value: object, location: str) -> Any:
     return value
 
 
-def _parse_union(alternatives: tuple[Any, ...], value: object, location: str) -> Any:
+def _parse_union(alternatives: tuple[Any, ...], value: object, location: str, default: object = None) -> Any:
     if value is None and type(None) in alternatives:
         return None
     alternatives = tuple(alternative for alternative in alternatives if alternative is not type(None))
@@ -258,7 +269,7 @@ def _parse_union(alternatives: tuple[Any, ...], value: object, location: str) ->
     errors = []
     for alternative in alternatives:
         try:
-            return _parse_value(alternative, value, location)
+            return _parse_value(alternative, value, location, default)
         except ConfigError as error:
             errors.append(error)
     raise errors[0]
@@ -270,13 +281,15 @@ def _kind_values(config_type: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) is Literal else ()
 
 
-def _parse_dataclass(config_type: type, value: object, location: str) -> Any:
+def _parse_dataclass(config_type: type, value: object, location: str, default: object = None) -> Any:
     fields = {f.name: f for f in dataclasses.fields(config_type) if f.init}
     hints = typing.get_type_hints(config_type)
     mapping = _require_mapping(value, location)
-    required = [n for n, f in fields.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
-    _check_keys(mapping, tuple(fields), location, required)
-    values = {key: _parse_value(hints[key], item, f"{location}.{key}") for key, item in mapping.items()}
+    inherited = {name: getattr(default, name) for name in fields} if type(default) is config_type else {}
+    defaults = {name: inherited[name] if inherited else _default_of(field) for name, field in fields.items()}
+    _check_keys(mapping, tuple(fields), location, [name for name in fields if defaults[name] is dataclasses.MISSING])
+    values = {key: _parse_value(hints[key], item, f"{location}.{key}", defaults[key]) for key, item in mapping.items()}
+    values = {name: value for name, value in inherited.items() if name not in values} | values
     try:
         return config_type(**values)
     except ValueError as error:

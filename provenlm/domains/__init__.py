@@ -1,4 +1,7 @@
-"""Define the domains: one package for each kind of data. Other folders on `sys.path` can add packages."""
+"""Define the domains: one package for each kind of data.
+
+Other folders on `sys.path` can add packages.
+"""
 
 from pkgutil import extend_path
 

@@ -52,8 +52,12 @@ def record_proportion(
     interval = proportion_interval(num_correct, num_cases)
     metrics.add_count(f"{name}.num_cases", num_cases, "cases", f"Number of cases of: {description}")
     metrics.add_measurement(name, interval.value, "fraction", description)
-    metrics.add_measurement(f"{name}.ci_low", interval.low, "fraction", f"Lower end of the 95 % interval (Wilson) of: {description}")
-    metrics.add_measurement(f"{name}.ci_high", interval.high, "fraction", f"Upper end of the 95 % interval (Wilson) of: {description}")
+    metrics.add_measurement(
+        f"{name}.ci_low", interval.low, "fraction", f"Lower end of the 95 % interval (Wilson) of: {description}"
+    )
+    metrics.add_measurement(
+        f"{name}.ci_high", interval.high, "fraction", f"Upper end of the 95 % interval (Wilson) of: {description}"
+    )
     metrics.add_count(f"{name}.ceiling", ceiling, "fraction", f"Best possible value of: {description}")
     metrics.add_count(f"{name}.chance", chance, "fraction", f"Value that random guessing reaches of: {description}")
 

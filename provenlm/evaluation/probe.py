@@ -1,20 +1,40 @@
-"""Define what a probe is: a function that measures a trained model and records metrics.
+"""Define what a probe is: a function that measures a trained model, what it needs, and standard checks of its metrics.
 
-A probe that raises leaves the metric `<probe>.error`, which fails the report.
+Whether a probe applies is decided by the runner from its needs: capabilities that the model's SPEC offers and CONDITIONS that the
+stage derives from recipe and data. A probe that raises or records nothing leaves the metric `<probe>.error` and fails the report.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from provenlm.core.audit import MetricRecorder
+from provenlm.core.audit import Check, MetricRecorder
 from provenlm.core.interfaces import Tokenizer
 from provenlm.data.token_dataset import DatasetSplit, TokenDataset
 from provenlm.models.common.hf_export import HFExport
 from provenlm.models.common.layers.kv_cache import KVCache
+from provenlm.models.common.objective import Batch
+from provenlm.models.common.spec import CAPABILITIES
+
+# condition -> the reason that the report shows if it is not met
+CONDITIONS = {
+    "validation_split": "the validation split is empty",
+    "val_history": "fewer than 5 validation losses were measured during training (train.eval)",
+    "random_init": "training started from a base model",
+    "train.compile": "the recipe does not compile the blocks of the model (train.compile)",
+    "hf_format": "Hugging Face transformers cannot represent this model",
+    "attention_layers": "the model has no attention layers",
+    "decoder_blocks": "the model is not a stack of decoder blocks over token embeddings",
+    "expert_layers": "the model has no expert layers",
+    "scaling_law": "the scaling law gives more than ln(vocab_size): the model is far smaller than those that it was fitted on",
+    "generation_prompts": "the recipe names no prompts and no validation document is longer than a prompt",
+    "count_only_models": "the recipe names no count_only_models (validate.count_only_models)",
+    "sweep_seeds": "the recipe names no seeds to train with (validate.sweeps)",
+    "sweep_checkpoints": "the recipe names no sweeps (validate.sweeps), or no checkpoint was kept beside the model",
+}
 
 
 @dataclass(frozen=True)
@@ -23,10 +43,12 @@ class EvalContext:
 
     - `logits(model, tokens_BT)`: next-token logits_BTV, for T up to `max_seq_len`, the longest sequence of the training.
     - `logits_with_cache(model, tokens_BT, cache)`: logits of tokens that follow those in the cache; None if the model has no cache.
+    - `token_batches`: whether the model trains on next-token batches; else on batches of its domain.
     - `build_untrained()`: the model as it was before its first step.
     - `build_small(vocab_size)`: a small model of the same architecture, initialised from torch's current generator.
-    - `losses(model, inputs_BT, targets_BT)`: the training losses by objective.
-    - `to_hf(state_dict)`: the weights in the format of Hugging Face transformers; ProvenlmError if there is no such format.
+    - `losses(model, batch)`: the training losses by objective.
+    - `train_batch(num_sequences)`: the first sequences of the training batches, on the CPU.
+    - `to_hf(state_dict)`: the weights in the format of Hugging Face transformers; None if there is no such format.
     - `analytic_counts`: parameter counts by formula: one for each part, `total`, and `active` (per token).
     """
 
@@ -35,13 +57,15 @@ class EvalContext:
     logits_with_cache: Callable[[nn.Module, Tensor, KVCache], Tensor] | None
     build_untrained: Callable[[], nn.Module]
     build_small: Callable[[int], nn.Module]
-    losses: Callable[[nn.Module, Tensor, Tensor], Mapping[str, Tensor]]
-    to_hf: Callable[[Mapping[str, Tensor]], HFExport]
+    losses: Callable[[nn.Module, Batch], Mapping[str, Tensor]]
+    train_batch: Callable[[int], Batch]
+    to_hf: Callable[[Mapping[str, Tensor]], HFExport] | None
     analytic_counts: Mapping[str, int]
     tokenizer: Tokenizer
     tokens: TokenDataset
     max_seq_len: int
     seed: int
+    token_batches: bool = True
 
     @property
     def device(self) -> torch.device:
@@ -54,12 +78,47 @@ class EvalContext:
         return self.tokens.val if len(self.tokens.val.record_ids) else self.tokens.train
 
 
-Probe = Callable[[EvalContext, MetricRecorder], None]
+@dataclass(frozen=True)
+class Probe:
+    """Measure one property of a model.
+
+    `run(context, recorder)` records at least one metric. `needs`: capabilities of the SPEC and conditions without which the runner does
+    not call it. `checks`: what its metrics must be, by their relative names; operands without a subject are metrics of the same audit.
+    """
+
+    run: Callable[[EvalContext, MetricRecorder], None]
+    needs: frozenset[str] = frozenset()
+    checks: Mapping[str, Check] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ValidateSpec:
-    """Define a domain's own evaluation: `probes(config)` returns its probes by name; they run after the general ones."""
+    """Define a domain's own evaluation.
+
+    `probes(config)` returns its probes by name; they run after the general ones. `conditions(config, context)` returns what they need of
+    the data: by name None, or the reason why it is not met.
+    """
 
     config_type: type
     probes: Callable[[Any], Mapping[str, Probe]]
+    conditions: Callable[[Any, EvalContext], Mapping[str, str | None]] = lambda config, context: {}
+
+
+def available_needs(
+    offered: frozenset[str], conditions: Mapping[str, bool | str], domain_conditions: Mapping[str, str | None]
+) -> dict[str, str | None]:
+    """Return for every need None if it is met, else the reason why not.
+
+    `offered`: capabilities of the SPEC. `conditions`: each of CONDITIONS as true, false or the reason why it is not met.
+    ValueError if a condition is missing, unknown or named like another need.
+    """
+    if conditions.keys() != CONDITIONS.keys():
+        raise ValueError(f"conditions must be those of CONDITIONS, got {sorted(conditions.keys() ^ CONDITIONS.keys())} in one only")
+    if taken := sorted(domain_conditions.keys() & {*CAPABILITIES, *CONDITIONS}):
+        raise ValueError(f"conditions of a domain must have names of their own, got {taken[0]!r}")
+    needs: dict[str, str | None] = {
+        name: None if name in offered else f"the model has no capability {name}" for name in CAPABILITIES
+    }
+    for name, state in conditions.items():
+        needs[name] = None if state is True else CONDITIONS[name] if state is False else state
+    return {**needs, **domain_conditions}

@@ -12,9 +12,9 @@ from provenlm.evaluation.probe import EvalContext, Probe
 class SweepConfig:
     """Name the metrics to measure again, and the seeds of the further trainings."""
 
-    seeds: tuple[int, ...]  # in addition to the recipe's own seed
-    x_metric: str  # a loss, such as `val.loss`
-    y_metrics: tuple[str, ...]  # plotted against `x_metric`
+    seeds: tuple[int, ...] = ()  # in addition to the recipe's own seed
+    x_metric: str = "val.loss"  # a loss
+    y_metrics: tuple[str, ...] = ("val.accuracy",)  # plotted against `x_metric`
 
     def __post_init__(self) -> None:
         if not self.y_metrics or self.x_metric in self.y_metrics:
@@ -37,16 +37,27 @@ class ModelVariants:
     num_steps: int  # of the finished model
 
 
-def sweep_probes(config: SweepConfig, available: Mapping[str, Probe], variants: ModelVariants) -> dict[str, Probe]:
-    """Return `seed_sweep` if seeds are configured and `checkpoint_sweep` if checkpoints exist.
+def sweep_probes(
+    config: SweepConfig | None, probes: Mapping[str, Probe], variants: ModelVariants, available: Mapping[str, str | None]
+) -> dict[str, Probe]:
+    """Return the probes `seed_sweep` and `checkpoint_sweep`, which apply if the recipe configures them.
 
-    ConfigError if none of the `available` probes records a configured metric.
+    ConfigError if none of `probes` records a configured metric, or if that probe does not apply (`available`, as in the runner).
     """
+    if config is None:
+        return {
+            "seed_sweep": Probe(_raise_unconfigured, frozenset({"sweep_seeds"})),
+            "checkpoint_sweep": Probe(_raise_unconfigured, frozenset({"sweep_checkpoints"})),
+        }
     names = (config.x_metric, *config.y_metrics)
-    needed = {name: available[name] for name in available if any(metric.startswith(f"{name}.") for metric in names)}
+    needed = {name: probes[name] for name in probes if any(metric.startswith(f"{name}.") for metric in names)}
     for metric in names:
         if not any(metric.startswith(f"{name}.") for name in needed):
-            raise ConfigError(f"validate.sweeps: no probe records {metric!r}; the probes are {', '.join(available)}")
+            raise ConfigError(f"validate.sweeps: no probe records {metric!r}; the probes are {', '.join(probes)}")
+    for name, probe in needed.items():
+        for need in sorted(probe.needs):
+            if reason := available[need]:
+                raise ConfigError(f"validate.sweeps: probe {name} does not apply: {reason}")
 
     def seed_sweep(context: EvalContext, metrics: MetricRecorder) -> None:
         rows = [(*variants.baseline, *_measure(context, needed, names))]
@@ -60,9 +71,13 @@ def sweep_probes(config: SweepConfig, available: Mapping[str, Probe], variants: 
         _record_checkpoint_sweep(metrics, names, [*rows, (variants.num_steps, *_measure(context, needed, names))])
 
     return {
-        **({"seed_sweep": seed_sweep} if config.seeds else {}),
-        **({"checkpoint_sweep": checkpoint_sweep} if variants.checkpoints else {}),
+        "seed_sweep": Probe(seed_sweep, frozenset({"sweep_seeds"})),
+        "checkpoint_sweep": Probe(checkpoint_sweep, frozenset({"sweep_checkpoints"})),
     }
+
+
+def _raise_unconfigured(context: EvalContext, metrics: MetricRecorder) -> None:
+    raise ValueError("validate.sweeps is null")
 
 
 def _measure(context: EvalContext, needed: Mapping[str, Probe], names: Sequence[str]) -> list[float]:
@@ -71,7 +86,7 @@ def _measure(context: EvalContext, needed: Mapping[str, Probe], names: Sequence[
     recorder = MetricRecorder()
     for name, probe in needed.items():
         with recorder.scope(name) as inner:
-            probe(context, inner)
+            probe.run(context, inner)
     if missing := [name for name in names if name not in recorder.metrics]:
         raise ValueError(f"no probe recorded {', '.join(missing)}")
     return [float(recorder.metrics[name].value) for name in names]

@@ -7,11 +7,16 @@ from provenlm.core.audit import Metric, MetricRecorder
 METRIC_NAME = "trained_check"
 
 
-def record_trained_check(audit: MetricRecorder, steps: int) -> None:
+def record_trained_check(audit: MetricRecorder, steps: int, available: Mapping[str, str | None]) -> None:
     """Record 1 if there are trainable parameters, updates were applied, parameters changed, and the loss beats the unigram; else 0.
 
-    The loss is that of the validation split, or of the training split if the former is empty. A missing metric counts as a failure.
+    The loss is that of the validation split, or of the training split if the former is empty. A missing metric counts as a failure. The
+    check does not apply to a model without next-token logits (`available`, as in the runner): it has no unigram baseline.
     """
+    audit.add_check(METRIC_NAME, "== 1", "the model may not be called trained: the description of the metric names the reason")
+    if reason := available["next_token_logits"]:
+        audit.add_not_applicable(METRIC_NAME, reason)
+        return
     conditions = [*_preconditions(audit.metrics, steps), _beats_unigram(audit.metrics)]
     failures = [reason for passed, reason in conditions if not passed]
     verdict = f"no: {'; '.join(failures)}" if failures else f"yes: {'; '.join(reason for _, reason in conditions)}"
@@ -20,7 +25,7 @@ def record_trained_check(audit: MetricRecorder, steps: int) -> None:
 
 def _preconditions(metrics: Mapping[str, Metric], steps: int) -> Iterator[tuple[bool, str]]:
     trainable, unchanged, relative_update = (
-        _numeric_value(metrics, f"improvement.{name}") for name in ("trainable_params", "unchanged_tensors", "relative_update")
+        _numeric_value(metrics, f"updates.{name}") for name in ("trainable_params", "unchanged_tensors", "relative_update")
     )
     yield _is_positive(trainable), f"{_format(trainable)} trainable parameters"
     yield steps > 0, f"{steps:,} updates were applied"

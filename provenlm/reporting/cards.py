@@ -10,10 +10,10 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from provenlm.core.audit import AuditTable, Metric
+from provenlm.core.audit import NOT_APPLICABLE, AuditTable, Metric
 from provenlm.reporting.checks import CheckResult, CheckStatus
 from provenlm.reporting.citations import cite
-from provenlm.reporting.evidence import AuditFile, AuditSet, display_value, flatten
+from provenlm.reporting.evidence import AuditFile, AuditSet, display_value, flatten, why_not_applicable
 from provenlm.reporting.markdown import Markdown, bold, bullet_list, code, escape, heading, link, table
 
 UNKNOWN = Markdown("Unknown: no stage records it.")
@@ -39,9 +39,12 @@ class Card:
         return file.audit.metrics.get(name) if file and file.audit else None
 
     def cite(self, stage: str, name: str) -> Markdown:
-        """Cite a metric of a stage, or state that it was not measured."""
-        metric = self.metric(stage, name)
-        return cite(self.audit_files[stage], name, metric) if metric else NOT_MEASURED
+        """Cite a metric of a stage, or state that it was not measured or does not apply."""
+        if metric := self.metric(stage, name):
+            return cite(self.audit_files[stage], name, metric)
+        file = self.audit_files.get(stage)
+        reason = why_not_applicable(file.audit, name) if file and file.audit else None
+        return Markdown(f"{NOT_APPLICABLE} ({escape(reason)})") if reason else NOT_MEASURED
 
     def provenance(self, stage: str, key: str) -> Any:
         """Return one entry of a stage's provenance, or None."""
@@ -96,7 +99,7 @@ class Card:
             [
                 bold(Markdown(check.status)),
                 Markdown(f"{code(file.stage)} {code(check.id.removeprefix(f'{file.name}.'))}"),
-                self.cite(file.stage, check.id.removeprefix(f"{file.name}.")),
+                self.cite(file.stage, check.id.removeprefix(f"{file.name}.")) if check.metric else Markdown("–"),
                 code(check.expect),
                 escape(check.metric.description if check.metric else check.reason),
             ]

@@ -69,12 +69,7 @@ class AuditSet:
     def not_applicable(self, metric_id: str, location: str) -> str | None:
         """Return why the audit calls the metric not applicable, or None; a recorded metric always applies."""
         audit = self.file_of(metric_id, location).audit
-        _, name = split_metric_id(metric_id)
-        if audit is None or name in audit.metrics:
-            return None
-        parts = name.split(".")
-        prefixes = (".".join(parts[:depth]) for depth in range(len(parts), 0, -1))
-        return next((audit.not_applicable[prefix] for prefix in prefixes if prefix in audit.not_applicable), None)
+        return why_not_applicable(audit, split_metric_id(metric_id)[1]) if audit else None
 
     def may_contain(self, metric_id: str, location: str) -> bool:
         """Return whether the audit contains the metric or does not exist yet."""
@@ -104,6 +99,14 @@ class AuditSet:
     def missing(self) -> list[AuditFile]:
         """Return the audit files that do not exist."""
         return [file for file in self.files if file.audit is None]
+
+
+def why_not_applicable(audit: Audit, name: str) -> str | None:
+    """Return the reason that an audit gives for the metric `name` or a prefix of it; None if it gives none or has the metric."""
+    parts = name.split(".")
+    prefixes = (".".join(parts[:depth]) for depth in range(len(parts), 0, -1))
+    reasons = (audit.not_applicable[prefix] for prefix in prefixes if prefix in audit.not_applicable)
+    return None if name in audit.metrics else next(reasons, None)
 
 
 def probe_errors(file: AuditFile) -> Mapping[str, Metric]:

@@ -71,7 +71,7 @@ def _sections(card: Card) -> Iterator[tuple[int, str, Markdown]]:
     dataset = training_corpus(card)
     trained_on = link(escape(dataset), card_filename(dataset), "") if dataset else UNKNOWN
     kind = (card.config_section("train", "model") or {}).get("arch")
-    total, active = card.cite("validate", "parameters.total"), card.cite("validate", "parameters.active")
+    total, active = card.cite("validate", "params.total"), card.cite("validate", "params.active")
     model = Markdown(f"{code(str(kind)) if kind else UNKNOWN}; {total} in the model, {active} active per token")
     yield 2, "Model Details", Markdown("")
     yield (
@@ -164,12 +164,15 @@ def _sections(card: Card) -> Iterator[tuple[int, str, Markdown]]:
 def _risks(card: Card) -> Markdown:
     """List the measured risks; bias is not measured."""
     audit = card.audit_files["validate"].audit if "validate" in card.audit_files else None
-    copy_metrics = [name for name in (audit.metrics if audit else {}) if name.endswith(".copied.longest")]
+    copy_metrics = [name for name in (audit.metrics if audit else {}) if name.endswith(".longest_train_overlap")]
     return definition_list(
         [
             ("Bias", UNKNOWN),
             ("Held-out less training loss", card.cite("validate", "train.generalization_gap")),
-            *((f"Longest copy of training text, {name.split('.')[-3]}", card.cite("validate", name)) for name in copy_metrics),
+            *(
+                (f"Longest copy of training text, sampling {name.split('.')[-2]}", card.cite("validate", name))
+                for name in copy_metrics
+            ),
         ]
     )
 

@@ -38,23 +38,65 @@ def test_a_report_is_checked_with_its_recipes_and_corpora_only(check):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        (
-            "corpora.python_docs.scrape.crawl_policy.max_attempts=many",
-            "corpora.python_docs.scrape.crawl_policy.max_attempts: must be a whole number",
-        ),
-        ("corpora.python_docs.filter.least=high", "corpora.python_docs.filter.least: must be a number"),
-        ("corpora.twelve_strings.tokenize={}", "corpora.twelve_strings.tokenize: missing key 'held_out'"),
-        ("recipes.ladder_memorise.train.checkpoints.every=0", "recipes.ladder_memorise.train.checkpoints: every and last are 0, 2"),
+        ("corpora.python_docs.scrape={sources: many}", "corpora.python_docs.scrape.sources: must be a list, got 'many'"),
+        ("corpora.python_docs.filter={min_score: high}", "corpora.python_docs.filter.min_score: must be a number, got 'high'"),
+        ("corpora.python_docs.filter={least: 1}", "corpora.python_docs.filter: unknown key 'least'; known: "),
+        ("corpora.twelve_strings.dedupe={near: 1}", "corpora.twelve_strings.dedupe: unknown key 'near'"),
+        ("corpora.twelve_strings.tokenize={val_fraction: 2}", "corpora.twelve_strings.tokenize: val_fraction"),
+        ("recipes.ladder_memorise.train.max_steps=0", "recipes.ladder_memorise.train: max_steps must be > 0, got 0"),
         ("recipes.ladder_memorise.model.arch=mo", "model must be one of gpt, moe, got 'mo'"),
-        ("recipes.ladder_memorise.validate.probes={}", "recipes.ladder_memorise.validate.probes: missing key"),
+        ("recipes.ladder_memorise.validate={probes: {prompt_chars: []}}", "recipes.ladder_memorise.validate.probes: prompt_chars"),
         (
-            "recipes.docs_moe.validate.count_only_models.claimed_200m.model={hidden_size: 0}",
-            "recipes.docs_moe.validate.count_only_models.claimed_200m.model: hidden_size: must be >= 1, got 0",
+            "recipes.docs_moe.validate={count_only_models: {big: {vocab_size: 9, model: {hidden_size: 0}}}}",
+            "recipes.docs_moe.validate.count_only_models.big.model: hidden_size",
         ),
-        ("reports.ladder.checks={a: {bound: many, else: b}}", "reports.ladder.checks"),
+        (
+            "recipes.docs_moe.base_model=llama",
+            "recipes.docs_moe.base_model: must be none or a folder below models/base, got models/base/llama",
+        ),
+        (
+            "recipes.docs_moe.train.seq_len=4096",
+            "recipes.docs_moe.train.seq_len: must be at most the model's 1024 positions, got 4096",
+        ),
+        ("recipes.docs_moe.train={max_steps: 3, device: mps}", "recipes.docs_moe.train.device"),
         ("reports.ladder.recipes=[docs_moe]", "reports.ladder.corpora: must be the corpora of its recipes: [python_docs]"),
+        ("reports.ladder.checks=null", "reports.ladder.checks: must be 'standard'"),
+        ("reports.ladder.checks={a: {expect: many, hint: b}}", "reports.ladder.checks.a: must be a metric id such as"),
+        (
+            "reports.ladder.checks={ladder_memorise/validate.x: {expect: many, hint: b}}",
+            "reports.ladder.checks.ladder_memorise/validate.x.expect: ",
+        ),
+        (
+            'reports.ladder.checks={docs_moe/validate.loss: {expect: "< 1", hint: b}}',
+            "reports.ladder.checks.docs_moe/validate.loss: must be a metric of one of twelve_strings/scrape, ",
+        ),
+        (
+            'reports.ladder.checks={ladder_memorise/filter.loss: {expect: "< 1", hint: b}}',
+            "reports.ladder.checks.ladder_memorise/filter.loss: must be a metric of one of ",
+        ),
+        (
+            'reports.ladder.checks={ladder_memorise/validate.a: {expect: "< docs_moe/validate.b", hint: b}}',
+            "must be a metric of one of twelve_strings/scrape, ",
+        ),
+        (
+            "reports.ladder={title: T, recipes: [ladder_memorise], corpora: [twelve_strings], checks: standard, "
+            "schedule: {cron: whenever}}",
+            "reports.ladder.schedule: cron: must be null or five fields",
+        ),
+        (
+            "reports.ladder={title: T, recipes: [ladder_memorise], corpora: [twelve_strings], checks: standard, "
+            "schedule: {max_regression_bits_per_byte: -1}}",
+            "reports.ladder.schedule: max_regression_bits_per_byte: must be >= 0, got -1",
+        ),
     ],
 )
 def test_a_planted_error_is_reported_in_one_line(check, override, message):
     status, errors = check(override)
     assert status == 1 and message in errors and errors.count("\n") == 1
+
+
+def test_an_anchor_that_dvc_rejects_is_an_error(tmp_path, monkeypatch, run_cli):
+    (tmp_path / "params.yaml").write_text("corpora: &a {}\nrecipes: &a {}\nreports: {}\n")
+    monkeypatch.chdir(tmp_path)
+    status, _, errors = run_cli("check")
+    assert status == 1 and "params.yaml: anchors must be unique" in errors and errors.count("\n") == 1

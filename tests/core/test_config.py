@@ -169,6 +169,30 @@ def test_overrides_are_yaml_1_2_and_preserve_comments(file):
     assert file.read_text() == ("recipes: # who\n  small:\n    train: {steps: 200, rate: 0.001, plateau: {least: 2}} # how long\n")
 
 
+def test_an_override_may_set_what_the_file_leaves_to_its_default(file):
+    config.override_params(file, ["recipes.small.train.plateau.patience=3", "recipes.small.train.optimizer.matrix.lr=0.1"])
+    train = config.YAML(typ="safe").load(file)["recipes"]["small"]["train"]
+    assert train == {"steps": 3, "rate": 0.1, "plateau": {"patience": 3}, "optimizer": {"matrix": {"lr": 0.1}}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    name: str = "adamw"
+    lr: float = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    matrix: Group = dataclasses.field(default_factory=lambda: Group("muon", 0.015))
+    embedding: Group | None = dataclasses.field(default_factory=lambda: Group("lion", 0.012))
+    other: Group | None = None
+
+
+def test_a_partial_nested_section_keeps_the_other_defaults_of_its_field():
+    groups = config.parse_config(Groups, {"matrix": {"lr": 0.02}, "embedding": {"lr": 0.03}, "other": {"lr": 0.04}}, "x")
+    assert groups == Groups(Group("muon", 0.02), Group("lion", 0.03), Group("adamw", 0.04))
+
+
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from provenlm.core.errors import ProvenlmError
 from provenlm.data.token_dataset import DatasetSplit, TokenDataset
-from provenlm.evaluation.probe import EvalContext
+from provenlm.evaluation.probe import EvalContext, Probe
 
 SPECIAL = {"pad": 0, "bos": 1, "eos": 2}
 
@@ -119,8 +118,8 @@ def untrained_tiny(vocabulary: int = 29, fault: str = "") -> nn.Module:
     return Tiny(vocabulary, fault).eval()
 
 
-def no_hf_format(weights: Any) -> Any:
-    raise ProvenlmError("transformers has no such model")
+def no_train_batch(num_sequences: int) -> Any:
+    raise AssertionError("token models are checked on random tokens")
 
 
 def make_context(model: nn.Module, tokens: TokenDataset, max_seq_len: int = 16, **overrides: Any) -> EvalContext:
@@ -131,10 +130,11 @@ def make_context(model: nn.Module, tokens: TokenDataset, max_seq_len: int = 16, 
         "logits_with_cache": None,
         "build_untrained": lambda: untrained_tiny(tokens.vocab_size),
         "build_small": lambda vocabulary: Tiny(vocabulary, width=12),
-        "losses": lambda model, inputs_BT, targets_BT: {
-            "next_token": F.cross_entropy(model(inputs_BT).flatten(0, 1), targets_BT.flatten())
+        "losses": lambda model, batch: {
+            "next_token": F.cross_entropy(model(batch.inputs_BT).flatten(0, 1), batch.targets_BT.flatten())
         },
-        "to_hf": no_hf_format,
+        "to_hf": None,
+        "train_batch": no_train_batch,
         "analytic_counts": {"all of it": num_params, "total": num_params, "active": num_params},
         "tokenizer": Letters(),
         "tokens": tokens,
@@ -173,9 +173,9 @@ def run_probe() -> Callable[..., dict[str, Any]]:
     """Ask one probe; its figures by name."""
     from provenlm.core.audit import MetricRecorder
 
-    def run(probe: Callable[[EvalContext, MetricRecorder], None], context: EvalContext) -> dict[str, Any]:
+    def run(probe: Probe, context: EvalContext) -> dict[str, Any]:
         recorder = MetricRecorder()
-        probe(context, recorder)
+        probe.run(context, recorder)
         return {name: metric.value for name, metric in recorder.metrics.items()}
 
     return run

@@ -24,7 +24,7 @@ def context(factory, corpus):
 
 def record(context, prompts=("ABCD", "")):
     recorder = MetricRecorder()
-    attention_probe(prompts)(context, recorder)
+    attention_probe(prompts).run(context, recorder)
     return recorder
 
 
@@ -120,7 +120,3 @@ def test_a_net_that_repeats_what_it_saw_is_seen_to(factory, corpus, context):
 def test_looking_leaves_no_hook_behind(context):
     capture_attention(context, torch.zeros(1, 4, dtype=torch.int64))
     assert not any(module._forward_hooks for module in context.model.modules())
-
-
-def test_a_net_without_attention_is_not_asked(trained_context, run_probe):
-    assert run_probe(attention_probe(["AB"]), trained_context) == {"recompute_max_diff": "not applicable"}

@@ -15,7 +15,7 @@ CONFIG = generation_quality.GenerationEvalConfig(
 
 def run_generation(context, config=CONFIG):
     recorder, collected = MetricRecorder(), []
-    generation_quality.generation_probe(config, collected)(context, recorder)
+    generation_quality.generation_probe(config, collected).run(context, recorder)
     return {name: metric.value for name, metric in recorder.metrics.items()}, collected, recorder
 
 

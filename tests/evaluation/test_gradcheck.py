@@ -63,7 +63,7 @@ def test_the_figure_names_the_tensor_that_is_worst(trained_context):
     from provenlm.core.audit import MetricRecorder
 
     recorder = MetricRecorder()
-    gradcheck_probe()(replace(trained_context, build_small=build_with_fault("detached")), recorder)
+    gradcheck_probe().run(replace(trained_context, build_small=build_with_fault("detached")), recorder)
     assert "layers.0." in recorder.metrics["next_token.max_relative_error"].description
 
 
@@ -81,9 +81,9 @@ def test_the_bias_of_keys_moves_nothing_and_is_counted_not_compared(trained_cont
 
 
 def test_every_objective_is_compared(trained_context, run_probe):
-    def two_objectives(model, inputs_BT, targets_BT):
-        logits_BTV = model(inputs_BT)
-        return {"one": F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten()), "two": logits_BTV.square().mean()}
+    def two_objectives(model, batch):
+        logits_BTV = model(batch.inputs_BT)
+        return {"one": F.cross_entropy(logits_BTV.flatten(0, 1), batch.targets_BT.flatten()), "two": logits_BTV.square().mean()}
 
     metrics = run_probe(gradcheck_probe(), replace(trained_context, losses=two_objectives))
     assert max(metrics["one.max_relative_error"], metrics["two.max_relative_error"]) < 1e-6
@@ -125,7 +125,7 @@ def test_float32_is_refused_and_so_is_a_value_that_nothing_moves():
 
 
 def test_every_operation_of_the_nets_agrees(trained_context, run_probe):
-    metrics = run_probe(gradcheck_ops_probe, trained_context)
+    metrics = run_probe(gradcheck_ops_probe(), trained_context)
     assert metrics["max_relative_error"] < 1e-6
     assert metrics["min_cosine"] > 1 - 1e-9
     op_names = {name.removesuffix(".relative_error") for name in metrics if name.endswith(".relative_error")}
@@ -149,7 +149,7 @@ def test_an_operation_with_a_wrong_backward_pass_is_caught(trained_context, run_
     faulty_op = OpCase(correct_op.tensors, lambda tensors: Halved.apply(correct_op.forward(tensors)))
     assert check_op(faulty_op, 1).relative_error == pytest.approx(0.5)
     monkeypatch.setattr(ops, "all_ops", lambda: {"swiglu": faulty_op})
-    assert run_probe(gradcheck_ops_probe, trained_context)["max_relative_error"] == pytest.approx(0.5)
+    assert run_probe(gradcheck_ops_probe(), trained_context)["max_relative_error"] == pytest.approx(0.5)
 
 
 def test_a_detached_router_is_caught():

@@ -1,37 +1,41 @@
+"""Test the comparison of a trained model with its initial state."""
+
 from dataclasses import replace
 
 import pytest
 import torch
 
-from provenlm.evaluation.probes.improvement import improvement_probe
+from provenlm.evaluation.probes.improvement import improvement_probes
 
-PROBE = improvement_probe(512, 300)
+PROBES = improvement_probes(512, 300)
 
 
 def test_a_trained_net_began_near_ln_v_and_fell(trained_context, run_probe):
-    metrics = run_probe(PROBE, trained_context)
-    assert abs(metrics["init_loss_minus_uniform"]) < 0.1
-    assert metrics["loss_improvement"] > 1
+    assert abs(run_probe(PROBES["initialization"], trained_context)["loss_minus_uniform"]) < 0.1
+    assert run_probe(PROBES["improvement"], trained_context)["loss_improvement"] > 1
+    metrics = run_probe(PROBES["updates"], trained_context)
     assert metrics["unchanged_tensors"] == 0
     assert metrics["relative_update"] > 0.1
     assert metrics["trainable_params"] == sum(p.numel() for p in trained_context.model.parameters())
 
 
 def test_a_net_that_was_never_trained_has_not_moved(factory, corpus, run_probe):
-    metrics = run_probe(PROBE, factory.context(factory.untrained(), corpus))
-    assert (metrics["unchanged_tensors"], metrics["relative_update"], metrics["loss_improvement"]) == (5, 0, 0)
+    context = factory.context(factory.untrained(), corpus)
+    metrics = run_probe(PROBES["updates"], context)
+    assert (metrics["unchanged_tensors"], metrics["relative_update"]) == (5, 0)
+    assert run_probe(PROBES["improvement"], context)["loss_improvement"] == 0
 
 
 def test_a_frozen_net_has_nothing_to_train(factory, corpus, run_probe):
     frozen = factory.untrained().requires_grad_(False)
-    assert run_probe(PROBE, factory.context(frozen, corpus))["trainable_params"] == 0
+    assert run_probe(PROBES["updates"], factory.context(frozen, corpus))["trainable_params"] == 0
 
 
 def test_one_tensor_that_training_did_not_reach_is_counted(trained_context, corpus, factory, run_probe):
     model = factory.trained(corpus, 16, steps=5)
     with torch.no_grad():
         model.head.bias.copy_(factory.untrained().head.bias)
-    assert run_probe(PROBE, replace(trained_context, model=model))["unchanged_tensors"] == 1
+    assert run_probe(PROBES["updates"], replace(trained_context, model=model))["unchanged_tensors"] == 1
 
 
 def test_a_net_that_begins_far_from_ln_v_is_seen(factory, trained_context, run_probe):
@@ -40,9 +44,12 @@ def test_a_net_that_begins_far_from_ln_v_is_seen(factory, trained_context, run_p
         torch.nn.init.normal_(model.head.weight, 0, 5)
         return model
 
-    assert run_probe(PROBE, replace(trained_context, build_untrained=build_with_large_head))["init_loss_minus_uniform"] > 1
+    context = replace(trained_context, build_untrained=build_with_large_head)
+    assert run_probe(PROBES["initialization"], context)["loss_minus_uniform"] > 1
 
 
 def test_another_architecture_is_no_beginning(trained_context, run_probe):
     with pytest.raises(ValueError, match="same parameters"):
-        run_probe(PROBE, replace(trained_context, build_untrained=lambda: torch.nn.Sequential(torch.nn.Embedding(29, 29))))
+        run_probe(
+            PROBES["updates"], replace(trained_context, build_untrained=lambda: torch.nn.Sequential(torch.nn.Embedding(29, 29)))
+        )

@@ -45,7 +45,9 @@ def test_overfitting_is_said_before_underfitting(rebound, late_improvement, diag
 
 def test_a_power_law_is_foretold_exactly_and_marked_as_an_estimate(trained_context):
     recorder = MetricRecorder()
-    learning_curve_probe([(float(s), 1.0, 9.0 * s**-0.2) for s in (1, 10, 20, 30, 40, 50, 60, 80, 100)])(trained_context, recorder)
+    learning_curve_probe([(float(s), 1.0, 9.0 * s**-0.2) for s in (1, 10, 20, 30, 40, 50, 60, 80, 100)]).run(
+        trained_context, recorder
+    )
     assert recorder.metrics["extrapolated_loss"].value == pytest.approx(recorder.metrics["final_loss"].value, rel=1e-9)
     assert recorder.metrics["extrapolated_loss"].kind == recorder.metrics["final_minus_extrapolated"].kind == "estimated"
     assert recorder.metrics["final_loss"].kind == "measured"
@@ -53,11 +55,7 @@ def test_a_power_law_is_foretold_exactly_and_marked_as_an_estimate(trained_conte
 
 def test_a_loss_that_stops_falling_where_a_power_law_goes_on_is_seen_to_miss_it(trained_context):
     recorder = MetricRecorder()
-    learning_curve_probe([(float(s), 1.0, 9.0 * min(s, 50) ** -0.2) for s in (1, 10, 20, 30, 40, 50, 60, 80, 100)])(
+    learning_curve_probe([(float(s), 1.0, 9.0 * min(s, 50) ** -0.2) for s in (1, 10, 20, 30, 40, 50, 60, 80, 100)]).run(
         trained_context, recorder
     )
     assert recorder.metrics["final_minus_extrapolated"].value == pytest.approx(9 * (50**-0.2 - 100**-0.2), rel=1e-6)
-
-
-def test_of_a_training_without_held_out_losses_nothing_is_said(run_probe, trained_context):
-    assert run_probe(learning_curve_probe([]), trained_context) == {"num_points": 0, "fit_diagnosis": "not applicable"}

@@ -32,15 +32,15 @@ def test_a_net_that_does_not_look_at_its_input_is_caught(trained_context, factor
 
 
 def test_a_loss_whose_targets_are_the_inputs_is_caught(trained_context, factory, run_probe):
-    def loss_on_inputs(model, inputs_BT, targets_BT):
-        return {"next_token": F.cross_entropy(model(inputs_BT).flatten(0, 1), inputs_BT.flatten())}
+    def loss_on_inputs(model, batch):
+        return {"next_token": F.cross_entropy(model(batch.inputs_BT).flatten(0, 1), batch.inputs_BT.flatten())}
 
     assert run_probe(PROBE, replace(trained_context, build_small=factory.Tiny, losses=loss_on_inputs))["excess_loss"] > 1
 
 
 def test_a_loss_without_a_gradient_is_caught(trained_context, factory, run_probe):
-    def zero_loss(model, inputs_BT, targets_BT):
-        loss = F.cross_entropy(model(inputs_BT).flatten(0, 1), targets_BT.flatten())
+    def zero_loss(model, batch):
+        loss = F.cross_entropy(model(batch.inputs_BT).flatten(0, 1), batch.targets_BT.flatten())
         return {"next_token": loss * 0}
 
     assert run_probe(PROBE, replace(trained_context, build_small=factory.Tiny, losses=zero_loss))["excess_loss"] > 1

@@ -1,16 +1,29 @@
-"""Figures measured again on other seeds and checkpoints: the worst of them shows, and what nobody measures is refused."""
+"""Test the metrics that are measured again for other seeds and checkpoints."""
 
 import pytest
 
 from provenlm.core.audit import MetricRecorder
 from provenlm.core.errors import ProvenlmError
+from provenlm.evaluation.probe import Probe
 from provenlm.evaluation.sweep import ModelVariants, SweepConfig, sweep_probes
 
 
 def record_seed_metrics(context, metrics):
-    """What a net's own `seed` says it can do, so that every net has other figures."""
+    """Record metrics that depend on the seed of the context, so that every model has others."""
     metrics.add_measurement("loss", 1 / context.seed, "", "")
     metrics.add_measurement("right", context.seed, "", "")
+
+
+def fail(context, metrics):
+    raise AssertionError("a probe whose metrics are not configured must not run")
+
+
+AVAILABLE = {"next_token_logits": None, "validation_split": "the validation split is empty"}
+PROBES = {
+    "recall": Probe(record_seed_metrics, frozenset({"next_token_logits"})),
+    "expensive": Probe(fail),
+    "val": Probe(fail, frozenset({"validation_split"})),
+}
 
 
 @pytest.fixture
@@ -22,9 +35,9 @@ def run_sweep(factory, corpus):
     def run(settings, steps=30):
         variants = ModelVariants((3, 0.5), lambda seed: (contexts[seed], seed / 10), checkpoints, steps)
         recorder = MetricRecorder()
-        for name, probe in sweep_probes(settings, {"recall": record_seed_metrics, "dear": None}, variants).items():
+        for name, probe in sweep_probes(settings, PROBES, variants, AVAILABLE).items():
             with recorder.scope(name) as inner:
-                probe(contexts[3], inner)
+                probe.run(contexts[3], inner)
         return recorder
 
     return run
@@ -59,13 +72,26 @@ def test_only_the_probes_that_are_needed_are_asked(run_sweep):
 
 
 def test_a_figure_of_no_probe_is_refused(run_sweep):
-    with pytest.raises(ProvenlmError, match=r"no probe records 'recal.loss'; the probes are recall, dear"):
+    with pytest.raises(ProvenlmError, match=r"no probe records 'recal.loss'; the probes are recall, expensive, val"):
         run_sweep(SweepConfig((), "recal.loss", ("recall.right",)))
 
 
 def test_a_figure_that_its_probe_does_not_record_is_an_error(run_sweep):
     with pytest.raises(ValueError, match=r"no probe recorded recall.wrong"):
         run_sweep(SweepConfig((2,), "recall.loss", ("recall.wrong",)))
+
+
+def test_a_metric_of_a_probe_that_does_not_apply_is_refused(run_sweep):
+    with pytest.raises(ProvenlmError, match=r"validate.sweeps: probe val does not apply: the validation split is empty"):
+        run_sweep(SweepConfig((2,), "val.loss", ("recall.right",)))
+
+
+def test_without_a_config_both_probes_need_one():
+    probes = sweep_probes(None, PROBES, ModelVariants((3, 0.5), lambda seed: None, [], 30), AVAILABLE)
+    assert {name: probe.needs for name, probe in probes.items()} == {
+        "seed_sweep": {"sweep_seeds"},
+        "checkpoint_sweep": {"sweep_checkpoints"},
+    }
 
 
 @pytest.mark.parametrize("arguments", [((1, 1), "a", ("b",)), ((), "a", ()), ((), "a", ("a",))])

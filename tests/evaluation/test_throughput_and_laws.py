@@ -5,7 +5,7 @@ import torch
 
 from provenlm.core.audit import MetricRecorder
 from provenlm.evaluation.probes import throughput
-from provenlm.evaluation.probes.compute_optimality import compute_optimality_probe
+from provenlm.evaluation.probes.compute_optimality import compute_optimality_probes, is_within_scaling_law
 from provenlm.models.gpt.config import GPTConfig
 from provenlm.models.gpt.spec import SPEC
 from provenlm.scaling.laws import scaling_law_loss, within_fit_range
@@ -51,7 +51,7 @@ def test_a_reference_is_timed_and_measured_in_the_same_run(factory, corpus, run_
         SPEC.build(config, 29).eval(), corpus, logits=SPEC.logits, to_hf=lambda weights: SPEC.to_hf(config, 29, weights)
     )
     recorder = MetricRecorder()
-    throughput.throughput_probe(throughput.ThroughputConfig((8,), 5))(context, recorder)
+    throughput.throughput_probe(throughput.ThroughputConfig((8,), 5)).run(context, recorder)
     metrics = recorder.metrics
     assert {"seq_8.hf_median", "seq_8.vs_hf", "seq_8.hf_peak_memory_bytes"} <= metrics.keys()
     assert "LlamaForCausalLM" in metrics["seq_8.vs_hf"].description
@@ -72,11 +72,12 @@ def test_settings_that_measure_nothing_are_refused(seq_lens, num_iters, message)
 def test_the_seed_of_4850312_tokens_suits_242516_parameters_by_the_rule_of_twenty(trained_context):
     tokens = replace(trained_context.tokens.train, ids=range(4_850_312))
     recorder = MetricRecorder()
-    config = {"total": 222_994_944, "active": 72_000_000}
-    compute_optimality_probe(
-        replace(trained_context, tokens=replace(trained_context.tokens, train=tokens, vocab_size=32_000), analytic_counts=config),
-        recorder,
+    counts = {"total": 222_994_944, "active": 72_000_000}
+    context = replace(
+        trained_context, tokens=replace(trained_context.tokens, train=tokens, vocab_size=32_000), analytic_counts=counts
     )
+    for probe in compute_optimality_probes().values():
+        probe.run(context, recorder)
     metrics = recorder.metrics
     assert metrics["optimal_params"].value == 242_516
     assert metrics["optimal_tokens"].value == 4_459_898_880
@@ -92,5 +93,6 @@ def test_the_scaling_law_gives_chinchilla_its_loss_worked_out_by_hand():
     assert within_fit_range(1e9, 20e9)
 
 
-def test_where_the_law_says_more_than_guessing_no_loss_is_expected(trained_context, run_probe):
-    assert run_probe(compute_optimality_probe, trained_context)["expected_loss"] == "not applicable"
+def test_a_tiny_model_is_outside_the_scaling_law(trained_context):
+    assert not is_within_scaling_law(trained_context)
+    assert compute_optimality_probes()["scaling_law"].needs >= {"scaling_law"}

@@ -6,9 +6,9 @@ from provenlm.core.audit import Metric, MetricRecorder
 from provenlm.evaluation.trained_check import record_trained_check
 
 PASSING = {
-    "improvement.trainable_params": 2_384,
-    "improvement.unchanged_tensors": 0,
-    "improvement.relative_update": 0.8,
+    "updates.trainable_params": 2_384,
+    "updates.unchanged_tensors": 0,
+    "updates.relative_update": 0.8,
     "val.num_documents": 12,
     "val.loss": 2.0,
     "val.unigram.loss": 3.0,
@@ -23,7 +23,7 @@ def check_trained(steps: int = 100, **changes: object) -> Metric:
     for name, value in values.items():
         if value is not None:
             recorder.add_measurement(name, value, "", "")
-    record_trained_check(recorder, steps)
+    record_trained_check(recorder, steps, {"next_token_logits": None})
     return recorder.metrics["trained_check"]
 
 
@@ -38,17 +38,17 @@ def test_a_net_that_meets_every_condition_is_trained_and_the_figure_says_why():
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"improvement__trainable_params": 0}, "no: 0 trainable parameters"),
+        ({"updates__trainable_params": 0}, "no: 0 trainable parameters"),
         ({"steps": 0}, "no: 0 updates were applied"),
         (
-            {"improvement__relative_update": 0.0, "improvement__unchanged_tensors": 14},
+            {"updates__relative_update": 0.0, "updates__unchanged_tensors": 14},
             "parameters changed by 0 of their initial norm, 14 tensors did not change",
         ),
         ({"val__loss": 3.0}, "validation loss 3 nats/token, unigram baseline 3"),
         ({"val__loss": "nan"}, "validation loss not measured nats/token"),
         ({"val__loss": None}, "validation loss not measured nats/token"),
         ({"val__unigram__loss": None}, "unigram baseline not measured"),
-        ({"improvement__trainable_params": None}, "no: not measured trainable parameters"),
+        ({"updates__trainable_params": None}, "no: not measured trainable parameters"),
     ],
 )
 def test_each_missing_condition_is_named_and_enough_to_say_no(changes, reason):
@@ -62,3 +62,11 @@ def test_where_nothing_is_held_out_the_training_loss_is_judged_and_that_is_said(
     assert metric.value == 1
     assert "training loss (the validation split is empty) 1 nats/token, unigram baseline 3.1" in metric.description
     assert check_trained(val__num_documents=0, train__loss=3.2).value == 0
+
+
+def test_the_check_does_not_apply_to_a_model_without_logits():
+    recorder = MetricRecorder()
+    record_trained_check(recorder, 100, {"next_token_logits": "the model has no capability next_token_logits"})
+    assert recorder.not_applicable == {"trained_check": "the model has no capability next_token_logits"}
+    assert recorder.metrics == {}
+    assert recorder.checks["trained_check"].expect == "== 1"

@@ -2,6 +2,7 @@
 
 import html
 import re
+from pathlib import Path
 
 import pytest
 from huggingface_hub import DatasetCard, ModelCard
@@ -47,7 +48,7 @@ def cards(make_audit_file, make_missing_file):
                 missing=count(0, "records"),
             ),
             "train": make_audit_file("toy", "train", provenance={"params": SECTIONS, "device": "cpu", "versions": {"torch": "9.9"}}, steps=count(7, "steps")),
-            "validate": make_audit_file("toy", "validate", val__perplexity=12.5, parameters__total=count(4624, "parameters")),
+            "validate": make_audit_file("toy", "validate", val__perplexity=12.5, params__total=count(4624, "parameters")),
         } | more  # fmt: skip
         files = render_report(
             "proof", "A proof", list(audit_files.values()), make_missing_file("proof", "report"), ["standard", CHECKS], "w", None
@@ -145,6 +146,16 @@ def test_a_card_has_no_numbers_of_models_that_were_not_trained(cards, make_audit
     page = cards(validate=make_audit_file("toy", "validate", checks=checks | failed, **shapes))["toy.md"]
     assert "4,624" in page and "9,760" not in page and "222,994" not in page and "another shape" not in page
     assert [result.metric_type for result in ModelCard(page).data.eval_results] == ["val.perplexity", "params.total"]
+
+
+def test_a_card_says_why_a_metric_does_not_apply(cards, make_audit_file):
+    page = cards(validate=make_audit_file("toy", "validate", not_applicable={"val": "the validation split is empty"}))["toy.md"]
+    assert "not applicable (the validation split is empty)" in page
+
+
+def test_the_cards_of_the_default_report_miss_no_metric():
+    cards = Path(__file__).resolve().parents[2] / "reports" / "docs_verification_cards"
+    assert [path.name for path in cards.iterdir() if "not measured" in path.read_text(encoding="utf-8")] == []
 
 
 def test_a_card_lists_the_resolved_settings(cards, make_audit_file):

@@ -193,7 +193,7 @@ def test_the_page_shows_the_configuration_recorded_in_the_audit(sources, own_aud
 
 def test_a_section_that_two_stages_read_is_shown_once(make_audit_file, own_audit):
     files = [make_audit_file("toy", stage, config=SETTINGS, loss=1.0) for stage in ("train", "validate")]
-    text = CITATION.sub(r"\1", page([*files, make_audit_file("other", "train", config=SETTINGS, loss=1.0)], own_audit))
+    text = CITATION.sub(r"\1", page([*files, make_audit_file("other", "train", config=SETTINGS, loss=1.0)], own_audit, {}))
     assert (text.count("`train`: **max"), text.count("`train`: as above")) == (2, 1)
 
 

@@ -1,4 +1,4 @@
-"""The train stage as DVC runs it: a process that may be asked to end, killed, and started again."""
+"""Test the train stage as DVC runs it: in a process that may be interrupted, killed and started again."""
 
 import json
 import math
@@ -24,8 +24,8 @@ from provenlm.training.checkpoints import checkpoint
 from provenlm.training.checkpoints.replay import replay_step
 from provenlm.training.device import is_dtype_emulated
 
-ADAMW = "{kind: adamw, rate: 0.01, betas: [0.9, 0.95], weight_decay: 0.0}"
-SAMPLES = "{prompts: [abc, d], tokens: 3, sampling: {temperature: 1.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0}}"
+ADAMW = "{name: adamw, lr: 0.01, betas: [0.9, 0.95], weight_decay: 0.0}"
+SAMPLES = "{prompts: [abc, d], max_new_tokens: 3, sampling: {temperature: 1.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0}}"
 PARAMS = f"""
 corpora:
   toy: {{domain: strings, scrape: {{}}, filter: {{}}, dedupe: {{}}, tokenize: {{}}}}
@@ -56,30 +56,30 @@ recipes:
       device: cpu
       threads: 1
       precision: fp32
-      batches: documents
-      length: 12
-      batch: 8
-      micro_batch: 8
-      recompute: null
+      data_packing: padded
+      seq_len: 12
+      global_batch_size: 8
+      micro_batch_size: 8
+      activation_checkpointing: null
       compile: false
-      steps: STEPS
+      max_steps: STEPS
       label_smoothing: 0.0
       optimizer:
         embedding: {ADAMW}
-        matrix: {{kind: muon, rate: 0.02, betas: [0.95], weight_decay: 0.01}}
-        rest: {ADAMW}
-        clip: 1.0
-      schedule: {{warmup: 2, hold: 0, decay: linear, final: 0.0}}
-      ema: null
-      held_out: {{every: 10, rows: 4}}
-      checkpoints: {{every: 5, last: 2, spaced: null, best: false}}
-      stability: null
-      plateau: null
-      early_stop: null
-      curriculum: null
-      samples: null
-      parallel: null
-      watch: []
+        matrix: {{name: muon, lr: 0.02, betas: [0.95], weight_decay: 0.01}}
+        default: {ADAMW}
+        max_grad_norm: 1.0
+      lr_schedule: {{warmup_steps: 2, stable_steps: 0, decay_type: linear, min_lr_factor: 0.0}}
+      ema_decay: null
+      eval: {{interval: 10, num_sequences: 4}}
+      checkpoints: {{save_interval: 5, keep_latest_k: 2, keep_every_n_steps: null, keep_best: false}}
+      spike_guard: null
+      reduce_lr_on_plateau: null
+      early_stopping: null
+      seq_len_schedule: null
+      sample: null
+      distributed: null
+      loggers: []
     validate: {{}}
 reports: {{}}
 """
@@ -87,23 +87,23 @@ reports: {{}}
 
 @pytest.fixture
 def project(tmp_path: Path) -> Callable[[str, int], Path]:
-    """A folder with params.yaml and the tokens of 30 short documents, about a fifth of them held out."""
+    """Create projects with params.yaml and the tokens of 30 short documents, a fifth of them in the validation split."""
 
-    def made(name: str, steps: int) -> Path:
+    def create(name: str, steps: int) -> Path:
         root = tmp_path / name
         folder = root / "data" / "toy" / "tokens"
         folder.mkdir(parents=True)
         (root / "params.yaml").write_text(PARAMS.replace("STEPS", str(steps)))
-        draw = np.random.default_rng(1)
+        generator = np.random.default_rng(1)
         documents = [
-            token_dataset.TokenizedDocument(str(i), str(i), 1 + i % 10, draw.integers(4, 20, 1 + i % 10).astype(np.uint32))
+            token_dataset.TokenizedDocument(str(i), str(i), 1 + i % 10, generator.integers(4, 20, 1 + i % 10).astype(np.uint32))
             for i in range(30)
         ]
         CharacterTokenizer("abcdefghijklmnopqrs", add_eos=False).save(folder / "tokenizer")
         token_dataset.write_token_dataset(folder, documents, 20, {"pad": 0, "unk": 1, "bos": 2, "eos": 3}, 0.2)
         return root
 
-    return made
+    return create
 
 
 def start(root: Path) -> subprocess.Popen[str]:
@@ -119,7 +119,7 @@ def finish(root: Path) -> tuple[int, str]:
 
 
 def when_saved(root: Path, process: subprocess.Popen[str]) -> None:
-    """Wait until a checkpoint lies in the resume folder."""
+    """Wait until the resume folder holds a checkpoint."""
     limit = time.monotonic() + 60
     while not list((root / "models" / ".resume").glob("tiny/*/step-*")):
         assert process.poll() is None, process.communicate()[0]
@@ -137,53 +137,53 @@ def have_same_weights(first_root: dict[str, Any], second_root: dict[str, Any]) -
     )
 
 
-def test_a_run_leaves_a_net_its_history_and_an_audit_and_no_resume_folder(project: Callable[[str, int], Path]) -> None:
+def test_a_run_writes_model_history_and_audit_and_deletes_its_checkpoints(project: Callable[[str, int], Path]) -> None:
     root = project("whole", 20)
     code, output = finish(root)
     assert code == 0, output
     assert sorted(path.name for path in (root / "models" / "tiny").iterdir()) == [
         "history.parquet",
         "manifest.json",
-        "model.safetensors",
         "model.json",
+        "model.safetensors",
         "optimizer.safetensors",
-        "random.safetensors",
+        "rng.safetensors",
         "runs.json",
         "state.json",
     ]
     assert not (root / "models" / ".resume" / "tiny").exists()
     metrics = {name: metric.value for name, metric in audits.read_audit(root / "reports/audits/tiny/train.json").metrics.items()}
     # V·d 320; a layer: attention 2·256 + 2·16·8 = 768, experts 4·3·256 = 3072, router 64, norms 32; the last norm 16
-    assert metrics["parameters.total"] == metrics["parameters.formula"] == 320 + 2 * (768 + 3072 + 64 + 32) + 16
-    assert metrics["parameters.active"] == metrics["parameters.total"] - 2 * 2 * 768
-    assert metrics["parameters.moved"] == 1.0
+    assert metrics["params.total"] == metrics["params.analytic"] == 320 + 2 * (768 + 3072 + 64 + 32) + 16
+    assert metrics["params.active"] == metrics["params.total"] - 2 * 2 * 768
+    assert metrics["params.updated_fraction"] == 1.0
     assert metrics["steps"] == metrics["steps.planned"] == 20
-    positions = pq.read_table(root / "models/tiny/history.parquet")["positions"].to_pylist()
-    assert 0.5 < metrics["tokens.share"] < 0.9
+    positions = pq.read_table(root / "models/tiny/history.parquet")["num_positions"].to_pylist()
+    assert 0.5 < metrics["tokens.loss_fraction"] < 0.9
     # 29 documents of 3 to 12 tokens, all but the first of each a target, padded to the longest of 8
-    assert metrics["tokens.share"] == pytest.approx(metrics["tokens"] / sum(positions))
+    assert metrics["tokens.loss_fraction"] == pytest.approx(metrics["tokens"] / sum(positions))
     documents = len(token_dataset.load_token_dataset(root / "data/toy/tokens").train.record_ids)
     assert metrics["epochs"] == pytest.approx(20 * 8 / documents)
-    assert metrics["stopped"] == "all 20 steps done"
+    assert metrics["stop_reason"] == "completed all 20 steps"
     assert metrics["loss.last"] < metrics["loss.first"]
-    assert metrics["rate_peak.matrix"] == 0.02
+    assert metrics["lr.peak.matrix"] == 0.02
     assert pq.read_metadata(root / "models/tiny/history.parquet").num_rows == 20
     assert len((root / "reports/curves/tiny.csv").read_text().splitlines()) == 1 + 20
     # a token of 12: the head 320, attention 2·768, router 2·64, two experts 2·1536, 6 each; and 12·16·12 in each of 2 layers
     assert metrics["flops_per_token"] == 6 * (320 + 2 * (768 + 64 + 1536)) + 2 * 12 * 16 * 12
     assert 0 < metrics["mfu"] < 1
-    assert metrics["memory_peak.cpu"] > 50 * 2**20
+    assert metrics["peak_memory.cpu"] > 50 * 2**20
     assert checkpoint.load_model(root / "models" / "tiny").metadata.seq_len == 12
 
 
-def test_killed_and_started_again_it_ends_with_the_weights_of_never_stopping(project: Callable[[str, int], Path]) -> None:
+def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(project: Callable[[str, int], Path]) -> None:
     uninterrupted, killed = project("whole", 120), project("killed", 120)
     for root in (uninterrupted, killed):
         replace_in_file(root, "precision: fp32", "precision: fp16")
-        replace_in_file(root, "ema: null", "ema: 0.9")
-        replace_in_file(root, "micro_batch: 8", "micro_batch: auto")
+        replace_in_file(root, "ema_decay: null", "ema_decay: 0.9")
+        replace_in_file(root, "micro_batch_size: 8", "micro_batch_size: auto")
         replace_in_file(root, "label_smoothing: 0.0", "label_smoothing: 0.1")
-        replace_in_file(root, "samples: null", f"samples: {SAMPLES}")
+        replace_in_file(root, "sample: null", f"sample: {SAMPLES}")
     assert finish(uninterrupted)[0] == 0
     process = start(killed)
     when_saved(killed, process)
@@ -193,70 +193,70 @@ def test_killed_and_started_again_it_ends_with_the_weights_of_never_stopping(pro
     assert not (killed / "models" / "tiny").exists()
     code, output = finish(killed)
     assert code == 0, output
-    assert "going on after step" in output
+    assert "resuming after step" in output
     assert have_same_weights(weights(uninterrupted), weights(killed))
-    assert have_same_weights(weights(uninterrupted, "trained"), weights(killed, "trained"))  # what the average was taken of
+    assert have_same_weights(weights(uninterrupted, "training_weights"), weights(killed, "training_weights"))  # the weights behind the moving average
     states = [json.loads((root / "models/tiny/state.json").read_text()) for root in (uninterrupted, killed)]
-    assert states[0] == states[1]  # the scale of the loss, the micro-batch that was found, the random states
+    assert states[0] == states[1]  # loss scale, micro-batch size, random states
     assert pq.read_metadata(killed / "models/tiny/history.parquet").num_rows == 120
     first_table, second_table = (json.loads((root / "models/tiny/samples.json").read_text()) for root in (uninterrupted, killed))
     assert first_table == second_table
     assert [step for step, prompt, _ in first_table if prompt == "abc"] == list(range(5, 121, 5))
     (table,) = [table for table in audits.read_audit(killed / "reports/audits/tiny/train.json").tables if table.name == "samples"]
     assert table.rows[-1][3:] == first_table[-1][1:]
-    assert audits.read_audit(killed / "reports/audits/tiny/train.json").metrics["resumed"].value == 1
+    assert audits.read_audit(killed / "reports/audits/tiny/train.json").metrics["resumes"].value == 1
 
 
 @pytest.mark.parametrize(
-    ("number", "by_dvc", "expected", "watch"),
+    ("signum", "by_dvc", "expected", "loggers"),
     [(signal.SIGTERM, False, 0, "[]"), (signal.SIGTERM, True, 143, "[]"), (signal.SIGINT, False, 130, "[dvclive]")],
 )
-def test_asked_to_end_it_saves_and_the_next_run_goes_on_whoever_looks_on(
-    project: Callable[[str, int], Path], number: int, by_dvc: bool, expected: int, watch: str, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_run_saves_and_the_next_run_resumes(
+    project: Callable[[str, int], Path], signum: int, by_dvc: bool, expected: int, loggers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if by_dvc:
         monkeypatch.setenv("DVC_STAGE", "train@tiny")
-    if watch != "[]":
-        pytest.importorskip("dvclive", reason="the extra `watch` is not installed")
-    root = project("asked", 400)
+    if loggers != "[]":
+        pytest.importorskip("dvclive", reason="the extra `loggers` is not installed")
+    root = project("interrupted", 400)
     process = start(root)
     when_saved(root, process)
-    process.send_signal(number)
+    process.send_signal(signum)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == expected, output
     assert not (root / "models" / "tiny").exists()
     assert not (root / "reports" / "audits").exists()
-    (saved,) = [line for line in output.splitlines() if line.startswith("asked to end: saved after step ")]
+    (saved,) = [line for line in output.splitlines() if line.startswith("interrupted: saved a checkpoint after step ")]
     step = int(saved.split("step ")[1].split(";")[0])
-    replace_in_file(root, "watch: []", f"watch: {watch}")
+    replace_in_file(root, "loggers: []", f"loggers: {loggers}")
     process = start(root)
     assert process.stdout is not None
     first = next(line for line in process.stdout if not line.startswith("::"))
     process.kill()
     process.communicate()
-    assert first == f"going on after step {step}\n"
+    assert first == f"resuming after step {step}\n"
 
 
-def test_products_that_the_processor_has_not_are_told_of(project: Callable[[str, int], Path]) -> None:
-    root = project("made up", 4)
+def test_emulated_precision_is_reported(project: Callable[[str, int], Path]) -> None:
+    root = project("emulated", 4)
     replace_in_file(root, "precision: fp32", "precision: bf16")
-    warning = "this processor has no such products, so they are slow: fp32 would be right"
+    warning = "train.precision: bf16 is emulated and slow on this processor; fp32 is faster"
     code, output = finish(root)
     assert code == 0, output
-    assert (f"train.precision: bf16; {warning}" in output) == is_dtype_emulated(torch.device("cpu"), "bf16")
+    assert (warning in output) == is_dtype_emulated(torch.device("cpu"), "bf16")
 
 
-def test_checkpoints_of_other_parameters_are_removed_and_not_used(project: Callable[[str, int], Path]) -> None:
+def test_checkpoints_of_another_config_are_deleted(project: Callable[[str, int], Path]) -> None:
     root = project("changed", 30)
     stale = root / "models" / ".resume" / "tiny" / "0123456789abcdef" / "step-00000005"
     stale.mkdir(parents=True)
     code, output = finish(root)
     assert code == 0, output
-    assert "going on" not in output
+    assert "resuming" not in output
     assert not stale.exists()
 
 
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(project: Callable[[str, int], Path]) -> None:
+def test_a_damaged_newest_checkpoint_is_skipped(project: Callable[[str, int], Path]) -> None:
     uninterrupted, root = project("whole", 30), project("damaged", 30)
     assert finish(uninterrupted)[0] == 0
     process = start(root)
@@ -281,15 +281,15 @@ def replace_in_file(root: Path, old: str, new: str) -> None:
     file.write_text(file.read_text().replace(old, new, 1))
 
 
-def test_spaced_checkpoints_and_the_best_stay_beside_the_net(project: Callable[[str, int], Path]) -> None:
+def test_kept_and_best_checkpoints_are_stored_with_the_model(project: Callable[[str, int], Path]) -> None:
     root = project("kept", 30)
-    replace_in_file(root, "steps: 30", "epochs: 8.2")  # of 29 documents, 8 a step: 29.7 steps
-    replace_in_file(root, "last: 2, spaced: null, best: false", "last: 1, spaced: 10, best: true")
-    replace_in_file(root, "every: 10, rows: 4", "every: 3, rows: 4")
+    replace_in_file(root, "max_steps: 30", "epochs: 8.2")  # of 29 documents, 8 a step: 29.7 steps
+    replace_in_file(root, "keep_latest_k: 2, keep_every_n_steps: null, keep_best: false", "keep_latest_k: 1, keep_every_n_steps: 10, keep_best: true")
+    replace_in_file(root, "interval: 10, num_sequences: 4", "interval: 3, num_sequences: 4")
     code, output = finish(root)
     assert code == 0, output
-    rows = pq.read_table(root / "models/tiny/history.parquet").to_pylist()[:-1]  # the last state is the net itself
-    best = min((row["held_out.cross_entropy"], row["step"]) for row in rows if row["held_out.cross_entropy"] is not None)[1]
+    rows = pq.read_table(root / "models/tiny/history.parquet").to_pylist()[:-1]  # the last state is the model itself
+    best = min((row["val.cross_entropy"], row["step"]) for row in rows if row["val.cross_entropy"] is not None)[1]
     planned = audits.read_audit(root / "reports/audits/tiny/train.json").metrics["steps.planned"]
     assert (planned.value, len(rows)) == (30, 29)
     assert "`epochs: 8.2`" in planned.description
@@ -298,9 +298,9 @@ def test_spaced_checkpoints_and_the_best_stay_beside_the_net(project: Callable[[
     assert checkpoint.load_model(root / "models/tiny/checkpoints" / f"step-{best:08}").metadata.seq_len == 12
 
 
-def test_stopped_over_a_step_it_leaves_a_dump_that_repeats_it(project: Callable[[str, int], Path]) -> None:
+def test_a_failed_step_leaves_a_dump_that_replays_it(project: Callable[[str, int], Path]) -> None:
     root = project("diverged", 30)
-    replace_in_file(root, "rate: 0.01, betas: [0.9, 0.95]", "rate: 1.0e30, betas: [0.9, 0.95]")
+    replace_in_file(root, "lr: 0.01, betas: [0.9, 0.95]", "lr: 1.0e30, betas: [0.9, 0.95]")
     code, output = finish(root)
     assert code == 0, output
     step = int(next(line for line in output.splitlines() if " stopped: " in line).split()[1])
@@ -308,21 +308,21 @@ def test_stopped_over_a_step_it_leaves_a_dump_that_repeats_it(project: Callable[
     replayed = replay_step(root / "models/tiny/dump")
     assert replayed.metadata["step"] == step
     assert math.isfinite(last["loss"]) == math.isfinite(replayed.terms["next_token"]["loss"])
-    assert "not finite" in last["skipped"]
+    assert "not finite" in last["skip_reason"]
     assert not all(math.isfinite(x) for x in (*replayed.terms["next_token"].values(), *replayed.grad_norms.values()))
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("kind: moe", "kind: mow", "no net 'mow'; known: "),
+        ("arch: moe", "arch: mow", "model must be one of gpt, moe, got 'mow'"),
         ("num_hidden_layers: 2", "num_layers: 2", "recipes.tiny.model: unknown key 'num_layers' (did you mean 'num_hidden_layers'?)"),
-        ("length: 12", "length: 4", "need a length of 11"),
-        ("length: 12", "length: 33", "this net has a context of 32 positions"),
-        ("device: cpu", "device: cuda", "cuda is not there"),
+        ("seq_len: 12", "seq_len: 4", "train.seq_len must be >= 11 with data_packing: padded"),
+        ("seq_len: 12", "seq_len: 33", "recipes.tiny.train.seq_len: must be at most the model's 32 positions, got 33"),
+        ("device: cpu", "device: cuda", "train.device must be one of "),
     ],
 )
-def test_a_mistake_in_the_recipe_is_one_line(project: Callable[[str, int], Path], old: str, new: str, message: str) -> None:
+def test_an_invalid_recipe_is_a_one_line_error(project: Callable[[str, int], Path], old: str, new: str, message: str) -> None:
     root = project("mistaken", 5)
     file = root / "params.yaml"
     file.write_text(file.read_text().replace(old, new, 1))

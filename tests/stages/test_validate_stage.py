@@ -55,7 +55,7 @@ generation:
 throughput: {seq_lens: [2, 4], num_iters: 5}
 sweeps: {seeds: [6, 7], x_metric: train_completion.prefix_2.loss, y_metrics: [train_completion.prefix_2.num_correct]}
 count_only_models: {}
-probes: {prompt_characters: [1, 2], demos: [], batch_tokens: 64}
+probes: {prompt_chars: [1, 2], fixed_prompts: [], tokens_per_batch: 64}
 """
 
 
@@ -64,7 +64,7 @@ def params():
     yaml = YAML(typ="safe", pure=True)
     net, validate = yaml.load(NET), yaml.load(VALIDATE)
     train = yaml.load(Path(__file__).resolve().parents[2] / "params.yaml")["recipes"]["ladder_memorise"]["train"]
-    train |= {"seed": 5, "length": 4, "held_out": None, "samples": None}
+    train |= {"seed": 5, "seq_len": 4, "eval": None, "sample": None}
     large = {
         **net,
         "hidden_size": 512,
@@ -134,9 +134,25 @@ def audit(done):
 
 def test_every_probe_was_asked_and_none_raised(audit):
     assert audit.metrics["eval.failures"].value == 0, [n for n in audit.metrics if n.endswith(".error")]
-    assert audit.metrics["eval.num_probes"].value == 26
-    table = next(t for t in audit.tables if t.name == "probes")
-    assert [row[0] for row in table.rows][-3:] == ["train_completion", "val_completion", "seed_sweep"]
+    outcomes = {row[0]: row[1] for row in next(t for t in audit.tables if t.name == "probes").rows}
+    assert len(outcomes) == audit.metrics["eval.num_probes"].value == 35
+    assert {name for name, outcome in outcomes.items() if outcome == "not applicable"} == set(audit.not_applicable)
+
+
+def test_a_recipe_without_validation_split_has_no_metric_of_it_and_the_reason(audit):
+    assert audit.not_applicable["val"] == "the validation split is empty"
+    assert audit.not_applicable["parity.compile"] == "the recipe does not compile the blocks of the model (train.compile)"
+    assert audit.not_applicable["fixed_prompts"] == "the recipe names no fixed_prompts (validate.probes)"
+    assert not {"parity.hf", "parity.kv_cache", "parity.experts", "model", "attention"} & audit.not_applicable.keys()
+
+
+def test_every_probe_brings_its_checks_into_the_audit(audit):
+    assert audit.checks["causality.max_past_change"].expect == "< 1e-3"
+    assert audit.checks["val.bits_per_byte"].expect == "< bigram.bits_per_byte"
+    assert audit.checks["trained_check"].expect == "== 1"
+    applicable = [name for name in audit.checks if name.rpartition(".")[0] not in audit.not_applicable]
+    missing = [name for name in applicable if name not in audit.metrics and not name.startswith(tuple(audit.not_applicable))]
+    assert missing == []
 
 
 def test_nets_of_other_seeds_are_trained_and_measured_beside_the_recipes_own(audit):
@@ -145,7 +161,7 @@ def test_nets_of_other_seeds_are_trained_and_measured_beside_the_recipes_own(aud
 
 
 def test_a_net_without_a_step_is_seen_not_to_have_moved(audit):
-    assert audit.metrics["improvement.relative_update"].value == 0
+    assert audit.metrics["updates.relative_update"].value == 0
     assert audit.metrics["improvement.loss_improvement"].value == 0
 
 
@@ -159,12 +175,12 @@ def test_a_training_that_is_stopped_and_taken_up_ends_in_the_same_bits(audit):
 
 
 def test_nothing_is_said_about_held_out_text_where_there_is_none(audit):
-    assert [name for name in audit.metrics if name.startswith("val.")] == ["val.num_documents"]
+    assert [name for name in audit.metrics if name.startswith("val.")] == []
     assert audit.metrics["train.num_targets"].value == 48
 
 
 def test_every_rate_with_a_ceiling_has_its_chance_level_and_an_interval(audit):
-    rates = [n.removesuffix(".ceiling") for n, f in audit.metrics.items() if n.endswith(".ceiling") and f.unit == "share"]
+    rates = [n.removesuffix(".ceiling") for n, f in audit.metrics.items() if n.endswith(".ceiling") and f.unit == "fraction"]
     assert {"train.accuracy", "train_completion.prefix_1.accuracy", "attention.in_context.repeat_accuracy"} <= set(rates)
     for rate in rates:
         assert audit.metrics[f"{rate}.ci_low"].value <= audit.metrics[rate].value <= audit.metrics[f"{rate}.ci_high"].value, rate
@@ -188,8 +204,8 @@ def test_samples_lie_where_they_were_promised_and_in_the_provenance(done, audit)
         (("validate", "probs"), {}, "recipes.tiny.validate: unknown key 'probs' (did you mean 'probes'?)"),
         (
             ("validate", "probes"),
-            {"prompt_characters": [1], "demos": []},
-            "recipes.tiny.validate.probes: missing key 'batch_tokens'",
+            {"prompt_chars": []},
+            "recipes.tiny.validate.probes: prompt_chars must be a non-empty list of numbers >= 1, got []",
         ),
         (
             ("validate", "count_only_models"),
@@ -213,12 +229,12 @@ def test_a_probe_that_cannot_be_asked_is_an_error_in_the_audit_and_the_stage_goe
     metrics = audits.read_audit(tmp_path / "reports" / "audits" / "tiny" / "validate.json").metrics
     assert metrics["throughput.error"].value.startswith("ValueError: throughput.seq_lens must be <= 4")
     assert metrics["eval.failures"].value == 1
-    assert metrics["train_completion.num_strings"].value == 12
+    assert metrics["train_completion.strings"].value == 12
 
 
 def test_a_net_of_another_vocabulary_is_refused(tmp_path, params, monkeypatch):
     root = project(tmp_path, params)
     manifest = root / "data" / "toy" / "tokens" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"vocabulary": 37', '"vocabulary": 38'))
-    with pytest.raises(SystemExit, match="a vocabulary of 37, the corpus has 38"):
+    manifest.write_text(manifest.read_text().replace('"vocab_size": 37', '"vocab_size": 38'))
+    with pytest.raises(SystemExit, match="must have the vocab_size 38 of its corpus, got 37"):
         run_here(root, monkeypatch)

@@ -15,17 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from provenlm.core import rng
-from provenlm.core.audit import AuditTable, MetricRecorder, PlotSeries
+from provenlm.core.audit import AuditTable, Check, MetricRecorder, PlotSeries
 from provenlm.evaluation.confidence import record_proportion
 from provenlm.evaluation.probe import EvalContext, Probe
 from provenlm.models.common.layers import rotary
 from provenlm.models.common.layers.attention import Attention
-from provenlm.models.common.layers.decoder import Decoder
 
 NUM_SEQUENCES, MAX_REPEAT_LEN = 16, 32
 MAX_PLOT_TOKENS = 16  # tokens of a prompt in a plot
 NUM_COPYING_TOKENS = 128  # tokens for which copying is scored
-NOT_APPLICABLE = "not applicable"
 HEAD_METRICS = {"previous": "prev_token_head", "same": "same_token_head", "induction": "induction_head"}
 
 
@@ -38,12 +36,9 @@ class AttentionCapture:
 
 
 def attention_probe(prompts: Sequence[str]) -> Probe:
-    """Plot attention on `prompts` and on a repeated sequence of random tokens; score the heads on the latter."""
+    """Return the probe that plots attention on `prompts` and on repeated random tokens; it scores the heads on the latter."""
 
     def probe(context: EvalContext, metrics: MetricRecorder) -> None:
-        if not any(isinstance(module, Attention) for module in context.model.modules()):
-            metrics.add_count("recompute_max_diff", NOT_APPLICABLE, "ratio", "The model has no attention layers")
-            return
         tokens_BT, repeat_len = _repeated_sequences(context)
         captures, logits_BTV = capture_attention(context, tokens_BT)
         description = (
@@ -51,7 +46,7 @@ def attention_probe(prompts: Sequence[str]) -> Probe:
             "relative to the largest output"
         )
         metrics.add_measurement("recompute_max_diff", max(layer.max_diff for layer in captures), "ratio", description)
-        _record_heads(metrics, context, captures, repeat_len)
+        _record_heads(metrics, captures, repeat_len)
         _record_in_context(metrics, context, tokens_BT, logits_BTV, repeat_len)
         for index, text in enumerate(prompts, 1):
             ids = context.tokenizer.encode_prompt(text)[:MAX_PLOT_TOKENS]
@@ -65,7 +60,8 @@ def attention_probe(prompts: Sequence[str]) -> Probe:
             attention_heatmap("repeated", capture_attention(context, plot_BT)[0], f"{plot_len} random tokens, twice")
         )
 
-    return probe
+    hint = "the attention plots do not describe this model: compare its attention layer with the recomputation"
+    return Probe(probe, frozenset({"next_token_logits", "attention_layers"}), {"recompute_max_diff": Check("< 1e-4", hint)})
 
 
 @torch.inference_mode()
@@ -145,7 +141,7 @@ def head_scores(weights_BNTS: Tensor, repeat_len: int) -> dict[str, Tensor]:
     return {name: weights_BNTS[:, :, positions, target].mean((0, 2)) for name, target in target_positions.items()}
 
 
-def _record_heads(metrics: MetricRecorder, context: EvalContext, captures: Sequence[AttentionCapture], repeat_len: int) -> None:
+def _record_heads(metrics: MetricRecorder, captures: Sequence[AttentionCapture], repeat_len: int) -> None:
     by_layer = [head_scores(layer.weights_BNTS, repeat_len) for layer in captures]
     chance = float((1 / torch.arange(repeat_len + 1, 2 * repeat_len, dtype=torch.float64)).mean())
     labels = {
@@ -153,41 +149,54 @@ def _record_heads(metrics: MetricRecorder, context: EvalContext, captures: Seque
         "same": "the first occurrence of the same token",
         "induction": "the token that followed the first occurrence of the same token",
     }
-    layer_copying = _copying_by_layer(context)
     rows = []
     for layer, layer_scores in enumerate(by_layer):
         for head in range(captures[layer].weights_BNTS.shape[1]):
-            values = [round(float(layer_scores[name][head]), 4) for name in labels]
-            rows.append((layer, head, *values, round(float(layer_copying[layer][head]), 4) if layer_copying else NOT_APPLICABLE))
+            rows.append((layer, head, *(round(float(layer_scores[name][head]), 4) for name in labels)))
     for column, (name, label) in enumerate(labels.items(), 2):
         best = max(rows, key=lambda row: row[column])
         description = f"Largest mean attention of a head to {label} on repeated random tokens: layer {best[0]}, head {best[1]}"
         metrics.add_measurement(HEAD_METRICS[name], best[column], "fraction", description)
     metrics.add_count("uniform_attention_weight", chance, "fraction", "Mean weight on one token of a head that attends uniformly")
-    if layer_copying:
-        best = max(rows, key=lambda row: row[5])
+    columns = ("layer", "head", "previous token", "same token", "induction")
+    metrics.tables.append(AuditTable("heads", "Scores of each attention head on repeated random tokens", columns, rows))
+
+
+def copying_probe() -> Probe:
+    """Return the probe that scores how far each attention head copies its input token."""
+
+    @torch.inference_mode()
+    def probe(context: EvalContext, metrics: MetricRecorder) -> None:
+        rows = []
+        for layer, scores_N in enumerate(_copying_by_layer(context)):
+            rows += [(layer, head, round(score, 4)) for head, score in enumerate(scores_N.tolist())]
+        best = max(rows, key=lambda row: row[2])
         description = (
             "Largest copying score of a head: mean fraction of the vocabulary whose logits a token raises less than its own logit, "
             f"through the values of the head and the LM head alone; chance is 0.5: layer {best[0]}, head {best[1]}"
         )
-        metrics.add_measurement("copying_head", best[5], "fraction", description)
-    columns = ("layer", "head", "previous token", "same token", "induction", "copying")
-    metrics.tables.append(AuditTable("heads", "Scores of each attention head on repeated random tokens", columns, rows))
+        metrics.add_measurement("max_score", best[2], "fraction", description)
+        metrics.tables.append(AuditTable("heads", "Copying score of each attention head", ("layer", "head", "copying"), rows))
+
+    return Probe(probe, frozenset({"decoder_blocks"}))
 
 
-@torch.inference_mode()
+def has_decoder_blocks(model: nn.Module) -> bool:
+    """Return whether a model has the parts that the copying scores use."""
+    if not all(hasattr(model, name) for name in ("embed_tokens", "lm_head_weight", "layers")):
+        return False
+    return all(isinstance(getattr(block, "self_attn", None), Attention) for block in model.layers)  # type: ignore[union-attr]
+
+
 def _copying_by_layer(context: EvalContext) -> list[Tensor]:
-    """Return the copying scores (N,) of each layer; empty for a model of unknown structure."""
-    model = context.model
-    if not isinstance(model, Decoder):
-        return []
+    """Return the copying scores (N,) of each layer."""
+    model: Any = context.model
     generator = torch.Generator().manual_seed(rng.derive_seed(context.seed, "copying"))
     ids_K = torch.randperm(context.tokens.vocab_size, generator=generator)[:NUM_COPYING_TOKENS].to(context.device)
-    scores = []
-    for block in model.layers:
-        states_KD = block.input_layernorm(model.embed_tokens(ids_K))  # type: ignore[operator]
-        scores.append(copying_scores(block.self_attn, states_KD, model.lm_head_weight, ids_K))  # type: ignore[arg-type]
-    return scores
+    return [
+        copying_scores(block.self_attn, block.input_layernorm(model.embed_tokens(ids_K)), model.lm_head_weight, ids_K)
+        for block in model.layers
+    ]
 
 
 def copying_scores(layer: Attention, states_KD: Tensor, head_VD: Tensor, ids_K: Tensor) -> Tensor:

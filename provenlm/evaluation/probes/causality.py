@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from provenlm.core import rng
-from provenlm.core.audit import MetricRecorder, PlotSeries
+from provenlm.core.audit import Check, MetricRecorder, PlotSeries
 from provenlm.evaluation.probe import EvalContext, Probe
 from provenlm.evaluation.token_loss import equal_length_sequences
 
@@ -22,8 +22,8 @@ OFFSETS = (-1, 0, 1, 2, 3)  # target positions relative to the input; 1 is the n
 class CausalityConfig:
     """Configure the causality probes."""
 
-    num_positions: int  # positions of a window that are tested
-    num_tokens: int  # random tokens, and tokens of documents, that are evaluated
+    num_positions: int = 8  # positions of a window that are tested
+    num_tokens: int = 4096  # random tokens, and tokens of documents, that are evaluated
 
     def __post_init__(self) -> None:
         for name, value in (("num_positions", self.num_positions), ("num_tokens", self.num_tokens)):
@@ -33,11 +33,31 @@ class CausalityConfig:
 
 def causality_probes(config: CausalityConfig) -> Mapping[str, Probe]:
     """Return the causality probes by name."""
+    needs = frozenset({"next_token_logits"})
     return {
-        "causality": lambda context, metrics: future_perturbation(context, metrics, config.num_positions),
-        "prefix_consistency": lambda context, metrics: prefix_consistency(context, metrics, config.num_positions),
-        "target_shift": lambda context, metrics: target_shift(context, metrics, config.num_tokens),
-        "random_tokens": lambda context, metrics: random_token_loss(context, metrics, config.num_tokens),
+        "causality": Probe(
+            lambda context, metrics: future_perturbation(context, metrics, config.num_positions),
+            needs,
+            {
+                "max_past_change": Check("< 1e-3", "logits depend on later tokens: check the attention mask"),
+                "min_present_change": Check("> 1e-3", "the model ignores its input, so that the causality test proves nothing"),
+            },
+        ),
+        "prefix_consistency": Probe(
+            lambda context, metrics: prefix_consistency(context, metrics, config.num_positions),
+            needs,
+            {"max_diff": Check("< 1e-3", "the loss of a target depends on later tokens: check the attention mask")},
+        ),
+        "target_shift": Probe(
+            lambda context, metrics: target_shift(context, metrics, config.num_tokens),
+            needs,
+            {"best_offset": Check("== 1", "the model predicts another token than the next one: check the offset of the targets")},
+        ),
+        "random_tokens": Probe(
+            lambda context, metrics: random_token_loss(context, metrics, config.num_tokens),
+            needs,
+            {"z_score": Check(">= -4", "the loss on random tokens is below ln(vocab_size): the model sees its targets")},
+        ),
     }
 
 

@@ -1,37 +1,57 @@
 """Compare gradients with and without activation checkpointing and compilation."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from provenlm.core.audit import MetricRecorder
+from provenlm.core.audit import Check, MetricRecorder
+from provenlm.evaluation.probe import Probe
 from provenlm.evaluation.probes.resume_bitexact import TrainingCase
-from provenlm.models.common.objective import IGNORE
 from provenlm.training import rng_state
-from provenlm.training.build_model import apply_compile_and_ac
 from provenlm.training.config import TrainConfig
+from provenlm.training.distributed.process_group import SINGLE_PROCESS
 from provenlm.training.optim import gradients
+from provenlm.training.trainer import Trainer
 
-NOT_APPLICABLE = "not applicable"
 
-
-def record_compile_parity(metrics: MetricRecorder, case: TrainingCase) -> None:
-    """Record the parity of recomputed and, if the recipe compiles, of compiled blocks.
+def compile_parity_probes(case: TrainingCase) -> Mapping[str, Probe]:
+    """Return the probes of recomputed and of compiled blocks.
 
     Compilation needs a C++ compiler and minutes, so it is tested only where the recipe uses it.
     """
+    recomputation_differs = "activation checkpointing changes gradients: check random states and what blocks keep between passes"
+    compilation_differs = "compiled blocks give other gradients: set train.compile to false"
+    return {
+        "parity.activation_checkpointing": Probe(
+            lambda context, metrics: record_checkpointing_parity(metrics, case),
+            frozenset({"blocks"}),
+            {"max_relative_diff": Check("< 1e-5", recomputation_differs)},
+        ),
+        "parity.compile": Probe(
+            lambda context, metrics: record_compile_parity(metrics, case),
+            frozenset({"blocks", "train.compile"}),
+            {"max_relative_diff": Check("< 1e-3", compilation_differs)},
+        ),
+    }
+
+
+def record_checkpointing_parity(metrics: MetricRecorder, case: TrainingCase) -> None:
+    """Record the parity of gradients with and without activation checkpointing."""
     plain = replace(case.config, activation_checkpointing=None, compile=False)
-    expected = case_gradients(case, plain)
+    recomputed = replace(plain, activation_checkpointing=case.config.activation_checkpointing or 1)
+    difference = max_rel_diff(case_gradients(case, recomputed), case_gradients(case, plain))
     description = "Largest gradient difference with and without activation checkpointing, relative to the largest gradient"
-    recomputed = case_gradients(case, replace(plain, activation_checkpointing=case.config.activation_checkpointing or 1))
-    metrics.add_measurement("activation_checkpointing.max_relative_diff", max_rel_diff(recomputed, expected), "ratio", description)
-    if not case.config.compile:
-        metrics.add_count("compile.max_relative_diff", NOT_APPLICABLE, "ratio", "this recipe does not compile its blocks")
-        return
+    metrics.add_measurement("max_relative_diff", difference, "ratio", description)
+
+
+def record_compile_parity(metrics: MetricRecorder, case: TrainingCase) -> None:
+    """Record the parity of gradients with and without compiled blocks."""
+    plain = replace(case.config, activation_checkpointing=None, compile=False)
+    difference = max_rel_diff(case_gradients(case, replace(plain, compile=True)), case_gradients(case, plain))
     description = "Largest gradient difference with and without compiled blocks, relative to the largest gradient"
-    compiled = case_gradients(case, replace(plain, compile=True))
-    metrics.add_measurement("compile.max_relative_diff", max_rel_diff(compiled, expected), "ratio", description)
+    metrics.add_measurement("max_relative_diff", difference, "ratio", description)
 
 
 def case_gradients(case: TrainingCase, config: TrainConfig) -> dict[str, Tensor]:
@@ -43,9 +63,9 @@ def case_gradients(case: TrainingCase, config: TrainConfig) -> dict[str, Tensor]
     model = case.build().train()
     for parameter in model.parameters():
         nn.init.normal_(parameter, 0.0, 0.2)
-    apply_compile_and_ac(case.spec, model, config)
+    trainer = Trainer.assemble(case.spec, model, case.dataloader, config, SINGLE_PROCESS)
     batch = case.dataloader.batch_at(0, config.max_micro_batch_size)
-    for objective in case.spec.objectives(model, IGNORE):
+    for objective in trainer.objectives:
         gradients.loss_terms(objective, batch, "fp32")["loss"].backward()  # type: ignore[no-untyped-call]
     return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
 

@@ -1,13 +1,22 @@
 """Compare the number of training tokens with what scaling laws recommend; all recommendations are estimates."""
 
 import math
+from collections.abc import Mapping
 
 from provenlm.core.audit import MetricRecorder
-from provenlm.evaluation.probe import EvalContext
+from provenlm.evaluation.probe import EvalContext, Probe
 from provenlm.scaling.laws import TOKENS_PER_PARAMETER, scaling_law_loss, within_fit_range
 
 
-def compute_optimality_probe(context: EvalContext, metrics: MetricRecorder) -> None:
+def compute_optimality_probes() -> Mapping[str, Probe]:
+    """Return the probes `compute_optimality` and `scaling_law`."""
+    return {
+        "compute_optimality": Probe(record_compute_optimality),
+        "scaling_law": Probe(record_expected_loss, frozenset({"next_token_logits", "scaling_law"})),
+    }
+
+
+def record_compute_optimality(context: EvalContext, metrics: MetricRecorder) -> None:
     """Record unique training tokens per total and active parameter, next to the compute-optimal numbers."""
     num_tokens, counts = len(context.tokens.train.ids), context.analytic_counts
     total, active = counts["total"], counts["active"]
@@ -21,16 +30,20 @@ def compute_optimality_probe(context: EvalContext, metrics: MetricRecorder) -> N
     metrics.add_estimate("optimal_tokens_for_active", TOKENS_PER_PARAMETER * active, "tokens", description)
     description = f"Compute-optimal number of parameters for the training tokens, {rule}"
     metrics.add_estimate("optimal_params", round(num_tokens / TOKENS_PER_PARAMETER), "parameters", description)
-    _record_expected_loss(metrics, active, num_tokens, context.tokens.vocab_size)
 
 
-def _record_expected_loss(metrics: MetricRecorder, num_params: int, num_tokens: int, vocab_size: int) -> None:
-    """Record the loss by the scaling law, unless it is above the loss of a uniform guess."""
-    loss = scaling_law_loss(num_params, num_tokens)
-    if loss >= math.log(vocab_size):
-        description = "The scaling law gives more than ln(vocab_size): the model is far smaller than those that it was fitted on"
-        metrics.add_count("expected_loss", "not applicable", "nats/token", description)
-        return
-    note = "" if within_fit_range(num_params, num_tokens) else ", extrapolated beyond the sizes that it was fitted on"
+def is_within_scaling_law(context: EvalContext) -> bool:
+    """Return whether the scaling law predicts a lower loss than that of a uniform guess."""
+    return _expected_loss(context) < math.log(context.tokens.vocab_size)
+
+
+def record_expected_loss(context: EvalContext, metrics: MetricRecorder) -> None:
+    """Record the expected validation loss by the scaling law."""
+    in_range = within_fit_range(context.analytic_counts["active"], len(context.tokens.train.ids))
+    note = "" if in_range else ", extrapolated beyond the sizes that it was fitted on"
     description = f"Expected validation loss of the active parameters after one epoch, by a scaling law fitted on web text{note}"
-    metrics.add_estimate("expected_loss", loss, "nats/token", description)
+    metrics.add_estimate("expected_loss", _expected_loss(context), "nats/token", description)
+
+
+def _expected_loss(context: EvalContext) -> float:
+    return scaling_law_loss(context.analytic_counts["active"], len(context.tokens.train.ids))

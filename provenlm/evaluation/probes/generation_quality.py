@@ -1,7 +1,7 @@
 """Generate continuations and measure their diversity, repetition and overlap with the training data."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,13 @@ from provenlm.core.progress import progress_bar
 from provenlm.evaluation.generate import generate
 from provenlm.evaluation.ngram_overlap import SuffixArray
 from provenlm.evaluation.probe import EvalContext, Probe
-from provenlm.models.generation.sampling import SamplingConfig
+from provenlm.models.generation.sampling import GREEDY, SamplingConfig
 
+SAMPLING_CONFIGS = {
+    "greedy": GREEDY,
+    "warm": SamplingConfig(temperature=0.8, top_k=50, top_p=0.95, repetition_penalty=1.0),
+    "plain": SamplingConfig(temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0),
+}
 REPEAT_NGRAM = 4  # n-gram size of seq-rep-4 (Welleck et al. 2020, arXiv 1908.04319)
 
 
@@ -24,11 +29,11 @@ REPEAT_NGRAM = 4  # n-gram size of seq-rep-4 (Welleck et al. 2020, arXiv 1908.04
 class GenerationEvalConfig:
     """Configure the generation probe."""
 
-    prompts: tuple[str, ...]
-    num_val_prompts: int  # prompts taken from the beginnings of validation documents
-    prompt_tokens: int  # length of a prompt from a validation document
-    max_new_tokens: int
-    sampling_configs: dict[str, SamplingConfig]
+    prompts: tuple[str, ...] = ()
+    num_val_prompts: int = 4  # prompts taken from the beginnings of validation documents
+    prompt_tokens: int | None = None  # of a prompt from a validation document; null: an eighth of the training sequence, at most 32
+    max_new_tokens: int | None = None  # null: a quarter of the training sequence, at most 64
+    sampling_configs: dict[str, SamplingConfig] = field(default_factory=lambda: dict(SAMPLING_CONFIGS))
 
     def __post_init__(self) -> None:
         for name, value, minimum in (
@@ -36,12 +41,26 @@ class GenerationEvalConfig:
             ("prompt_tokens", self.prompt_tokens, 1),
             ("max_new_tokens", self.max_new_tokens, 1),
         ):
-            if value < minimum:
+            if value is not None and value < minimum:
                 raise ValueError(f"{name} must be >= {minimum}, got {value}")
         if not self.sampling_configs:
             raise ValueError("sampling_configs must name at least one configuration, got none")
         if not (self.prompts or self.num_val_prompts):
             raise ValueError("num_val_prompts must be >= 1 if prompts is empty, got 0")
+
+    def scale_to(self, seq_len: int) -> "GenerationEvalConfig":
+        """Return the config with lengths for a training with sequences of `seq_len` tokens."""
+        return replace(
+            self,
+            prompt_tokens=self.prompt_tokens or min(32, max(1, seq_len // 8)),
+            max_new_tokens=self.max_new_tokens or min(64, max(1, seq_len // 4)),
+        )
+
+    def lengths(self, seq_len: int) -> tuple[int, int]:
+        """Return the tokens of a validation prompt and of a continuation."""
+        scaled = self.scale_to(seq_len)
+        assert scaled.prompt_tokens is not None and scaled.max_new_tokens is not None
+        return scaled.prompt_tokens, scaled.max_new_tokens
 
 
 @dataclass(frozen=True)
@@ -88,16 +107,17 @@ class GenerationPrompt:
 
 
 def generation_probe(config: GenerationEvalConfig, collected: list[GeneratedSample]) -> Probe:
-    """Continue every prompt with every sampling configuration; samples are also appended to `collected`."""
+    """Return the probe that continues every prompt with every sampling configuration; samples are also appended to `collected`."""
 
     def probe(context: EvalContext, metrics: MetricRecorder) -> None:
         prompts = [*_configured_prompts(context, config), *_val_prompts(context, config)]
-        train_index = SuffixArray.build(context.tokens.train.ids, config.max_new_tokens)
+        _, max_new_tokens = config.lengths(context.max_seq_len)
+        train_index = SuffixArray.build(context.tokens.train.ids, max_new_tokens)
         samples: list[GeneratedSample] = []
         with progress_bar("generate", "continuations", len(prompts) * len(config.sampling_configs)) as bar:
             for name, sampling in config.sampling_configs.items():
                 torch_random = torch.Generator().manual_seed(rng.derive_seed(context.seed, "generation", name))
-                continuations = generate(context, [prompt.ids for prompt in prompts], sampling, config.max_new_tokens, torch_random)
+                continuations = generate(context, [prompt.ids for prompt in prompts], sampling, max_new_tokens, torch_random)
                 batch_samples = [
                     _make_sample(context, name, p, continuation, train_index)
                     for p, continuation in zip(prompts, continuations, strict=True)
@@ -112,7 +132,12 @@ def generation_probe(config: GenerationEvalConfig, collected: list[GeneratedSamp
         collected.extend(samples)
         metrics.tables.append(_sample_table(samples))
 
-    return probe
+    return Probe(probe, frozenset({"next_token_logits", "generation_prompts"}))
+
+
+def has_prompts(config: GenerationEvalConfig, context: EvalContext) -> bool:
+    """Return whether there is a prompt to continue."""
+    return bool(config.prompts or _val_prompts(context, config))
 
 
 def _configured_prompts(context: EvalContext, config: GenerationEvalConfig) -> list[GenerationPrompt]:
@@ -122,12 +147,13 @@ def _configured_prompts(context: EvalContext, config: GenerationEvalConfig) -> l
 def _val_prompts(context: EvalContext, config: GenerationEvalConfig) -> list[GenerationPrompt]:
     """Draw beginnings of validation documents that are longer than a prompt, without replacement."""
     split = context.tokens.val
-    long_documents = np.flatnonzero(np.diff(split.doc_offsets) > config.prompt_tokens + 1)
+    prompt_tokens, max_new_tokens = config.lengths(context.max_seq_len)
+    long_documents = np.flatnonzero(np.diff(split.doc_offsets) > prompt_tokens + 1)
     document_ids = rng.make_rng(context.seed, "prompts").permutation(long_documents)[: config.num_val_prompts]
     prompts = []
     for n in document_ids:
-        ids = split.ids[split.doc_offsets[n] : split.doc_offsets[n + 1]][: config.prompt_tokens + config.max_new_tokens].tolist()
-        prompts.append(GenerationPrompt(ids[: config.prompt_tokens], split.record_ids[n], ids[config.prompt_tokens :]))
+        ids = split.ids[split.doc_offsets[n] : split.doc_offsets[n + 1]][: prompt_tokens + max_new_tokens].tolist()
+        prompts.append(GenerationPrompt(ids[:prompt_tokens], split.record_ids[n], ids[prompt_tokens:]))
     return prompts
 
 

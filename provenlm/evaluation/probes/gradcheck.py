@@ -6,39 +6,53 @@ import torch
 from torch import Tensor, nn
 
 from provenlm.core import rng
-from provenlm.core.audit import MetricRecorder
+from provenlm.core.audit import Check, MetricRecorder
 from provenlm.evaluation.probe import EvalContext, Probe
 from provenlm.evaluation.probes import finite_differences
+from provenlm.models.common.objective import Batch, TokenBatch
 
 VOCAB_SIZE, NUM_SEQUENCES, SEQ_LEN = 23, 2, 9
 WEIGHT_STD = 0.2  # as initialised, the output projections are 0 and hide the gradients behind them
 
 
 def gradcheck_probe() -> Probe:
-    """Check every parameter tensor of a small float64 model for every training objective."""
+    """Return the probe that checks every parameter tensor of a small float64 model for every training objective."""
 
     def probe(context: EvalContext, metrics: MetricRecorder) -> None:
         torch.manual_seed(rng.derive_seed(context.seed, "gradients"))
-        model = randomize_weights(context.build_small(VOCAB_SIZE)).double().eval()
-        tokens_BT = torch.randint(VOCAB_SIZE, (NUM_SEQUENCES, min(SEQ_LEN, context.max_seq_len) + 1))
+        vocab_size = VOCAB_SIZE if context.token_batches else context.tokens.vocab_size
+        model = randomize_weights(context.build_small(vocab_size)).double().eval()
+        batch = _make_batch(context)
         parameters = dict(model.named_parameters())
-        metrics.add_count(
-            "num_params",
-            sum(p.numel() for p in parameters.values()),
-            "parameters",
-            "Parameters of the small model under gradcheck",
-        )
-        objectives = list(context.losses(model, tokens_BT[:, :-1], tokens_BT[:, 1:]))
-        for name in objectives:
-            loss_fn = partial(_objective_loss, context, model, tokens_BT, name)
+        num_params = sum(p.numel() for p in parameters.values())
+        metrics.add_count("num_params", num_params, "parameters", "Parameters of the small model under gradcheck")
+        results = {}
+        for name in list(context.losses(model, batch)):
+            loss_fn = partial(_objective_loss, context, model, batch, name)
+            seed = rng.derive_seed(context.seed, "elements")
+            results[name] = finite_differences.compare_gradients(loss_fn, parameters, seed)
             with metrics.scope(name) as inner:
-                _record_gradcheck(
-                    inner,
-                    finite_differences.compare_gradients(loss_fn, parameters, rng.derive_seed(context.seed, "elements")),
-                    name,
-                )
+                _record_gradcheck(inner, results[name], name)
+        max_error = max(result.worst.relative_error for result in results.values())
+        description = "Largest relative error between autograd and finite-difference gradients over all objectives and tensors"
+        metrics.add_measurement("max_relative_error", max_error, "ratio", description)
+        min_cosine = min(result.min_cosine for result in results.values())
+        description = "Smallest cosine similarity of autograd and finite-difference gradients over all objectives and tensors"
+        metrics.add_measurement("min_cosine", min_cosine, "", description)
 
-    return probe
+    checks = {
+        "max_relative_error": Check("< 1e-5", "a gradient of the model is scaled or detached: the table of tensors shows where"),
+        "min_cosine": Check("> 0.999999", "a gradient of the model has a wrong direction: the table of tensors shows where"),
+    }
+    return Probe(probe, checks=checks)
+
+
+def _make_batch(context: EvalContext) -> Batch:
+    """Return a batch of random tokens, or the first training sequences in float64 if the domain has its own batches."""
+    if context.token_batches:
+        tokens_BT = torch.randint(VOCAB_SIZE, (NUM_SEQUENCES, min(SEQ_LEN, context.max_seq_len) + 1))
+        return TokenBatch(tokens_BT[:, :-1], tokens_BT[:, 1:])
+    return context.train_batch(NUM_SEQUENCES).map(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
 
 
 def randomize_weights(model: nn.Module) -> nn.Module:
@@ -48,8 +62,8 @@ def randomize_weights(model: nn.Module) -> nn.Module:
     return model
 
 
-def _objective_loss(context: EvalContext, model: nn.Module, tokens_BT: Tensor, name: str) -> Tensor:
-    return context.losses(model, tokens_BT[:, :-1], tokens_BT[:, 1:])[name]
+def _objective_loss(context: EvalContext, model: nn.Module, batch: TokenBatch, name: str) -> Tensor:
+    return context.losses(model, batch)[name]
 
 
 def _record_gradcheck(metrics: MetricRecorder, result: finite_differences.GradcheckResult, objective: str) -> None:

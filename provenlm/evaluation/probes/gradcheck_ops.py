@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from provenlm.core import rng
-from provenlm.core.audit import AuditTable, MetricRecorder
-from provenlm.evaluation.probe import EvalContext
+from provenlm.core.audit import AuditTable, Check, MetricRecorder
+from provenlm.evaluation.probe import EvalContext, Probe
 from provenlm.evaluation.probes.finite_differences import GradcheckResult, compare_gradients
 from provenlm.models.common.layers import rotary
 from provenlm.models.common.layers.attention import Attention
@@ -35,7 +35,18 @@ class OpCase:
     forward: Callable[[NamedTensors], Tensor]
 
 
-def gradcheck_ops_probe(context: EvalContext, metrics: MetricRecorder) -> None:
+def gradcheck_ops_probe() -> Probe:
+    """Return the probe that compares autograd with finite differences for every operation."""
+    checks = {
+        "max_relative_error": Check("< 1e-5", "the gradient of an operation is wrong: the table of operations shows which"),
+        "min_cosine": Check(
+            "> 0.999999", "the gradient of an operation has a wrong direction: the table of operations shows which"
+        ),
+    }
+    return Probe(record_gradcheck_ops, checks=checks)
+
+
+def record_gradcheck_ops(context: EvalContext, metrics: MetricRecorder) -> None:
     """Record the gradient error of each operation and the largest over all operations."""
     torch.manual_seed(rng.derive_seed(context.seed, "operations"))
     results = {name: check_op(op, context.seed) for name, op in all_ops().items()}

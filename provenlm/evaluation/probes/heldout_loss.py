@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from provenlm.core.audit import AuditTable, MetricRecorder, PlotSeries
+from provenlm.core.audit import AuditTable, Check, MetricRecorder, PlotSeries
 from provenlm.data.token_dataset import DatasetSplit
 from provenlm.evaluation import ngram_baselines
 from provenlm.evaluation.arrays import FloatArray
@@ -26,8 +26,8 @@ NUM_BINS = 32  # points of the loss curve over a window
 class LossEvalConfig:
     """Configure the loss probes."""
 
-    tokens_per_batch: int  # tokens of one forward pass
-    num_train_tokens: int  # minimum number of training targets that are evaluated
+    tokens_per_batch: int = 2048  # tokens of one forward pass
+    num_train_tokens: int = 20_000  # minimum number of training targets that are evaluated
 
     def __post_init__(self) -> None:
         for name, value in (("tokens_per_batch", self.tokens_per_batch), ("num_train_tokens", self.num_train_tokens)):
@@ -42,8 +42,6 @@ def loss_probes(config: LossEvalConfig) -> Mapping[str, Probe]:
     def val_probe(context: EvalContext, metrics: MetricRecorder) -> None:
         split = context.tokens.val
         metrics.add_count("num_documents", len(split.record_ids), "documents", "Documents of the validation split")
-        if not split.record_ids:
-            return
         windows = make_windows(split, context.max_seq_len, np.arange(len(split.record_ids)))
         losses = token_losses(context, split, windows, config.tokens_per_batch, "validation loss")
         mean_losses["val"] = float(losses.nats.mean())
@@ -73,7 +71,21 @@ def loss_probes(config: LossEvalConfig) -> Mapping[str, Probe]:
             gap = mean_losses["val"] - float(losses.nats.mean())
             metrics.add_measurement("generalization_gap", gap, "nats/token", "Validation loss minus training loss")
 
-    return {"val": val_probe, "train": train_probe}
+    checks = {
+        "bits_per_byte": Check(
+            "< bigram.bits_per_byte", "the model is no better than token-pair counts: train longer or a larger model"
+        ),
+        "gain_over.unigram.ci_low": Check(
+            "> 0", "the model is not significantly better than token counts: look at the training curve"
+        ),
+        "decontaminated.gain_over.bigram": Check(
+            "> 0", "the model is better than token-pair counts on repeated text only: deduplicate more"
+        ),
+    }
+    return {
+        "val": Probe(val_probe, frozenset({"next_token_logits", "validation_split"}), checks),
+        "train": Probe(train_probe, frozenset({"next_token_logits"})),
+    }
 
 
 def causal_ceiling(split: DatasetSplit, windows: EvalWindows) -> CausalCeiling:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from provenlm.core.errors import ProvenlmError
 from provenlm.evaluation.probe import EvalContext
 from provenlm.models.common.hf_export import HFExport
 
@@ -26,16 +25,14 @@ class ReferenceModel:
         return logits_BTV
 
 
-def hf_reference(context: EvalContext) -> ReferenceModel | str:
-    """Return the Hugging Face model with the exported weights, or the reason why there is none.
+def hf_reference(context: EvalContext) -> ReferenceModel:
+    """Return the Hugging Face model with the exported weights.
 
-    ValueError if the tensors of the export and of the Hugging Face model differ.
+    ValueError if there is no such model, or if the tensors of the export and of the Hugging Face model differ.
     """
-    try:
-        exported = context.to_hf(context.model.state_dict())
-    except ProvenlmError as error:
-        return str(error)
-    return build_reference(exported, context.device)
+    if context.to_hf is None:
+        raise ValueError("Hugging Face transformers cannot represent this model")
+    return build_reference(context.to_hf(context.model.state_dict()), context.device)
 
 
 def build_reference(exported: HFExport, device: torch.device) -> ReferenceModel:

@@ -1,45 +1,56 @@
 """Compare the trained model with its initial state: loss and parameters."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
-from provenlm.core.audit import MetricRecorder
+from provenlm.core.audit import Check, MetricRecorder
+from provenlm.data.token_dataset import DatasetSplit
 from provenlm.evaluation.probe import EvalContext, Probe
-from provenlm.evaluation.token_loss import make_windows, sample_documents, token_losses
+from provenlm.evaluation.token_loss import EvalWindows, TokenLosses, make_windows, sample_documents, token_losses
 
 
-def improvement_probe(tokens_per_batch: int, min_targets: int) -> Probe:
-    """Compare losses on at least `min_targets` targets before and after training, and the parameters."""
+def improvement_probes(tokens_per_batch: int, min_targets: int) -> Mapping[str, Probe]:
+    """Return the probes that compare losses on at least `min_targets` targets, and parameters, before and after training."""
 
-    def probe(context: EvalContext, metrics: MetricRecorder) -> None:
+    def initial_losses(context: EvalContext) -> TokenLosses:
         initial_model = context.build_untrained().to(context.device).eval()
-        split = context.val_or_train_split
-        windows = make_windows(split, context.max_seq_len, sample_documents(split, min_targets, context.seed))
-        before = token_losses(replace(context, model=initial_model), split, windows, tokens_per_batch, "loss before training")
-        after = token_losses(context, split, windows, tokens_per_batch, "loss after training")
-        uniform_loss = math.log(context.tokens.vocab_size)
-        description = "Loss at initialisation, of the model rebuilt with the seed of the training"
+        split, windows = _sample(context, min_targets)
+        return token_losses(replace(context, model=initial_model), split, windows, tokens_per_batch, "loss before training")
+
+    def initialization(context: EvalContext, metrics: MetricRecorder) -> None:
+        loss = float(initial_losses(context).nats.mean())
+        difference = loss - math.log(context.tokens.vocab_size)
+        metrics.add_measurement("loss_minus_uniform", difference, "nats/token", "Loss at initialisation minus ln(vocab_size)")
+
+    def improvement(context: EvalContext, metrics: MetricRecorder) -> None:
+        before = initial_losses(context)
+        after = token_losses(context, *_sample(context, min_targets), tokens_per_batch, "loss after training")
+        description = "Loss before training, of the model rebuilt with the seed of the training"
         metrics.add_measurement("init_loss", float(before.nats.mean()), "nats/token", description)
-        metrics.add_measurement(
-            "init_loss_minus_uniform",
-            float(before.nats.mean()) - uniform_loss,
-            "nats/token",
-            "Loss at initialisation minus ln(vocab_size)",
-        )
-        improvement = float(np.mean(before.nats - after.nats))
-        metrics.add_measurement(
-            "loss_improvement", improvement, "nats/token", "Loss at initialisation minus loss after training, on the same targets"
-        )
-        _record_updates(metrics, context.model, initial_model)
+        description = "Loss before training minus loss after training, on the same targets"
+        metrics.add_measurement("loss_improvement", float(np.mean(before.nats - after.nats)), "nats/token", description)
 
-    return probe
+    hint = "the initial loss is far from ln(vocab_size): check the initialisation"
+    needs = frozenset({"next_token_logits"})
+    return {
+        "initialization": Probe(initialization, needs | {"random_init"}, {"loss_minus_uniform": Check("-0.5..0.5", hint)}),
+        "improvement": Probe(improvement, needs),
+        "updates": Probe(_record_updates),
+    }
 
 
-def _record_updates(metrics: MetricRecorder, model: nn.Module, initial_model: nn.Module) -> None:
+def _sample(context: EvalContext, min_targets: int) -> tuple[DatasetSplit, EvalWindows]:
+    split = context.val_or_train_split
+    return split, make_windows(split, context.max_seq_len, sample_documents(split, min_targets, context.seed))
+
+
+def _record_updates(context: EvalContext, metrics: MetricRecorder) -> None:
     """Record how far training changed the parameters."""
+    model, initial_model = context.model, context.build_untrained().to(context.device)
     final_params, initial_params = dict(model.named_parameters()), dict(initial_model.named_parameters())
     if final_params.keys() != initial_params.keys():
         raise ValueError(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from provenlm.core.audit import MetricRecorder
+from provenlm.core.audit import Check, MetricRecorder
 from provenlm.evaluation.arrays import FloatArray
 from provenlm.evaluation.probe import EvalContext, Probe
 
@@ -17,25 +17,21 @@ CurvePoint = tuple[float, float, float]  # step, training loss since the previou
 REBOUND_THRESHOLD = 0.02  # of the improvement: less is noise
 LATE_IMPROVEMENT_THRESHOLD = 0.05  # of the improvement, in the last fifth of the steps
 MIN_POINTS = 5
-NOT_APPLICABLE = "not applicable"
 
 
 def learning_curve_probe(points: Sequence[CurvePoint]) -> Probe:
-    """Diagnose the curve of `points`, in order of their steps; not applicable to fewer than MIN_POINTS."""
+    """Return the probe that diagnoses the curve of `points` (at least MIN_POINTS), in order of their steps."""
 
     def probe(context: EvalContext, metrics: MetricRecorder) -> None:
         metrics.add_count(
             "num_points", len(points), "points", "Steps at which training and validation loss were measured during training"
         )
-        if len(points) < MIN_POINTS:
-            description = f"Fewer than {MIN_POINTS} validation losses were measured during training"
-            metrics.add_count("fit_diagnosis", NOT_APPLICABLE, "", description)
-            return
         steps, train_losses, val_losses = (np.array(column, dtype=np.float64) for column in zip(*points, strict=True))
         _record_fit(metrics, steps, train_losses, val_losses)
         _record_extrapolation(metrics, steps, val_losses)
 
-    return probe
+    hint = "the model overfits: keep the best checkpoint, stop earlier, or train on more data"
+    return Probe(probe, frozenset({"val_history"}), {"rebound": Check(f"<= {REBOUND_THRESHOLD}", hint)})
 
 
 def _record_fit(metrics: MetricRecorder, steps: FloatArray, train_losses: FloatArray, val_losses: FloatArray) -> None:

@@ -12,13 +12,14 @@ from provenlm.evaluation.token_loss import equal_length_sequences
 ModelMetricsFn = Callable[[nn.Module, Tensor], Mapping[str, tuple[float, str, str]]]
 
 
-def model_metrics_probe(model_metrics: ModelMetricsFn, num_tokens: int) -> Probe:
-    """Record what `model_metrics(model, tokens_BT)` returns (value, unit, description by name) on about `num_tokens` tokens."""
+def model_metrics_probe(model_metrics: ModelMetricsFn | None, num_tokens: int) -> Probe:
+    """Return the probe that records `model_metrics(model, tokens_BT)` (value, unit, description by name) on about `num_tokens` tokens."""
 
     def probe(context: EvalContext, metrics: MetricRecorder) -> None:
+        assert model_metrics is not None  # the capability is a need of this probe
         with torch.inference_mode():
             values = model_metrics(context.model, equal_length_sequences(context, num_tokens)[:, :-1])
         for name, (value, unit, description) in values.items():
             metrics.add_measurement(name, value, unit, description)
 
-    return probe
+    return Probe(probe, frozenset({"model_metrics"}))

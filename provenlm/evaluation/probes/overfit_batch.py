@@ -11,21 +11,22 @@ import torch
 from torch.nn import functional as F
 
 from provenlm.core import rng
-from provenlm.core.audit import MetricRecorder, PlotSeries
+from provenlm.core.audit import Check, MetricRecorder, PlotSeries
 from provenlm.core.progress import progress_bar
 from provenlm.evaluation.probe import EvalContext, Probe
 from provenlm.evaluation.probes.heldout_loss import causal_ceiling
 from provenlm.evaluation.token_loss import IGNORE, EvalWindows, make_batch, make_windows, sample_documents
+from provenlm.models.common.objective import TokenBatch
 
 
 @dataclass(frozen=True)
 class OverfitBatchConfig:
     """Configure the batch (sequences and targets per sequence) and the training with Adam."""
 
-    num_sequences: int
-    seq_len: int
-    steps: int
-    lr: float
+    num_sequences: int = 4
+    seq_len: int = 32
+    steps: int = 60
+    lr: float = 0.01
 
     def __post_init__(self) -> None:
         for name, value in (("num_sequences", self.num_sequences), ("seq_len", self.seq_len), ("steps", self.steps)):
@@ -36,7 +37,7 @@ class OverfitBatchConfig:
 
 
 def overfit_batch_probe(config: OverfitBatchConfig) -> Probe:
-    """Train a new small model on one batch of the training split and compare its loss with the lowest achievable loss."""
+    """Return the probe that trains a new small model on one batch and compares its loss with the lowest achievable loss."""
 
     def probe(context: EvalContext, metrics: MetricRecorder) -> None:
         windows = _longest_windows(context, config)
@@ -48,7 +49,7 @@ def overfit_batch_probe(config: OverfitBatchConfig) -> Probe:
         losses = []
         with progress_bar("overfit one batch", "steps", config.steps) as bar:
             for _ in range(config.steps):
-                loss = next(iter(context.losses(model, inputs_BT, targets_BT).values()))
+                loss = next(iter(context.losses(model, TokenBatch(inputs_BT, targets_BT)).values()))
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -92,7 +93,8 @@ def overfit_batch_probe(config: OverfitBatchConfig) -> Probe:
             PlotSeries("by_step", "line", "Training loss while one batch is overfitted", "step", "nats/token", x, lines)
         )
 
-    return probe
+    hint = "a small model cannot overfit one batch: check loss, targets and gradients, or raise validate.overfit_batch.steps"
+    return Probe(probe, frozenset({"next_token_logits"}), {"excess_loss": Check("< 0.1", hint)})
 
 
 def _longest_windows(context: EvalContext, config: OverfitBatchConfig) -> EvalWindows:

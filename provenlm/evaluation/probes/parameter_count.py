@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from provenlm.core.audit import AuditTable, MetricRecorder
+from provenlm.core.audit import AuditTable, Check, MetricRecorder
 from provenlm.evaluation.probe import EvalContext, Probe
 
 
@@ -19,48 +19,60 @@ class CountOnlyModel:
     analytic_counts: Mapping[str, int]
 
 
-def param_count_probe(count_only_models: Mapping[str, CountOnlyModel]) -> Probe:
-    """Count the parameters of the evaluated model and of each of `count_only_models`."""
+def param_count_probes(count_only_models: Mapping[str, CountOnlyModel]) -> Mapping[str, Probe]:
+    """Return the probes that count the parameters of the evaluated model and of each of `count_only_models`."""
 
-    def probe(context: EvalContext, metrics: MetricRecorder) -> None:
-        _record_counts(metrics, "", context.model, context.analytic_counts)
+    def count(context: EvalContext, metrics: MetricRecorder) -> None:
+        _record_counts(metrics, "", " of the model", context.model, context.analytic_counts)
+        metrics.tables += [_part_table(context.analytic_counts), _tensor_table(context.model), _module_table(context.model)]
+
+    def count_active(context: EvalContext, metrics: MetricRecorder) -> None:
         active = active_params(context)
         description = (
             "Active parameters: those with a gradient in the backward pass of one token (experts of a stack count one by one)"
         )
-        metrics.add_measurement("active", active, "parameters", description)
-        metrics.add_count(
-            "count_minus_analytic.active",
-            active - context.analytic_counts["active"],
-            "parameters",
-            "Measured minus analytic count of active parameters",
-        )
-        metrics.tables.append(_part_table(context.analytic_counts))
-        metrics.tables.append(_tensor_table(context.model))
-        metrics.tables.append(_module_table(context.model))
+        metrics.add_measurement("measured", active, "parameters", description)
+        difference, description = active - context.analytic_counts["active"], "Measured minus analytic count of active parameters"
+        metrics.add_count("count_minus_analytic", difference, "parameters", description)
+
+    def count_others(context: EvalContext, metrics: MetricRecorder) -> None:
         for name, count_only_model in count_only_models.items():
             with torch.device("meta"):
-                _record_counts(metrics, f"reference_models.{name}.", count_only_model.build(), count_only_model.analytic_counts)
+                label = f" of the shape {name}, which was not trained"
+                _record_counts(metrics, f"{name}.", label, count_only_model.build(), count_only_model.analytic_counts)
 
-    return probe
+    counts_differ = "the model and its analytic parameter count differ: one of them is wrong"
+    routing_differs = "routing uses another number of experts than the analytic parameter count"
+    return {
+        "params": Probe(
+            count,
+            checks={
+                "trainable": Check("> 0", "every parameter is frozen: nothing can be trained"),
+                "count_minus_analytic.total": Check("== 0", counts_differ),
+            },
+        ),
+        "params.active": Probe(
+            count_active, frozenset({"next_token_logits"}), {"count_minus_analytic": Check("== 0", routing_differs)}
+        ),
+        "params.reference_models": Probe(count_others, frozenset({"count_only_models"})),
+    }
 
 
-def _record_counts(metrics: MetricRecorder, prefix: str, model: nn.Module, analytic_counts: Mapping[str, int]) -> None:
+def _record_counts(metrics: MetricRecorder, prefix: str, label: str, model: nn.Module, analytic_counts: Mapping[str, int]) -> None:
     """Record total and trainable parameters of `model` and its analytic counts."""
-    suffix = f" of {prefix.split('.')[1]}, which was not trained" if prefix else " of the model"
     unique_params = list(model.parameters())  # a shared tensor occurs once
     total = sum(p.numel() for p in unique_params)
-    metrics.add_count(f"{prefix}total", total, "parameters", f"Parameters{suffix}; shared tensors count once")
+    metrics.add_count(f"{prefix}total", total, "parameters", f"Parameters{label}; shared tensors count once")
     trainable = sum(p.numel() for p in unique_params if p.requires_grad)
-    metrics.add_count(f"{prefix}trainable", trainable, "parameters", f"Trainable parameters{suffix}")
-    metrics.add_count(f"{prefix}analytic.total", analytic_counts["total"], "parameters", f"Parameters{suffix}, by formula")
-    description = f"Active parameters per token{suffix}, by formula"
+    metrics.add_count(f"{prefix}trainable", trainable, "parameters", f"Trainable parameters{label}")
+    metrics.add_count(f"{prefix}analytic.total", analytic_counts["total"], "parameters", f"Parameters{label}, by formula")
+    description = f"Active parameters per token{label}, by formula"
     metrics.add_count(f"{prefix}analytic.active", analytic_counts["active"], "parameters", description)
     metrics.add_count(
         f"{prefix}count_minus_analytic.total",
         total - analytic_counts["total"],
         "parameters",
-        f"Counted minus analytic parameters{suffix}",
+        f"Counted minus analytic parameters{label}",
     )
 
 

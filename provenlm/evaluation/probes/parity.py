@@ -9,22 +9,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from provenlm.core.audit import MetricRecorder
+from provenlm.core.audit import Check, MetricRecorder
 from provenlm.evaluation.probe import EvalContext, Probe
 from provenlm.evaluation.probes.hf_reference import hf_reference
 from provenlm.evaluation.token_loss import equal_length_sequences
 from provenlm.models.common.layers.kv_cache import KVCache
 from provenlm.models.common.layers.moe_experts import Experts, experts_reference
 
-NOT_APPLICABLE = "not applicable"
-
 
 def parity_probes(num_tokens: int) -> Mapping[str, Probe]:
     """Return the parity probes by name; each evaluates about `num_tokens` tokens of documents."""
+    differs_from_hf = "the model is not the architecture that it is exported as: compare it with transformers layer by layer"
     return {
-        "parity.hf": lambda context, metrics: parity_vs_hf(context, metrics, num_tokens),
-        "parity.kv_cache": lambda context, metrics: parity_with_cache(context, metrics, num_tokens),
-        "parity.experts": lambda context, metrics: parity_of_experts(context, metrics, num_tokens),
+        "parity.hf": Probe(
+            lambda context, metrics: parity_vs_hf(context, metrics, num_tokens),
+            frozenset({"next_token_logits", "hf_export", "hf_format"}),
+            {"max_abs_diff": Check("< 1e-3", differs_from_hf)},
+        ),
+        "parity.kv_cache": Probe(
+            lambda context, metrics: parity_with_cache(context, metrics, num_tokens),
+            frozenset({"next_token_logits", "kv_cache"}),
+            {"max_abs_diff": Check("< 1e-3", "generation with the key-value cache differs from the forward pass")},
+        ),
+        "parity.experts": Probe(
+            lambda context, metrics: parity_of_experts(context, metrics, num_tokens),
+            frozenset({"next_token_logits", "expert_layers"}),
+            {"max_relative_diff": Check("< 1e-4", "the grouped expert computation differs from the reference loop over experts")},
+        ),
     }
 
 
@@ -32,9 +43,6 @@ def parity_probes(num_tokens: int) -> Mapping[str, Probe]:
 def parity_vs_hf(context: EvalContext, metrics: MetricRecorder, num_tokens: int) -> None:
     """Compare the logits with those of the Hugging Face implementation with the same weights."""
     hf_model = hf_reference(context)
-    if isinstance(hf_model, str):
-        metrics.add_count("max_abs_diff", NOT_APPLICABLE, "logits", hf_model)
-        return
     tokens_BT = equal_length_sequences(context, num_tokens)[:, :-1]
     ours_BTV, theirs_BTV = context.logits(context.model, tokens_BT).float(), hf_model.logits(tokens_BT).float()
     description = f"Largest logit difference from {hf_model.class_name} of transformers with the same weights, on documents"
@@ -50,9 +58,7 @@ def parity_vs_hf(context: EvalContext, metrics: MetricRecorder, num_tokens: int)
 @torch.inference_mode()
 def parity_with_cache(context: EvalContext, metrics: MetricRecorder, num_tokens: int) -> None:
     """Compare the logits of a sequence processed with a key-value cache with those of one forward pass."""
-    if context.logits_with_cache is None:
-        metrics.add_count("max_abs_diff", NOT_APPLICABLE, "logits", "The model has no key-value cache")
-        return
+    assert context.logits_with_cache is not None  # the capability is a need of this probe
     tokens_BT = equal_length_sequences(context, min(num_tokens, context.max_seq_len))[:1, :-1]
     full_BTV = context.logits(context.model, tokens_BT).float()
     seq_len = tokens_BT.shape[1]
@@ -73,9 +79,6 @@ def parity_with_cache(context: EvalContext, metrics: MetricRecorder, num_tokens:
 def parity_of_experts(context: EvalContext, metrics: MetricRecorder, num_tokens: int) -> None:
     """Compare the grouped expert computation of the training with the reference loop over experts."""
     max_diff, layers = 0.0, [module for module in context.model.modules() if isinstance(module, Experts)]
-    if not layers:
-        metrics.add_count("max_relative_diff", NOT_APPLICABLE, "ratio", "The model has no experts")
-        return
 
     def hook(module: nn.Module, inputs: tuple[Any, ...], output_ND: Tensor) -> None:
         nonlocal max_diff

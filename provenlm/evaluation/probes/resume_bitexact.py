@@ -1,16 +1,16 @@
 """Test that a resumed training equals an uninterrupted one, bit for bit."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
 
-from provenlm.core.audit import MetricRecorder
-from provenlm.models.common.objective import IGNORE
+from provenlm.core.audit import Check, MetricRecorder
+from provenlm.evaluation.probe import EvalContext, Probe
 from provenlm.models.common.spec import ModelSpec
 from provenlm.training import rng_state
 from provenlm.training.checkpoints import checkpoint
@@ -18,9 +18,9 @@ from provenlm.training.checkpoints.checkpoint import Checkpoint
 from provenlm.training.checkpoints.manager import cpu_copy
 from provenlm.training.config import TrainConfig
 from provenlm.training.dataloader import DataLoader
-from provenlm.training.loop import train_steps
-from provenlm.training.run import build_callbacks
+from provenlm.training.distributed.process_group import SINGLE_PROCESS
 from provenlm.training.step import StepResult
+from provenlm.training.trainer import Trainer
 
 NUM_STEPS, RESUME_STEP = 5, 2
 
@@ -61,19 +61,16 @@ def run_with_and_without_resume(
     return expected, _collect(_start_training(case, load(folder), 2), NUM_STEPS - RESUME_STEP)
 
 
-def _start_training(case: TrainingCase, resume: Checkpoint | None, seed: int) -> Any:
+def _start_training(case: TrainingCase, resume: Checkpoint | None, seed: int) -> Iterator[StepResult]:
     """Start a training; `seed` differs between the runs.
 
     So everything that does not come from the checkpoint differs.
     """
     rng_state.seed_all(seed)
-    model = case.build()
-    objectives = case.spec.objectives(model, IGNORE)
-    callbacks = build_callbacks(case.config, objectives[0].eval_term)
-    return train_steps(model, objectives, case.dataloader, callbacks, case.config, resume, lambda: None)
+    return Trainer.assemble(case.spec, case.build(), case.dataloader, case.config, SINGLE_PROCESS).steps(resume)
 
 
-def _collect(steps: Any, count: int) -> ResumeRun:
+def _collect(steps: Iterator[StepResult], count: int) -> ResumeRun:
     """Take `count` steps and copy the final state."""
     results: list[StepResult] = []
     for step in islice(steps, count):
@@ -101,6 +98,17 @@ def find_mismatches(expected: ResumeRun, actual: ResumeRun) -> list[str]:
 def _equal(a: Tensor | None, b: Tensor | None) -> bool:
     """Return whether two tensors exist and have the same type and bits."""
     return a is not None and b is not None and a.dtype == b.dtype and torch.equal(a, b)
+
+
+def resume_probe(case: TrainingCase, load: Callable[[Path], Checkpoint]) -> Probe:
+    """Return the probe that compares a resumed with an uninterrupted training bit by bit."""
+
+    def probe(context: EvalContext, metrics: MetricRecorder) -> None:
+        with TemporaryDirectory() as folder:
+            record_resume_metrics(metrics, case, Path(folder) / "checkpoint", load)
+
+    hint = "a resumed training differs from an uninterrupted one: the description of the metric names what differs"
+    return Probe(probe, checks={"mismatches": Check("== 0", hint)})
 
 
 def record_resume_metrics(metrics: MetricRecorder, case: TrainingCase, folder: Path, load: Callable[[Path], Checkpoint]) -> None:

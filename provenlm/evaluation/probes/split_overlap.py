@@ -1,13 +1,22 @@
 """Measure the overlap of the training and validation splits."""
 
-from provenlm.core.audit import AuditTable, MetricRecorder
+from provenlm.core.audit import AuditTable, Check, MetricRecorder
 from provenlm.evaluation.ngram_overlap import OVERLAP_TOKENS, shared_windows
-from provenlm.evaluation.probe import EvalContext
+from provenlm.evaluation.probe import EvalContext, Probe
 
 MAX_TABLE_ROWS = 10
 
 
-def split_overlap_probe(context: EvalContext, metrics: MetricRecorder) -> None:
+def split_overlap_probe() -> Probe:
+    """Return the probe that measures the overlap of the splits."""
+    checks = {
+        "shared_ids": Check("== 0", "a record is in both splits: run tokenize again"),
+        "shared_clusters": Check("== 0", "near duplicates are in both splits: split by cluster"),
+    }
+    return Probe(record_split_overlap, frozenset({"validation_split"}), checks)
+
+
+def record_split_overlap(context: EvalContext, metrics: MetricRecorder) -> None:
     """Count shared ids and duplicate clusters, and, independently, validation windows that occur verbatim in training."""
     train, val = context.tokens.train, context.tokens.val
     for split in (train, val):
@@ -23,8 +32,6 @@ def split_overlap_probe(context: EvalContext, metrics: MetricRecorder) -> None:
     metrics.add_count(
         "shared_clusters", len(shared_clusters), "clusters", "Clusters of near duplicates with documents in both splits"
     )
-    if not val.record_ids:
-        return
     is_shared = shared_windows(val.ids, train.ids, OVERLAP_TOKENS)
     shared_fraction = float(is_shared.mean()) if len(is_shared) else 0.0
     metrics.add_count(

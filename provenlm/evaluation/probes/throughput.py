@@ -5,7 +5,7 @@ Passes are warmed up, synchronised and repeated; model and reference alternate, 
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -27,36 +27,44 @@ ForwardPass = Callable[[Tensor], Tensor]
 class ThroughputConfig:
     """Configure sequence lengths and the number of timed passes."""
 
-    seq_lens: tuple[int, ...]
-    num_iters: int
+    seq_lens: tuple[int, ...] | None = None  # null: an eighth, half and all of the training sequence length
+    num_iters: int = 20
 
     def __post_init__(self) -> None:
-        if not self.seq_lens or min(self.seq_lens) < 1 or len(set(self.seq_lens)) < len(self.seq_lens):
-            raise ValueError(f"seq_lens must be distinct lengths >= 1, at least one, got {list(self.seq_lens)}")
+        seq_lens = self.seq_lens
+        if seq_lens is not None and (not seq_lens or min(seq_lens) < 1 or len(set(seq_lens)) < len(seq_lens)):
+            raise ValueError(f"seq_lens must be distinct lengths >= 1, at least one, got {list(seq_lens)}")
         if self.num_iters < 5:
             raise ValueError(f"num_iters must be >= 5 for a median, got {self.num_iters}")
 
+    def scale_to(self, seq_len: int) -> "ThroughputConfig":
+        """Return the config with sequence lengths for a training with sequences of `seq_len` tokens."""
+        seq_lens = sorted({max(1, seq_len // 8), max(1, seq_len // 2), seq_len})
+        return self if self.seq_lens is not None else replace(self, seq_lens=tuple(seq_lens))
+
 
 def throughput_probe(config: ThroughputConfig) -> Probe:
-    """Time one sequence of each length; ValueError for a length above the `max_seq_len` of the model."""
+    """Return the probe that times one sequence of each length (at most the longest training sequence)."""
 
     def probe(context: EvalContext, metrics: MetricRecorder) -> None:
-        if max(config.seq_lens) > context.max_seq_len:
+        seq_lens = config.scale_to(context.max_seq_len).seq_lens
+        assert seq_lens is not None
+        if max(seq_lens) > context.max_seq_len:
             raise ValueError(
-                f"throughput.seq_lens must be <= {context.max_seq_len}, the longest training sequence, got {max(config.seq_lens)}"
+                f"throughput.seq_lens must be <= {context.max_seq_len}, the longest training sequence, got {max(seq_lens)}"
             )
-        reference = hf_reference(context)
-        reference_name = None if isinstance(reference, str) else f"{reference.class_name} of transformers"
+        reference = None if context.to_hf is None else hf_reference(context)
+        reference_name = None if reference is None else f"{reference.class_name} of transformers"
         passes: dict[str, ForwardPass] = {"model": lambda tokens_BT: context.logits(context.model, tokens_BT)}
-        if not isinstance(reference, str):
+        if reference is not None:
             passes["reference"] = reference.logits
         setup = f"one sequence forward on {context.device.type}, {torch.get_num_threads()} threads, {config.num_iters} timed passes"
-        rates = [_measure_rates(context, passes, seq_len, config.num_iters) for seq_len in config.seq_lens]
-        peaks = _measure_peaks(context, passes, config.seq_lens)
-        for seq_len, rate, peak in zip(config.seq_lens, rates, peaks, strict=True):
+        rates = [_measure_rates(context, passes, seq_len, config.num_iters) for seq_len in seq_lens]
+        peaks = _measure_peaks(context, passes, seq_lens)
+        for seq_len, rate, peak in zip(seq_lens, rates, peaks, strict=True):
             with metrics.scope(f"seq_{seq_len}") as inner:
                 _record_throughput(inner, rate, peak, setup, reference_name)
-        x = [float(seq_len) for seq_len in config.seq_lens]
+        x = [float(seq_len) for seq_len in seq_lens]
         medians = {f"{pass_name}, median": [_quantile(rate[pass_name], 0.5) for rate in rates] for pass_name in passes}
         p95 = {"model, p95": [_quantile(rate["model"], 0.95) for rate in rates]}
         metrics.series.append(
@@ -77,7 +85,7 @@ def throughput_probe(config: ThroughputConfig) -> Probe:
                 PlotSeries("memory_by_seq_len", "line", description, "sequence length (tokens)", "bytes", x, lines)
             )
 
-    return probe
+    return Probe(probe, frozenset({"next_token_logits"}))
 
 
 def _record_throughput(

@@ -1,6 +1,6 @@
 """Evaluate models of strings by completion.
 
-Results stand next to the best possible result and to chance.
+Results are recorded with the best possible result and the chance level.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from provenlm.core.audit import AuditTable, MetricRecorder
+from provenlm.core.audit import AuditTable, Check, MetricRecorder
 from provenlm.core.errors import ConfigError
 from provenlm.data.token_dataset import DatasetSplit
 from provenlm.evaluation.ceilings import prefix_upper_bound
@@ -55,7 +55,7 @@ class CompletionSet:
 def make_probes(config: StringsEvalConfig) -> Mapping[str, Probe]:
     """Return the tasks of the strings domain.
 
-    They are `train_completion`, `val_completion` and, if there are any prompts, `fixed_prompts`.
+    They are `train_completion`, `val_completion` and `fixed_prompts`.
     """
 
     def train_completion(context: EvalContext, metrics: MetricRecorder) -> None:
@@ -72,8 +72,6 @@ def make_probes(config: StringsEvalConfig) -> Mapping[str, Probe]:
     def val_completion(context: EvalContext, metrics: MetricRecorder) -> None:
         sequences = _split_sequences(context.tokens.val)
         metrics.add_count("strings", len(sequences), "strings", "Held-out strings that the model completes")
-        if not sequences:
-            return  # no metric describes an empty split
         losses = sequence_losses(context, sequences, config.tokens_per_batch, "val_completion")
         completions = CompletionSet(sequences, [(len(sequence) + 1) // 2 for sequence in sequences])
         with metrics.scope("prefix_half") as scoped:
@@ -84,8 +82,28 @@ def make_probes(config: StringsEvalConfig) -> Mapping[str, Probe]:
     def fixed_prompts(context: EvalContext, metrics: MetricRecorder) -> None:
         _record_fixed_prompts(metrics, context, config.fixed_prompts)
 
-    tasks: dict[str, Probe] = {"train_completion": train_completion, "val_completion": val_completion}
-    return {**tasks, "fixed_prompts": fixed_prompts} if config.fixed_prompts else tasks
+    needs = frozenset({"next_token_logits"})
+    by_chance = "lines of held-out strings are completed no better than by guessing: train longer or on more strings"
+    incomplete = "a fixed prompt is not completed to a training string: see the table of prompts"
+    return {
+        "train_completion": Probe(train_completion, needs),
+        "val_completion": Probe(
+            val_completion,
+            needs | {"validation_split"},
+            {"lines.accuracy.ci_low": Check("> lines.accuracy.chance", by_chance)},
+        ),
+        "fixed_prompts": Probe(
+            fixed_prompts, needs | {"fixed_prompts"}, {"num_correct": Check(">= num_correct.ceiling", incomplete)}
+        ),
+    }
+
+
+def find_conditions(config: StringsEvalConfig, context: EvalContext) -> Mapping[str, str | None]:
+    """Return for each condition of the tasks why it is not met.
+
+    None if it is met.
+    """
+    return {"fixed_prompts": None if config.fixed_prompts else "the recipe names no fixed_prompts (validate.probes)"}
 
 
 def _split_sequences(split: DatasetSplit) -> list[list[int]]:
@@ -278,4 +296,4 @@ def _decode_text(context: EvalContext, ids: Sequence[int]) -> str:
     return context.tokenizer.decode(ids).decode("utf-8", "replace")
 
 
-SPEC = ValidateSpec(StringsEvalConfig, make_probes)
+SPEC = ValidateSpec(StringsEvalConfig, make_probes, find_conditions)

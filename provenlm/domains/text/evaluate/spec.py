@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from provenlm.core import rng
-from provenlm.core.audit import MetricRecorder
+from provenlm.core.audit import Check, MetricRecorder
 from provenlm.evaluation.confidence import record_proportion
 from provenlm.evaluation.probe import EvalContext, Probe, ValidateSpec
 from provenlm.evaluation.token_loss import sequence_losses
@@ -37,9 +37,36 @@ class TextEvalConfig:
 
 def make_probes(config: TextEvalConfig) -> Mapping[str, Probe]:
     """Return the tasks `brackets` and `continuation_choice`."""
+    unclosed = "brackets are closed no better than by guessing: train longer"
+    unused_context = "the model does not use its context: train longer or with longer sequences"
     return {
-        "brackets": lambda context, metrics: bracket_task(config, context, metrics),
-        "continuation_choice": lambda context, metrics: continuation_choice_task(config, context, metrics),
+        "brackets": Probe(
+            lambda context, metrics: bracket_task(config, context, metrics),
+            frozenset({"next_token_logits", "validation_split", "closing_brackets"}),
+            {"accuracy.ci_low": Check("> accuracy.chance", unclosed)},
+        ),
+        "continuation_choice": Probe(
+            lambda context, metrics: continuation_choice_task(config, context, metrics),
+            frozenset({"next_token_logits", "validation_split", "passage_pairs"}),
+            {"accuracy.ci_low": Check("> accuracy.chance", unused_context)},
+        ),
+    }
+
+
+def find_conditions(config: TextEvalConfig, context: EvalContext) -> Mapping[str, str | None]:
+    """Return for each condition of the tasks why it is not met.
+
+    None if the validation split meets it.
+    """
+    unseen = set(CLOSING_BRACKETS.values())
+    for text in _decode_documents(context):
+        if not unseen:
+            break
+        unseen -= {close for _, close in find_closing_brackets(text, config.bracket_context_chars)}
+    no_pairs = f"fewer than two validation documents have {config.context_tokens + config.continuation_tokens} tokens"
+    return {
+        "closing_brackets": f"the validation split has no closing bracket {min(unseen)}" if unseen else None,
+        "passage_pairs": None if _draw_passages(config, context) else no_pairs,
     }
 
 
@@ -161,4 +188,4 @@ def _decode_documents(context: EvalContext) -> Iterator[str]:
         yield context.tokenizer.decode(split.ids[start:end].tolist()).decode("utf-8", "replace")
 
 
-SPEC = ValidateSpec(TextEvalConfig, make_probes)
+SPEC = ValidateSpec(TextEvalConfig, make_probes, find_conditions)
