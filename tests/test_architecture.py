@@ -181,8 +181,7 @@ def test_dvc_tracks_exactly_the_code_that_each_stage_can_import():
     for kind, plugins, deps in dvc_stages():
         files = closure(kind, plugins)
         assert not [f for f in files if not any(covers(dep, f) for dep in deps)], f"{kind}: imported, not in dvc.yaml's deps"
-        unused = [dep for dep in deps if not dep.endswith("/content") and not any(covers(dep, f) for f in files)]
-        assert not unused, f"{kind}: in dvc.yaml's deps, never imported"  # a domain whose content needs no code has an empty `content`
+        assert not [dep for dep in deps if not any(covers(dep, f) for f in files)], f"{kind}: in dvc.yaml's deps, never imported"
 
 
 def test_the_closure_follows_imports_inside_functions_and_plugins():
