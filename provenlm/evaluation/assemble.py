@@ -1,4 +1,7 @@
-"""Assemble what the evaluation of a trained model needs from its files, its corpus and its recipe."""
+"""Assemble what the evaluation of a trained model needs.
+
+It comes from the files of the model, its corpus and its recipe.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -27,7 +30,7 @@ from provenlm.training.dataloader import DomainSequences, build_dataloader, reso
 
 
 def require_same_vocab(trained_model: LoadedModel, tokens: TokenDataset, folder: str, recipe: str) -> None:
-    """Raise CheckpointError unless the model in `folder` and the corpus have the same vocabulary size."""
+    """Raise CheckpointError unless model and corpus have the same vocabulary size."""
     if trained_model.metadata.vocab_size != tokens.vocab_size:
         raise CheckpointError(
             f"{folder}: must have the vocab_size {tokens.vocab_size} of its corpus, got {trained_model.metadata.vocab_size}; "
@@ -36,7 +39,10 @@ def require_same_vocab(trained_model: LoadedModel, tokens: TokenDataset, folder:
 
 
 def make_small_builder(trained_model: LoadedModel, overrides: Mapping[str, Any], location: str) -> Callable[[int], nn.Module]:
-    """Return a function from a vocabulary size to a small model, whose model section differs by `overrides`. Raises ConfigError."""
+    """Return a function from a vocabulary size to a small model.
+
+    The model section of the small model differs by `overrides`. Raises ConfigError.
+    """
     spec = trained_model.spec
     small_config: Any = parse_config(spec.config_type, {**trained_model.metadata.config, **overrides}, location)
     return lambda vocab_size: spec.build(small_config, vocab_size)
@@ -66,7 +72,10 @@ def make_eval_context(
     build_small: Callable[[int], nn.Module],
     seed: int,
 ) -> EvalContext:
-    """Return what probes may use; the initial model is the one that training with `seed` starts from."""
+    """Return what probes may use.
+
+    The initial model is the one that training with `seed` starts from.
+    """
     spec, model_config, vocab_size = trained_model.spec, trained_model.model_config, trained_model.metadata.vocab_size
     to_hf = spec.to_hf
 
@@ -99,7 +108,10 @@ def make_variants(
     folder: Path,
     domain_sequences: DomainSequences | None = None,
 ) -> ModelVariants:
-    """Return models of the same recipe: retrained with other seeds, and the checkpoints below `folder`."""
+    """Return further models of the same recipe.
+
+    They are retrained with other seeds, or loaded from the checkpoints in `folder`.
+    """
     checkpoints = [
         (int(path.name.removeprefix("step-")), lambda path=path: replace(context, model=load_model(path).model))
         for path in sorted(folder.glob("step-*"))
@@ -116,7 +128,10 @@ def make_variants(
 
 
 def make_count_only_models(spec: ModelSpec, configs: Mapping[str, CountOnlyConfig], location: str) -> dict[str, CountOnlyModel]:
-    """Return the models whose parameters are counted. Raises ConfigError for a section that the model package does not accept."""
+    """Return the models whose parameters are counted.
+
+    Raises ConfigError for a section that the model package does not accept.
+    """
     return {name: _count_only_model(spec, config, f"{location}.{name}.model") for name, config in configs.items()}
 
 

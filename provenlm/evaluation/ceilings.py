@@ -1,4 +1,4 @@
-"""Compute the best accuracy and loss that any causal predictor can reach on given sequences."""
+"""Compute the best accuracy and loss that any causal predictor can reach."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class CausalCeiling:
-    """Hold the accuracy of the best choice and the mean loss (nats) of the best distribution at each prefix."""
+    """Hold the best accuracy and the lowest loss of any causal predictor.
+
+    They belong to the best choice and the best distribution at each prefix; the loss is a mean in nats.
+    """
 
     max_accuracy: float
     min_loss: float
@@ -16,10 +19,11 @@ class CausalCeiling:
 
 
 def prefix_upper_bound(sequences: Iterable[tuple[Sequence[int], int]]) -> CausalCeiling:
-    """Enumerate every prefix of `sequences`: pairs of token ids and the number (>= 1) of leading tokens that are no targets.
+    """Enumerate every prefix of `sequences` and return the ceiling.
 
-    Where equal prefixes continue differently, no causal predictor is always correct: the best choice is the most frequent
-    continuation, the best distribution its frequencies (whose loss is the entropy). ValueError if there are no targets.
+    Each item holds token ids and the number (>= 1) of leading tokens that are no targets. Where equal prefixes continue
+    differently, no causal predictor is always correct: the best choice is the most frequent continuation, the best distribution
+    its frequencies (whose loss is the entropy). ValueError if there are no targets.
     """
     children: dict[tuple[int, int], int] = {}
     parents: list[int] = []

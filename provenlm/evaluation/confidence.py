@@ -1,4 +1,4 @@
-"""Compute 95 % confidence intervals of ratios and proportions, and record them as metrics."""
+"""Compute and record 95 % confidence intervals of ratios and proportions."""
 
 from dataclasses import dataclass
 
@@ -20,10 +20,11 @@ class ConfidenceInterval:
 
 
 def ratio_interval(numerators: FloatArray, denominators: FloatArray) -> ConfidenceInterval:
-    """Compute sum(numerators) / sum(denominators) with a normal, linearised 95 % interval (Cochran 1977, chapter 6).
+    """Compute sum(numerators) / sum(denominators) with its 95 % interval.
 
-    One entry per document: documents are the independent draws, because an interval over dependent tokens would be too narrow.
-    With fewer than two documents the interval is unbounded. ValueError if the denominators sum to 0.
+    The interval is normal and linearised (Cochran 1977, chapter 6). One entry per document: documents are the independent draws,
+    because an interval over dependent tokens would be too narrow. With fewer than two documents the interval is unbounded.
+    ValueError if the denominators sum to 0.
     """
     total = float(denominators.sum())
     if total <= 0:
@@ -36,7 +37,10 @@ def ratio_interval(numerators: FloatArray, denominators: FloatArray) -> Confiden
 
 
 def proportion_interval(num_correct: int, num_cases: int) -> ConfidenceInterval:
-    """Compute num_correct / num_cases with its 95 % interval (Wilson 1927), which stays within 0 and 1. ValueError without cases."""
+    """Compute num_correct / num_cases with its 95 % interval.
+
+    The interval (Wilson 1927) stays within 0 and 1. ValueError without cases.
+    """
     if num_cases < 1 or not 0 <= num_correct <= num_cases:
         raise ValueError(f"num_correct must be 0 to num_cases, and num_cases >= 1, got {num_correct} of {num_cases}")
     value, square = num_correct / num_cases, Z_95**2
@@ -48,7 +52,10 @@ def proportion_interval(num_correct: int, num_cases: int) -> ConfidenceInterval:
 def record_proportion(
     metrics: MetricRecorder, name: str, num_correct: int, num_cases: int, ceiling: float, chance: float, description: str
 ) -> None:
-    """Record a fraction of cases with its interval, its ceiling (the best possible value) and its chance level."""
+    """Record a fraction of cases with its interval, ceiling and chance level.
+
+    The ceiling is the best possible value.
+    """
     interval = proportion_interval(num_correct, num_cases)
     metrics.add_count(f"{name}.num_cases", num_cases, "cases", f"Number of cases of: {description}")
     metrics.add_measurement(name, interval.value, "fraction", description)
@@ -65,7 +72,10 @@ def record_proportion(
 def record_accuracy(
     metrics: MetricRecorder, num_correct: FloatArray, num_targets: FloatArray, ceiling: float, vocab_size: int, data_label: str
 ) -> None:
-    """Record next-token accuracy on `data_label` from sums by document, with its interval, ceiling and chance level."""
+    """Record next-token accuracy with its interval, ceiling and chance level.
+
+    `num_correct` and `num_targets` are sums by document; `data_label` names the targets in descriptions.
+    """
     interval = ratio_interval(num_correct, num_targets)
     definition = f"fraction of {data_label} that were the most probable next token"
     metrics.add_measurement("accuracy", interval.value, "fraction", f"Accuracy: {definition}")

@@ -18,9 +18,10 @@ def generate(
     max_new_tokens: int,
     generator: torch.Generator,
 ) -> list[list[int]]:
-    """Return the continuation of each prompt: `max_new_tokens` tokens, or fewer if the last one is `eos`.
+    """Return the continuation of each prompt.
 
-    `generator` is on the CPU. The model sees the last `max_seq_len` tokens only. ValueError for an empty prompt.
+    It has `max_new_tokens` tokens, or fewer if the last one is `eos`. `generator` is on the CPU. The model sees the last
+    `max_seq_len` tokens only. ValueError for an empty prompt.
     """
     return sampler.generate(
         logits_provider(context), prompts, sampling, max_new_tokens, context.tokens.special_tokens.get("eos"), generator

@@ -69,7 +69,10 @@ class BigramModel:
 
 
 def fit_ngrams(split: DatasetSplit, vocab_size: int) -> tuple[UnigramModel, BigramModel]:
-    """Fit both models on the pairs of successive tokens within the documents of `split`. ValueError if there is no pair."""
+    """Fit both models on the pairs of successive tokens within documents.
+
+    ValueError if there is no pair.
+    """
     ids = np.asarray(split.ids).astype(np.int64)
     is_first = np.zeros(len(ids) + 1, dtype=np.bool_)
     is_first[split.doc_offsets] = True
@@ -90,7 +93,7 @@ def fit_ngrams(split: DatasetSplit, vocab_size: int) -> tuple[UnigramModel, Bigr
 
 
 def _smooth(counts_V: NDArray[Any]) -> FloatArray:
-    """Discount `counts_V` absolutely and distribute the removed mass uniformly over the vocabulary."""
+    """Discount `counts_V` and distribute the removed mass uniformly."""
     discount = _discount(counts_V[counts_V > 0])
     total, num_seen = counts_V.sum(), np.count_nonzero(counts_V)
     discounted_V: FloatArray = np.maximum(counts_V - discount, 0) / total
@@ -99,7 +102,10 @@ def _smooth(counts_V: NDArray[Any]) -> FloatArray:
 
 
 def _discount(counts: NDArray[Any]) -> float:
-    """Estimate the discount n1 / (n1 + 2 n2) from the numbers of items with counts 1 and 2 (Ney, Essen and Kneser 1994)."""
+    """Estimate the discount n1 / (n1 + 2 n2).
+
+    n1 and n2 are the numbers of items with counts 1 and 2 (Ney, Essen and Kneser 1994).
+    """
     n1, n2 = np.count_nonzero(counts == 1), np.count_nonzero(counts == 2)
     estimate = n1 / (n1 + 2 * n2) if n1 + n2 else DISCOUNTS[0]
     return float(np.clip(estimate, *DISCOUNTS))

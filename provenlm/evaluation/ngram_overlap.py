@@ -17,9 +17,10 @@ OVERLAP_TOKENS = 32  # shorter overlaps may be common phrases: the check of GPT-
 
 
 def window_ranks(ids: NDArray[Any], window_len: int) -> IntArray:
-    """Rank the window of `window_len` tokens at each position; equal windows have equal ranks.
+    """Rank the window of `window_len` tokens at each position.
 
-    A window cut off by the end ranks before its extensions. ValueError unless `window_len` is a power of two.
+    Equal windows have equal ranks. A window cut off by the end ranks before its extensions. ValueError unless `window_len` is a
+    power of two.
     """
     if window_len < 1 or window_len & (window_len - 1):
         raise ValueError(f"window_len must be a power of two, got {window_len}")
@@ -33,7 +34,10 @@ def window_ranks(ids: NDArray[Any], window_len: int) -> IntArray:
 
 
 def shared_windows(ids: NDArray[Any], reference_ids: NDArray[Any], window_len: int) -> NDArray[np.bool_]:
-    """Mark each window of `window_len` tokens of `ids` that occurs in `reference_ids`; empty if `ids` is shorter than a window."""
+    """Mark each window of `ids` that occurs in `reference_ids`.
+
+    Windows have `window_len` tokens; the result is empty if `ids` is shorter than a window.
+    """
     num_windows = len(ids) - window_len + 1
     if num_windows < 1:
         return np.zeros(0, np.bool_)
@@ -44,7 +48,7 @@ def shared_windows(ids: NDArray[Any], reference_ids: NDArray[Any], window_len: i
 
 
 def overlap_mask(ids: NDArray[Any], reference_ids: NDArray[Any], window_len: int) -> NDArray[np.bool_]:
-    """Mark each token of `ids` that lies in a window of `window_len` tokens which occurs in `reference_ids`."""
+    """Mark each token of `ids` in a window that occurs in `reference_ids`."""
     is_shared = shared_windows(ids, reference_ids, window_len).astype(np.int64)
     num_begun = np.concatenate([np.zeros(1, np.int64), np.cumsum(is_shared), np.full(len(ids) - len(is_shared), is_shared.sum())])
     positions = np.arange(len(ids))
@@ -54,7 +58,10 @@ def overlap_mask(ids: NDArray[Any], reference_ids: NDArray[Any], window_len: int
 
 @dataclass(frozen=True)
 class SuffixArray:
-    """Hold a sequence and its positions in the order of the `max_length` tokens that begin there."""
+    """Hold a sequence and its positions in the order of their suffixes.
+
+    Suffixes are compared up to `max_length` tokens.
+    """
 
     order: IntArray
     token_bytes: bytes  # four bytes per token, most significant first, so that comparing bytes compares tokens
@@ -67,7 +74,10 @@ class SuffixArray:
         return cls(np.argsort(window_ranks(ids, max_length), kind="stable"), _to_bytes(ids), max_length)
 
     def longest_match(self, token_ids: Sequence[int]) -> int:
-        """Return the length of the longest part of `token_ids` that occurs in the sequence, at most `max_length`."""
+        """Return the length of the longest part of `token_ids` in the sequence.
+
+        It is at most `max_length`.
+        """
         token_bytes, best = _to_bytes(np.asarray(token_ids, dtype=np.int64)), 0
         for position in range(len(token_ids)):
             if len(token_ids) - position <= best:
@@ -76,7 +86,10 @@ class SuffixArray:
         return best
 
     def _longest_prefix(self, query: bytes) -> int:
-        """Return the length of the longest prefix of `query` in the sequence: one of its neighbours in sorted order has it."""
+        """Return the length of the longest prefix of `query` in the sequence.
+
+        One of its neighbours in sorted order has that prefix.
+        """
         insertion = bisect_left(range(len(self.order)), query, key=self._window)
         return max(
             (_common_prefix(query, self._window(n)) for n in (insertion - 1, insertion) if 0 <= n < len(self.order)), default=0

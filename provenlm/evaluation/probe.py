@@ -1,7 +1,8 @@
-"""Define what a probe is: a function that measures a trained model, what it needs, and standard checks of its metrics.
+"""Define probes and the context in which they measure a trained model.
 
-Whether a probe applies is decided by the runner from its needs: capabilities that the model's SPEC offers and CONDITIONS that the
-stage derives from recipe and data. A probe that raises or records nothing leaves the metric `<probe>.error` and fails the report.
+A probe is a function with its needs and the standard checks of its metrics. Whether a probe applies is decided by the runner from
+its needs: capabilities that the model's SPEC offers and CONDITIONS that the stage derives from recipe and data. A probe that
+raises or records nothing leaves the metric `<probe>.error` and fails the report.
 """
 
 from collections.abc import Callable, Mapping
@@ -74,7 +75,10 @@ class EvalContext:
 
     @property
     def val_or_train_split(self) -> DatasetSplit:
-        """Return the validation split, or the training split if it is empty: for probes that do not measure generalisation."""
+        """Return the validation split, or the training split if it is empty.
+
+        It is for probes that do not measure generalisation.
+        """
         return self.tokens.val if len(self.tokens.val.record_ids) else self.tokens.train
 
 
@@ -82,8 +86,9 @@ class EvalContext:
 class Probe:
     """Measure one property of a model.
 
-    `run(context, recorder)` records at least one metric. `needs`: capabilities of the SPEC and conditions without which the runner does
-    not call it. `checks`: what its metrics must be, by their relative names; operands without a subject are metrics of the same audit.
+    `run(context, recorder)` records at least one metric. `needs`: capabilities of the SPEC and conditions without which the
+    runner does not call it. `checks`: what its metrics must be, by their relative names; operands without a subject are metrics
+    of the same audit.
     """
 
     run: Callable[[EvalContext, MetricRecorder], None]
@@ -95,8 +100,8 @@ class Probe:
 class ValidateSpec:
     """Define a domain's own evaluation.
 
-    `probes(config)` returns its probes by name; they run after the general ones. `conditions(config, context)` returns what they need of
-    the data: by name None, or the reason why it is not met.
+    `probes(config)` returns its probes by name; they run after the general ones. `conditions(config, context)` returns what they
+    need of the data: by name None, or the reason why it is not met.
     """
 
     config_type: type

@@ -1,4 +1,7 @@
-"""Run probes in order and decide which apply; record and log the exception of a probe that raises, and continue."""
+"""Run probes in order and decide which apply.
+
+The exception of a probe that raises is recorded and logged.
+"""
 
 import time
 import traceback
@@ -13,12 +16,12 @@ from provenlm.evaluation.probe import EvalContext, Probe
 def run_probes(
     context: EvalContext, probes: Mapping[str, Probe], recorder: MetricRecorder, available: Mapping[str, str | None]
 ) -> None:
-    """Run the applicable `probes` in order and record the metrics of each under its name.
+    """Run the applicable probes in order and record their metrics by probe.
 
-    A probe with an unmet need (`available` gives the reason) is recorded as not applicable and not called. Metrics that a probe recorded
-    before it raised are dropped, because half a measurement proves nothing; a probe that records nothing counts as failed.
-    `eval.failures` counts both. The checks of every probe are recorded, whether it ran, failed or does not apply. ProvenlmError
-    (a mistake in params.yaml) and KeyboardInterrupt end the run. ValueError if a need is unknown.
+    A probe with an unmet need (`available` gives the reason) is recorded as not applicable and not called. Metrics that a probe
+    recorded before it raised are dropped, because half a measurement proves nothing; a probe that records nothing counts as
+    failed. `eval.failures` counts both. The checks of every probe are recorded, whether it ran, failed or does not apply.
+    ProvenlmError (a mistake in params.yaml) and KeyboardInterrupt end the run. ValueError if a need is unknown.
     """
     for name, probe in probes.items():
         if unknown := sorted(probe.needs - available.keys()):

@@ -1,4 +1,4 @@
-"""Define the `validate` section of a recipe and the probes that run for every model and domain."""
+"""Define the `validate` section of a recipe and the standard probes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,7 +34,10 @@ SMALL_MODEL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads":
 
 @dataclass(frozen=True)
 class CountOnlyConfig:
-    """Configure a model of the recipe's architecture whose parameters are counted and which is never trained."""
+    """Configure a model whose parameters are counted and which is never trained.
+
+    It has the architecture of the recipe.
+    """
 
     vocab_size: int
     model: dict[str, Any]  # parsed by the model package
@@ -42,10 +45,11 @@ class CountOnlyConfig:
 
 @dataclass(frozen=True)
 class ValidateConfig:
-    """Configure the `validate` section of a recipe; every key has a default, so that `validate: {}` is enough.
+    """Configure the `validate` section of a recipe.
 
-    Defaults that depend on the recipe are null here and are derived by `scale_to_recipe`: `small_model_overrides` from the size of the
-    model; `generation.prompt_tokens`, `generation.max_new_tokens` and `throughput.seq_lens` from the training sequence length.
+    Every key has a default, so that `validate: {}` is enough. Defaults that depend on the recipe are null here and are derived by
+    `scale_to_recipe`: `small_model_overrides` from the size of the model; `generation.prompt_tokens`, `generation.max_new_tokens`
+    and `throughput.seq_lens` from the training sequence length.
     """
 
     threads: int = 2  # CPU threads of torch
@@ -67,7 +71,10 @@ class ValidateConfig:
 
 
 def scale_to_recipe(config: ValidateConfig, model_section: Mapping[str, Any], seq_len: int) -> ValidateConfig:
-    """Fill in the defaults that depend on the recipe: on the model section and the training sequence length."""
+    """Fill in the defaults that depend on the recipe.
+
+    They depend on the model section and the training sequence length.
+    """
     overrides = config.small_model_overrides
     if overrides is None:
         is_large = model_section.get("hidden_size", 0) > SMALL_MODEL["hidden_size"]
@@ -92,10 +99,10 @@ def standard_probes(
     case: TrainingCase,
     curve: Sequence[CurvePoint],
 ) -> dict[str, Probe]:
-    """Return the general probes by name, in the order in which they run; no recipe can leave one out.
+    """Return the general probes by name, in the order in which they run.
 
-    `model_metrics` computes the metrics that the model package defines; generated samples are appended to `collected_samples`; `case` is
-    the training of a small model; `curve` holds the losses of the finished training.
+    No recipe can leave one out. `model_metrics` computes the metrics that the model package defines; generated samples are
+    appended to `collected_samples`; `case` is the training of a small model; `curve` holds the losses of the finished training.
     """
     num_tokens = config.causality.num_tokens
     return {
@@ -128,7 +135,10 @@ def find_conditions(
     variants: ModelVariants,
     has_base_model: bool,
 ) -> dict[str, bool | str]:
-    """Return which of CONDITIONS the recipe and its data meet: true, false or the reason why not."""
+    """Return which of CONDITIONS the recipe and its data meet.
+
+    Each is true, false or the reason why it is not met.
+    """
     modules = list(context.model.modules())
     return {
         "validation_split": len(context.tokens.val.record_ids) > 0,

@@ -1,4 +1,4 @@
-"""Measure chosen metrics again on models of other seeds and on the saved checkpoints of a training."""
+"""Measure chosen metrics again on other seeds and on saved checkpoints."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ class SweepConfig:
 class ModelVariants:
     """Provide further models of the same recipe.
 
-    `baseline`: the recipe's seed and the seconds of its steps. `train_with_seed(seed)` trains a model and returns it with the seconds
-    of its steps. `checkpoints`: for each saved checkpoint its step and a function that loads it.
+    `baseline`: the recipe's seed and the seconds of its steps. `train_with_seed(seed)` trains a model and returns it with the
+    seconds of its steps. `checkpoints`: for each saved checkpoint its step and a function that loads it.
     """
 
     baseline: tuple[int, float]
@@ -40,9 +40,10 @@ class ModelVariants:
 def sweep_probes(
     config: SweepConfig | None, probes: Mapping[str, Probe], variants: ModelVariants, available: Mapping[str, str | None]
 ) -> dict[str, Probe]:
-    """Return the probes `seed_sweep` and `checkpoint_sweep`, which apply if the recipe configures them.
+    """Return the probes `seed_sweep` and `checkpoint_sweep`.
 
-    ConfigError if none of `probes` records a configured metric, or if that probe does not apply (`available`, as in the runner).
+    They apply if the recipe configures them. ConfigError if none of `probes` records a configured metric, or if that probe does
+    not apply (`available`, as in the runner).
     """
     if config is None:
         return {
@@ -93,7 +94,10 @@ def _measure(context: EvalContext, needed: Mapping[str, Probe], names: Sequence[
 
 
 def _record_seed_sweep(metrics: MetricRecorder, names: Sequence[str], rows: Sequence[tuple[float, ...]]) -> None:
-    """Record the range of each metric; `rows` hold seed, seconds and values of each model."""
+    """Record the range of each metric over seeds.
+
+    `rows` hold seed, seconds and values of each model.
+    """
     metrics.add_count("num_models", len(rows), "models", "Models trained with different seeds for weights and data order")
     for column, name in enumerate(("training_seconds", *names), start=1):
         unit, label = ("s", "wall time of all steps of a training") if column == 1 else ("", name)
@@ -105,7 +109,10 @@ def _record_seed_sweep(metrics: MetricRecorder, names: Sequence[str], rows: Sequ
 
 
 def _record_checkpoint_sweep(metrics: MetricRecorder, names: Sequence[str], rows: Sequence[tuple[float, ...]]) -> None:
-    """Plot the metrics over training; `rows` hold step and values of each checkpoint, the finished model last."""
+    """Plot the metrics over training.
+
+    `rows` hold step and values of each checkpoint, the finished model last.
+    """
     metrics.add_count(
         "num_checkpoints", len(rows) - 1, "checkpoints", "Saved checkpoints that were evaluated like the finished model"
     )

@@ -23,7 +23,10 @@ IGNORE = -100  # torch's default for a target without loss
 
 @dataclass(frozen=True)
 class EvalWindows:
-    """Hold windows of documents: window n has the inputs `ids[starts[n]:stops[n]]`; targets lie one token later. All int64, (N,)."""
+    """Hold windows of documents, all int64, (N,).
+
+    Window n has the inputs `ids[starts[n]:stops[n]]`; targets lie one token later.
+    """
 
     starts: IntArray
     stops: IntArray
@@ -60,9 +63,10 @@ class TokenLosses:
 
 
 def make_windows(split: DatasetSplit, max_len: int, documents: IntArray) -> EvalWindows:
-    """Cut `documents` into windows of at most `max_len` targets that neither overlap nor cross a document.
+    """Cut `documents` into windows of at most `max_len` targets.
 
-    The first token of a document (its `bos`) is never a target; every other token is a target exactly once.
+    Windows neither overlap nor cross a document. The first token of a document (its `bos`) is never a target; every other token
+    is a target exactly once.
     """
     spans = [
         (start, min(start + max_len, int(split.doc_offsets[document + 1]) - 1), int(document))
@@ -74,7 +78,10 @@ def make_windows(split: DatasetSplit, max_len: int, documents: IntArray) -> Eval
 
 
 def sample_documents(split: DatasetSplit, min_targets: int, seed: int) -> IntArray:
-    """Draw whole documents without replacement until they hold `min_targets` targets or none remain; sorted indices."""
+    """Draw documents until they hold at least `min_targets` targets.
+
+    Returns sorted indices, of all documents if they hold fewer; documents are drawn without replacement.
+    """
     order = rng.make_rng(seed, "documents").permutation(len(split.record_ids))
     lengths = np.maximum(np.diff(split.doc_offsets) - 1, 0)
     num_documents = int(np.searchsorted(np.cumsum(lengths[order]), min_targets)) + 1
@@ -82,7 +89,10 @@ def sample_documents(split: DatasetSplit, min_targets: int, seed: int) -> IntArr
 
 
 def equal_length_sequences(context: EvalContext, num_tokens: int) -> torch.Tensor:
-    """Return about `num_tokens` document tokens as tokens_BT, T one more than the longest window: inputs and the last target."""
+    """Return about `num_tokens` document tokens as tokens_BT.
+
+    T is one more than the longest window: its inputs and the last target.
+    """
     split = context.val_or_train_split
     windows = make_windows(split, context.max_seq_len, sample_documents(split, num_tokens, context.seed))
     longest = int(windows.lengths.max())
@@ -92,7 +102,10 @@ def equal_length_sequences(context: EvalContext, num_tokens: int) -> torch.Tenso
 
 
 def token_losses(context: EvalContext, split: DatasetSplit, windows: EvalWindows, tokens_per_batch: int, label: str) -> TokenLosses:
-    """Compute the loss in nats of every target, in the order of `windows`, with at most `tokens_per_batch` tokens per forward pass."""
+    """Compute the loss in nats of every target, in the order of `windows`.
+
+    A forward pass has at most `tokens_per_batch` tokens.
+    """
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(windows.lengths)])
     position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], windows.lengths)
     nats, correct = np.zeros(offsets[-1]), np.zeros(offsets[-1], dtype=np.bool_)
@@ -111,9 +124,10 @@ def token_losses(context: EvalContext, split: DatasetSplit, windows: EvalWindows
 
 
 def sequence_losses(context: EvalContext, sequences: Sequence[Sequence[int]], tokens_per_batch: int, label: str) -> TokenLosses:
-    """Compute the loss of every token of `sequences` except the first of each; `document` is the index of the sequence.
+    """Compute the loss of every token of `sequences` except the first of each.
 
-    ValueError for a sequence that is too short or longer than the model's `max_seq_len` + 1.
+    `document` of the result is the index of the sequence. ValueError for a sequence that is too short or longer than the model's
+    `max_seq_len` + 1.
     """
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
     if not len(lengths) or lengths.min() < 2 or lengths.max() > context.max_seq_len + 1:
@@ -131,7 +145,10 @@ def sequence_losses(context: EvalContext, sequences: Sequence[Sequence[int]], to
 def make_batch(
     context: EvalContext, split: DatasetSplit, windows: EvalWindows, window_ids: IntArray
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the windows `window_ids` as (inputs_BT, targets_BT), padded on the right to the longest of them."""
+    """Return the windows `window_ids` as (inputs_BT, targets_BT).
+
+    They are padded on the right to the longest of them.
+    """
     offsets = np.arange(int(windows.lengths[window_ids].max()))
     in_window = offsets < windows.lengths[window_ids][:, None]
     index = np.where(in_window, windows.starts[window_ids][:, None] + offsets, 0)
@@ -141,7 +158,7 @@ def make_batch(
 
 
 def _batches(lengths: IntArray, tokens_per_batch: int) -> Iterator[IntArray]:
-    """Group windows of similar length, so that padding is small; at least one window per batch."""
+    """Group windows of similar length, at least one per batch."""
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):

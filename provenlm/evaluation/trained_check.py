@@ -1,4 +1,4 @@
-"""Decide from recorded metrics whether a model may be called trained, and give the reasons."""
+"""Decide from recorded metrics whether a model may be called trained."""
 
 from collections.abc import Iterator, Mapping
 
@@ -8,10 +8,11 @@ METRIC_NAME = "trained_check"
 
 
 def record_trained_check(audit: MetricRecorder, steps: int, available: Mapping[str, str | None]) -> None:
-    """Record 1 if there are trainable parameters, updates were applied, parameters changed, and the loss beats the unigram; else 0.
+    """Record 1 if the model may be called trained, else 0.
 
-    The loss is that of the validation split, or of the training split if the former is empty. A missing metric counts as a failure. The
-    check does not apply to a model without next-token logits (`available`, as in the runner): it has no unigram baseline.
+    It needs trainable parameters, applied updates, changed parameters, and a loss below that of the unigram baseline. The loss is
+    that of the validation split, or of the training split if the former is empty. A missing metric counts as a failure. The check
+    does not apply to a model without next-token logits (`available`, as in the runner): it has no unigram baseline.
     """
     audit.add_check(METRIC_NAME, "== 1", "the model may not be called trained: the description of the metric names the reason")
     if reason := available["next_token_logits"]:

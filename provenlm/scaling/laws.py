@@ -11,7 +11,10 @@ FIT_RANGE = (70e6, 16e9), (5e9, 500e9)  # parameters and tokens of the fitted ru
 
 
 def scaling_law_loss(num_params: float, num_tokens: float) -> float:
-    """Estimate the loss (nats per token) of a dense model after `num_tokens` tokens of web text (about four bytes each)."""
+    """Estimate the loss of a dense model after `num_tokens` tokens of web text.
+
+    The loss is in nats per token; a token has about four bytes.
+    """
     (a, alpha), (b, beta) = PARAM_TERM, TOKEN_TERM
     return IRREDUCIBLE_LOSS + a * math.pow(num_params, -alpha) + b * math.pow(num_tokens, -beta)
 

@@ -1,7 +1,7 @@
-"""Plot attention weights and score heads for induction, previous-token attention and copying.
+"""Plot attention weights and score attention heads.
 
-The weights are recomputed from the actual queries and keys of each layer. `recompute_max_diff` compares the recomputed output with
-the output of the layer, so that the plots are known to describe this model.
+The weights are recomputed from the actual queries and keys of each layer. `recompute_max_diff` compares the recomputed output
+with the output of the layer, so that the plots are known to describe this model.
 
 Shapes: B sequences, T query positions, S key positions, N heads, L tokens of a repeated half, K tokens, D hidden, V vocabulary.
 """
@@ -29,14 +29,20 @@ HEAD_METRICS = {"previous": "prev_token_head", "same": "same_token_head", "induc
 
 @dataclass(frozen=True)
 class AttentionCapture:
-    """Hold the weights of one layer on one batch; `max_diff`: recomputed minus actual output, largest element relative to the output."""
+    """Hold the attention weights of one layer on one batch.
+
+    `max_diff` is the largest difference of recomputed and actual output, relative to the largest output.
+    """
 
     weights_BNTS: Tensor
     max_diff: float
 
 
 def attention_probe(prompts: Sequence[str]) -> Probe:
-    """Return the probe that plots attention on `prompts` and on repeated random tokens; it scores the heads on the latter."""
+    """Return the probe that plots attention and scores the heads.
+
+    Plots show `prompts` and repeated random tokens; heads are scored on the latter.
+    """
 
     def probe(context: EvalContext, metrics: MetricRecorder) -> None:
         tokens_BT, repeat_len = _repeated_sequences(context)
@@ -66,7 +72,7 @@ def attention_probe(prompts: Sequence[str]) -> Probe:
 
 @torch.inference_mode()
 def capture_attention(context: EvalContext, tokens_BT: Tensor) -> tuple[list[AttentionCapture], Tensor]:
-    """Return the attention weights of each layer on `tokens_BT`, in order, and the logits_BTV."""
+    """Return the attention weights of each layer, in order, and the logits_BTV."""
     captures: list[AttentionCapture] = []
 
     def hook(module: nn.Module, inputs: tuple[Any, ...], output_BTD: Tensor) -> None:
@@ -103,7 +109,10 @@ def _recompute(layer: Attention, hidden_BTD: Tensor, angles: rotary.RopeCache | 
 
 
 def attention_heatmap(name: str, captures: Sequence[AttentionCapture], data_label: str) -> PlotSeries:
-    """Return a heatmap of the first sequence for each head; row t holds the weights of query t."""
+    """Return a heatmap of the first sequence for each head.
+
+    Row t holds the weights of query t.
+    """
     seq_len = captures[0].weights_BNTS.shape[-1]
     lines = {
         f"layer {layer}, head {head}": [round(value, 2) for value in weights_TS.flatten().tolist()]
@@ -115,7 +124,10 @@ def attention_heatmap(name: str, captures: Sequence[AttentionCapture], data_labe
 
 
 def _repeated_sequences(context: EvalContext) -> tuple[Tensor, int]:
-    """Return tokens_BT of random tokens that occur twice, and the length of a half. ValueError below two tokens per half."""
+    """Return tokens_BT of random tokens that occur twice, and half their length.
+
+    ValueError below two tokens per half.
+    """
     regular_ids = sorted(set(range(context.tokens.vocab_size)) - set(context.tokens.special_tokens.values()))
     repeat_len = min(context.max_seq_len // 2, MAX_REPEAT_LEN, len(regular_ids))
     if repeat_len < 2:
@@ -131,10 +143,10 @@ def _repeated_sequences(context: EvalContext) -> tuple[Tensor, int]:
 
 
 def head_scores(weights_BNTS: Tensor, repeat_len: int) -> dict[str, Tensor]:
-    """Return three scores of each head, (N,): its mean weights in the second half of repeated sequences.
+    """Return three scores of each head, (N,).
 
-    `previous`: on the previous token; `same`: on the first occurrence of the same token; `induction`: on the token that followed
-    that occurrence (Olsson et al. 2022, arXiv 2209.11895).
+    They are mean weights in the second half of repeated sequences. `previous`: on the previous token; `same`: on the first
+    occurrence of the same token; `induction`: on the token that followed that occurrence (Olsson et al. 2022, arXiv 2209.11895).
     """
     positions = torch.arange(repeat_len, 2 * repeat_len - 1, device=weights_BNTS.device)
     target_positions = {"previous": positions - 1, "same": positions - repeat_len, "induction": positions - repeat_len + 1}
@@ -200,7 +212,10 @@ def _copying_by_layer(context: EvalContext) -> list[Tensor]:
 
 
 def copying_scores(layer: Attention, states_KD: Tensor, head_VD: Tensor, ids_K: Tensor) -> Tensor:
-    """Return the copying score of each head, (N,): mean fraction of other tokens whose logit it raises less than that of `ids_K`."""
+    """Return the copying score of each head, (N,).
+
+    It is the mean fraction of other tokens whose logit the head raises less than that of `ids_K`.
+    """
     num_heads = layer.q_proj.out_features // layer.head_dim
     value_KNH = layer.v_proj(states_KD).view(len(ids_K), -1, layer.head_dim)
     value_KNH = value_KNH.repeat_interleave(num_heads // value_KNH.shape[1], 1)

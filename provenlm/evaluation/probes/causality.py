@@ -63,7 +63,10 @@ def causality_probes(config: CausalityConfig) -> Mapping[str, Probe]:
 
 @torch.inference_mode()
 def future_perturbation(context: EvalContext, metrics: MetricRecorder, num_positions: int) -> None:
-    """Replace one token, and all tokens, from a position on: earlier logits must not change, later ones must."""
+    """Replace tokens and compare the logits at earlier and later positions.
+
+    One token, and all tokens from a position on, are replaced: earlier logits must not change, later ones must.
+    """
     seq_len, vocab_size = context.max_seq_len, context.tokens.vocab_size
     generator = torch.Generator().manual_seed(rng.derive_seed(context.seed, "causal"))
     tokens_T = torch.randint(vocab_size, (seq_len,), generator=generator)
@@ -95,7 +98,7 @@ def future_perturbation(context: EvalContext, metrics: MetricRecorder, num_posit
 
 @torch.inference_mode()
 def prefix_consistency(context: EvalContext, metrics: MetricRecorder, num_positions: int) -> None:
-    """Compare the loss of a target in a full window with its loss after its prefix alone."""
+    """Compare the losses of targets in a full window and after their prefix alone."""
     tokens_T = equal_length_sequences(context, context.max_seq_len)[0]
     full_TV = context.logits(context.model, tokens_T[None, :-1])[0].float().log_softmax(-1)
     sampled_positions = [0, *_evenly_spaced_positions(len(tokens_T) - 1, num_positions)]
@@ -115,7 +118,10 @@ def prefix_consistency(context: EvalContext, metrics: MetricRecorder, num_positi
 
 @torch.inference_mode()
 def target_shift(context: EvalContext, metrics: MetricRecorder, num_tokens: int) -> None:
-    """Check that the best predicted token is the next one, not the input itself or a later one."""
+    """Measure at which offset from the input the best predicted token is.
+
+    It must be the next one, not the input itself or a later one.
+    """
     tokens_BT = equal_length_sequences(context, num_tokens)
     log_BTV = context.logits(context.model, tokens_BT[:, :-1]).float().log_softmax(-1)
     first, last = -min(OFFSETS), tokens_BT.shape[1] - max(OFFSETS)  # positions at which every offset exists
@@ -142,7 +148,10 @@ def target_shift(context: EvalContext, metrics: MetricRecorder, num_tokens: int)
 
 @torch.inference_mode()
 def random_token_loss(context: EvalContext, metrics: MetricRecorder, num_tokens: int) -> None:
-    """Measure the loss on uniformly random tokens: an expected loss below ln V means that the model sees its targets."""
+    """Measure the loss on uniformly random tokens.
+
+    An expected loss below ln V means that the model sees its targets.
+    """
     vocab_size, seq_len = context.tokens.vocab_size, context.max_seq_len
     generator = torch.Generator().manual_seed(rng.derive_seed(context.seed, "random floor"))
     tokens_BT = torch.randint(vocab_size, (math.ceil(num_tokens / seq_len), seq_len + 1), generator=generator).to(context.device)
@@ -168,7 +177,10 @@ def random_token_loss(context: EvalContext, metrics: MetricRecorder, num_tokens:
 
 
 def _evenly_spaced_positions(seq_len: int, max_positions: int) -> list[int]:
-    """Return at most `max_positions` evenly spaced positions from 1 to seq_len - 1, both included. ValueError below two tokens."""
+    """Return at most `max_positions` evenly spaced positions.
+
+    The first is 1 and the last seq_len - 1. ValueError below two tokens.
+    """
     if seq_len < 2:
         raise ValueError(f"seq_len must be >= 2 to have a future token, got {seq_len}")
     return sorted({int(x) for x in torch.linspace(1, seq_len - 1, max(max_positions, 2)).round()})

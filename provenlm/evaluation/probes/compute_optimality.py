@@ -1,4 +1,7 @@
-"""Compare the number of training tokens with what scaling laws recommend; all recommendations are estimates."""
+"""Compare the number of training tokens with what scaling laws recommend.
+
+All recommendations are estimates.
+"""
 
 import math
 from collections.abc import Mapping
@@ -17,7 +20,7 @@ def compute_optimality_probes() -> Mapping[str, Probe]:
 
 
 def record_compute_optimality(context: EvalContext, metrics: MetricRecorder) -> None:
-    """Record unique training tokens per total and active parameter, next to the compute-optimal numbers."""
+    """Record training tokens per parameter and the compute-optimal numbers."""
     num_tokens, counts = len(context.tokens.train.ids), context.analytic_counts
     total, active = counts["total"], counts["active"]
     rule = f"by the rule of {TOKENS_PER_PARAMETER} tokens per parameter (Hoffmann et al. 2022), fitted on dense models of 70 M and more"
@@ -33,7 +36,7 @@ def record_compute_optimality(context: EvalContext, metrics: MetricRecorder) -> 
 
 
 def is_within_scaling_law(context: EvalContext) -> bool:
-    """Return whether the scaling law predicts a lower loss than that of a uniform guess."""
+    """Return whether the scaling law predicts less than the loss of uniform guessing."""
     return _expected_loss(context) < math.log(context.tokens.vocab_size)
 
 

@@ -20,7 +20,10 @@ ZERO_GRADIENT_FRACTION = 1e-7
 
 @dataclass(frozen=True)
 class GradientComparison:
-    """Hold both derivatives of one tensor: for each sampled element, and along a random direction if not all were sampled."""
+    """Hold both derivatives of one tensor.
+
+    There is one for each sampled element, and one along a random direction if not all were sampled.
+    """
 
     name: str
     num_elements: int
@@ -30,7 +33,7 @@ class GradientComparison:
 
     @property
     def relative_error(self) -> float:
-        """Return the norm of the difference relative to the norm of the finite differences."""
+        """Return the norm of the difference relative to that of the finite differences."""
         return relative_error(self.autograd, self.finite_differences)
 
     @property
@@ -41,7 +44,10 @@ class GradientComparison:
 
 @dataclass(frozen=True)
 class GradcheckResult:
-    """Hold the comparisons of all tensors with a gradient, and the names of the tensors without one by either method."""
+    """Hold the comparisons of all tensors with a gradient.
+
+    `zero_gradient` names the tensors without one by either method.
+    """
 
     comparisons: Sequence[GradientComparison]
     zero_gradient: Sequence[str]
@@ -71,9 +77,9 @@ class GradcheckResult:
 
 
 def compare_gradients(scalar_fn: Callable[[], Tensor], tensors: Mapping[str, Tensor], seed: int) -> GradcheckResult:
-    """Compare the gradients of `scalar_fn()` with respect to `tensors`, float64 leaves that it depends on.
+    """Compare the gradients of `scalar_fn()` with respect to `tensors`.
 
-    ValueError for another dtype, or if no tensor has a gradient.
+    The tensors are float64 leaves. ValueError for another dtype, or if no tensor has a gradient.
     """
     if not_float64 := [name for name, tensor in tensors.items() if tensor.dtype != torch.float64]:
         raise ValueError(f"{not_float64[0]} must be float64, got {tensors[not_float64[0]].dtype}")
@@ -134,7 +140,10 @@ def _compare_tensor(
 
 @torch.no_grad()
 def _central_difference(scalar_fn: Callable[[], Tensor], tensor: Tensor, direction: Tensor) -> Tensor:
-    """Return the central difference of `scalar_fn()` along `direction`; `tensor` is restored bit for bit."""
+    """Return the central difference of `scalar_fn()` along `direction`.
+
+    `tensor` is restored bit for bit.
+    """
     original = tensor.clone()
     values = []
     for sign in (1, -1):

@@ -1,4 +1,7 @@
-"""Generate continuations and measure their diversity, repetition and overlap with the training data."""
+"""Generate continuations and measure their quality.
+
+Quality is diversity, repetition and overlap with the training data.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -49,7 +52,7 @@ class GenerationEvalConfig:
             raise ValueError("num_val_prompts must be >= 1 if prompts is empty, got 0")
 
     def scale_to(self, seq_len: int) -> "GenerationEvalConfig":
-        """Return the config with lengths for a training with sequences of `seq_len` tokens."""
+        """Return the config with lengths for sequences of `seq_len` tokens."""
         return replace(
             self,
             prompt_tokens=self.prompt_tokens or min(32, max(1, seq_len // 8)),
@@ -65,7 +68,10 @@ class GenerationEvalConfig:
 
 @dataclass(frozen=True)
 class GeneratedSample:
-    """Hold one continuation; `record_id` is the validation document of the prompt, "" for a configured prompt."""
+    """Hold one continuation.
+
+    `record_id` is the validation document of the prompt, "" for a configured prompt.
+    """
 
     sampling: str
     prompt: str
@@ -99,7 +105,10 @@ def write_samples(path: Path, samples: Sequence[GeneratedSample]) -> None:
 
 @dataclass(frozen=True)
 class GenerationPrompt:
-    """Hold a prompt; `record_id` is the validation document it comes from, "" for a configured prompt."""
+    """Hold a prompt.
+
+    `record_id` is the validation document it comes from, "" for a configured prompt.
+    """
 
     ids: list[int]
     record_id: str
@@ -107,7 +116,10 @@ class GenerationPrompt:
 
 
 def generation_probe(config: GenerationEvalConfig, collected: list[GeneratedSample]) -> Probe:
-    """Return the probe that continues every prompt with every sampling configuration; samples are also appended to `collected`."""
+    """Return the probe that continues every prompt with every sampling configuration.
+
+    Samples are also appended to `collected`.
+    """
 
     def probe(context: EvalContext, metrics: MetricRecorder) -> None:
         prompts = [*_configured_prompts(context, config), *_val_prompts(context, config)]
@@ -145,7 +157,7 @@ def _configured_prompts(context: EvalContext, config: GenerationEvalConfig) -> l
 
 
 def _val_prompts(context: EvalContext, config: GenerationEvalConfig) -> list[GenerationPrompt]:
-    """Draw beginnings of validation documents that are longer than a prompt, without replacement."""
+    """Draw beginnings of validation documents that are longer than a prompt."""
     split = context.tokens.val
     prompt_tokens, max_new_tokens = config.lengths(context.max_seq_len)
     long_documents = np.flatnonzero(np.diff(split.doc_offsets) > prompt_tokens + 1)
@@ -177,13 +189,19 @@ def _decode(context: EvalContext, ids: Sequence[int]) -> str:
 
 
 def ngram_repetition(token_ids: Sequence[int]) -> float:
-    """Return the fraction of 4-grams that occur earlier in the sequence; 0 for fewer than four tokens."""
+    """Return the fraction of 4-grams that occur earlier in the sequence.
+
+    It is 0 for fewer than four tokens.
+    """
     grams = list(zip(*(token_ids[n:] for n in range(REPEAT_NGRAM)), strict=False))
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def distinct_n(sequences: Sequence[Sequence[int]], n: int) -> float:
-    """Return distinct n-grams relative to all n-grams of all sequences (Li et al. 2016, arXiv 1510.03055); 0 without any."""
+    """Return distinct n-grams relative to all n-grams of all sequences.
+
+    Li et al. 2016, arXiv 1510.03055; 0 without any n-gram.
+    """
     grams = [gram for sequence in sequences for gram in zip(*(sequence[k:] for k in range(n)), strict=False)]
     return len(set(grams)) / len(grams) if grams else 0.0
 

@@ -1,4 +1,4 @@
-"""Compare autograd with finite differences on a small model of the evaluated architecture."""
+"""Compare autograd with finite differences on a small model."""
 
 from functools import partial
 
@@ -16,7 +16,10 @@ WEIGHT_STD = 0.2  # as initialised, the output projections are 0 and hide the gr
 
 
 def gradcheck_probe() -> Probe:
-    """Return the probe that checks every parameter tensor of a small float64 model for every training objective."""
+    """Return the probe that checks the gradients of every training objective.
+
+    It checks every parameter tensor of a small float64 model.
+    """
 
     def probe(context: EvalContext, metrics: MetricRecorder) -> None:
         torch.manual_seed(rng.derive_seed(context.seed, "gradients"))
@@ -48,7 +51,10 @@ def gradcheck_probe() -> Probe:
 
 
 def _make_batch(context: EvalContext) -> Batch:
-    """Return a batch of random tokens, or the first training sequences in float64 if the domain has its own batches."""
+    """Return a batch of random tokens, or training sequences in float64.
+
+    The latter if the model does not train on next-token batches.
+    """
     if context.token_batches:
         tokens_BT = torch.randint(VOCAB_SIZE, (NUM_SEQUENCES, min(SEQ_LEN, context.max_seq_len) + 1))
         return TokenBatch(tokens_BT[:, :-1], tokens_BT[:, 1:])
@@ -56,13 +62,16 @@ def _make_batch(context: EvalContext) -> Batch:
 
 
 def randomize_weights(model: nn.Module) -> nn.Module:
-    """Draw every parameter from a normal distribution, vectors around 1 and the others around 0, and return the model."""
+    """Draw every parameter from a normal distribution and return the model.
+
+    Vectors have the mean 1, other tensors 0.
+    """
     for parameter in model.parameters():
         nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, WEIGHT_STD)
     return model
 
 
-def _objective_loss(context: EvalContext, model: nn.Module, batch: TokenBatch, name: str) -> Tensor:
+def _objective_loss(context: EvalContext, model: nn.Module, batch: Batch, name: str) -> Tensor:
     return context.losses(model, batch)[name]
 
 

@@ -1,4 +1,4 @@
-"""Compare autograd with finite differences for every operation that the models use.
+"""Compare autograd with finite differences for every operation of the models.
 
 The layers run as the modules that the models use, with their own backward passes where they have one.
 """
@@ -36,7 +36,7 @@ class OpCase:
 
 
 def gradcheck_ops_probe() -> Probe:
-    """Return the probe that compares autograd with finite differences for every operation."""
+    """Return the probe that checks the gradient of every operation."""
     checks = {
         "max_relative_error": Check("< 1e-5", "the gradient of an operation is wrong: the table of operations shows which"),
         "min_cosine": Check(
@@ -189,9 +189,9 @@ class _MixtureOfExperts(nn.Module):
 
 
 class _Variational(nn.Module):
-    """Encode states, sample with fixed noise, decode, and return squared errors and KL divergences from a standard normal.
+    """Return reconstruction errors and KL divergences of an autoencoder.
 
-    Kingma and Welling 2014, arXiv 1312.6114, equation 10.
+    The noise is fixed; the divergence is from a standard normal. Kingma and Welling 2014, arXiv 1312.6114, equation 10.
     """
 
     def __init__(self, latent: int) -> None:
@@ -221,7 +221,10 @@ class _DecoderLoss(nn.Module):
 
 
 def _module_op(module: nn.Module, states: Tensor | None, *extra_inputs: object) -> OpCase:
-    """Return `module` applied to `states` (None: no input) as an operation in its randomised parameters and the states."""
+    """Return `module` applied to `states` (None: no input) as an operation.
+
+    Its inputs are the randomised parameters and the states.
+    """
     module = module.double()
     for parameter in module.parameters():
         nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.5)

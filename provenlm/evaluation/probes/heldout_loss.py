@@ -1,6 +1,6 @@
-"""Measure validation and training loss and compare them with uniform, unigram and bigram baselines.
+"""Measure validation and training loss and compare them with baselines.
 
-Shapes: M targets, D documents.
+The baselines are uniform, unigram and bigram. Shapes: M targets, D documents.
 """
 
 import math
@@ -36,7 +36,10 @@ class LossEvalConfig:
 
 
 def loss_probes(config: LossEvalConfig) -> Mapping[str, Probe]:
-    """Return the probes `val` and `train`, in this order, because the second records the gap between both."""
+    """Return the probes `val` and `train`.
+
+    They run in this order, because the second records the gap between both.
+    """
     mean_losses: dict[str, float] = {}
 
     def val_probe(context: EvalContext, metrics: MetricRecorder) -> None:
@@ -89,7 +92,7 @@ def loss_probes(config: LossEvalConfig) -> Mapping[str, Probe]:
 
 
 def causal_ceiling(split: DatasetSplit, windows: EvalWindows) -> CausalCeiling:
-    """Compute the best accuracy and loss of a causal predictor that sees each window from its first token."""
+    """Compute the best accuracy and loss of a causal predictor on windows."""
     return prefix_upper_bound(
         (split.ids[start : stop + 1].tolist(), 1) for start, stop in zip(windows.starts, windows.stops, strict=True)
     )
@@ -107,7 +110,10 @@ def _record_sizes(metrics: MetricRecorder, split: DatasetSplit, losses: TokenLos
 
 
 def _record_loss(metrics: MetricRecorder, losses: TokenLosses, split: DatasetSplit) -> None:
-    """Record the validation loss in nats per token and bits per byte, with intervals over documents, and the perplexity."""
+    """Record the validation loss with its interval, and the perplexity.
+
+    The loss is in nats per token and bits per byte, the interval over documents.
+    """
     num_documents = len(split.record_ids)
     nats_D, targets_D = (
         losses.sum_by_document(losses.nats, num_documents),
@@ -175,7 +181,7 @@ def _record_baselines(metrics: MetricRecorder, context: EvalContext, losses: Tok
 
 
 def _record_decontaminated(metrics: MetricRecorder, context: EvalContext, losses: TokenLosses, bigram_M: FloatArray) -> None:
-    """Record loss and gain on the validation targets outside overlaps with the training split."""
+    """Record loss and gain on validation targets outside overlaps with training."""
     train, val = context.tokens.train, context.tokens.val
     clean_M = ~overlap_mask(np.asarray(val.ids), np.asarray(train.ids), OVERLAP_TOKENS)[losses.token_index]
     data_label = f"validation targets outside {OVERLAP_TOKENS}-token overlaps with the training split"

@@ -1,4 +1,4 @@
-"""Load the weights of the evaluated model into the Hugging Face implementation of its architecture."""
+"""Load the weights of a model into the Hugging Face implementation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

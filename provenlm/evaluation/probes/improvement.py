@@ -14,7 +14,10 @@ from provenlm.evaluation.token_loss import EvalWindows, TokenLosses, make_window
 
 
 def improvement_probes(tokens_per_batch: int, min_targets: int) -> Mapping[str, Probe]:
-    """Return the probes that compare losses on at least `min_targets` targets, and parameters, before and after training."""
+    """Return the probes that compare the model before and after training.
+
+    They compare losses on at least `min_targets` targets, and parameters.
+    """
 
     def initial_losses(context: EvalContext) -> TokenLosses:
         initial_model = context.build_untrained().to(context.device).eval()

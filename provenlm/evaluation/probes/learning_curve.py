@@ -1,7 +1,7 @@
-"""Diagnose over- and underfitting from the learning curve and extrapolate it by a power law.
+"""Diagnose over- and underfitting from the learning curve.
 
-The terms follow Goodfellow, Bengio and Courville 2016, section 5.2: underfitting is a loss that could still be lowered, overfitting
-a validation loss that rises again.
+The terms follow Goodfellow, Bengio and Courville 2016, section 5.2: underfitting is a loss that could still be lowered,
+overfitting a validation loss that rises again.
 """
 
 import math
@@ -20,7 +20,10 @@ MIN_POINTS = 5
 
 
 def learning_curve_probe(points: Sequence[CurvePoint]) -> Probe:
-    """Return the probe that diagnoses the curve of `points` (at least MIN_POINTS), in order of their steps."""
+    """Return the probe that diagnoses the learning curve.
+
+    `points` are at least MIN_POINTS, in order of their steps.
+    """
 
     def probe(context: EvalContext, metrics: MetricRecorder) -> None:
         metrics.add_count(
@@ -63,14 +66,20 @@ def _record_fit(metrics: MetricRecorder, steps: FloatArray, train_losses: FloatA
 
 
 def diagnose_fit(rebound: float, late_improvement: float) -> str:
-    """Classify a curve by its rebound and late improvement, both relative to its total improvement."""
+    """Classify a curve by its rebound and late improvement.
+
+    Both are relative to the total improvement.
+    """
     if rebound > REBOUND_THRESHOLD:
         return "overfitting"
     return "underfitting" if late_improvement > LATE_IMPROVEMENT_THRESHOLD else "neither"
 
 
 def _record_extrapolation(metrics: MetricRecorder, steps: FloatArray, val_losses: FloatArray) -> None:
-    """Fit a power law to the first half and extrapolate to the last step (Kaplan et al. 2020, arXiv 2001.08361)."""
+    """Fit a power law to the first half and extrapolate to the last step.
+
+    Kaplan et al. 2020, arXiv 2001.08361.
+    """
     first_half = (steps > steps[0]) & (steps <= steps[-1] / 2)
     if first_half.sum() < 2:
         return

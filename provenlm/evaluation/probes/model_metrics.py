@@ -13,7 +13,10 @@ ModelMetricsFn = Callable[[nn.Module, Tensor], Mapping[str, tuple[float, str, st
 
 
 def model_metrics_probe(model_metrics: ModelMetricsFn | None, num_tokens: int) -> Probe:
-    """Return the probe that records `model_metrics(model, tokens_BT)` (value, unit, description by name) on about `num_tokens` tokens."""
+    """Return the probe that records `model_metrics(model, tokens_BT)`.
+
+    These are value, unit and description by name, on about `num_tokens` tokens.
+    """
 
     def probe(context: EvalContext, metrics: MetricRecorder) -> None:
         assert model_metrics is not None  # the capability is a need of this probe

@@ -21,7 +21,7 @@ from provenlm.models.common.objective import TokenBatch
 
 @dataclass(frozen=True)
 class OverfitBatchConfig:
-    """Configure the batch (sequences and targets per sequence) and the training with Adam."""
+    """Configure the batch that is overfitted and the training with Adam."""
 
     num_sequences: int = 4
     seq_len: int = 32
@@ -37,7 +37,10 @@ class OverfitBatchConfig:
 
 
 def overfit_batch_probe(config: OverfitBatchConfig) -> Probe:
-    """Return the probe that trains a new small model on one batch and compares its loss with the lowest achievable loss."""
+    """Return the probe that trains a new small model on one batch.
+
+    It compares the loss with the lowest achievable loss.
+    """
 
     def probe(context: EvalContext, metrics: MetricRecorder) -> None:
         windows = _longest_windows(context, config)

@@ -13,14 +13,20 @@ from provenlm.evaluation.probe import EvalContext, Probe
 
 @dataclass(frozen=True)
 class CountOnlyModel:
-    """Hold a model to count: `build` is called on the meta device, `analytic_counts` come from formulas."""
+    """Hold a model whose parameters are counted.
+
+    `build` is called on the meta device, `analytic_counts` come from formulas.
+    """
 
     build: Callable[[], nn.Module]
     analytic_counts: Mapping[str, int]
 
 
 def param_count_probes(count_only_models: Mapping[str, CountOnlyModel]) -> Mapping[str, Probe]:
-    """Return the probes that count the parameters of the evaluated model and of each of `count_only_models`."""
+    """Return the probes that count parameters.
+
+    They count those of the evaluated model and of each of `count_only_models`.
+    """
 
     def count(context: EvalContext, metrics: MetricRecorder) -> None:
         _record_counts(metrics, "", " of the model", context.model, context.analytic_counts)
@@ -79,8 +85,8 @@ def _record_counts(metrics: MetricRecorder, prefix: str, label: str, model: nn.M
 def active_params(context: EvalContext) -> int:
     """Count the parameters that the backward pass of the logits of one token reaches.
 
-    In a tensor of three or more dimensions (a stack of experts) each slice counts if its gradient is not 0. Other tensors count as
-    a whole, because for one token a gradient may vanish although the tensor was used.
+    In a tensor of three or more dimensions (a stack of experts) each slice counts if its gradient is not 0. Other tensors count
+    as a whole, because for one token a gradient may vanish although the tensor was used.
     """
     model = context.model
     model.zero_grad(set_to_none=True)
@@ -108,7 +114,10 @@ def _part_table(analytic_counts: Mapping[str, int]) -> AuditTable:
 
 
 def _tensor_table(model: nn.Module) -> AuditTable:
-    """List the tensors of the model; tensors that differ in the layer number only share a line."""
+    """List the tensors of the model.
+
+    Tensors that differ in the layer number only share a line.
+    """
     groups: dict[tuple[str, str], list[int]] = {}
     for name, parameter in model.named_parameters():
         key = (re.sub(r"\.\d+\.", ".*.", f".{name}")[1:], " × ".join(map(str, parameter.shape)) or "1")
@@ -118,7 +127,7 @@ def _tensor_table(model: nn.Module) -> AuditTable:
 
 
 def _module_table(model: nn.Module) -> AuditTable:
-    """List the module types of the model with their plain attributes (heads, experts, dropout)."""
+    """List the module types of the model with their plain attributes."""
     groups: dict[tuple[str, str], list[int]] = {}
     for module in model.modules():
         attributes = {

@@ -1,6 +1,7 @@
-"""Compare implementations that must agree: Hugging Face, key-value cache, reference loop over experts.
+"""Compare implementations that must agree.
 
-Shapes: B sequences, T positions, N tokens, V vocabulary, D hidden, K experts per token.
+They are Hugging Face, the key-value cache and the reference loop over experts. Shapes: B sequences, T positions, N tokens, V
+vocabulary, D hidden, K experts per token.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,10 @@ from provenlm.models.common.layers.moe_experts import Experts, experts_reference
 
 
 def parity_probes(num_tokens: int) -> Mapping[str, Probe]:
-    """Return the parity probes by name; each evaluates about `num_tokens` tokens of documents."""
+    """Return the parity probes by name.
+
+    Each evaluates about `num_tokens` tokens of documents.
+    """
     differs_from_hf = "the model is not the architecture that it is exported as: compare it with transformers layer by layer"
     return {
         "parity.hf": Probe(
@@ -41,7 +45,7 @@ def parity_probes(num_tokens: int) -> Mapping[str, Probe]:
 
 @torch.inference_mode()
 def parity_vs_hf(context: EvalContext, metrics: MetricRecorder, num_tokens: int) -> None:
-    """Compare the logits with those of the Hugging Face implementation with the same weights."""
+    """Compare the logits with those of the Hugging Face implementation."""
     hf_model = hf_reference(context)
     tokens_BT = equal_length_sequences(context, num_tokens)[:, :-1]
     ours_BTV, theirs_BTV = context.logits(context.model, tokens_BT).float(), hf_model.logits(tokens_BT).float()
@@ -57,7 +61,7 @@ def parity_vs_hf(context: EvalContext, metrics: MetricRecorder, num_tokens: int)
 
 @torch.inference_mode()
 def parity_with_cache(context: EvalContext, metrics: MetricRecorder, num_tokens: int) -> None:
-    """Compare the logits of a sequence processed with a key-value cache with those of one forward pass."""
+    """Compare the logits with a key-value cache with those of one forward pass."""
     assert context.logits_with_cache is not None  # the capability is a need of this probe
     tokens_BT = equal_length_sequences(context, min(num_tokens, context.max_seq_len))[:1, :-1]
     full_BTV = context.logits(context.model, tokens_BT).float()
@@ -77,7 +81,7 @@ def parity_with_cache(context: EvalContext, metrics: MetricRecorder, num_tokens:
 
 @torch.inference_mode()
 def parity_of_experts(context: EvalContext, metrics: MetricRecorder, num_tokens: int) -> None:
-    """Compare the grouped expert computation of the training with the reference loop over experts."""
+    """Compare the grouped expert computation with the reference loop over experts."""
     max_diff, layers = 0.0, [module for module in context.model.modules() if isinstance(module, Experts)]
 
     def hook(module: nn.Module, inputs: tuple[Any, ...], output_ND: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Measure the peak memory of computations by torch's allocator, relative to the memory before."""
+"""Measure the peak memory of computations by torch's allocator."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,7 +9,10 @@ EVENT_PREFIX = "peak_memory"
 
 
 def peak_bytes(computations: Sequence[Callable[[], object]], device: torch.device) -> list[int]:
-    """Return the peak bytes of each computation; empty on a device whose allocator has no such count."""
+    """Return the peak bytes of each computation beyond the memory before it.
+
+    The list is empty on a device whose allocator has no such count.
+    """
     if device.type == "cuda":
         return [_peak_on_cuda(computation, device) for computation in computations]
     return _peaks_on_cpu(computations) if device.type == "cpu" else []
@@ -25,7 +28,7 @@ def _peak_on_cuda(computation: Callable[[], object], device: torch.device) -> in
 
 
 def _peaks_on_cpu(computations: Sequence[Callable[[], object]]) -> list[int]:
-    """Sum the allocations and releases that the profiler records for torch's CPU allocator."""
+    """Sum the allocations and releases that the profiler records."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as session:
         for index, computation in enumerate(computations):
             with record_function(f"{EVENT_PREFIX} {index}"):

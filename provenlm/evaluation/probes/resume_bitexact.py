@@ -101,7 +101,7 @@ def _equal(a: Tensor | None, b: Tensor | None) -> bool:
 
 
 def resume_probe(case: TrainingCase, load: Callable[[Path], Checkpoint]) -> Probe:
-    """Return the probe that compares a resumed with an uninterrupted training bit by bit."""
+    """Return the probe that compares a resumed with an uninterrupted training."""
 
     def probe(context: EvalContext, metrics: MetricRecorder) -> None:
         with TemporaryDirectory() as folder:

@@ -12,12 +12,14 @@ def split_overlap_probe() -> Probe:
     checks = {
         "shared_ids": Check("== 0", "a record is in both splits: run tokenize again"),
         "shared_clusters": Check("== 0", "near duplicates are in both splits: split by cluster"),
+        "span_fraction": Check("<= 0.05", "the validation split repeats training text: deduplicate paragraphs across documents"),
+        "max_per_document": Check("<= 0.5", "a validation document repeats training text: deduplicate paragraphs across documents"),
     }
     return Probe(record_split_overlap, frozenset({"validation_split"}), checks)
 
 
 def record_split_overlap(context: EvalContext, metrics: MetricRecorder) -> None:
-    """Count shared ids and duplicate clusters, and, independently, validation windows that occur verbatim in training."""
+    """Record shared ids, shared clusters and verbatim overlaps of the splits."""
     train, val = context.tokens.train, context.tokens.val
     for split in (train, val):
         if len(split.clusters) != len(split.record_ids):

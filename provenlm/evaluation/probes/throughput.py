@@ -1,6 +1,7 @@
-"""Measure the throughput and peak memory of forward passes, next to Hugging Face in the same run.
+"""Measure the throughput and peak memory of forward passes.
 
-Passes are warmed up, synchronised and repeated; model and reference alternate, so that other load on the machine affects both.
+Hugging Face is measured in the same run. Passes are warmed up, synchronised and repeated; model and reference alternate, so that
+other load on the machine affects both.
 """
 
 import time
@@ -38,13 +39,16 @@ class ThroughputConfig:
             raise ValueError(f"num_iters must be >= 5 for a median, got {self.num_iters}")
 
     def scale_to(self, seq_len: int) -> "ThroughputConfig":
-        """Return the config with sequence lengths for a training with sequences of `seq_len` tokens."""
+        """Return the config with sequence lengths up to `seq_len` tokens."""
         seq_lens = sorted({max(1, seq_len // 8), max(1, seq_len // 2), seq_len})
         return self if self.seq_lens is not None else replace(self, seq_lens=tuple(seq_lens))
 
 
 def throughput_probe(config: ThroughputConfig) -> Probe:
-    """Return the probe that times one sequence of each length (at most the longest training sequence)."""
+    """Return the probe that times one sequence of each length.
+
+    The longest may be the longest training sequence.
+    """
 
     def probe(context: EvalContext, metrics: MetricRecorder) -> None:
         seq_lens = config.scale_to(context.max_seq_len).seq_lens
@@ -91,7 +95,10 @@ def throughput_probe(config: ThroughputConfig) -> Probe:
 def _record_throughput(
     metrics: MetricRecorder, rates: Mapping[str, Sequence[float]], peaks: Mapping[str, int], setup: str, reference: str | None
 ) -> None:
-    """Record `rates` (tokens per second of each timed pass) and `peaks` (bytes) of the model and the reference."""
+    """Record the throughput and peak memory of the model and the reference.
+
+    `rates`: tokens per second of each timed pass; `peaks`: bytes.
+    """
     metrics.add_measurement("median", _quantile(rates["model"], 0.5), "tokens/s", f"Median throughput: {setup}")
     metrics.add_measurement("p95", _quantile(rates["model"], 0.95), "tokens/s", f"Throughput that 95 % of passes reach: {setup}")
     if peaks:
@@ -135,7 +142,10 @@ def _measure_rates(context: EvalContext, passes: Mapping[str, ForwardPass], seq_
 
 @torch.inference_mode()
 def _measure_peaks(context: EvalContext, passes: Mapping[str, ForwardPass], seq_lens: Sequence[int]) -> list[dict[str, int]]:
-    """Return the peak bytes by sequence length and model; empty if the allocator has no count."""
+    """Return the peak bytes by sequence length and model.
+
+    The mappings are empty if the allocator has no count.
+    """
     cases = [(seq_len, name) for seq_len in seq_lens for name in passes]
     peaks = peak_memory.peak_bytes(
         [partial(passes[name], _random_tokens(context, seq_len)) for seq_len, name in cases], context.device
