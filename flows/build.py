@@ -42,7 +42,10 @@ PositiveCount = Annotated[int, Field(ge=1)]
 
 
 def _keep_log_record(record: logging.LogRecord) -> bool:
-    """Drop the stack trace that Prefect logs for an expected error; the state of the run already has its message."""
+    """Drop the stack trace that Prefect logs for an expected error.
+
+    The state of the run already has its message.
+    """
     return not (record.exc_info and isinstance(record.exc_info[1], ProvenlmError))
 
 
@@ -123,7 +126,10 @@ def status() -> None:
 
 
 def run_location(home: Path, root: Path, jobs: int, max_parallel_train: int) -> tasks.RunLocation:
-    """Describe where stages run; train stages of all checkouts of `home` share its locks."""
+    """Describe where stages run.
+
+    Train stages of all checkouts of `home` share its locks.
+    """
     return tasks.RunLocation(root, jobs, [ProjectPaths(home).file_lock(f"train-{slot}") for slot in range(max_parallel_train)])
 
 

@@ -61,13 +61,17 @@ class MountedStorage(LocalStorage):
     """
 
     def to_pull_step(self) -> dict[str, Any]:
+        """Return the pull step that a worker runs."""
         return {"prefect.deployments.steps.set_working_directory": {"directory": "."}}
 
 
 def _make_deployment(
     flow: Flow[..., Any], tag: str, parameters: dict[str, Any], pool: str | None, schedules: Sequence[Schedule] = ()
 ) -> RunnerDeployment:
-    """Make a deployment whose worker starts in this checkout; set `working_dir` on the pool for other paths."""
+    """Make a deployment whose worker starts in this checkout.
+
+    Set `working_dir` on the pool for other paths.
+    """
     deployment = cast(
         RunnerDeployment,
         flow.to_deployment(

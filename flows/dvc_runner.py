@@ -96,7 +96,9 @@ def plan_stages(targets: Sequence[str], root: Path, start_at: str = STAGES[0]) -
 
 
 def resolve_reports(names: Sequence[str], params: Params) -> list[str]:
-    """Return the reports selected by report or recipe names; without names, the first report.
+    """Return the reports selected by report or recipe names.
+
+    Without names, the first report.
 
     Raises ConfigError for a name that is neither a report nor a recipe of a report.
     """
@@ -180,7 +182,9 @@ def _wait_until_free(rwlock_path: Path, cancelled: threading.Event) -> None:
 def exclusive_lock(
     lock_files: Sequence[Path], on_wait: Callable[[], None], cancelled: threading.Event | None = None
 ) -> Iterator[None]:
-    """Hold one of the lock files, if there are any; call `on_wait` once if other processes hold all of them.
+    """Hold one of the lock files, if there are any.
+
+    Call `on_wait` once if other processes hold all of them.
 
     The kernel releases the lock however this process ends. Raises StageCancelledError if `cancelled` is set before a lock is free.
     """
@@ -244,7 +248,10 @@ class _DvcOutput:
 
 
 def _run_dvc(command: list[str], root: Path, output: _DvcOutput, log: IO[str], processes: process_groups.ProcessSet) -> int:
-    """Run a command and return its exit status; while it is being stopped, drop the stack trace of the stage."""
+    """Run a command and return its exit status.
+
+    While it is being stopped, drop the stack trace of the stage.
+    """
     try:
         with processes.managed_process(
             command, cwd=root, environment=dvc_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -21,7 +21,9 @@ SHUTDOWN_SIGNALS = ((signal.SIGINT, 20.0), (signal.SIGTERM, 5.0), (signal.SIGKIL
 
 
 def terminate_groups(groups: Iterable[int], reap: Callable[[], object] = lambda: None) -> None:
-    """Send SIGINT, SIGTERM and SIGKILL to the groups, and wait after each signal; KeyboardInterrupt skips a wait.
+    """Send SIGINT, SIGTERM and SIGKILL to the groups, and wait after each signal.
+
+    KeyboardInterrupt skips a wait.
 
     SIGINT leaves time for a checkpoint. `reap` collects the exit status of our children, which would otherwise count as alive.
     """
@@ -93,7 +95,10 @@ class ProcessSet:
 
     @contextmanager
     def managed_process(self, command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-        """Run a command as a member of the set; raise InterruptedError if the set was already terminated."""
+        """Run a command as a member of the set.
+
+        Raise InterruptedError if the set was already terminated.
+        """
         with ExitStack() as stack:
             with self._lock:
                 if self.terminated.is_set():

@@ -76,6 +76,7 @@ class ProgressRelay:
         bar.set_postfix_str(fields["postfix"])
 
     def close(self) -> None:
+        """Finish the display."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -109,5 +110,6 @@ class ProgressArtifact:
             sent_percent = percent
 
     def close(self) -> None:
+        """Finish the display."""
         self._closed.set()
         self._thread.join(2 * ARTIFACT_SECONDS)

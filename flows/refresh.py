@@ -29,27 +29,10 @@ from provenlm.core.audit import MetricValue, read_audit
 from provenlm.core.config import load_params, parse_config
 from provenlm.core.errors import ConfigError, ProvenlmError
 from provenlm.core.paths import ProjectPaths
+from provenlm.core.report_config import ScheduleConfig
 from provenlm.core.stages import STAGES
 
 MAX_LISTED_SOURCES = 10  # per kind of change, on the page of a refresh
-
-
-@dataclass(frozen=True)
-class RefreshConfig:
-    """Parse the `schedule` section of a report.
-
-    `cron` has five fields, in UTC; null: only manual refreshes. `max_regression_bits_per_byte` is the largest increase in bits per byte
-    with which a new model is published, measured on the records that neither model was trained on.
-    """
-
-    cron: str | None
-    max_regression_bits_per_byte: float
-
-    def __post_init__(self) -> None:
-        if self.max_regression_bits_per_byte < 0:
-            raise ValueError(f"max_regression_bits_per_byte must be >= 0, got {self.max_regression_bits_per_byte}")
-        if self.cron is not None and len(self.cron.split()) != 5:
-            raise ValueError(f'cron must be null or five fields such as "0 3 * * *", got {self.cron!r}')
 
 
 @dataclass(frozen=True)
@@ -70,7 +53,9 @@ class CorpusDiff:
 
 @flow(name="refresh", flow_run_name=lambda: flow_run.parameters["report"])
 def refresh(report: ReportName = REPORTS[0]) -> State[str]:
-    """Scrape again; if records changed, rebuild, compare with the published version, and publish unless the model regressed.
+    """Scrape again.
+
+    If records changed, rebuild, compare with the published version, and publish unless the model regressed.
 
     Args:
         report: report to refresh, with all stages that it depends on
@@ -87,14 +72,14 @@ def refresh(report: ReportName = REPORTS[0]) -> State[str]:
         return Failed(message=str(error), data=error)
 
 
-def load_refresh_config(report: str) -> RefreshConfig | None:
+def load_refresh_config(report: str) -> ScheduleConfig | None:
     """Read the `schedule` section of a report; None if it is null."""
     params = load_params(ProjectPaths(Path.cwd()).params_yaml)
-    section = params.entry("reports", report)["schedule"]
-    return None if section is None else parse_config(RefreshConfig, section, params.location("reports", report, "schedule"))
+    section = params.entry("reports", report).get("schedule")
+    return None if section is None else parse_config(ScheduleConfig, section, params.location("reports", report, "schedule"))
 
 
-def require_refresh_config(report: str) -> RefreshConfig:
+def require_refresh_config(report: str) -> ScheduleConfig:
     """Read the `schedule` section of a report; raise ConfigError if it is null."""
     if (refresh_config := load_refresh_config(report)) is None:
         raise ConfigError(
@@ -103,7 +88,7 @@ def require_refresh_config(report: str) -> RefreshConfig:
     return refresh_config
 
 
-def _run_refresh(report: str, refresh_config: RefreshConfig, home: Path) -> State[str]:
+def _run_refresh(report: str, refresh_config: ScheduleConfig, home: Path) -> State[str]:
     log_info = get_run_logger().info
     version = releases.latest_release(home, report)
     if version:
@@ -150,9 +135,12 @@ def diff_records(corpus: str, before: Mapping[str, str], after: Mapping[str, str
 
 
 def _compare_with_published(
-    report: str, recipes: Sequence[str], refresh_config: RefreshConfig, home: Path, tree: Path, version: str | None
+    report: str, recipes: Sequence[str], refresh_config: ScheduleConfig, home: Path, tree: Path, version: str | None
 ) -> tuple[str, bool]:
-    """Compare the models in `tree` with the published ones; return a summary and whether to publish."""
+    """Compare the models in `tree` with the published ones.
+
+    Return a summary and whether to publish.
+    """
     if version is None:
         return f"{report}: first version, nothing to compare with", True
     published_tree = worktrees.ensure_worktree(home, f"published-{report}", version)

@@ -74,7 +74,10 @@ def push_data(tree: Path, stages: Sequence[str]) -> None:
 
 
 def push_tag(home: Path, version: str) -> None:
-    """Push the tag to the git remote `origin`, if there is one; repeating it is harmless."""
+    """Push the tag to the git remote `origin`, if there is one.
+
+    Repeating it is harmless.
+    """
     if "origin" in run_git(home, "remote").splitlines():
         run_git(home, "push", "--quiet", "--no-verify", "origin", f"refs/tags/{version}")
 

@@ -51,7 +51,10 @@ def serve_flows(port: int, pool: str | None = None, template: Path | None = None
 
 
 async def _serve_deployments(runner_deployments: "Sequence[RunnerDeployment]", status_line: str) -> None:
-    """Serve the deployments until a signal; runs in progress are then cancelled and save a checkpoint."""
+    """Serve the deployments until a signal.
+
+    Runs in progress are then cancelled and save a checkpoint.
+    """
     from prefect.runner import Runner
 
     runner = Runner(name="flows", limit=MAX_CONCURRENT_RUNS, pause_on_shutdown=False)

@@ -81,7 +81,9 @@ class PrefectServer:
 
 
 def ensure_server() -> PrefectServer | None:
-    """Set PREFECT_API_URL, and start an API-only server unless one is running; call before importing Prefect.
+    """Set PREFECT_API_URL, and start an API-only server unless one is running.
+
+    Call before importing Prefect.
 
     Returns the server that was started, or None.
     """

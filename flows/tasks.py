@@ -110,7 +110,10 @@ def _run_stage(
 def stage_task(
     stage: dvc_runner.PlannedStage, unchanged: bool, location: RunLocation, processes: process_groups.ProcessSet
 ) -> State[None]:
-    """Reproduce one stage; if it is `unchanged`, with all its dependencies, DVC is not started."""
+    """Reproduce one stage.
+
+    If it is `unchanged`, with all its dependencies, DVC is not started.
+    """
     log = get_run_logger()
     if unchanged:
         log.info("cached")

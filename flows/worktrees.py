@@ -25,7 +25,9 @@ FALLBACK_IDENTITY = {f"GIT_{role}_{field}": "provenlm@localhost" for role in ("A
 
 
 def run_git(root: Path, *arguments: str, identity: Mapping[str, str] | None = None) -> str:
-    """Run git and return its output; raise ProvenlmError with its error output if it fails.
+    """Run git and return its output.
+
+    Raise ProvenlmError with its error output if it fails.
 
     `identity` holds environment variables that name author and committer.
     """
@@ -103,7 +105,10 @@ def save_experiment(tree: Path, stages: Sequence[str]) -> None:
 
 
 def run_dvc(root: Path, *arguments: str) -> str:
-    """Run DVC and return its output; raise ProvenlmError with its error output if it fails."""
+    """Run DVC and return its output.
+
+    Raise ProvenlmError with its error output if it fails.
+    """
     has_identity = all(run_git(root, "config", "--default", "", "--get", f"user.{field}") for field in ("name", "email"))
     # git has no identity in a container or on a new machine
     environment = {**({} if has_identity else FALLBACK_IDENTITY), **dvc_runner.dvc_environment()}

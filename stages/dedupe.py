@@ -1,4 +1,7 @@
-"""Remove duplicates from the filtered records of a corpus; write unique records and a table of duplicates."""
+"""Remove duplicates from the filtered records of a corpus.
+
+Write unique records and a table of duplicates.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,7 +43,10 @@ NUM_PIVOTS = 100  # records compared with all others by brute force, to measure 
 
 
 def run_stage(context: runner.StageContext) -> None:
-    """Deduplicate a corpus and record dedup metrics. Raises DataError if there are no records."""
+    """Deduplicate a corpus and record dedup metrics.
+
+    Raises DataError if there are no records.
+    """
     spec = registry.load_domain(context.entry["domain"], "dedupe", interfaces.DedupeSpec)
     config: Any = context.parse_section("dedupe", spec.config_type)
     source = context.declare_input(context.paths.corpus_dir(context.subject, "filtered"))
@@ -147,7 +153,10 @@ def without_repeats(
     tally: DedupTally,
     removed_spans: ParquetAppender,
 ) -> bytes:
-    """Return the content without repeated paragraphs; log each removed span with its first occurrence (input ids)."""
+    """Return the content without repeated paragraphs.
+
+    Log each removed span with its first occurrence (input ids).
+    """
     spans = list(find_repeats(row, item, tally.index, paragraph_dedup))
     for span in spans:
         tally.add(span, item.content)

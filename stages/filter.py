@@ -1,4 +1,7 @@
-"""Filter the scraped records of a corpus; write the kept records and a table of drop reasons."""
+"""Filter the scraped records of a corpus.
+
+Write the kept records and a table of drop reasons.
+"""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -13,7 +16,10 @@ from stages import runner
 
 
 def run_stage(context: runner.StageContext) -> None:
-    """Filter a corpus and record filter metrics. Raises DataError if every record is dropped."""
+    """Filter a corpus and record filter metrics.
+
+    Raises DataError if every record is dropped.
+    """
     spec = registry.load_domain(context.entry["domain"], "filter", interfaces.FilterSpec)
     config: Any = context.parse_section("filter", spec.config_type)
     source = context.declare_input(context.paths.corpus_dir(context.subject, "scraped"))

@@ -78,7 +78,10 @@ def previous_snapshot(path: Path) -> previous_version.SnapshotPair | None:
 
 
 def load_audit_file(context: runner.StageContext, subject: str, name: str) -> AuditFile:
-    """Load the audit of one stage and declare it as an input; a stage that was not run has no audit."""
+    """Load the audit of one stage and declare it as an input.
+
+    A stage that was not run has no audit.
+    """
     path = context.paths.audit_json(subject, name)
     if not path.exists():
         return AuditFile(subject, name, report_link(context.paths, path), "", None)

@@ -85,7 +85,10 @@ class StageContext:
         return self.params.entry(self.table, self.subject)
 
     def parse_section(self, section: str, config_type: type[ConfigT]) -> ConfigT:
-        """Parse a section of the subject's entry and add it to the audit's provenance. Raises ConfigError."""
+        """Parse a section of the subject's entry and add it to the audit's provenance.
+
+        Raises ConfigError.
+        """
         self.config_sections[f"{self.table}.{self.subject}.{section}"] = self.entry[section]
         config = self.params.parse_section(self.table, self.subject, section, config_type)
         self.record_settings(section, config)
@@ -99,7 +102,9 @@ class StageContext:
         if prefix:
             raw = [setting for setting in self.settings if setting[0] == section and f"{setting[1]}.".startswith(f"{prefix}.")]
             self.settings = [setting for setting in self.settings if setting not in raw]
-        settings = [(f"{prefix}.{key}" if prefix else key, value, is_default) for key, value, is_default in resolve_settings(config)]
+        settings = [
+            (f"{prefix}.{key}" if prefix else key, value, is_default) for key, value, is_default in resolve_settings(config)
+        ]
         self.settings += [(section, *setting) for setting in settings]
 
     def open_records(self, folder: Path) -> RecordSource:
@@ -108,7 +113,10 @@ class StageContext:
         return local.make_executor(folder, None if name is None else str(name))
 
     def declare_input(self, path: Path) -> Path:
-        """Add the digest of an input to the audit. Raises DataError if the input does not exist."""
+        """Add the digest of an input to the audit.
+
+        Raises DataError if the input does not exist.
+        """
         if not path.exists():
             raise DataError(
                 f"{path.relative_to(self.paths.root).as_posix()}: does not exist; `dvc repro {self.stage}@{self.subject}` creates it first, `dvc pull` downloads it"
@@ -123,7 +131,10 @@ class StageContext:
 
 
 def main(stage: str, table: str, run_stage: Callable[[StageContext], None], doc: str | None) -> None:
-    """Run a stage for the subject on the command line and write its audit. Exit with 1 and one line on a ProvenlmError."""
+    """Run a stage for the subject on the command line and write its audit.
+
+    Exit with 1 and one line on a ProvenlmError.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m stages.{stage}", description=doc)
     parser.add_argument("subject", help=f"name of an entry of `{table}` in params.yaml")
     subject = parser.parse_args().subject
@@ -160,7 +171,10 @@ def main(stage: str, table: str, run_stage: Callable[[StageContext], None], doc:
 
 
 def collect_provenance(context: StageContext, started: datetime) -> dict[str, Any]:
-    """Collect what is needed to repeat a run: command, params, digests of inputs, outputs and code, versions, machine, start time."""
+    """Collect what is needed to repeat a run.
+
+    That is the command, params, digests of inputs, outputs and code, package versions, machine and start time.
+    """
     root = context.paths.root.resolve()
     code = imported_files(root)
     return {

@@ -22,7 +22,10 @@ MAX_BUFFERED_ROWS = 10_000  # outcomes of URLs held in memory
 
 
 def run_stage(context: runner.StageContext) -> None:
-    """Fetch the sources of a corpus and record crawl metrics. Raises DataError if no record was obtained."""
+    """Fetch the sources of a corpus and record crawl metrics.
+
+    Raises DataError if no record was obtained.
+    """
     spec = registry.load_domain(context.entry["domain"], "scrape", interfaces.ScrapeSpec)
     config: Any = context.parse_section("scrape", spec.config_type)
     records_dir = context.declare_output(context.paths.corpus_dir(context.subject, "scraped"))
@@ -44,7 +47,10 @@ def run_stage(context: runner.StageContext) -> None:
 
 
 def _previous_ids(records_dir: Path) -> dict[str, str]:
-    """Map source to id for the records of the previous scrape. A damaged previous scrape counts as none; this run replaces it."""
+    """Map source to id for the records of the previous scrape.
+
+    A damaged previous scrape counts as none; this run replaces it.
+    """
     try:
         return records.read_ids_by_source(records_dir)
     except ProvenlmError as error:
@@ -53,7 +59,10 @@ def _previous_ids(records_dir: Path) -> dict[str, str]:
 
 
 def _tally_fetches(fetches: Iterator[FetchResult], tally: metrics.CrawlTally, fetch_writer: pq.ParquetWriter) -> Iterator[Record]:
-    """Yield the records among `fetches`; count every outcome and write it without its content."""
+    """Yield the records among `fetches`.
+
+    Count every outcome and write it without its content.
+    """
     rows: list[dict[str, Any]] = []
     for fetch in fetches:
         tally.add(fetch)

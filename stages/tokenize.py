@@ -20,7 +20,10 @@ from stages import runner
 
 
 def run_stage(context: runner.StageContext) -> None:
-    """Tokenize a corpus and record tokenizer, integrity and retention metrics. Raises ConfigError if no record is left to train on."""
+    """Tokenize a corpus and record tokenizer, integrity and retention metrics.
+
+    Raises ConfigError if no record is left to train on.
+    """
     spec = registry.load_domain(context.entry["domain"], "tokenize", interfaces.TokenizeSpec)
     config: Any = context.parse_section("tokenize", spec.config_type)
     source = context.declare_input(context.paths.corpus_dir(context.subject, "deduped"))
@@ -70,7 +73,10 @@ def run_stage(context: runner.StageContext) -> None:
 
 
 def require_cluster(item: Record) -> str:
-    """Return the duplicate cluster of a record. Raises DataError if there is none: near-duplicates could be in both splits."""
+    """Return the duplicate cluster of a record.
+
+    Raises DataError if there is none: near-duplicates could be in both splits.
+    """
     cluster = item.metadata.get("cluster")
     if not isinstance(cluster, str):
         raise DataError(f"record {item.id} from {item.source}: must have a `cluster` in its metadata; run dedupe again")

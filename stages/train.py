@@ -1,4 +1,6 @@
-"""Train a model on the tokens of a corpus; write the final checkpoint, the step history and training metrics.
+"""Train a model on the tokens of a corpus.
+
+Write the final checkpoint, the step history and training metrics.
 
 A stopped or killed run leaves checkpoints outside the DVC outs. The next run with the same params, data and code resumes from the
 newest intact one and ends with bit-identical weights.
@@ -55,7 +57,10 @@ class PreparedRun(NamedTuple):
 
 
 def run_stage(context: runner.StageContext) -> None:
-    """Train a recipe, in this process or in worker processes. Raises ConfigError before training starts."""
+    """Train a recipe, in this process or in worker processes.
+
+    Raises ConfigError before training starts.
+    """
     prepared = prepare(context)
     distributed = prepared.config.distributed
     if distributed is None or launcher.needs_launch(distributed):
@@ -70,7 +75,10 @@ def run_stage(context: runner.StageContext) -> None:
 
 
 def prepare(context: runner.StageContext) -> PreparedRun:
-    """Parse and check the recipe, before any worker process starts. Raises ConfigError or DataError."""
+    """Parse and check the recipe, before any worker process starts.
+
+    Raises ConfigError or DataError.
+    """
     recipe_config = context.parse_section("train", TrainConfig)
     resolved_model = resolve_model(context.entry["model"], context.params.location(context.table, context.subject, "model"))
     context.record_settings("model", resolved_model.model_config)
@@ -101,7 +109,9 @@ def prepare(context: runner.StageContext) -> PreparedRun:
 
 
 def declare_base_model(context: runner.StageContext, spec: ModelSpec) -> Path | None:
-    """Declare the folder of the recipe's base model as an input. None: start from random weights.
+    """Declare the folder of the recipe's base model as an input.
+
+    None: start from random weights.
 
     Raises ConfigError if the model cannot start from a base model.
     """

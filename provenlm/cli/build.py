@@ -57,7 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Build the named reports; return 0, or 2 if a report did not pass and --require-pass was given."""
+    """Build the named reports.
+
+    Return 0, or 2 if a report did not pass and --require-pass was given.
+    """
     paths = ProjectPaths(Path.cwd())
     report_names = dvc_runner.resolve_reports(args.names, load_params(paths.params_yaml))
     if args.dry_run:
@@ -77,7 +80,10 @@ def _run_build(report_names: Sequence[str], args: argparse.Namespace) -> "BuildR
 
 
 def _print_plan(report_names: Sequence[str], args: argparse.Namespace) -> None:
-    """Print which stages would run; a stage behind a changed one runs only if its inputs turn out to change."""
+    """Print which stages would run.
+
+    A stage behind a changed one runs only if its inputs turn out to change.
+    """
     from flows import worktrees
 
     root = worktrees.prepare_worktree(Path.cwd(), args.overrides, report_names)
@@ -95,7 +101,10 @@ def _print_plan(report_names: Sequence[str], args: argparse.Namespace) -> None:
 
 
 def _print_result(result: "BuildResult", report_names: Sequence[str], paths: ProjectPaths) -> bool:
-    """Print stage results, verdicts and page paths; return whether every verdict is PASS."""
+    """Print stage results, verdicts and page paths.
+
+    Return whether every verdict is PASS.
+    """
     print()
     for stage_result in result.stage_results:
         print(f"{stage_result.address:<28} {stage_result.status:<8} {stage_result.seconds:8.1f} s")

@@ -1,4 +1,7 @@
-"""Parse every section of params.yaml without running a stage; print nothing, or the first error in one line."""
+"""Parse every section of params.yaml without running a stage.
+
+Print nothing, or the first error in one line.
+"""
 
 import argparse
 from pathlib import Path
@@ -26,7 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Parse params.yaml, or what the named reports use of it, and return 0. Raises ConfigError for the first error."""
+    """Parse params.yaml, or what the named reports use of it, and return 0.
+
+    Raises ConfigError for the first error.
+    """
     paths = ProjectPaths(Path.cwd())
     params = load_params(paths.params_yaml)
     reports, corpora, recipes = params.names("reports"), params.names("corpora"), params.names("recipes")
@@ -57,7 +63,10 @@ def check_corpus(params: Params, name: str) -> None:
 
 
 def check_recipe(params: Params, name: str, paths: ProjectPaths) -> None:
-    """Parse every section of a recipe and check that they agree. Raises ConfigError for the first error."""
+    """Parse every section of a recipe and check that they agree.
+
+    Raises ConfigError for the first error.
+    """
     entry = params.entry("recipes", name)
     train_config = params.parse_section("recipes", name, "train", TrainConfig)
     model = resolve_model(entry["model"], params.location("recipes", name, "model"))
@@ -76,7 +85,10 @@ def check_recipe(params: Params, name: str, paths: ProjectPaths) -> None:
 
 
 def check_training(config: TrainConfig, model: ResolvedModel, location: str) -> None:
-    """Check a parsed `train` section against the model and this machine. Raises ConfigError."""
+    """Check a parsed `train` section against the model and this machine.
+
+    Raises ConfigError.
+    """
     max_seq_len = model.spec.max_seq_len(model.model_config)
     if config.seq_len > max_seq_len:
         raise ConfigError(f"{location}.seq_len: must be at most the model's {max_seq_len} positions, got {config.seq_len}")
@@ -87,7 +99,10 @@ def check_training(config: TrainConfig, model: ResolvedModel, location: str) -> 
 
 
 def check_report(params: Params, name: str) -> None:
-    """Parse a report with its checks and schedule. Raises ConfigError, also for a check on a subject that it does not cover."""
+    """Parse a report with its checks and schedule.
+
+    Raises ConfigError, also for a check on a subject that it does not cover.
+    """
     config = parse_config(ReportConfig, params.entry("reports", name), f"{params.file}: reports.{name}")
     location = params.location("reports", name, "checks")
     stages_of = {**dict.fromkeys(config.corpora, CORPUS_STAGES), **dict.fromkeys(params.recipes_of(name), RECIPE_STAGES)}

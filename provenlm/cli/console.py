@@ -14,7 +14,10 @@ from flows import server
 
 
 def connect_to_server() -> Callable[[], None]:
-    """Find or start a Prefect server, before Prefect is imported; return a function that waits until it is ready."""
+    """Find or start a Prefect server, before Prefect is imported.
+
+    Return a function that waits until it is ready.
+    """
     if (prefect_server := server.ensure_server()) is not None:
         print(f"starting a Prefect server for this run; its history is in {prefect_server.log_path.parent}")
 
@@ -27,7 +30,10 @@ def connect_to_server() -> Callable[[], None]:
 
 
 class _ConsoleHandler(logging.Handler):
-    """Print the log lines of the flows, by stage, above a progress bar; of Prefect print only warnings outside runs."""
+    """Print the log lines of the flows, by stage, above a progress bar.
+
+    Of Prefect print only warnings outside runs.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         from_flows = Path(record.pathname).parent == Path(flows.__file__).parent

@@ -1,4 +1,6 @@
-"""Continue a recipe's training from a checkpoint for some steps; print the loss and completions before and after.
+"""Continue a recipe's training from a checkpoint for some steps.
+
+Print the loss and completions before and after.
 
 The steps are those of the recipe's own training: equal config, data and thread count give bit-identical weights.
 """
@@ -14,21 +16,19 @@ import torch
 
 from provenlm.cli import generate, load_model
 from provenlm.cli.load_model import RecipeModel
+from provenlm.core import registry
 from provenlm.core.config import load_params
 from provenlm.core.errors import ConfigError
+from provenlm.core.interfaces import TokenizeSpec
 from provenlm.core.paths import ProjectPaths
 from provenlm.core.progress import progress_bar
 from provenlm.data import token_dataset
 from provenlm.models.common.objective import IGNORE
 from provenlm.models.generation import sampling
-from provenlm.training.build_model import apply_compile_and_ac, init_model
 from provenlm.training.checkpoints import checkpoint
 from provenlm.training.config import TrainConfig
-from provenlm.training.dataloader import build_dataloader, resolve_max_steps
-from provenlm.training.device import resolve_device
-from provenlm.training.loop import train_steps
-from provenlm.training.run import build_callbacks
 from provenlm.training.step import StepResult
+from provenlm.training.trainer import Trainer
 
 NUM_AVERAGED_STEPS = 10  # the training loss is printed as a mean over this many steps
 
@@ -50,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-new-tokens", type=int, default=60, metavar="N", help="maximum number of new tokens for each prompt (default: 60)"
     )
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write the new checkpoint to this folder, which must not exist")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="write the new checkpoint to this folder, which must not exist"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -108,23 +110,21 @@ def continue_training(paths: ProjectPaths, recipe: str, recipe_model: RecipeMode
     """
     params = load_params(paths.params_yaml)
     tokens = token_dataset.load_token_dataset(paths.corpus_dir(params.entry("recipes", recipe)["corpus"], "tokens"))
-    config = replace(resolve_max_steps(params.parse_section("recipes", recipe, "train", TrainConfig), tokens), distributed=None)
+    config = replace(params.parse_section("recipes", recipe, "train", TrainConfig), distributed=None)
+    domain = registry.load_domain(params.entry("recipes", recipe)["domain"], "tokenize", TokenizeSpec)
+    torch.set_num_threads(config.threads)
+    trainer = Trainer.create(
+        recipe_model.model.spec, recipe_model.model.model_config, tokens, config, domain_sequences=domain.sequences
+    )
     state = checkpoint.load_checkpoint(recipe_model.checkpoint_dir)
-    remaining_steps = config.total_steps - state.metadata["step"]
+    remaining_steps = trainer.config.total_steps - state.metadata["step"]
     if not 1 <= count <= remaining_steps:
         raise ConfigError(
-            f"--steps: must be 1 to {remaining_steps}, because the training has {config.total_steps} steps, got {count}"
+            f"--steps: must be 1 to {remaining_steps}, because the training has {trainer.config.total_steps} steps, got {count}"
         )
-    torch.set_num_threads(config.threads)
-    spec, model_config = recipe_model.model.spec, recipe_model.model.model_config
-    model = init_model(spec, model_config, tokens.vocab_size, config.seed).to(resolve_device(config.device))
-    apply_compile_and_ac(spec, model, config)
-    objectives = spec.objectives(model, IGNORE)
-    callbacks = build_callbacks(config, objectives[0].eval_term)
-    steps = train_steps(model, objectives, build_dataloader(tokens, config), callbacks, config, state, lambda: None)
     results = []
     with progress_bar(f"continue {recipe}", "step", count) as bar:
-        for step in islice(steps, count):
+        for step in islice(trainer.steps(state), count):
             results.append(step)
             bar.update()
     return results

@@ -27,7 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the folder atomically and return 0. Raises ConfigError if the folder exists."""
+    """Write the folder atomically and return 0.
+
+    Raises ConfigError if the folder exists.
+    """
     if args.folder.exists():
         raise ConfigError(f"{args.folder}: must not exist yet")
     recipe_model = load_model.load_recipe_model(ProjectPaths(Path.cwd()), args.recipe, args.checkpoint)

@@ -53,7 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print each prompt with its continuation and return 0; return 130 if the reader of the output is gone."""
+    """Print each prompt with its continuation and return 0.
+
+    Return 130 if the reader of the output is gone.
+    """
     sampling = parse_sampling(args)
     recipe_model = load_model.load_recipe_model(ProjectPaths(Path.cwd()), args.recipe, args.checkpoint)
     print_status(f"{load_model.display_path(ProjectPaths(Path.cwd()), recipe_model.checkpoint_dir)}, seed {args.seed}")
@@ -68,7 +71,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def parse_sampling(args: argparse.Namespace) -> SamplingConfig:
-    """Build the sampling config from the options. Raises ConfigError for an invalid option."""
+    """Build the sampling config from the options.
+
+    Raises ConfigError for an invalid option.
+    """
     if args.max_new_tokens < 1:
         raise ConfigError(f"--max-new-tokens: must be at least 1, got {args.max_new_tokens}")
     if args.temperature == 0 and (args.top_k, args.top_p) != (0, 1.0):
@@ -97,7 +103,10 @@ def stream_text(
 
 
 def encode_prompt(recipe_model: RecipeModel, prompt: str) -> list[int]:
-    """Encode a prompt. Raises ConfigError for an empty prompt if no token starts a document."""
+    """Encode a prompt.
+
+    Raises ConfigError for an empty prompt if no token starts a document.
+    """
     if not (ids := recipe_model.tokenizer.encode_prompt(prompt)):
         raise ConfigError("--prompt: must not be empty, because this tokenizer has no bos token, got ''")
     return ids
@@ -111,7 +120,10 @@ def recipe_logits(recipe_model: RecipeModel) -> LogitsProvider:
 
 
 def decode_stream(recipe_model: RecipeModel, ids: Iterator[int]) -> Iterator[str]:
-    """Decode ids to text piece by piece; a character that spans several tokens is emitted when it is complete."""
+    """Decode ids to text piece by piece.
+
+    A character that spans several tokens is emitted when it is complete.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for token_id in ids:
         yield decoder.decode(recipe_model.tokenizer.decode([token_id]))

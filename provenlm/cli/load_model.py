@@ -56,7 +56,10 @@ def load_recipe_model(paths: ProjectPaths, recipe: str, checkpoint: Path | None)
 
 
 def find_checkpoint(paths: ProjectPaths, recipe: str) -> Path:
-    """Find the finished model of `recipe`, or the newest intact checkpoint. Raises CheckpointError if there is none."""
+    """Find the finished model of `recipe`, or the newest intact checkpoint.
+
+    Raises CheckpointError if there is none.
+    """
     if (folder := paths.model_dir(recipe)).is_dir():
         return folder
     unfinished = sorted(paths.resume_dir(recipe).glob("*/step-*"), key=lambda folder: folder.name, reverse=True)

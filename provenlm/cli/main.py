@@ -1,4 +1,7 @@
-"""Run a sub-command of `provenlm`; `provenlm --help` lists all of them with an example each."""
+"""Run a sub-command of `provenlm`.
+
+`provenlm --help` lists all of them with an example each.
+"""
 
 import argparse
 import importlib

@@ -1,4 +1,7 @@
-"""Suggest model shapes for a depth or a parameter budget; print a table and a `model` section to paste."""
+"""Suggest model shapes for a depth or a parameter budget.
+
+Print a table and a `model` section to paste.
+"""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -67,7 +70,10 @@ def parse_sizes(text: str, arch: str, vocab_size: int, max_seq_len: int, spec: M
 
 
 def parse_count(text: str) -> float:
-    """Parse a number with an optional suffix K, M or B: 180M is 180e6. Raises ValueError."""
+    """Parse a number with an optional suffix K, M or B: 180M is 180e6.
+
+    Raises ValueError.
+    """
     digits = text.strip()
     scale = {"K": 1e3, "M": 1e6, "B": 1e9}.get(digits[-1:].upper(), 1.0)
     return scale * float(digits[:-1] if scale != 1.0 else digits)
@@ -79,7 +85,10 @@ def parse_model_config(spec: ModelSpec, section: Mapping[str, Any]) -> Any:
 
 
 def format_table(sizes: Sequence[ModelSizePlan], spec: ModelSpec, vocab_size: int) -> str:
-    """Format a row for each size; FLOPs are those of training at the maximum sequence length."""
+    """Format a row for each size.
+
+    FLOPs are those of training at the maximum sequence length.
+    """
     header = (
         "row",
         "layers",

@@ -12,7 +12,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Refresh the report; return 0 if it was published, is unchanged, or was not published because the model regressed."""
+    """Refresh the report.
+
+    Return 0 if it was published, is unchanged, or was not published because the model regressed.
+    """
     wait_until_ready = console.connect_to_server()
     from flows import refresh  # imported late: Prefect reads its settings at import
 

@@ -24,7 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Serve the flows until Ctrl-C or SIGTERM; runs in progress are cancelled and save a checkpoint."""
+    """Serve the flows until Ctrl-C or SIGTERM.
+
+    Runs in progress are cancelled and save a checkpoint.
+    """
     if args.template and not args.pool:
         raise ConfigError("--template: requires --pool NAME")
     from flows import serve

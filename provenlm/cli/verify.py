@@ -24,7 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print one line for each mismatch; return 0 if there is none, otherwise 1. Raises DataError if files are missing."""
+    """Print one line for each mismatch; return 0 if there is none, otherwise 1.
+
+    Raises DataError if files are missing.
+    """
     paths = ProjectPaths(Path.cwd())
     context = StageContext("report", "reports", args.report, paths, load_params(paths.params_yaml))
     if missing := find_missing(context):

@@ -1,1 +1,4 @@
-"""Define the types that every other package uses. Imports neither torch nor a network library."""
+"""Define the types that every other package uses.
+
+Imports neither torch nor a network library.
+"""

@@ -52,7 +52,10 @@ class PlotSeries:
 
 @dataclass(frozen=True, slots=True)
 class AuditTable:
-    """Hold rows for display, such as samples, sources or model parts. Cells are numbers or plain text, never markup."""
+    """Hold rows for display, such as samples, sources or model parts.
+
+    Cells are numbers or plain text, never markup.
+    """
 
     name: str
     description: str
@@ -111,7 +114,10 @@ class MetricRecorder:
         self.add_metric(name, Metric(value, unit, description, "estimated"))
 
     def add_metric(self, name: str, metric: Metric) -> None:
-        """Record `metric`. Raises ValueError if a metric of that name was recorded before, or for the value NOT_APPLICABLE."""
+        """Record `metric`.
+
+        Raises ValueError if a metric of that name was recorded before, or for the value NOT_APPLICABLE.
+        """
         if metric.value == NOT_APPLICABLE:
             raise ValueError(f"metric {name!r} must have a value: only the runner of the probes decides what does not apply")
         if name in self.metrics:
@@ -119,13 +125,19 @@ class MetricRecorder:
         self.metrics[name] = metric
 
     def add_check(self, name: str, expect: str, hint: str = "") -> None:
-        """Record a standard check: what the metric `name` must be. Raises ValueError if it has one already."""
+        """Record a standard check: what the metric `name` must be.
+
+        Raises ValueError if it has one already.
+        """
         if name in self.checks:
             raise ValueError(f"check {name!r} recorded twice")
         self.checks[name] = Check(expect, hint)
 
     def add_not_applicable(self, prefix: str, reason: str) -> None:
-        """Record why the metrics below `prefix` do not apply. Raises TypeError in a scope: a probe cannot excuse itself."""
+        """Record why the metrics below `prefix` do not apply.
+
+        Raises TypeError in a scope: a probe cannot excuse itself.
+        """
         if self.scoped:
             raise TypeError("add_not_applicable: only the runner of the probes may call it, got a call from a probe")
         self.not_applicable[prefix] = reason
@@ -144,7 +156,10 @@ class MetricRecorder:
 
 
 def write_audit(path: Path, audit: Audit) -> None:
-    """Write `audit` to `path` atomically. NaN and infinity become the text "nan" and "inf", which fail every check."""
+    """Write `audit` to `path` atomically.
+
+    NaN and infinity become the text "nan" and "inf", which fail every check.
+    """
     io.write_json(
         path,
         {
@@ -163,7 +178,10 @@ def write_audit(path: Path, audit: Audit) -> None:
 
 
 def read_audit(path: Path) -> Audit:
-    """Read an audit. Raises DataError if the file is not an audit or if a metric has no description."""
+    """Read an audit.
+
+    Raises DataError if the file is not an audit or if a metric has no description.
+    """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         descriptions = {name: (unit, kind, description) for name, unit, kind, description in raw["descriptions"]}

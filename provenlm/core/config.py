@@ -63,7 +63,10 @@ class Params:
         return entries[name]
 
     def recipes_of(self, report: str) -> list[str]:
-        """List the recipes of a report; a family such as `music` stands for every recipe named `music/…`."""
+        """List the recipes of a report.
+
+        A family such as `music` stands for every recipe named `music/…`.
+        """
         recipes: list[str] = []
         for name in self.entry("reports", report)["recipes"]:
             family = [recipe for recipe in self.tables["recipes"] if recipe.startswith(f"{name}/")]
@@ -226,7 +229,10 @@ def _to_json(value: object) -> Any:
 
 
 def _parse_value(expected_type: Any, value: object, location: str, default: object = None) -> Any:
-    """Parse a value; keys that a mapping leaves out have their values in `default`, if that is a dataclass of the same type."""
+    """Parse a value.
+
+    Keys that a mapping leaves out have their values in `default`, if that is a dataclass of the same type.
+    """
     origin = get_origin(expected_type)
     if dataclasses.is_dataclass(expected_type):
         return _parse_dataclass(typing.cast(type, expected_type), value, location, default)

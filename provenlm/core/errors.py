@@ -1,4 +1,6 @@
-"""Define the errors that a user can cause; each message is one line that names the place, the fault and what is allowed.
+"""Define the errors that a user can cause.
+
+Each message is one line that names the place, the fault and what is allowed.
 
     ProvenlmError
     ├── ConfigError       a value of params.yaml or of the command line

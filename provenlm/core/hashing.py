@@ -29,7 +29,10 @@ def sha256_files(paths: Iterable[Path], root: Path) -> str:
 
 
 def sha256_path(path: Path) -> str:
-    """Hash a file, or all files below a folder with their relative names. Raises FileNotFoundError if it is neither."""
+    """Hash a file, or all files below a folder with their relative names.
+
+    Raises FileNotFoundError if it is neither.
+    """
     if path.is_dir():
         return sha256_files((p for p in path.rglob("*") if p.is_file()), path)
     return sha256_file(path)

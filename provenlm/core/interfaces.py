@@ -42,7 +42,10 @@ class FilterResult(NamedTuple):
 
 
 class CountLabel(NamedTuple):
-    """Describe a count of a FilterResult as a metric; `by_record`: also count the records that contain it."""
+    """Describe a count of a FilterResult as a metric.
+
+    `by_record`: also count the records that contain it.
+    """
 
     unit: str
     description: str
@@ -105,7 +108,10 @@ class Tokenizer(Protocol):
 
     @property
     def special_tokens(self) -> Mapping[str, int]:
-        """Return the ids of "pad", "unk", "bos" and "eos", as far as they exist; all are distinct."""
+        """Return the ids of "pad", "unk", "bos" and "eos", as far as they exist.
+
+        All are distinct.
+        """
         ...
 
     def encode(self, records: Sequence[Record]) -> list["NDArray[np.uint32]"]:

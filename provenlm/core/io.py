@@ -26,7 +26,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON with two-space indent, atomically. Raises ValueError for NaN or infinity."""
+    """Write `value` as JSON with two-space indent, atomically.
+
+    Raises ValueError for NaN or infinity.
+    """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 

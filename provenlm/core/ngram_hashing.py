@@ -18,7 +18,10 @@ _27, _30, _31 = np.uint64(27), np.uint64(30), np.uint64(31)
 
 @jit
 def splitmix64(value: np.uint64) -> np.uint64:
-    """Apply the finalizer of SplitMix64 (Steele, Lea, Flood 2014), a bijection where each input bit flips about half of the output."""
+    """Apply the finalizer of SplitMix64 (Steele, Lea, Flood 2014).
+
+    It is a bijection in which each input bit flips about half of the output bits.
+    """
     value = (value ^ (value >> _30)) * _MULTIPLIER_1
     value = (value ^ (value >> _27)) * _MULTIPLIER_2
     return value ^ (value >> _31)
@@ -75,7 +78,10 @@ def hash_words(data: bytes) -> Hashes:
 
 
 def hash_ngrams(values: Hashes, size: int) -> Hashes:
-    """Hash each window of `size` neighbouring values; if there are fewer values, hash all together. Empty input gives no hashes."""
+    """Hash each window of `size` neighbouring values.
+
+    If there are fewer values, hash all together. Empty input gives no hashes.
+    """
     return _hash_ngrams(values, size)
 
 

@@ -25,7 +25,10 @@ class ProjectPaths:
         return self.root / "data" / name / step
 
     def crawl_state_dir(self, corpus: str) -> Path:
-        """Return the folder that a scrape keeps between runs. It is no DVC out, because DVC deletes outs before a stage runs."""
+        """Return the folder that a scrape keeps between runs.
+
+        It is no DVC out, because DVC deletes outs before a stage runs.
+        """
         return self.root / "data" / ".state" / corpus
 
     def model_dir(self, recipe: str) -> Path:
@@ -33,15 +36,24 @@ class ProjectPaths:
         return self.root / "models" / recipe
 
     def base_model_dir(self, name: str) -> Path:
-        """Return the folder of a base model to start training from; "none" is an empty one."""
+        """Return the folder of a base model to start training from.
+
+        "none" is an empty one.
+        """
         return self.root / "models" / "base" / name
 
     def resume_dir(self, recipe: str) -> Path:
-        """Return the folder with the checkpoints of an unfinished training. It is no DVC out, because DVC deletes outs."""
+        """Return the folder with the checkpoints of an unfinished training.
+
+        It is no DVC out, because DVC deletes outs.
+        """
         return self.root / "models" / ".resume" / recipe
 
     def log_dir(self, recipe: str) -> Path:
-        """Return the folder for TensorBoard and DVCLive, which read it during training. It is no DVC out."""
+        """Return the folder for TensorBoard and DVCLive, which read it during training.
+
+        It is no DVC out.
+        """
         return self.root / "models" / ".logs" / recipe
 
     def curves_csv(self, recipe: str) -> Path:

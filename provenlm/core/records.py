@@ -21,7 +21,10 @@ SHARD_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Hold one item of a corpus. `id` is a digest of `content`; `metadata` holds JSON values such as title and license."""
+    """Hold one item of a corpus.
+
+    `id` is a digest of `content`; `metadata` holds JSON values such as title and license.
+    """
 
     id: str
     media_type: str
@@ -92,7 +95,10 @@ def write_records(records: Iterable[Record], folder: Path) -> int:
 
 
 def read_records(folder: Path) -> Iterator[Record]:
-    """Yield every record of `folder` in shard order. Raises DataError if there are no shards or one is damaged."""
+    """Yield every record of `folder` in shard order.
+
+    Raises DataError if there are no shards or one is damaged.
+    """
     shards = sorted(folder.glob("[0-9]*.parquet"))
     if not shards:
         raise DataError(f"{folder.as_posix()}: no records; run the stage that writes this folder")
@@ -123,7 +129,10 @@ def count_records(folder: Path) -> int:
 
 
 def read_ids_by_source(folder: Path) -> dict[str, str]:
-    """Map the source of each record of `folder` to its id. Raises DataError if a shard is damaged."""
+    """Map the source of each record of `folder` to its id.
+
+    Raises DataError if a shard is damaged.
+    """
     ids_by_source: dict[str, str] = {}
     for shard in sorted(folder.glob("[0-9]*.parquet")):
         try:

@@ -23,7 +23,10 @@ def load_domain(name: str, stage: str, spec_type: type[SpecT]) -> SpecT:
 
 
 def load_model(name: str, spec_type: type[SpecT]) -> SpecT:
-    """Load `SPEC` of model `name`. Raises ConfigError, naming the known models, if there is no such model."""
+    """Load `SPEC` of model `name`.
+
+    Raises ConfigError, naming the known models, if there is no such model.
+    """
     return _load("models", name, "spec", spec_type)
 
 

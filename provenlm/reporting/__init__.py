@@ -1,1 +1,4 @@
-"""Evaluate checks on audits and render the report as Markdown, HTML, JSON and cards; every number is a citation of an audit."""
+"""Evaluate checks on audits and render the report as Markdown, HTML, JSON and cards.
+
+Every number is a citation of an audit.
+"""

@@ -146,7 +146,10 @@ def by_subject(audits: AuditSet, folder: str) -> dict[str, dict[str, AuditFile]]
 
 
 def card_filename(subject: str) -> str:
-    """Return the file name of a subject's card; the cards of all subjects share one folder."""
+    """Return the file name of a subject's card.
+
+    The cards of all subjects share one folder.
+    """
     return f"{subject.replace('/', '-')}.md"
 
 

@@ -1,4 +1,6 @@
-"""Evaluate the checks of a report; no other module decides whether a result is good.
+"""Evaluate the checks of a report.
+
+No other module decides whether a result is good.
 
 The status of a check is
   PASS            the metric was measured or counted and meets the expectation;
@@ -58,7 +60,7 @@ class CheckResult:
 
 
 def evaluate_checks(audits: AuditSet, checks: ChecksConfig, location: str) -> list[CheckResult]:
-    """Evaluate the standard checks of each audit, the custom checks of the report, and one check for each probe that raised an exception.
+    """Evaluate standard checks, custom checks, and one check for each probe that failed.
 
     Raise ConfigError, with `location`, for a custom check on a metric that its audit does not contain or with an unreachable threshold.
     """
@@ -74,7 +76,10 @@ def evaluate_checks(audits: AuditSet, checks: ChecksConfig, location: str) -> li
 
 
 def _standard_checks(audits: AuditSet, file: AuditFile) -> list[CheckResult]:
-    """Evaluate the checks that an audit brings with it; a missing audit is one check that was not run."""
+    """Evaluate the checks that an audit brings with it.
+
+    A missing audit is one check that was not run.
+    """
     if file.audit is None:
         hint = f"run the stage: dvc repro {file.stage}@{file.subject}"
         return [CheckResult(f"{file.name}.audit", CheckStatus.NOT_RUN, "the audit does not exist", "audit exists", hint=hint)]

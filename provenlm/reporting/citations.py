@@ -7,7 +7,10 @@ from provenlm.reporting.number_format import exact_repr, format_number, format_v
 
 
 def cite(file: AuditFile, name: str, metric: Metric) -> Markdown:
-    """Format a metric for a reader, linked to its audit; the title of the link holds the id and the exact value."""
+    """Format a metric for a reader, linked to its audit.
+
+    The title of the link holds the id and the exact value.
+    """
     prefix = "≈ " if metric.kind == "estimated" else ""
     value = "" if isinstance(metric.value, str) else f" = {exact_repr(metric.value)} {metric.unit}".rstrip()
     formatted = format_value(metric.value, metric.unit) or "(empty)"

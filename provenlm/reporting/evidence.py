@@ -1,4 +1,7 @@
-"""Look up metrics by id in the audits of a report; an unknown id is a ConfigError that names the closest known ones."""
+"""Look up metrics by id in the audits of a report.
+
+An unknown id is a ConfigError that names the closest known ones.
+"""
 
 import difflib
 import json
@@ -18,7 +21,10 @@ INTERVAL_ENDS = (".ci_low", ".ci_high")
 
 @dataclass(frozen=True)
 class AuditFile:
-    """Describe the audit file of one stage: link path, digest and content; `audit` is None if the file does not exist."""
+    """Describe the audit file of one stage: link path, digest and content.
+
+    `audit` is None if the file does not exist.
+    """
 
     subject: str
     stage: str
@@ -45,7 +51,10 @@ class AuditSet:
     files: tuple[AuditFile, ...]
 
     def file_of(self, metric_id: str, location: str) -> AuditFile:
-        """Return the audit file that `metric_id` names; raise ConfigError if the report does not cover it."""
+        """Return the audit file that `metric_id` names.
+
+        Raise ConfigError if the report does not cover it.
+        """
         name, _ = split_metric_id(metric_id)
         for file in self.files:
             if file.name == name:
@@ -56,7 +65,10 @@ class AuditSet:
         )
 
     def metric(self, metric_id: str, location: str) -> Metric | None:
-        """Return the metric, or None if its audit does not exist; raise ConfigError if the audit exists without the metric."""
+        """Return the metric, or None if its audit does not exist.
+
+        Raise ConfigError if the audit exists without the metric.
+        """
         audit = self.file_of(metric_id, location).audit
         if audit is None:
             return None
@@ -67,7 +79,10 @@ class AuditSet:
         return audit.metrics[name]
 
     def not_applicable(self, metric_id: str, location: str) -> str | None:
-        """Return why the audit calls the metric not applicable, or None; a recorded metric always applies."""
+        """Return why the audit calls the metric not applicable, or None.
+
+        A recorded metric always applies.
+        """
         audit = self.file_of(metric_id, location).audit
         return why_not_applicable(audit, split_metric_id(metric_id)[1]) if audit else None
 
@@ -102,7 +117,10 @@ class AuditSet:
 
 
 def why_not_applicable(audit: Audit, name: str) -> str | None:
-    """Return the reason that an audit gives for the metric `name` or a prefix of it; None if it gives none or has the metric."""
+    """Return the reason that an audit gives for the metric `name` or a prefix of it.
+
+    None if it gives none or has the metric.
+    """
     parts = name.split(".")
     prefixes = (".".join(parts[:depth]) for depth in range(len(parts), 0, -1))
     reasons = (audit.not_applicable[prefix] for prefix in prefixes if prefix in audit.not_applicable)
@@ -126,7 +144,10 @@ def suggest(name: str, candidates: Iterable[str]) -> str:
 
 
 def split_metric_id(metric_id: str) -> tuple[str, str]:
-    """Split `subject/stage.metric` into `subject/stage` and `metric`; text that is no id is returned with an empty metric."""
+    """Split `subject/stage.metric` into `subject/stage` and `metric`.
+
+    Text that is no id is returned with an empty metric.
+    """
     match = METRIC_ID.fullmatch(metric_id)
     return (match[1], match[2]) if match else (metric_id, "")
 

@@ -13,7 +13,10 @@ INCHES_PER_MAP = 1.05
 
 
 def draw_heatmaps(fig: Figure, series: PlotSeries) -> None:
-    """Draw each map of `series`, stored row by row with side len(x_values); raise DataError if one is not square."""
+    """Draw each map of `series`, stored row by row with side len(x_values).
+
+    Raise DataError if one is not square.
+    """
     size = len(series.x_values)
     for name, values in series.y_values.items():
         if len(values) != size * size:

@@ -45,7 +45,10 @@ def render_html(markdown: str, title: str, svgs: Mapping[str, bytes]) -> str:
 
 
 def _add_anchors(tokens: Sequence[Token]) -> list[tuple[str, str, str]]:
-    """Set the anchor of every heading; return tag, anchor and title of all headings after the first."""
+    """Set the anchor of every heading.
+
+    Return tag, anchor and title of all headings after the first.
+    """
     headings = []
     for opening, inline in itertools.pairwise(tokens):
         if opening.type == "heading_open":

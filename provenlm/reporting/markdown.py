@@ -1,4 +1,7 @@
-"""Build Markdown; external text is escaped so that it is displayed and cannot act as markup."""
+"""Build Markdown.
+
+External text is escaped so that it is displayed and cannot act as markup.
+"""
 
 import re
 import unicodedata
@@ -31,7 +34,10 @@ def code(raw: str) -> Markdown:
 
 
 def link(label: Markdown, target: str, title: str) -> Markdown:
-    """Link `label` to `target`, a path or a #heading of the page; `title` appears on hover."""
+    """Link `label` to `target`, a path or a #heading of the page.
+
+    `title` appears on hover.
+    """
     return Markdown(
         f'[{label}]({_quote_target(target)} "{_escape_title(title)}")' if title else f"[{label}]({_quote_target(target)})"
     )
@@ -43,7 +49,10 @@ def image(alt: str, target: str) -> Markdown:
 
 
 def bold(content: Markdown) -> Markdown:
-    """Format `content` in bold; spaces at its ends become entities, because Markdown would show the stars otherwise."""
+    """Format `content` in bold.
+
+    Spaces at its ends become entities, because Markdown would show the stars otherwise.
+    """
     padded = re.sub(r"^ +| +$", lambda blanks: "&nbsp;" * len(blanks[0]), content)
     return Markdown(f"**{padded}**")
 

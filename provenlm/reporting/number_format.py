@@ -31,7 +31,10 @@ def format_value(value: MetricValue, unit: str) -> str:
 
 
 def format_change(before: MetricValue, after: MetricValue, unit: str) -> str:
-    """Format the signed change of a number, absolute and in percent; fractions change by points, text gives an empty string."""
+    """Format the signed change of a number, absolute and in percent.
+
+    Fractions change by points, text gives an empty string.
+    """
     if isinstance(before, str) or isinstance(after, str):
         return ""
     change = float(f"{after - before:.{SIGNIFICANT_DIGITS}g}") if isinstance(after - before, float) else after - before

@@ -28,7 +28,10 @@ VERDICT_RULES = Markdown(
 
 @dataclass(frozen=True)
 class Report:
-    """Hold everything that a page shows; `own_audit` counts the checks, `plots` maps series ids to image files."""
+    """Hold everything that a page shows.
+
+    `own_audit` counts the checks, `plots` maps series ids to image files.
+    """
 
     title: str
     audits: AuditSet
@@ -169,7 +172,10 @@ def _settings_section(report: Report) -> Iterator[Markdown]:
 
 
 def _settings_lines(file: AuditFile, displayed: set[tuple[str, str]]) -> Iterator[Markdown]:
-    """Format one line for each section; a section that an earlier stage of the subject has shown is only named."""
+    """Format one line for each section.
+
+    A section that an earlier stage of the subject has shown is only named.
+    """
     config = file.require_audit().config
     for section in dict.fromkeys(name for name, *_ in config):
         settings = [(key, value, is_default) for name, key, value, is_default in config if name == section]

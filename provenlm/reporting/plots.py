@@ -30,7 +30,10 @@ Floats = NDArray[np.float64]
 
 
 def plot_series(series: PlotSeries, file_format: str = "svg") -> bytes:
-    """Plot `series` as an image; raise DataError if a line and its x values differ in length."""
+    """Plot `series` as an image.
+
+    Raise DataError if a line and its x values differ in length.
+    """
     series = _sanitized(series)
     with matplotlib.rc_context(fname=str(STYLE)):
         fig = Figure()
@@ -64,7 +67,10 @@ def _plot_axes(fig: Figure, series: PlotSeries) -> None:
 
 
 def _floats(values: Sequence[float]) -> Floats:
-    """Convert to floats; a value that is not finite (text in an audit) becomes NaN, a gap in the plot."""
+    """Convert to floats.
+
+    A value that is not finite (text in an audit) becomes NaN, a gap in the plot.
+    """
     numbers = np.array([float(value) for value in values], dtype=np.float64)
     numbers[~np.isfinite(numbers)] = math.nan
     return numbers

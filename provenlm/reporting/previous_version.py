@@ -58,7 +58,10 @@ def _by_id(checks: Sequence[CheckResult]) -> dict[str, list[CheckResult]]:
 
 
 def advance_snapshots(recorded: SnapshotPair | None, current: ReportSnapshot) -> SnapshotPair:
-    """Pair `current` with its predecessor; if `recorded` has the same audits, its previous snapshot is kept."""
+    """Pair `current` with its predecessor.
+
+    If `recorded` has the same audits, its previous snapshot is kept.
+    """
     if recorded is None:
         return SnapshotPair(current, None)
     same_audits = [list(row) for row in recorded.current.audits] == [list(row) for row in current.audits]

@@ -1,4 +1,7 @@
-"""Render all files of a report in memory; the same audits and checks give the same bytes."""
+"""Render all files of a report in memory.
+
+The same audits and checks give the same bytes.
+"""
 
 import json
 import re
@@ -86,7 +89,10 @@ def _render_cards(name: str, title: str, audits: AuditSet, results: Sequence[che
 
 
 def summary_json(name: str, report: Report) -> dict[str, Any]:
-    """Return the report for programs; checks and audits are lists, so that `dvc metrics` shows only the counts."""
+    """Return the report for programs.
+
+    Checks and audits are lists, so that `dvc metrics` shows only the counts.
+    """
     metrics = report.own_audit.require_audit().metrics
     return {
         "report": name,
@@ -98,7 +104,10 @@ def summary_json(name: str, report: Report) -> dict[str, Any]:
 
 
 def _check_json(report: Report, check: checks.CheckResult) -> dict[str, Any]:
-    """Describe one check with its provenance; null for entries that its stage did not record (a scrape has no seed)."""
+    """Describe one check with its provenance.
+
+    Null for entries that its stage did not record (a scrape has no seed).
+    """
     metric, file = check.metric, report.audits.file_of(check.id, report.title)
     provenance = file.audit.provenance if file.audit else {}
     return {

@@ -39,7 +39,10 @@ class Operand:
 
 @dataclass(frozen=True)
 class Threshold:
-    """Compare a value with one or two operands; `text` is the expression in params.yaml."""
+    """Compare a value with one or two operands.
+
+    `text` is the expression in params.yaml.
+    """
 
     text: str
     conditions: Sequence[tuple[str, Operand]]
@@ -120,7 +123,9 @@ def _parse_check(metric_id: str, entry: object, location: str) -> CheckSpec:
 
 
 def parse_threshold(text: str, location: str, metric_id: str = "", resolve_name: ResolveName | None = None) -> Threshold:
-    """Parse the expectation for `metric_id`; raise ConfigError if it is malformed, can never hold or refers to the metric itself.
+    """Parse the expectation for `metric_id`.
+
+    Raise ConfigError if it is malformed, can never hold or refers to the metric itself.
 
     `resolve_name` completes an operand that is no full metric id; None: only full ids are allowed.
     """

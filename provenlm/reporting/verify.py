@@ -1,4 +1,6 @@
-"""Verify the files and audits of a report against the files on disk; each mismatch is one sentence.
+"""Verify the files and audits of a report against the files on disk.
+
+Each mismatch is one sentence.
 
 Verification answers four questions. Do the files follow from the audits and checks? Was each audit written by the present code with the
 present params? Is it the audit that DVC recorded? Did each stage read exactly what the stage before it wrote?
@@ -47,7 +49,10 @@ def count_mismatches(report_audit: AuditFile, counts: Mapping[str, Metric]) -> l
 
 
 def audit_mismatches(file: AuditFile, digest_lookup: DigestLookup, config_value: Callable[[str], Any]) -> list[str]:
-    """Compare an audit's provenance with the files and params; `config_value` looks up a dotted key of params.yaml."""
+    """Compare an audit's provenance with the files and params.
+
+    `config_value` looks up a dotted key of params.yaml.
+    """
     if file.audit is None:
         return [f"{file.name}: no audit"]
     audit, provenance = file.audit, file.audit.provenance
@@ -100,7 +105,10 @@ def lineage_mismatches(files: Sequence[AuditFile]) -> list[str]:
 
 
 def code_mismatch(file: AuditFile, code_digest: Callable[[Sequence[str]], str | None]) -> list[str]:
-    """Check that the audit was written by the present code; `code_digest` returns None if a file is missing."""
+    """Check that the audit was written by the present code.
+
+    `code_digest` returns None if a file is missing.
+    """
     provenance = file.audit.provenance if file.audit else {}
     matches = code_digest(provenance.get("code", [])) == provenance.get("code_digest")
     return [] if matches else [f"{file.name}: written by a different version of the code"]

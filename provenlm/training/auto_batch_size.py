@@ -33,11 +33,12 @@ def find_micro_batch_size(state: TrainerState, dataloader: DataLoader) -> int:
 
     def bytes_needed(num_sequences: int) -> int | None:
         batch = dataloader.batch_at(0, num_sequences)
-        repeats = -(-config.seq_len // batch.inputs_BT.shape[1])
-        long_batch = batch.map(lambda each_BT: each_BT.repeat(1, repeats)[:, : config.seq_len])
+        if batch.seq_len < config.seq_len:  # measure the longest batch that can come
+            repeats = -(-config.seq_len // batch.seq_len)
+            batch = batch.map(lambda tensor_BT: tensor_BT.repeat(1, repeats)[:, : config.seq_len])
         return measure_peak_bytes(
             lambda: gradients.compute_gradients(
-                objective, long_batch, num_sequences, config.precision, state.grad_scaler.scale, None, state.device
+                objective, batch, num_sequences, config.precision, state.grad_scaler.scale, None, state.device
             ),
             reset,
             state.device,

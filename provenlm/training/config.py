@@ -1,6 +1,6 @@
 """Define `TrainConfig`, the `train` section of a recipe."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from provenlm.training.config_sections import (
@@ -22,34 +22,39 @@ from provenlm.training.config_sections import (
 class TrainConfig:
     """Hold everything that determines the result of training.
 
-    The result is the same bit for bit on one machine.
+    The result is the same bit for bit on one machine. The defaults are those of the default recipe; only a duration has none.
     """
 
-    seed: int
-    device: Literal["auto", "cpu", "cuda", "mps"]
-    threads: int  # CPU threads of torch; another number changes the order of sums
-    precision: Literal["fp32", "bf16", "fp16"]  # autocast dtype; weights stay fp32. fp16 scales the loss (optim/grad_scaler.py)
+    seed: int = 1
+    device: Literal["auto", "cpu", "cuda", "mps"] = "cpu"
+    threads: int = 2  # CPU threads of torch; another number changes the order of sums
+    precision: Literal["fp32", "bf16", "fp16"] = (
+        "fp32"  # autocast dtype; weights stay fp32. fp16 scales the loss (optim/grad_scaler.py)
+    )
     # concat_and_chunk: the token stream, cut every `seq_len` tokens. packed: the same, but attention stays within a document.
     # padded: one document per sequence
-    data_packing: Literal["concat_and_chunk", "packed", "padded"]
-    seq_len: int  # positions per sequence
-    global_batch_size: int  # sequences per step, over all processes
-    micro_batch_size: int | Literal["auto"]  # sequences per forward pass. auto: 4 to 64, as many as fit into memory
-    activation_checkpointing: int | None  # blocks per checkpointed segment: saves memory, costs time. null: off
-    compile: bool  # compile each block with torch.compile; needs a C++ compiler on a CPU
-    label_smoothing: float  # fraction of each training target spread over the vocabulary; the validation loss has none
-    optimizer: OptimizerConfig
-    lr_schedule: LRScheduleConfig
-    ema_decay: float | None  # decay of the moving average of the weights, which is evaluated and published. null: the last weights
-    eval: TrainEvalConfig | None
-    checkpoints: CheckpointConfig
-    spike_guard: SpikeGuardConfig | None
-    reduce_lr_on_plateau: ReduceLROnPlateauConfig | None
-    early_stopping: EarlyStoppingConfig | None
-    seq_len_schedule: SeqLenScheduleConfig | None
-    sample: SampleConfig | None
-    distributed: DistributedConfig | None  # null: one process
-    loggers: tuple[Literal["tensorboard", "dvclive"], ...]  # experiment trackers; install them with the extra `loggers`
+    data_packing: Literal["concat_and_chunk", "packed", "padded"] = "packed"
+    seq_len: int = 256  # positions per sequence
+    global_batch_size: int = 16  # sequences per step, over all processes
+    # Sequences per forward pass. null: the whole batch of a process; auto: 4 to 64, as many as fit into memory
+    micro_batch_size: int | Literal["auto"] | None = None
+    activation_checkpointing: int | None = None  # blocks per checkpointed segment: saves memory, costs time. null: off
+    compile: bool = False  # compile each block with torch.compile; needs a C++ compiler on a CPU
+    label_smoothing: float = 0.0  # fraction of each training target spread over the vocabulary; the validation loss has none
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    lr_schedule: LRScheduleConfig = field(default_factory=LRScheduleConfig)
+    ema_decay: float | None = (
+        None  # decay of the moving average of the weights, which is evaluated and published. null: the last weights
+    )
+    eval: TrainEvalConfig | None = field(default_factory=TrainEvalConfig)  # null: no validation loss during training
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    spike_guard: SpikeGuardConfig | None = field(default_factory=SpikeGuardConfig)  # null: stop at the first NaN or Inf
+    reduce_lr_on_plateau: ReduceLROnPlateauConfig | None = None
+    early_stopping: EarlyStoppingConfig | None = None
+    seq_len_schedule: SeqLenScheduleConfig | None = None  # null: all sequences have seq_len positions
+    sample: SampleConfig | None = None  # null: no samples during training
+    distributed: DistributedConfig | None = None  # null: one process
+    loggers: tuple[Literal["tensorboard", "dvclive"], ...] = ()  # experiment trackers; install them with the extra `loggers`
     # Duration: exactly one of these three. Epochs and tokens (targets with a loss) become steps once the training split is known.
     max_steps: int | None = None
     epochs: float | None = None
@@ -82,10 +87,10 @@ class TrainConfig:
         if self.micro_batch_size == "auto":
             if self.distributed is not None:
                 raise ValueError("micro_batch_size must be a number with distributed, got auto: it measures one process only")
-        elif self.global_batch_size % (self.micro_batch_size * world_size):
+        elif self.global_batch_size % ((self.micro_batch_size or 1) * world_size):
             factor_text = f" × {world_size} processes" if world_size > 1 else ""
             raise ValueError(
-                f"micro_batch_size{factor_text} must divide global_batch_size, {self.global_batch_size}, got {self.micro_batch_size}"
+                f"micro_batch_size{factor_text} must divide global_batch_size, {self.global_batch_size}, got {self.micro_batch_size or 1}"
             )
         if self.sample is not None and self.distributed is not None and self.distributed.strategy == "fsdp2":
             raise ValueError("sample must be null with distributed.strategy: fsdp2, because no process holds the whole model")
@@ -106,7 +111,9 @@ class TrainConfig:
     @property
     def max_micro_batch_size(self) -> int:
         """Return the largest number of sequences per forward pass that the config allows."""
-        return self.global_batch_size if self.micro_batch_size == "auto" else self.micro_batch_size
+        if self.micro_batch_size == "auto":
+            return self.global_batch_size
+        return self.micro_batch_size or self.global_batch_size // (self.distributed.world_size if self.distributed else 1)
 
     @property
     def duration(self) -> str:

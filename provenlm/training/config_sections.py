@@ -1,6 +1,6 @@
 """Define the sections of `TrainConfig`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from provenlm.models.common.objective import ParamGroupName
@@ -17,13 +17,13 @@ def check_field(name: str, value: object, is_valid: bool, expected: str) -> None
 class ParamGroupConfig:
     """Configure the optimizer of one parameter group.
 
-    `betas`: two for adamw and lion, one (the momentum) for muon and sgd.
+    `betas`: two for adamw and lion, one (the momentum) for muon and sgd, which need their own.
     """
 
-    name: Literal["adamw", "muon", "lion", "sgd"]
-    lr: float  # at the peak of the schedule
-    betas: tuple[float, ...]
-    weight_decay: float  # decoupled: each step shrinks the weights by lr · weight_decay
+    name: Literal["adamw", "muon", "lion", "sgd"] = "adamw"
+    lr: float = 0.01  # at the peak of the schedule
+    betas: tuple[float, ...] = (0.9, 0.95)
+    weight_decay: float = 0.0  # decoupled: each step shrinks the weights by lr · weight_decay
 
     def __post_init__(self) -> None:
         num_betas = {"adamw": 2, "lion": 2, "muon": 1, "sgd": 1}[self.name]
@@ -37,13 +37,15 @@ class ParamGroupConfig:
 class OptimizerConfig:
     """Configure the optimizer of each parameter group and gradient clipping.
 
+    By default Muon updates the matrices and AdamW the embeddings and everything else; the rates suit models of a hidden size near 192
+    (`provenlm plan` scales them).
     `max_grad_norm` is the largest global gradient norm; null: no clipping.
     """
 
-    embedding: ParamGroupConfig
-    matrix: ParamGroupConfig
-    default: ParamGroupConfig
-    max_grad_norm: float | None
+    embedding: ParamGroupConfig = field(default_factory=lambda: ParamGroupConfig(lr=0.012))
+    matrix: ParamGroupConfig = field(default_factory=lambda: ParamGroupConfig("muon", 0.015, (0.95,), 0.01))
+    default: ParamGroupConfig = field(default_factory=ParamGroupConfig)
+    max_grad_norm: float | None = 1.0
 
     def __post_init__(self) -> None:
         for name, group in (("embedding", self.embedding), ("default", self.default)):
@@ -64,10 +66,10 @@ class LRScheduleConfig:
     below `min_lr_factor`.
     """
 
-    warmup_steps: int
-    stable_steps: int
-    decay_type: Literal["linear", "cosine", "inverse_sqrt"]
-    min_lr_factor: float
+    warmup_steps: int = 10
+    stable_steps: int = 0
+    decay_type: Literal["linear", "cosine", "inverse_sqrt"] = "linear"
+    min_lr_factor: float = 0.0
 
     def __post_init__(self) -> None:
         check_field("warmup_steps", self.warmup_steps, self.warmup_steps >= 0, ">= 0")
@@ -83,8 +85,8 @@ class TrainEvalConfig:
     after the last step.
     """
 
-    interval: int
-    num_sequences: int
+    interval: int = 50
+    num_sequences: int = 32
 
     def __post_init__(self) -> None:
         check_field("interval", self.interval, self.interval >= 1, ">= 1")
@@ -100,10 +102,10 @@ class CheckpointConfig:
     beside the model; `keep_best` also saves a best step between two intervals.
     """
 
-    save_interval: int
-    keep_latest_k: int
-    keep_every_n_steps: int | None
-    keep_best: bool
+    save_interval: int = 50
+    keep_latest_k: int = 2
+    keep_every_n_steps: int | None = None
+    keep_best: bool = False
 
     def __post_init__(self) -> None:
         check_field("save_interval", self.save_interval, self.save_interval >= 1, ">= 1")
@@ -122,7 +124,7 @@ class SeqLenScheduleConfig:
 
     start: int
     steps: int
-    shape: Literal["linear", "exponential", "cosine"]
+    shape: Literal["linear", "exponential", "cosine"] = "linear"
 
     def __post_init__(self) -> None:
         check_field("start", self.start, self.start >= 1, ">= 1")
@@ -136,9 +138,9 @@ class ReduceLROnPlateauConfig:
     After `patience` evaluations without an improvement of at least `min_delta`, all rates are multiplied by `factor`.
     """
 
-    patience: int
-    min_delta: float
-    factor: float
+    patience: int = 5
+    min_delta: float = 0.0
+    factor: float = 0.5
 
     def __post_init__(self) -> None:
         _check_patience(self.patience, self.min_delta)
@@ -152,8 +154,8 @@ class EarlyStoppingConfig:
     Training ends after `patience` evaluations without an improvement of at least `min_delta`.
     """
 
-    patience: int
-    min_delta: float
+    patience: int = 10
+    min_delta: float = 0.0
 
     def __post_init__(self) -> None:
         _check_patience(self.patience, self.min_delta)
@@ -174,14 +176,14 @@ class SpikeGuardConfig:
     rates by `rollback_lr_factor` for `rollback_lr_steps` steps. After `max_rollbacks` rollbacks the next one stops training.
     """
 
-    window_size: int
-    min_history: int
-    threshold_std: float
-    max_skips: int
-    skip_window: int
-    max_rollbacks: int
-    rollback_lr_factor: float
-    rollback_lr_steps: int
+    window_size: int = 128
+    min_history: int = 64
+    threshold_std: float = 6.0
+    max_skips: int = 5
+    skip_window: int = 50
+    max_rollbacks: int = 3
+    rollback_lr_factor: float = 0.5
+    rollback_lr_steps: int = 200
 
     def __post_init__(self) -> None:
         is_valid = 2 <= self.min_history <= self.window_size
@@ -202,8 +204,8 @@ class SampleConfig:
     """
 
     prompts: tuple[str, ...]
-    max_new_tokens: int
-    sampling: SamplingConfig
+    max_new_tokens: int = 32
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(0.8, 50, 0.95, 1.0))
 
     def __post_init__(self) -> None:
         check_field("prompts", list(self.prompts), len(self.prompts) > 0, "at least one text (sample: null generates nothing)")
@@ -219,7 +221,7 @@ class DistributedConfig:
     """
 
     world_size: int
-    strategy: Literal["ddp", "fsdp2"]
+    strategy: Literal["ddp", "fsdp2"] = "ddp"
 
     def __post_init__(self) -> None:
         check_field("world_size", self.world_size, self.world_size >= 1, ">= 1")

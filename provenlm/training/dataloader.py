@@ -4,7 +4,7 @@ The data-loader state is therefore one integer: the number of sequences drawn. S
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from provenlm.core import rng
 from provenlm.core.errors import ConfigError, DataError
 from provenlm.data.token_dataset import DatasetSplit, TokenDataset
-from provenlm.models.common.objective import IGNORE, Batch
+from provenlm.models.common.objective import IGNORE, Batch, TokenBatch
 from provenlm.training.config import TrainConfig
 
 
@@ -28,7 +28,13 @@ class SequenceSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def get_batch(self, indices: NDArray[np.int64]) -> Batch: ...
+    def get_batch(self, indices: NDArray[np.int64]) -> Batch:
+        """Return the batch of the given sequences."""
+        ...
+
+
+# (split, special_tokens, train_config) -> the domain's own batches, or None for the packings of `data_packing`
+DomainSequences = Callable[[DatasetSplit, Mapping[str, int], TrainConfig], SequenceSource | None]
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class ConcatChunks:
     def __len__(self) -> int:
         return max(0, -(-(len(self.split.ids) - 1) // self.seq_len))
 
-    def get_batch(self, indices: NDArray[np.int64]) -> Batch:
+    def get_batch(self, indices: NDArray[np.int64]) -> TokenBatch:
         """Return the chunks; the last chunk is padded with id 0 and targets without loss."""
         positions_BT = indices[:, None] * self.seq_len + np.arange(self.seq_len)
         last_index = len(self.split.ids) - 1
@@ -56,7 +62,7 @@ class ConcatChunks:
         ]
         targets_BT[(positions_BT >= last_index) | (next_starts_BT == positions_BT + 1)] = IGNORE
         inputs_BT[positions_BT >= last_index] = 0
-        return Batch(torch.from_numpy(inputs_BT), torch.from_numpy(targets_BT), self._document_ids(positions_BT))
+        return TokenBatch(torch.from_numpy(inputs_BT), torch.from_numpy(targets_BT), self._document_ids(positions_BT))
 
     def _document_ids(self, positions_BT: NDArray[np.int64]) -> torch.Tensor | None:
         """Number the documents of a batch.
@@ -80,7 +86,7 @@ class PaddedDocuments:
     def __len__(self) -> int:
         return len(self.split.doc_offsets) - 1
 
-    def get_batch(self, indices: NDArray[np.int64]) -> Batch:
+    def get_batch(self, indices: NDArray[np.int64]) -> TokenBatch:
         """Return the documents, padded with `pad_id`; padding carries no loss."""
         documents = [self.split.ids[self.split.doc_offsets[i] : self.split.doc_offsets[i + 1]].astype(np.int64) for i in indices]
         max_len = max(len(document) for document in documents) - 1
@@ -89,7 +95,7 @@ class PaddedDocuments:
         for inputs_T, targets_T, document in zip(inputs_BT, targets_BT, documents, strict=True):
             inputs_T[: len(document) - 1] = document[:-1]
             targets_T[: len(document) - 1] = document[1:]
-        return Batch(torch.from_numpy(inputs_BT), torch.from_numpy(targets_BT))
+        return TokenBatch(torch.from_numpy(inputs_BT), torch.from_numpy(targets_BT))
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,7 @@ class DataLoader:
     sequences: SequenceSource
     seed: int
     val_batches: Sequence[Batch]
+    label_smoothing: float = 0.0
 
     def batch_at(self, start: int, num_sequences: int) -> Batch:
         """Return `num_sequences` training sequences from number `start` on.
@@ -106,6 +113,16 @@ class DataLoader:
         `start` counts from the start of training; a batch may reach into the next epoch.
         """
         return self.sequences.get_batch(sequence_indices(start, num_sequences, len(self.sequences), self.seed))
+
+    def train_batch(self, start: int, num_sequences: int) -> Batch:
+        """Return `batch_at` with the label smoothing of training."""
+        batch = self.batch_at(start, num_sequences)
+        return _smoothed(batch, self.label_smoothing) if self.label_smoothing else batch
+
+
+def _smoothed(batch: Any, label_smoothing: float) -> Any:
+    """Return the batch with label smoothing, a field that `build_dataloader` has checked."""
+    return replace(batch, label_smoothing=label_smoothing)
 
 
 def sequence_indices(start: int, count: int, num_sequences: int, seed: int) -> NDArray[np.int64]:
@@ -126,18 +143,20 @@ def epoch_permutation(num_sequences: int, seed: int, epoch: int) -> NDArray[np.i
     return permutation
 
 
-def build_dataloader(dataset: TokenDataset, config: TrainConfig) -> DataLoader:
+def build_dataloader(dataset: TokenDataset, config: TrainConfig, domain_sequences: DomainSequences | None = None) -> DataLoader:
     """Build the data loader of a config.
 
     Raises ConfigError or DataError if the tokens do not fit the config.
     """
-    sequences = _sequence_source(dataset.train, dataset.special_tokens, config)
+    sequences = _sequence_source(dataset.train, dataset.special_tokens, config, domain_sequences)
     if not len(sequences):
         raise DataError("the training split has no sequence: the corpus must have at least one document of two tokens")
-    return DataLoader(sequences, config.seed, _val_batches(dataset, config))
+    if config.label_smoothing and not hasattr(sequences.get_batch(np.array([0])), "label_smoothing"):
+        raise ConfigError(f"train.label_smoothing must be 0.0 for the batches of this domain, got {config.label_smoothing}")
+    return DataLoader(sequences, config.seed, _val_batches(dataset, config, domain_sequences), config.label_smoothing)
 
 
-def resolve_max_steps(config: TrainConfig, dataset: TokenDataset) -> TrainConfig:
+def resolve_max_steps(config: TrainConfig, dataset: TokenDataset, domain_sequences: DomainSequences | None = None) -> TrainConfig:
     """Convert a duration in epochs or tokens into `max_steps`.
 
     Takes the fewest steps that reach the epochs or, on average, the number of targets. Raises ConfigError if the learning-rate schedule
@@ -145,7 +164,7 @@ def resolve_max_steps(config: TrainConfig, dataset: TokenDataset) -> TrainConfig
     """
     if config.max_steps is not None:
         return config
-    num_sequences = len(_sequence_source(dataset.train, dataset.special_tokens, config))
+    num_sequences = len(_sequence_source(dataset.train, dataset.special_tokens, config, domain_sequences))
     num_targets = len(dataset.train.ids) - (len(dataset.train.doc_offsets) - 1)
     epochs = config.epochs if config.max_tokens is None else config.max_tokens / max(num_targets, 1)
     assert epochs is not None, "TrainConfig checks that one duration is set"
@@ -156,8 +175,15 @@ def resolve_max_steps(config: TrainConfig, dataset: TokenDataset) -> TrainConfig
         raise ConfigError(f"train.{error} ({config.duration})") from None
 
 
-def _sequence_source(split: DatasetSplit, special_tokens: Any, config: TrainConfig) -> SequenceSource:
-    """Pack a split into sequences."""
+def _sequence_source(
+    split: DatasetSplit, special_tokens: Mapping[str, int], config: TrainConfig, domain_sequences: DomainSequences | None
+) -> SequenceSource:
+    """Cut a split into the domain's own sequences, or pack it as `data_packing` says."""
+    own_sequences = None if domain_sequences is None else domain_sequences(split, special_tokens, config)
+    if own_sequences is not None:
+        if config.seq_len_schedule is not None:
+            raise ConfigError("train.seq_len_schedule must be null for a domain with batches of its own")
+        return own_sequences
     if config.data_packing != "padded":
         return ConcatChunks(split, config.seq_len, config.data_packing == "packed")
     if "pad" not in special_tokens:
@@ -175,11 +201,11 @@ def _sequence_source(split: DatasetSplit, special_tokens: Any, config: TrainConf
     return PaddedDocuments(split, special_tokens["pad"])
 
 
-def _val_batches(dataset: TokenDataset, config: TrainConfig) -> list[Batch]:
+def _val_batches(dataset: TokenDataset, config: TrainConfig, domain_sequences: DomainSequences | None) -> list[Batch]:
     """Build batches of evenly spaced sequences of the validation split."""
     if config.eval is None:
         return []
-    sequences = _sequence_source(dataset.val, dataset.special_tokens, config)
+    sequences = _sequence_source(dataset.val, dataset.special_tokens, config, domain_sequences)
     if not len(sequences):
         raise ConfigError("train.eval must be null, because the validation split is empty (raise tokenize.val_fraction to fill it)")
     count = min(config.eval.num_sequences, len(sequences))

@@ -45,6 +45,7 @@ class Instrumentation:
             "Model FLOPs utilisation: closed-form FLOP/s over measured peak FLOP/s, median over applied steps after warm-up"
         )
         audit.add_measurement("mfu", mfu, "fraction", description)
+        audit.add_check("mfu", "0..1", "the machine was busy while its peak FLOP/s were measured: train again")
         self.memory.record_metrics(audit)
 
 

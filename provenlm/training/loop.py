@@ -85,7 +85,7 @@ def _train_step(state: TrainerState, dataloader: DataLoader) -> StepResult:
     """Draw a batch, update every objective's parameters and evaluate if due."""
     config, start_time = state.config, time.perf_counter()
     seq_len = seq_len_schedule.seq_len_at_step(config.seq_len_schedule, state.step, config.seq_len)
-    batch = replace(dataloader.batch_at(state.samples_seen, config.global_batch_size), label_smoothing=config.label_smoothing)
+    batch = dataloader.train_batch(state.samples_seen, config.global_batch_size)
     batch = batch if config.seq_len_schedule is None else seq_len_schedule.split_sequences(batch, seq_len)
     batch_time = time.perf_counter()
     saved_rng, lr_scale = rng_state.get_rng_state(), state.lr_scale()
@@ -106,7 +106,6 @@ def _train_step(state: TrainerState, dataloader: DataLoader) -> StepResult:
         "samples_seen": state.samples_seen,
         "micro_batch_size": state.oom_backoff.micro_batch_size * _splits_per_sequence(config, batch),
         "precision": config.precision,
-        "label_smoothing": batch.label_smoothing,
         "loss_scale": state.grad_scaler.scale,
     }
     overflow_reason = _join_reasons([result.overflow_reason for result in objective_steps])
@@ -126,10 +125,10 @@ def _train_step(state: TrainerState, dataloader: DataLoader) -> StepResult:
         grad_norms=grad_norms,
         model_metrics=model_metrics,
         micro_batch_size=state.oom_backoff.micro_batch_size,
-        num_targets=gradients.num_targets(batch),
-        num_sequences=len(batch.inputs_BT),
-        seq_len=batch.inputs_BT.shape[1],
-        num_positions=batch.inputs_BT.numel(),
+        num_targets=batch.num_targets,
+        num_sequences=batch.num_sequences,
+        seq_len=batch.seq_len,
+        num_positions=batch.num_sequences * batch.seq_len,
         epochs=state.samples_seen / len(dataloader.sequences),
         seconds=end_time - start_time,
         data_seconds=batch_time - start_time,
@@ -199,7 +198,7 @@ def _objective_step(
 
 def _splits_per_sequence(config: TrainConfig, batch: Batch) -> int:
     """Return into how many parts the sequence-length schedule splits each sequence."""
-    return len(batch.inputs_BT) // config.global_batch_size
+    return batch.num_sequences // config.global_batch_size
 
 
 def _nonfinite_reason(gradient_info: GradientInfo) -> str | None:

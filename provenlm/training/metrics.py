@@ -35,6 +35,8 @@ def record_params(
     audit.add_count("params.active", analytic["active"], "parameters", "Parameters that one token uses, by the closed form")
     description = "Fraction of parameter tensors that training changed"
     audit.add_measurement("params.updated_fraction", fraction_updated(initial_model, final_weights), "fraction", description)
+    audit.add_check("params.updated_fraction", "== 1", "some parameters were never updated: look for detached paths")
+    audit.add_check("params.analytic", "== params.total", "the closed form of the model's SPEC does not count the built model")
     parts = [(part, count) for part, count in analytic.items() if part not in ("total", "active")]
     rows = [(part, count, round(count / analytic["total"], 6)) for part, count in parts]
     audit.tables.append(AuditTable("params", "Parameters by part of the model", ("part", "parameters", "fraction"), rows))
@@ -85,6 +87,7 @@ def _record_steps(audit: MetricRecorder, history: StepHistory) -> None:
     audit.add_count("steps", len(effective_rows), "steps", description)
     description = "Updates that were skipped because they were not finite or an outlier"
     audit.add_count("steps.skipped", sum("skip_reason" in row for row in rows), "steps", description)
+    audit.add_check("steps.skipped", "== 0", "losses or gradients were not finite or outliers: lower the learning rates")
     description = "Updates that were skipped because fp16 gradients overflowed"
     audit.add_count("steps.overflowed", sum("overflow_reason" in row for row in rows), "steps", description)
     description = "Steps that a rollback to an earlier checkpoint undid"
@@ -101,7 +104,7 @@ def _record_data(audit: MetricRecorder, history: StepHistory, config: TrainConfi
     audit.add_count("tokens.loss_fraction", num_targets / num_positions, "fraction", description)
     audit.add_count("global_batch_size", config.global_batch_size, "sequences", "Sequences per step, over all processes")
     micro_batch_size = history.rows[-1]["micro_batch_size"] or 0
-    description = f"Sequences per forward pass in the last step (configured: {config.micro_batch_size})"
+    description = f"Sequences per forward pass in the last step (configured: {config.micro_batch_size or 'the whole batch'})"
     audit.add_count("micro_batch_size", micro_batch_size, "sequences", description)
     epochs = history.series("epochs")[-1][1]
     audit.add_count("epochs", epochs, "epochs", "Sequences drawn, as a multiple of the sequences of the training split")
@@ -132,7 +135,10 @@ def record_eval_weights(audit: MetricRecorder, config: TrainConfig) -> None:
 
 
 def record_planned_steps(audit: MetricRecorder, config: TrainConfig, resolved_config: TrainConfig) -> None:
-    """Record the planned number of steps; `resolved_config` states the duration in steps."""
+    """Record the planned number of steps.
+
+    `resolved_config` states the duration in steps.
+    """
     description = f"Planned number of steps, from `{config.duration}`"
     audit.add_count("steps.planned", resolved_config.total_steps, "steps", description)
 
@@ -191,7 +197,10 @@ def _line_plot(name: str, description: str, unit: str, names: Sequence[str], poi
 
 
 def _joint_plot(name: str, description: str, unit: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> list[PlotSeries]:
-    """Plot lines over the steps at which all of them are finite; none without such steps."""
+    """Plot lines over the steps at which all of them are finite.
+
+    None without such steps.
+    """
     by_step = [dict(line) for line in lines.values()]
     first_line = dict(next(iter(lines.values()), ()))
     common_steps = [step for step in first_line if all(math.isfinite(line.get(step, math.nan)) for line in by_step)]

@@ -21,26 +21,29 @@ from provenlm.core.errors import ProvenlmError
 from provenlm.core.interfaces import Tokenizer
 from provenlm.core.records import Record
 from provenlm.data.token_dataset import TokenDataset
-from provenlm.models.common.objective import IGNORE, Batch
+from provenlm.models.common.objective import Batch
 from provenlm.models.common.spec import ModelSpec
 from provenlm.models.generation import sampling
 from provenlm.models.generation.logits_provider import logits_provider
 from provenlm.models.generation.sampling import GREEDY
-from provenlm.training.build_model import apply_compile_and_ac, init_model
+from provenlm.training.build_model import init_model
 from provenlm.training.checkpoints import checkpoint
 from provenlm.training.checkpoints.checkpoint import LoadedModel, ModelMetadata
 from provenlm.training.config import TrainConfig
-from provenlm.training.dataloader import build_dataloader
-from provenlm.training.loop import train_steps
-from provenlm.training.run import build_callbacks
+from provenlm.training.dataloader import DomainSequences, build_dataloader
 from provenlm.training.step import StepResult
+from provenlm.training.trainer import Trainer
 
-PROMPT_TOKENS, GENERATED_TOKENS = 2, 4  # tokens
+NUM_STEPS = 7  # the last one, generation, only for models with next-token logits
+PROMPT_TOKENS, GENERATED_TOKENS = 2, 4
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """Hold the planned run: model, configs, tokens, tokenizer and device."""
+    """Hold the planned run: model, configs, tokens and tokenizer.
+
+    `domain_sequences`: the domain's own batches, see `build_dataloader`.
+    """
 
     spec: ModelSpec
     model_config: Any
@@ -48,7 +51,8 @@ class RunPlan:
     train_config: TrainConfig
     dataset: TokenDataset
     tokenizer: Tokenizer
-    device: torch.device
+    base_model_dir: Path | None = None
+    domain_sequences: DomainSequences | None = None
 
 
 @dataclass
@@ -83,17 +87,14 @@ def run_preflight(plan: RunPlan, folder: Path, audit: MetricRecorder) -> None:
     with preflight.step("tokenizer"):
         _check_tokenizer(plan)
     with preflight.step("batch"):
-        dataloader = build_dataloader(plan.dataset, config)
-        batch = dataloader.batch_at(0, config.global_batch_size)
-        _check_batch(batch, plan)
+        dataloader = build_dataloader(plan.dataset, config, plan.domain_sequences)
+        _check_batch(dataloader.train_batch(0, config.global_batch_size), plan)
     with preflight.step("model"):
-        model = init_model(plan.spec, plan.model_config, plan.dataset.vocab_size, config.seed).to(plan.device)
-        apply_compile_and_ac(plan.spec, model, config)
+        model = init_model(plan.spec, plan.model_config, plan.dataset.vocab_size, config.seed, plan.base_model_dir)
+        trainer = Trainer.assemble(plan.spec, model, dataloader, config)
         initial_params = {name: parameter.detach().cpu().clone() for name, parameter in model.named_parameters()}
-        objectives = plan.spec.objectives(model, IGNORE)
     with preflight.step("loss, gradients and update"):
-        callbacks = build_callbacks(config, objectives[0].eval_term)
-        step = next(train_steps(model, objectives, dataloader, callbacks, config, None, lambda: None))
+        step = next(trainer.steps())
         num_updated = _count_updated(step, model, initial_params)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="preflight-", dir=folder) as temp_dir:
@@ -108,8 +109,8 @@ def run_preflight(plan: RunPlan, folder: Path, audit: MetricRecorder) -> None:
             _check_weights(loaded.model, state.state_dicts["model"])
     if plan.spec.logits is not None:
         with preflight.step("generation"):
-            _check_generation(plan, loaded, batch)
-    _record_metrics(audit, preflight, step, num_updated, checkpoint_bytes)
+            _check_generation(plan, loaded, trainer.device)
+    _record_metrics(audit, preflight, step, num_updated, checkpoint_bytes, plan.spec.logits is not None)
 
 
 def _check_tokenizer(plan: RunPlan) -> None:
@@ -128,13 +129,13 @@ def _check_tokenizer(plan: RunPlan) -> None:
 
 
 def _check_batch(batch: Batch, plan: RunPlan) -> None:
-    """Raise ValueError unless the batch has targets and all ids are in range."""
-    target_ids = batch.targets_BT[batch.targets_BT != IGNORE]
-    if not len(target_ids):
+    """Raise ValueError unless the batch has targets and its token ids are in range."""
+    if not batch.num_targets:
         raise ValueError("the first batch has no target with a loss")
-    max_id = int(max(batch.inputs_BT.max(), target_ids.max()))
-    if max_id >= plan.dataset.vocab_size:
-        raise ValueError(f"token ids must be < {plan.dataset.vocab_size}, the first batch has {max_id}")
+    for name in ("inputs_BT", "targets_BT"):
+        ids = getattr(batch, name, None)  # batches of a domain may have other tensors
+        if ids is not None and int(ids.max()) >= plan.dataset.vocab_size:
+            raise ValueError(f"token ids must be < {plan.dataset.vocab_size}, the first batch has {int(ids.max())}")
 
 
 def _count_updated(step: StepResult, model: nn.Module, initial_params: dict[str, Tensor]) -> int:
@@ -162,23 +163,27 @@ def _check_weights(model: nn.Module, expected: Any) -> None:
         raise ValueError(f"{mismatches[0]} differs from the saved tensor")
 
 
-def _check_generation(plan: RunPlan, loaded: LoadedModel, batch: Batch) -> None:
-    """Generate a few tokens from the start of the batch and decode them."""
+def _check_generation(plan: RunPlan, loaded: LoadedModel, device: torch.device) -> None:
+    """Generate a few tokens after the first ones of the corpus and decode them."""
     special_tokens = plan.dataset.special_tokens
-    model = loaded.model.to(plan.device)
-    provider = logits_provider(plan.spec, model, plan.train_config.seq_len, special_tokens, plan.device, use_cache=False)
-    prompt = batch.inputs_BT[0, :PROMPT_TOKENS].tolist()
+    model = loaded.model.to(device)
+    provider = logits_provider(plan.spec, model, plan.train_config.seq_len, special_tokens, device, use_cache=False)
+    prompt = [int(token_id) for token_id in plan.dataset.train.ids[:PROMPT_TOKENS]]
     (output_ids,) = sampling.generate(provider, [prompt], GREEDY, GENERATED_TOKENS, special_tokens.get("eos"), torch.Generator())
     if not output_ids:
         raise ValueError("the model generated no token")
     plan.tokenizer.decode(output_ids)
 
 
-def _record_metrics(audit: MetricRecorder, preflight: Preflight, step: StepResult, num_updated: int, checkpoint_bytes: int) -> None:
+def _record_metrics(
+    audit: MetricRecorder, preflight: Preflight, step: StepResult, num_updated: int, checkpoint_bytes: int, can_generate: bool
+) -> None:
     """Record what passed, and how long it took."""
     with audit.scope("preflight") as metrics:
         num_passed, total_seconds = len(preflight.steps_passed), sum(seconds for _, seconds in preflight.steps_passed)
         metrics.add_measurement("steps_passed", num_passed, "steps", "Preflight steps that passed before training started")
+        num_planned = NUM_STEPS if can_generate else NUM_STEPS - 1
+        metrics.add_check("steps_passed", f"== {num_planned}", "training started without a complete preflight test")
         metrics.add_measurement("seconds", round(total_seconds, 3), "s", "Wall time of the preflight test")
         loss = next(value for name, value in step.terms.items() if name.endswith("loss"))
         metrics.add_measurement("loss", loss, "nats/token", "Minimised loss of the first batch in the preflight test")
@@ -186,4 +191,4 @@ def _record_metrics(audit: MetricRecorder, preflight: Preflight, step: StepResul
         metrics.add_measurement("params_updated", num_updated, "tensors", description)
         metrics.add_measurement("checkpoint_bytes", checkpoint_bytes, "bytes", "Size of a checkpoint in the preflight test")
         description = "Steps that one real batch passed before training, with the config and files of this run"
-        metrics.tables.append(AuditTable("preflight", description, ("step", "seconds"), preflight.steps_passed))
+        metrics.tables.append(AuditTable("steps", description, ("step", "seconds"), preflight.steps_passed))

@@ -1,4 +1,4 @@
-"""A finished training in, what was set against learning too much, too little or not at all, and what came of each, out."""
+"""Record which regularisation and stability settings a training had, and their effect."""
 
 from typing import get_args
 
@@ -11,66 +11,61 @@ from provenlm.training.config import TrainConfig
 from provenlm.training.config_sections import EarlyStoppingConfig, ReduceLROnPlateauConfig
 
 OFF = "off"
-COLUMNS = ("safeguard", "set to", "in this run")
+COLUMNS = ("setting", "value", "effect in this run")
 
 
-def safeguards(audit: MetricRecorder, model: nn.Module, settings: TrainConfig, history: StepHistory, stopped: str) -> None:
-    """A table with a row a safeguard, from the built net, the settings that the loop had and the steps that it made."""
-    rows, kept = history.rows, history.effective_rows()
-    held, clip = sum(any(name.startswith("held_out.") for name in row) for row in kept), settings.optimizer.max_grad_norm
-    lowest = min((share for _, share in history.series("share")), default=1.0)
-    said = [
+def record_regularization(
+    audit: MetricRecorder, model: nn.Module, config: TrainConfig, history: StepHistory, stop_reason: str
+) -> None:
+    """Record a table with a row for each setting, from the built model, the config and the steps."""
+    rows, effective_rows = history.rows, history.effective_rows()
+    num_evals = sum(any(name.startswith("val.") for name in row) for row in effective_rows)
+    max_norm, num_steps = config.optimizer.max_grad_norm, len(effective_rows)
+    min_lr_scale = min((scale for _, scale in history.series("lr_scale")), default=1.0)
+    min_micro_batch = int(min((size for _, size in history.series("micro_batch_size")), default=0))
+    num_skipped, num_rollbacks = (sum(name in row for row in rows) for name in ("skip_reason", "rollback_reason"))
+    num_saves = num_steps // config.checkpoints.save_interval
+    spike_guard = config.spike_guard
+    threshold = f"above {spike_guard.threshold_std:g} robust deviations" if spike_guard else "stop at the first NaN or Inf"
+    table_rows = [
         ("dropout", *_dropout(model)),
-        ("weight decay", _by_role(settings), "shrinks by rate · decay a step"),
-        ("label smoothing", _or_off(settings.label_smoothing), "training loss alone"),
-        ("gradient clipping", _or_off(clip), f"{_clipped(history, clip)} of {len(kept)} steps clipped"),
-        ("moving average of the weights", _or_off(settings.ema_decay), "published" if settings.ema_decay else ""),
-        ("held-out loss", f"every {settings.eval.interval} steps" if settings.eval else OFF, f"measured {held} times"),
-        ("lower rates on a plateau", _patience(settings.reduce_lr_on_plateau), f"lowest share of the rates {lowest:g}"),
-        ("early stopping", _patience(settings.early_stopping), f"ended: {stopped}"),
-        (
-            "steps that stand out",
-            f"skipped above {settings.spike_guard.threshold_std:g} robust deviations"
-            if settings.spike_guard
-            else "the first not finite one stops",
-            f"{sum('skipped' in row for row in rows)} skipped, went back {sum('back' in row for row in rows)} times",
-        ),
-        ("rows at a time", str(settings.micro_batch_size), f"{_least(history)} at the least"),
-        (
-            "recomputing",
-            _or_off(settings.activation_checkpointing),
-            "blocks that keep only their input" if settings.activation_checkpointing else "",
-        ),
-        (
-            "checkpoints",
-            f"every {settings.checkpoints.save_interval} steps",
-            f"{len(kept) // settings.checkpoints.save_interval} passed",
-        ),
+        ("weight decay", _weight_decay(config), "weights shrink by lr · weight_decay in each step"),
+        ("label smoothing", _format(config.label_smoothing), "in the training loss only"),
+        ("gradient clipping", _format(max_norm), f"{_num_clipped(history, max_norm)} of {num_steps} steps clipped"),
+        ("EMA of the weights", _format(config.ema_decay), "evaluated and published" if config.ema_decay else ""),
+        ("validation loss", f"every {config.eval.interval} steps" if config.eval else OFF, f"{num_evals} evaluations"),
+        ("LR reduction on plateau", _patience(config.reduce_lr_on_plateau), f"smallest learning-rate factor {min_lr_scale:g}"),
+        ("early stopping", _patience(config.early_stopping), f"stop reason: {stop_reason}"),
+        ("spike guard", threshold, f"{num_skipped} steps skipped, {num_rollbacks} rollbacks"),
+        ("micro-batch size", str(config.micro_batch_size or "whole batch"), f"smallest {min_micro_batch}"),
+        ("activation checkpointing", _format(config.activation_checkpointing), ""),
+        ("checkpoints", f"every {config.checkpoints.save_interval} steps", f"{num_saves} saved"),
     ]
-    audit.tables.append(AuditTable("safeguards", "what was set for a sound training, and what came of it", COLUMNS, said))
+    description = "Regularisation and stability settings, and their effect in this run"
+    audit.tables.append(AuditTable("regularization", description, COLUMNS, table_rows))
 
 
 def _dropout(model: nn.Module) -> tuple[str, str]:
-    """The largest that a module of the net holds, by name as it was built."""
-    found = [float(value) for module in model.modules() if isinstance(value := vars(module).get("dropout"), int | float)]
-    return _or_off(max(found, default=0.0)), f"held by {sum(value > 0 for value in found)} modules of the built net"
+    """Return the largest dropout of the built model's modules, and how many have one."""
+    rates = [float(rate) for module in model.modules() if isinstance(rate := vars(module).get("dropout"), int | float)]
+    return _format(max(rates, default=0.0)), f"in {sum(rate > 0 for rate in rates)} modules of the model"
 
 
-def _by_role(settings: TrainConfig) -> str:
-    return ", ".join(f"{role} {settings.optimizer.group_for(role).weight_decay:g}" for role in get_args(ParamGroupName))
+def _weight_decay(config: TrainConfig) -> str:
+    """Return the weight decay of each parameter group."""
+    return ", ".join(f"{name} {config.optimizer.group_for(name).weight_decay:g}" for name in get_args(ParamGroupName))
 
 
-def _or_off(value: float | None) -> str:
+def _format(value: float | None) -> str:
+    """Format a number; None and 0 are off."""
     return f"{value:g}" if value else OFF
 
 
-def _patience(asked: ReduceLROnPlateauConfig | EarlyStoppingConfig | None) -> str:
-    return OFF if asked is None else f"after {asked.patience} measurements without a better one"
+def _patience(config: ReduceLROnPlateauConfig | EarlyStoppingConfig | None) -> str:
+    """Return after how many evaluations without an improvement a callback acts."""
+    return OFF if config is None else f"after {config.patience} evaluations without an improvement"
 
 
-def _clipped(history: StepHistory, clip: float | None) -> int:
-    return sum(norm > clip for _, norm in history.series("grad_norm")) if clip else 0
-
-
-def _least(history: StepHistory) -> int:
-    return int(min((rows for _, rows in history.series("micro_batch")), default=0))
+def _num_clipped(history: StepHistory, max_norm: float | None) -> int:
+    """Count the steps whose gradient norm was above the limit."""
+    return sum(norm > max_norm for _, norm in history.series("grad_norm")) if max_norm else 0

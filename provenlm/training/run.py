@@ -8,17 +8,14 @@ from pathlib import Path
 
 from provenlm.core.progress import ProgressReporter, log_line
 from provenlm.training import sample_generator
-from provenlm.training.callbacks.early_stopping import PatienceCallback
 from provenlm.training.callbacks.history import StepHistory
-from provenlm.training.callbacks.nonfinite import NonFiniteGuard
-from provenlm.training.callbacks.spike_guard import SpikeGuard
 from provenlm.training.checkpoints import checkpoint
 from provenlm.training.checkpoints.checkpoint import Checkpoint, ModelMetadata
 from provenlm.training.checkpoints.manager import CheckpointManager
 from provenlm.training.config import TrainConfig
 from provenlm.training.distributed.process_group import SINGLE_PROCESS, DistributedContext
 from provenlm.training.sample_generator import SampleGenerator, TrainingSample
-from provenlm.training.step import Callback, StepResult
+from provenlm.training.step import StepResult
 
 
 @dataclass(frozen=True)
@@ -140,7 +137,9 @@ class TrainingRun:
         for checkpoint_dir in self.checkpoint_manager.retained_dirs():
             shutil.copytree(checkpoint_dir, folder / "checkpoints" / checkpoint_dir.name)
         if last_step.skip_reason:
-            checkpoint.save_checkpoint(folder / "dump", last_step.debug_dump(), {checkpoint.METADATA_FILE: self.model_metadata.to_json()})
+            checkpoint.save_checkpoint(
+                folder / "dump", last_step.debug_dump(), {checkpoint.METADATA_FILE: self.model_metadata.to_json()}
+            )
             log_line(f"wrote the failed step to {folder.name}/dump; provenlm.training.checkpoints.replay.replay_step repeats it")
         return state
 
@@ -199,16 +198,3 @@ def remove_stale_runs(folder: Path, key: str) -> Path:
         if path != root:
             shutil.rmtree(path)
     return root
-
-
-def build_callbacks(config: TrainConfig, eval_term: str) -> list[Callback]:
-    """Build the callbacks that a config asks for.
-
-    `eval_term` names the term of the validation loss that some of them watch.
-    """
-    callbacks: list[Callback] = [NonFiniteGuard() if config.spike_guard is None else SpikeGuard(config.spike_guard)]
-    return callbacks + [
-        PatienceCallback(patience_config, eval_term)
-        for patience_config in (config.reduce_lr_on_plateau, config.early_stopping)
-        if patience_config is not None
-    ]

@@ -6,7 +6,7 @@ on the length.
 
 import math
 
-from provenlm.models.common.objective import Batch
+from provenlm.models.common.objective import BatchT
 from provenlm.training.config_sections import SeqLenScheduleConfig
 
 
@@ -26,9 +26,9 @@ def seq_len_at_step(schedule: SeqLenScheduleConfig | None, step: int, max_seq_le
     return max(seq_len for seq_len in range(1, max_seq_len + 1) if max_seq_len % seq_len == 0 and seq_len <= target + 1e-9)
 
 
-def split_sequences(batch: Batch, seq_len: int) -> Batch:
+def split_sequences(batch: BatchT, seq_len: int) -> BatchT:
     """Split every sequence into sequences of `seq_len`, a divisor of its length.
 
     No target is lost: the last target of one part is the first input of the next.
     """
-    return batch.map(lambda each_BT: each_BT.reshape(-1, seq_len))
+    return batch.map(lambda tensor_BT: tensor_BT.reshape(-1, seq_len))

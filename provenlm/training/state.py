@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from provenlm.core import hashing, rng
 from provenlm.core.errors import CheckpointError
 from provenlm.models.common.objective import Batch, Objective
 from provenlm.training import rng_state
+from provenlm.training.checkpoints.batch_dump import dump_batch
 from provenlm.training.checkpoints.checkpoint import Checkpoint
 from provenlm.training.config import TrainConfig
 from provenlm.training.distributed.fsdp import full_tensor, shard_like
@@ -110,13 +111,11 @@ class TrainerState:
         That is the weights, the batch and the main process's random state before the step; dropout in other processes is not reproduced.
         """
         rng_tensors, host_state = saved_rng
-        batch_tensors = {
-            batch_field.name: value
-            for batch_field in fields(batch)
-            if isinstance(value := getattr(batch, batch_field.name), Tensor)
-        }
+        batch_tensors, batch_metadata = dump_batch(batch)
         model = _full_tensors(self.model.state_dict(), self.dist)
-        return Checkpoint({"model": model, "batch": batch_tensors, "rng": rng_tensors}, {**metadata, "rng": host_state})
+        return Checkpoint(
+            {"model": model, "batch": batch_tensors, "rng": rng_tensors}, {**metadata, "batch": batch_metadata, "rng": host_state}
+        )
 
     def seed_generators(self, *keys: object) -> None:
         """Seed the random generators of this process, differently for each rank."""

@@ -36,7 +36,10 @@ class RecordSource(Protocol):
 
 
 def batch_records(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Yield batches of at most BATCH_RECORDS records and BATCH_BYTES bytes; a larger record is a batch by itself."""
+    """Yield batches of at most BATCH_RECORDS records and BATCH_BYTES bytes.
+
+    A larger record is a batch by itself.
+    """
     batch: list[Record] = []
     size = 0
     for record in records:

@@ -24,7 +24,10 @@ T = TypeVar("T")
 
 
 class DaftExecutor:
-    """Process the records of `folder` with Daft; an empty `address` means this machine, otherwise a Ray cluster."""
+    """Process the records of `folder` with Daft.
+
+    An empty `address` means this machine, otherwise a Ray cluster.
+    """
 
     def __init__(self, folder: Path, address: str) -> None:
         self.folder = folder.resolve()
@@ -35,7 +38,10 @@ class DaftExecutor:
         return records.read_records(self.folder)
 
     def map(self, record_map: RecordMap[T]) -> Iterator[tuple[Record, T]]:
-        """Yield every record with its result, in record order. Memory holds the results of one shard."""
+        """Yield every record with its result, in record order.
+
+        Memory holds the results of one shard.
+        """
 
         @daft.func.batch(return_dtype=DataType.binary())  # type: ignore[untyped-decorator,unused-ignore]
         def apply_to_columns(record_id: Any, media_type: Any, source: Any, content: Any, metadata: Any) -> Any:

@@ -1,1 +1,1 @@
-"""common."""
+"""Provide what all models share: spec, layers, losses and Hugging Face export."""

@@ -49,7 +49,7 @@ class DroppedItem:
 
 
 @dataclass(frozen=True)
-class Decoder:
+class ItemDecoder:
     """Turn the items of a source into the records of a domain.
 
     `decode(item)` returns a record, usually `Record.from_content(content, media_type, item.url, **item.metadata)`, or why
@@ -65,7 +65,7 @@ class Decoder:
         return self.media_types.get(PurePosixPath(name).suffix.lower(), self.other_media_type)
 
 
-def decode_items(items: Iterable[SourceItem | DroppedItem], decoder: Decoder) -> Iterator[FetchResult]:
+def decode_items(items: Iterable[SourceItem | DroppedItem], decoder: ItemDecoder) -> Iterator[FetchResult]:
     """Yield the result of every item, decoded or dropped with its reason."""
     for item in items:
         result = item.drop if isinstance(item, DroppedItem) else _decode(item, decoder)
@@ -76,7 +76,7 @@ def decode_items(items: Iterable[SourceItem | DroppedItem], decoder: Decoder) ->
             yield FetchResult(item.url, "record", "", None, item.size, 0, 0.0, result, fetched_at)
 
 
-def _decode(item: SourceItem, decoder: Decoder) -> Record | DropReason:
+def _decode(item: SourceItem, decoder: ItemDecoder) -> Record | DropReason:
     """Decode one item; a decoder that raises gives the reason `unreadable`."""
     if item.content.startswith(LFS_POINTER):
         return DropReason("lfs-pointer")

@@ -10,13 +10,13 @@ from provenlm.core.progress import ProgressReporter
 from provenlm.core.records import FetchResult
 from provenlm.scraping.sources.folder import FolderSource, read_folder
 from provenlm.scraping.sources.git import GitSource, read_git
-from provenlm.scraping.sources.items import Decoder, decode_items
+from provenlm.scraping.sources.items import ItemDecoder, decode_items
 from provenlm.scraping.sources.tables import TableSource, read_table
 
 LocalSource = FolderSource | GitSource | TableSource
 
 
-def fetch_source(source: LocalSource, decoder: Decoder, state_dir: Path, max_bytes: int, from_cache: bool) -> Iterator[FetchResult]:
+def fetch_source(source: LocalSource, decoder: ItemDecoder, state_dir: Path, max_bytes: int, from_cache: bool) -> Iterator[FetchResult]:
     """Yield the result of every item of one source.
 
     `max_bytes` limits the content of an item; `state_dir` keeps fetched repositories, which `from_cache` reuses.
@@ -32,7 +32,7 @@ def fetch_source(source: LocalSource, decoder: Decoder, state_dir: Path, max_byt
 
 def fetch_sources(
     sources: Sequence[LocalSource],
-    decoder: Decoder,
+    decoder: ItemDecoder,
     state_dir: Path,
     progress: ProgressReporter,
     max_bytes: int = 4_000_000,
@@ -47,7 +47,7 @@ def fetch_sources(
 
 def _fetch_each(
     sources: Sequence[LocalSource],
-    decoder: Decoder,
+    decoder: ItemDecoder,
     state_dir: Path,
     progress: ProgressReporter,
     max_bytes: int,

@@ -61,7 +61,7 @@ class SpikeGuard(Callback):
             return None
         reason = f"{len(self.skipped_steps)} of the last {self.config.skip_window} steps skipped, the last one: {step.skip_reason}"
         if self.num_rollbacks == self.config.max_rollbacks:
-            return StopTraining(f"{reason}; already went back {self.num_rollbacks} times")
+            return StopTraining(f"{reason}; already rolled back {self.num_rollbacks} times")
         self.num_rollbacks += 1
         return Rollback(reason, self.config.rollback_lr_factor, self.config.rollback_lr_steps)
 

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from provenlm.models.common.objective import IGNORE, Batch
+import torch
+
+from provenlm.models.common.objective import IGNORE
 from provenlm.training import rng_state
 from provenlm.training.checkpoints import checkpoint
+from provenlm.training.checkpoints.batch_dump import load_batch
 from provenlm.training.optim import gradients
 
 
@@ -31,13 +34,13 @@ def replay_step(folder: str | Path) -> ReplayResult:
     Raises CheckpointError if the folder is damaged.
     """
     loaded, state = checkpoint.load_model(Path(folder)), checkpoint.load_checkpoint(Path(folder))
-    batch = Batch(**state.state_dicts["batch"], label_smoothing=state.metadata["label_smoothing"])
+    batch = load_batch(state.state_dicts["batch"], state.metadata["batch"])
     loaded.model.train()
     rng_state.set_rng_state(dict(state.state_dicts["rng"]), state.metadata["rng"])
     terms, grad_norms = {}, {}
     micro_batch_size, precision, loss_scale = (state.metadata[name] for name in ("micro_batch_size", "precision", "loss_scale"))
     for objective in loaded.spec.objectives(loaded.model, IGNORE):
         terms[objective.name], grad_norms[objective.name], _ = gradients.compute_gradients(
-            objective, batch, micro_batch_size, precision, loss_scale, None, batch.inputs_BT.device
+            objective, batch, micro_batch_size, precision, loss_scale, None, torch.device("cpu")
         )
-    return ReplayResult(terms, grad_norms, {name: value for name, value in state.metadata.items() if name != "rng"})
+    return ReplayResult(terms, grad_norms, {name: value for name, value in state.metadata.items() if name not in ("batch", "rng")})

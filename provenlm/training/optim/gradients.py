@@ -4,13 +4,12 @@ Each micro-batch is weighted by its fraction of the batch's targets, so that the
 """
 
 import math
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from provenlm.models.common.objective import IGNORE, Batch, Objective
+from provenlm.models.common.objective import Batch, BatchT, Objective
 from provenlm.training.distributed import fsdp
 from provenlm.training.distributed.process_group import SINGLE_PROCESS, DistributedContext
 
@@ -93,8 +92,9 @@ def _trainable_params(objective: Objective) -> list[nn.Parameter]:
 
 
 def loss_terms(objective: Objective, batch: Batch, precision: str) -> Mapping[str, Tensor]:
-    """Compute the objective's loss terms in the given precision."""
-    with torch.autocast(batch.inputs_BT.device.type, AUTOCAST_DTYPES.get(precision), enabled=precision in AUTOCAST_DTYPES):
+    """Compute the objective's loss terms in the given precision, on the device of its parameters."""
+    device = next(param.device for params in objective.param_groups.values() for param in params)
+    with torch.autocast(device.type, AUTOCAST_DTYPES.get(precision), enabled=precision in AUTOCAST_DTYPES):
         return objective.loss(batch)
 
 
@@ -102,9 +102,9 @@ def mean_loss_terms(
     loss: Callable[[Batch], Mapping[str, Tensor]], batches: Sequence[Batch], micro_batch_size: int, dist: DistributedContext
 ) -> dict[str, float]:
     """Compute each term's mean over all targets of `batches`."""
-    total_targets = sum(map(num_targets, batches))
+    total_targets = sum(batch.num_targets for batch in batches)
     weighted_parts = [
-        (part, num_targets(part) / total_targets) for batch in batches for part, _ in micro_batches(batch, micro_batch_size)
+        (part, part.num_targets / total_targets) for batch in batches for part, _ in micro_batches(batch, micro_batch_size)
     ]
     term_sums: dict[str, float] = {}
     for part, weight in dist.shard(weighted_parts):
@@ -113,23 +113,18 @@ def mean_loss_terms(
     return dict(zip(term_sums, dist.all_reduce([*term_sums.values()]), strict=True))
 
 
-def micro_batches(batch: Batch, micro_batch_size: int) -> Iterator[tuple[Batch, float]]:
+def micro_batches(batch: BatchT, micro_batch_size: int) -> Iterator[tuple[BatchT, float]]:
     """Yield micro-batches, each with its fraction of the batch's targets.
 
     Micro-batches without targets are skipped.
     """
-    total_targets = num_targets(batch)
-    for start in range(0, len(batch.inputs_BT), micro_batch_size):
-        part = batch.map(operator.itemgetter(slice(start, start + micro_batch_size)))
-        if count := num_targets(part):
+    total_targets = batch.num_targets
+    for start in range(0, batch.num_sequences, micro_batch_size):
+        part = batch.select(slice(start, start + micro_batch_size))
+        if count := part.num_targets:
             yield part, count / total_targets
 
 
-def num_targets(batch: Batch) -> int:
-    """Count the targets that carry loss."""
-    return int((batch.targets_BT != IGNORE).sum())
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
+def to_device(batch: BatchT, device: torch.device) -> BatchT:
     """Move a batch to a device."""
-    return batch.map(lambda each_BT: each_BT.to(device))
+    return batch.map(lambda tensor: tensor.to(device))
