@@ -89,3 +89,10 @@ def test_half_of_two_equal_bars_is_repeated():
 
 def test_a_value_at_its_limit_scores_one_half_and_beyond_it_nothing():
     assert [margin(Rule("x", value, 4, 100)) for value in (3, 4, 8, 50, 100, 101)] == [0, 0.5, 1, 1, 0.5, 0]
+
+
+def test_scale_consistency_never_exceeds_one():
+    """Sums of fractions once gave 1.0000000000000002, which the filter stage refuses as a score."""
+    for num_notes in range(1, 120):
+        notes = note_table(make_score([(beat * 480, 480, 60 + (0, 2, 4, 5, 7, 9, 11)[beat % 7]) for beat in range(num_notes)]), 4)
+        assert measure_notes(notes)["scale_consistency"] == 1

@@ -34,7 +34,7 @@ def measure_notes(notes: NoteTable) -> dict[str, float]:
             f"notes must be at least one on a grid of {STEPS_PER_QUARTER} steps, got {len(notes)} on {notes.steps_per_quarter}"
         )
     num_steps = notes.num_steps
-    class_counts = np.bincount(notes.pitches % 12, minlength=12) / len(notes)
+    class_counts = np.bincount(notes.pitches % 12, minlength=12)
     changes = np.zeros(num_steps + 1, np.int64)
     np.add.at(changes, notes.onsets, 1)
     np.add.at(changes, notes.onsets + notes.durations, -1)
@@ -44,10 +44,10 @@ def measure_notes(notes: NoteTable) -> dict[str, float]:
     onsets = np.unique(notes.onsets)
     return {
         "pitch_entropy": _entropy(np.bincount(notes.pitches) / len(notes)),
-        "pitch_class_entropy": _entropy(class_counts),
+        "pitch_class_entropy": _entropy(class_counts / len(notes)),
         "num_pitch_classes": float(np.count_nonzero(class_counts)),
         "pitch_range": float(notes.pitches.max() - notes.pitches.min()),
-        "scale_consistency": float((SCALES @ class_counts).max()),
+        "scale_consistency": float((SCALES @ class_counts).max()) / len(notes),
         "polyphony": float(sounding[sounding > 0].mean()),
         "empty_beat_ratio": float(1 - has_sound.mean()),
         "groove_consistency": _groove_consistency(onsets, num_steps),
