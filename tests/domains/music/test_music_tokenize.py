@@ -1,17 +1,14 @@
 import json
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import symusic
-import torch
 
 from provenlm.core import config, io
 from provenlm.core.errors import ConfigError, DataError
 from provenlm.data.integrity import check_integrity
 from provenlm.data.token_dataset import TokenizedDocument, load_token_dataset, write_token_dataset
 from provenlm.domains.music.content.score import note_table, read_score, write_score
-from provenlm.domains.music.tokenize.augmentation import AugmentationConfig, augment_sequences
 from provenlm.domains.music.tokenize.midi_tokenizer import (
     MidiTokenizer,
     MidiTokenizerConfig,
@@ -133,63 +130,6 @@ def test_integrity_accepts_quantised_pieces_and_finds_a_changed_note(remi, tmp_p
     dataset = write_dataset(remi, tmp_path, changed)
     result = check_integrity(PIECES, dataset, remi, (), remi.canonical)
     assert (result.matched, result.mismatched) == (7, [PIECES[3]])
-
-
-@dataclass(frozen=True)
-class Batch:
-    inputs_BT: torch.Tensor
-    targets_BT: torch.Tensor
-
-
-class OneSequence:
-    def __init__(self, ids):
-        self.ids_T = torch.from_numpy(ids.astype(np.int64))
-
-    def __len__(self):
-        return 1
-
-    def get_batch(self, indices):
-        rows_BT = self.ids_T.repeat(len(indices), 1)
-        targets_BT = rows_BT[:, 1:].clone()
-        targets_BT[:, 0] = -100
-        return Batch(rows_BT[:, :-1], targets_BT)
-
-
-def notes_of(tokenizer, ids_T):
-    return note_table(read_score(tokenizer.decode(ids_T.tolist())), 12)
-
-
-def test_augmentation_transposes_inputs_and_targets_alike_and_keeps_the_first_variant(remi):
-    sequences = OneSequence(remi.encode_content(PIECES[0].content))
-    augmented = augment_sequences(sequences, remi, AugmentationConfig(), seed=1)
-    assert len(augmented) == 12
-    batch = augmented.get_batch(np.arange(12))
-    original = notes_of(remi, sequences.ids_T[:-1])
-    shifts = set()
-    for row in range(12):
-        notes = notes_of(remi, batch.inputs_BT[row])
-        shift = set((notes.pitches - original.pitches).tolist())
-        assert len(shift) == 1
-        shifts |= shift
-        assert batch.targets_BT[row, 1:-1].tolist() == batch.inputs_BT[row, 2:].tolist()
-        assert batch.targets_BT[row, 0] == -100
-    assert notes_of(remi, batch.inputs_BT[0]).pitches.tolist() == original.pitches.tolist()
-    assert len(shifts) > 3
-    assert max(map(abs, shifts)) <= 5
-
-
-def test_augmentation_depends_on_seed_and_index_alone(remi):
-    sequences = OneSequence(remi.encode_content(PIECES[0].content))
-    first, second, other = (augment_sequences(sequences, remi, AugmentationConfig(), seed) for seed in (1, 1, 2))
-    indices = np.arange(12)
-    assert torch.equal(first.get_batch(indices).inputs_BT, second.get_batch(indices[::-1]).inputs_BT.flip(0))
-    assert not torch.equal(first.get_batch(indices).inputs_BT, other.get_batch(indices).inputs_BT)
-
-
-def test_augmentation_leaves_no_pitch_out_of_the_vocabulary(remi):
-    ids = remi.encode_content(write_score(make_score([(0, 480, 21), (480, 480, 108)])))
-    batch = augment_sequences(OneSequence(ids), remi, AugmentationConfig(), 0).get_batch(np.arange(12))
-    assert all(notes_of(remi, row_T).pitches.tolist() in ([21, 108], [21]) for row_T in batch.inputs_BT)
 
 
 def test_a_record_with_a_note_between_grid_steps_is_rounded(remi):

@@ -1,4 +1,7 @@
-"""Measure notes: the metrics of MusPy (Dong et al. 2020) and of Yang and Lerch (2020), vectorised, on a grid of 16th notes."""
+"""Measure the notes of a score on a grid of 16th notes.
+
+The metrics are those of MusPy (Dong et al. 2020) and of Yang and Lerch (2020), vectorised.
+"""
 
 from collections.abc import Mapping
 

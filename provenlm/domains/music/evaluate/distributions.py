@@ -33,9 +33,9 @@ def _density(values: FloatArray, grid: FloatArray, width: float) -> FloatArray:
     return result
 
 
-def overlap_areas(reference: Sequence[dict[str, float]], other: Sequence[dict[str, float]]) -> dict[str, float]:
+def overlap_areas(reference: Sequence[dict[str, float]], pieces: Sequence[dict[str, float]]) -> dict[str, float]:
     """Return the overlap area of each metric of two sets of pieces."""
     return {
-        name: overlap_area(np.array([piece[name] for piece in reference]), np.array([piece[name] for piece in other]))
+        name: overlap_area(np.array([piece[name] for piece in reference]), np.array([piece[name] for piece in pieces]))
         for name in reference[0]
     }

@@ -1,4 +1,7 @@
-"""Check sequences of tokens against the grammar of their tokenizer: which class of token may follow which, and time that runs on."""
+"""Check sequences of tokens against the grammar of their tokenizer.
+
+The grammar says which class of tokens may follow which; besides, time runs on.
+"""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,7 @@
-"""Filter scores by rules on notes, rhythm and repetition; each rule drops with its name as the reason, and scores what it keeps."""
+"""Filter scores by rules on notes, rhythm and repetition.
+
+Each rule drops with its name as the reason, and scores what it keeps.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

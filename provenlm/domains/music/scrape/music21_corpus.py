@@ -42,10 +42,10 @@ class Music21Source:
     accept_license: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        known = {**LICENSES, **RESTRICTED_LICENSES}
+        licenses = {**LICENSES, **RESTRICTED_LICENSES}
         for name in (*self.collections, *self.accept_license):
-            if name not in known:
-                raise ValueError(f"collections must be among {', '.join(sorted(known))}, got {name!r}")
+            if name not in licenses:
+                raise ValueError(f"collections must be among {', '.join(sorted(licenses))}, got {name!r}")
         if not self.collections:
             raise ValueError("collections must name at least one collection, got none")
         for name in self.collections:

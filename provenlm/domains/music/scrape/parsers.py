@@ -1,4 +1,7 @@
-"""Parse MIDI, ABC and MusicXML into scores, within limits; runs in worker processes, because parsers in C may crash or hang."""
+"""Parse MIDI, ABC and MusicXML into scores, within limits.
+
+This runs in worker processes, because parsers in C may crash or hang.
+"""
 
 import io
 import tempfile

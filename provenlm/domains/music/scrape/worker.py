@@ -1,4 +1,6 @@
-"""Parse files that arrive on standard input, one request at a time; run as `python -m provenlm.domains.music.scrape.worker`.
+"""Parse files that arrive on standard input, one request at a time.
+
+Run as `python -m provenlm.domains.music.scrape.worker`.
 
 A request is a line of JSON (media type, number of bytes, limits) and the bytes of the file; an answer is a line of JSON and the bytes of
 the canonical MIDI file. Parsers written in C print to file descriptors 1 and 2: both lead to /dev/null.
