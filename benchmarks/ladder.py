@@ -21,7 +21,7 @@ from provenlm.models.common.objective import IGNORE, TokenBatch
 from provenlm.models.common.spec import ResolvedModel, resolve_model
 from provenlm.training.config import TrainConfig
 from provenlm.training.dataloader import build_dataloader
-from provenlm.training.loop import train_steps
+from provenlm.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = {  # vocab_size, number of parameters, seq_len, batch size of the recipe
@@ -124,9 +124,8 @@ def make_trainer_step(
         sample=None,
     )
     model = hf_models.build_ours(resolved.spec, resolved.model_config, vocab_size)
-    objectives = resolved.spec.objectives(model, IGNORE)
-    steps = train_steps(model, objectives, build_dataloader(dataset, train_config), [], train_config, None, lambda: None)
-    return partial(next, steps)
+    trainer = Trainer.assemble(resolved.spec, model, build_dataloader(dataset, train_config), train_config)
+    return partial(next, trainer.steps())
 
 
 def main() -> None:

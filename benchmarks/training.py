@@ -32,8 +32,8 @@ from provenlm.training.build_model import init_model
 from provenlm.training.config import TrainConfig
 from provenlm.training.dataloader import build_dataloader
 from provenlm.training.device import is_dtype_emulated, retain_freed_memory
-from provenlm.training.loop import train_steps
 from provenlm.training.optim import factory
+from provenlm.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_TOKENS = 2048  # of the expert layer
@@ -154,7 +154,7 @@ def time_default_step(rounds: int) -> Comparison:
     dataset = random_dataset(8192)
     model, bare_model = (init_model(spec, model_config, dataset.vocab_size, train_config.seed) for _ in range(2))
     dataloader = build_dataloader(dataset, train_config)
-    steps = train_steps(model, spec.objectives(model, IGNORE), dataloader, [], train_config, None, lambda: None)
+    steps = Trainer.assemble(spec, model, dataloader, train_config).steps()
     next(steps)  # the first step also measures the validation loss
     bare_step = bare_steps(spec, bare_model, dataloader.batch_at(0, train_config.global_batch_size), train_config)
     waits: list[float] = []

@@ -1,4 +1,4 @@
-"""The plots of dvc.yaml, read by the real DVC from a curve as training writes it."""
+"""Test the plots and metrics of dvc.yaml with the real DVC."""
 
 import json
 import shutil
@@ -21,80 +21,83 @@ def dvc(root: Path, *words: str) -> str:
 
 
 @pytest.fixture
-def half_trained(tmp_path: Path) -> Path:
-    """The project's own dvc.yaml and params.yaml, and the curve of a training that is at its third step."""
+def training_project(tmp_path: Path) -> Path:
+    """Copy dvc.yaml and params.yaml, and write the curve of a training at its third step."""
     for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, tmp_path / name)
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     dvc(tmp_path, "init", "-q")
     curves = CsvLogger(ProjectPaths(tmp_path).curves_csv("docs_moe"), "cross_entropy")
     curves.start()
-    for step, held in ((1, 8.5), (2, None), (3, 7.0)):
-        values = {"cross_entropy": 9.0 - step, "tokens_per_second": 5000.0, "mfu": 0.3, "grad_norm": 1.0, "share": 1.0}
-        curves.log(step, values | ({"held_out.cross_entropy": held} if held else {}))
+    for step, val_loss in ((1, 8.5), (2, None), (3, 7.0)):
+        values = {"cross_entropy": 9.0 - step, "tokens_per_second": 5000.0, "mfu": 0.3, "grad_norm": 1.0, "lr_scale": 1.0}
+        curves.log(step, values | ({"val.cross_entropy": val_loss} if val_loss else {}))
     return tmp_path
 
 
-def test_dvc_draws_the_losses_and_the_throughput_of_a_training_that_runs(half_trained: Path) -> None:
-    shown: dict[str, Any] = json.loads(dvc(half_trained, "plots", "show", "--json"))
-    assert not [error for error in shown.get("errors", []) if "docs_moe" in str(error)]
+def test_dvc_plots_losses_and_throughput_of_a_running_training(training_project: Path) -> None:
+    output: dict[str, Any] = json.loads(dvc(training_project, "plots", "show", "--json"))
+    assert not [error for error in output.get("errors", []) if "docs_moe" in str(error)]
     curve = "reports/curves/docs_moe.csv"
-    (losses,), (speed,) = shown["data"][f"dvc.yaml::{curve}"], shown["data"][curve]
-    drawn = {(point["field"], int(point["step"]), float(point[point["field"]])) for point in losses["content"]["data"]["values"]}
-    assert drawn == {("loss", 1, 8.0), ("loss", 2, 7.0), ("loss", 3, 6.0)} | {
-        ("held_out", 1, 8.5),
-        ("held_out", 2, 8.5),
-        ("held_out", 3, 7.0),
+    (losses,), (speed,) = output["data"][f"dvc.yaml::{curve}"], output["data"][curve]
+    points = {(point["field"], int(point["step"]), float(point[point["field"]])) for point in losses["content"]["data"]["values"]}
+    assert points == {("loss", 1, 8.0), ("loss", 2, 7.0), ("loss", 3, 6.0)} | {
+        ("val_loss", 1, 8.5),
+        ("val_loss", 2, 8.5),
+        ("val_loss", 3, 7.0),
     }
     assert {point["tokens_per_second"] for point in speed["content"]["data"]["values"]} == {"5000.0"}
 
 
-def test_a_training_that_holds_nothing_out_is_drawn_without_a_word_of_warning(half_trained: Path) -> None:
-    curves = CsvLogger(ProjectPaths(half_trained).curves_csv("docs_moe"), "cross_entropy")
+def test_a_training_without_validation_is_plotted_without_a_warning(training_project: Path) -> None:
+    curves = CsvLogger(ProjectPaths(training_project).curves_csv("docs_moe"), "cross_entropy")
     curves.start()
     for step in (1, 2):
-        curves.log(step, {"cross_entropy": 9.0 - step, "tokens_per_second": 5000.0, "mfu": 0.3, "grad_norm": 1.0, "share": 1.0})
-    shown = subprocess.run(
-        [sys.executable, "-m", "dvc", "plots", "show", "reports/curves", "--json"], cwd=half_trained, capture_output=True, text=True
+        curves.log(step, {"cross_entropy": 9.0 - step, "tokens_per_second": 5000.0, "mfu": 0.3, "grad_norm": 1.0, "lr_scale": 1.0})
+    completed = subprocess.run(
+        [sys.executable, "-m", "dvc", "plots", "show", "reports/curves", "--json"],
+        cwd=training_project,
+        capture_output=True,
+        text=True,
     )
-    assert "held_out" not in shown.stderr, shown.stderr
-    (losses,) = json.loads(shown.stdout)["data"]["dvc.yaml::reports/curves/docs_moe.csv"]
+    assert "val_loss" not in completed.stderr, completed.stderr
+    (losses,) = json.loads(completed.stdout)["data"]["dvc.yaml::reports/curves/docs_moe.csv"]
     points = losses["content"]["data"]["values"]
     assert {float(point["loss"]) for point in points if point["field"] == "loss"} == {8.0, 7.0}
-    assert {point["held_out"] for point in points} == {""}
+    assert {point["val_loss"] for point in points} == {""}
 
 
-def test_dvc_shows_the_pictures_of_the_page(half_trained: Path) -> None:
+def test_dvc_shows_the_images_of_the_report_page(training_project: Path) -> None:
     page = ROOT / "reports" / "docs_verification_files"
-    shutil.copytree(page, half_trained / "reports" / page.name)
-    shown: dict[str, Any] = json.loads(dvc(half_trained, "plots", "show", "--json"))
-    assert {f"reports/{page.name}/{picture.name}" for picture in page.iterdir()} <= set(shown["data"])
+    shutil.copytree(page, training_project / "reports" / page.name)
+    output: dict[str, Any] = json.loads(dvc(training_project, "plots", "show", "--json"))
+    assert {f"reports/{page.name}/{image.name}" for image in page.iterdir()} <= set(output["data"])
 
 
-def test_dvc_metrics_are_the_figures_of_the_audits_and_the_counts_of_the_page(half_trained: Path) -> None:
-    shutil.copytree(ROOT / "reports" / "audits", half_trained / "reports" / "audits")
-    shutil.copy(ROOT / "reports" / "docs_verification.json", half_trained / "reports")
-    shown: dict[str, Any] = json.loads(dvc(half_trained, "metrics", "show", "--json"))[""]["data"]
-    for path in sorted((half_trained / "reports" / "audits" / "docs_moe").iterdir()):
-        assert shown[f"reports/audits/docs_moe/{path.name}"]["data"]["metrics"] == json.loads(path.read_text())["metrics"]
-    counts = {name: count for name, count in shown["reports/docs_verification.json"]["data"].items() if name.startswith("checks.")}
+def test_dvc_metrics_equal_the_audits_and_the_counts_of_the_page(training_project: Path) -> None:
+    shutil.copytree(ROOT / "reports" / "audits", training_project / "reports" / "audits")
+    shutil.copy(ROOT / "reports" / "docs_verification.json", training_project / "reports")
+    output: dict[str, Any] = json.loads(dvc(training_project, "metrics", "show", "--json"))[""]["data"]
+    for path in sorted((training_project / "reports" / "audits" / "docs_moe").iterdir()):
+        assert output[f"reports/audits/docs_moe/{path.name}"]["data"]["metrics"] == json.loads(path.read_text())["metrics"]
+    counts = {name: count for name, count in output["reports/docs_verification.json"]["data"].items() if name.startswith("checks.")}
     page = (ROOT / "reports" / "docs_verification.md").read_text(encoding="utf-8")
     assert len(counts) == 6 and all(f"docs_verification/report.{name} = {count}" in page for name, count in counts.items())
 
 
-def test_a_report_on_a_family_depends_on_its_recipes_and_no_other(half_trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = (half_trained / "params.yaml").read_text(encoding="utf-8")
+def test_a_report_on_a_family_depends_on_its_recipes_only(training_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (training_project / "params.yaml").read_text(encoding="utf-8")
     for name in ("ladder_memorise", "ladder_copilot"):
-        written = written.replace(f"  {name}:", f"  rungs/{name}:").replace(f"{name}/", f"rungs/{name}/")
-    written = written.replace("recipes: [ladder_memorise, ladder_copilot]", "recipes: [rungs]")
-    (half_trained / "params.yaml").write_text(written, encoding="utf-8")
-    monkeypatch.chdir(half_trained)  # DVC looks for a stage where it is started
-    with Repo(str(half_trained)) as repo:
-        found = {stage.addressing for stage in repo.stage.collect("report@ladder", with_deps=True)}
+        text = text.replace(f"  {name}:", f"  rungs/{name}:").replace(f"{name}/", f"rungs/{name}/")
+    text = text.replace("recipes: [ladder_memorise, ladder_copilot]", "recipes: [rungs]")
+    (training_project / "params.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(training_project)  # DVC looks for a stage where it is started
+    with Repo(str(training_project)) as repo:
+        addresses = {stage.addressing for stage in repo.stage.collect("report@ladder", with_deps=True)}
     corpora = {
         f"{stage}@{corpus}"
         for stage in ("scrape", "filter", "dedupe", "tokenize")
         for corpus in ("twelve_strings", "python_snippets")
     }
     recipes = {f"{stage}@rungs/{name}" for stage in ("train", "validate") for name in ("ladder_memorise", "ladder_copilot")}
-    assert found == corpora | recipes | {"report@ladder"}
+    assert addresses == corpora | recipes | {"report@ladder"}

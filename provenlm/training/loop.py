@@ -97,7 +97,8 @@ def _train_step(state: TrainerState, dataloader: DataLoader) -> StepResult:
     for objective, optimizers in zip(state.objectives, state.optimizers, strict=True):
         optim.set_lr(optimizers, lr_scale)
         objective_steps.append(_objective_step(state, objective, optimizers, batch))
-        prefix, gradient_info = "" if len(state.objectives) == 1 else f"{objective.name}.", objective_steps[-1].gradient_info
+        prefix = "" if objective is state.objectives[0] else f"{objective.name}."  # the first one has the validation loss
+        gradient_info = objective_steps[-1].gradient_info
         terms |= {f"{prefix}{name}": value for name, value in gradient_info.terms.items()}
         grad_norms |= {f"{prefix}{group}": norm for group, norm in gradient_info.grad_norms.items()}
         model_metrics |= {f"{prefix}{name}": metric for name, metric in objective_steps[-1].model_metrics.items()}

@@ -21,7 +21,7 @@ def use_one_thread() -> None:
 
 
 class Letters:
-    """A codec of capital letters: A is 3."""
+    """Tokenize capital letters: A is 3."""
 
     vocabulary = 29
     special = SPECIAL
@@ -37,7 +37,7 @@ class Letters:
 
 
 class Tiny(nn.Module):
-    """Logits from the token, its predecessor and a mean of embeddings; `fault` says what is wrong with it.
+    """Compute logits from the token, its predecessor and a mean of embeddings; `fault` names a planted fault.
 
     `all`: the mean is over the whole row. `peek`: it sees the next token. `length`: what it says depends on how long the row is.
     `deaf`: it does not look at its input.
@@ -76,7 +76,7 @@ def make_split(documents: Sequence[Sequence[int]], names: Sequence[str], sizes: 
 
 
 def make_documents(count: int, seed: int) -> list[list[int]]:
-    """Documents in which each letter is mostly followed by the one three on, 20 to 60 letters long."""
+    """Return documents of 20 to 60 letters in which each letter is mostly followed by the third next one."""
     generator = np.random.default_rng(seed)
     documents = []
     for _ in range(count):
@@ -97,7 +97,7 @@ def make_dataset(train: Sequence[Sequence[int]], val: Sequence[Sequence[int]], v
 
 
 def train_tiny(tokens: TokenDataset, length: int, fault: str = "", shift: int = 1, steps: int = 250) -> nn.Module:
-    """A Tiny net after `steps` of Adam on the training split; its targets lie `shift` tokens ahead."""
+    """Train a Tiny model with Adam on the training split; targets lie `shift` tokens ahead."""
     torch.manual_seed(0)
     model = Tiny(tokens.vocab_size, fault)
     ids = torch.from_numpy(np.asarray(tokens.train.ids).astype(np.int64))
@@ -145,7 +145,7 @@ def make_context(model: nn.Module, tokens: TokenDataset, max_seq_len: int = 16, 
 
 
 class ContextFactory:
-    """What a test needs to make a subject of its own."""
+    """Give tests what they need to make their own contexts."""
 
     Tiny, Letters = Tiny, Letters
     split, dataset, documents = staticmethod(make_split), staticmethod(make_dataset), staticmethod(make_documents)
@@ -164,13 +164,13 @@ def corpus() -> TokenDataset:
 
 @pytest.fixture(scope="session")
 def trained_context(corpus: TokenDataset) -> EvalContext:
-    """A causal net that learned the corpus."""
+    """Return the context of a causal model trained on the corpus."""
     return make_context(train_tiny(corpus, 16), corpus)
 
 
 @pytest.fixture
 def run_probe() -> Callable[..., dict[str, Any]]:
-    """Ask one probe; its figures by name."""
+    """Return a function that runs one probe and returns its metrics by name."""
     from provenlm.core.audit import MetricRecorder
 
     def run(probe: Probe, context: EvalContext) -> dict[str, Any]:

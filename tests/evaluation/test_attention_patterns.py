@@ -28,19 +28,19 @@ def record(context, prompts=("ABCD", "")):
     return recorder
 
 
-def test_the_weights_worked_out_anew_give_what_the_layers_gave(context):
+def test_recomputed_attention_equals_the_output_of_the_layers(context):
     assert record(context).metrics["recompute_max_diff"].value < 1e-5
 
 
-def test_so_do_those_of_learned_positions(factory, corpus):
+def test_recomputed_attention_with_learned_positions_equals_the_output(factory, corpus):
     torch.manual_seed(0)
     model = randomize_weights(tiny_decoder("gpt2", 29, 64)).eval()
     assert record(factory.context(model, corpus)).metrics["recompute_max_diff"].value < 1e-5
 
 
 @pytest.mark.parametrize("fault", ["later", "scale"])
-def test_a_layer_that_does_not_look_as_the_picture_says_is_caught(context, fault):
-    """`later`: it looks at what comes after. `scale`: its queries are not divided by the root of their length."""
+def test_a_layer_that_does_not_attend_as_plotted_is_caught(context, fault):
+    """`later`: the layer attends to later tokens. `scale`: its queries are not divided by the root of their length."""
 
     class FaultyAttention(Attention):
         def forward(self, hidden_BTD, *rest):
@@ -55,7 +55,7 @@ def test_a_layer_that_does_not_look_as_the_picture_says_is_caught(context, fault
     assert record(context).metrics["recompute_max_diff"].value > 1e-2
 
 
-def test_a_picture_has_a_square_for_each_head_whose_rows_add_up_to_one(context):
+def test_a_heatmap_has_a_square_per_head_whose_rows_sum_to_one(context):
     series = {s.name: s for s in record(context).series}
     assert set(series) == {"prompt_1", "repeated"}  # one token looks at nothing
     maps = series["prompt_1"].y_values
@@ -67,7 +67,7 @@ def test_a_picture_has_a_square_for_each_head_whose_rows_add_up_to_one(context):
 
 
 @pytest.mark.parametrize("name", ["previous", "same", "induction"])
-def test_a_head_made_to_look_at_one_place_gets_its_score_and_no_other(name):
+def test_a_head_that_attends_to_one_position_gets_only_its_score(name):
     length = 5
     distance = {"previous": 1, "same": length, "induction": length - 1}[name]
     weights = torch.zeros(3, 2, 2 * length, 2 * length)
@@ -78,7 +78,7 @@ def test_a_head_made_to_look_at_one_place_gets_its_score_and_no_other(name):
     assert all(value == [0, 0] for value in scores_by_name.values())
 
 
-def test_a_head_that_looks_everywhere_alike_is_at_chance(context):
+def test_a_head_that_attends_uniformly_is_at_chance(context):
     weights = torch.ones(1, 1, 32, 32).tril()
     weights = weights / weights.sum(-1, keepdim=True)
     chance = sum(1 / (t + 1) for t in range(16, 31)) / 15
@@ -88,7 +88,7 @@ def test_a_head_that_looks_everywhere_alike_is_at_chance(context):
 
 
 @pytest.mark.parametrize(("sign", "expected"), [(1, 1.0), (-1, 0.0)])
-def test_a_head_that_hands_on_its_token_copies_and_one_that_takes_it_away_does_not(sign, expected):
+def test_an_identity_head_copies_and_a_negated_one_does_not(sign, expected):
     layer = Attention(8, 2, 2, 0.0, bias=False)
     nn.init.eye_(layer.v_proj.weight)
     layer.o_proj.weight.data = sign * torch.eye(8)
@@ -98,8 +98,8 @@ def test_a_head_that_hands_on_its_token_copies_and_one_that_takes_it_away_does_n
     assert scores_by_name[0] == expected
 
 
-def test_a_net_that_repeats_what_it_saw_is_seen_to(factory, corpus, context):
-    """It looks up where its token stood before, and says what followed there."""
+def test_a_model_that_repeats_its_context_has_an_in_context_gain(factory, corpus, context):
+    """The model finds the earlier occurrence of a token and predicts what followed it."""
 
     def recall_logits(model, tokens_BT):
         output = torch.zeros(*tokens_BT.shape, 29)
@@ -117,6 +117,6 @@ def test_a_net_that_repeats_what_it_saw_is_seen_to(factory, corpus, context):
     assert metrics["in_context.repeat_accuracy.chance"].value == pytest.approx(1 / 29)
 
 
-def test_looking_leaves_no_hook_behind(context):
+def test_no_forward_hook_remains(context):
     capture_attention(context, torch.zeros(1, 4, dtype=torch.int64))
     assert not any(module._forward_hooks for module in context.model.modules())

@@ -1,3 +1,5 @@
+"""Test that models which see later tokens are caught, and causal ones pass."""
+
 import math
 
 import pytest
@@ -11,47 +13,47 @@ def run_causality(name, run_probe, context):
     return run_probe(PROBES[name], context)
 
 
-def test_a_causal_net_does_not_change_its_past(trained_context, run_probe):
+def test_a_causal_model_does_not_change_earlier_logits(trained_context, run_probe):
     metrics = run_causality("causality", run_probe, trained_context)
     assert metrics["max_past_change"] < 1e-4
     assert metrics["min_present_change"] > 0.1
 
 
 @pytest.mark.parametrize("fault", ["all", "peek"])
-def test_a_net_that_sees_the_future_is_betrayed_by_its_past_logits(factory, corpus, run_probe, fault):
+def test_a_model_that_sees_the_future_changes_earlier_logits(factory, corpus, run_probe, fault):
     context = factory.context(factory.trained(corpus, 16, fault, steps=60), corpus)
     assert run_causality("causality", run_probe, context)["max_past_change"] > 0.1
 
 
-def test_a_net_that_ignores_its_input_does_not_pass_for_causal(factory, corpus, run_probe):
+def test_a_model_that_ignores_its_input_does_not_pass_as_causal(factory, corpus, run_probe):
     metrics = run_causality("causality", run_probe, factory.context(factory.untrained(fault="deaf"), corpus))
     assert metrics == {"num_positions": 6, "max_past_change": 0, "min_present_change": 0}
 
 
-def test_a_causal_net_gives_the_same_loss_to_a_prefix_alone(trained_context, run_probe):
+def test_a_causal_model_has_the_same_loss_after_a_prefix_alone(trained_context, run_probe):
     assert run_causality("prefix_consistency", run_probe, trained_context)["max_diff"] < 1e-4
 
 
 @pytest.mark.parametrize("fault", ["all", "peek", "length"])
-def test_a_net_whose_answers_depend_on_what_follows_loses_them_with_it(factory, corpus, run_probe, fault):
+def test_a_model_that_depends_on_later_tokens_differs_on_a_prefix(factory, corpus, run_probe, fault):
     context = factory.context(factory.trained(corpus, 16, fault, steps=60), corpus)
     assert run_causality("prefix_consistency", run_probe, context)["max_diff"] > 0.05
 
 
-def test_a_net_that_learned_to_predict_the_next_token_is_best_at_it(trained_context, run_probe):
+def test_a_trained_model_predicts_the_next_token_best(trained_context, run_probe):
     metrics = run_causality("target_shift", run_probe, trained_context)
     assert metrics["best_offset"] == 1
     assert metrics["margin"] > 1
 
 
 @pytest.mark.parametrize("shift", [0, 2])
-def test_a_net_trained_on_shifted_targets_is_best_at_those(factory, corpus, run_probe, shift):
+def test_a_model_trained_on_shifted_targets_predicts_those_best(factory, corpus, run_probe, shift):
     metrics = run_causality("target_shift", run_probe, factory.context(factory.trained(corpus, 16, shift=shift), corpus))
     assert metrics["best_offset"] == shift
     assert metrics["margin"] < 0
 
 
-def test_an_untrained_net_is_good_at_no_distance(factory, corpus, run_probe):
+def test_an_untrained_model_predicts_no_offset_well(factory, corpus, run_probe):
     assert run_causality("target_shift", run_probe, factory.context(factory.untrained(), corpus))["margin"] < 0.1
 
 
@@ -61,21 +63,21 @@ def test_documents_too_short_to_shift_targets_in_are_refused(factory, run_probe)
         run_causality("target_shift", run_probe, factory.context(factory.untrained(), short_dataset))
 
 
-def test_a_causal_net_is_not_below_ln_v_on_random_tokens(trained_context, run_probe):
+def test_a_causal_model_is_not_below_ln_v_on_random_tokens(trained_context, run_probe):
     metrics = run_causality("random_tokens", run_probe, trained_context)
     assert metrics["uniform_loss"] == pytest.approx(math.log(29))
     assert metrics["excess_loss"] > 0
     assert metrics["z_score"] > -4
 
 
-def test_an_untrained_net_is_within_errors_of_ln_v_on_random_tokens(factory, corpus, run_probe):
+def test_an_untrained_model_is_within_errors_of_ln_v_on_random_tokens(factory, corpus, run_probe):
     metrics = run_causality("random_tokens", run_probe, factory.context(factory.untrained(), corpus))
     assert abs(metrics["excess_loss"]) < 0.1
     assert metrics["z_score"] > -4
 
 
-def test_a_net_that_peeks_at_its_target_is_below_ln_v_on_random_tokens(factory, corpus, run_probe):
-    """It learned to copy the token that it sees ahead, on text where that is hard to foretell."""
+def test_a_model_that_sees_its_target_is_below_ln_v_on_random_tokens(factory, corpus, run_probe):
+    """The model learned to copy the next token, which it sees, on random text."""
     import numpy as np
 
     generator = np.random.default_rng(0)

@@ -1,3 +1,5 @@
+"""Test the best accuracy and loss of a causal predictor."""
+
 import math
 
 import pytest
@@ -13,16 +15,16 @@ def test_where_a_prefix_branches_in_three_one_of_three_can_be_right():
     assert found.min_loss == pytest.approx(math.log(3))
 
 
-def test_an_unambiguous_corpus_has_ceiling_one_and_floor_nought():
+def test_an_unambiguous_corpus_has_accuracy_1_and_loss_0():
     found = prefix_upper_bound([([1, 5, 6], 2), ([1, 7, 8], 2)])
     assert (found.max_accuracy, found.min_loss, found.num_targets) == (1.0, 0.0, 2)
 
 
-def test_given_tokens_are_not_asked_for():
+def test_context_tokens_are_not_targets():
     assert prefix_upper_bound([([1, 5, 6], 1), ([1, 7, 8], 1)]).max_accuracy == 3 / 4
 
 
-def test_the_seed_of_twelve_strings_has_a_floor_of_0_0687_nats_after_the_first_character():
+def test_the_twelve_strings_have_a_lowest_loss_of_0_0687_nats():
     """Only the prefix A branches: three ways once, so ln 3 · 3 / 48 targets."""
     found = prefix_upper_bound((list(map(ord, text)), 1) for text in SEED)
     assert found.min_loss == pytest.approx(3 * math.log(3) / 48)
@@ -30,6 +32,6 @@ def test_the_seed_of_twelve_strings_has_a_floor_of_0_0687_nats_after_the_first_c
     assert found.max_accuracy == pytest.approx(46 / 48)
 
 
-def test_nothing_to_ask_for_is_refused():
+def test_sequences_without_targets_are_refused():
     with pytest.raises(ValueError, match="no targets"):
         prefix_upper_bound([([1], 1)])

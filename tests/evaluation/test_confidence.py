@@ -1,3 +1,5 @@
+"""Test confidence intervals of ratios and proportions."""
+
 import math
 
 import numpy as np
@@ -44,7 +46,7 @@ def test_none_of_five_has_an_upper_end_of_43_percent():
     assert proportion_interval(0, 5).low == pytest.approx(0, abs=1e-12)
 
 
-def test_a_share_stands_beside_its_ceiling_and_chance():
+def test_a_proportion_is_recorded_with_ceiling_and_chance():
     recorder = MetricRecorder()
     record_proportion(recorder, "accuracy", 3, 4, 1.0, 0.5, "cases got right")
     assert set(recorder.metrics) == {

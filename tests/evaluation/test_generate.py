@@ -41,7 +41,7 @@ def test_generation_ends_with_the_eos_and_not_before(trained_context):
     assert any(row[-1] == 2 and len(row) < 60 for row in rows)
 
 
-def test_a_codec_without_an_eos_runs_to_the_full_length(trained_context):
+def test_without_eos_generation_runs_to_the_full_length(trained_context):
     no_eos = replace(trained_context, tokens=replace(trained_context.tokens, special_tokens={"pad": 0}))
     assert {len(row) for row in generate(no_eos, [[1, 3]] * 5, SamplingConfig(2.0, 0, 1.0, 1.0), 40, make_generator())} == {40}
 

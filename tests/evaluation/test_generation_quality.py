@@ -1,3 +1,5 @@
+"""Test generated samples and the measures of their quality."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -48,8 +50,8 @@ def test_without_held_out_documents_only_our_own_prompts_are_continued(factory, 
     assert not [name for name in metrics if name.startswith("val_text")]
 
 
-def test_a_net_that_recites_is_seen_to_copy_more_than_held_out_text_does(factory, trained_context):
-    """A training split that holds what the greedy net says, word for word."""
+def test_a_model_that_recites_overlaps_more_than_validation_text(factory, trained_context):
+    """The training split contains what the model generates greedily."""
     _, collected, _ = run_generation(trained_context)
     recited = [1, *trained_context.tokenizer.encode_prompt(collected[0].prompt + collected[0].text)[1:], 2]
     planted = replace(trained_context, tokens=factory.dataset([*factory.documents(5, 7), recited], factory.documents(12, 2)))
@@ -61,7 +63,7 @@ def test_a_net_that_recites_is_seen_to_copy_more_than_held_out_text_does(factory
 @pytest.mark.parametrize(
     ("row", "fraction"), [([1, 2, 3, 4, 5], 0.0), ([7] * 9, 1 - 1 / 6), ([1, 2, 1, 2, 1, 2, 1], 0.5), ([1, 2], 0.0)]
 )
-def test_repetition_is_the_share_of_four_grams_said_before(row, fraction):
+def test_repetition_is_the_fraction_of_repeated_4_grams(row, fraction):
     assert generation_quality.ngram_repetition(row) == pytest.approx(fraction)
 
 

@@ -17,8 +17,11 @@ from provenlm.models.common.layers.attention import Attention
 
 
 class FaultyAttention(nn.Module):
-    """An attention whose gradient is not its own. `scaled`: 1e-4 of it. `detached`: none. `mixed`: seed 001's own trick, a forward that
-    is computed outside of autograd, with a ten-thousandth of queries, keys and values added so that something flows."""
+    """Return an attention with a wrong gradient.
+
+    `scaled`: 1e-4 of the gradient. `detached`: none. `mixed`: the forward pass runs outside of autograd, with a ten-thousandth of
+    queries, keys and values added, so that some gradient flows.
+    """
 
     def __init__(self, correct_op: Attention, fault: str) -> None:
         super().__init__()
@@ -45,7 +48,7 @@ def build_with_fault(fault: str = "", style: str = "gpt2"):
 
 
 @pytest.mark.parametrize("style", ["gpt2", "llama"])
-def test_a_right_net_agrees_in_every_tensor(trained_context, run_probe, style):
+def test_a_correct_model_agrees_in_every_tensor(trained_context, run_probe, style):
     metrics = run_probe(gradcheck_probe(), replace(trained_context, build_small=build_with_fault(style=style)))
     assert metrics["next_token.relative_error"] < 1e-7
     assert metrics["next_token.max_relative_error"] < 1e-6
@@ -59,7 +62,7 @@ def test_a_path_whose_gradient_is_not_its_own_is_caught(trained_context, run_pro
     assert metrics["next_token.max_relative_error"] > 0.9
 
 
-def test_the_figure_names_the_tensor_that_is_worst(trained_context):
+def test_the_metric_names_the_worst_tensor(trained_context):
     from provenlm.core.audit import MetricRecorder
 
     recorder = MetricRecorder()
@@ -89,7 +92,7 @@ def test_every_objective_is_compared(trained_context, run_probe):
     assert max(metrics["one.max_relative_error"], metrics["two.max_relative_error"]) < 1e-6
 
 
-def test_slopes_are_those_worked_out_by_hand():
+def test_gradients_equal_those_computed_by_hand():
     point = torch.tensor([3.0, 4.0], dtype=torch.float64, requires_grad=True)
     (slope,) = compare_gradients(lambda: point[0] ** 2 * point[1], {"x": point}, 1).comparisons
     assert sorted(slope.finite_differences.tolist()) == pytest.approx([9, 24], rel=1e-8)
@@ -97,7 +100,7 @@ def test_slopes_are_those_worked_out_by_hand():
 
 
 def test_a_large_tensor_is_moved_whole_along_a_direction_too():
-    """Only element 0 has a wrong gradient; whichever elements are drawn, the direction sees it."""
+    """Only element 0 has a wrong gradient: the random direction includes it whatever elements are sampled."""
 
     class WrongBackward(torch.autograd.Function):
         @staticmethod
@@ -124,7 +127,7 @@ def test_float32_is_refused_and_so_is_a_value_that_nothing_moves():
         compare_gradients(lambda: (constant * 0).sum(), {"x": constant}, 1)
 
 
-def test_every_operation_of_the_nets_agrees(trained_context, run_probe):
+def test_every_operation_of_the_models_agrees(trained_context, run_probe):
     metrics = run_probe(gradcheck_ops_probe(), trained_context)
     assert metrics["max_relative_error"] < 1e-6
     assert metrics["min_cosine"] > 1 - 1e-9
@@ -164,7 +167,7 @@ def test_a_detached_router_is_caught():
 
 
 def test_a_latent_that_is_cut_off_from_its_variance_is_caught():
-    """The trick that lets the noise be drawn outside, forgotten: the decoder learns, and the encoder's variance does not."""
+    """Without reparameterisation the decoder has a gradient and the variance of the encoder has none."""
     correct_op = all_ops()["variational"]
     tensors = {name: tensor.double() for name, tensor in correct_op.tensors.items()}
 

@@ -1,3 +1,5 @@
+"""Test validation and training loss against values computed by hand."""
+
 import math
 
 import numpy as np
@@ -12,7 +14,7 @@ CONFIG = heldout_loss.LossEvalConfig(tokens_per_batch=512, num_train_tokens=300)
 
 
 class FixedDistribution(nn.Module):
-    """The same distribution everywhere."""
+    """Return the same distribution at every position."""
 
     def __init__(self, probabilities):
         super().__init__()
@@ -24,7 +26,7 @@ class FixedDistribution(nn.Module):
 
 @pytest.fixture
 def three_documents(factory):
-    """Three held-out documents of 1, 2 and 3 letters, 4, 5 and 6 bytes."""
+    """Return three validation documents of 1, 2 and 3 letters, 4, 5 and 6 bytes."""
     from provenlm.data.token_dataset import TokenDataset
 
     val = factory.split([[1, 3, 2], [1, 3, 4, 2], [1, 3, 3, 4, 2]], "abc", [4, 5, 6])
@@ -54,25 +56,25 @@ def test_the_interval_of_bits_per_byte_is_over_documents(factory, three_document
     assert metrics["bits_per_byte.ci_high"] - metrics["bits_per_byte"] == pytest.approx(1.959964 * error, rel=1e-5)
 
 
-def test_the_uniform_baseline_is_ln_v_and_accuracy_stands_between_chance_and_ceiling(trained_context, run_probe):
+def test_the_uniform_loss_is_ln_v_and_accuracy_is_between_its_levels(trained_context, run_probe):
     metrics = run_probe(heldout_loss.loss_probes(CONFIG)["val"], trained_context)
     assert metrics["uniform.loss"] == pytest.approx(math.log(29))
     assert metrics["accuracy.chance"] < metrics["accuracy"] <= metrics["accuracy.ceiling"] <= 1
 
 
-def test_a_net_that_learned_beats_the_unigram(trained_context, run_probe):
+def test_a_trained_model_beats_the_unigram(trained_context, run_probe):
     metrics = run_probe(heldout_loss.loss_probes(CONFIG)["val"], trained_context)
     assert metrics["gain_over.unigram.ci_low"] > 1
     assert metrics["gain_over.unigram"] == pytest.approx(metrics["unigram.loss"] - metrics["loss"])
 
 
-def test_an_untrained_net_has_no_margin(factory, corpus, run_probe):
+def test_an_untrained_model_has_no_gain(factory, corpus, run_probe):
     metrics = run_probe(heldout_loss.loss_probes(CONFIG)["val"], factory.context(factory.untrained(), corpus))
     assert metrics["gain_over.bigram"] < -1
     assert metrics["gain_over.unigram"] < 0.1
 
 
-def test_the_training_loss_is_measured_without_held_out_documents(factory, run_probe):
+def test_the_training_loss_needs_no_validation_documents(factory, run_probe):
     context = factory.context(factory.untrained(), factory.dataset(factory.documents(3, 1), []))
     probes = heldout_loss.loss_probes(CONFIG)
     metrics = run_probe(probes["train"], context)
@@ -92,7 +94,7 @@ def test_one_held_out_document_has_no_interval(factory, run_probe):
     assert not [name for name in run_probe(heldout_loss.loss_probes(CONFIG)["val"], context) if name.endswith(".ci_low")]
 
 
-def test_a_codec_without_a_bos_leaves_first_tokens_unasked_and_says_how_many(factory, run_probe):
+def test_documents_without_bos_are_counted_as_unscored(factory, run_probe):
     context = factory.context(factory.untrained(), factory.dataset(factory.documents(3, 1), [[3, 4, 2], [5, 6, 2]]))
     assert run_probe(heldout_loss.loss_probes(CONFIG)["val"], context)["unscored_documents"] == 2
 
@@ -107,8 +109,8 @@ def test_curves_end_at_the_mean_loss(trained_context):
     assert len(by_place.x_values) == len(by_place.y_values["model"]) == 16
 
 
-def test_what_stands_verbatim_in_training_is_left_out_of_the_novel_loss(factory, run_probe):
-    """Of two held-out documents one stands in training: its letters cost next to nothing, the other's cost ln 29 each."""
+def test_overlaps_with_training_are_left_out_of_decontaminated_loss(factory, run_probe):
+    """One of two validation documents occurs in training: its letters have almost no loss, those of the other ln 29 each."""
     alphabet = [*range(3, 29), *range(3, 29)]
     novel_document = [1, *[3, 5, 9, 4, 20, 3, 3, 28, 7, 6] * 3, 2]
     tokens = factory.dataset([[1, *alphabet, 2], *factory.documents(5, 1)], [[1, *alphabet, 2], novel_document])
@@ -127,7 +129,7 @@ def test_what_stands_verbatim_in_training_is_left_out_of_the_novel_loss(factory,
     assert metrics["loss"] < 0.6 * metrics["decontaminated.loss"]
 
 
-def test_where_nothing_is_novel_no_novel_loss_is_claimed(factory, run_probe):
+def test_without_decontaminated_targets_there_is_no_such_loss(factory, run_probe):
     document = [1, *range(3, 29), *range(3, 29), 2]
     context = factory.context(factory.untrained(), factory.dataset([document], [document]))
     metrics = run_probe(heldout_loss.loss_probes(CONFIG)["val"], context)

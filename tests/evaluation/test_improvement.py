@@ -10,7 +10,7 @@ from provenlm.evaluation.probes.improvement import improvement_probes
 PROBES = improvement_probes(512, 300)
 
 
-def test_a_trained_net_began_near_ln_v_and_fell(trained_context, run_probe):
+def test_a_trained_model_began_near_ln_v_and_improved(trained_context, run_probe):
     assert abs(run_probe(PROBES["initialization"], trained_context)["loss_minus_uniform"]) < 0.1
     assert run_probe(PROBES["improvement"], trained_context)["loss_improvement"] > 1
     metrics = run_probe(PROBES["updates"], trained_context)
@@ -19,14 +19,14 @@ def test_a_trained_net_began_near_ln_v_and_fell(trained_context, run_probe):
     assert metrics["trainable_params"] == sum(p.numel() for p in trained_context.model.parameters())
 
 
-def test_a_net_that_was_never_trained_has_not_moved(factory, corpus, run_probe):
+def test_an_untrained_model_has_no_updates(factory, corpus, run_probe):
     context = factory.context(factory.untrained(), corpus)
     metrics = run_probe(PROBES["updates"], context)
     assert (metrics["unchanged_tensors"], metrics["relative_update"]) == (5, 0)
     assert run_probe(PROBES["improvement"], context)["loss_improvement"] == 0
 
 
-def test_a_frozen_net_has_nothing_to_train(factory, corpus, run_probe):
+def test_a_frozen_model_has_no_trainable_parameters(factory, corpus, run_probe):
     frozen = factory.untrained().requires_grad_(False)
     assert run_probe(PROBES["updates"], factory.context(frozen, corpus))["trainable_params"] == 0
 
@@ -38,7 +38,7 @@ def test_one_tensor_that_training_did_not_reach_is_counted(trained_context, corp
     assert run_probe(PROBES["updates"], replace(trained_context, model=model))["unchanged_tensors"] == 1
 
 
-def test_a_net_that_begins_far_from_ln_v_is_seen(factory, trained_context, run_probe):
+def test_an_initial_loss_far_from_ln_v_is_caught(factory, trained_context, run_probe):
     def build_with_large_head():
         model = factory.untrained()
         torch.nn.init.normal_(model.head.weight, 0, 5)
@@ -48,7 +48,7 @@ def test_a_net_that_begins_far_from_ln_v_is_seen(factory, trained_context, run_p
     assert run_probe(PROBES["initialization"], context)["loss_minus_uniform"] > 1
 
 
-def test_another_architecture_is_no_beginning(trained_context, run_probe):
+def test_an_initial_model_with_other_parameters_is_refused(trained_context, run_probe):
     with pytest.raises(ValueError, match="same parameters"):
         run_probe(
             PROBES["updates"], replace(trained_context, build_untrained=lambda: torch.nn.Sequential(torch.nn.Embedding(29, 29)))

@@ -14,20 +14,20 @@ def run_curve(run_probe, trained_context, val_losses, train_losses=None):
     return run_probe(learning_curve_probe(make_points(val_losses, train_losses)), trained_context)
 
 
-def test_a_held_out_loss_that_rises_again_is_overfitting(run_probe, trained_context):
+def test_a_validation_loss_that_rises_again_is_overfitting(run_probe, trained_context):
     metrics = run_curve(run_probe, trained_context, [8, 5, 4, 4.5, 5], [8, 5, 3, 2, 1])
     assert (metrics["fit_diagnosis"], metrics["best_step"]) == ("overfitting", 30)
     assert metrics["rebound"] == pytest.approx(1 / 4)
     assert metrics["generalization_gap"] == 4
 
 
-def test_a_held_out_loss_that_still_falls_is_underfitting(run_probe, trained_context):
+def test_a_validation_loss_that_still_falls_is_underfitting(run_probe, trained_context):
     metrics = run_curve(run_probe, trained_context, [8, 7, 6, 5, 4])
     assert (metrics["fit_diagnosis"], metrics["rebound"]) == ("underfitting", 0)
     assert metrics["late_improvement"] == pytest.approx(1 / 4)
 
 
-def test_a_held_out_loss_that_levels_off_is_neither(run_probe, trained_context):
+def test_a_validation_loss_that_levels_off_is_neither(run_probe, trained_context):
     assert run_curve(run_probe, trained_context, [8, 5, 4, 4, 3.99])["fit_diagnosis"] == "neither"
 
 
@@ -39,11 +39,11 @@ def test_a_loss_that_only_rises_is_overfitting(run_probe, trained_context):
     ("rebound", "late_improvement", "diagnosis"),
     [(0.03, 0.5, "overfitting"), (0.01, 0.06, "underfitting"), (0.01, 0.01, "neither")],
 )
-def test_overfitting_is_said_before_underfitting(rebound, late_improvement, diagnosis):
+def test_overfitting_is_diagnosed_before_underfitting(rebound, late_improvement, diagnosis):
     assert diagnose_fit(rebound, late_improvement) == diagnosis
 
 
-def test_a_power_law_is_foretold_exactly_and_marked_as_an_estimate(trained_context):
+def test_a_power_law_is_extrapolated_exactly_and_is_an_estimate(trained_context):
     recorder = MetricRecorder()
     learning_curve_probe([(float(s), 1.0, 9.0 * s**-0.2) for s in (1, 10, 20, 30, 40, 50, 60, 80, 100)]).run(
         trained_context, recorder
@@ -53,7 +53,7 @@ def test_a_power_law_is_foretold_exactly_and_marked_as_an_estimate(trained_conte
     assert recorder.metrics["final_loss"].kind == "measured"
 
 
-def test_a_loss_that_stops_falling_where_a_power_law_goes_on_is_seen_to_miss_it(trained_context):
+def test_a_loss_that_stops_falling_misses_its_extrapolation(trained_context):
     recorder = MetricRecorder()
     learning_curve_probe([(float(s), 1.0, 9.0 * min(s, 50) ** -0.2) for s in (1, 10, 20, 30, 40, 50, 60, 80, 100)]).run(
         trained_context, recorder

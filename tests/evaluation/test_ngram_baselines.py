@@ -1,3 +1,5 @@
+"""Test the unigram and bigram baselines."""
+
 import itertools
 import math
 
@@ -8,7 +10,7 @@ from provenlm.evaluation import ngram_baselines
 
 
 def brute_force_kneser_ney(documents, vocabulary, previous, following):
-    """The textbook formulas, pair by pair, with the discounts of the module's own estimate."""
+    """Apply the textbook formulas pair by pair, with the discount estimate of the module."""
     pairs = [pair for document in documents for pair in itertools.pairwise(document)]
     distinct_pairs = set(pairs)
 
@@ -46,7 +48,7 @@ def test_the_probabilities_after_every_token_sum_to_one(factory):
     np.testing.assert_allclose(sums, np.ones(8), rtol=1e-12)
 
 
-def test_the_unigram_sums_to_one_and_gives_nothing_nought(factory):
+def test_unigram_probabilities_sum_to_one_and_are_positive(factory):
     unigram, _ = ngram_baselines.fit_ngrams(factory.split(DOCUMENTS, "abc"), 8)
     assert unigram.probabilities_V.sum() == pytest.approx(1, abs=1e-12)
     assert unigram.probabilities_V.min() > 0
@@ -57,7 +59,7 @@ def test_the_first_token_of_a_document_is_never_a_target(factory):
     assert 2 * 5 + 1 not in bigram.pair_ids  # `eos` of the first document, then `bos` of the second
 
 
-def test_a_corpus_in_which_every_pair_is_frequent_still_gives_unseen_pairs_something(factory):
+def test_unseen_pairs_have_a_positive_probability(factory):
     _, bigram = ngram_baselines.fit_ngrams(factory.split([[3, 4] * 20], "a"), 6)
     assert bigram.probabilities(np.array([3]), np.array([5]))[0] > 0
 
@@ -70,7 +72,7 @@ def test_the_best_continuation_is_the_argmax_of_all_probabilities(factory):
     np.testing.assert_allclose(chosen_probabilities, table.max(1), rtol=1e-12)
 
 
-def test_the_bigram_has_a_lower_loss_than_the_unigram_where_letters_follow_a_rule(factory):
+def test_the_bigram_beats_the_unigram_where_letters_follow_a_rule(factory):
     unigram, bigram = ngram_baselines.fit_ngrams(factory.split(factory.documents(60, 1), [str(n) for n in range(60)]), 29)
     held_out = np.array(factory.documents(1, 9)[0])
     assert bigram.nats(held_out[:-1], held_out[1:]).mean() < unigram.nats(held_out[1:]).mean() - 1

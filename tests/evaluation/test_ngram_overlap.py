@@ -1,3 +1,5 @@
+"""Test overlaps of token sequences against brute force."""
+
 import numpy as np
 import pytest
 
@@ -51,11 +53,11 @@ def test_tokens_beyond_one_byte_are_compared_whole():
     assert SuffixArray.build(text, 4).longest_match([0, 0, 1]) == 1
 
 
-def test_nothing_in_common_is_nought():
+def test_sequences_without_common_tokens_have_no_match():
     assert SuffixArray.build(TEXT, 8).longest_match([7, 8, 9]) == 0
 
 
-def test_windows_that_stand_in_the_other_text_are_marked():
+def test_windows_that_occur_in_the_other_text_are_marked():
     ids = np.concatenate([[8, 8, 8], TEXT[50:60], [8, 8]])
     assert np.flatnonzero(shared_windows(ids, TEXT, 8)).tolist() == [3, 4, 5]
 

@@ -18,7 +18,7 @@ def moe_config(**changes):
 
 
 def moe_context(factory, corpus, shape, **overrides):
-    """A net of that shape in which no part is nought, as after training."""
+    """Return the context of a model without zero weights, as after training."""
     torch.manual_seed(0)
     model = SPEC.build(shape, 29)
     for parameter in model.parameters():
@@ -35,7 +35,7 @@ def test_the_model_has_as_many_parameters_as_its_analytic_count(factory, corpus,
 
 
 @pytest.mark.parametrize("top", [1, 2, 3, 4])
-def test_active_parameters_follow_the_number_of_experts_that_a_token_is_sent_to(factory, corpus, run_probe, top):
+def test_active_parameters_follow_the_number_of_experts_per_token(factory, corpus, run_probe, top):
     context, probes = moe_context(factory, corpus, moe_config(num_experts_per_tok=top)), param_count_probes({})
     total = run_probe(probes["params"], context)["total"]
     assert run_probe(probes["params.active"], context)["measured"] == total - 2 * (4 - top) * 3 * 16 * 24
@@ -66,8 +66,8 @@ def test_frozen_parameters_are_not_trainable(factory, corpus, run_probe):
     assert metrics["total"] - metrics["trainable"] == 29 * 16
 
 
-def test_a_shape_too_large_to_build_is_counted_without_memory(factory, corpus, run_probe):
-    """The shape that a report once called 200 million, and its first draft, by hand: see the formula of their layers."""
+def test_a_shape_too_large_to_build_is_counted_on_the_meta_device(factory, corpus, run_probe):
+    """The two shapes were published as 200 M parameters; the numbers are computed by hand."""
     shapes = {
         "second": moe_config(
             hidden_size=512,
@@ -121,7 +121,7 @@ def test_counting_leaves_no_gradients_behind(factory, corpus, run_probe):
     assert all(p.grad is None for p in context.model.parameters())
 
 
-def test_the_architecture_is_read_from_the_built_net(factory, corpus):
+def test_the_architecture_is_read_from_the_built_model(factory, corpus):
     recorder = MetricRecorder()
     param_count_probes({})["params"].run(moe_context(factory, corpus, moe_config(dropout=0.25)), recorder)
     (modules,) = [item for item in recorder.tables if item.name == "modules"]

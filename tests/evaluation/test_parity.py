@@ -43,19 +43,19 @@ def run_parity(run_probe, name, context):
 
 
 @EACH_MODEL
-def test_our_weights_in_the_reference_give_our_logits(run_probe, context, spec, config):
+def test_the_exported_weights_give_the_same_logits_in_transformers(run_probe, context, spec, config):
     metrics = run_parity(run_probe, "hf", context(spec, config))
     assert metrics["max_abs_diff"] < 1e-4
     assert metrics["top1_agreement"] == 1
 
 
-def test_a_reference_with_another_angle_of_positions_is_seen_to_differ(run_probe, context):
+def test_a_reference_with_another_rope_theta_differs(run_probe, context):
     context_without_fault = context(gpt.SPEC, LLAMA)
     faulty = replace(context_without_fault, to_hf=lambda weights: gpt.SPEC.to_hf(replace(LLAMA, rope_theta=100.0), 29, weights))
     assert run_parity(run_probe, "hf", faulty)["max_abs_diff"] > 1e-2
 
 
-def test_an_export_with_two_matrices_swapped_is_seen_to_differ(run_probe, context):
+def test_an_export_with_two_swapped_matrices_differs(run_probe, context):
     context_without_fault = context(moe.SPEC, MOE)
 
     def swap_layers(weights):
@@ -80,13 +80,13 @@ def test_an_export_that_lacks_a_tensor_is_an_error_that_names_it(run_probe, cont
 
 
 @EACH_MODEL
-def test_a_cache_gives_the_logits_of_none(run_probe, context, spec, config):
+def test_a_cache_gives_the_same_logits(run_probe, context, spec, config):
     metrics = run_parity(run_probe, "kv_cache", context(spec, config))
     assert metrics["num_positions"] == 16
     assert metrics["max_abs_diff"] < 1e-4
 
 
-def test_a_cache_that_forgets_is_caught(run_probe, context):
+def test_a_cache_that_loses_a_key_is_caught(run_probe, context):
     context_without_fault = context(gpt.SPEC, LLAMA)
 
     def forget_first_key(model, tokens_BT, cache):
@@ -100,7 +100,7 @@ def test_a_cache_that_forgets_is_caught(run_probe, context):
     )
 
 
-def test_the_fast_experts_say_what_the_loop_says(run_probe, context):
+def test_grouped_experts_equal_the_loop_over_experts(run_probe, context):
     metrics = run_parity(run_probe, "experts", context(moe.SPEC, MOE))
     assert metrics["num_layers"] == 2
     assert metrics["max_relative_diff"] < 1e-5
@@ -116,7 +116,7 @@ def test_experts_that_swap_their_weights_are_caught(run_probe, context):
     assert run_parity(run_probe, "experts", context_without_fault)["max_relative_diff"] > 1e-2
 
 
-def test_looking_leaves_no_hook_behind(run_probe, context):
+def test_no_forward_hook_remains(run_probe, context):
     context_without_fault = context(moe.SPEC, MOE)
     run_parity(run_probe, "experts", context_without_fault)
     assert not any(module._forward_hooks for module in context_without_fault.model.modules())

@@ -1,3 +1,5 @@
+"""Test the peak memory of computations."""
+
 import torch
 
 from provenlm.evaluation.probes.peak_memory import peak_bytes
@@ -14,7 +16,7 @@ def allocate_twice(size):
     return compute
 
 
-def test_the_peak_is_what_was_held_at_once_not_what_was_asked_for_in_all():
+def test_the_peak_is_memory_at_one_time_not_all_allocations():
     assert peak_bytes([allocate_twice(1 << 20)], CPU) == [(1 << 20) + (1 << 19)]
 
 

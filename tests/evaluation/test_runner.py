@@ -129,7 +129,7 @@ def test_each_probe_has_a_row_with_its_outcome(trained_context):
     assert [row[:3] for row in table.rows] == [("a", "measured", 1), ("b", "failed", 1), ("c", "not applicable", 0)]
 
 
-def test_needs_are_capabilities_and_conditions_with_the_reasons_why_they_are_not_met():
+def test_needs_map_to_the_reasons_why_they_are_not_met():
     conditions = {**dict.fromkeys(CONDITIONS, True), "validation_split": False, "hf_format": "Mixtral has no expert bias"}
     needs = available_needs(frozenset({"blocks"}), conditions, {"brackets": "no brackets"})
     assert needs["blocks"] is None and needs["kv_cache"] == "the model has no capability kv_cache"

@@ -1,3 +1,5 @@
+"""Test the overlap of the splits."""
+
 from dataclasses import replace
 
 import pytest
@@ -25,7 +27,7 @@ def test_a_cluster_on_both_sides_is_counted(trained_context, run_probe):
 
 
 def test_a_training_document_that_slipped_into_the_held_out_ones_is_named(factory, trained_context):
-    """Its id and cluster are new: only its text betrays it."""
+    """Its id and cluster are new: only its text shows the overlap."""
     train, val = factory.documents(30, 1), factory.documents(6, 2)
     val[4] = [1, *range(3, 29), *range(3, 29), 2]
     train[7] = [1, *range(5, 29), *range(3, 29), *range(3, 20), 2]

@@ -28,7 +28,7 @@ PROBES = {
 
 @pytest.fixture
 def run_sweep(factory, corpus):
-    """Probes that follow nets of seed 3 (the recipe's), 7 and 2, and checkpoints whose seed is their step."""
+    """Sweep models of seed 3 (the recipe's), 7 and 2, and checkpoints whose seed is their step."""
     contexts = {seed: factory.context(factory.untrained(), corpus, seed=seed) for seed in (2, 3, 7, 10, 20)}
     checkpoints = [(step, lambda step=step: contexts[step]) for step in (10, 20)]
 
@@ -46,7 +46,7 @@ def run_sweep(factory, corpus):
 CONFIG = SweepConfig((7, 2), "recall.loss", ("recall.right",))
 
 
-def test_the_least_and_the_most_over_seeds_are_those_of_all_nets(run_sweep):
+def test_minimum_and_maximum_are_over_all_seeds(run_sweep):
     metrics = {name: metric.value for name, metric in run_sweep(CONFIG).metrics.items()}
     assert (metrics["seed_sweep.num_models"], metrics["seed_sweep.recall.right.min"], metrics["seed_sweep.recall.right.max"]) == (
         3,
@@ -56,27 +56,27 @@ def test_the_least_and_the_most_over_seeds_are_those_of_all_nets(run_sweep):
     assert (metrics["seed_sweep.training_seconds.min"], metrics["seed_sweep.training_seconds.max"]) == (0.2, 0.7)
 
 
-def test_each_seed_is_shown_the_recipes_own_first(run_sweep):
+def test_the_table_lists_the_seed_of_the_recipe_first(run_sweep):
     table = next(t for t in run_sweep(CONFIG).tables if t.name == "seed_sweep.seeds")
     assert table.rows == [(3, 0.5, 0.33333, 3), (7, 0.7, 0.14286, 7), (2, 0.2, 0.5, 2)]
 
 
-def test_quality_is_drawn_against_loss_from_checkpoint_to_checkpoint_to_the_end(run_sweep):
+def test_metrics_are_plotted_at_each_checkpoint_and_at_the_end(run_sweep):
     by_loss, by_step = run_sweep(CONFIG).series
     assert (by_loss.x_values, by_loss.y_values) == ([1 / 10, 1 / 20, 1 / 3], {"recall.right": [10, 20, 3]})
     assert by_step.x_values == [10, 20, 30]
 
 
-def test_only_the_probes_that_are_needed_are_asked(run_sweep):
+def test_only_the_needed_probes_run(run_sweep):
     assert run_sweep(CONFIG).metrics  # the other one is no probe at all
 
 
-def test_a_figure_of_no_probe_is_refused(run_sweep):
+def test_a_metric_of_no_probe_is_refused(run_sweep):
     with pytest.raises(ProvenlmError, match=r"no probe records 'recal.loss'; the probes are recall, expensive, val"):
         run_sweep(SweepConfig((), "recal.loss", ("recall.right",)))
 
 
-def test_a_figure_that_its_probe_does_not_record_is_an_error(run_sweep):
+def test_a_metric_that_its_probe_does_not_record_is_an_error(run_sweep):
     with pytest.raises(ValueError, match=r"no probe recorded recall.wrong"):
         run_sweep(SweepConfig((2,), "recall.loss", ("recall.wrong",)))
 
@@ -95,6 +95,6 @@ def test_without_a_config_both_probes_need_one():
 
 
 @pytest.mark.parametrize("arguments", [((1, 1), "a", ("b",)), ((), "a", ()), ((), "a", ("a",))])
-def test_settings_that_mean_nothing_are_refused(arguments):
+def test_inconsistent_sweeps_are_refused(arguments):
     with pytest.raises(ValueError, match="must"):
         SweepConfig(*arguments)

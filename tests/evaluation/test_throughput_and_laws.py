@@ -1,3 +1,5 @@
+"""Test throughput, peak memory and scaling laws."""
+
 from dataclasses import replace
 
 import pytest
@@ -33,7 +35,7 @@ def test_timed_passes_are_warmed_up(trained_context, run_probe):
     assert len(calls) == 5 + throughput.NUM_WARMUP + 1  # the last one is looked at for its memory
 
 
-def test_a_longer_row_takes_more_memory_and_a_wasteful_net_more_still(trained_context, run_probe):
+def test_longer_sequences_and_wasteful_models_take_more_memory(trained_context, run_probe):
     def allocate_more(model, tokens_BT):
         return model(tokens_BT) + torch.zeros(1000, *tokens_BT.shape, trained_context.tokens.vocab_size).sum(0)
 
@@ -69,7 +71,7 @@ def test_settings_that_measure_nothing_are_refused(seq_lens, num_iters, message)
         throughput.ThroughputConfig(seq_lens, num_iters)
 
 
-def test_the_seed_of_4850312_tokens_suits_242516_parameters_by_the_rule_of_twenty(trained_context):
+def test_4850312_tokens_suit_242516_parameters_by_the_rule_of_20(trained_context):
     tokens = replace(trained_context.tokens.train, ids=range(4_850_312))
     recorder = MetricRecorder()
     counts = {"total": 222_994_944, "active": 72_000_000}
@@ -86,7 +88,7 @@ def test_the_seed_of_4850312_tokens_suits_242516_parameters_by_the_rule_of_twent
     assert "extrapolated beyond the sizes" in metrics["expected_loss"].description
 
 
-def test_the_scaling_law_gives_chinchilla_its_loss_worked_out_by_hand():
+def test_the_scaling_law_gives_the_loss_of_chinchilla():
     """70 G parameters, 1.4 T tokens: 1.8172 + 0.0815 + 0.0752."""
     assert scaling_law_loss(70e9, 1.4e12) == pytest.approx(1.974, abs=1e-3)
     assert not within_fit_range(70e9, 1.4e12)

@@ -1,3 +1,5 @@
+"""Test the loss of every target against one forward pass per target."""
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ DOCUMENTS = [[1, 3, 4, 5, 6, 7, 2], [1, 8, 2], [1, 2], [1, *range(3, 20), 2]]
 
 
 def losses_one_by_one(model, documents, length):
-    """Target by target, each in a forward pass of its own."""
+    """Compute the loss of each target in a forward pass of its own."""
     losses = []
     for document in documents:
         for position in range(1, len(document)):
@@ -31,7 +33,7 @@ def all_losses(context, batch_tokens):
     )
 
 
-def test_every_token_but_the_first_of_each_document_is_counted_exactly_once(factory, four_documents):
+def test_all_tokens_but_the_first_of_a_document_are_targets_once(factory, four_documents):
     index = all_losses(factory.context(factory.untrained(), four_documents, 4), 8).token_index
     assert sorted(index) == [n for n in range(len(four_documents.val.ids)) if n not in four_documents.val.doc_offsets]
 
@@ -64,20 +66,20 @@ def test_windows_never_cross_a_document(four_documents):
     assert windows.documents.tolist() == [0, 0, 1, 2, 3, 3, 3, 3, 3]
 
 
-def test_documents_are_drawn_until_they_hold_enough_targets(four_documents):
+def test_documents_are_sampled_until_they_hold_enough_targets(four_documents):
     assert sample_documents(four_documents.val, 10**6, 0).tolist() == [0, 1, 2, 3]
     sampled = sample_documents(four_documents.val, 1, 0)
     assert len(sampled) == 1
     assert sample_documents(four_documents.val, 1, 0).tolist() == sampled.tolist()
 
 
-def test_rows_of_our_own_are_measured_like_documents(factory, four_documents):
+def test_sequences_are_measured_like_documents(factory, four_documents):
     model = factory.untrained()
     losses = sequence_losses(factory.context(model, four_documents, 10), [[5, 6, 7], [8, 9]], 100, "test")
     np.testing.assert_allclose(losses.nats, losses_one_by_one(model, [[5, 6, 7], [8, 9]], 10), rtol=1e-5)
     assert losses.document.tolist() == [0, 0, 1]
 
 
-def test_a_row_longer_than_the_training_saw_is_refused(factory, four_documents):
+def test_a_sequence_longer_than_the_training_is_refused(factory, four_documents):
     with pytest.raises(ValueError, match="2 to 5 tokens"):
         sequence_losses(factory.context(factory.untrained(), four_documents, 4), [[1, 3, 4, 5, 6, 7]], 100, "test")

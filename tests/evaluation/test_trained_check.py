@@ -27,7 +27,7 @@ def check_trained(steps: int = 100, **changes: object) -> Metric:
     return recorder.metrics["trained_check"]
 
 
-def test_a_net_that_meets_every_condition_is_trained_and_the_figure_says_why():
+def test_a_model_that_meets_every_condition_is_trained():
     assert check_trained().value == 1
     assert check_trained().description == (
         "1 if the model may be called trained, 0 if not: yes: 2,384 trainable parameters; 100 updates were applied; "
@@ -51,13 +51,13 @@ def test_a_net_that_meets_every_condition_is_trained_and_the_figure_says_why():
         ({"updates__trainable_params": None}, "no: not measured trainable parameters"),
     ],
 )
-def test_each_missing_condition_is_named_and_enough_to_say_no(changes, reason):
+def test_each_missing_condition_is_named_and_fails_the_check(changes, reason):
     metric = check_trained(**changes)
     assert metric.value == 0
     assert reason in metric.description
 
 
-def test_where_nothing_is_held_out_the_training_loss_is_judged_and_that_is_said():
+def test_without_validation_split_the_training_loss_decides():
     metric = check_trained(val__num_documents=0, val__loss=None, val__unigram__loss=None)
     assert metric.value == 1
     assert "training loss (the validation split is empty) 1 nats/token, unigram baseline 3.1" in metric.description

@@ -104,6 +104,16 @@ def test_a_killed_flow_leaves_a_checkpoint_and_no_process(built, server, until, 
     eventually(lambda: not built.processes())
 
 
+def test_a_wrong_setting_is_refused_before_the_first_stage(project, server):
+    """Of a late stage: without the check, the stages before it would have run."""
+    project.set("recipes", "small", train={"steps": "many"})
+    message = "provenlm build: params.yaml: recipes.small.train.steps: must be a whole number, got 'many'\n"
+    for arguments in ((), ("--dry-run",)):
+        code, out, err = project.build(*arguments, **server)
+        assert (code, err) == (1, message) and "begins" not in out
+    assert not (project.root / "data").exists()
+
+
 def test_an_unknown_name_is_refused_with_the_known_names(project):
     code, out, err = project.build("prof")
     assert (code, out) == (1, "")

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from provenlm.core.config import load_params
-from provenlm.models.common.objective import IGNORE, Batch
+from provenlm.models.common.objective import IGNORE, TokenBatch
 from provenlm.models.common.spec import ModelSpec
 from provenlm.training.config import TrainConfig
 
@@ -71,7 +71,7 @@ class ModelHarness:
     def losses(spec: ModelSpec, model: nn.Module, ids: Tensor) -> Mapping[str, Tensor]:
         """Compute the loss terms with every token as the target of those before it."""
         (objective,) = spec.objectives(model, IGNORE)
-        return objective.loss(Batch(ids, torch.cat((ids[:, 1:], torch.full((len(ids), 1), IGNORE)), 1)))
+        return objective.loss(TokenBatch(ids, torch.cat((ids[:, 1:], torch.full((len(ids), 1), IGNORE)), 1)))
 
     @staticmethod
     def count_flops(spec: ModelSpec, config: Any, batch_size: int, seq_len: int) -> int:

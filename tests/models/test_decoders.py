@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from provenlm.core.errors import ConfigError
-from provenlm.models.common.objective import IGNORE, Batch
+from provenlm.models.common.objective import IGNORE, TokenBatch
 from provenlm.models.common.spec import ModelSpec
 from provenlm.models.gpt.config import GPTConfig
 from provenlm.models.gpt.spec import SPEC as GPT
@@ -23,11 +23,11 @@ MODELS = pytest.mark.parametrize(("spec", "config"), [(GPT, LLAMA), (GPT, GPT2),
 ROTATED = pytest.mark.parametrize(("spec", "config"), [(GPT, LLAMA), (MOE, MOE_CONFIG)], ids=["llama", "moe"])
 
 
-def batch_of(ids: Tensor, documents: Tensor | None = None) -> Batch:
-    return Batch(ids, torch.cat((ids[:, 1:], torch.full((len(ids), 1), IGNORE)), 1), documents)
+def batch_of(ids: Tensor, documents: Tensor | None = None) -> TokenBatch:
+    return TokenBatch(ids, torch.cat((ids[:, 1:], torch.full((len(ids), 1), IGNORE)), 1), documents)
 
 
-def loss_and_gradients(spec: ModelSpec, model: nn.Module, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+def loss_and_gradients(spec: ModelSpec, model: nn.Module, batch: TokenBatch) -> tuple[Tensor, list[Tensor]]:
     """Compute the loss and every gradient."""
     model.zero_grad()
     (objective,) = spec.objectives(model, IGNORE)

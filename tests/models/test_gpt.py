@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from provenlm.models.common.layers.kv_cache import KVCache
-from provenlm.models.common.objective import IGNORE, Batch
+from provenlm.models.common.objective import IGNORE, TokenBatch
 from provenlm.models.gpt.config import GPTConfig
 from provenlm.models.gpt.spec import SPEC
 
@@ -165,8 +165,13 @@ def test_ignored_targets_carry_no_loss(harness, config):
     (objective,) = SPEC.objectives(model, IGNORE)
     masked = ids.roll(-1, 1)
     masked[:, 5:] = IGNORE
-    short = objective.loss(Batch(ids[:, :5], ids.roll(-1, 1)[:, :5]))["loss"].item()
-    assert objective.loss(Batch(ids, masked))["loss"].item() == pytest.approx(short, rel=1e-5)
+    short = objective.loss(TokenBatch(ids[:, :5], ids.roll(-1, 1)[:, :5]))["loss"].item()
+    assert objective.loss(TokenBatch(ids, masked))["loss"].item() == pytest.approx(short, rel=1e-5)
+
+
+def test_a_missing_rope_theta_is_10_000_for_llama_and_none_for_gpt2():
+    assert GPTConfig().rope_theta == 10_000.0
+    assert GPTConfig(variant="gpt2", num_key_value_heads=4).rope_theta is None
 
 
 @VARIANTS
@@ -181,7 +186,7 @@ def test_dropout_applies_in_training_only(harness, config):
     [
         (LLAMA, {"hidden_size": 36}, r"hidden_size: must be a multiple of 2 \* num_attention_heads = 8, got 36"),
         (LLAMA, {"num_key_value_heads": 3}, "num_key_value_heads: must divide num_attention_heads = 4, got 3"),
-        (LLAMA, {"rope_theta": None}, "rope_theta: must be > 0 for variant llama, got null"),
+        (LLAMA, {"rope_theta": 0.0}, "rope_theta: must be > 0 for variant llama, got 0.0"),
         (LLAMA, {"dropout": 1.0}, "dropout: must be >= 0 and < 1, got 1.0"),
         (LLAMA, {"norm_eps": 0.0}, "norm_eps: must be > 0, got 0.0"),
         (LLAMA, {"intermediate_size": 0}, "intermediate_size: must be >= 1, got 0"),

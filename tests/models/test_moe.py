@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from provenlm.models.common.objective import IGNORE, Batch
+from provenlm.models.common.objective import IGNORE, TokenBatch
 from provenlm.models.moe.config import MoEConfig
 from provenlm.models.moe.losses import moe_loss
 from provenlm.models.moe.spec import SPEC
@@ -109,7 +109,7 @@ def test_a_later_token_does_not_change_an_earlier_logit(harness):
 
 def test_the_initial_loss_is_near_that_of_guessing(harness):
     torch.manual_seed(0)
-    model, batch = SPEC.build(SMALL, 61), Batch(harness.tokens(), harness.tokens(2, 17).roll(-1, 1))
+    model, batch = SPEC.build(SMALL, 61), TokenBatch(harness.tokens(), harness.tokens(2, 17).roll(-1, 1))
     assert moe_loss(model, IGNORE, batch)["cross_entropy"].item() == pytest.approx(math.log(61), abs=0.1)
 
 
@@ -146,7 +146,7 @@ def test_every_parameter_is_in_exactly_one_group():
 def test_the_minimised_loss_is_the_sum_of_its_weighted_terms(harness):
     model, batch = (
         harness.build_random(SPEC, replace(SMALL, load_balancing_weight=0.5, z_loss_weight=0.25)),
-        Batch(harness.tokens(), harness.tokens().roll(-1, 1)),
+        TokenBatch(harness.tokens(), harness.tokens().roll(-1, 1)),
     )
     terms = moe_loss(model, IGNORE, batch)
     expected = terms["cross_entropy"] + 0.5 * terms["load_balancing"] + 0.25 * terms["router_z"]
@@ -157,8 +157,8 @@ def test_ignored_targets_carry_no_loss(harness):
     model, targets = harness.build_random(SPEC, SMALL), harness.tokens().roll(-1, 1)
     masked = targets.clone()
     masked[:, 5:] = IGNORE
-    assert moe_loss(model, IGNORE, Batch(harness.tokens(), masked))["cross_entropy"].item() == pytest.approx(
-        moe_loss(model, IGNORE, Batch(harness.tokens()[:, :5], targets[:, :5]))["cross_entropy"].item(), rel=1e-5
+    assert moe_loss(model, IGNORE, TokenBatch(harness.tokens(), masked))["cross_entropy"].item() == pytest.approx(
+        moe_loss(model, IGNORE, TokenBatch(harness.tokens()[:, :5], targets[:, :5]))["cross_entropy"].item(), rel=1e-5
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from provenlm.cli import plan
 from provenlm.cli.export import export_files
 from provenlm.core.errors import ConfigError
-from provenlm.models.common.objective import IGNORE, Batch
+from provenlm.models.common.objective import IGNORE, TokenBatch
 from provenlm.models.common.spec import CAPABILITIES, ModelSpec, capabilities, require_capability, resolve_model
 from provenlm.models.generation.logits_provider import CachedLogits, UncachedLogits, logits_provider
 from provenlm.models.gpt.spec import SPEC as GPT
@@ -108,6 +108,6 @@ def test_each_toy_objective_has_gradients_for_its_own_parameters_only(toy: Any) 
     ids_BT = torch.randint(1, 11, (2, 5), generator=torch.Generator().manual_seed(1))
     for objective in toy.SPEC.objectives(model, IGNORE):
         model.zero_grad()
-        objective.loss(Batch(ids_BT, ids_BT))["loss"].backward()
+        objective.loss(TokenBatch(ids_BT, ids_BT))["loss"].backward()
         with_gradient = {id(parameter) for parameter in model.parameters() if parameter.grad is not None}
         assert with_gradient == {id(parameter) for group in objective.param_groups.values() for parameter in group}

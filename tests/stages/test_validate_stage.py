@@ -77,12 +77,19 @@ def params():
     }
     validate["count_only_models"] = {"seed": {"vocab_size": 32_000, "model": large}}
     corpus = {"domain": "strings", "scrape": {}, "filter": {}, "dedupe": {}, "tokenize": {}}
-    recipe = {"corpus": "toy", "domain": "strings", "base_model": "none", "model": {"arch": "moe", **net}, "train": train, "validate": validate}
+    recipe = {
+        "corpus": "toy",
+        "domain": "strings",
+        "base_model": "none",
+        "model": {"arch": "moe", **net},
+        "train": train,
+        "validate": validate,
+    }
     return {"corpora": {"toy": corpus}, "recipes": {"tiny": recipe}, "reports": {}}
 
 
 def project(root: Path, params, length: int = 4) -> Path:
-    """A folder as tokenize and train leave it, after no step of training."""
+    """Write a project as tokenize and train leave it after no training step."""
     tokenizer = characters.train_character_tokenizer(
         (Record.from_content(s.encode(), "text/plain", "test") for s in STRINGS), add_eos=False
     )
@@ -113,7 +120,7 @@ def run(root: Path):
 
 
 def run_here(root: Path, monkeypatch):
-    """The same without a process of its own."""
+    """Run the stage in this process."""
     monkeypatch.chdir(root)
     monkeypatch.setattr(sys, "argv", ["validate", "tiny"])
     runner.main("validate", "recipes", validate.run_stage, validate.__doc__)
@@ -132,14 +139,14 @@ def audit(done):
     return audits.read_audit(done / "reports" / "audits" / "tiny" / "validate.json")
 
 
-def test_every_probe_was_asked_and_none_raised(audit):
+def test_every_applicable_probe_ran_and_none_failed(audit):
     assert audit.metrics["eval.failures"].value == 0, [n for n in audit.metrics if n.endswith(".error")]
     outcomes = {row[0]: row[1] for row in next(t for t in audit.tables if t.name == "probes").rows}
     assert len(outcomes) == audit.metrics["eval.num_probes"].value == 35
     assert {name for name, outcome in outcomes.items() if outcome == "not applicable"} == set(audit.not_applicable)
 
 
-def test_a_recipe_without_validation_split_has_no_metric_of_it_and_the_reason(audit):
+def test_without_validation_split_its_metrics_do_not_apply(audit):
     assert audit.not_applicable["val"] == "the validation split is empty"
     assert audit.not_applicable["parity.compile"] == "the recipe does not compile the blocks of the model (train.compile)"
     assert audit.not_applicable["fixed_prompts"] == "the recipe names no fixed_prompts (validate.probes)"
@@ -155,26 +162,26 @@ def test_every_probe_brings_its_checks_into_the_audit(audit):
     assert missing == []
 
 
-def test_nets_of_other_seeds_are_trained_and_measured_beside_the_recipes_own(audit):
+def test_models_of_other_seeds_are_trained_and_measured(audit):
     assert audit.metrics["seed_sweep.num_models"].value == 3
     assert [row[0] for row in next(t for t in audit.tables if t.name == "seed_sweep.seeds").rows] == [5, 6, 7]
 
 
-def test_a_net_without_a_step_is_seen_not_to_have_moved(audit):
+def test_a_model_without_a_step_has_no_updates(audit):
     assert audit.metrics["updates.relative_update"].value == 0
     assert audit.metrics["improvement.loss_improvement"].value == 0
 
 
-def test_a_net_without_a_step_is_not_called_trained_and_the_page_can_say_why(audit):
+def test_a_model_without_a_step_fails_the_trained_check(audit):
     assert audit.metrics["trained_check"].value == 0
     assert "0 updates were applied" in audit.metrics["trained_check"].description
 
 
-def test_a_training_that_is_stopped_and_taken_up_ends_in_the_same_bits(audit):
+def test_a_resumed_training_ends_in_the_same_bits(audit):
     assert audit.metrics["resume.mismatches"].value == 0
 
 
-def test_nothing_is_said_about_held_out_text_where_there_is_none(audit):
+def test_an_empty_validation_split_has_no_metrics(audit):
     assert [name for name in audit.metrics if name.startswith("val.")] == []
     assert audit.metrics["train.num_targets"].value == 48
 
@@ -187,11 +194,11 @@ def test_every_rate_with_a_ceiling_has_its_chance_level_and_an_interval(audit):
         assert 0 < audit.metrics[f"{rate}.chance"].value <= audit.metrics[f"{rate}.ceiling"].value, rate
 
 
-def test_further_shapes_are_counted(audit):
+def test_count_only_models_are_counted(audit):
     assert audit.metrics["params.reference_models.seed.total"].value == 222_994_944
 
 
-def test_samples_lie_where_they_were_promised_and_in_the_provenance(done, audit):
+def test_samples_are_written_and_declared_as_outputs(done, audit):
     assert pq.read_table(done / "reports" / "samples" / "tiny.parquet").num_rows == 2
     assert [path for path, _ in audit.provenance["outputs"]] == ["reports/samples/tiny.parquet"]
     assert [path for path, _ in audit.provenance["inputs"]] == ["data/toy/tokens", "models/tiny"]
@@ -222,17 +229,20 @@ def test_a_mistake_in_the_parameters_is_named_on_the_first_line(tmp_path, params
     assert said in str(error.value)
 
 
-def test_a_probe_that_cannot_be_asked_is_an_error_in_the_audit_and_the_stage_goes_on(tmp_path, params, monkeypatch):
+def test_a_failing_probe_is_an_error_in_the_audit_and_others_run(tmp_path, params, monkeypatch):
     wrong = json.loads(json.dumps(params))
-    wrong["recipes"]["tiny"]["validate"]["throughput"]["seq_lens"] = [8]
+    wrong["recipes"]["tiny"]["validate"] = {"threads": 1, "throughput": {"seq_lens": [8]}}  # every other setting has a default
     run_here(project(tmp_path, wrong), monkeypatch)
-    metrics = audits.read_audit(tmp_path / "reports" / "audits" / "tiny" / "validate.json").metrics
+    audit = audits.read_audit(tmp_path / "reports" / "audits" / "tiny" / "validate.json")
+    metrics, settings = audit.metrics, {(section, key): is_default for section, key, _, is_default in audit.config}
+    assert settings["validate", "causality.num_tokens"] and not settings["validate", "throughput.seq_lens"]
+    assert audit.not_applicable["seed_sweep"] == "the recipe names no seeds to train with (validate.sweeps)"
     assert metrics["throughput.error"].value.startswith("ValueError: throughput.seq_lens must be <= 4")
     assert metrics["eval.failures"].value == 1
     assert metrics["train_completion.strings"].value == 12
 
 
-def test_a_net_of_another_vocabulary_is_refused(tmp_path, params, monkeypatch):
+def test_a_model_of_another_vocab_size_is_refused(tmp_path, params, monkeypatch):
     root = project(tmp_path, params)
     manifest = root / "data" / "toy" / "tokens" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"vocab_size": 37', '"vocab_size": 38'))

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from provenlm.data.token_dataset import DatasetSplit, TokenDataset
-from provenlm.models.common.objective import IGNORE, Batch
+from provenlm.models.common.objective import IGNORE, TokenBatch
 from provenlm.models.gpt import config as gpt_config
 from provenlm.models.gpt import spec as gpt
 from provenlm.models.moe import config as moe_config
@@ -40,7 +40,7 @@ from provenlm.training.dataloader import build_dataloader
 from provenlm.training.distributed.fsdp import apply_fsdp
 from provenlm.training.distributed.process_group import SINGLE_PROCESS, DistributedContext, init_distributed
 from provenlm.training.loop import train_steps
-from provenlm.training.run import build_callbacks
+from provenlm.training.trainer import build_callbacks
 
 ADAMW = ParamGroupConfig("adamw", 0.01, (0.9, 0.95), 0.01)
 MUON = ParamGroupConfig("muon", 0.02, (0.95,), 0.01)
@@ -142,7 +142,7 @@ def trained(
     poison = dataloader.batch_at(8, 8).inputs_BT[5]
     good: list[Checkpoint] = []
 
-    def loss(batch: Batch) -> Mapping[str, Tensor]:
+    def loss(batch: TokenBatch) -> Mapping[str, Tensor]:
         if fault == "memory" and model.training and dist.rank == dist.world_size - 1 and len(batch.inputs_BT) > 1:
             raise torch.OutOfMemoryError("planted")
         terms = objective.loss(batch)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from provenlm.models.common.objective import IGNORE, Batch
+from provenlm.models.common.objective import IGNORE, TokenBatch
 from provenlm.models.moe.config import MoEConfig
 from provenlm.models.moe.spec import SPEC
 from provenlm.training import rng_state
@@ -62,9 +62,9 @@ class NoiseSequences:
     def __len__(self) -> int:
         return 7
 
-    def get_batch(self, indices: Any) -> Batch:
+    def get_batch(self, indices: Any) -> TokenBatch:
         ids = torch.tensor([[(3 * int(i) + 5 * t) % 11 for t in range(5)] for i in indices])
-        return Batch(ids[:, :-1], ids[:, 1:])
+        return TokenBatch(ids[:, :-1], ids[:, 1:])
 
 
 def train(root: Path) -> str:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from provenlm.core.errors import ProvenlmError
-from provenlm.models.common.objective import IGNORE, Batch
+from provenlm.models.common.objective import IGNORE, TokenBatch
 from provenlm.models.moe.spec import SPEC
 from provenlm.training import rng_state
 from provenlm.training.checkpoints import checkpoint
@@ -63,7 +63,7 @@ def test_micro_batches_update_the_bias_like_the_whole_batch(begin):
 def test_with_a_bias_the_balancing_loss_is_not_minimized(begin):
     _, objective, _ = begin(rate=100.0)
     ids = torch.arange(4, 20).repeat(2, 1)
-    terms = objective.loss(Batch(ids, ids))
+    terms = objective.loss(TokenBatch(ids, ids))
     expected = terms["cross_entropy"] + 0.001 * terms["router_z"]
     assert terms["loss"].item() == pytest.approx(expected.item())
     assert terms["load_balancing"].item() > 0
@@ -72,10 +72,10 @@ def test_with_a_bias_the_balancing_loss_is_not_minimized(begin):
 def test_evaluation_does_not_count_tokens_per_expert(begin):
     model, objective, _ = begin()
     ids = torch.arange(4, 20).repeat(2, 1)
-    objective.loss(Batch(ids, ids))
+    objective.loss(TokenBatch(ids, ids))
     assert [router.tokens_per_expert_E.sum() for router in model.routers] == [64, 64]  # two experts for each of 32 tokens
     model.eval()
-    objective.loss(Batch(ids, ids))
+    objective.loss(TokenBatch(ids, ids))
     assert [router.tokens_per_expert_E.sum() for router in model.routers] == [64, 64]
 
 
@@ -114,7 +114,7 @@ def test_the_bias_alone_recovers_a_collapsed_router(begin):
         model.train()
         ids = torch.randint(4, 20, (8, 16), generator=torch.Generator().manual_seed(1))
         for _ in range(60):
-            objective.loss(Batch(ids, ids))
+            objective.loss(TokenBatch(ids, ids))
             objective.post_step(True)
         return SPEC.eval_metrics(model.eval(), ids)["dead_experts"][0]
 

@@ -45,7 +45,9 @@ def make_manager(tmp_path: Path) -> Callable[..., CheckpointManager]:
         ({3: None}, CheckpointConfig(5, 1, None, False), []),
     ],
 )
-def test_checkpoints_that_no_rule_keeps_are_deleted(val_losses: dict[int, float | None], config: CheckpointConfig, deleted: list[int]) -> None:
+def test_checkpoints_that_no_rule_keeps_are_deleted(
+    val_losses: dict[int, float | None], config: CheckpointConfig, deleted: list[int]
+) -> None:
     assert steps_to_delete(val_losses, config) == deleted
 
 
@@ -96,9 +98,7 @@ def test_a_failed_write_is_raised_at_the_next_save(make_manager: Callable[..., C
         manager.save(state(15), {}, None)
 
 
-def test_a_rollback_takes_the_latest_regular_checkpoint(
-    make_manager: Callable[..., CheckpointManager], tmp_path: Path
-) -> None:
+def test_a_rollback_takes_the_latest_regular_checkpoint(make_manager: Callable[..., CheckpointManager], tmp_path: Path) -> None:
     manager = make_manager()
     for step in (5, 10, 12):
         manager.save(state(step, float(step)), {}, None)

@@ -88,17 +88,13 @@ def test_documents_without_a_pad_token_are_refused(dataset: Any, make_config: Ca
         build_dataloader(replace(dataset, special_tokens={}), make_config(data_packing="padded", seq_len=16))
 
 
-def test_documents_longer_than_seq_len_are_refused(
-    dataset: Any, make_config: Callable[..., Any]
-) -> None:
+def test_documents_longer_than_seq_len_are_refused(dataset: Any, make_config: Callable[..., Any]) -> None:
     with pytest.raises(ProvenlmError, match=r"train.seq_len must be >= 11 .*the longest document has 12 tokens.*, got 10"):
         build_dataloader(dataset, make_config(data_packing="padded", seq_len=10))
     assert len(build_dataloader(dataset, make_config(data_packing="padded", seq_len=11)).sequences) == 24
 
 
-def test_eval_with_an_empty_validation_split_is_refused(
-    dataset: Any, make_split: Any, make_config: Callable[..., Any]
-) -> None:
+def test_eval_with_an_empty_validation_split_is_refused(dataset: Any, make_split: Any, make_config: Callable[..., Any]) -> None:
     empty = replace(dataset, val=make_split([]))
     with pytest.raises(ProvenlmError, match="train.eval must be null, because the validation split is empty"):
         build_dataloader(empty, make_config())

@@ -12,8 +12,8 @@ from provenlm.training.callbacks.early_stopping import PatienceCallback
 from provenlm.training.config_sections import EarlyStoppingConfig, ReduceLROnPlateauConfig, TrainEvalConfig
 from provenlm.training.dataloader import build_dataloader
 from provenlm.training.loop import train_steps
-from provenlm.training.run import build_callbacks
 from provenlm.training.step import ReduceLR, StepResult, StopTraining
+from provenlm.training.trainer import build_callbacks
 
 
 def actions(callback: PatienceCallback, losses: list[float | None]) -> list[Any]:
@@ -54,9 +54,7 @@ def trained(dataset: Any, model_config: Any, config: Any, resume: Any = None) ->
     return list(train_steps(model, objectives, build_dataloader(dataset, config), callbacks, config, resume, lambda: None))
 
 
-def test_both_patience_callbacks_act_and_survive_a_resume(
-    dataset: Any, model_config: Any, make_config: Callable[..., Any]
-) -> None:
+def test_both_patience_callbacks_act_and_survive_a_resume(dataset: Any, model_config: Any, make_config: Callable[..., Any]) -> None:
     """With min_delta 9 no evaluation counts as an improvement, so both callbacks act when their patience ends."""
     config = make_config(
         eval=TrainEvalConfig(1, 4),

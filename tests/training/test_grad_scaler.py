@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from provenlm.models.common.objective import IGNORE, Batch
+from provenlm.models.common.objective import IGNORE, TokenBatch
 from provenlm.models.moe.spec import SPEC
 from provenlm.training import rng_state
 from provenlm.training.callbacks.nonfinite import NonFiniteGuard
@@ -42,7 +42,7 @@ def run(
     (real,) = SPEC.objectives(model, IGNORE)
     passes = []
 
-    def loss(batch: Batch) -> Any:
+    def loss(batch: TokenBatch) -> Any:
         passes.append(batch)
         terms = dict(real.loss(batch))
         return {**terms, "loss": terms["loss"] * math.nan} if len(passes) == poison else terms

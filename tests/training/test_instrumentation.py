@@ -163,9 +163,7 @@ def test_dvclive_holds_all_rows_and_the_latest_values(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "dvclive"])
-def test_a_missing_logger_package_is_named_with_its_extra(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_logger_package_is_named_with_its_extra(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(trackers.PACKAGES, name, "a_package_that_is_not_there")
     with pytest.raises(ProvenlmError, match=rf"train.loggers: {name} is not installed; run `pip install -e '\.\[loggers\]'`"):
         trackers.build_loggers([name], tmp_path)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from provenlm.core.audit import MetricRecorder
-from provenlm.models.common.objective import IGNORE, Batch
+from provenlm.models.common.objective import IGNORE, TokenBatch
 from provenlm.models.moe.metrics import layer_metrics
 from provenlm.models.moe.spec import SPEC
 from provenlm.training import metrics, rng_state
@@ -28,7 +28,7 @@ def run(dataset: Any, model_config: Any, config: Any, dead: int = 0, max_rows: i
         assert bias_E is not None
         bias_E[:dead] = -2.0
 
-    def bounded(batch: Batch) -> Any:
+    def bounded(batch: TokenBatch) -> Any:
         terms = real.loss(batch)
         if len(batch.inputs_BT) > max_rows:
             raise torch.OutOfMemoryError("planted")
@@ -58,9 +58,7 @@ def test_the_model_metrics_of_a_step_are_those_of_its_whole_batch(
     assert reported["moe.dropped_tokens"] == 0
 
 
-def test_a_dead_expert_shows_in_history_metrics_and_plots(
-    dataset: Any, model_config: Any, make_config: Callable[..., Any]
-) -> None:
+def test_a_dead_expert_shows_in_history_metrics_and_plots(dataset: Any, model_config: Any, make_config: Callable[..., Any]) -> None:
     history, steps = run(dataset, model_config, make_config(), dead=2)
     assert [value for _, value in history.series("moe.dead_experts")] == [2.0] * 12
     assert {value for _, value in history.series("moe.load_imbalance_min")} == {0.0}
@@ -83,7 +81,9 @@ def test_a_batch_repeated_after_running_out_of_memory_is_counted_once(
     config = make_config(global_batch_size=8, micro_batch_size=8, eval=None)
     tight, roomy = (run(dataset, model_config, config, max_rows=max_rows)[1] for max_rows in (3, 99))
     assert tight[0].model_metrics["moe.load_imbalance_max"][0] == roomy[0].model_metrics["moe.load_imbalance_max"][0]
-    assert tight[0].model_metrics["moe.router_entropy"][0] == pytest.approx(roomy[0].model_metrics["moe.router_entropy"][0], rel=1e-5)
+    assert tight[0].model_metrics["moe.router_entropy"][0] == pytest.approx(
+        roomy[0].model_metrics["moe.router_entropy"][0], rel=1e-5
+    )
 
 
 def test_finite_gradient_norms_are_plotted_by_parameter_group(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from provenlm.core.errors import ProvenlmError
-from provenlm.models.common.objective import IGNORE, Batch
+from provenlm.models.common.objective import IGNORE, TokenBatch
 from provenlm.models.moe.spec import SPEC
 from provenlm.training import memory, rng_state
 from provenlm.training.auto_batch_size import largest_fitting_batch, measure_peak_bytes
@@ -29,7 +29,7 @@ def trained(
     model = SPEC.build(model_config, dataset.vocab_size)
     (real,) = SPEC.objectives(model, IGNORE)
 
-    def bounded(batch: Batch) -> Mapping[str, Tensor]:
+    def bounded(batch: TokenBatch) -> Mapping[str, Tensor]:
         terms = real.loss(batch)  # dropout has drawn its random numbers before the failure
         if len(batch.inputs_BT) > (max_rows if model.training else eval_max_rows):
             raise torch.OutOfMemoryError("planted")

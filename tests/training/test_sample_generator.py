@@ -79,7 +79,11 @@ def test_samples_are_deterministic_and_greedy_ones_take_the_argmax(
 
 
 @pytest.mark.parametrize(
-    ("prompt", "message"), [("xyz", "every character must be one of 'abcdefghijklmnopqrs', got 'x'"), ("", "train.sample.prompts must not be empty texts")]
+    ("prompt", "message"),
+    [
+        ("xyz", "every character must be one of 'abcdefghijklmnopqrs', got 'x'"),
+        ("", "train.sample.prompts must not be empty texts"),
+    ],
 )
 def test_a_prompt_that_cannot_be_encoded_is_refused_before_training(
     model_config: Any, make_config: Callable[..., Any], prompt: str, message: str

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from provenlm.models.common.objective import IGNORE, Batch
+from provenlm.models.common.objective import IGNORE, TokenBatch
 from provenlm.models.moe.spec import SPEC
 from provenlm.training import rng_state
 from provenlm.training.config_sections import SeqLenScheduleConfig
@@ -35,7 +35,7 @@ def test_without_a_schedule_sequences_have_full_length() -> None:
 
 def test_split_sequences_hold_the_same_tokens_in_order() -> None:
     ids = torch.arange(17)
-    short = split_sequences(Batch(torch.stack([ids[:8], ids[8:16]]), torch.stack([ids[1:9], ids[9:17]])), 4)
+    short = split_sequences(TokenBatch(torch.stack([ids[:8], ids[8:16]]), torch.stack([ids[1:9], ids[9:17]])), 4)
     assert short.inputs_BT.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]
     assert short.targets_BT.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]]
 
@@ -47,7 +47,7 @@ def run(dataset: Any, model_config: Any, config: Any, resume: Any = None) -> tup
     (real,) = SPEC.objectives(model, IGNORE)
     shapes, steps, state = [], [], None
 
-    def recording_loss(batch: Batch) -> Any:
+    def recording_loss(batch: TokenBatch) -> Any:
         if model.training:
             shapes.append(tuple(batch.inputs_BT.shape))
         return real.loss(batch)

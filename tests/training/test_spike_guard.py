@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from provenlm.models.common.objective import IGNORE, Batch
+from provenlm.models.common.objective import IGNORE, TokenBatch
 from provenlm.models.moe.spec import SPEC
 from provenlm.training import rng_state
 from provenlm.training.callbacks.history import StepHistory
@@ -48,9 +48,9 @@ class PoisonedDataLoader:
         )
         self.starts: list[int] = []
 
-    def batch_at(self, start: int, num_sequences: int) -> Batch:
+    def train_batch(self, start: int, num_sequences: int) -> TokenBatch:
         self.starts.append(start)
-        batch = self.dataloader.batch_at(start, num_sequences)
+        batch = self.dataloader.train_batch(start, num_sequences)
         if start in self.positions:
             batch.targets_BT[batch.targets_BT != IGNORE] = 1
         return batch
@@ -189,9 +189,7 @@ def test_repeated_spikes_roll_back_past_their_data_with_lower_rates(case: Callab
     assert len(first.history.rows) == 27
 
 
-def test_a_rollback_restores_the_ema_and_the_loss_scale(
-    case: Callable[..., Case], make_config: Callable[..., Any]
-) -> None:
+def test_a_rollback_restores_the_ema_and_the_loss_scale(case: Callable[..., Case], make_config: Callable[..., Any]) -> None:
     first = case("averaged", {44, 48}, make_config=partial(make_config, ema_decay=0.9, precision="fp16"))
     back = next(step for step in iter(lambda: first.run(1)[0], None) if step.rollback_reason)
     good, now = checkpoint.load_checkpoint(step_dir(first.manager.root, 10)), back.snapshot()

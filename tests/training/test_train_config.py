@@ -109,5 +109,5 @@ def test_an_unknown_nested_key_is_named_with_its_location() -> None:
             {"warm_up": 1, "stable_steps": 0, "decay_type": "linear", "min_lr_factor": 0.0},
             "p.yaml: recipes.a.train.lr_schedule",
         )
-    with pytest.raises(ProvenlmError, match="missing key"):
+    with pytest.raises(ProvenlmError, match="exactly one of max_steps, epochs and max_tokens must be set, got none"):
         parse_config(TrainConfig, {}, "p.yaml: recipes.a.train")

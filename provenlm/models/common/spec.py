@@ -15,7 +15,7 @@ from provenlm.core.errors import ConfigError
 from provenlm.models.common.hf_export import HFExport
 from provenlm.models.common.layers.block_stack import BlockStack
 from provenlm.models.common.layers.kv_cache import KVCache
-from provenlm.models.common.objective import IGNORE, Batch, Objective
+from provenlm.models.common.objective import IGNORE, Objective, TokenBatch
 
 # capability -> the optional field of ModelSpec that offers it
 CAPABILITIES = {
@@ -108,7 +108,7 @@ class ModelSpec:
 
     def losses(self, model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> dict[str, Tensor]:
         """Compute the minimised loss of every objective on a batch, by objective name."""
-        batch = Batch(inputs_BT, targets_BT)
+        batch = TokenBatch(inputs_BT, targets_BT)
         return {objective.name: objective.loss(batch)["loss"] for objective in self.objectives(model, IGNORE)}
 
 

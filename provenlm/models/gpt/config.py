@@ -14,14 +14,15 @@ SIZES = (
     "intermediate_size",
     "max_position_embeddings",
 )
+DEFAULT_ROPE_THETA = 10_000.0  # of llama
 
 
 @dataclass(frozen=True)
 class GPTConfig:
     """Configure a dense decoder; the fields have the names of Hugging Face's Llama.
 
-    `variant` llama: rotary positions, RMSNorm, SwiGLU, no biases. gpt2: learned positions, LayerNorm, GELU, biases; it needs
-    `rope_theta: null` and as many key/value heads as heads. The defaults build a model for two CPU cores.
+    `variant` llama: rotary positions, RMSNorm, SwiGLU, no biases. gpt2: learned positions, LayerNorm, GELU, biases; it has
+    as many key/value heads as heads. The defaults build a model for two CPU cores.
     """
 
     variant: Literal["llama", "gpt2"] = "llama"
@@ -32,11 +33,13 @@ class GPTConfig:
     intermediate_size: int = 512  # width of the feed-forward layer: 8/3 · hidden_size for llama, 4 · hidden_size for gpt2 is usual
     max_position_embeddings: int = 1024  # longest sequence
     tie_word_embeddings: bool = True  # whether the output matrix is the embedding matrix
-    rope_theta: float | None = 10_000.0  # base of the rotary frequencies; null for gpt2
+    rope_theta: float | None = None  # base of the rotary frequencies; null: 10,000 for llama; gpt2 has none
     norm_eps: float = 1e-5
     dropout: float = 0.0  # of attention weights and of the output of attention and feed-forward
 
     def __post_init__(self) -> None:
+        if self.variant == "llama" and self.rope_theta is None:
+            object.__setattr__(self, "rope_theta", DEFAULT_ROPE_THETA)
         for name in SIZES:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be >= 1, got {getattr(self, name)}")
@@ -48,7 +51,7 @@ class GPTConfig:
 
     def _check_llama(self) -> None:
         if self.rope_theta is None or self.rope_theta <= 0:
-            raise ValueError(f"rope_theta: must be > 0 for variant llama, got {_as_yaml(self.rope_theta)}")
+            raise ValueError(f"rope_theta: must be > 0 for variant llama, got {self.rope_theta}")
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ValueError(
                 f"hidden_size: must be a multiple of 2 * num_attention_heads = {2 * self.num_attention_heads}, got {self.hidden_size}"
@@ -69,7 +72,3 @@ class GPTConfig:
             raise ValueError(
                 f"num_key_value_heads: must equal num_attention_heads = {self.num_attention_heads} for variant gpt2, got {self.num_key_value_heads}"
             )
-
-
-def _as_yaml(value: float | None) -> str:
-    return "null" if value is None else str(value)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from provenlm.models.common.layers.decoder import param_group_of
 from provenlm.models.common.next_token import next_token_loss
-from provenlm.models.common.objective import Batch, Objective, ParamGroupName
+from provenlm.models.common.objective import Objective, ParamGroupName, TokenBatch
 from provenlm.models.gpt.model import GPTModel
 
 
@@ -23,7 +23,7 @@ def objectives(model: nn.Module, ignore_index: int) -> list[Objective]:
     return [Objective("next_token", param_groups, partial(gpt_loss, model, ignore_index), "cross_entropy")]
 
 
-def gpt_loss(model: GPTModel, ignore_index: int, batch: Batch) -> Mapping[str, Tensor]:
+def gpt_loss(model: GPTModel, ignore_index: int, batch: TokenBatch) -> Mapping[str, Tensor]:
     """Compute `cross_entropy`, and `loss` with the batch's label smoothing.
 
     Both are in nats per target that counts.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from provenlm.models.common.layers.decoder import param_group_of
 from provenlm.models.common.layers.moe_router import Routing, global_load_balancing_loss, load_balancing_loss, z_loss
 from provenlm.models.common.next_token import next_token_loss
-from provenlm.models.common.objective import Batch, Objective, ParamGroupName, StepMetrics
+from provenlm.models.common.objective import Objective, ParamGroupName, StepMetrics, TokenBatch
 from provenlm.models.moe.model import MoEModel
 
 
@@ -34,7 +34,7 @@ def param_groups(model: MoEModel) -> dict[ParamGroupName, list[nn.Parameter]]:
     return groups
 
 
-def moe_loss(model: MoEModel, ignore_index: int, batch: Batch) -> Mapping[str, Tensor]:
+def moe_loss(model: MoEModel, ignore_index: int, batch: TokenBatch) -> Mapping[str, Tensor]:
     """Compute the loss terms, in nats per target that counts.
 
     `loss` = cross_entropy (with the batch's label smoothing) + weighted load_balancing + weighted router_z. With expert biases the
