@@ -218,10 +218,15 @@ def covers(dep: str, file: str) -> bool:
 
 
 def test_dvc_tracks_exactly_the_code_that_each_stage_can_import():
+    """dvc.yaml has one list for all subjects of a stage, so a folder must be imported for one of them, not for each."""
+    is_used: dict[tuple[str, str], bool] = {}
     for kind, plugins, deps in dvc_stages():
         files = closure(kind, plugins)
         assert not [f for f in files if not any(covers(dep, f) for dep in deps)], f"{kind}: imported, not in dvc.yaml's deps"
-        assert not [dep for dep in deps if not any(covers(dep, f) for f in files)], f"{kind}: in dvc.yaml's deps, never imported"
+        for dep in deps:
+            key = (kind, dep.replace(f"/domains/{plugins['domains']}/", "/domains/*/"))
+            is_used[key] = is_used.get(key, False) or any(covers(dep, f) for f in files)
+    assert not [key for key, used in is_used.items() if not used], "in dvc.yaml's deps, never imported"
 
 
 def test_the_closure_follows_local_imports_and_plugins():
