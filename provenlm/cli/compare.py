@@ -8,16 +8,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from provenlm.core import registry
 from provenlm.core.config import load_params
+from provenlm.core.interfaces import TokenizeSpec
 from provenlm.core.paths import ProjectPaths
 from provenlm.core.progress import log_line
+from provenlm.data.token_dataset import load_token_dataset
+from provenlm.evaluation import assemble
+from provenlm.evaluation.arrays import FloatArray
 from provenlm.evaluation.confidence import ratio_interval
 from provenlm.evaluation.probe import EvalContext
 from provenlm.evaluation.suite import ValidateConfig
-from provenlm.evaluation.token_loss import FloatArray, make_windows, token_losses
+from provenlm.evaluation.token_loss import make_windows, token_losses
 from provenlm.models.common.spec import require_capability, resolve_model
+from provenlm.tokenizers.registry import load_tokenizer
+from provenlm.training.checkpoints.checkpoint import load_model
+from provenlm.training.config import TrainConfig
 from stages import runner
-from stages.validate import load_eval_context
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,10 +53,7 @@ def compare_models(recipe: str, root: Path, other_root: Path) -> dict[str, float
         require_capability(resolve_model(context.entry["model"], location).spec, "next_token_logits", location)
     config = contexts[0].parse_section("validate", ValidateConfig)
     torch.set_num_threads(config.threads)
-    eval_contexts = [
-        load_eval_context(context, context.parse_section("validate", ValidateConfig), context.entry["train"]["seed"])[0]
-        for context in contexts
-    ]
+    eval_contexts = [load_eval_context(context) for context in contexts]
     record_ids = sorted(set.intersection(*(set(eval_context.tokens.val.record_ids) for eval_context in eval_contexts)))
     if not record_ids:
         return {"records": 0}
@@ -67,6 +71,19 @@ def compare_models(recipe: str, root: Path, other_root: Path) -> dict[str, float
         "difference": difference.value,
         **({"ci_low": difference.low, "ci_high": difference.high} if len(record_ids) > 1 else {}),
     }
+
+
+def load_eval_context(context: runner.StageContext) -> EvalContext:
+    """Load model, tokens and tokenizer of a recipe as the validate stage does. Raises CheckpointError and DataError."""
+    train_config = context.parse_section("train", TrainConfig)
+    tokens_dir, model_dir = context.paths.corpus_dir(context.entry["corpus"], "tokens"), context.paths.model_dir(context.subject)
+    tokens, trained_model = load_token_dataset(context.declare_input(tokens_dir)), load_model(context.declare_input(model_dir))
+    assemble.require_same_vocab(trained_model, tokens, model_dir.relative_to(context.paths.root).as_posix(), context.subject)
+    build_small = assemble.make_small_builder(trained_model, {}, context.params.location("recipes", context.subject, "model"))
+    domain_sequences = registry.load_domain(context.entry["domain"], "tokenize", TokenizeSpec).sequences
+    case = assemble.make_training_case(trained_model.spec, tokens, train_config, build_small, domain_sequences)
+    tokenizer = load_tokenizer(tokens_dir / "tokenizer", context.entry["domain"])
+    return assemble.make_eval_context(trained_model, tokens, tokenizer, case, build_small, train_config.seed)
 
 
 def bits_per_record(eval_context: EvalContext, record_ids: list[str], batch_tokens: int) -> FloatArray:
