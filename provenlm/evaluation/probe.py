@@ -121,8 +121,8 @@ def available_needs(
     """
     if conditions.keys() != CONDITIONS.keys():
         raise ValueError(f"conditions must be those of CONDITIONS, got {sorted(conditions.keys() ^ CONDITIONS.keys())} in one only")
-    if taken := sorted(domain_conditions.keys() & {*CAPABILITIES, *CONDITIONS}):
-        raise ValueError(f"conditions of a domain must have names of their own, got {taken[0]!r}")
+    if clashing := sorted(domain_conditions.keys() & {*CAPABILITIES, *CONDITIONS}):
+        raise ValueError(f"conditions of a domain must have names of their own, got {clashing[0]!r}")
     needs: dict[str, str | None] = {
         name: None if name in offered else f"the model has no capability {name}" for name in CAPABILITIES
     }
