@@ -5,6 +5,7 @@ reports in reports/, from benchmarks/results/*.json, or from running a command. 
 """
 
 import argparse
+import ast
 import dataclasses
 import importlib
 import inspect
@@ -153,12 +154,25 @@ def ci() -> str:
     lines = []
     for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
         for name, job in YAML(typ="safe", pure=True).load(path)["jobs"].items():
-            versions = job.get("strategy", {}).get("matrix", {}).get("python-version", [])
-            setup = [step["with"]["python-version"] for step in job["steps"] if "python-version" in step.get("with", {})]
-            python = ", ".join(map(str, versions or setup))
+            matrix = job.get("strategy", {}).get("matrix", {})
+            setup = [str(step["with"]["python-version"]) for step in job["steps"] if "python-version" in step.get("with", {})]
+            variables = [re.fullmatch(r"\$\{\{ matrix\.(\S+) \}\}", version) for version in setup]
+            versions = [v for version, var in zip(setup, variables, strict=True) for v in (matrix[var[1]] if var else [version])]
             commands = [f"`{line.strip()}`" for step in job["steps"] for line in step.get("run", "").splitlines()]
-            lines.append(f"- {name} (Python {python}): {', '.join(commands)}")
+            lines.append(f"- {name} (Python {', '.join(map(str, versions))}): {', '.join(commands)}")
     return "\n\n" + "\n".join(lines) + "\n\n"
+
+
+def layers() -> str:
+    """List the layers of the library from the top down, as tests/test_architecture.py enforces them."""
+    tree = ast.parse((ROOT / "tests" / "test_architecture.py").read_text(encoding="utf-8"))
+    constants = {
+        node.targets[0].id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    groups = [sorted(group) for group in reversed(ast.literal_eval(constants["LAYERS"]))]
+    return "`" + " → ".join(group[0] if len(group) == 1 else f"{{{', '.join(group)}}}" for group in groups) + "`"
 
 
 def error(*assignments: str) -> str:
@@ -274,6 +288,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "help": help_text,
     "error": error,
     "ci": ci,
+    "layers": layers,
     "section": section,
     "config": config,
 }
