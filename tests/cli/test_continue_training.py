@@ -24,7 +24,10 @@ def root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("ladder")
     table = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
     recipe = table["recipes"]["ladder_memorise"]
-    recipe["train"] |= {"steps": 30, "checkpoints": {"every": 10, "last": 2, "spaced": 10, "best": False}}
+    recipe["train"] |= {
+        "max_steps": 30,
+        "checkpoints": {"save_interval": 10, "keep_latest_k": 2, "keep_every_n_steps": 10, "keep_best": False},
+    }
     corpus = table["corpora"]["twelve_strings"]
     with (root / "params.yaml").open("w") as file:
         YAML().dump({"corpora": {"twelve_strings": corpus}, "recipes": {"ladder_memorise": recipe}, "reports": {}}, file)
