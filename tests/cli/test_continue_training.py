@@ -95,8 +95,8 @@ def test_an_existing_folder_is_not_overwritten(run_steps, tmp_path):
 
 def test_another_config_is_an_error(root, run_steps):
     text = (root / "params.yaml").read_text()
-    changed = text.replace("max_grad_norm: 1.0", "max_grad_norm: 2.0")
-    assert changed != text
+    changed = text.replace("max_steps: 30", "max_steps: 30\n      label_smoothing: 0.1")
+    assert changed != text and "label_smoothing: 0.1" in changed
     (root / "params.yaml").write_text(changed)
     status, _, errors = run_steps("--steps", "5")
     assert status == 1 and "config" in errors
