@@ -95,7 +95,7 @@ def dedup_quality(folder: Path, duplicates: SyntheticDuplicates, kept_mask: np.n
     quality = {"recall, exact duplicates": recall(duplicates.exact, kept_mask)}
     for low, high in ((0.9, 1.01), (0.8, 0.9), (0.7, 0.8)):
         pairs = [(a, b) for a, b in duplicates.near if low <= jaccard(hashes[a], hashes[b]) < high]
-        quality[f"recall, Jaccard {low} to {min(high, 1.0)}"] = recall(pairs, kept_mask)
+        quality[f"recall at Jaccard {low} to {min(high, 1.0)}"] = recall(pairs, kept_mask)
     return {**quality, "precision": len(true_duplicates) / max(1, len(sample))}
 
 
@@ -126,8 +126,8 @@ def compare_dedup(root: Path, megabytes: int, python: str) -> list[ResultRow]:
             print_row(implementation, result, duplicates.num_bytes, ratio)
             quality = dedup_quality(folder, duplicates, np.load(folder.parent / f"{implementation}.npy"))
             print("    " + "; ".join(f"{name} {value:.4f}" for name, value in quality.items()), flush=True)
-            rows += result_rows("near-duplicates", implementation, result, duplicates.num_bytes, ratio)
-            rows += [ResultRow(f"near-duplicates: {implementation}, {name}", value, "fraction") for name, value in quality.items()]
+            rows += result_rows("dedup", implementation, result, duplicates.num_bytes, ratio)
+            rows += [ResultRow(f"dedup: {implementation}, {name}", value, "fraction") for name, value in quality.items()]
     return rows
 
 
@@ -193,8 +193,8 @@ def measure_scaling(root: Path, megabytes: float, plot: Path | None) -> list[Res
         plot_scaling(points, plot)
     rows = []
     for stage, size, cpu_us, peak in points:
-        rows.append(ResultRow(f"scaling: {stage}, {size:.0f} MB, CPU time per record", cpu_us, "CPU µs"))
-        rows.append(ResultRow(f"scaling: {stage}, {size:.0f} MB, peak memory", peak, "MiB"))
+        rows.append(ResultRow(f"growth: {stage}, CPU time per record at {size:.0f} MB", cpu_us, "CPU µs"))
+        rows.append(ResultRow(f"growth: {stage}, peak memory at {size:.0f} MB", peak, "MiB"))
     return rows
 
 
