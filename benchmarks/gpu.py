@@ -23,7 +23,7 @@ from comparisons.results import ResultRow
 from provenlm.core import registry
 from provenlm.models.common.spec import ModelSpec
 from provenlm.training import memory
-from provenlm.training.mfu import measure_peak_flops
+from provenlm.training.loggers.mfu import measure_peak_flops
 
 NUM_WARMUP_STEPS = 3
 MAX_LOSS_DIFFERENCE = 2e-2  # of the first losses in bfloat16; larger differences mean different models

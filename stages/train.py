@@ -32,9 +32,9 @@ from provenlm.training.dataloader import DomainSequences, resolve_max_steps
 from provenlm.training.device import is_dtype_emulated, resolve_device, retain_freed_memory
 from provenlm.training.distributed import launcher
 from provenlm.training.distributed.process_group import DistributedContext, init_distributed, is_local_main
-from provenlm.training.instrumentation import build_instrumentation
+from provenlm.training.loggers.instrumentation import build_instrumentation
+from provenlm.training.loggers.mfu import MfuMeter, measure_peak_flops
 from provenlm.training.memory import MemoryProfile
-from provenlm.training.mfu import MfuMeter, measure_peak_flops
 from provenlm.training.preflight import RunPlan, run_preflight
 from provenlm.training.regularization_summary import record_regularization
 from provenlm.training.run import open_run, remove_stale_runs, run_worker_rank

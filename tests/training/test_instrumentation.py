@@ -21,7 +21,7 @@ from provenlm.training.loggers import trackers
 from provenlm.training.loggers.console import ConsoleLine, format_duration
 from provenlm.training.loggers.container import LoggerContainer
 from provenlm.training.loggers.csv_logger import CsvLogger
-from provenlm.training.mfu import MfuMeter, measure_peak_flops, steady_state_rows
+from provenlm.training.loggers.mfu import MfuMeter, measure_peak_flops, steady_state_rows
 
 METER = MfuMeter(lambda length: 100 * length, 1e6)
 

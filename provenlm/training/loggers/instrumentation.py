@@ -15,8 +15,8 @@ from provenlm.training.loggers import trackers
 from provenlm.training.loggers.console import ConsoleLine
 from provenlm.training.loggers.container import LoggerContainer
 from provenlm.training.loggers.csv_logger import CsvLogger
+from provenlm.training.loggers.mfu import MfuMeter, steady_state_rows
 from provenlm.training.memory import MemoryProfile, memory_allocated
-from provenlm.training.mfu import MfuMeter, steady_state_rows
 
 
 @dataclass(frozen=True)
