@@ -1,4 +1,7 @@
-"""Compare the models of a recipe in two checkouts by their loss on records that both held out; print JSON."""
+"""Compare the models of a recipe in two checkouts by their held-out loss.
+
+The loss is that on records that both held out; the result is JSON.
+"""
 
 import argparse
 import json
@@ -34,13 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the comparison as one JSON line, without `difference` if no record was held out by both, and return 0."""
+    """Print the comparison as a JSON line and return 0.
+
+    `difference` is absent if no record was held out by both.
+    """
     log_line(json.dumps(compare_models(args.recipe, Path.cwd(), args.other)))
     return 0
 
 
 def compare_models(recipe: str, root: Path, other_root: Path) -> dict[str, float]:
-    """Compute bits per byte of both models on the records that both held out, and the difference with its 95 % interval.
+    """Compute bits per byte of both models, and the difference with its 95 % interval.
+
+    Only records that both held out count.
 
     Each model uses the tokenizer that it was trained with; bits per byte do not depend on the tokenizer.
     """
@@ -74,7 +82,10 @@ def compare_models(recipe: str, root: Path, other_root: Path) -> dict[str, float
 
 
 def load_eval_context(context: runner.StageContext) -> EvalContext:
-    """Load model, tokens and tokenizer of a recipe as the validate stage does. Raises CheckpointError and DataError."""
+    """Load model, tokens and tokenizer of a recipe as the validate stage does.
+
+    Raises CheckpointError and DataError.
+    """
     train_config = context.parse_section("train", TrainConfig)
     tokens_dir, model_dir = context.paths.corpus_dir(context.entry["corpus"], "tokens"), context.paths.model_dir(context.subject)
     tokens, trained_model = load_token_dataset(context.declare_input(tokens_dir)), load_model(context.declare_input(model_dir))
@@ -87,7 +98,10 @@ def load_eval_context(context: runner.StageContext) -> EvalContext:
 
 
 def bits_per_record(eval_context: EvalContext, record_ids: list[str], batch_tokens: int) -> FloatArray:
-    """Compute the loss of a model on each of the held-out records `record_ids`, in bits. Returns (D,)."""
+    """Compute the loss of a model on each held-out record, in bits.
+
+    Returns (D,), in the order of `record_ids`.
+    """
     split = eval_context.tokens.val
     index_of = {name: index for index, name in enumerate(split.record_ids)}
     selected_D = np.array([index_of[name] for name in record_ids], np.int64)
