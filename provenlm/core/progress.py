@@ -1,4 +1,7 @@
-"""Report the progress of long work: a bar on a terminal, otherwise at most one machine-readable line a second."""
+"""Report the progress of long work.
+
+On a terminal this is a bar, otherwise at most one machine-readable line a second.
+"""
 
 import json
 import logging
@@ -22,7 +25,10 @@ class ProgressReporter:
         self._bar = tqdm(total=total, unit=f" {unit}", desc=label, dynamic_ncols=True, leave=False) if sys.stderr.isatty() else None
 
     def update(self, count: int = 1, postfix: str = "", total: int | None = None) -> None:
-        """Add `count` finished items, show `postfix` beside the bar, and replace the expected total by `total` if given."""
+        """Add `count` finished items and show `postfix` beside the bar.
+
+        `total`, if given, replaces the expected total.
+        """
         self.num_done += count
         self.total = total if total is not None else self.total
         if self._bar is not None:
@@ -51,7 +57,10 @@ def progress_bar(label: str, unit: str, total: int | None = None) -> Iterator[Pr
 
 
 class ConsoleHandler(logging.Handler):
-    """Print each log record as one line; the logger "provenlm" has one, which a library user may replace."""
+    """Print each log record as one line.
+
+    The logger "provenlm" has one, which a library user may replace.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print the message of a record."""

@@ -1,6 +1,7 @@
 """Test `provenlm continue-training`: its steps are those of the recipe's own training."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,5 +100,9 @@ def test_another_config_is_an_error(root, run_steps):
     assert changed != text and "label_smoothing: 0.1" in changed
     (root / "params.yaml").write_text(changed)
     status, _, errors = run_steps("--steps", "5")
-    assert status == 1 and "config" in errors
+    digest = "[0-9a-f]{64}"
+    message = (
+        f"provenlm continue-training: checkpoint: config must be {digest} as in this run, got {digest}; delete it to start over\n"
+    )
+    assert status == 1 and re.fullmatch(message, errors)
     (root / "params.yaml").write_text(text)
