@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from provenlm.training.callbacks.history import HistoryRow, StepHistory
+from provenlm.training.device import is_dtype_emulated
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 MATRIX_WIDTHS = {"cuda": 8192, "mps": 4096, "cpu": 1024}  # wide enough to hide the launch cost
+EMULATED_WIDTH = 256  # software products are slow at any width
 REPEATS = 8
 WARMUP_STEPS = 3
 
@@ -19,7 +21,7 @@ def measure_peak_flops(device: torch.device, precision: str) -> float:
 
     One warm-up run comes first. A product of widths n, n, n counts 2·n³ operations. Draws no random numbers.
     """
-    width = MATRIX_WIDTHS[device.type]
+    width = EMULATED_WIDTH if is_dtype_emulated(device, precision) else MATRIX_WIDTHS[device.type]
     matrix = torch.ones(width, width, device=device, dtype=DTYPES[precision])
     out = torch.empty_like(matrix)
     seconds = []
