@@ -306,7 +306,8 @@ def _parse_dataclass(config_type: type, value: object, location: str, default: o
     fields = {f.name: f for f in dataclasses.fields(config_type) if f.init}
     hints = typing.get_type_hints(config_type)
     mapping = _require_mapping(value, location)
-    inherited = {name: getattr(default, name) for name in fields} if type(default) is config_type else {}
+    is_merged = type(default) is config_type and not getattr(config_type, "replaces_default", False)
+    inherited = {name: getattr(default, name) for name in fields} if is_merged else {}
     defaults = {name: inherited[name] if inherited else _default_of(field) for name, field in fields.items()}
     _check_keys(mapping, tuple(fields), location, [name for name in fields if defaults[name] is dataclasses.MISSING])
     values = {key: _parse_value(hints[key], item, f"{location}.{key}", defaults[key]) for key, item in mapping.items()}

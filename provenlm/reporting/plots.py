@@ -124,7 +124,7 @@ def _trim_empty_bins(axes: Axes, x: Floats, lines: dict[str, Floats]) -> None:
 
 
 def _dynamic_range(values: Floats) -> float:
-    """Return the ratio of largest to smallest value if all are positive, else 1."""
+    """Return the ratio of largest to smallest value if all are positive, else one."""
     finite = values[np.isfinite(values)]
     return float(finite.max() / finite.min()) if len(finite) and finite.min() > 0 else 1.0
 
