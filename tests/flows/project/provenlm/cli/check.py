@@ -7,7 +7,7 @@ from ruamel.yaml import YAML
 
 from provenlm.core.errors import ConfigError
 
-KNOWN_KEYS = ("steps", "pause")
+KNOWN_KEYS = ("steps", "pause", "alone")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
