@@ -1,4 +1,6 @@
-"""Compare filtering and dedup of real text with datatrove and Daft: CPU time, memory, recall and precision.
+"""Compare filtering and dedup of real text with datatrove and Daft.
+
+The comparison covers CPU time, memory, recall and precision.
 
 A peer that is not installed (`pip install 'datatrove[io,processing]' orjson spacy daft ruamel.yaml numba`, in the environment of
 `--python`) is skipped with a line. Only ratios of CPU seconds are reliable on a busy machine.
@@ -36,7 +38,10 @@ SCALES = (1, 4, 10, 40, 100)
 
 
 def run_implementation(implementation: str, folder: Path, python: str) -> dict[str, Any] | None:
-    """Run an implementation in its own process, a peer with the interpreter `python`; None if it is missing or fails."""
+    """Run an implementation in its own process; return None if missing or failed.
+
+    A peer runs with the interpreter `python`.
+    """
     package = implementation.split()[0]
     is_peer = package in ("datatrove", "daft")
     environment = {**os.environ, "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", "OMP_NUM_THREADS": "1"}
@@ -75,7 +80,10 @@ def result_rows(comparison: str, implementation: str, result: dict[str, Any], nu
 
 
 def dedup_quality(folder: Path, duplicates: SyntheticDuplicates, kept_mask: np.ndarray) -> dict[str, float]:
-    """Compute recall on the planted duplicates, by exact similarity, and precision on a sample of the removed records."""
+    """Compute recall on planted duplicates and precision on removed records.
+
+    Recall uses exact similarity, precision a sample.
+    """
     removed = np.flatnonzero(~kept_mask).tolist()
     sample = random.Random(3).sample(removed, min(MAX_PIVOTS, len(removed)))
     needed_rows = {*sample, *(row for pair in duplicates.near for row in pair)}
@@ -95,7 +103,7 @@ def dedup_quality(folder: Path, duplicates: SyntheticDuplicates, kept_mask: np.n
     quality = {"recall, exact duplicates": recall(duplicates.exact, kept_mask)}
     for low, high in ((0.9, 1.01), (0.8, 0.9), (0.7, 0.8)):
         pairs = [(a, b) for a, b in duplicates.near if low <= jaccard(hashes[a], hashes[b]) < high]
-        quality[f"recall, Jaccard {low} to {min(high, 1.0)}"] = recall(pairs, kept_mask)
+        quality[f"recall at Jaccard {low} to {min(high, 1.0)}"] = recall(pairs, kept_mask)
     return {**quality, "precision": len(true_duplicates) / max(1, len(sample))}
 
 
@@ -106,7 +114,7 @@ def jaccard(hashes_a: np.ndarray, hashes_b: np.ndarray) -> float:
 
 
 def recall(pairs: list[tuple[int, int]], kept_mask: np.ndarray) -> float:
-    """Return the fraction of pairs of which at most one record was kept; NaN without pairs."""
+    """Return the fraction of pairs with at most one record left; NaN without pairs."""
     return sum(not (kept_mask[a] and kept_mask[b]) for a, b in pairs) / len(pairs) if pairs else float("nan")
 
 
@@ -126,13 +134,15 @@ def compare_dedup(root: Path, megabytes: int, python: str) -> list[ResultRow]:
             print_row(implementation, result, duplicates.num_bytes, ratio)
             quality = dedup_quality(folder, duplicates, np.load(folder.parent / f"{implementation}.npy"))
             print("    " + "; ".join(f"{name} {value:.4f}" for name, value in quality.items()), flush=True)
-            rows += result_rows("near-duplicates", implementation, result, duplicates.num_bytes, ratio)
-            rows += [ResultRow(f"near-duplicates: {implementation}, {name}", value, "fraction") for name, value in quality.items()]
+            rows += result_rows("dedup", implementation, result, duplicates.num_bytes, ratio)
+            rows += [ResultRow(f"dedup: {implementation}, {name}", value, "fraction") for name, value in quality.items()]
     return rows
 
 
 def compare_filters(root: Path, megabytes: int, python: str) -> list[ResultRow]:
-    """Compare our filters with each filter of datatrove, and with its fastest one on texts that it reads to the end.
+    """Compare our filters with each filter of datatrove.
+
+    Its fastest filter is also timed on texts that it reads to the end.
 
     Ours computes the statistics that all four rule sets need, and a score; a datatrove filter stops at the first rule that drops a text.
     """
@@ -150,7 +160,10 @@ def compare_filters(root: Path, megabytes: int, python: str) -> list[ResultRow]:
 
 
 def compare_in_rounds(comparison: str, folder: Path, implementations: list[str], python: str) -> list[ResultRow]:
-    """Run the implementations in turns and return medians, because other load changes the value of a CPU second."""
+    """Run the implementations in turns and return medians.
+
+    Other load changes the value of a CPU second.
+    """
     num_bytes = sum(len(record.content) for record in records.read_records(folder))
     results_by_name = defaultdict[str, list[dict[str, Any]]](list)
     print_header(f"{comparison}: {records.count_records(folder)} texts, {num_bytes / 1e6:.1f} MB, {ROUNDS} rounds")
@@ -193,8 +206,8 @@ def measure_scaling(root: Path, megabytes: float, plot: Path | None) -> list[Res
         plot_scaling(points, plot)
     rows = []
     for stage, size, cpu_us, peak in points:
-        rows.append(ResultRow(f"scaling: {stage}, {size:.0f} MB, CPU time per record", cpu_us, "CPU µs"))
-        rows.append(ResultRow(f"scaling: {stage}, {size:.0f} MB, peak memory", peak, "MiB"))
+        rows.append(ResultRow(f"growth: {stage}, CPU time per record at {size:.0f} MB", cpu_us, "CPU µs"))
+        rows.append(ResultRow(f"growth: {stage}, peak memory at {size:.0f} MB", peak, "MiB"))
     return rows
 
 

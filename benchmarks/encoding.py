@@ -1,4 +1,6 @@
-"""Time tokenizers on the same model: megabytes of text per CPU second, and whether their ids equal SentencePiece's.
+"""Time tokenizers on the same model and compare their ids with SentencePiece's.
+
+The speed is in megabytes of text per CPU second.
 
 The texts are modules and documentation of this machine; a third of them trains the model and the rest is encoded. Peers that are not
 installed are skipped with a line.
@@ -29,7 +31,10 @@ REFERENCE = "ours, by SentencePiece"
 
 
 def make_encoders(sp_tokenizer: SentencePieceTokenizer, records: Sequence[Record]) -> dict[str, Callable[[], Ids]]:
-    """Return functions that encode all records: ours as the tokenize stage uses it, then the peers as documented."""
+    """Return functions that encode all records: ours, then the peers.
+
+    Ours is used as in the tokenize stage, the peers as documented.
+    """
     contents = [record.content.decode() for record in records]
     fast_tokenizer = fastokens_backend.attach_verified_backend(sp_tokenizer, lambda: records)
     processor = sentencepiece.SentencePieceProcessor(model_proto=sp_tokenizer.model_proto)

@@ -1,4 +1,4 @@
-"""Measure precision, recall and speed of main-text extractors on pages with known text.
+"""Measure precision, recall and speed of main-text extractors on known pages.
 
 The pages are Markdown descriptions of installed packages, rendered to HTML and put into three page templates, so that the expected text
 is known: a documentation page, an article, and a page without semantic elements. The templates are ours, so only the comparison between
@@ -72,7 +72,10 @@ class GroundTruth:
 
 
 def synthetic_pages(template: str, max_pages: int) -> list[GroundTruth]:
-    """Render package descriptions as pages; skip those that contain HTML, whose expected text is ambiguous."""
+    """Render package descriptions as pages.
+
+    Those that contain HTML are skipped, because their expected text is ambiguous.
+    """
     truths, markdown = [], MarkdownIt("commonmark").enable("table")
     for package in sorted(metadata.distributions(), key=lambda item: str(item.metadata["Name"]).lower()):
         fields = package.metadata
@@ -101,7 +104,10 @@ def synthetic_pages(template: str, max_pages: int) -> list[GroundTruth]:
 
 
 def documentation_pages(docs: Path, max_pages: int) -> list[GroundTruth]:
-    """Read real pages whose content is in a known element, `max_pages` of each kind, in a fixed random order."""
+    """Read real pages whose content is in a known element, in a fixed random order.
+
+    At most `max_pages` of each kind are read.
+    """
     truths = []
     for pattern, (content_xpath, excluded_class) in CONTENT_XPATHS.items():
         paths = sorted(path for folder in sorted(docs.glob(pattern)) if not folder.is_symlink() for path in folder.rglob("*.html*"))
@@ -155,7 +161,10 @@ def word_ngrams(text: str) -> set[tuple[str, ...]]:
 
 
 def score_extractor(extractor: Callable[[str], str], pages: Sequence[GroundTruth]) -> tuple[float, float, float, float]:
-    """Return mean precision, recall and F1 of word 4-grams over pages, and the fraction of code lines kept verbatim."""
+    """Return mean precision, recall and F1 over pages, and the verbatim code rate.
+
+    Scores count word 4-grams; the rate is the fraction of code lines in the text unchanged.
+    """
     page_scores = []
     kept_lines = total_lines = 0
     for truth in pages:
@@ -171,7 +180,7 @@ def score_extractor(extractor: Callable[[str], str], pages: Sequence[GroundTruth
 
 
 def make_extractors() -> dict[str, Callable[[str], str]]:
-    """Return our extractor, with and without links and metadata, and the installed peers."""
+    """Return our extractor, with and without links and metadata, and the peers."""
     extract_functions: dict[str, Callable[[str], str]] = {
         "ours, with links and metadata": lambda page: extract.read_html(page, "http://h/").text,
         "ours, text only": lambda page: extract_main_text(extract.parse_html(page)),
@@ -195,7 +204,7 @@ def make_extractors() -> dict[str, Callable[[str], str]]:
 
 
 def is_documentation(page: str) -> bool:
-    """Return whether a page has several code blocks or names a documentation generator at its start."""
+    """Return whether a page has several code blocks or names a docs generator."""
     return page.count("<pre") > 1 or any(name in page[:4096].lower() for name in GENERATORS)
 
 
@@ -226,7 +235,7 @@ def extract_all(extractor: Callable[[str], str], pages: Sequence[GroundTruth]) -
 
 
 def main() -> None:
-    """Compare the extractors on all sets of pages and write benchmarks/results/extraction.json."""
+    """Compare extractors on all pages and write benchmarks/results/extraction.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     results.add_arguments(parser, "12 pages of each template and 1 round instead of 3")
     parser.add_argument("--docs", type=Path, default=Path("/usr/share/doc"), help="folder of the documentation of packages")

@@ -1,4 +1,6 @@
-"""Time a training step of the 223M shape on a GPU: ours, Mixtral, and the dense decoder against Llama.
+"""Time a training step of the 223M shape on a GPU against Mixtral and Llama.
+
+The dense decoder is compared with Llama.
 
 Each variant runs in bfloat16 with and without torch.compile, in its own process, with the same batch and weights. Without a GPU the
 benchmark prints NOT RUN; `--device cpu --tiny` tries the code on a shape that says nothing about speed.
@@ -23,7 +25,7 @@ from comparisons.results import ResultRow
 from provenlm.core import registry
 from provenlm.models.common.spec import ModelSpec
 from provenlm.training import memory
-from provenlm.training.mfu import measure_peak_flops
+from provenlm.training.loggers.mfu import measure_peak_flops
 
 NUM_WARMUP_STEPS = 3
 MAX_LOSS_DIFFERENCE = 2e-2  # of the first losses in bfloat16; larger differences mean different models
@@ -31,7 +33,10 @@ MAX_LOSS_DIFFERENCE = 2e-2  # of the first losses in bfloat16; larger difference
 
 @dataclass(frozen=True)
 class StepVariant:
-    """Describe a model of ours or, with `peer_config`, the Hugging Face model with the same weights."""
+    """Describe a model of ours or, with `peer_config`, the same Hugging Face model.
+
+    Both have the same weights.
+    """
 
     name: str
     model_name: str
@@ -96,7 +101,10 @@ VARIANTS = (
 
 
 def run_benchmark(benchmark: StepBenchmark) -> StepBenchmarkResult:
-    """Take warm-up steps and then timed steps; each waits for its loss, so that the clock covers the whole step."""
+    """Take warm-up steps and then timed steps.
+
+    Each waits for its loss, so that the clock covers the complete step.
+    """
     transformers.logging.set_verbosity_error()
     torch._logging.set_logs(dynamo=logging.ERROR, inductor=logging.ERROR)
     variant, device = benchmark.variant, torch.device(benchmark.device)
@@ -169,7 +177,10 @@ def print_result(result: StepBenchmarkResult) -> None:
 
 
 def check_first_losses(measured: Sequence[StepBenchmarkResult]) -> None:
-    """Exit with status 1 if the first losses of the variants of one model differ: then they are different models."""
+    """Exit with status 1 if the first losses of the variants of a model differ.
+
+    Then they are different models.
+    """
     for model_name in ("moe", "gpt"):
         first_losses = {result.name: result.first_loss for result in measured if result.model_name == model_name}
         if first_losses and max(first_losses.values()) - min(first_losses.values()) > MAX_LOSS_DIFFERENCE:

@@ -33,7 +33,10 @@ MAX_GRADIENT_DIFFERENCE = 1e-6
 
 
 def time_model(name: str, batch_size: int, rounds: int) -> tuple[list[TimingRow], float]:
-    """Time forward and backward of both models and a whole training step; also return the largest gradient difference."""
+    """Time forward and backward of both models and a complete training step.
+
+    Also return the largest gradient difference.
+    """
     params = config.load_params(ROOT / "params.yaml")
     vocab_size, num_params, seq_len, _ = MODELS[name]
     resolved = resolve_model(params.entry("recipes", name)["model"], name)
@@ -83,7 +86,9 @@ def numpy_loss_and_gradients(model: torch.nn.Module, resolved: ResolvedModel, ba
 
 
 def max_gradient_difference(resolved: ResolvedModel, vocab_size: int, batch: TokenBatch) -> float:
-    """Return the largest difference of a gradient in float64, relative to the largest entry of its tensor.
+    """Return the largest relative difference of a gradient in float64.
+
+    It is relative to the largest entry of its tensor.
 
     Raises RuntimeError if it is above MAX_GRADIENT_DIFFERENCE.
     """
@@ -109,7 +114,10 @@ def max_gradient_difference(resolved: ResolvedModel, vocab_size: int, batch: Tok
 def make_trainer_step(
     resolved: ResolvedModel, train_config: TrainConfig, vocab_size: int, batch_size: int, seq_len: int, rounds: int
 ) -> Any:
-    """Return a function that takes one training step of the recipe, on random documents of the same length."""
+    """Return a function that takes a training step of the recipe.
+
+    It uses random documents of the same length.
+    """
     num_documents = 64 * batch_size
     ids = np.random.default_rng(1).integers(1, vocab_size, num_documents * (seq_len + 1), dtype=np.uint16)
     starts = np.arange(num_documents + 1, dtype=np.int64) * (seq_len + 1)

@@ -1,4 +1,6 @@
-"""Measure what DVC, Prefect and our flows add to stages that do nothing, and what a record costs each corpus stage.
+"""Measure what DVC, Prefect and our flows add to stages that do nothing.
+
+Also measure what a record costs each corpus stage.
 
 The pipeline is that of tests/flows/project: seven stages, or a multiple of them. CPU seconds are those of a command and its child
 processes, from the kernel; on a busy machine only CPU seconds compare.
@@ -63,7 +65,10 @@ class TinyProject:
         return self.run("provenlm.cli", "build", **environment)
 
     def run(self, module: str, *arguments: str, **environment: str) -> Seconds:
-        """Run a module and return CPU and wall seconds; raise RuntimeError with its output if it fails."""
+        """Run a module and return CPU and wall seconds.
+
+        Raises RuntimeError with its output if it fails.
+        """
         start, wall_start = _child_cpu_seconds(), time.perf_counter()
         completed = subprocess.run(
             [sys.executable, "-m", module, *arguments],
@@ -123,7 +128,10 @@ def measure_overheads(folder: Path, times: int, copies: tuple[int, ...]) -> list
 
 
 def measure_stage_overhead(folder: Path, times: int) -> list[ResultRow]:
-    """Measure the overhead of a stage and the start latency of a run on a pool, with a running server."""
+    """Measure the overhead of a stage and the start latency on a pool.
+
+    A server is running meanwhile.
+    """
     project = TinyProject(folder / "served", 1)
     port = _free_port()
     api, home = f"http://127.0.0.1:{port}/api", str(folder / "prefect")
@@ -202,7 +210,7 @@ def _call_api(url: str, payload: Mapping[str, Any] | None = None) -> Any:
 
 
 def measure_per_record(folder: Path, sizes: tuple[int, int, int]) -> list[ResultRow]:
-    """Measure what a record of real text costs each corpus stage on one core, from runs of two sizes.
+    """Measure what a record costs each corpus stage on a core, from two run sizes.
 
     `sizes` are in megabytes. The first, small run compiles. Both others exceed the sample that the tokenizer is trained on, whose cost
     counts as startup.

@@ -1,4 +1,6 @@
-"""Time our expert layer, training steps and training loop against a plain loop and Hugging Face models.
+"""Time our expert layer, training steps and training loop against peers.
+
+Peers are a plain loop and Hugging Face models.
 
 Times compare only within a run: the implementations of a comparison run in turns, whole steps each in their own process.
 """
@@ -74,7 +76,7 @@ def time_expert_layer(dtype: torch.dtype, rounds: int) -> Comparison:
 
 
 def time_moe_step(precision: str, rounds: int) -> Comparison:
-    """Time a training step of the MoE model against Mixtral with both of its expert implementations."""
+    """Time a step of the MoE model against both expert implementations of Mixtral."""
     model_config = replace(shapes.MOE_223M, num_hidden_layers=NUM_LAYERS)
     peer_configs = {
         f"Mixtral, {implementation}": {"output_router_logits": True, "experts_implementation": implementation}
@@ -84,7 +86,10 @@ def time_moe_step(precision: str, rounds: int) -> Comparison:
 
 
 def time_dense_step(precision: str, rounds: int) -> Comparison:
-    """Time a training step of the dense decoder with as many active parameters against Llama."""
+    """Time a step of the dense decoder against Llama.
+
+    It has as many active parameters as the MoE model.
+    """
     model_config = replace(shapes.DENSE, num_hidden_layers=NUM_LAYERS)
     return time_train_step("dense", "gpt", model_config, {"Llama": {}}, precision, rounds)
 
@@ -92,7 +97,9 @@ def time_dense_step(precision: str, rounds: int) -> Comparison:
 def time_train_step(
     name: str, model_name: str, model_config: Any, peer_configs: Mapping[str, dict[str, Any]], precision: str, rounds: int
 ) -> Comparison:
-    """Time ours and each peer, each in its own process; raise RuntimeError if their first losses differ.
+    """Time our model and each peer, each in its own process.
+
+    Raises RuntimeError if their first losses differ.
 
     Ours retains freed memory, as the train stage does; each model is also timed the other way. The matrix products alone are a lower
     bound of the time of a step.
@@ -120,7 +127,10 @@ def time_train_step(
 def make_step(
     model_name: str, model_config: Any, peer_config: dict[str, Any] | None, retains_memory: bool, precision: str, threads: int
 ) -> Callable[[], float]:
-    """Return a training step that returns its loss: of our model or, with `peer_config`, of the peer."""
+    """Return a step of our model or, with `peer_config`, of the peer.
+
+    The step returns its loss.
+    """
     torch.set_num_threads(threads)
     transformers.logging.set_verbosity_error()
     if retains_memory:
@@ -146,7 +156,10 @@ def make_matmul_step(model_name: str, model_config: Any, precision: str, threads
 
 
 def time_default_step(rounds: int) -> Comparison:
-    """Time a step of the default recipe in the training loop against its bare model and optimizers."""
+    """Time a step of the default recipe in the loop against its bare model.
+
+    The bare model has the same optimizers.
+    """
     params = config.load_params(ROOT / "params.yaml")
     resolved = resolve_model(params.entry("recipes", "docs_moe")["model"], "docs_moe")
     spec, model_config = resolved.spec, resolved.model_config
@@ -169,7 +182,7 @@ def time_default_step(rounds: int) -> Comparison:
 
 
 def bare_steps(spec: ModelSpec, model: nn.Module, batch: Batch, train_config: TrainConfig) -> Iterator[None]:
-    """Run forward, backward, clipping and the optimizers of the recipe on one batch, and nothing else."""
+    """Run only forward, backward, clipping and the recipe's optimizers on a batch."""
     objective = spec.objectives(model, IGNORE)[0]
     step_optimizers = factory.build_optimizers(objective, train_config.optimizer)
     while True:

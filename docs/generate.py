@@ -1,10 +1,11 @@
-"""Fill the generated blocks of README and docs with real output: `python docs/generate.py [--check]`.
+"""Fill the generated blocks of README and docs: `docs/generate.py [--check]`.
 
 A block is `<!-- generated: NAME ARGUMENT… -->…<!-- end -->`; NAME is one of the functions in BLOCKS. Numbers come from the audits and
 reports in reports/, from benchmarks/results/*.json, or from running a command. tests/test_docs.py fails when a block differs.
 """
 
 import argparse
+import ast
 import dataclasses
 import importlib
 import inspect
@@ -113,7 +114,10 @@ def times(report: str) -> str:
 
 
 def benchmark(name: str, *prefixes: str) -> str:
-    """Tabulate the rows of benchmarks/results/NAME.json whose names start with one of `prefixes` (all rows without prefixes)."""
+    """Tabulate rows of benchmarks/results/NAME.json.
+
+    With `prefixes`, only rows whose names start with one of them.
+    """
     result = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
     rows = [
         (row["name"], f"{format_number(row['value'])} {row['unit']}".rstrip(), _ratio(row.get("ratio")))
@@ -149,20 +153,36 @@ def help_text(command: str = "") -> str:
 
 
 def ci() -> str:
-    """List the commands of the workflows in .github/workflows, with the Python versions of their jobs."""
+    """List the commands of the CI workflows, with the Python versions of their jobs."""
     lines = []
     for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
         for name, job in YAML(typ="safe", pure=True).load(path)["jobs"].items():
-            versions = job.get("strategy", {}).get("matrix", {}).get("python-version", [])
-            setup = [step["with"]["python-version"] for step in job["steps"] if "python-version" in step.get("with", {})]
-            python = ", ".join(map(str, versions or setup))
+            matrix = job.get("strategy", {}).get("matrix", {})
+            setup = [str(step["with"]["python-version"]) for step in job["steps"] if "python-version" in step.get("with", {})]
+            variables = [re.fullmatch(r"\$\{\{ matrix\.(\S+) \}\}", version) for version in setup]
+            versions = [v for version, var in zip(setup, variables, strict=True) for v in (matrix[var[1]] if var else [version])]
             commands = [f"`{line.strip()}`" for step in job["steps"] for line in step.get("run", "").splitlines()]
-            lines.append(f"- {name} (Python {python}): {', '.join(commands)}")
+            lines.append(f"- {name} (Python {', '.join(map(str, versions))}): {', '.join(commands)}")
     return "\n\n" + "\n".join(lines) + "\n\n"
 
 
+def layers() -> str:
+    """List the layers of the library from the top, as test_architecture.py does."""
+    tree = ast.parse((ROOT / "tests" / "test_architecture.py").read_text(encoding="utf-8"))
+    constants = {
+        node.targets[0].id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    groups = [sorted(group) for group in reversed(ast.literal_eval(constants["LAYERS"]))]
+    return "`" + " → ".join(group[0] if len(group) == 1 else f"{{{', '.join(group)}}}" for group in groups) + "`"
+
+
 def error(*assignments: str) -> str:
-    """Quote the message of `provenlm check` after edits of params.yaml such as KEY=VALUE; KEY=delete removes a key."""
+    """Quote the message of `provenlm check` after edits of params.yaml.
+
+    Edits are KEY=VALUE; KEY=delete removes a key.
+    """
     yaml = YAML()
     params: Any = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     for assignment in assignments:
@@ -197,7 +217,10 @@ def section(key: str) -> str:
 
 
 def config(path: str) -> str:
-    """Describe a configuration dataclass, given as MODULE.CLASS: its docstring, and type and default of every setting."""
+    """Describe a configuration dataclass, given as MODULE.CLASS.
+
+    The description is its docstring, and type and default of every setting.
+    """
     module, _, name = path.rpartition(".")
     config_type = getattr(importlib.import_module(module), name)
     rows = [(f"`{key}`", f"`{kind}`", default) for key, kind, default in _settings(config_type)]
@@ -205,7 +228,10 @@ def config(path: str) -> str:
 
 
 def _settings(config_type: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yield key, type and default of the fields of a dataclass; nested sections follow with dotted keys."""
+    """Yield key, type and default of each dataclass field.
+
+    Nested sections follow with dotted keys.
+    """
     hints = typing.get_type_hints(config_type)
     for field in dataclasses.fields(config_type):
         if not field.init:
@@ -236,7 +262,10 @@ def _settings(config_type: Any, prefix: str = "") -> Iterator[tuple[str, str, st
 
 
 def _is_small(value: Any) -> bool:
-    """Return whether a section has so few and simple settings that one line shows all of them."""
+    """Return whether a section is small enough to show all settings on a line.
+
+    Its settings must be few and simple.
+    """
     values = [getattr(value, field.name) for field in dataclasses.fields(value)]
     return len(values) <= 4 and all(item is None or isinstance(item, (bool, int, float, str)) for item in values)
 
@@ -274,13 +303,17 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "help": help_text,
     "error": error,
     "ci": ci,
+    "layers": layers,
     "section": section,
     "config": config,
 }
 
 
 def generate(page: Path) -> str:
-    """Return the text of a page with every generated block filled; links to reports are relative to the page."""
+    """Return the text of a page with every generated block filled.
+
+    Links to reports are relative to the page.
+    """
     root = "../" * (len(page.relative_to(ROOT).parts) - 1)
     return BLOCK.sub(
         lambda match: match[1] + _render(match[2]).replace("](reports/", f"]({root}reports/") + match[4],

@@ -1,1 +1,1 @@
-"""Define the Prefect flows: order, schedule, retries, concurrency and notifications."""
+"""Define the Prefect flows with schedules, retries, limits and notifications."""

@@ -79,7 +79,7 @@ def build(
     jobs: PositiveCount = 1,
     max_parallel_train: PositiveCount = 1,
 ) -> State[BuildResult]:
-    """Run every changed stage that the reports depend on, from scraping to the verdict.
+    """Run every changed stage that the reports depend on, from scrape to verdict.
 
     Args:
         names: reports to build, or recipes, which select the reports that contain them
@@ -110,7 +110,7 @@ def build(
 
 @flow(name="report", flow_run_name=_flow_run_name)
 def report(report: ReportName = REPORTS[0]) -> State[BuildResult]:
-    """Evaluate the checks of a report again, from the existing audits and the current params.yaml.
+    """Evaluate the checks of a report again, from existing audits and params.yaml.
 
     Args:
         report: report to evaluate
@@ -121,7 +121,7 @@ def report(report: ReportName = REPORTS[0]) -> State[BuildResult]:
 
 @flow(name="status")
 def status() -> None:
-    """Publish a page of running, finished and scheduled runs and the latest releases, as an artifact of this run."""
+    """Publish a page of runs and the latest releases, as an artifact of this run."""
     publish_status()
 
 

@@ -1,4 +1,7 @@
-"""Register flows with the Prefect server: deployments, schedules, failure webhook, crashed runs."""
+"""Register flows with the Prefect server: deployments and schedules.
+
+Also create the failure webhook and mark crashed runs.
+"""
 
 import json
 from collections.abc import Sequence
@@ -36,7 +39,7 @@ FAILURE_PAYLOAD = (
 
 
 def build_deployments(pool: str | None) -> list[RunnerDeployment]:
-    """Return deployments of all flows, for the workers of `pool` or, without one, for the serving process.
+    """Return deployments of all flows, for `pool` or for the serving process.
 
     `refresh` gets a schedule for each report whose `schedule.cron` is set.
     """
@@ -133,7 +136,10 @@ def replace_deployments(client: SyncPrefectClient, deployments: Sequence[RunnerD
 
 
 def mark_crashed_runs(client: SyncPrefectClient) -> Sequence[str]:
-    """Set unfinished runs of an earlier serving process to Crashed and return their names; call before serving."""
+    """Set unfinished runs of an earlier process to Crashed and return their names.
+
+    Call it before serving.
+    """
     unfinished_states = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
     served_ids = {deployment.id for deployment in client.read_deployments() if deployment.work_pool_name is None}
     runs = [
@@ -147,7 +153,7 @@ def mark_crashed_runs(client: SyncPrefectClient) -> Sequence[str]:
 
 
 def add_failure_webhook(url: str) -> None:
-    """Create a Prefect automation that posts a line of JSON to `url` when a run fails or crashes."""
+    """Create an automation that posts JSON to `url` when a run fails or crashes."""
     block = Webhook(method="POST", url=SecretStr(url), allow_private_urls=True).save(FAILURE_WEBHOOK, overwrite=True)
     trigger = EventTrigger(
         expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},

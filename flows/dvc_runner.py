@@ -46,7 +46,10 @@ _EXITED = re.compile(r"failed to run: .*, exited with (-?\d+)")
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """Describe a stage of a plan: its DVC address such as `train@docs_moe` and the stages of the plan it depends on."""
+    """Describe a stage of a plan by its DVC address and its dependencies.
+
+    An address is like `train@docs_moe`; the dependencies are stages of the plan.
+    """
 
     address: str
     dependencies: tuple[str, ...]
@@ -73,12 +76,15 @@ class StageCancelledError(StageError):
 
 
 def dvc_environment() -> dict[str, str]:
-    """Return the environment of a DVC process: `python` must be this interpreter and its output unbuffered."""
+    """Return the environment of a DVC process.
+
+    In it, `python` is this interpreter and output is unbuffered.
+    """
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
 
 
 def plan_stages(targets: Sequence[str], root: Path, start_at: str = STAGES[0]) -> list[PlannedStage]:
-    """Return the stages that the targets depend on, in DVC's order, without those before `start_at`.
+    """Return the stages that the targets depend on in DVC's order, from `start_at` on.
 
     Raises ConfigError with DVC's message if dvc.yaml or params.yaml cannot be resolved.
     """
@@ -216,7 +222,7 @@ def _log(path: Path) -> Iterator[IO[str]]:
 
 @dataclass
 class _DvcOutput:
-    """Separate the output of `dvc repro` into lines of the stage, DVC messages and DVC's final error."""
+    """Separate the output of `dvc repro` into stage lines, messages and the error."""
 
     listen: LineListener
     last_line: str = ""

@@ -1,4 +1,4 @@
-"""Start commands in their own process groups and end them, even if this process is killed.
+"""Start commands in process groups and end them, even if this process is killed.
 
 Run as a script, this file is the reaper: it reads `+GROUP` and `-GROUP` lines from standard input, and when the input ends it
 terminates every group that is still registered. A pipe closes however its writer dies, so neither kernel features nor the
@@ -59,7 +59,10 @@ def is_alive(pid: str) -> bool:
 
 
 def spawn(command: Sequence[str], environment: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
-    """Start a command in its own session, so that Ctrl-C does not reach it, and register it with the reaper."""
+    """Start a command in its own session and register it with the reaper.
+
+    Ctrl-C does not reach it there.
+    """
     process = subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True, text=True, errors="replace", **options
     )
@@ -86,7 +89,7 @@ def managed_process(command: Sequence[str], **options: Any) -> Iterator[subproce
 
 
 class ProcessSet:
-    """Hold the commands that worker threads wait for, so that the main thread can terminate all of them."""
+    """Hold the commands of worker threads, so that the main thread can end them."""
 
     def __init__(self) -> None:
         self.terminated = threading.Event()
@@ -130,7 +133,10 @@ def _write_to_reaper(line: str) -> None:
 
 
 def reap_orphans(lines: IO[str]) -> None:
-    """Read registrations until the writer is gone, then terminate what is left, the last started first."""
+    """Read registrations until the writer ends, then terminate the rest.
+
+    The command that started last is terminated first.
+    """
     registered: dict[str, None] = {}
     for sign, group in ((line[0], line[1:]) for line in lines):
         if sign == "+":

@@ -26,7 +26,10 @@ ARTIFACT_SECONDS = 1.0
 
 @contextmanager
 def progress_listener(stage: str, key: str, write_line: Callable[[str], None]) -> Iterator[dvc_runner.LineListener]:
-    """Return a listener that turns progress lines into a bar and an artifact and writes all other lines."""
+    """Return a listener that shows progress lines as a bar and writes the rest.
+
+    An artifact of the run shows the same progress.
+    """
     relay = ProgressRelay(write_line, sys.stderr.isatty())
     artifact = ProgressArtifact(key, stage)
 
@@ -48,7 +51,10 @@ def progress_listener(stage: str, key: str, write_line: Callable[[str], None]) -
 
 
 class ProgressRelay:
-    """Show the progress of a stage: a bar on a terminal, elsewhere a line every ten seconds."""
+    """Show the progress of a stage as a bar or, without a terminal, as lines.
+
+    A line appears every ten seconds.
+    """
 
     def __init__(self, write_line: Callable[[str], None], is_terminal: bool) -> None:
         self._write_line, self._is_terminal = write_line, is_terminal
@@ -83,7 +89,10 @@ class ProgressRelay:
 
 
 class ProgressArtifact:
-    """Send `percent` to Prefect at most once a second, from a thread: a slow API must not delay lines or signals."""
+    """Send `percent` to Prefect from a thread, at most once a second.
+
+    In a thread, a slow API does not delay lines or signals.
+    """
 
     def __init__(self, key: str, description: str) -> None:
         self.percent: float | None = None

@@ -1,4 +1,6 @@
-"""Scrape the corpora of a report again, rebuild what changed, and publish it if the model did not regress.
+"""Refresh the corpora of a report and publish it if the model did not regress.
+
+A refresh scrapes the corpora again and rebuilds what changed.
 
 A refresh works in its own git worktree (.worktrees/refresh-REPORT), which keeps crawl state and unfinished trainings between runs, so
 that an interrupted refresh resumes. The checkout of the user is not changed.
@@ -192,7 +194,10 @@ def push_tag_task(home: Path, version: str) -> None:
 
 
 def _read_metrics(tree: Path, subjects: Sequence[str]) -> dict[str, MetricValue]:
-    """Read the metrics of all audits of the subjects, without measured times, sizes and speeds."""
+    """Read the metrics of all audits of the subjects, except measured costs.
+
+    Costs are times, sizes and speeds.
+    """
     paths = ProjectPaths(tree)
     pairs = [(subject, stage_name) for subject in subjects for stage_name in STAGES]
     return {

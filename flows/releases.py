@@ -26,7 +26,9 @@ def latest_release(home: Path, report: str) -> str | None:
 
 
 def open_release_worktree(home: Path, report: str, name: str) -> Path:
-    """Check out HEAD in the worktree `name`, with the audits and dvc.lock entries of the latest release of `report`.
+    """Check out HEAD in the worktree `name`, with the latest release of `report`.
+
+    A release consists of audits and dvc.lock entries.
 
     If HEAD contains the release, HEAD is used unchanged. Otherwise the release's entries replace those of HEAD, so that the next version
     builds on the latest release even if nobody has merged it.

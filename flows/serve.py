@@ -16,7 +16,9 @@ MAX_CONCURRENT_RUNS = 4  # stages of one subject wait for each other in any case
 
 
 def serve_flows(port: int, pool: str | None = None, template: Path | None = None, failure_webhook: str | None = None) -> None:
-    """Start a server unless one is running, and run the flows here or, with a pool, register them for its workers.
+    """Run the flows here or, with a pool, register them for its workers.
+
+    A server is started unless one is running.
 
     Without a pool, or with a server of its own, it returns on a signal; otherwise it returns at once. Raises ConfigError for an
     unsuitable template.

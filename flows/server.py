@@ -97,7 +97,9 @@ def start_server(port: int) -> PrefectServer | None:
 
 
 def find_server() -> bool:
-    """Return whether a server is available, and set PREFECT_API_URL to a healthy one at PREFECT_SERVER_API_PORT.
+    """Return whether a server is available, and set PREFECT_API_URL if needed.
+
+    It is set to a healthy server at PREFECT_SERVER_API_PORT.
 
     That is the port of `prefect server start`, so builds appear in the UI while it is running.
     """

@@ -42,7 +42,10 @@ class StageResult:
 
 @dataclass(frozen=True)
 class RunLocation:
-    """Describe where stages run: the checkout, how many in parallel, and the locks of which a train stage takes one."""
+    """Describe where stages run: checkout, parallelism and training locks.
+
+    A train stage takes one of the locks.
+    """
 
     root: Path
     jobs: int
@@ -50,7 +53,7 @@ class RunLocation:
 
 
 def run_stages(stages: Sequence[dvc_runner.PlannedStage], location: RunLocation) -> list[StageResult]:
-    """Run the stages as tasks, each after its dependencies, up to `location.jobs` in parallel.
+    """Run stages as tasks after their dependencies, `location.jobs` in parallel.
 
     After a failure no stage is started, running stages finish, and the StageError of the first failure is raised. An exception in this
     thread (interrupt, cancellation) stops all stages; it is raised again when they have had time to save a checkpoint.
@@ -163,7 +166,9 @@ def artifact_key(name: str) -> str:
 
 
 def to_prefect_markdown(markdown: str, folder: Path) -> str:
-    """Embed the SVG images of a page, whose paths are relative to `folder`, and turn links to files into plain text.
+    """Embed the SVG images of a page and turn its links to files into plain text.
+
+    Image paths are relative to `folder`.
 
     An artifact cannot refer to files. The Prefect UI does not wrap table cells and cuts off wide tables, so long cells are wrapped
     here and the description of a metric is put below its name.

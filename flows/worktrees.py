@@ -1,4 +1,4 @@
-"""Manage git worktrees that share the DVC cache of the project, for overrides and refreshes.
+"""Manage git worktrees that share the DVC cache, for overrides and refreshes.
 
 The main checkout is never changed: neither its params.yaml nor its outputs, and a killed run leaves nothing to restore. (`dvc exp run
 -S` edits params.yaml in place and, if killed, leaves it edited; `dvc exp run --temp` runs all stages in one process, whose stages can
@@ -39,7 +39,9 @@ def run_git(root: Path, *arguments: str, identity: Mapping[str, str] | None = No
 
 
 def ensure_worktree(home: Path, name: str, commit: str) -> Path:
-    """Check out `commit` in the worktree `name` of the project `home`, and create the worktree if it does not exist.
+    """Check out `commit` in the worktree `name` of the project `home`.
+
+    The worktree is created if it does not exist.
 
     Files that git does not track (data, models, unfinished trainings, crawl state) are kept between runs. Raises ProvenlmError if the
     project has no git commit.
@@ -61,7 +63,10 @@ def ensure_worktree(home: Path, name: str, commit: str) -> Path:
 
 
 def prepare_worktree(home: Path, overrides: Sequence[str], reports: Sequence[str]) -> Path:
-    """Return the checkout to build the reports in: `home`, or with overrides a worktree whose params.yaml was checked."""
+    """Return the checkout to build the reports in.
+
+    It is `home`, or with overrides a worktree whose params.yaml was checked.
+    """
     if not overrides:
         return home
     root = override_worktree(home, overrides)
@@ -83,7 +88,9 @@ def check_params(root: Path, reports: Sequence[str]) -> None:
 
 
 def override_worktree(home: Path, overrides: Sequence[str]) -> Path:
-    """Copy the current state of `home`, with uncommitted changes, to a worktree and apply the overrides to its params.yaml.
+    """Copy the state of `home` to a worktree and override its params.yaml.
+
+    Uncommitted changes are included.
 
     The name of the worktree is derived from the overrides, so that an interrupted run with the same overrides resumes.
     """
@@ -100,7 +107,7 @@ def override_worktree(home: Path, overrides: Sequence[str]) -> Path:
 
 
 def save_experiment(tree: Path, stages: Sequence[str]) -> None:
-    """Save the results in `tree` as a DVC experiment with its name, for `dvc exp show` and `dvc exp apply`."""
+    """Save the results in `tree` as a DVC experiment with its name."""
     run_dvc(tree, "exp", "save", "--force", "--name", tree.name, *stages)
 
 
@@ -121,7 +128,9 @@ def run_dvc(root: Path, *arguments: str) -> str:
 
 
 def _share_cache(home: Path, tree: Path) -> None:
-    """Copy the untracked DVC settings of `home` (remotes, credentials) to `tree`, with its cache and its local remotes.
+    """Copy untracked DVC settings, with cache and remotes, from `home` to `tree`.
+
+    They include credentials.
 
     Paths of local remotes are relative to a checkout, so they are made absolute.
     """

@@ -1,4 +1,7 @@
-"""Train small sequence models from scratch, with a report in which every number cites its evidence."""
+"""Train small sequence models from scratch and report on them.
+
+Every number in a report cites its evidence.
+"""
 
 from pkgutil import extend_path
 

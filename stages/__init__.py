@@ -1,4 +1,7 @@
-"""Run the seven DVC stages: each reads files, calls the library, writes files and records metrics."""
+"""Run the seven DVC stages.
+
+Each reads files, calls the library, writes files and records metrics.
+"""
 
 import os
 

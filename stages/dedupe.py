@@ -122,7 +122,10 @@ def kept_records(
     tally: DedupTally,
     removed_spans: ParquetAppender,
 ) -> Iterator[Record]:
-    """Yield the kept records without the paragraphs to remove, each with its cluster id as metadata."""
+    """Yield the kept records without the paragraphs to remove.
+
+    Each record has its cluster id as metadata.
+    """
     ids: set[str] = set()
     for row, item in source:
         tally.sizes.append(len(item.content))
@@ -171,7 +174,10 @@ def without_repeats(
 
 
 def duplicate_table(result: DedupResult) -> pa.Table:
-    """Build a table with one row per duplicate: its id and source, those of the kept record, kind and similarity."""
+    """Build a table with one row per duplicate.
+
+    A row holds its id and source, those of the kept record, the kind and the similarity.
+    """
     return pa.table(
         {
             "id": pa.array([result.ids[duplicate.row] for duplicate in result.duplicates], pa.string()),

@@ -1,4 +1,7 @@
-"""Render a report from audits and checks, as Markdown, HTML and JSON with plots and cards."""
+"""Render a report from audits and checks.
+
+The formats are Markdown, HTML and JSON, with plots and cards.
+"""
 
 import os
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Run a stage from the command line, measure its time and memory, and write its audit."""
+"""Run a stage from the command line and write its audit.
+
+The audit includes the time and memory that the stage took.
+"""
 
 import argparse
 import os
@@ -95,7 +98,9 @@ class StageContext:
         return config
 
     def record_settings(self, section: str, config: object, prefix: str = "") -> None:
-        """Add the resolved settings of a parsed section to the audit, with a mark for defaults.
+        """Add the resolved settings of a parsed section to the audit.
+
+        Defaults are marked.
 
         With `prefix`, `config` is the parsed form of that key of the section and replaces its raw settings.
         """
@@ -206,7 +211,9 @@ def imported_files(root: Path) -> list[Path]:
 
 
 def git_state(root: Path) -> dict[str, Any]:
-    """Return the commit of the repository at `root` ("" if there is none) and whether tracked files differ from it.
+    """Return the commit of `root` and whether tracked files differ from it.
+
+    The commit is "" if `root` is in no repository.
 
     Changes of reports/ and dvc.lock do not count, because every stage run writes them.
     """

@@ -1,4 +1,7 @@
-"""Train a tokenizer on the training split and write the token arrays of both splits."""
+"""Train a tokenizer and write the token arrays.
+
+The tokenizer is trained on the training split; the arrays cover both splits.
+"""
 
 from collections.abc import Iterator
 from functools import partial

@@ -22,19 +22,19 @@ from provenlm.core.errors import ConfigError
 from provenlm.core.interfaces import TokenizeSpec
 from provenlm.core.progress import log_line, progress_bar
 from provenlm.data import token_dataset
-from provenlm.models.common.spec import ModelSpec, ResolvedModel, resolve_model
+from provenlm.models.common.spec import ResolvedModel, resolve_model
 from provenlm.tokenizers.registry import load_tokenizer
 from provenlm.training import metrics
-from provenlm.training.build_model import init_model
+from provenlm.training.build_model import find_base_model, init_model
 from provenlm.training.checkpoints.checkpoint import ModelMetadata
 from provenlm.training.config import TrainConfig
 from provenlm.training.dataloader import DomainSequences, resolve_max_steps
 from provenlm.training.device import is_dtype_emulated, resolve_device, retain_freed_memory
 from provenlm.training.distributed import launcher
 from provenlm.training.distributed.process_group import DistributedContext, init_distributed, is_local_main
-from provenlm.training.instrumentation import build_instrumentation
+from provenlm.training.loggers.instrumentation import build_instrumentation
+from provenlm.training.loggers.mfu import MfuMeter, measure_peak_flops
 from provenlm.training.memory import MemoryProfile
-from provenlm.training.mfu import MfuMeter, measure_peak_flops
 from provenlm.training.preflight import RunPlan, run_preflight
 from provenlm.training.regularization_summary import record_regularization
 from provenlm.training.run import open_run, remove_stale_runs, run_worker_rank
@@ -44,7 +44,10 @@ from stages import runner
 
 
 class PreparedRun(NamedTuple):
-    """Hold a validated recipe: `recipe_config` as written, `config` with its duration converted to steps."""
+    """Hold a validated recipe.
+
+    `recipe_config` is as written; the duration in `config` is converted to steps.
+    """
 
     recipe_config: TrainConfig
     config: TrainConfig
@@ -89,7 +92,10 @@ def prepare(context: runner.StageContext) -> PreparedRun:
     if recipe_config.seq_len > max_seq_len:
         location = context.params.location(context.table, context.subject, "train")
         raise ConfigError(f"{location}.seq_len: must be at most the model's {max_seq_len} positions, got {recipe_config.seq_len}")
-    base_model_dir = declare_base_model(context, resolved_model.spec)
+    location = context.params.location(context.table, context.subject, "base_model")
+    base_model_dir = find_base_model(str(context.entry["base_model"]), resolved_model, context.paths, location)
+    if base_model_dir is not None:
+        context.declare_input(base_model_dir)
     tokens_dir = context.declare_input(context.paths.corpus_dir(context.entry["corpus"], "tokens"))
     if is_local_main():
         token_dataset.verify_digests(tokens_dir)
@@ -108,26 +114,11 @@ def prepare(context: runner.StageContext) -> PreparedRun:
     )
 
 
-def declare_base_model(context: runner.StageContext, spec: ModelSpec) -> Path | None:
-    """Declare the folder of the recipe's base model as an input.
-
-    None: start from random weights.
-
-    Raises ConfigError if the model cannot start from a base model.
-    """
-    name = context.entry["base_model"]
-    if name == "none":
-        return None
-    if spec.load_base_model is None:
-        location = context.params.location(context.table, context.subject, "base_model")
-        raise ConfigError(
-            f"{location}: must be none, because the model {context.entry['model']['arch']} cannot start from one, got {name}"
-        )
-    return context.declare_input(context.paths.base_model_dir(name))
-
-
 def preflight_plan(prepared: PreparedRun) -> RunPlan:
-    """Build the plan of the pre-flight test, which takes one batch through every part of the training."""
+    """Build the plan of the pre-flight test.
+
+    The test takes one batch through every part of the training.
+    """
     arch, spec, model_config, model_section = prepared.resolved_model
     config, tokens = prepared.config, prepared.tokens
     torch.set_num_threads(config.threads)
@@ -169,7 +160,7 @@ def run_training(context: runner.StageContext, prepared: PreparedRun, dist: Dist
         sys.exit(0 if finished else exit_code_for_signal(stop_flag.signum))
 
     model_metadata = ModelMetadata(arch, model_section, vocab_size, config.seq_len)
-    root = remove_stale_runs(context.paths.resume_dir(context.subject), checkpoint_key(context, config, prepared.tokens_dir))
+    root = remove_stale_runs(context.paths.resume_dir(context.subject), checkpoint_key(context, config, prepared))
     training_run = open_run(root, model_metadata, config, eval_term, dist)
     curves_csv = context.declare_output(context.paths.curves_csv(context.subject))
     instrumentation = build_instrumentation(
@@ -218,7 +209,9 @@ def run_training(context: runner.StageContext, prepared: PreparedRun, dist: Dist
 
 
 def exit_code_for_signal(signum: int) -> int:
-    """Return the exit status of a training that saved a checkpoint and stopped after signal `signum`.
+    """Return the exit status of a training that stopped after signal `signum`.
+
+    The training saved a checkpoint before it stopped.
 
     A `signum` of 0 means that another process of the training received the signal. After SIGTERM the status is 0, as service managers
     expect, except below DVC, which would then look for the outs; otherwise it is 128 + signum.
@@ -227,13 +220,15 @@ def exit_code_for_signal(signum: int) -> int:
     return 0 if signum == signal.SIGTERM and "DVC_STAGE" not in os.environ else 128 + signum
 
 
-def checkpoint_key(context: runner.StageContext, config: TrainConfig, tokens_dir: Path) -> str:
-    """Hash everything that determines the weights: model, training config, tokens, imported code and the torch version."""
+def checkpoint_key(context: runner.StageContext, config: TrainConfig, prepared: PreparedRun) -> str:
+    """Hash everything that determines the weights.
+
+    That is the model, training config, tokens, base model, imported code and the torch version.
+    """
     root = context.paths.root.resolve()
     code = hashing.sha256_files(runner.imported_files(root), root)
-    return hashing.sha256_json(
-        [context.entry["model"], config.result_fields, hashing.sha256_path(tokens_dir), code, torch.__version__]
-    )
+    data = [hashing.sha256_path(path) for path in (prepared.tokens_dir, prepared.base_model_dir) if path is not None]
+    return hashing.sha256_json([context.entry["model"], config.result_fields, *data, code, torch.__version__])
 
 
 if __name__ == "__main__":

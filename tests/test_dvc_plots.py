@@ -82,7 +82,7 @@ def test_dvc_metrics_equal_the_audits_and_the_counts_of_the_page(training_projec
         assert output[f"reports/audits/docs_moe/{path.name}"]["data"]["metrics"] == json.loads(path.read_text())["metrics"]
     counts = {name: count for name, count in output["reports/docs_verification.json"]["data"].items() if name.startswith("checks.")}
     page = (ROOT / "reports" / "docs_verification.md").read_text(encoding="utf-8")
-    assert len(counts) == 6 and all(f"docs_verification/report.{name} = {count}" in page for name, count in counts.items())
+    assert len(counts) == 8 and all(f"docs_verification/report.{name} = {count}" in page for name, count in counts.items())
 
 
 def test_a_report_on_a_family_depends_on_its_recipes_only(training_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

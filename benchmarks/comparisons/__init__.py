@@ -1,1 +1,1 @@
-"""Provide what the benchmarks share: timing in turns, peers with our weights, and result files."""
+"""Provide timing in turns, peers with our weights, and result files."""

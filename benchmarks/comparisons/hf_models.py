@@ -1,4 +1,4 @@
-"""Build Hugging Face models with our configuration and weights, and training steps of either model.
+"""Build Hugging Face models with our configuration and weights, and their steps.
 
 Shapes: N tokens, K experts per token, E experts, F intermediate size, D hidden size.
 """
@@ -26,7 +26,10 @@ def build_ours(spec: ModelSpec, model_config: Any, vocab_size: int) -> nn.Module
 
 
 def build_peer(spec: ModelSpec, model_config: Any, ours: nn.Module, vocab_size: int, **config_overrides: Any) -> nn.Module:
-    """Build the Hugging Face model with the weights of `ours`; overrides may include `experts_implementation`."""
+    """Build the Hugging Face model with the weights of `ours`.
+
+    Overrides may include `experts_implementation`.
+    """
     export = spec.to_hf(model_config, vocab_size, ours.state_dict())
     experts = config_overrides.pop("experts_implementation", None)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**{**export.config, "use_cache": False, **config_overrides}))
@@ -38,7 +41,7 @@ def build_peer(spec: ModelSpec, model_config: Any, ours: nn.Module, vocab_size: 
 
 
 def mixtral_experts(implementation: str, gate_up_E2FD: nn.Parameter, down_EDF: nn.Parameter, top_k: int) -> Callable[..., Tensor]:
-    """Return the expert layer of Mixtral with one of its implementations, on our matrices."""
+    """Return the expert layer of Mixtral with this implementation, on our matrices."""
     n_experts, hidden, intermediate = down_EDF.shape
     config = AutoConfig.for_model(
         "mixtral", hidden_size=hidden, intermediate_size=intermediate, num_local_experts=n_experts, num_experts_per_tok=top_k
@@ -66,7 +69,9 @@ def random_batch(vocab_size: int, batch_size: int, seq_len: int, device: str = "
 
 
 def matmul_lower_bound(model: nn.Module, tokens: int, top_k: int, dtype: torch.dtype) -> Callable[[], float]:
-    """Return a function that runs only the matrix products of a training step, as a lower bound of its time.
+    """Return a function that runs only the matrix products of a training step.
+
+    Its time is a lower bound of the time of the step.
 
     It runs the forward product and the two backward products of every matrix and of the output layer. Tokens are spread evenly over the
     experts, `top_k` experts for each token. Outputs are preallocated.
@@ -92,7 +97,10 @@ def matmul_lower_bound(model: nn.Module, tokens: int, top_k: int, dtype: torch.d
 
 
 def make_train_step(model: nn.Module, loss: Callable[[], Tensor], autocast: bool, device: str = "cpu") -> Callable[[], float]:
-    """Return a training step: forward, backward, clipping and fused AdamW; it returns the loss and so waits for it."""
+    """Return a training step: forward, backward, clipping and fused AdamW.
+
+    It returns the loss and so waits for it.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
 
     def train_step() -> float:

@@ -1,4 +1,4 @@
-"""Run one implementation of filtering or dedup on a folder of records, and print CPU seconds and peak memory.
+"""Run an implementation of filtering or dedup and print CPU seconds and memory.
 
 Run as `python -m comparisons.implementations NAME FOLDER`. The mask of kept rows goes to `NAME.npy` next to the folder. Imports and
 compilation are not counted.
@@ -29,7 +29,10 @@ def load_config(stage: str, spec: Any) -> Any:
 
 
 def prepare_filter(folder: Path) -> Callable[[], np.ndarray]:
-    """Prepare our filter: statistics, thresholds by profile, four published rule sets and the score; no language, no PII."""
+    """Prepare our filter, without language detection and PII.
+
+    It has statistics, thresholds by profile, four published rule sets and the score.
+    """
     import dataclasses
 
     from provenlm.filtering import scoring
@@ -99,7 +102,7 @@ def prepare_datatrove_dedup(folder: Path) -> Callable[[], np.ndarray]:
 
 
 def datatrove_filter_factory(name: str) -> Callable[[Path], Callable[[], np.ndarray]]:
-    """Return a function that prepares a datatrove filter; documents are passed in memory."""
+    """Return a function that prepares a datatrove filter for documents in memory."""
 
     def prepare(folder: Path) -> Callable[[], np.ndarray]:
         from datatrove.data import Document
@@ -117,7 +120,10 @@ def datatrove_filter_factory(name: str) -> Callable[[Path], Callable[[], np.ndar
 
 
 def prepare_daft_dedup(folder: Path) -> Callable[[], np.ndarray]:
-    """Prepare MinHash, banding and connected components as in the Daft guide; candidates are not verified."""
+    """Prepare MinHash, banding and connected components as in the Daft guide.
+
+    Candidates are not verified.
+    """
     import daft
     from daft import DataType, col
 

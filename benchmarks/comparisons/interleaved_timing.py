@@ -1,4 +1,4 @@
-"""Time several implementations of the same work in turns, so that other load affects all of them alike."""
+"""Time implementations of the same work in turns, so that load affects all alike."""
 
 import statistics
 import time
@@ -11,7 +11,10 @@ from comparisons.subprocess_timer import Timing
 
 @dataclass(frozen=True)
 class TimingRow:
-    """Hold the medians of one implementation; ratios are medians of the ratios to the first implementation within a round."""
+    """Hold the medians of an implementation.
+
+    Ratios are medians of the ratios to the first implementation within a round.
+    """
 
     comparison: str
     implementation: str
@@ -31,7 +34,7 @@ class TimingRow:
 
 
 def compare_in_turns(comparison: str, implementations: Mapping[str, Callable[[], object]], rounds: int) -> list[TimingRow]:
-    """Call every implementation once to warm up and then once a round, and return medians.
+    """Call every implementation to warm up and then in each round; return medians.
 
     The first implementation is the baseline of the ratios.
     """

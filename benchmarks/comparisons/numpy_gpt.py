@@ -1,4 +1,6 @@
-"""Compute loss and gradients of the GPT-2 variant of our decoder in NumPy, with hand-written backward passes.
+"""Compute loss and gradients of our GPT-2 variant in NumPy.
+
+The backward passes are written by hand.
 
 Shapes: B sequences, T positions, D hidden, N heads, H head dimension, V vocabulary.
 """
@@ -16,7 +18,7 @@ WeightMap = Mapping[str, Array]
 def loss_and_gradients(
     weights: WeightMap, heads: int, eps: float, inputs_BT: Array, targets_BT: Array
 ) -> tuple[float, dict[str, Array]]:
-    """Return the mean cross-entropy of all targets and its gradient for every weight, by name."""
+    """Return the mean cross-entropy of all targets and its gradients by weight name."""
     w, gradients = weights, {}
     layers = sum(name.endswith("q_proj.weight") for name in w)
     x_BTD = w["embed_tokens.weight"][inputs_BT] + w["embed_positions.weight"][: inputs_BT.shape[1]]

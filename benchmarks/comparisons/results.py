@@ -1,4 +1,7 @@
-"""Write the results of a benchmark to benchmarks/results/NAME.json, from which the documentation takes its numbers."""
+"""Write the results of a benchmark to benchmarks/results/NAME.json.
+
+The documentation takes its numbers from there.
+"""
 
 import argparse
 import json
@@ -17,7 +20,7 @@ PACKAGES = ("torch", "transformers", "numpy", "dvc", "prefect", "datatrove", "da
 
 @dataclass(frozen=True)
 class ResultRow:
-    """Hold one measured value; `ratio` compares it with the first row of its comparison."""
+    """Hold a measured value; `ratio` compares it with the first row of its comparison."""
 
     name: str
     value: float
@@ -37,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser, quick_help: str) -> None:
 
 
 def save_results(name: str, rows: Sequence[ResultRow], options: argparse.Namespace) -> None:
-    """Write the rows with the command and the machine, unless the run is quick and names no output."""
+    """Write the rows with command and machine, unless a quick run names no output."""
     path = options.output or (None if options.quick else RESULTS_DIR / f"{name}.json")
     if path is None:
         return
@@ -49,7 +52,7 @@ def save_results(name: str, rows: Sequence[ResultRow], options: argparse.Namespa
 
 
 def describe_machine() -> dict[str, object]:
-    """Describe the processor, its load and the installed packages that the benchmarks compare."""
+    """Describe the processor, its load and the installed packages under comparison."""
     return {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),

@@ -1,4 +1,4 @@
-"""Measure CPU time and memory of filter, dedupe and tokenize, each as its own process."""
+"""Measure CPU time and memory of filter, dedupe and tokenize, each in a process."""
 
 import json
 import os
@@ -16,14 +16,17 @@ STAGES = ("filter", "dedupe", "tokenize")
 
 @dataclass(frozen=True)
 class StageCost:
-    """Hold the CPU seconds of a process, including its start, and its largest resident set, both from the kernel."""
+    """Hold the CPU seconds of a process and its largest resident set.
+
+    Both are from the kernel and include the start of the process.
+    """
 
     cpu_seconds: float
     peak_bytes: int
 
 
 def make_project(folder: Path) -> ProjectPaths:
-    """Make a project whose only corpus, `python_docs`, has the settings of params.yaml."""
+    """Make a project with only the corpus `python_docs`, with params.yaml's settings."""
     paths = ProjectPaths(folder)
     folder.mkdir(parents=True, exist_ok=True)
     corpora = config.load_params(ROOT / "params.yaml").entry("corpora", "python_docs")

@@ -19,7 +19,9 @@ class Timing:
 
 @contextmanager
 def in_subprocess(factory: Callable[[], Callable[[], float]]) -> Iterator[Callable[[], Timing]]:
-    """Start a process that calls `factory()` once, and yield a function that calls its result there.
+    """Yield a function that calls the result of `factory()` in a new process.
+
+    The process calls `factory` only once.
 
     `factory` must be picklable: a module-level function, possibly with bound arguments.
     """

@@ -1,4 +1,4 @@
-"""Write Parquet shards of real texts of this machine with planted exact and near duplicates.
+"""Write Parquet shards of real texts with planted exact and near duplicates.
 
 The texts are modules and documentation of Python, its packages and the system. One text in ten is repeated exactly, and one in ten with
 one to five percent of its words replaced, removed or doubled.
@@ -82,7 +82,10 @@ def build_corpus(folder: Path, limit: float) -> SyntheticDuplicates:
 
 
 def scale_corpus(source: Path, folder: Path, times: int) -> int:
-    """Write the records of `source` `times` times, with shuffled words within lines after the first; return the bytes."""
+    """Write the records of `source` `times` times and return the bytes.
+
+    Each copy after the first has shuffled words within its lines.
+    """
     size = 0
 
     def scaled_records() -> Iterator[Record]:

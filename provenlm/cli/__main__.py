@@ -1,4 +1,4 @@
-"""Run the command line as `python -m provenlm.cli`, the same as the console script `provenlm`."""
+"""Run the command line as `python -m provenlm.cli`, like the script `provenlm`."""
 
 import sys
 

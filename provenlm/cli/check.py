@@ -17,6 +17,7 @@ from provenlm.evaluation.probe import ValidateSpec
 from provenlm.evaluation.suite import ValidateConfig
 from provenlm.models.common.spec import ResolvedModel, resolve_model
 from provenlm.reporting import thresholds
+from provenlm.training.build_model import find_base_model
 from provenlm.training.config import TrainConfig
 from provenlm.training.device import resolve_device
 
@@ -72,10 +73,7 @@ def check_recipe(params: Params, name: str, paths: ProjectPaths) -> None:
     model = resolve_model(entry["model"], params.location("recipes", name, "model"))
     model_spec = model.spec
     check_training(train_config, model, params.location("recipes", name, "train"))
-    base_model_dir = paths.base_model_dir(str(entry["base_model"]))
-    if entry["base_model"] != "none" and not base_model_dir.is_dir():
-        location, folder = params.location("recipes", name, "base_model"), base_model_dir.relative_to(paths.root).as_posix()
-        raise ConfigError(f"{location}: must be none or a folder below models/base, got {folder}, which does not exist")
+    find_base_model(str(entry["base_model"]), model, paths, params.location("recipes", name, "base_model"))
     config = params.parse_section("recipes", name, "validate", ValidateConfig)
     location = params.location("recipes", name, "validate")
     for model_name, count_only in config.count_only_models.items():

@@ -1,4 +1,7 @@
-"""Compare the models of a recipe in two checkouts by their loss on records that both held out; print JSON."""
+"""Compare the models of a recipe in two checkouts by their held-out loss.
+
+The loss is that on records that both held out; the result is JSON.
+"""
 
 import argparse
 import json
@@ -8,16 +11,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from provenlm.core import registry
 from provenlm.core.config import load_params
+from provenlm.core.interfaces import TokenizeSpec
 from provenlm.core.paths import ProjectPaths
 from provenlm.core.progress import log_line
+from provenlm.data.token_dataset import load_token_dataset
+from provenlm.evaluation import assemble
+from provenlm.evaluation.arrays import FloatArray
 from provenlm.evaluation.confidence import ratio_interval
 from provenlm.evaluation.probe import EvalContext
 from provenlm.evaluation.suite import ValidateConfig
-from provenlm.evaluation.token_loss import FloatArray, make_windows, token_losses
+from provenlm.evaluation.token_loss import make_windows, token_losses
 from provenlm.models.common.spec import require_capability, resolve_model
+from provenlm.tokenizers.registry import load_tokenizer
+from provenlm.training.checkpoints.checkpoint import load_model
+from provenlm.training.config import TrainConfig
 from stages import runner
-from stages.validate import load_eval_context
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,13 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the comparison as one JSON line, without `difference` if no record was held out by both, and return 0."""
+    """Print the comparison as a JSON line and return 0.
+
+    `difference` is absent if no record was held out by both.
+    """
     log_line(json.dumps(compare_models(args.recipe, Path.cwd(), args.other)))
     return 0
 
 
 def compare_models(recipe: str, root: Path, other_root: Path) -> dict[str, float]:
-    """Compute bits per byte of both models on the records that both held out, and the difference with its 95 % interval.
+    """Compute bits per byte of both models, and the difference with its 95 % interval.
+
+    Only records that both held out count.
 
     Each model uses the tokenizer that it was trained with; bits per byte do not depend on the tokenizer.
     """
@@ -46,10 +61,7 @@ def compare_models(recipe: str, root: Path, other_root: Path) -> dict[str, float
         require_capability(resolve_model(context.entry["model"], location).spec, "next_token_logits", location)
     config = contexts[0].parse_section("validate", ValidateConfig)
     torch.set_num_threads(config.threads)
-    eval_contexts = [
-        load_eval_context(context, context.parse_section("validate", ValidateConfig), context.entry["train"]["seed"])[0]
-        for context in contexts
-    ]
+    eval_contexts = [load_eval_context(context) for context in contexts]
     record_ids = sorted(set.intersection(*(set(eval_context.tokens.val.record_ids) for eval_context in eval_contexts)))
     if not record_ids:
         return {"records": 0}
@@ -69,8 +81,27 @@ def compare_models(recipe: str, root: Path, other_root: Path) -> dict[str, float
     }
 
 
+def load_eval_context(context: runner.StageContext) -> EvalContext:
+    """Load model, tokens and tokenizer of a recipe as the validate stage does.
+
+    Raises CheckpointError and DataError.
+    """
+    train_config = context.parse_section("train", TrainConfig)
+    tokens_dir, model_dir = context.paths.corpus_dir(context.entry["corpus"], "tokens"), context.paths.model_dir(context.subject)
+    tokens, trained_model = load_token_dataset(context.declare_input(tokens_dir)), load_model(context.declare_input(model_dir))
+    assemble.require_same_vocab(trained_model, tokens, model_dir.relative_to(context.paths.root).as_posix(), context.subject)
+    build_small = assemble.make_small_builder(trained_model, {}, context.params.location("recipes", context.subject, "model"))
+    domain_sequences = registry.load_domain(context.entry["domain"], "tokenize", TokenizeSpec).sequences
+    case = assemble.make_training_case(trained_model.spec, tokens, train_config, build_small, domain_sequences)
+    tokenizer = load_tokenizer(tokens_dir / "tokenizer", context.entry["domain"])
+    return assemble.make_eval_context(trained_model, tokens, tokenizer, case, build_small, train_config.seed)
+
+
 def bits_per_record(eval_context: EvalContext, record_ids: list[str], batch_tokens: int) -> FloatArray:
-    """Compute the loss of a model on each of the held-out records `record_ids`, in bits. Returns (D,)."""
+    """Compute the loss of a model on each held-out record, in bits.
+
+    Returns (D,), in the order of `record_ids`.
+    """
     split = eval_context.tokens.val
     index_of = {name: index for index, name in enumerate(split.record_ids)}
     selected_D = np.array([index_of[name] for name in record_ids], np.int64)

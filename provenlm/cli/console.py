@@ -1,4 +1,4 @@
-"""Connect a command to Prefect: find or start a server and print the log lines of the flows."""
+"""Connect a command to Prefect: provide a server and print the log of the flows."""
 
 import logging
 import sys

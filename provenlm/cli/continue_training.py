@@ -76,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
 def print_report(
     recipe_model: RecipeModel, args: argparse.Namespace, steps: Sequence[StepResult], completions_before: Sequence[str]
 ) -> None:
-    """Print the training loss at the start and end of `steps`, and each completion before and after them."""
+    """Print the loss at both ends of `steps`, and the completions before and after."""
     eval_term, last_step = recipe_model.model.spec.objectives(recipe_model.model.model, IGNORE)[0].eval_term, steps[-1].number
     losses = [step.terms[eval_term] for step in steps]
     first, final = fmean(losses[:NUM_AVERAGED_STEPS]), fmean(losses[-NUM_AVERAGED_STEPS:])

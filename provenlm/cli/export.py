@@ -1,4 +1,4 @@
-"""Export a trained model and its tokenizer as a Hugging Face folder that plain `transformers` loads."""
+"""Export a trained model and its tokenizer as a folder for plain `transformers`."""
 
 import argparse
 import json

@@ -88,7 +88,10 @@ def parse_sampling(args: argparse.Namespace) -> SamplingConfig:
 def stream_text(
     recipe_model: RecipeModel, prompts: Sequence[str], sampling: SamplingConfig, max_new_tokens: int, seed: int
 ) -> Iterator[str]:
-    """Yield the text to print: one prompt token by token, several prompts one after the other when all are complete."""
+    """Yield the text to print.
+
+    The text of a single prompt comes token by token; several prompts come in sequence when all are complete.
+    """
     prompt_ids = [encode_prompt(recipe_model, prompt) for prompt in prompts]
     eos = recipe_model.tokenizer.special_tokens.get("eos")
     generator = torch.Generator().manual_seed(rng.derive_seed(seed, "generate"))
@@ -131,5 +134,5 @@ def decode_stream(recipe_model: RecipeModel, ids: Iterator[int]) -> Iterator[str
 
 
 def print_status(line: str) -> None:
-    """Print a line to standard error, so that standard output holds generated text only."""
+    """Print a line to standard error; standard output is for generated text only."""
     print(line, file=sys.stderr, flush=True)

@@ -31,7 +31,9 @@ def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
 
 
 def load_recipe_model(paths: ProjectPaths, recipe: str, checkpoint: Path | None) -> RecipeModel:
-    """Load `checkpoint`, else the finished model of `recipe`, else the newest checkpoint of its unfinished training.
+    """Load a checkpoint or the model of a recipe.
+
+    That is `checkpoint`, else the finished model of `recipe`, else the newest checkpoint of its unfinished training.
 
     Raises CheckpointError if there is none, if the tokenizer is missing, or if the vocabularies differ.
     """

@@ -29,7 +29,10 @@ class Command:
     example: str
 
     def load(self) -> ModuleType:
-        """Import the module of the command, which has `add_arguments(parser)` and `main(args) -> int`."""
+        """Import the command's module.
+
+        It has `add_arguments(parser)` and `main(args) -> int`.
+        """
         return importlib.import_module(f"provenlm.cli.{self.name.replace('-', '_')}")
 
 
@@ -80,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def format_help() -> str:
-    """Return the help text: all commands by group, an example for each, and the exit codes."""
+    """Return the help text: commands by group, an example for each, and exit codes."""
     lines = ["usage: provenlm COMMAND [ARGUMENT …]", "       provenlm COMMAND --help", ""]
     for group, commands in GROUPS.items():
         lines.append(f"{group}:")
@@ -91,7 +94,10 @@ def format_help() -> str:
 
 
 def run_command(name: str, command: Callable[[], int]) -> int:
-    """Return the exit status of `command`: 1 with a one-line message after a ProvenlmError, 130 after Ctrl-C."""
+    """Run `command` and return its exit status.
+
+    It is 1, with a one-line message, after a ProvenlmError, and 130 after Ctrl-C.
+    """
     # a shell starts background jobs with SIGINT ignored, and the stages would inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _exit_on_signal)

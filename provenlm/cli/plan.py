@@ -49,7 +49,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def parse_sizes(text: str, arch: str, vocab_size: int, max_seq_len: int, spec: ModelSpec) -> list[ModelSizePlan]:
-    """Return a model size for each shape in the range `text`, or one for the depth `text`. Raises ConfigError for other text."""
+    """Return the model sizes for a depth, or for a range of shapes.
+
+    Raises ConfigError for any other text.
+    """
 
     if spec.size_rules is None:
         raise ConfigError(f"--arch: must be a model with size rules, got {arch}")

@@ -1,4 +1,7 @@
-"""Scrape the corpora of a report again, rebuild what changed, and publish it unless the model regressed."""
+"""Refresh the corpora of a report and publish it unless the model regressed.
+
+A refresh scrapes the corpora again and rebuilds what changed.
+"""
 
 import argparse
 from typing import cast

@@ -1,4 +1,7 @@
-"""Verify a report: compare its files, audits, inputs, code and settings, and print one line for each mismatch."""
+"""Verify a report and print a line for each mismatch.
+
+Its files, audits, inputs, code and settings are compared.
+"""
 
 import argparse
 import hashlib
@@ -43,7 +46,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def find_missing(context: StageContext) -> list[str]:
-    """List the inputs, outputs and files of a report that do not exist, as after a clone without `dvc pull`."""
+    """List inputs, outputs and files of a report that do not exist.
+
+    They are absent after a clone without `dvc pull`, for example.
+    """
     paths = context.paths
     audit_files = [*report.load_audit_files(context), report.load_audit_file(context, context.subject, "report")]
     recorded = [
@@ -77,7 +83,7 @@ def find_mismatches(context: StageContext) -> list[str]:
 
 
 def read_report_files(paths: ProjectPaths, name: str) -> dict[str, bytes]:
-    """Read the existing files of a report by their path relative to the reports folder."""
+    """Read the existing files of a report, by path relative to the reports folder."""
     files = [*paths.report_files(name), *sorted(paths.plots_dir(name).glob("*")), *sorted(paths.cards_dir(name).glob("*"))]
     return {report.report_link(paths, path): path.read_bytes() for path in files if path.is_file()}
 

@@ -1,4 +1,6 @@
-"""Write and read audits: the metrics that one stage recorded for one subject, with their provenance.
+"""Write and read audits.
+
+An audit holds the metrics that one stage recorded for one subject, with their provenance.
 
 The JSON keeps `metrics` as a flat mapping of name to value and everything else in lists, because `dvc metrics show` prints every
 leaf of a metrics file that is not in a list.
@@ -65,7 +67,10 @@ class AuditTable:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """State what a metric must be, as a threshold expression such as "< 1e-3", and what to do if it is not."""
+    """State what a metric must be and what to do if it is not.
+
+    `expect` is a threshold expression such as "< 1e-3".
+    """
 
     expect: str
     hint: str = ""
@@ -73,7 +78,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """Hold what one stage recorded for one subject, with the provenance needed to repeat it.
+    """Hold what one stage recorded for one subject, with its provenance.
 
     `checks`: standard checks by metric name. `not_applicable`: the reason by metric name or prefix. `config`: the resolved settings as
     (section, dotted key, value, whether it is the default).
@@ -144,7 +149,10 @@ class MetricRecorder:
 
     @contextmanager
     def scope(self, prefix: str) -> Iterator["MetricRecorder"]:
-        """Yield a recorder whose metrics, plots and tables are added here under `prefix.NAME` at the end of the block."""
+        """Yield a recorder whose results are added here under a prefix.
+
+        Its metrics, plots and tables become `prefix.NAME` at the end of the block.
+        """
         inner = MetricRecorder(scoped=True)
         yield inner
         for name, metric in inner.metrics.items():
@@ -204,7 +212,9 @@ def read_audit(path: Path) -> Audit:
             dict(raw["not_applicable"]),
             [(section, key, value, is_default) for section, key, value, is_default in raw["config"]],
         )
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except KeyError as error:
+        raise DataError(f"{path.as_posix()}: not a readable audit: missing key {error}; run its stage again") from None
+    except (OSError, ValueError, TypeError, IndexError) as error:
         raise DataError(f"{path.as_posix()}: not a readable audit: {error}") from None
 
 

@@ -35,7 +35,10 @@ OPTIONAL_SECTIONS = {
 
 
 class Setting(NamedTuple):
-    """Hold one resolved setting: its dotted key, its JSON value, and whether it equals the default."""
+    """Hold one resolved setting.
+
+    That is its dotted key, its JSON value, and whether it equals the default.
+    """
 
     key: str
     value: Any
@@ -44,7 +47,10 @@ class Setting(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Params:
-    """Hold the three tables of params.yaml as plain mappings with checked section names."""
+    """Hold the three tables of params.yaml as plain mappings.
+
+    Their section names have been checked.
+    """
 
     file: str
     tables: Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -85,7 +91,10 @@ class Params:
 
 
 def load_params(path: Path) -> Params:
-    """Read params.yaml as YAML 1.2 (as DVC does: `1e-3` is a number) and check its tables and section names."""
+    """Read params.yaml as YAML 1.2 and check its tables and section names.
+
+    DVC reads it as YAML 1.2 too: `1e-3` is a number.
+    """
     try:
         with path.open(encoding="utf-8") as file, warnings.catch_warnings():
             warnings.simplefilter("error", ReusedAnchorWarning)  # DVC rejects the file, too
@@ -148,7 +157,9 @@ def _check_report(params: Params, name: str) -> None:
 
 
 def override_params(path: Path, assignments: Sequence[str]) -> None:
-    """Set values in the file `path`: each assignment is `table.name.section.key=value`, with the value in YAML 1.2.
+    """Set values in the file `path`.
+
+    Each assignment is `table.name.section.key=value`, with the value in YAML 1.2.
 
     Comments are preserved. A key below a section may be one that the file leaves to its default. Raises ConfigError for a table, entry or
     section that does not exist; an unknown key below them is refused when the section is parsed.
@@ -184,7 +195,9 @@ def override_params(path: Path, assignments: Sequence[str]) -> None:
 
 
 def parse_config(expected_type: type[T], value: object, location: str) -> T:
-    """Parse `value` as `expected_type`: a dataclass, scalar, literal, tuple, mapping or union.
+    """Parse `value` as `expected_type`.
+
+    The type is a dataclass, scalar, literal, tuple, mapping or union.
 
     Raises ConfigError. A dataclass may reject a value in `__post_init__` with a ValueError "key: must be …"; the location is prefixed.
     """
@@ -192,7 +205,9 @@ def parse_config(expected_type: type[T], value: object, location: str) -> T:
 
 
 def resolve_settings(config: object) -> list[Setting]:
-    """List the settings of a parsed section, nested dataclasses and mappings as dotted keys.
+    """List the settings of a parsed section by dotted key.
+
+    The fields of nested dataclasses and mappings are settings of their own.
 
     A setting without a default is never a default one. Values are JSON: tuples and dataclasses in lists become lists and mappings.
     """
@@ -282,7 +297,7 @@ def _parse_union(alternatives: tuple[Any, ...], value: object, location: str, de
 
 
 def _kind_values(config_type: Any) -> tuple[Any, ...]:
-    """List the values of the literal field `kind` that identifies a dataclass in a union."""
+    """List the values of the literal field `kind` of a dataclass in a union."""
     hint = typing.get_type_hints(config_type).get("kind") if dataclasses.is_dataclass(config_type) else None
     return get_args(hint) if get_origin(hint) is Literal else ()
 
@@ -291,7 +306,8 @@ def _parse_dataclass(config_type: type, value: object, location: str, default: o
     fields = {f.name: f for f in dataclasses.fields(config_type) if f.init}
     hints = typing.get_type_hints(config_type)
     mapping = _require_mapping(value, location)
-    inherited = {name: getattr(default, name) for name in fields} if type(default) is config_type else {}
+    is_merged = type(default) is config_type and not getattr(config_type, "replaces_default", False)
+    inherited = {name: getattr(default, name) for name in fields} if is_merged else {}
     defaults = {name: inherited[name] if inherited else _default_of(field) for name, field in fields.items()}
     _check_keys(mapping, tuple(fields), location, [name for name in fields if defaults[name] is dataclasses.MISSING])
     values = {key: _parse_value(hints[key], item, f"{location}.{key}", defaults[key]) for key, item in mapping.items()}

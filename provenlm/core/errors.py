@@ -21,8 +21,8 @@ class ConfigError(ProvenlmError):
 
 
 class DataError(ProvenlmError):
-    """Report a source, record, token file or audit that is missing, damaged or unsuitable."""
+    """Report a source, record or file that is missing, damaged or unsuitable."""
 
 
 class CheckpointError(ProvenlmError):
-    """Report a model folder or a checkpoint that is missing, damaged or of another model."""
+    """Report a model folder or checkpoint that is missing, damaged or wrong."""

@@ -24,7 +24,10 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_files(paths: Iterable[Path], root: Path) -> str:
-    """Hash the names (relative to `root`) and contents of `paths`, independent of their order."""
+    """Hash the names and contents of `paths`, independent of their order.
+
+    The names are relative to `root`.
+    """
     return sha256_json(sorted((path.relative_to(root).as_posix(), sha256_file(path)) for path in paths))
 
 

@@ -1,4 +1,7 @@
-"""Write files and folders atomically: a reader sees the old or the complete new content, also after a kill."""
+"""Write files and folders atomically.
+
+A reader sees the old or the complete new content, also after a kill.
+"""
 
 import json
 import os
@@ -35,7 +38,10 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling folder that replaces `path` in one rename if the block ends without an exception."""
+    """Yield a temporary sibling folder that replaces `path` in one rename.
+
+    It is renamed if the block ends without an exception.
+    """
     temporary = path.with_name(f".tmp-{path.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

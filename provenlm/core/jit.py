@@ -1,4 +1,7 @@
-"""Compile numeric functions with Numba and cache the machine code beside the source."""
+"""Compile numeric functions with Numba and cache the machine code.
+
+The cache lies beside the source.
+"""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast

@@ -70,7 +70,9 @@ def _hash_ngrams(values: Hashes, size: int) -> Hashes:
 
 
 def hash_words(data: bytes) -> Hashes:
-    """Hash each word of `data` (maximal runs without ASCII whitespace), in order, with repeats.
+    """Hash each word of `data`, in order, with repeats.
+
+    A word is a maximal run without ASCII whitespace.
 
     The hash is a polynomial over the bytes modulo 2**64 (Karp and Rabin 1987), mixed with the word's length.
     """
@@ -123,5 +125,8 @@ IS_SPACE = IS_WHITESPACE | np.isin(np.arange(256), np.arange(0x1C, 0x20))  # whe
 
 
 def collapse_whitespace(text: bytes) -> bytes:
-    """Replace each run of whitespace in the ASCII `text` by one space and strip it, like `" ".join(text.split())`."""
+    """Replace each run of whitespace in ASCII `text` by one space and strip it.
+
+    The result equals `" ".join(text.split())`.
+    """
     return _collapse_whitespace(np.frombuffer(text, np.uint8), IS_SPACE).tobytes()

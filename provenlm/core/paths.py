@@ -21,7 +21,10 @@ class ProjectPaths:
         return self.root / "dvc.lock"
 
     def corpus_dir(self, name: str, step: str) -> Path:
-        """Return the folder of a corpus after `step`: "fetches" (outcome of each URL), "scraped", "filtered", "deduped", "tokens"."""
+        """Return the folder of a corpus after `step`.
+
+        The steps are "fetches" (outcome of each URL), "scraped", "filtered", "deduped" and "tokens".
+        """
         return self.root / "data" / name / step
 
     def crawl_state_dir(self, corpus: str) -> Path:
@@ -73,7 +76,7 @@ class ProjectPaths:
         return self.root / "reports" / f"{name}.{suffix}"
 
     def snapshot_file(self, report: str) -> Path:
-        """Return the file with the current and the previous snapshot of a report's metrics."""
+        """Return the file with a report's current and previous metric snapshots."""
         return self.root / "reports" / f"{report}_versions.json"
 
     def report_files(self, report: str) -> list[Path]:
@@ -93,9 +96,15 @@ class ProjectPaths:
         return self.root / "reports" / f"{report}_cards"
 
     def stage_log(self, stage: str) -> Path:
-        """Return the output of the last run of a stage, such as "train@docs_moe", that a flow started."""
+        """Return the output of the last run of a stage that a flow started.
+
+        `stage` is a name such as "train@docs_moe".
+        """
         return self.root / ".prefect" / "logs" / f"{stage}.log"
 
     def file_lock(self, name: str) -> Path:
-        """Return the lock that a flow holds while it works on `name`, in a folder that DVC ignores in git."""
+        """Return the lock that a flow holds while it works on `name`.
+
+        It lies in a folder that DVC ignores in git.
+        """
         return self.root / ".dvc" / "tmp" / f"flow-{name}.lock"

@@ -1,6 +1,10 @@
-"""Report the progress of long work: a bar on a terminal, otherwise at most one machine-readable line a second."""
+"""Report the progress of long work.
+
+On a terminal this is a bar, otherwise at most one machine-readable line a second.
+"""
 
 import json
+import logging
 import os
 import sys
 import time
@@ -21,7 +25,10 @@ class ProgressReporter:
         self._bar = tqdm(total=total, unit=f" {unit}", desc=label, dynamic_ncols=True, leave=False) if sys.stderr.isatty() else None
 
     def update(self, count: int = 1, postfix: str = "", total: int | None = None) -> None:
-        """Add `count` finished items, show `postfix` beside the bar, and replace the expected total by `total` if given."""
+        """Add `count` finished items and show `postfix` beside the bar.
+
+        `total`, if given, replaces the expected total.
+        """
         self.num_done += count
         self.total = total if total is not None else self.total
         if self._bar is not None:
@@ -31,7 +38,7 @@ class ProgressReporter:
         elif (now := time.monotonic()) - self._last >= 1.0 or self.num_done == self.total:
             self._last = now
             fields = {"label": self.label, "done": self.num_done, "total": self.total, "unit": self.unit, "postfix": postfix}
-            log_line(PROGRESS_PREFIX + json.dumps(fields))
+            print_line(PROGRESS_PREFIX + json.dumps(fields))
 
     def close(self) -> None:
         """Remove the bar from the terminal."""
@@ -49,7 +56,29 @@ def progress_bar(label: str, unit: str, total: int | None = None) -> Iterator[Pr
         bar.close()
 
 
+class ConsoleHandler(logging.Handler):
+    """Print each log record as one line.
+
+    The logger "provenlm" has one, which a library user may replace.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message of a record."""
+        print_line(record.getMessage())
+
+
+LOGGER = logging.getLogger("provenlm")
+LOGGER.setLevel(logging.INFO)
+LOGGER.propagate = False
+LOGGER.addHandler(ConsoleHandler())
+
+
 def log_line(line: str) -> None:
+    """Log a line at level INFO."""
+    LOGGER.info("%s", line)
+
+
+def print_line(line: str) -> None:
     """Print a line to standard output, or above the progress bar on a terminal.
 
     If the reader of the pipe has died, discard this and all later lines: a killed flow must not keep its stage from saving.

@@ -53,7 +53,10 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class FetchResult:
-    """Hold the outcome of one URL, file or row of a source: exactly one state, with its reason."""
+    """Hold the outcome of one URL, file or row of a source.
+
+    That is exactly one state, with its reason.
+    """
 
     url: str
     state: Literal["record", "skipped", "failed"]
@@ -67,7 +70,9 @@ class FetchResult:
 
 
 def write_records(records: Iterable[Record], folder: Path) -> int:
-    """Write `records` to `folder` as shards `00000.parquet`, `00001.parquet`, … of about 64 MB; return their number.
+    """Write `records` to `folder` as Parquet shards; return their number.
+
+    The shards are `00000.parquet`, `00001.parquet`, … of about 64 MB.
 
     Memory holds at most one row group of about 4 MB. An empty corpus is one shard without rows.
     """

@@ -1,4 +1,6 @@
-"""Load plug-ins by name: domains from `provenlm.domains`, models from `provenlm.models`, each with a `SPEC`.
+"""Load plug-ins by name.
+
+Domains are in `provenlm.domains`, models in `provenlm.models`, each with a `SPEC`.
 
 Both packages extend their path with `pkgutil.extend_path`: any folder on `sys.path` that holds `provenlm/domains/NAME` or
 `provenlm/models/NAME` adds a plug-in.
@@ -15,7 +17,9 @@ MARKERS = {"domains": "*/__init__.py", "models": "*/spec.py"}
 
 
 def load_domain(name: str, stage: str, spec_type: type[SpecT]) -> SpecT:
-    """Load `SPEC` of domain `name` for `stage` ("scrape", "filter", "dedupe", "tokenize", "evaluate").
+    """Load `SPEC` of domain `name` for `stage`.
+
+    The stage is "scrape", "filter", "dedupe", "tokenize" or "evaluate".
 
     Raises ConfigError, naming the known domains, if there is no such domain.
     """

@@ -1,4 +1,7 @@
-"""Define the configuration of a report: what it covers, its checks and its schedule."""
+"""Define the configuration of a report.
+
+It says what the report covers, its checks and its schedule.
+"""
 
 import re
 from dataclasses import dataclass

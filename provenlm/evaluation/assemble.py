@@ -82,6 +82,12 @@ def make_eval_context(
     def losses(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {objective.name: objective.loss(batch)["loss"] for objective in spec.objectives(model, IGNORE)}
 
+    def objective_params(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+        return {
+            objective.name: [parameter for group in objective.param_groups.values() for parameter in group]
+            for objective in spec.objectives(model, IGNORE)
+        }
+
     return EvalContext(
         model=trained_model.model,
         logits=spec.logits or _raise_without_logits,
@@ -97,6 +103,7 @@ def make_eval_context(
         max_seq_len=trained_model.metadata.seq_len,
         seed=seed,
         token_batches=spec.logits is not None,
+        objective_params=objective_params,
     )
 
 

@@ -5,7 +5,7 @@ its needs: capabilities that the model's SPEC offers and CONDITIONS that the sta
 raises or records nothing leaves the metric `<probe>.error` and fails the report.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,7 @@ class EvalContext:
     - `build_untrained()`: the model as it was before its first step.
     - `build_small(vocab_size)`: a small model of the same architecture, initialised from torch's current generator.
     - `losses(model, batch)`: the training losses by objective.
+    - `objective_params(model)`: the parameters that each objective trains; None: each trains all parameters.
     - `train_batch(num_sequences)`: the first sequences of the training batches, on the CPU.
     - `to_hf(state_dict)`: the weights in the format of Hugging Face transformers; None if there is no such format.
     - `analytic_counts`: parameter counts by formula: one for each part, `total`, and `active` (per token).
@@ -67,6 +68,7 @@ class EvalContext:
     max_seq_len: int
     seed: int
     token_batches: bool = True
+    objective_params: Callable[[nn.Module], Mapping[str, Sequence[nn.Parameter]]] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -119,8 +121,8 @@ def available_needs(
     """
     if conditions.keys() != CONDITIONS.keys():
         raise ValueError(f"conditions must be those of CONDITIONS, got {sorted(conditions.keys() ^ CONDITIONS.keys())} in one only")
-    if taken := sorted(domain_conditions.keys() & {*CAPABILITIES, *CONDITIONS}):
-        raise ValueError(f"conditions of a domain must have names of their own, got {taken[0]!r}")
+    if clashing := sorted(domain_conditions.keys() & {*CAPABILITIES, *CONDITIONS}):
+        raise ValueError(f"conditions of a domain must have names of their own, got {clashing[0]!r}")
     needs: dict[str, str | None] = {
         name: None if name in offered else f"the model has no capability {name}" for name in CAPABILITIES
     }

@@ -72,7 +72,7 @@ def sweep_probes(
         _record_checkpoint_sweep(metrics, names, [*rows, (variants.num_steps, *_measure(context, needed, names))])
 
     return {
-        "seed_sweep": Probe(seed_sweep, frozenset({"sweep_seeds"})),
+        "seed_sweep": Probe(seed_sweep, frozenset({"sweep_seeds", "random_init"})),
         "checkpoint_sweep": Probe(checkpoint_sweep, frozenset({"sweep_checkpoints"})),
     }
 

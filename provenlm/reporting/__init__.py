@@ -1,4 +1,4 @@
-"""Evaluate checks on audits and render the report as Markdown, HTML, JSON and cards.
+"""Evaluate checks on audits and render reports as Markdown, HTML, JSON and cards.
 
 Every number is a citation of an audit.
 """

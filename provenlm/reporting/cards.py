@@ -1,4 +1,4 @@
-"""Provide the common parts of model cards and dataset cards in the format of the Hugging Face Hub.
+"""Provide the common parts of the Hugging Face model cards and dataset cards.
 
 The headings are those of the Hub's templates. Every number is a citation; what no stage recorded is stated as unknown.
 """
@@ -24,7 +24,10 @@ UNKNOWN_LICENSE = "unknown"  # the identifier that the Hub uses
 
 @dataclass(frozen=True)
 class Card:
-    """Hold what a card describes: audit files by stage and the report, both with paths relative to the card."""
+    """Hold what a card describes: audit files by stage, and the report.
+
+    Both have paths relative to the card.
+    """
 
     name: str
     title: str
@@ -80,7 +83,7 @@ class Card:
         return Markdown(f"{link(Markdown('Settings'), self.audit_files[stage].path, section)}: {items or 'none'}")
 
     def _own_checks(self) -> list[CheckResult]:
-        """Return the checks on this subject, without those on reference models that were never trained."""
+        """Return the checks on this subject, without those on reference models."""
         names = [file.name for file in self.audit_files.values()]
         return [
             check for check in self.checks if any(check.id.startswith(f"{name}.") for name in names) and describes_subject(check.id)
@@ -128,7 +131,10 @@ def render_card(
 
 
 def describes_subject(metric_id: str) -> bool:
-    """Return whether a metric describes the subject itself, not a reference model whose shape was only counted."""
+    """Return whether a metric describes the subject, not a reference model.
+
+    Reference models are never trained; only their shape is counted.
+    """
     return REFERENCE_MODELS not in metric_id.split(".")
 
 
@@ -138,7 +144,7 @@ def definition_list(entries: Iterable[tuple[str, Markdown]]) -> Markdown:
 
 
 def by_subject(audits: AuditSet, folder: str) -> dict[str, dict[str, AuditFile]]:
-    """Group audit files by subject and stage, with `folder` prepended to their link paths."""
+    """Group audit files by subject and stage, with `folder` before their link paths."""
     files_by_subject: dict[str, dict[str, AuditFile]] = {}
     for file in audits.files:
         files_by_subject.setdefault(file.subject, {})[file.stage] = replace(file, path=f"{folder}{file.path}")

@@ -60,7 +60,7 @@ class CheckResult:
 
 
 def evaluate_checks(audits: AuditSet, checks: ChecksConfig, location: str) -> list[CheckResult]:
-    """Evaluate standard checks, custom checks, and one check for each probe that failed.
+    """Evaluate standard checks, custom checks, and a check for each failed probe.
 
     Raise ConfigError, with `location`, for a custom check on a metric that its audit does not contain or with an unreachable threshold.
     """
@@ -92,7 +92,7 @@ def _standard_checks(audits: AuditSet, file: AuditFile) -> list[CheckResult]:
 
 
 def _nearest(file: AuditFile, name: str, operand: str) -> str:
-    """Return the full id of `operand`, looked up from the scope of the metric `name` outward."""
+    """Return the full id of `operand`, searched from the scope of `name` outward."""
     audit, scopes = file.require_audit(), name.split(".")[:-1]
     candidates = [".".join([*scopes[:depth], operand]) for depth in range(len(scopes), -1, -1)]
     recorded = (candidate for candidate in candidates if candidate in audit.metrics)
@@ -105,7 +105,7 @@ def overall_status(checks: Sequence[CheckResult]) -> CheckStatus:
 
 
 def record_counts(checks: Sequence[CheckResult], recorder: MetricRecorder) -> None:
-    """Record the verdict and the number of checks per status as metrics, so that the page can cite them."""
+    """Record the verdict and the number of checks per status as metrics to cite."""
     descriptions = {
         CheckStatus.PASS: "Checks whose metric was measured or counted and meets the expectation",
         CheckStatus.FAIL: "Checks whose expectation is not met, whose value is no number, or whose probe raised an exception",
@@ -127,7 +127,7 @@ def record_counts(checks: Sequence[CheckResult], recorder: MetricRecorder) -> No
 
 
 def count_metric_name(status: CheckStatus) -> str:
-    """Return the name of the metric that counts the checks with a status, such as `checks.not_run`."""
+    """Return the metric that counts checks with a status: `checks.not_run`."""
     return f"checks.{status.name.lower()}"
 
 
@@ -158,7 +158,7 @@ def _evaluate_check(audits: AuditSet, spec: CheckSpec, location: str, origin: Ch
 
 
 def _exceeded_ceiling(threshold: Threshold, metrics: Mapping[str, Metric], levels: Mapping[str, Metric]) -> Number | None:
-    """Return the ceiling of the metric if no value up to it can meet the threshold, else None."""
+    """Return the ceiling of the metric if it is too low for the threshold."""
     values = {metric_id: number for metric_id, metric in metrics.items() if (number := _finite_number(metric)) is not None}
     ceiling = next((_finite_number(metric) for metric_id, metric in levels.items() if metric_id.endswith(".ceiling")), None)
     complete = values.keys() >= set(threshold.dependencies())

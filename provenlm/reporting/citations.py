@@ -1,4 +1,4 @@
-"""Cite a metric or a table of an audit: the only way in which a number gets onto a page."""
+"""Cite metrics and tables of audits, the only source of numbers on a page."""
 
 from provenlm.core.audit import AuditTable, Metric
 from provenlm.reporting.evidence import AuditFile

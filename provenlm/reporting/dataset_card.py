@@ -1,4 +1,6 @@
-"""Render the dataset card of a corpus with the Hub's headings and the questions of Datasheets for Datasets.
+"""Render the dataset card of a corpus for the Hugging Face Hub.
+
+It has the Hub's headings and the questions of Datasheets for Datasets.
 
 Gebru et al., Datasheets for Datasets, Communications of the ACM, volume LXIV.
 """
@@ -17,7 +19,7 @@ SIZE_SUFFIXES = ((10**9, "B"), (10**6, "M"), (10**3, "K"), (1, ""))
 
 
 def dataset_card(card: Card) -> str:
-    """Render the card of a corpus with the audits `scrape`, `filter`, `dedupe` and `tokenize`."""
+    """Render the card of a corpus from its scrape, filter, dedupe and tokenize audits."""
     return render_card("Dataset card of", card, _metadata(card), _sections(card))
 
 
@@ -39,7 +41,10 @@ def _metadata(card: Card) -> dict[str, Any]:
 
 
 def size_category(records: int) -> str:
-    """Return the Hub's size category for a number of records: between two powers of ten, from a thousand on."""
+    """Return the Hub's size category for a number of records.
+
+    A category lies between two powers of ten, from a thousand on.
+    """
     lower = SIZE_SUFFIXES[-2][0]
     if records < lower:
         return f"n<{_with_suffix(lower)}"

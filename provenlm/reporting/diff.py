@@ -1,4 +1,4 @@
-"""Show which metrics and check results changed since the previous version of a report."""
+"""Show the metrics and checks that changed since the previous report version."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -33,7 +33,7 @@ def diff_section(snapshots: SnapshotPair, audits: AuditSet, snapshot_path: str) 
 
 
 def _changed_metrics(previous: ReportSnapshot, current: ReportSnapshot, audits: AuditSet) -> list[tuple[AuditFile, str, Metric]]:
-    """Return the metrics of both versions whose value or check status differs, checked metrics first."""
+    """Return metrics whose value or check status changed, checked metrics first."""
     changed = []
     for file in audits.files:
         for name, metric in file.audit.metrics.items() if file.audit else ():

@@ -92,7 +92,10 @@ class AuditSet:
         return audit is None or split_metric_id(metric_id)[1] in audit.metrics
 
     def error_of(self, metric_id: str, location: str) -> str | None:
-        """Return the id of the `.error` metric on the same level or above that explains why `metric_id` is missing, or None."""
+        """Return the id of the `.error` metric that explains a missing metric, or None.
+
+        It is on the same level as `metric_id` or above.
+        """
         file = self.file_of(metric_id, location)
         errors = probe_errors(file)
         _, name = split_metric_id(metric_id)
@@ -101,7 +104,10 @@ class AuditSet:
         return next((error for error in (*reversed(parent_ids), *exact_ids) if error in errors), None)
 
     def reference_levels(self, metric_id: str, location: str) -> dict[str, Metric]:
-        """Return, by id, the best possible value and the chance level that the audit records for a metric or its interval."""
+        """Return, by id, the best possible value and the chance level of a metric.
+
+        For the ends of an interval, these are the levels of its metric.
+        """
         file, (_, name) = self.file_of(metric_id, location), split_metric_id(metric_id)
         metrics = file.audit.metrics if file.audit else {}
         base_name = next((name.removesuffix(end) for end in INTERVAL_ENDS if name.endswith(end)), name)
@@ -128,7 +134,7 @@ def why_not_applicable(audit: Audit, name: str) -> str | None:
 
 
 def probe_errors(file: AuditFile) -> Mapping[str, Metric]:
-    """Return, by id, the `.error` metrics of an audit that hold the text of an exception."""
+    """Return, by id, the `.error` metrics of an audit that hold exception texts."""
     metrics = file.audit.metrics if file.audit else {}
     return {
         f"{file.name}.{name}": metric

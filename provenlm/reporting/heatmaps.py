@@ -1,4 +1,4 @@
-"""Draw a series of square heatmaps in one figure, one row of panels for each layer."""
+"""Draw a series of square heatmaps in a figure, with a row of panels per layer."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -35,7 +35,7 @@ def draw_heatmaps(fig: Figure, series: PlotSeries) -> None:
 
 
 def _rows(names: list[str]) -> list[list[str]]:
-    """Group names into rows by the text before their first comma, else into rows of MAX_COLUMNS."""
+    """Group names by the text before their first comma, else by MAX_COLUMNS."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(name.split(",")[0], []).append(name)

@@ -22,7 +22,10 @@ STATUS_CLASSES = {status.value: status.name.lower() for status in CheckStatus}
 
 
 def render_html(markdown: str, title: str, svgs: Mapping[str, bytes]) -> str:
-    """Render `markdown` as HTML and embed `svgs`, which maps the image links of the Markdown to SVG data."""
+    """Render `markdown` as HTML with embedded `svgs`.
+
+    `svgs` maps the image links of the Markdown to SVG data.
+    """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.add_render_rule("table_open", _render_table_tag)
     parser.add_render_rule("table_close", _render_table_tag)
@@ -66,7 +69,7 @@ def _color_status(children: Sequence[Token]) -> None:
 
 
 def _render_code(self: RendererProtocol, tokens: Sequence[Token], index: int, options: OptionsDict, env: Any) -> str:
-    """Render a code span that can break after a dot or an underscore, and nowhere else."""
+    """Render a code span that can break only after a dot or an underscore."""
     escaped = html.escape(tokens[index].content)
     return f"<code>{escaped.replace('.', '.<wbr>').replace('_', '_<wbr>')}</code>"
 

@@ -20,7 +20,7 @@ MAX_TEXT_CHARS = 400  # longer text is cut on the page; the audit holds all of i
 
 
 def escape(raw: str) -> Markdown:
-    """Escape text: no markup, link, line break, control or direction character survives."""
+    """Escape markup, links, line breaks, control and direction characters in text."""
     cleaned = replace_control_chars(raw[:MAX_TEXT_CHARS])
     for match, entity in ENTITIES:
         cleaned = cleaned.replace(match, entity)
@@ -29,7 +29,7 @@ def escape(raw: str) -> Markdown:
 
 
 def code(raw: str) -> Markdown:
-    """Format a name as a code span, or as escaped text if it contains characters that a code span cannot hold."""
+    """Format a name as a code span, or as escaped text if no code span can hold it."""
     return Markdown(f"`{raw}`") if raw and re.fullmatch(r"[\w./@+:<>=*, -]+", raw, re.ASCII) else escape(raw)
 
 
@@ -75,12 +75,15 @@ def bullet_list(items: Iterable[Markdown]) -> Markdown:
 
 
 def slug(title: str) -> str:
-    """Return GitHub's anchor of a heading: lower case, no punctuation, hyphens for spaces."""
+    """Return GitHub's anchor of a heading.
+
+    It is in lower case, without punctuation, with hyphens for spaces.
+    """
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def replace_control_chars(raw: str) -> str:
-    """Replace each line break, control and direction character with a visible character."""
+    """Replace line breaks, control and direction characters with visible characters."""
     return "".join(_replace_control_char(char) for char in raw)
 
 

@@ -71,7 +71,7 @@ def _sections(card: Card) -> Iterator[tuple[int, str, Markdown]]:
     dataset = training_corpus(card)
     trained_on = link(escape(dataset), card_filename(dataset), "") if dataset else UNKNOWN
     kind = (card.config_section("train", "model") or {}).get("arch")
-    total, active = card.cite("validate", "params.total"), card.cite("validate", "params.active")
+    total, active = card.cite("validate", "params.total"), card.cite("validate", "params.active.measured")
     model = Markdown(f"{code(str(kind)) if kind else UNKNOWN}; {total} in the model, {active} active per token")
     yield 2, "Model Details", Markdown("")
     yield (

@@ -1,4 +1,4 @@
-"""Format a value with its unit for a reader, and its exact value so that it can be read back."""
+"""Format a value with its unit for a reader, or exactly so that it can be parsed."""
 
 import json
 import math
@@ -16,7 +16,10 @@ MIN_UNITS = 2  # switch to a larger time unit from this many of it on
 
 
 def format_value(value: MetricValue, unit: str) -> str:
-    """Format `value`: bytes as kB or MB, long times in minutes or hours, fractions in percent, digits grouped by thousands."""
+    """Format a value with its unit for a reader.
+
+    Bytes become kB or MB, long times minutes or hours, and fractions percent; digits are grouped by thousands.
+    """
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -49,7 +52,10 @@ def exact_repr(value: MetricValue) -> str:
 
 
 def format_number(value: int | float) -> str:
-    """Format an int in full and a float with at most four significant digits, grouped by thousands."""
+    """Format an int in full and a float with at most four significant digits.
+
+    Digits are grouped by thousands.
+    """
     if isinstance(value, int):
         return f"{value:,}"
     if float(f"{value:.{SIGNIFICANT_DIGITS}g}") == value and MIN_PLAIN <= abs(value) < MAX_PLAIN:

@@ -1,4 +1,6 @@
-"""Render a report as Markdown: verdict, checks, hints, stages not run, metrics, changes and audits.
+"""Render a report as a Markdown page.
+
+The page has verdict, checks, hints, stages not run, metrics, changes and audits.
 
 A number gets onto the page only through `cite`, or as text from an audit or params.yaml. Links to headings, audits and plots are
 built from ids. The same audits and checks give the same page.
@@ -161,7 +163,10 @@ def _caption(file: AuditFile, name: str, description: str) -> Markdown:
 
 
 def _settings_section(report: Report) -> Iterator[Markdown]:
-    """List the resolved settings of every stage from its audit: first those that differ from the defaults, in bold."""
+    """List the resolved settings of every stage from its audit.
+
+    Settings that differ from the defaults come first, in bold.
+    """
     yield heading(2, Markdown("Settings"))
     yield Markdown("Settings in bold differ from the default; all others have their default value.")
     displayed: set[tuple[str, str]] = set()

@@ -47,7 +47,7 @@ def plot_series(series: PlotSeries, file_format: str = "svg") -> bytes:
 
 
 def _sanitized(series: PlotSeries) -> PlotSeries:
-    """Replace control characters, which make an SVG file unreadable, in names and labels."""
+    """Replace control characters in names and labels, because SVG forbids them."""
     lines = {replace_control_chars(name): values for name, values in series.y_values.items()}
     return replace(
         series, y_values=lines, x_label=replace_control_chars(series.x_label), y_label=replace_control_chars(series.y_label)
@@ -117,20 +117,20 @@ def _set_scales(axes: Axes, series: PlotSeries, x: Floats, lines: dict[str, Floa
 
 
 def _trim_empty_bins(axes: Axes, x: Floats, lines: dict[str, Floats]) -> None:
-    """Leave out empty bins at both ends, because geometric bins often extend beyond the values."""
+    """Omit empty bins at both ends: geometric bins often extend beyond the values."""
     occupied = np.flatnonzero(np.any([*lines.values()], axis=0)) if lines else np.empty(0, dtype=np.intp)
     if len(occupied):
         axes.set_xlim(x[occupied[0]], x[min(occupied[-1] + 1, len(x) - 1)])
 
 
 def _dynamic_range(values: Floats) -> float:
-    """Return the ratio of the largest to the smallest value if all are positive, else one."""
+    """Return the ratio of largest to smallest value if all are positive, else one."""
     finite = values[np.isfinite(values)]
     return float(finite.max() / finite.min()) if len(finite) and finite.min() > 0 else 1.0
 
 
 def _is_geometric(x: Floats) -> bool:
-    """Return whether x grows by a roughly constant factor rather than by a constant step."""
+    """Return whether x grows by a roughly constant factor, not by a constant step."""
     if len(x) < 3 or _dynamic_range(x) < 10 or (np.diff(x) <= 0).any():
         return False
     steps, factors = np.diff(x), np.diff(np.log(x))

@@ -1,4 +1,6 @@
-"""Store the current and the previous snapshot of a report in one file, so that the page can show what changed.
+"""Store the current and the previous snapshot of a report in a file.
+
+The page shows what changed between them.
 
 A snapshot is identified by the digests of its audits. A report that is rendered again from the same audits keeps the previous snapshot;
 with different audits, the last current snapshot becomes the previous one. The page is thus a function of the files on disk, without git.
@@ -16,7 +18,10 @@ from provenlm.reporting.evidence import AuditSet
 
 @dataclass(frozen=True)
 class ReportSnapshot:
-    """Hold the results of a report: path and digest of each audit, and the start time of the last stage."""
+    """Hold the results of a report with the path and digest of each audit.
+
+    `started_at` is the start time of the last stage.
+    """
 
     audits: Sequence[Sequence[str]]
     started_at: str
@@ -27,7 +32,7 @@ class ReportSnapshot:
 
 @dataclass(frozen=True)
 class SnapshotPair:
-    """Hold the current snapshot and the previous one, which is None for the first report."""
+    """Hold the current snapshot and the previous, which is None for the first report."""
 
     current: ReportSnapshot
     previous: ReportSnapshot | None
@@ -50,7 +55,7 @@ def make_snapshot(audits: AuditSet, checks: Sequence[CheckResult]) -> ReportSnap
 
 
 def _by_id(checks: Sequence[CheckResult]) -> dict[str, list[CheckResult]]:
-    """Group check results by metric id: a report may tighten a standard check with one of its own."""
+    """Group check results by metric id: a report may tighten a standard check."""
     results_by_id: dict[str, list[CheckResult]] = {}
     for check in checks:
         results_by_id.setdefault(check.id, []).append(check)

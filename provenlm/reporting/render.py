@@ -23,7 +23,10 @@ PROVENANCE_KEYS = ("command", "params_digest", "code_digest", "commit", "dirty",
 
 @dataclass(frozen=True)
 class RenderedReport:
-    """Hold the audits, the files (by link below the reports folder), the verdict and the counts of a report."""
+    """Hold the audits, files, verdict and counts of a report.
+
+    Files are mapped by their link below the reports folder.
+    """
 
     audit_files: Sequence[AuditFile]
     files: Mapping[str, bytes]
@@ -78,7 +81,7 @@ def render_report(
 
 
 def _render_cards(name: str, title: str, audits: AuditSet, results: Sequence[checks.CheckResult]) -> dict[str, bytes]:
-    """Render a card for each recipe and corpus with an audit, one folder below the page."""
+    """Render a card, in a subfolder, for each recipe and corpus with an audit."""
     files = {}
     for subject, audit_files in cards.by_subject(audits, "../").items():
         if any(file.audit for file in audit_files.values()):

@@ -1,4 +1,4 @@
-"""Parse the expectation of a check: `a..b`, `< x`, `<= x`, `> x`, `>= x` or `== x`.
+"""Parse the expectation of a check: `a..b`, `< x`, `<= x`, `> x`, `>= x`, `== x`.
 
 x is a number, a metric id (`subject/stage.metric`) or a number times a metric id.
 """
@@ -31,7 +31,7 @@ GRAMMAR = "must be `a..b`, `< x`, `<= x`, `> x`, `>= x` or `== x`, where x is a 
 
 @dataclass(frozen=True)
 class Operand:
-    """Hold one side of a comparison: `factor`, or `factor` times the metric `metric_id`."""
+    """Hold an operand of a comparison: `factor`, or `factor` times a metric."""
 
     factor: Number
     metric_id: str | None
@@ -52,11 +52,11 @@ class Threshold:
         return [operand.metric_id for _, operand in self.conditions if operand.metric_id]
 
     def holds(self, value: Number, metric_values: Mapping[str, Number]) -> bool:
-        """Return whether `value` satisfies every condition, given the values of the `dependencies`."""
+        """Return whether `value` satisfies every condition, for these `dependencies`."""
         return all(OPERATORS[relation](value, limit) for relation, limit in self._resolve(metric_values))
 
     def reachable(self, max_value: Number, metric_values: Mapping[str, Number]) -> bool:
-        """Return whether any value up to `max_value` is high enough to satisfy every condition."""
+        """Return whether `max_value` is high enough to satisfy every condition."""
         lower_bound_operators = {">": operator.gt, ">=": operator.ge, "==": operator.ge}
         return all(
             lower_bound_operators[relation](max_value, limit)
@@ -73,7 +73,7 @@ class Threshold:
 
 @dataclass(frozen=True)
 class CheckSpec:
-    """Pair a metric and its threshold with the hint that the report shows when the check fails."""
+    """Pair a metric and its threshold with the hint to show when the check fails."""
 
     metric_id: str
     threshold: Threshold
@@ -82,14 +82,19 @@ class CheckSpec:
 
 @dataclass(frozen=True)
 class ChecksConfig:
-    """Hold the parsed `checks` of a report: whether the standard checks of its stages apply, and the report's custom checks."""
+    """Hold the parsed `checks` of a report.
+
+    `standard` is whether the standard checks of its stages apply; `custom` are the report's own checks.
+    """
 
     standard: bool
     custom: Sequence[CheckSpec]
 
 
 def parse_checks(value: object, location: str) -> ChecksConfig:
-    """Parse the `checks` of a report: "standard", a mapping of metric id to {expect, hint}, or a list of these.
+    """Parse the `checks` of a report.
+
+    They are "standard", a mapping of metric id to {expect, hint}, or a list of these.
 
     Raise ConfigError for anything else, with `location` as the prefix of the message.
     """
@@ -160,6 +165,9 @@ def _parse_operand(expression: str, text: str, location: str, resolve_name: Reso
 
 
 def _parse_number(text: str) -> Number:
-    """Return an int for a whole number, also with an exponent, because counts are compared exactly."""
+    """Return an int for a whole number, because counts are compared exactly.
+
+    A whole number may have an exponent.
+    """
     value = Decimal(text)
     return int(value) if value == value.to_integral_value() else float(value)

@@ -18,7 +18,7 @@ DigestLookup = Callable[[str], str | None]  # digest of a path relative to the p
 
 
 def file_mismatches(expected: Mapping[str, bytes], actual: Mapping[str, bytes]) -> list[str]:
-    """Compare the files of a report, by link, with those rendered from its audits and checks."""
+    """Compare the files of a report, by link, with those rendered from its audits."""
     missing = [f"{path}: missing" for path in expected if path not in actual]
     unexpected = [f"{path}: not a file of this report" for path in actual if path not in expected]
     changed = [
@@ -82,7 +82,7 @@ def _file_mismatch(file: AuditFile, role: str, path: str, recorded: str, current
 
 
 def dvc_lock_mismatch(file: AuditFile, recorded_md5: Mapping[str, str], md5: DigestLookup, path: str) -> list[str]:
-    """Check that the audit at `path` is the one that DVC recorded, if DVC recorded any.
+    """Check that the audit at `path` is the version that DVC recorded, if any.
 
     Without this check, an edited audit would be consistent with a report rendered from it.
     """
@@ -91,7 +91,7 @@ def dvc_lock_mismatch(file: AuditFile, recorded_md5: Mapping[str, str], md5: Dig
 
 
 def lineage_mismatches(files: Sequence[AuditFile]) -> list[str]:
-    """Find stages whose recorded inputs differ from the recorded outputs of the stage that wrote them."""
+    """Find stages whose recorded inputs differ from the outputs of their producer."""
     outputs: dict[str, tuple[str, str]] = {}
     mismatches = []
     for file in files:

@@ -141,7 +141,10 @@ def scaled_lrs(hidden_size: int) -> dict[str, float]:
 def model_section(
     arch: str, rules: SizeRules, num_layers: int, hidden_size: int, intermediate_size: int, num_experts: int, max_seq_len: int
 ) -> dict[str, Any]:
-    """Return a model section of params.yaml; its fields come from the model's size rules."""
+    """Return a model section of params.yaml.
+
+    Its fields come from the model's size rules.
+    """
     num_heads = max(1, hidden_size // HEAD_DIM)
     shape = PlannedShape(num_layers, hidden_size, num_heads, _num_kv_heads(num_heads), intermediate_size, num_experts, max_seq_len)
     return {"arch": arch, **rules.config_fields(shape)}

@@ -7,7 +7,8 @@ from torch import nn
 
 from provenlm.core import rng
 from provenlm.core.errors import ConfigError
-from provenlm.models.common.spec import ModelSpec
+from provenlm.core.paths import ProjectPaths
+from provenlm.models.common.spec import ModelSpec, ResolvedModel
 from provenlm.training import rng_state
 from provenlm.training.config import TrainConfig
 
@@ -19,6 +20,22 @@ def init_model(spec: ModelSpec, model_config: Any, vocab_size: int, seed: int, b
     if base_model_dir is not None and spec.load_base_model is not None:
         spec.load_base_model(model, base_model_dir)
     return model
+
+
+def find_base_model(name: str, model: ResolvedModel, paths: ProjectPaths, location: str) -> Path | None:
+    """Return the folder of a base model; None if `name` is "none".
+
+    `location` is the prefix of error messages. Raises ConfigError if the folder does not exist or the model cannot load it.
+    """
+    if name == "none":
+        return None
+    folder = paths.base_model_dir(name)
+    if not folder.is_dir():
+        got = folder.relative_to(paths.root).as_posix()
+        raise ConfigError(f"{location}: must be none or a folder below models/base, got {got}, which does not exist")
+    if model.spec.load_base_model is None:
+        raise ConfigError(f"{location}: must be none, because the model {model.arch} cannot start from one, got {name}")
+    return folder
 
 
 def apply_compile_and_ac(spec: ModelSpec, model: nn.Module, config: TrainConfig) -> None:

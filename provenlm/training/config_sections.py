@@ -8,7 +8,7 @@ from provenlm.models.generation.sampling import SamplingConfig
 
 
 def check_field(name: str, value: object, is_valid: bool, expected: str) -> None:
-    """Raise ValueError with "`name` must be `expected`, got `value`" unless `is_valid`."""
+    """Raise ValueError "`name` must be `expected`, got `value`" unless `is_valid`."""
     if not is_valid:
         raise ValueError(f"{name} must be {expected}, got {'null' if value is None else value}")
 

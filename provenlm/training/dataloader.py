@@ -121,7 +121,7 @@ class DataLoader:
 
 
 def _smoothed(batch: Any, label_smoothing: float) -> Any:
-    """Return the batch with label smoothing, a field that `build_dataloader` has checked."""
+    """Return the batch with the field `label_smoothing` set."""
     return replace(batch, label_smoothing=label_smoothing)
 
 

@@ -14,7 +14,7 @@ from provenlm.core.audit import AuditTable, MetricRecorder, PlotSeries
 from provenlm.models.common.objective import ParamGroupName
 from provenlm.training.callbacks.history import HistoryRow, StepHistory
 from provenlm.training.config import TrainConfig
-from provenlm.training.mfu import steady_state_rows
+from provenlm.training.loggers.mfu import steady_state_rows
 from provenlm.training.step import StepResult
 
 MAX_POINTS = 400  # per plot; keeps the audit small
@@ -165,7 +165,7 @@ def _record_speed(audit: MetricRecorder, rows: Sequence[HistoryRow]) -> None:
 
 
 def build_plots(history: StepHistory, eval_term: str) -> list[PlotSeries]:
-    """Plot training loss, throughput, gradient norms and, if evaluated, validation loss."""
+    """Plot the losses, the throughput and the gradient norms by step."""
     train_losses = history.series(eval_term)
     rows = history.effective_rows()
     speeds = [(int(row["step"] or 0), float(row["num_targets"] or 0) / float(row["seconds"] or 1)) for row in rows]
@@ -183,7 +183,10 @@ def build_plots(history: StepHistory, eval_term: str) -> list[PlotSeries]:
 
 
 def train_vs_val_points(history: StepHistory, eval_term: str) -> list[tuple[float, float, float]]:
-    """Return (step, mean training loss since the last point, validation loss) per evaluation."""
+    """Return (step, mean training loss, validation loss) of every evaluation.
+
+    The training loss is the mean since the previous evaluation.
+    """
     train_losses, val_losses = history.series(eval_term), history.series(f"val.{eval_term}")
     interval_starts = [0, *(step for step, _ in val_losses)]
     means = [fmean(value for step, value in train_losses if start < step <= end) for start, end in pairwise(interval_starts)]

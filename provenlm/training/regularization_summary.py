@@ -1,4 +1,4 @@
-"""Record which regularisation and stability settings a training had, and their effect."""
+"""Record the regularisation and stability settings of a training."""
 
 from typing import get_args
 
@@ -17,7 +17,10 @@ COLUMNS = ("setting", "value", "effect in this run")
 def record_regularization(
     audit: MetricRecorder, model: nn.Module, config: TrainConfig, history: StepHistory, stop_reason: str
 ) -> None:
-    """Record a table with a row for each setting, from the built model, the config and the steps."""
+    """Record a table of the settings and their effect in this run.
+
+    Values come from the built model and the config, effects from the steps.
+    """
     rows, effective_rows = history.rows, history.effective_rows()
     num_evals = sum(any(name.startswith("val.") for name in row) for row in effective_rows)
     max_norm, num_steps = config.optimizer.max_grad_norm, len(effective_rows)

@@ -58,7 +58,7 @@ def test_a_report_is_checked_with_its_recipes_and_corpora_only(check):
             "recipes.docs_moe.train.seq_len=4096",
             "recipes.docs_moe.train.seq_len: must be at most the model's 1024 positions, got 4096",
         ),
-        ("recipes.docs_moe.train={max_steps: 3, device: mps}", "recipes.docs_moe.train.device"),
+        ("recipes.docs_moe.train={max_steps: 30, device: mps}", "recipes.docs_moe.train.device"),
         ("reports.ladder.recipes=[docs_moe]", "reports.ladder.corpora: must be the corpora of its recipes: [python_docs]"),
         ("reports.ladder.checks=null", "reports.ladder.checks: must be 'standard'"),
         ("reports.ladder.checks={a: {expect: many, hint: b}}", "reports.ladder.checks.a: must be a metric id such as"),

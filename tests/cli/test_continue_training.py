@@ -1,6 +1,7 @@
 """Test `provenlm continue-training`: its steps are those of the recipe's own training."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,10 @@ def root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("ladder")
     table = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
     recipe = table["recipes"]["ladder_memorise"]
-    recipe["train"] |= {"steps": 30, "checkpoints": {"every": 10, "last": 2, "spaced": 10, "best": False}}
+    recipe["train"] |= {
+        "max_steps": 30,
+        "checkpoints": {"save_interval": 10, "keep_latest_k": 2, "keep_every_n_steps": 10, "keep_best": False},
+    }
     corpus = table["corpora"]["twelve_strings"]
     with (root / "params.yaml").open("w") as file:
         YAML().dump({"corpora": {"twelve_strings": corpus}, "recipes": {"ladder_memorise": recipe}, "reports": {}}, file)
@@ -92,9 +96,13 @@ def test_an_existing_folder_is_not_overwritten(run_steps, tmp_path):
 
 def test_another_config_is_an_error(root, run_steps):
     text = (root / "params.yaml").read_text()
-    changed = text.replace("max_grad_norm: 1.0", "max_grad_norm: 2.0")
-    assert changed != text
+    changed = text.replace("max_steps: 30", "max_steps: 30\n      label_smoothing: 0.1")
+    assert changed != text and "label_smoothing: 0.1" in changed
     (root / "params.yaml").write_text(changed)
     status, _, errors = run_steps("--steps", "5")
-    assert status == 1 and "config" in errors
+    digest = "[0-9a-f]{64}"
+    message = (
+        f"provenlm continue-training: checkpoint: config must be {digest} as in this run, got {digest}; delete it to start over\n"
+    )
+    assert status == 1 and re.fullmatch(message, errors)
     (root / "params.yaml").write_text(text)

@@ -53,7 +53,7 @@ def test_a_value_that_is_not_finite_is_stored_as_text(tmp_path):
 @pytest.mark.parametrize("text", ["", "{}", '{"metrics": {"a": 1}, "descriptions": []}'])
 def test_a_damaged_audit_is_an_error_that_names_the_file(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(DataError, match=r"a\.json: not a readable audit"):
+    with pytest.raises(DataError, match=r"a\.json: not a readable audit: "):
         audit.read_audit(tmp_path / "a.json")
 
 

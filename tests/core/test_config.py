@@ -1,7 +1,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 
@@ -179,6 +179,24 @@ def test_an_override_may_set_what_the_file_leaves_to_its_default(file):
 class Group:
     name: str = "adamw"
     lr: float = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Band:
+    replaces_default: ClassVar[bool] = True
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Bands:
+    words: Band = Band(1.0, 9.0)
+
+
+def test_a_section_that_is_stated_as_a_whole_keeps_no_default():
+    assert config.parse_config(Bands, {"words": {"low": 2}}, "x") == Bands(Band(2.0, None))
+    assert config.parse_config(Bands, {"words": {}}, "x") == Bands(Band())
+    assert config.parse_config(Bands, {}, "x") == Bands(Band(1.0, 9.0))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import logging
 import subprocess
 import sys
 
 import pytest
 
-from provenlm.core import hashing, interfaces, io, registry, rng
+from provenlm.core import hashing, interfaces, io, progress, registry, rng
 from provenlm.core.errors import ProvenlmError
 
 
@@ -78,3 +79,14 @@ def test_a_closed_pipe_does_not_kill_the_writer(tmp_path):
 def test_an_unknown_domain_is_an_error_that_names_the_known_ones():
     with pytest.raises(ProvenlmError, match="domain must be one of .*strings.*text, got 'texts'"):
         registry.load_domain("texts", "filter", interfaces.FilterSpec)
+
+
+def test_log_lines_go_through_the_logger_of_the_package(capsys, monkeypatch):
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", records.append)
+    progress.log_line("one 100 %")
+    assert capsys.readouterr().out == "one 100 %\n"
+    monkeypatch.setattr(logging.getLogger("provenlm"), "handlers", [handler])
+    progress.log_line("two")
+    assert capsys.readouterr().out == "" and [record.getMessage() for record in records] == ["two"]

@@ -14,6 +14,7 @@ from provenlm.evaluation.probes.finite_differences import compare_gradients
 from provenlm.evaluation.probes.gradcheck import gradcheck_probe
 from provenlm.evaluation.probes.gradcheck_ops import OpCase, all_ops, check_op, gradcheck_ops_probe, tiny_decoder
 from provenlm.models.common.layers.attention import Attention
+from provenlm.models.common.objective import TokenBatch
 
 
 class FaultyAttention(nn.Module):
@@ -90,6 +91,26 @@ def test_every_objective_is_compared(trained_context, run_probe):
 
     metrics = run_probe(gradcheck_probe(), replace(trained_context, losses=two_objectives))
     assert max(metrics["one.max_relative_error"], metrics["two.max_relative_error"]) < 1e-6
+
+
+def test_an_objective_is_checked_on_the_parameters_that_it_trains(trained_context, run_probe):
+    """The loss also depends on the embedding, outside of autograd: that counts only if the objective trains it."""
+
+    def loss(model, batch):
+        with torch.no_grad():
+            embedding_norm = model.embedding.weight.square().sum()
+        return {"head": model.head.weight.square().sum() * embedding_norm}
+
+    context = replace(trained_context, losses=loss, objective_params=lambda model: {"head": [model.head.weight]})
+    assert run_probe(gradcheck_probe(), context)["max_relative_error"] < 1e-6
+    everything = replace(context, objective_params=lambda model: {"head": list(model.parameters())})
+    assert run_probe(gradcheck_probe(), everything)["max_relative_error"] == 1
+
+
+def test_a_model_with_batches_of_its_domain_is_checked_on_those(trained_context, run_probe):
+    batch = TokenBatch(torch.tensor([[1, 3, 4]]), torch.tensor([[3, 4, 2]]))
+    context = replace(trained_context, token_batches=False, train_batch=lambda num_sequences: batch)
+    assert run_probe(gradcheck_probe(), context)["next_token.max_relative_error"] < 1e-6
 
 
 def test_gradients_equal_those_computed_by_hand():

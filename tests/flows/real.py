@@ -7,8 +7,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from conftest import Project
 from ruamel.yaml import YAML
+from tiny_project import Project
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = [
@@ -157,7 +157,13 @@ def params(known, site):
         validate = {**docs["validate"], "threads": 1, "small": {}, "also_count": {}, "speed": {"lengths": [32], "repeats": 5}}
         validate["memorise"] = {"rows": 2, "tokens": 16, "steps": 20, "rate": 0.01}
         validate["generation"] = {**validate["generation"], "prompts": ["The "], "heldout_prompts": 1, "tokens": 8}
-        validate["probes"] = {**validate["probes"], "num_bracket_cases": 4, "num_pairs": 4, "context_tokens": 16, "continuation_tokens": 8}
+        validate["probes"] = {
+            **validate["probes"],
+            "num_bracket_cases": 4,
+            "num_pairs": 4,
+            "context_tokens": 16,
+            "continuation_tokens": 8,
+        }
         row = {**docs, "corpus": "words", "model": recipe["model"], "train": train, "validate": validate}
     checks = {"words/tokenize.integrity.decode_mismatch": {"expect": "== 0", "hint": "the tokenizer loses text"}}
     report = {

@@ -164,9 +164,10 @@ def test_overrides_are_parsed_before_any_stage_runs(built):
     built.commit()
     for word, answer in (
         (
-            "recipes.small.train.stops=5",
-            "recipes.small.train.stops=5: params.yaml: recipes.small.train: no 'stops' (did you mean 'steps'?)",
+            "recipes.small.trane.steps=5",
+            "recipes.small.trane.steps=5: params.yaml: recipes.small: no 'trane' (did you mean 'train'?)",
         ),
+        ("recipes.small.train.stops=5", "params.yaml: recipes.small.train: unknown key 'stops'"),
         ("recipes.small.train.steps=many", "params.yaml: recipes.small.train.steps: must be a whole number, got 'many'"),
     ):
         code, out, err = built.build("--dry-run", "--set", word)

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import HERE, Project
 from prefect.utilities.templating import apply_values
 from serving import Served
+from tiny_project import HERE, Project
 
 from provenlm.core.errors import ConfigError
 

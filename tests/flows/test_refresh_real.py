@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import real
-from conftest import KEYS, Project, eventually
+from tiny_project import KEYS, Project, eventually
 
 from flows import releases
 
@@ -114,7 +114,9 @@ def test_refreshes_of_a_changed_site_a_killed_training_and_a_regressed_model(wor
     assert "| words/scrape.records | 41 | 40 |" in message and "small/validate.val.bits_per_byte" in message
 
     trained = real.YAML(typ="safe").load(world.project.root / "params.yaml")["recipes"]["small"]["train"]
-    world.project.set("recipes", "small", train={**trained, "max_steps": 2, "lr_schedule": {**trained["lr_schedule"], "warmup_steps": 0}})
+    world.project.set(
+        "recipes", "small", train={**trained, "max_steps": 2, "lr_schedule": {**trained["lr_schedule"], "warmup_steps": 0}}
+    )
     world.project.commit()
     world.site.texts["/1"] = real.prose(102)
     line = world.refresh()

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import KEYS, Project
 from ruamel.yaml import YAML
+from tiny_project import KEYS, Project
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,8 +10,8 @@ import urllib.error
 from pathlib import Path
 
 import pytest
-from conftest import HERE, Project
 from serving import Served
+from tiny_project import HERE, Project
 
 from flows import releases
 

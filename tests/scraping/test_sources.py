@@ -16,7 +16,7 @@ from provenlm.core.progress import ProgressReporter
 from provenlm.core.records import FetchResult, Record
 from provenlm.scraping.sources.folder import FolderSource
 from provenlm.scraping.sources.git import GitSource
-from provenlm.scraping.sources.items import Decoder, DropReason, SourceItem
+from provenlm.scraping.sources.items import DropReason, ItemDecoder, SourceItem
 from provenlm.scraping.sources.local import LocalSource, fetch_sources
 from provenlm.scraping.sources.tables import TableSource
 
@@ -34,10 +34,10 @@ def decode(item: SourceItem) -> Record | DropReason:
     return Record.from_content(item.content, item.media_type, item.url, **{**item.metadata, "num_pairs": len(pairs)})
 
 
-DECODER = Decoder(decode, {".mid": "audio/midi", ".json": "application/json"})
+DECODER = ItemDecoder(decode, {".mid": "audio/midi", ".json": "application/json"})
 
 
-def fetch(*sources: LocalSource, decoder: Decoder = DECODER) -> dict[str, FetchResult]:
+def fetch(*sources: LocalSource, decoder: ItemDecoder = DECODER) -> dict[str, FetchResult]:
     results = fetch_sources(sources, decoder, Path("state"), ProgressReporter("scrape", "items", None), max_bytes=10_000)
     return {result.url: result for result in results}
 
@@ -112,7 +112,7 @@ def test_a_table_hands_over_bytes_objects_and_text_with_their_media_type() -> No
         TableSource("parquet", ("rows.parquet",), content="midi", metadata=("title",)),
         TableSource("jsonl", ("rows.jsonl",), content="puzzle", source="id"),
         TableSource("jsonl", ("rows.jsonl",), content="note"),
-        decoder=Decoder(accept, {}),
+        decoder=ItemDecoder(accept, {}),
     )
     assert received == [
         ("application/octet-stream", MIDI),

@@ -142,7 +142,8 @@ def headed(project):
     paragraphs = [[LICENSE, " ".join(prose(i)), " ".join(prose(20 + i))] if i < 4 else [" ".join(prose(i))] for i in range(6)]
     paragraphs[2].append(paragraphs[2][1])
     project.write_corpus(
-        "filtered", [Record.from_content("\n\n".join(b).encode(), "text/plain", f"s/{i}", score=1.0) for i, b in enumerate(paragraphs)]
+        "filtered",
+        [Record.from_content("\n\n".join(b).encode(), "text/plain", f"s/{i}", score=1.0) for i, b in enumerate(paragraphs)],
     )
     return project
 

@@ -40,7 +40,11 @@ def run_with_executor(project, executor: str | None, run: Callable[[str], object
     pii = {"email": "mask", "ip": "mask", "phone": "mask", "secret": "drop"}
     quality_rules = {"apply_to": [], "gopher": {}, "gopher_repetition": {}, "c4": {}, "fineweb": {}}
     filter_section = project.sections["filter"] | {"pii": pii, "quality_rules": quality_rules}
-    project.write_params(filter=filter_section, dedupe={"jaccard_threshold": 0.7, "ngram_words": 3, "ngram_chars": 5, "paragraph_dedup": paragraph_dedup}, executor=executor)
+    project.write_params(
+        filter=filter_section,
+        dedupe={"jaccard_threshold": 0.7, "ngram_words": 3, "ngram_chars": 5, "paragraph_dedup": paragraph_dedup},
+        executor=executor,
+    )
     for name in ("filter", "dedupe", "tokenize"):
         run(name)
     folders = [project.paths.corpus_dir("c", step) for step in STEPS]

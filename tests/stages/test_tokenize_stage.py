@@ -173,7 +173,9 @@ def test_contamination_prompts_are_searched_in_both_splits(deduped):
 
 def shards_of(project) -> dict[str, bytes]:
     """Return the content of the first record of each split."""
-    return {token_dataset.assign_split(item.metadata["cluster"], 0.2): item.content for item in reversed(project.records("deduped"))}
+    return {
+        token_dataset.assign_split(item.metadata["cluster"], 0.2): item.content for item in reversed(project.records("deduped"))
+    }
 
 
 def test_a_corpus_changed_between_stages_is_an_error(deduped):
@@ -205,7 +207,9 @@ def test_records_without_a_cluster_are_an_error(deduped):
 def test_holding_out_every_record_is_an_error(deduped):
     tokenize = {"vocab_size": 512, "sample_bytes": 1000, "character_coverage": 1.0, "val_fraction": 0.9999}
     deduped.write_params(tokenize=tokenize)
-    with pytest.raises(SystemExit, match=r"corpora\.c\.tokenize\.val_fraction: must leave at least one of 40 records to train on, got 0\.9999"):
+    with pytest.raises(
+        SystemExit, match=r"corpora\.c\.tokenize\.val_fraction: must leave at least one of 40 records to train on, got 0\.9999"
+    ):
         deduped.run("tokenize")
 
 
@@ -230,7 +234,9 @@ def test_a_second_run_writes_the_same_files(deduped):
 
 def test_strings_pass_all_stages_with_nothing_held_out(project):
     strings = ["ABCDE", "FGHIJ", "ABCDE", "12345"]
-    project.write_params(domain="strings", scrape={"strings": strings}, filter={}, dedupe={}, tokenize={"val_fraction": 0, "add_eos": False})
+    project.write_params(
+        domain="strings", scrape={"strings": strings}, filter={}, dedupe={}, tokenize={"val_fraction": 0, "add_eos": False}
+    )
     for name in ("scrape", "filter", "dedupe", "tokenize"):
         project.run(name)
     values = project.values("tokenize")

@@ -31,7 +31,9 @@ def project(tmp_path: Path) -> Callable[[str, int, str], Path]:
         folder = root / "data" / "toy" / "tokens"
         folder.mkdir(parents=True)
         text = (
-            PARAMS.replace("STEPS", str(steps)).replace("micro_batch_size: 8", "micro_batch_size: 2").replace("dropout: 0.1", "dropout: 0.0")
+            PARAMS.replace("STEPS", str(steps))
+            .replace("micro_batch_size: 8", "micro_batch_size: 2")
+            .replace("dropout: 0.1", "dropout: 0.0")
         )
         muon = "{name: muon, lr: 0.02, betas: [0.95], weight_decay: 0.01}"  # amplifies the other order of sums for small matrices
         sgd = "{name: sgd, lr: 0.1, betas: [0.9], weight_decay: 0.01}"

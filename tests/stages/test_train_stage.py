@@ -176,6 +176,26 @@ def test_a_run_writes_model_history_and_audit_and_deletes_its_checkpoints(projec
     assert checkpoint.load_model(root / "models" / "tiny").metadata.seq_len == 12
 
 
+def test_the_audit_has_the_standard_checks_and_the_regularization_table(project: Callable[[str, int], Path]) -> None:
+    root = project("audited", 4)
+    replace_in_file(root, "ema_decay: null", "ema_decay: 0.9")
+    code, output = finish(root)
+    assert code == 0, output
+    audit = audits.read_audit(root / "reports/audits/tiny/train.json")
+    assert {name: check.expect for name, check in audit.checks.items()} == {
+        "preflight.steps_passed": "== 7",
+        "params.updated_fraction": "== 1",
+        "params.analytic": "== params.total",
+        "steps.skipped": "== 0",
+        "mfu": "0..1",
+    }
+    (table,) = [table for table in audit.tables if table.name == "regularization"]
+    rows = {name: (value, effect) for name, value, effect in table.rows}
+    assert rows["dropout"] == ("0.1", "in 4 modules of the model")
+    assert rows["EMA of the weights"] == ("0.9", "evaluated and published")
+    assert rows["early stopping"] == ("off", "stop reason: completed all 4 steps")
+
+
 def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(project: Callable[[str, int], Path]) -> None:
     uninterrupted, killed = project("whole", 120), project("killed", 120)
     for root in (uninterrupted, killed):
@@ -195,7 +215,9 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(project: Ca
     assert code == 0, output
     assert "resuming after step" in output
     assert have_same_weights(weights(uninterrupted), weights(killed))
-    assert have_same_weights(weights(uninterrupted, "training_weights"), weights(killed, "training_weights"))  # the weights behind the moving average
+    assert have_same_weights(
+        weights(uninterrupted, "training_weights"), weights(killed, "training_weights")
+    )  # the weights behind the moving average
     states = [json.loads((root / "models/tiny/state.json").read_text()) for root in (uninterrupted, killed)]
     assert states[0] == states[1]  # loss scale, micro-batch size, random states
     assert pq.read_metadata(killed / "models/tiny/history.parquet").num_rows == 120
@@ -284,7 +306,11 @@ def replace_in_file(root: Path, old: str, new: str) -> None:
 def test_kept_and_best_checkpoints_are_stored_with_the_model(project: Callable[[str, int], Path]) -> None:
     root = project("kept", 30)
     replace_in_file(root, "max_steps: 30", "epochs: 8.2")  # of 29 documents, 8 a step: 29.7 steps
-    replace_in_file(root, "keep_latest_k: 2, keep_every_n_steps: null, keep_best: false", "keep_latest_k: 1, keep_every_n_steps: 10, keep_best: true")
+    replace_in_file(
+        root,
+        "keep_latest_k: 2, keep_every_n_steps: null, keep_best: false",
+        "keep_latest_k: 1, keep_every_n_steps: 10, keep_best: true",
+    )
     replace_in_file(root, "interval: 10, num_sequences: 4", "interval: 3, num_sequences: 4")
     code, output = finish(root)
     assert code == 0, output
@@ -316,7 +342,11 @@ def test_a_failed_step_leaves_a_dump_that_replays_it(project: Callable[[str, int
     ("old", "new", "message"),
     [
         ("arch: moe", "arch: mow", "model must be one of gpt, moe, got 'mow'"),
-        ("num_hidden_layers: 2", "num_layers: 2", "recipes.tiny.model: unknown key 'num_layers' (did you mean 'num_hidden_layers'?)"),
+        (
+            "num_hidden_layers: 2",
+            "num_layers: 2",
+            "recipes.tiny.model: unknown key 'num_layers' (did you mean 'num_hidden_layers'?)",
+        ),
         ("seq_len: 12", "seq_len: 4", "train.seq_len must be >= 11 with data_packing: padded"),
         ("seq_len: 12", "seq_len: 33", "recipes.tiny.train.seq_len: must be at most the model's 32 positions, got 33"),
         ("device: cpu", "device: cuda", "train.device must be one of "),

@@ -17,11 +17,11 @@ from provenlm.models.moe.config import MoEConfig
 from provenlm.models.moe.model import flops_per_token
 from provenlm.training import memory
 from provenlm.training.callbacks.history import HistoryRow, StepHistory
-from provenlm.training.loggers import trackers
+from provenlm.training.loggers import mfu, trackers
 from provenlm.training.loggers.console import ConsoleLine, format_duration
 from provenlm.training.loggers.container import LoggerContainer
 from provenlm.training.loggers.csv_logger import CsvLogger
-from provenlm.training.mfu import MfuMeter, measure_peak_flops, steady_state_rows
+from provenlm.training.loggers.mfu import MfuMeter, measure_peak_flops, steady_state_rows
 
 METER = MfuMeter(lambda length: 100 * length, 1e6)
 
@@ -66,6 +66,16 @@ def test_the_measured_peak_is_plausible() -> None:
     peak = measure_peak_flops(torch.device("cpu"), "fp32")
     assert 1e8 < peak < 1e14
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_peak_of_an_emulated_dtype_is_measured_with_small_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A product of width 1024 in emulated fp16 takes seconds."""
+    shapes: list[torch.Size] = []
+    product = torch.mm
+    monkeypatch.setattr(mfu, "is_dtype_emulated", lambda device, precision: True)
+    monkeypatch.setattr(torch, "mm", lambda a, b, out: (shapes.append(a.shape), product(a, b, out=out))[1])
+    measure_peak_flops(torch.device("cpu"), "fp32")
+    assert set(shapes) == {(256, 256)}
 
 
 def test_steady_state_rows_are_applied_steps_after_the_warm_up() -> None:

@@ -1,4 +1,7 @@
-"""Define the interface of an executor and cut records into batches that fit in memory."""
+"""Define the interface of an executor and cut records into batches.
+
+A batch fits in memory.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +16,9 @@ BATCH_RECORDS = 512
 
 @dataclass(frozen=True)
 class RecordMap(Generic[T]):
-    """Map records to results: `apply` returns one result per record, which depends on that record alone.
+    """Map records to results.
+
+    `apply` returns one result per record, which depends on that record alone.
 
     `serialize` and `deserialize` carry results between processes.
     """

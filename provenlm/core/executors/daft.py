@@ -1,4 +1,6 @@
-"""Apply a record map with Daft, on all cores of this machine or on a Ray cluster (extra `[scale]`).
+"""Apply a record map with Daft, locally or on a Ray cluster.
+
+On this machine it uses all cores. Daft comes with the extra `[scale]`.
 
 Workers read the shards themselves, so a cluster must see them under the same path and must have this package installed. Results are
 returned in record order, so the executor cannot change the output.

@@ -32,7 +32,9 @@ class LocalExecutor:
 
 
 def make_executor(folder: Path, executor: str | None) -> RecordSource:
-    """Open the records of `folder` with the executor named in params.yaml (None: this process).
+    """Open the records of `folder` with the executor named in params.yaml.
+
+    `executor=None` means this process.
 
     Raises ConfigError if the executor is unknown or not installed.
     """

@@ -8,7 +8,7 @@ from provenlm.scraping.extraction import charset, licenses
 from provenlm.scraping.extraction.extractor import ExtractedDocument
 from provenlm.scraping.extraction.text_extractor import TEXT_EXTRACTOR
 from provenlm.scraping.sources import tables
-from provenlm.scraping.sources.items import Decoder, DropReason, SourceItem
+from provenlm.scraping.sources.items import DropReason, ItemDecoder, SourceItem
 
 BINARY_PROBE_BYTES = 8192  # a zero byte among these marks a binary file, as in git
 HTML_SUFFIXES = {".html", ".htm", ".xhtml"}
@@ -86,4 +86,4 @@ def _extract_pdf(content: bytes) -> ExtractedDocument | str:
     return ExtractedDocument(text.encode("utf-8", "replace"), "text/plain", {"title": title} if title else {}, ())
 
 
-TEXT_DECODER = Decoder(decode_text, MEDIA_TYPES, other_media_type="text/plain")
+TEXT_DECODER = ItemDecoder(decode_text, MEDIA_TYPES, other_media_type="text/plain")

@@ -16,7 +16,9 @@ from provenlm.scraping.sources.tables import TableSource, read_table
 LocalSource = FolderSource | GitSource | TableSource
 
 
-def fetch_source(source: LocalSource, decoder: ItemDecoder, state_dir: Path, max_bytes: int, from_cache: bool) -> Iterator[FetchResult]:
+def fetch_source(
+    source: LocalSource, decoder: ItemDecoder, state_dir: Path, max_bytes: int, from_cache: bool
+) -> Iterator[FetchResult]:
     """Yield the result of every item of one source.
 
     `max_bytes` limits the content of an item; `state_dir` keeps fetched repositories, which `from_cache` reuses.

@@ -11,7 +11,7 @@ from provenlm.core.errors import CheckpointError
 
 
 def dump_batch(batch: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of a batch by field, and JSON with its class and other fields."""
+    """Return a batch's tensors by field, and its class and other fields as JSON."""
     values = {batch_field.name: getattr(batch, batch_field.name) for batch_field in fields(batch)}
     tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
     batch_type = type(batch)

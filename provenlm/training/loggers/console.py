@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from provenlm.training.callbacks.history import StepHistory
-from provenlm.training.mfu import MfuMeter
+from provenlm.training.loggers.mfu import MfuMeter
 
 WINDOW_STEPS = 20  # speeds are medians over this many steps
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from provenlm.training.callbacks.history import HistoryRow, StepHistory
-from provenlm.training.mfu import MfuMeter
+from provenlm.training.loggers.mfu import MfuMeter
 
 
 class MetricLogger(Protocol):

@@ -92,7 +92,10 @@ def _trainable_params(objective: Objective) -> list[nn.Parameter]:
 
 
 def loss_terms(objective: Objective, batch: Batch, precision: str) -> Mapping[str, Tensor]:
-    """Compute the objective's loss terms in the given precision, on the device of its parameters."""
+    """Compute the objective's loss terms in the given precision.
+
+    Runs on the device of the objective's parameters.
+    """
     device = next(param.device for params in objective.param_groups.values() for param in params)
     with torch.autocast(device.type, AUTOCAST_DTYPES.get(precision), enabled=precision in AUTOCAST_DTYPES):
         return objective.loss(batch)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from math import inf
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ class StatThreshold:
     The two keys of a side belong together; a side without them has no limit.
     """
 
+    replaces_default: ClassVar[bool] = True  # {drop_below: 5, good_from: 9} has no upper limit, whatever the default has
     drop_below: float | None = None
     good_from: float | None = None
     good_to: float | None = None

@@ -8,9 +8,11 @@ Shapes: B sequences, T positions, H hidden size, Z latent size, V vocabulary.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -142,6 +144,11 @@ def sample_prior(model: nn.Module, num_samples: int, generator: torch.Generator)
     return model.prior_mean_Z + model.prior_log_scale_Z.exp() * noise_BZ
 
 
+def load_base_model(model: nn.Module, folder: Path) -> None:
+    """Load `model.safetensors` in `folder`, the weights of an autoencoder of the same shape."""
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+
+
 SPEC = ModelSpec(
     config_type=ToyAutoencoderConfig,
     build=build,
@@ -150,4 +157,5 @@ SPEC = ModelSpec(
     flops_per_token=flops_per_token,
     max_seq_len=lambda config: config.max_position_embeddings,
     latent=Latent(encode_batch, decode_latents, sample_prior),
+    load_base_model=load_base_model,
 )

@@ -8,7 +8,7 @@ from provenlm.core.interfaces import ScrapeSpec
 from provenlm.core.progress import ProgressReporter
 from provenlm.core.records import FetchResult, Record
 from provenlm.scraping.sources.folder import FolderSource
-from provenlm.scraping.sources.items import Decoder, DropReason, SourceItem
+from provenlm.scraping.sources.items import DropReason, ItemDecoder, SourceItem
 from provenlm.scraping.sources.local import fetch_sources
 
 HEADER = b"\x93EVT"  # 0x93 cannot start a UTF-8 text
@@ -32,7 +32,7 @@ def decode(item: SourceItem) -> Record | DropReason:
 
 def fetch_records(config: ToyEventsScrapeConfig, state: Path, progress: ProgressReporter) -> Iterator[FetchResult]:
     """Fetch the event files of all folders."""
-    return fetch_sources(config.sources, Decoder(decode, {".evt": "application/x-toy-events"}), state, progress)
+    return fetch_sources(config.sources, ItemDecoder(decode, {".evt": "application/x-toy-events"}), state, progress)
 
 
 SPEC = ScrapeSpec(ToyEventsScrapeConfig, fetch_records)
