@@ -104,6 +104,7 @@ def make_eval_context(
         seed=seed,
         token_batches=spec.logits is not None,
         objective_params=objective_params,
+        objectives=lambda model: spec.objectives(model, IGNORE),
     )
 
 

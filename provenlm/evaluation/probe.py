@@ -17,8 +17,9 @@ from provenlm.core.interfaces import Tokenizer
 from provenlm.data.token_dataset import DatasetSplit, TokenDataset
 from provenlm.models.common.hf_export import HFExport
 from provenlm.models.common.layers.kv_cache import KVCache
-from provenlm.models.common.objective import Batch
-from provenlm.models.common.spec import CAPABILITIES
+from provenlm.models.common.objective import Batch, Objective
+from provenlm.models.common.spec import CAPABILITIES, Latent
+from provenlm.training.dataloader import DataLoader
 
 # condition -> the reason that the report shows if it is not met
 CONDITIONS = {
@@ -48,6 +49,10 @@ class EvalContext:
     - `build_untrained()`: the model as it was before its first step.
     - `build_small(vocab_size)`: a small model of the same architecture, initialised from torch's current generator.
     - `losses(model, batch)`: the training losses by objective.
+    - `objectives(model)`: the objectives of the training; None in contexts without one.
+    - `make_dataloader(changes)`: the data loader of the training with some fields of TrainConfig changed, such as `seq_len`.
+    - `max_positions`: the length of the longest sequence that the model accepts, which may be above `max_seq_len`.
+    - `latent`: access to the latent space of the model; None if it has none.
     - `objective_params(model)`: the parameters that each objective trains; None: each trains all parameters.
     - `train_batch(num_sequences)`: the first sequences of the training batches, on the CPU.
     - `to_hf(state_dict)`: the weights in the format of Hugging Face transformers; None if there is no such format.
@@ -69,6 +74,10 @@ class EvalContext:
     seed: int
     token_batches: bool = True
     objective_params: Callable[[nn.Module], Mapping[str, Sequence[nn.Parameter]]] | None = None
+    objectives: Callable[[nn.Module], Sequence[Objective]] | None = None
+    make_dataloader: Callable[[Mapping[str, Any]], DataLoader] | None = None
+    max_positions: int | None = None
+    latent: Latent | None = None
 
     @property
     def device(self) -> torch.device:

@@ -13,6 +13,7 @@ from provenlm.evaluation.probes.compute_optimality import compute_optimality_pro
 from provenlm.evaluation.probes.generation_quality import GeneratedSample, GenerationEvalConfig, generation_probe, has_prompts
 from provenlm.evaluation.probes.gradcheck import gradcheck_probe
 from provenlm.evaluation.probes.gradcheck_ops import gradcheck_ops_probe
+from provenlm.evaluation.probes.gradient_reach import gradient_reach_probe
 from provenlm.evaluation.probes.heldout_loss import LossEvalConfig, loss_probes
 from provenlm.evaluation.probes.improvement import improvement_probes
 from provenlm.evaluation.probes.learning_curve import MIN_POINTS, CurvePoint, learning_curve_probe
@@ -108,6 +109,7 @@ def standard_probes(
     return {
         "gradcheck_ops": gradcheck_ops_probe(),
         "gradcheck": gradcheck_probe(),
+        "gradient_reach": gradient_reach_probe(),
         "overfit_batch": overfit_batch_probe(config.overfit_batch),
         **loss_probes(config.loss_eval),
         **improvement_probes(config.loss_eval.tokens_per_batch, num_tokens),

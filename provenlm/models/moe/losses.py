@@ -19,11 +19,9 @@ def objectives(model: nn.Module, ignore_index: int) -> list[Objective]:
     Targets equal to `ignore_index` carry no loss.
     """
     assert isinstance(model, MoEModel)
-    return [
-        Objective(
-            "next_token", param_groups(model), partial(moe_loss, model, ignore_index), "cross_entropy", partial(post_step, model)
-        )
-    ]
+    terms = ("router_z",) if model.config.load_balancing == "bias" else ("load_balancing", "router_z")
+    loss = partial(moe_loss, model, ignore_index)
+    return [Objective("next_token", param_groups(model), loss, "cross_entropy", partial(post_step, model), terms)]
 
 
 def param_groups(model: MoEModel) -> dict[ParamGroupName, list[nn.Parameter]]:
