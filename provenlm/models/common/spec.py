@@ -28,18 +28,45 @@ CAPABILITIES = {
 }
 
 
-@dataclass(frozen=True)
-class Latent:
-    """Describe the latent space of a model such as a VAE; latents are float (B, Z).
+class Posterior(NamedTuple):
+    """Hold the posterior of every latent of a batch: independent normal distributions.
 
-    `encode(model, batch)` returns the latents of a batch, for a VAE the mean of the posterior.
-    `decode(model, latents_BZ)` returns the model's reconstruction of latents.
-    `prior(model, num_samples, generator)` samples latents from the prior.
+    `is_latent_BN` is false where a sequence has fewer latents than others.
     """
 
-    encode: Callable[[nn.Module, Any], Tensor]
-    decode: Callable[[nn.Module, Tensor], Any]
-    prior: Callable[[nn.Module, int, Generator], Tensor]
+    mean_BNZ: Tensor
+    log_variance_BNZ: Tensor
+    is_latent_BN: Tensor
+
+
+class LatentSample(NamedTuple):
+    """Hold latents from the prior and, for a model with attributes, their classes (int64)."""
+
+    latents_BNZ: Tensor
+    attributes_BNA: Tensor | None
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Describe the latent space of a model such as a VAE.
+
+    Latents are float (B, N, Z): N of them a sequence, one for a model of whole sequences. Attributes are what else the decoder is told
+    of each latent, int64 (B, N, A); a batch brings its own, and a model without attributes takes None.
+
+    - `posterior(model, batch)` returns the posterior of the latents of a batch.
+    - `token_nats(model, batch, latents_BNZ)` returns the negative log-likelihood nats_BT of the targets, given any latents and the
+      tokens before; 0 where there is no target.
+    - `prior(model, num_sequences, num_latents, generator, attributes_BNA)` samples latents; None: it samples the attributes too.
+    - `logits(model, tokens_BT, latent_numbers_BT, sample, cache)` returns logits_BTV of the next token; position t of a sequence uses
+      latent `latent_numbers_BT[b, t]` of `sample`. With a cache the tokens follow those in the cache.
+    - `has_cache`: whether `logits` takes a cache; else it is called with None and whole sequences.
+    """
+
+    posterior: Callable[[nn.Module, Any], Posterior]
+    token_nats: Callable[[nn.Module, Any, Tensor], Tensor]
+    prior: Callable[[nn.Module, int, int, Generator, Tensor | None], LatentSample]
+    logits: Callable[[nn.Module, Tensor, Tensor, LatentSample, KVCache | None], Tensor]
+    has_cache: bool = False
 
 
 class PlannedShape(NamedTuple):

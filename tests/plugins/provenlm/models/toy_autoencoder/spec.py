@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from provenlm.models.common.layers.kv_cache import KVCache
 from provenlm.models.common.objective import Objective
-from provenlm.models.common.spec import Latent, ModelSpec
+from provenlm.models.common.spec import Latent, LatentSample, ModelSpec, Posterior
 
 
 @dataclass(frozen=True)
@@ -125,23 +126,36 @@ def flops_per_token(config: ToyAutoencoderConfig, vocab_size: int, seq_len: int)
     return 6 * vocab_size * config.hidden_size + 12 * config.hidden_size * config.latent_size // seq_len
 
 
-def encode_batch(model: nn.Module, batch: Any) -> Tensor:
-    """Return the latents of a batch; positions without a target (-100) are ignored."""
+def posterior(model: nn.Module, batch: Any) -> Posterior:
+    """Return the one latent of each sequence, with next to no variance; positions without a target (-100) are ignored."""
     assert isinstance(model, ToyAutoencoder)
-    return model.encode(batch.inputs_BT, batch.targets_BT != -100)
+    latents_BZ = model.encode(batch.inputs_BT, batch.targets_BT != -100)
+    return Posterior(latents_BZ[:, None], torch.full_like(latents_BZ[:, None], -20.0), torch.ones(len(latents_BZ), 1).bool())
 
 
-def decode_latents(model: nn.Module, latents_BZ: Tensor) -> Tensor:
-    """Return the most probable tokens_BT of latents at every position."""
+def token_nats(model: nn.Module, batch: Any, latents_BNZ: Tensor) -> Tensor:
+    """Return the negative log-likelihood nats_BT of the inputs, which do not depend on each other."""
     assert isinstance(model, ToyAutoencoder)
-    return model.decode(latents_BZ, model.embed_positions.num_embeddings).argmax(-1)
+    logits_BTV = model.decode(latents_BNZ[:, 0], batch.inputs_BT.shape[1])
+    nats_BT = F.cross_entropy(logits_BTV.transpose(1, 2), batch.inputs_BT, reduction="none")
+    return nats_BT.masked_fill(batch.targets_BT == -100, 0.0)
 
 
-def sample_prior(model: nn.Module, num_samples: int, generator: torch.Generator) -> Tensor:
-    """Sample latents_BZ from the fitted prior."""
+def sample_prior(
+    model: nn.Module, num_sequences: int, num_latents: int, generator: torch.Generator, attributes_BNA: Tensor | None
+) -> LatentSample:
+    """Sample latents from the fitted prior."""
     assert isinstance(model, ToyAutoencoder)
-    noise_BZ = torch.randn(num_samples, model.prior_mean_Z.numel(), generator=generator)
-    return model.prior_mean_Z + model.prior_log_scale_Z.exp() * noise_BZ
+    noise_BNZ = torch.randn(num_sequences, num_latents, model.prior_mean_Z.numel(), generator=generator)
+    return LatentSample(model.prior_mean_Z + model.prior_log_scale_Z.exp() * noise_BNZ, None)
+
+
+def latent_logits(
+    model: nn.Module, tokens_BT: Tensor, latent_numbers_BT: Tensor, sample: LatentSample, cache: KVCache | None
+) -> Tensor:
+    """Return logits_BTV of the token at each position, whatever the tokens before it."""
+    assert isinstance(model, ToyAutoencoder)
+    return model.decode(sample.latents_BNZ[:, 0], tokens_BT.shape[1])
 
 
 def load_base_model(model: nn.Module, folder: Path) -> None:
@@ -156,6 +170,6 @@ SPEC = ModelSpec(
     num_params=num_params,
     flops_per_token=flops_per_token,
     max_seq_len=lambda config: config.max_position_embeddings,
-    latent=Latent(encode_batch, decode_latents, sample_prior),
+    latent=Latent(posterior, token_nats, sample_prior, latent_logits),
     load_base_model=load_base_model,
 )
