@@ -22,13 +22,14 @@ from provenlm.core.errors import ConfigError
 from provenlm.core.interfaces import TokenizeSpec
 from provenlm.core.progress import log_line, progress_bar
 from provenlm.data import token_dataset
-from provenlm.models.common.spec import ResolvedModel, resolve_model
+from provenlm.models.common.spec import ResolvedModel, complete_model, resolve_model
 from provenlm.tokenizers.registry import load_tokenizer
 from provenlm.training import metrics
+from provenlm.training.augmentation_metrics import record_augmentation
 from provenlm.training.build_model import find_base_model, init_model
 from provenlm.training.checkpoints.checkpoint import ModelMetadata
 from provenlm.training.config import TrainConfig
-from provenlm.training.dataloader import DomainSequences, resolve_max_steps
+from provenlm.training.dataloader import DomainBatches, resolve_max_steps
 from provenlm.training.device import is_dtype_emulated, resolve_device, retain_freed_memory
 from provenlm.training.distributed import launcher
 from provenlm.training.distributed.process_group import DistributedContext, init_distributed, is_local_main
@@ -56,7 +57,7 @@ class PreparedRun(NamedTuple):
     tokens_dir: Path
     base_model_dir: Path | None
     tokens: token_dataset.TokenDataset
-    domain_sequences: DomainSequences | None
+    domain_batches: DomainBatches | None
 
 
 def run_stage(context: runner.StageContext) -> None:
@@ -83,8 +84,8 @@ def prepare(context: runner.StageContext) -> PreparedRun:
     Raises ConfigError or DataError.
     """
     recipe_config = context.parse_section("train", TrainConfig)
-    resolved_model = resolve_model(context.entry["model"], context.params.location(context.table, context.subject, "model"))
-    context.record_settings("model", resolved_model.model_config)
+    model_location = context.params.location(context.table, context.subject, "model")
+    resolved_model = resolve_model(context.entry["model"], model_location)
     context.config_sections |= {
         f"{context.table}.{context.subject}.{name}": context.entry[name] for name in ("model", "corpus", "domain", "base_model")
     }
@@ -100,8 +101,10 @@ def prepare(context: runner.StageContext) -> PreparedRun:
     if is_local_main():
         token_dataset.verify_digests(tokens_dir)
     tokens = token_dataset.load_token_dataset(tokens_dir)
-    domain_sequences = registry.load_domain(context.entry["domain"], "tokenize", TokenizeSpec).sequences
-    config = resolve_max_steps(recipe_config, tokens, domain_sequences)
+    resolved_model = complete_model(resolved_model, tokens.token_classes, model_location)
+    context.record_settings("model", resolved_model.model_config)
+    domain_batches = registry.load_domain(context.entry["domain"], "tokenize", TokenizeSpec)
+    config = resolve_max_steps(recipe_config, tokens, domain_batches)
     return PreparedRun(
         recipe_config,
         config,
@@ -110,7 +113,7 @@ def prepare(context: runner.StageContext) -> PreparedRun:
         tokens_dir,
         base_model_dir,
         tokens,
-        domain_sequences,
+        domain_batches,
     )
 
 
@@ -131,7 +134,7 @@ def preflight_plan(prepared: PreparedRun) -> RunPlan:
         tokens,
         load_tokenizer(prepared.tokens_dir / "tokenizer", prepared.domain),
         prepared.base_model_dir,
-        prepared.domain_sequences,
+        prepared.domain_batches,
     )
 
 
@@ -145,7 +148,7 @@ def run_training(context: runner.StageContext, prepared: PreparedRun, dist: Dist
     memory.mark("start")
     model = init_model(spec, model_config, vocab_size, config.seed, prepared.base_model_dir)
     trainer = Trainer.create(
-        spec, model_config, prepared.tokens, config, model=model, dist=dist, domain_sequences=prepared.domain_sequences
+        spec, model_config, prepared.tokens, config, model=model, dist=dist, domain_batches=prepared.domain_batches
     )
     memory.mark("model")
     eval_term = trainer.eval_term
@@ -192,6 +195,7 @@ def run_training(context: runner.StageContext, prepared: PreparedRun, dist: Dist
         spec.num_params(model_config, vocab_size),
     )
     metrics.record_eval_weights(context.recorder, config)
+    record_augmentation(context.recorder, trainer.dataloader, prepared.tokens.val)
     metrics.record_planned_steps(context.recorder, prepared.recipe_config, config)
     metrics.record_training_metrics(context.recorder, training_run.history, eval_term, config, training_run.start_steps)
     metrics.record_model_metrics(context.recorder, training_run.history, final_step)

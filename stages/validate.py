@@ -42,19 +42,18 @@ def run_stage(context: runner.StageContext) -> None:
     trained_model = load_model(model_dir)
     spec, metadata = trained_model.spec, trained_model.metadata
     assemble.require_same_vocab(trained_model, tokens, model_dir.relative_to(context.paths.root).as_posix(), context.subject)
-    domain_sequences = registry.load_domain(context.entry["domain"], "tokenize", TokenizeSpec).sequences
+    domain_batches = registry.load_domain(context.entry["domain"], "tokenize", TokenizeSpec)
     tokenizer = load_tokenizer(tokens_dir / "tokenizer", context.entry["domain"])
     history = StepHistory.from_parquet((model_dir / "history.parquet").read_bytes())
 
     config = suite.scale_to_recipe(config, metadata.config, metadata.seq_len)
     overrides = config.small_model_overrides or {}
     build_small = assemble.make_small_builder(trained_model, overrides, f"{location}.small_model_overrides")
-    case = assemble.make_training_case(spec, tokens, train_config, build_small, domain_sequences)
-    eval_context = assemble.make_eval_context(trained_model, tokens, tokenizer, case, build_small, train_config.seed)
+    case = assemble.make_training_case(spec, tokens, train_config, build_small, domain_batches)
+    seed = train_config.seed
+    eval_context = assemble.make_eval_context(trained_model, tokens, tokenizer, case, build_small, seed, domain_batches)
     curve = train_vs_val_points(history, spec.objectives(trained_model.model, IGNORE)[0].eval_term)
-    variants = assemble.make_variants(
-        eval_context, trained_model, train_config, history, model_dir / "checkpoints", domain_sequences
-    )
+    variants = assemble.make_variants(eval_context, trained_model, train_config, history, model_dir / "checkpoints", domain_batches)
     conditions = suite.find_conditions(eval_context, config, case, curve, variants, context.entry["base_model"] != "none")
     if conditions["hf_format"] is not True:
         eval_context = replace(eval_context, to_hf=None)

@@ -73,6 +73,8 @@ def check_recipe(params: Params, name: str, paths: ProjectPaths) -> None:
     model = resolve_model(entry["model"], params.location("recipes", name, "model"))
     model_spec = model.spec
     check_training(train_config, model, params.location("recipes", name, "train"))
+    domain = registry.load_domain(entry["domain"], "tokenize", interfaces.TokenizeSpec)
+    parse_config(domain.batch_config_type, train_config.batches, f"{params.location('recipes', name, 'train')}.batches")
     find_base_model(str(entry["base_model"]), model, paths, params.location("recipes", name, "base_model"))
     config = params.parse_section("recipes", name, "validate", ValidateConfig)
     location = params.location("recipes", name, "validate")

@@ -91,8 +91,8 @@ def load_eval_context(context: runner.StageContext) -> EvalContext:
     tokens, trained_model = load_token_dataset(context.declare_input(tokens_dir)), load_model(context.declare_input(model_dir))
     assemble.require_same_vocab(trained_model, tokens, model_dir.relative_to(context.paths.root).as_posix(), context.subject)
     build_small = assemble.make_small_builder(trained_model, {}, context.params.location("recipes", context.subject, "model"))
-    domain_sequences = registry.load_domain(context.entry["domain"], "tokenize", TokenizeSpec).sequences
-    case = assemble.make_training_case(trained_model.spec, tokens, train_config, build_small, domain_sequences)
+    domain_batches = registry.load_domain(context.entry["domain"], "tokenize", TokenizeSpec)
+    case = assemble.make_training_case(trained_model.spec, tokens, train_config, build_small, domain_batches)
     tokenizer = load_tokenizer(tokens_dir / "tokenizer", context.entry["domain"])
     return assemble.make_eval_context(trained_model, tokens, tokenizer, case, build_small, train_config.seed)
 

@@ -113,9 +113,7 @@ def continue_training(paths: ProjectPaths, recipe: str, recipe_model: RecipeMode
     config = replace(params.parse_section("recipes", recipe, "train", TrainConfig), distributed=None)
     domain = registry.load_domain(params.entry("recipes", recipe)["domain"], "tokenize", TokenizeSpec)
     torch.set_num_threads(config.threads)
-    trainer = Trainer.create(
-        recipe_model.model.spec, recipe_model.model.model_config, tokens, config, domain_sequences=domain.sequences
-    )
+    trainer = Trainer.create(recipe_model.model.spec, recipe_model.model.model_config, tokens, config, domain_batches=domain)
     state = checkpoint.load_checkpoint(recipe_model.checkpoint_dir)
     remaining_steps = trainer.config.total_steps - state.metadata["step"]
     if not 1 <= count <= remaining_steps:

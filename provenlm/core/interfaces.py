@@ -122,6 +122,13 @@ class Tokenizer(Protocol):
         """Decode ids to content; special tokens are skipped."""
         ...
 
+    def describe(self, ids: Sequence[int]) -> str:
+        """Return ids as text for a reader.
+
+        That is the decoded text, or the names of tokens where the content is not text.
+        """
+        ...
+
     def count_unknown(self, ids: "NDArray[np.uint32]") -> int:
         """Count the ids that stand for unknown characters or single bytes."""
         ...
@@ -136,14 +143,34 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True)
+class Augmentation:
+    """Change training batches at random; held-out batches never pass through it.
+
+    `apply(batch, draws_B)` returns the batch with a variant of each sequence; `draws_B` (int64) numbers the sequences since training began.
+    Equal batches and draws give equal variants, so that a resumed training continues with the same bits. `num_variants` is the number
+    of variants that a sequence can have, `description` names them.
+    """
+
+    apply: Callable[[Any, "NDArray[np.int64]"], Any]
+    num_variants: int
+    description: str
+
+
+@dataclass(frozen=True)
+class NoBatchConfig:
+    """Configure the batches of a domain without settings for them."""
+
+
+@dataclass(frozen=True)
 class TokenizeSpec:
     """Define how a domain tokenizes records.
 
     `train(config, open_records)` trains a tokenizer (records may be read more than once); `load(folder)` reads a saved one.
     `val_fraction(config)` is the fraction of duplicate clusters held out for validation; `contamination_prompts(config)` are prompts
     of the evaluation that are searched for in the corpus. `canonical(tokenizer, content)` returns what decoding must give back of a
-    content; None: all bytes. `sequences(split, special_tokens, train_config)` cuts a DatasetSplit into a
-    SequenceSource of the domain's own batches; None: the standard packings of `train.data_packing`.
+    content; None: all bytes. `batch_config_type` is the type of `train.batches`, the domain's settings for training batches.
+    `sequences(split, dataset, train_config)` cuts a split of a TokenDataset into a SequenceSource of the domain's own batches; None:
+    the standard packings of `train.data_packing`. `augmentation(dataset, train_config)` changes training batches; None: no change.
     """
 
     config_type: type
@@ -151,5 +178,7 @@ class TokenizeSpec:
     load: Callable[[Path], Tokenizer]
     val_fraction: Callable[[Any], float]
     contamination_prompts: Callable[[Any], Sequence[str]] = lambda config: ()
-    sequences: Callable[[Any, Mapping[str, int], Any], Any] | None = None
+    batch_config_type: type = NoBatchConfig
+    sequences: Callable[[Any, Any, Any], Any] | None = None
+    augmentation: Callable[[Any, Any], Augmentation | None] | None = None
     canonical: Callable[[Any, bytes], bytes] | None = None

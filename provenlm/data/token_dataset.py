@@ -45,13 +45,15 @@ class DatasetSplit:
 class TokenDataset:
     """Hold a tokenized corpus.
 
-    `special_tokens` maps `pad`, `unk`, `bos` and `eos`, where they exist, to ids.
+    `special_tokens` maps `pad`, `unk`, `bos` and `eos`, where they exist, to ids. `token_classes` maps the names of classes to their
+    ids, int64 in increasing order, where the tokenizer has classes: `Bar`, `Pitch` …
     """
 
     train: DatasetSplit
     val: DatasetSplit
     vocab_size: int
     special_tokens: Mapping[str, int]
+    token_classes: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,12 @@ def assign_split(cluster: str, val_fraction: float) -> SplitName:
 
 
 def write_token_dataset(
-    folder: Path, documents: Iterable[TokenizedDocument], vocab_size: int, special_tokens: Mapping[str, int], val_fraction: float
+    folder: Path,
+    documents: Iterable[TokenizedDocument],
+    vocab_size: int,
+    special_tokens: Mapping[str, int],
+    val_fraction: float,
+    token_classes: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> None:
     """Write both splits, their index and a manifest with their digests.
 
@@ -112,6 +119,8 @@ def write_token_dataset(
             "index.parquet": hashing.sha256_file(folder / "index.parquet"),
         },
     }
+    if token_classes:
+        manifest["token_classes"] = {name: ids.tolist() for name, ids in token_classes.items()}
     io.write_json(folder / "manifest.json", manifest)
 
 
@@ -130,6 +139,7 @@ def load_token_dataset(folder: Path) -> TokenDataset:
         _load_split(folder, "val", manifest, index),
         manifest["vocab_size"],
         manifest["special_tokens"],
+        {name: np.array(ids, np.int64) for name, ids in manifest.get("token_classes", {}).items()},
     )
 
 

@@ -26,7 +26,8 @@ from provenlm.training.build_model import init_model
 from provenlm.training.callbacks.history import StepHistory
 from provenlm.training.checkpoints.checkpoint import LoadedModel, load_model
 from provenlm.training.config import TrainConfig
-from provenlm.training.dataloader import DomainSequences, build_dataloader, resolve_max_steps
+from provenlm.training.dataloader import DomainBatches, build_dataloader, resolve_max_steps
+from provenlm.training.trainer import Trainer
 
 
 def require_same_vocab(trained_model: LoadedModel, tokens: TokenDataset, folder: str, recipe: str) -> None:
@@ -53,14 +54,14 @@ def make_training_case(
     tokens: TokenDataset,
     train_config: TrainConfig,
     build_small: Callable[[int], nn.Module],
-    domain_sequences: DomainSequences | None = None,
+    domain_batches: DomainBatches | None = None,
 ) -> TrainingCase:
     """Return the recipe's training of a small model, on the batches of its domain."""
     return TrainingCase(
         spec,
         lambda: build_small(tokens.vocab_size),
-        build_dataloader(tokens, train_config, domain_sequences),
-        resolve_max_steps(train_config, tokens, domain_sequences),
+        build_dataloader(tokens, train_config, domain_batches),
+        resolve_max_steps(train_config, tokens, domain_batches),
     )
 
 
@@ -71,6 +72,7 @@ def make_eval_context(
     case: TrainingCase,
     build_small: Callable[[int], nn.Module],
     seed: int,
+    domain_batches: DomainBatches | None = None,
 ) -> EvalContext:
     """Return what probes may use.
 
@@ -87,6 +89,10 @@ def make_eval_context(
             objective.name: [parameter for group in objective.param_groups.values() for parameter in group]
             for objective in spec.objectives(model, IGNORE)
         }
+
+    def make_trainer(model: nn.Module, dataset: TokenDataset, changes: Mapping[str, Any]) -> Trainer:
+        config = replace(case.config, distributed=None, sample=None, loggers=(), **changes)
+        return Trainer.create(spec, model_config, dataset, config, model=model, domain_batches=domain_batches)
 
     return EvalContext(
         model=trained_model.model,
@@ -105,6 +111,9 @@ def make_eval_context(
         token_batches=spec.logits is not None,
         objective_params=objective_params,
         objectives=lambda model: spec.objectives(model, IGNORE),
+        make_trainer=make_trainer,
+        max_positions=spec.max_seq_len(model_config),
+        latent=spec.latent,
     )
 
 
@@ -114,7 +123,7 @@ def make_variants(
     train_config: TrainConfig,
     history: StepHistory,
     folder: Path,
-    domain_sequences: DomainSequences | None = None,
+    domain_batches: DomainBatches | None = None,
 ) -> ModelVariants:
     """Return further models of the same recipe.
 
@@ -127,7 +136,7 @@ def make_variants(
 
     def retrain(seed: int) -> tuple[EvalContext, float]:
         model, seconds = retrain_with_seed(
-            trained_model.spec, trained_model.model_config, context.tokens, train_config, seed, domain_sequences
+            trained_model.spec, trained_model.model_config, context.tokens, train_config, seed, domain_batches
         )
         return replace(context, model=model), seconds
 

@@ -1,7 +1,8 @@
 """Define `TrainConfig`, the `train` section of a recipe."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from provenlm.training.config_sections import (
     CheckpointConfig,
@@ -34,6 +35,7 @@ class TrainConfig:
     # concat_and_chunk: the token stream, cut every `seq_len` tokens. packed: the same, but attention stays within a document.
     # padded: one document per sequence
     data_packing: Literal["concat_and_chunk", "packed", "padded"] = "packed"
+    batches: Mapping[str, Any] = field(default_factory=dict)  # the domain's own settings of its batches, such as augmentation
     seq_len: int = 256  # positions per sequence
     global_batch_size: int = 16  # sequences per step, over all processes
     # Sequences per forward pass. null: the whole batch of a process; auto: 4 to 64, as many as fit into memory

@@ -4,7 +4,7 @@ The data-loader state is therefore one integer: the number of sequences drawn. S
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
@@ -14,7 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from provenlm.core import rng
+from provenlm.core.config import parse_config
 from provenlm.core.errors import ConfigError, DataError
+from provenlm.core.interfaces import Augmentation
 from provenlm.data.token_dataset import DatasetSplit, TokenDataset
 from provenlm.models.common.objective import IGNORE, Batch, TokenBatch
 from provenlm.training.config import TrainConfig
@@ -33,8 +35,24 @@ class SequenceSource(Protocol):
         ...
 
 
-# (split, special_tokens, train_config) -> the domain's own batches, or None for the packings of `data_packing`
-DomainSequences = Callable[[DatasetSplit, Mapping[str, int], TrainConfig], SequenceSource | None]
+class DomainBatches(Protocol):
+    """Define what a domain may bring to training: a TokenizeSpec does.
+
+    `sequences(split, dataset, config)` returns the domain's own batches, or None for the packings of `data_packing`;
+    `augmentation(dataset, config)` changes training batches.
+    """
+
+    @property
+    def batch_config_type(self) -> type:
+        """Return the type of `train.batches`."""
+
+    @property
+    def sequences(self) -> Callable[[DatasetSplit, TokenDataset, TrainConfig], SequenceSource | None] | None:
+        """Return the function that cuts a split."""
+
+    @property
+    def augmentation(self) -> Callable[[TokenDataset, TrainConfig], Augmentation | None] | None:
+        """Return the function that builds the augmentation."""
 
 
 @dataclass(frozen=True)
@@ -106,18 +124,35 @@ class DataLoader:
     seed: int
     val_batches: Sequence[Batch]
     label_smoothing: float = 0.0
+    augmentation: Augmentation | None = None
 
     def batch_at(self, start: int, num_sequences: int) -> Batch:
-        """Return `num_sequences` training sequences from number `start` on.
+        """Return `num_sequences` training sequences from number `start` on, augmented.
 
         `start` counts from the start of training; a batch may reach into the next epoch.
         """
+        batch = self.sequence_batch(start, num_sequences)
+        return batch if self.augmentation is None else _augmented(batch, self.augmentation, start)
+
+    def sequence_batch(self, start: int, num_sequences: int) -> Batch:
+        """Return the sequences of `batch_at` as they are in the corpus."""
         return self.sequences.get_batch(sequence_indices(start, num_sequences, len(self.sequences), self.seed))
 
     def train_batch(self, start: int, num_sequences: int) -> Batch:
         """Return `batch_at` with the label smoothing of training."""
         batch = self.batch_at(start, num_sequences)
         return _smoothed(batch, self.label_smoothing) if self.label_smoothing else batch
+
+
+def _augmented(batch: Any, augmentation: Augmentation, start: int) -> Any:
+    """Return the augmented batch of the sequences from number `start` on. Raises ValueError if its shape differs."""
+    augmented = augmentation.apply(batch, np.arange(start, start + batch.num_sequences))
+    if (augmented.num_sequences, augmented.seq_len) != (batch.num_sequences, batch.seq_len):
+        raise ValueError(
+            f"an augmentation must keep the shape {batch.num_sequences} × {batch.seq_len}, "
+            f"got {augmented.num_sequences} × {augmented.seq_len}"
+        )
+    return augmented
 
 
 def _smoothed(batch: Any, label_smoothing: float) -> Any:
@@ -143,20 +178,24 @@ def epoch_permutation(num_sequences: int, seed: int, epoch: int) -> NDArray[np.i
     return permutation
 
 
-def build_dataloader(dataset: TokenDataset, config: TrainConfig, domain_sequences: DomainSequences | None = None) -> DataLoader:
+def build_dataloader(dataset: TokenDataset, config: TrainConfig, domain_batches: DomainBatches | None = None) -> DataLoader:
     """Build the data loader of a config.
 
     Raises ConfigError or DataError if the tokens do not fit the config.
     """
-    sequences = _sequence_source(dataset.train, dataset.special_tokens, config, domain_sequences)
+    if domain_batches is not None:
+        parse_config(domain_batches.batch_config_type, config.batches, "train.batches")
+    sequences = _sequence_source(dataset.train, dataset, config, domain_batches)
     if not len(sequences):
         raise DataError("the training split has no sequence: the corpus must have at least one document of two tokens")
     if config.label_smoothing and not hasattr(sequences.get_batch(np.array([0])), "label_smoothing"):
         raise ConfigError(f"train.label_smoothing must be 0.0 for the batches of this domain, got {config.label_smoothing}")
-    return DataLoader(sequences, config.seed, _val_batches(dataset, config, domain_sequences), config.label_smoothing)
+    build_augmentation = None if domain_batches is None else domain_batches.augmentation
+    augmentation = None if build_augmentation is None else build_augmentation(dataset, config)
+    return DataLoader(sequences, config.seed, _val_batches(dataset, config, domain_batches), config.label_smoothing, augmentation)
 
 
-def resolve_max_steps(config: TrainConfig, dataset: TokenDataset, domain_sequences: DomainSequences | None = None) -> TrainConfig:
+def resolve_max_steps(config: TrainConfig, dataset: TokenDataset, domain_batches: DomainBatches | None = None) -> TrainConfig:
     """Convert a duration in epochs or tokens into `max_steps`.
 
     Takes the fewest steps that reach the epochs or, on average, the number of targets. Raises ConfigError if the learning-rate schedule
@@ -164,7 +203,7 @@ def resolve_max_steps(config: TrainConfig, dataset: TokenDataset, domain_sequenc
     """
     if config.max_steps is not None:
         return config
-    num_sequences = len(_sequence_source(dataset.train, dataset.special_tokens, config, domain_sequences))
+    num_sequences = len(_sequence_source(dataset.train, dataset, config, domain_batches))
     num_targets = len(dataset.train.ids) - (len(dataset.train.doc_offsets) - 1)
     epochs = config.epochs if config.max_tokens is None else config.max_tokens / max(num_targets, 1)
     assert epochs is not None, "TrainConfig checks that one duration is set"
@@ -176,17 +215,18 @@ def resolve_max_steps(config: TrainConfig, dataset: TokenDataset, domain_sequenc
 
 
 def _sequence_source(
-    split: DatasetSplit, special_tokens: Mapping[str, int], config: TrainConfig, domain_sequences: DomainSequences | None
+    split: DatasetSplit, dataset: TokenDataset, config: TrainConfig, domain_batches: DomainBatches | None
 ) -> SequenceSource:
     """Cut a split into the domain's own sequences, or pack it as `data_packing` says."""
-    own_sequences = None if domain_sequences is None else domain_sequences(split, special_tokens, config)
+    cut_split = None if domain_batches is None else domain_batches.sequences
+    own_sequences = None if cut_split is None else cut_split(split, dataset, config)
     if own_sequences is not None:
         if config.seq_len_schedule is not None:
             raise ConfigError("train.seq_len_schedule must be null for a domain with batches of its own")
         return own_sequences
     if config.data_packing != "padded":
         return ConcatChunks(split, config.seq_len, config.data_packing == "packed")
-    if "pad" not in special_tokens:
+    if "pad" not in dataset.special_tokens:
         raise ConfigError(
             "train.data_packing must be concat_and_chunk or packed, got padded: the tokenizer of this corpus has no 'pad' token"
         )
@@ -198,14 +238,14 @@ def _sequence_source(
             f"train.seq_len must be >= {lengths.max() - 1} with data_packing: padded "
             f"(the longest document has {lengths.max()} tokens), got {config.seq_len}"
         )
-    return PaddedDocuments(split, special_tokens["pad"])
+    return PaddedDocuments(split, dataset.special_tokens["pad"])
 
 
-def _val_batches(dataset: TokenDataset, config: TrainConfig, domain_sequences: DomainSequences | None) -> list[Batch]:
+def _val_batches(dataset: TokenDataset, config: TrainConfig, domain_batches: DomainBatches | None) -> list[Batch]:
     """Build batches of evenly spaced sequences of the validation split."""
     if config.eval is None:
         return []
-    sequences = _sequence_source(dataset.val, dataset.special_tokens, config, domain_sequences)
+    sequences = _sequence_source(dataset.val, dataset, config, domain_batches)
     if not len(sequences):
         raise ConfigError("train.eval must be null, because the validation split is empty (raise tokenize.val_fraction to fill it)")
     count = min(config.eval.num_sequences, len(sequences))

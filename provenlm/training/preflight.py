@@ -30,7 +30,7 @@ from provenlm.training.build_model import init_model
 from provenlm.training.checkpoints import checkpoint
 from provenlm.training.checkpoints.checkpoint import LoadedModel, ModelMetadata
 from provenlm.training.config import TrainConfig
-from provenlm.training.dataloader import DomainSequences, build_dataloader
+from provenlm.training.dataloader import DomainBatches, build_dataloader
 from provenlm.training.step import StepResult
 from provenlm.training.trainer import Trainer
 
@@ -42,7 +42,7 @@ PROMPT_TOKENS, GENERATED_TOKENS = 2, 4
 class RunPlan:
     """Hold the planned run: model, configs, tokens and tokenizer.
 
-    `domain_sequences`: the domain's own batches, see `build_dataloader`.
+    `domain_batches`: the domain's own batches and augmentation, see `build_dataloader`.
     """
 
     spec: ModelSpec
@@ -52,7 +52,7 @@ class RunPlan:
     dataset: TokenDataset
     tokenizer: Tokenizer
     base_model_dir: Path | None = None
-    domain_sequences: DomainSequences | None = None
+    domain_batches: DomainBatches | None = None
 
 
 @dataclass
@@ -87,7 +87,7 @@ def run_preflight(plan: RunPlan, folder: Path, audit: MetricRecorder) -> None:
     with preflight.step("tokenizer"):
         _check_tokenizer(plan)
     with preflight.step("batch"):
-        dataloader = build_dataloader(plan.dataset, config, plan.domain_sequences)
+        dataloader = build_dataloader(plan.dataset, config, plan.domain_batches)
         _check_batch(dataloader.train_batch(0, config.global_batch_size), plan)
     with preflight.step("model"):
         model = init_model(plan.spec, plan.model_config, plan.dataset.vocab_size, config.seed, plan.base_model_dir)

@@ -19,7 +19,7 @@ from provenlm.training.callbacks.nonfinite import NonFiniteGuard
 from provenlm.training.callbacks.spike_guard import SpikeGuard
 from provenlm.training.checkpoints.checkpoint import Checkpoint
 from provenlm.training.config import TrainConfig
-from provenlm.training.dataloader import DataLoader, DomainSequences, build_dataloader, resolve_max_steps
+from provenlm.training.dataloader import DataLoader, DomainBatches, build_dataloader, resolve_max_steps
 from provenlm.training.device import resolve_device
 from provenlm.training.distributed.fsdp import apply_fsdp, unsharded_objective
 from provenlm.training.distributed.process_group import DistributedContext
@@ -49,7 +49,7 @@ class Trainer:
         *,
         model: nn.Module | None = None,
         dist: DistributedContext | None = None,
-        domain_sequences: DomainSequences | None = None,
+        domain_batches: DomainBatches | None = None,
     ) -> "Trainer":
         """Assemble a training on `dataset`.
 
@@ -57,10 +57,10 @@ class Trainer:
 
         A duration in epochs or tokens is converted to steps. Raises ConfigError or DataError if the parts do not fit.
         """
-        config = resolve_max_steps(config, dataset, domain_sequences)
+        config = resolve_max_steps(config, dataset, domain_batches)
         if model is None:
             model = init_model(spec, model_config, dataset.vocab_size, config.seed)
-        return cls.assemble(spec, model, build_dataloader(dataset, config, domain_sequences), config, dist)
+        return cls.assemble(spec, model, build_dataloader(dataset, config, domain_batches), config, dist)
 
     @classmethod
     def assemble(

@@ -1,6 +1,6 @@
 """Test the assembly of a training, the batches of a domain, and the defaults of the config."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from provenlm.core.config import load_params, parse_config, resolve_settings
 from provenlm.core.errors import CheckpointError, ConfigError
-from provenlm.data.token_dataset import DatasetSplit
+from provenlm.core.interfaces import Augmentation, NoBatchConfig
+from provenlm.data.token_dataset import DatasetSplit, TokenDataset
 from provenlm.models.common.objective import IGNORE
 from provenlm.models.moe.spec import SPEC
 from provenlm.training.checkpoints.batch_dump import dump_batch, load_batch
@@ -72,12 +73,24 @@ class EventSequences:
         return EventBatch(ids[:, :-1], ids[:, 1:], torch.ones(len(indices)))
 
 
-def event_sequences(split: DatasetSplit, special_tokens: Mapping[str, int], config: TrainConfig) -> EventSequences:
+def cut_events(split: DatasetSplit, dataset: TokenDataset, config: TrainConfig) -> EventSequences:
     return EventSequences(split)
 
 
+@dataclass(frozen=True)
+class EventBatches:
+    """Bring batches to training as the TokenizeSpec of a domain does."""
+
+    batch_config_type: type = NoBatchConfig
+    sequences: Callable[..., EventSequences | None] | None = cut_events
+    augmentation: Callable[..., Augmentation | None] | None = None
+
+
+EVENTS = EventBatches()
+
+
 def test_a_domain_trains_on_its_own_batches(dataset: Any, model_config: Any, make_config: Callable[..., Any]) -> None:
-    trainer = Trainer.create(SPEC, model_config, dataset, make_config(), domain_sequences=event_sequences)
+    trainer = Trainer.create(SPEC, model_config, dataset, make_config(), domain_batches=EVENTS)
     (batch,) = trainer.dataloader.val_batches
     assert isinstance(batch, EventBatch)
     steps = list(trainer.steps())
@@ -88,7 +101,7 @@ def test_a_domain_trains_on_its_own_batches(dataset: Any, model_config: Any, mak
 
 def test_epochs_count_the_sequences_of_the_domain(dataset: Any, make_config: Callable[..., Any]) -> None:
     config = make_config(max_steps=None, epochs=2.0)
-    assert resolve_max_steps(config, dataset, event_sequences).max_steps == 2 * 24 // 8
+    assert resolve_max_steps(config, dataset, EVENTS).max_steps == 2 * 24 // 8
 
 
 @pytest.mark.parametrize(
@@ -105,11 +118,12 @@ def test_settings_that_need_token_batches_are_refused(
     dataset: Any, make_config: Callable[..., Any], changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        build_dataloader(dataset, make_config(**changes), event_sequences)
+        build_dataloader(dataset, make_config(**changes), EVENTS)
 
 
 def test_a_domain_may_leave_the_packing_to_the_config(dataset: Any, make_config: Callable[..., Any]) -> None:
-    own, standard = (build_dataloader(dataset, make_config(), sequences) for sequences in (lambda *inputs: None, None))
+    leaves_it = EventBatches(sequences=lambda *inputs: None)
+    own, standard = (build_dataloader(dataset, make_config(), batches) for batches in (leaves_it, None))
     assert all(
         torch.equal(own.batch_at(start, 8).inputs_BT, standard.batch_at(start, 8).inputs_BT)  # type: ignore[attr-defined]
         for start in range(0, 64, 8)

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-from provenlm.core.interfaces import TokenizeSpec
+from provenlm.core.interfaces import Augmentation, TokenizeSpec
 from provenlm.core.records import Record
+from provenlm.data.token_dataset import DatasetSplit, TokenDataset
+from provenlm.domains.music.tokenize.batch_config import MusicBatchConfig, parse_batch_config
 from provenlm.domains.music.tokenize.midi_tokenizer import MidiTokenizer, MidiTokenizerConfig, load_midi_tokenizer
 
 
@@ -33,6 +36,29 @@ def canonical(tokenizer: MidiTokenizer, content: bytes) -> bytes:
     return tokenizer.canonical(content)
 
 
+def sequences(split: DatasetSplit, dataset: TokenDataset, train_config: Any) -> Any:
+    """Return sequences of whole bars for the layout bars, else None: the standard packings."""
+    from provenlm.domains.music.tokenize.bar_batches import bar_sequences  # torch: not for the stage tokenize
+
+    is_bars = parse_batch_config(train_config).layout == "bars"
+    return bar_sequences(split, dataset, train_config.seq_len) if is_bars else None
+
+
+def augmentation(dataset: TokenDataset, train_config: Any) -> Augmentation | None:
+    """Return the changes of training batches that `train.batches.augmentation` asks for."""
+    from provenlm.domains.music.tokenize.augmentation import build_augmentation  # torch: not for the stage tokenize
+
+    config = parse_batch_config(train_config).augmentation
+    return None if config is None else build_augmentation(dataset, config, train_config.seed)
+
+
 SPEC = TokenizeSpec(
-    MusicTokenizeConfig, make_tokenizer, load_midi_tokenizer, lambda config: config.val_fraction, canonical=canonical
+    MusicTokenizeConfig,
+    make_tokenizer,
+    load_midi_tokenizer,
+    lambda config: config.val_fraction,
+    batch_config_type=MusicBatchConfig,
+    sequences=sequences,
+    augmentation=augmentation,
+    canonical=canonical,
 )

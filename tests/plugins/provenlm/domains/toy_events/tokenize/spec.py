@@ -15,7 +15,7 @@ from provenlm.core import io
 from provenlm.core.errors import DataError
 from provenlm.core.interfaces import TokenizeSpec
 from provenlm.core.records import Record
-from provenlm.data.token_dataset import DatasetSplit
+from provenlm.data.token_dataset import DatasetSplit, TokenDataset
 from provenlm.models.common.objective import IGNORE
 
 TOKENIZER_TYPE = "toy_events"
@@ -53,6 +53,10 @@ class EventTokenizer:
     def encode_prompt(self, text: str) -> list[int]:
         """Encode a prompt of events in hexadecimal digits, with the beginning of a record before it."""
         return [SPECIAL_TOKENS["bos"], *self._encode_events(bytes.fromhex(text))]
+
+    def describe(self, ids: Sequence[int]) -> str:
+        """Return the events in hexadecimal digits."""
+        return self.decode(ids)[len(HEADER) :].hex()
 
     def count_unknown(self, ids: NDArray[np.uint32]) -> int:
         """Count the byte ids."""
@@ -144,9 +148,9 @@ class EventSequences:
         return EventBatch(torch.from_numpy(inputs_BT), torch.from_numpy(targets_BT), torch.from_numpy(positions_BT))
 
 
-def sequences(split: DatasetSplit, special_tokens: Mapping[str, int], train_config: Any) -> EventSequences:
+def sequences(split: DatasetSplit, dataset: TokenDataset, train_config: Any) -> EventSequences:
     """Cut a split into the domain's own batches."""
-    return EventSequences(split, train_config.seq_len, special_tokens["pad"])
+    return EventSequences(split, train_config.seq_len, dataset.special_tokens["pad"])
 
 
 SPEC = TokenizeSpec(
