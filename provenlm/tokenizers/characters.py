@@ -40,6 +40,10 @@ class CharacterTokenizer:
         """Decode ids to UTF-8; special tokens are left out."""
         return "".join([self.characters[token_id - 1] for token_id in ids if 0 < token_id <= len(self.characters)]).encode()
 
+    def describe(self, ids: Sequence[int]) -> str:
+        """Return the decoded text, with a replacement character for bytes that are not UTF-8."""
+        return self.decode(ids).decode("utf-8", "replace")
+
     def encode_prompt(self, text: str) -> list[int]:
         """Encode `text` without special tokens.
 

@@ -113,6 +113,10 @@ class SentencePieceTokenizer:
         """Join the bytes of the pieces; special tokens are left out."""
         return b"".join([self._bytes[token_id] for token_id in ids])
 
+    def describe(self, ids: Sequence[int]) -> str:
+        """Return the decoded text, with a replacement character for bytes that are not UTF-8."""
+        return self.decode(ids).decode("utf-8", "replace")
+
     def encode_prompt(self, text: str) -> list[int]:
         """Encode `text` after bos, as a training document begins."""
         return [SPECIAL_TOKENS["bos"], *self._encode_text(text)]

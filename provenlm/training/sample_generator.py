@@ -57,7 +57,7 @@ class SampleGenerator:
         eos_id = self.tokenizer.special_tokens.get("eos")
         with torch.compiler.set_stance("force_eager"):  # every sequence length would be compiled separately
             outputs = generate(provider, self.prompts, self.config.sampling, self.config.max_new_tokens, eos_id, generator)
-        texts = [self.tokenizer.decode(ids).decode("utf-8", "replace") for ids in outputs]
+        texts = [self.tokenizer.describe(ids) for ids in outputs]
         return [TrainingSample(step, prompt, text) for prompt, text in zip(self.config.prompts, texts, strict=True)]
 
 

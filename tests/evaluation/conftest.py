@@ -32,6 +32,9 @@ class Letters:
     def decode(self, ids: Sequence[int]) -> bytes:
         return bytes(62 + i for i in ids if i > 2)
 
+    def describe(self, ids: Sequence[int]) -> str:
+        return self.decode(ids).decode()
+
     def encode_prompt(self, text: str) -> list[int]:
         return [1, *(ord(c) - 62 for c in text)]
 

@@ -58,7 +58,7 @@ def attention_probe(prompts: Sequence[str]) -> Probe:
             ids = context.tokenizer.encode_prompt(text)[:MAX_PLOT_TOKENS]
             if len(ids) > 1:
                 plot_BT = torch.tensor([ids], device=context.device)
-                label = f"the prompt {context.tokenizer.decode(ids).decode('utf-8', 'replace')!r}"
+                label = f"the prompt {context.tokenizer.describe(ids)!r}"
                 metrics.series.append(attention_heatmap(f"prompt_{index}", capture_attention(context, plot_BT)[0], label))
         plot_len = min(repeat_len, MAX_PLOT_TOKENS // 2)
         plot_BT = torch.cat([tokens_BT[:1, :plot_len], tokens_BT[:1, :plot_len]], 1)

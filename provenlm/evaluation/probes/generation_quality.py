@@ -174,8 +174,8 @@ def _make_sample(
 ) -> GeneratedSample:
     return GeneratedSample(
         sampling=name,
-        prompt=_decode(context, prompt.ids),
-        text=_decode(context, continuation),
+        prompt=context.tokenizer.describe(prompt.ids),
+        text=context.tokenizer.describe(continuation),
         record_id=prompt.record_id,
         has_eos=bool(continuation) and continuation[-1] == context.tokens.special_tokens.get("eos"),
         num_tokens=len(continuation),

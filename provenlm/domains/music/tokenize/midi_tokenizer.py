@@ -130,6 +130,10 @@ class MidiTokenizer:
         """Return the names of tokens, such as `Pitch_60`."""
         return [self.tokens[int(token_id)] for token_id in ids]
 
+    def describe(self, ids: Sequence[int]) -> str:
+        """Return the names of tokens between spaces, as `encode_prompt` reads them; special tokens are skipped."""
+        return " ".join(self.tokens[int(token_id)] for token_id in ids if int(token_id) not in self._special_ids)
+
     def count_unknown(self, ids: NDArray[np.uint32]) -> int:
         """Return 0: what the tokens cannot express is quantised or dropped."""
         return 0

@@ -1,0 +1,1 @@
+"""Draw and play scores: piano rolls, synthesizers and audio files."""
