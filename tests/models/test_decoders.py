@@ -14,13 +14,18 @@ from provenlm.models.gpt.config import GPTConfig
 from provenlm.models.gpt.spec import SPEC as GPT
 from provenlm.models.moe.config import MoEConfig
 from provenlm.models.moe.spec import SPEC as MOE
+from provenlm.models.music_transformer.config import MusicTransformerConfig
+from provenlm.models.music_transformer.spec import SPEC as MUSIC
 from provenlm.training.build_model import apply_compile_and_ac
 
 LLAMA = GPTConfig("llama", 32, 3, 4, 2, 56, 64, True, 10_000.0, 1e-5, 0.0)
 GPT2 = replace(LLAMA, variant="gpt2", num_key_value_heads=4, intermediate_size=128, tie_word_embeddings=False, rope_theta=None)
 MOE_CONFIG = MoEConfig(32, 3, 4, 2, 4, 2, 24, 64, True, 10_000.0, 1e-5, 0.0, "aux_loss", 0.01, 0.001)
-MODELS = pytest.mark.parametrize(("spec", "config"), [(GPT, LLAMA), (GPT, GPT2), (MOE, MOE_CONFIG)], ids=["llama", "gpt2", "moe"])
-ROTATED = pytest.mark.parametrize(("spec", "config"), [(GPT, LLAMA), (MOE, MOE_CONFIG)], ids=["llama", "moe"])
+BARS = MusicTransformerConfig("hierarchical", "bar", (3, 7, 11, 19), 64, 8, "llama", 32, 3, 4, 56, 64)
+ROTATED_CASES = {"llama": (GPT, LLAMA), "moe": (MOE, MOE_CONFIG), "bars": (MUSIC, BARS)}
+CASES = {**ROTATED_CASES, "gpt2": (GPT, GPT2)}
+MODELS = pytest.mark.parametrize(("spec", "config"), CASES.values(), ids=CASES)
+ROTATED = pytest.mark.parametrize(("spec", "config"), ROTATED_CASES.values(), ids=ROTATED_CASES)
 
 
 def batch_of(ids: Tensor, documents: Tensor | None = None) -> TokenBatch:

@@ -116,6 +116,7 @@ class ModelSpec:
     - `latent` gives access to a latent space.
     - `size_rules` let `provenlm plan` suggest shapes; no probe asks for them, so they are not among the capabilities.
     - `load_base_model(model, folder)` loads the weights of a base model into a new model; without it training starts from random weights.
+    - `with_token_classes(config, token_classes)` returns the config completed by facts of the corpus's tokens, such as which begin a bar.
     """
 
     config_type: type
@@ -132,6 +133,7 @@ class ModelSpec:
     latent: Latent | None = None
     size_rules: SizeRules | None = None
     load_base_model: Callable[[nn.Module, Path], None] | None = None
+    with_token_classes: Callable[[Any, Mapping[str, Sequence[int]]], Any] | None = None
 
     def losses(self, model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> dict[str, Tensor]:
         """Compute the minimised loss of every objective on a batch, by objective name."""
@@ -180,3 +182,17 @@ def resolve_model(section: Mapping[str, Any], location: str) -> ResolvedModel:
     fields = {name: value for name, value in section.items() if name != "arch"}
     model_config: Any = config.parse_config(spec.config_type, fields, location)
     return ResolvedModel(section["arch"], spec, model_config, asdict(model_config))
+
+
+def complete_model(model: ResolvedModel, token_classes: Mapping[str, Any], location: str) -> ResolvedModel:
+    """Complete the config of a model by the token classes of its corpus, so that the checkpoint records them.
+
+    `location` is the prefix of error messages. Raises ConfigError if the model needs a class that the tokens do not have.
+    """
+    if model.spec.with_token_classes is None:
+        return model
+    try:
+        model_config: Any = model.spec.with_token_classes(model.model_config, token_classes)
+    except ConfigError as error:
+        raise ConfigError(f"{location}.{error}") from None
+    return model._replace(model_config=model_config, section=asdict(model_config))

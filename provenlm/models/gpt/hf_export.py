@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from provenlm.models.common.hf_export import HFExport, add_model_prefix
+from provenlm.models.common.hf_export import HFExport, add_model_prefix, llama_config
 from provenlm.models.gpt.config import GPTConfig
 
 GPT2_NAMES = {
@@ -20,32 +20,8 @@ GPT2_NAMES = {
 def to_hf(config: GPTConfig, vocab_size: int, state_dict: Mapping[str, Tensor]) -> HFExport:
     """Convert the state dict of a GPTModel."""
     if config.variant == "llama":
-        return HFExport(llama_config(config, vocab_size), add_model_prefix(state_dict))
+        return HFExport(llama_config(config, vocab_size, config.num_key_value_heads), add_model_prefix(state_dict))
     return HFExport(gpt2_config(config, vocab_size), dict(gpt2_state_dict(config.num_hidden_layers, state_dict)))
-
-
-def llama_config(config: GPTConfig, vocab_size: int) -> dict[str, object]:
-    """Return the config.json of a LlamaForCausalLM."""
-    c = config
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": vocab_size,
-        "hidden_size": c.hidden_size,
-        "intermediate_size": c.intermediate_size,
-        "num_hidden_layers": c.num_hidden_layers,
-        "num_attention_heads": c.num_attention_heads,
-        "num_key_value_heads": c.num_key_value_heads,
-        "head_dim": c.hidden_size // c.num_attention_heads,
-        "max_position_embeddings": c.max_position_embeddings,
-        "tie_word_embeddings": c.tie_word_embeddings,
-        "rope_parameters": {"rope_type": "default", "rope_theta": c.rope_theta},
-        "rms_norm_eps": c.norm_eps,
-        "hidden_act": "silu",
-        "attention_dropout": c.dropout,
-        "attention_bias": False,
-        "mlp_bias": False,
-    }
 
 
 def gpt2_config(config: GPTConfig, vocab_size: int) -> dict[str, object]:

@@ -63,7 +63,7 @@ class Decoder(nn.Module):
         vocab_size: int,
         hidden_size: int,
         max_position_embeddings: int,
-        blocks: Iterable[TransformerBlock],
+        blocks: Iterable[nn.Module],
         norm: NormLayer,
         tie_word_embeddings: bool,
         rope_theta: float | None,
@@ -90,12 +90,8 @@ class Decoder(nn.Module):
         it holds. With `documents_BT` (document numbers) a token attends to its own document only. Raises ValueError beyond
         `max_position_embeddings`.
         """
+        self.check_length(tokens_BT, cache)
         positions = torch.arange(tokens_BT.shape[1], device=tokens_BT.device) if cache is None else cache.positions_BT
-        num_positions = tokens_BT.shape[1] if cache is None else cache.attn_mask_B1TS.shape[-1]
-        if num_positions > self.max_position_embeddings:
-            raise ValueError(
-                f"sequence length must be <= max_position_embeddings = {self.max_position_embeddings}, got {num_positions}"
-            )
         hidden_BTD, rope = self._add_positions(self.embed_tokens(tokens_BT), positions)
         attn_mask_B1TS = None if documents_BT is None else _document_mask(documents_BT)
 
@@ -108,6 +104,14 @@ class Decoder(nn.Module):
 
         hidden_BTD, routings = self.layers.run(hidden_BTD, run_block)
         return self.norm(hidden_BTD), [routing for routing in routings if routing is not None]
+
+    def check_length(self, tokens_BT: Tensor, cache: KVCache | None) -> None:
+        """Raise ValueError for positions beyond `max_position_embeddings`."""
+        num_positions = tokens_BT.shape[1] if cache is None else cache.attn_mask_B1TS.shape[-1]
+        if num_positions > self.max_position_embeddings:
+            raise ValueError(
+                f"sequence length must be <= max_position_embeddings = {self.max_position_embeddings}, got {num_positions}"
+            )
 
     def _add_positions(self, hidden_BTD: Tensor, positions: Tensor) -> tuple[Tensor, RopeCache | None]:
         """Add learned positions, or return rotations.

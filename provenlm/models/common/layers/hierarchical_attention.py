@@ -65,7 +65,8 @@ class HierarchicalAttention(nn.Module):
         if cache_and_layers is not None:
             cache, local_layer, state_layer = cache_and_layers
             key_BNTH, value_BNTH, _ = cache.append(local_layer, key_BNTH, value_BNTH)
-            states_BTD = cache.append(state_layer, hidden_BTD[:, None], hidden_BTD[:, None, :, :0])[0][:, 0]
+            halves = hidden_BTD[:, None].chunk(2, -1)
+            states_BTD = torch.cat(cache.append(state_layer, *halves)[:2], -1)[:, 0]
         local_BTD = self._local(query_BNTH, key_BNTH, value_BNTH, scope)
         out_BTD: Tensor = self.o_proj(torch.cat((local_BTD, self._summarised(hidden_BTD, states_BTD, scope)), -1))
         return out_BTD
@@ -237,10 +238,13 @@ def num_hierarchical_attention_params(hidden_size: int, bias: bool, num_norm_par
 
 
 def hierarchical_attention_flops(hidden_size: int, seq_len: int, window: int, num_segments: int) -> int:
-    """Count the FLOPs of attention per token and forward pass, without projections.
+    """Count the FLOPs of attention per token, forward and backward, without the projections of positions.
 
     A position counts as attending to all slots that are computed for it: two windows, or `seq_len` positions if they fit into one, and
-    all summaries; averaging the states costs as much as a product with the means.
+    all summaries. Means of states, and keys and values of summaries, are computed once for each of `num_segments`.
     """
-    local_slots = seq_len if seq_len <= window else 2 * window
-    return 4 * hidden_size * (local_slots + num_segments + 1) + 2 * hidden_size * num_segments
+    num_queries, num_slots = (seq_len, seq_len) if seq_len <= window else (-(-seq_len // window) * window, 2 * window)
+    local = 12 * hidden_size * num_queries * num_slots
+    summaries = 12 * hidden_size * seq_len * (num_segments + 1) + 12 * hidden_size**2 * num_segments
+    means = 4 * hidden_size * seq_len * num_segments  # the backward pass needs one product only
+    return (local + summaries + means) // seq_len

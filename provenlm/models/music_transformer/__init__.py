@@ -1,0 +1,1 @@
+"""Provide a causal transformer for music, with plain or hierarchical attention."""
