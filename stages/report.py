@@ -8,11 +8,13 @@ from pathlib import Path
 
 from provenlm.core import hashing, io
 from provenlm.core.audit import MetricRecorder, read_audit
+from provenlm.core.examples import read_examples
 from provenlm.core.paths import ProjectPaths
 from provenlm.core.progress import log_line
 from provenlm.core.stages import CORPUS_STAGES, RECIPE_STAGES
 from provenlm.reporting import previous_version, render
 from provenlm.reporting.evidence import AuditFile
+from provenlm.reporting.examples import RecipeExamples
 from provenlm.reporting.render import RenderedReport
 from stages import runner
 
@@ -65,6 +67,7 @@ def render_current_report(context: runner.StageContext) -> RenderedReport:
         checks,
         location,
         previous_snapshot(context.paths.snapshot_file(context.subject)),
+        load_recipe_examples(context),
     )
 
 
@@ -73,6 +76,16 @@ def load_audit_files(context: runner.StageContext) -> list[AuditFile]:
     audit_names = [(corpus, stage) for corpus in context.entry["corpora"] for stage in CORPUS_STAGES]
     audit_names += [(recipe, stage) for recipe in context.params.recipes_of(context.subject) for stage in RECIPE_STAGES]
     return [load_audit_file(context, subject, stage) for subject, stage in audit_names]
+
+
+def load_recipe_examples(context: runner.StageContext) -> list[RecipeExamples]:
+    """Load the examples of every recipe that has any and declare their folders as inputs."""
+    recipes = []
+    for recipe in context.params.recipes_of(context.subject):
+        folder = context.paths.samples_dir(recipe)
+        if examples := read_examples(folder):
+            recipes.append(RecipeExamples(recipe, report_link(context.paths, context.declare_input(folder)), examples))
+    return recipes
 
 
 def previous_snapshot(path: Path) -> previous_version.SnapshotPair | None:

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
-from provenlm.core import registry
+from provenlm.core import io, registry
 from provenlm.core.config import parse_config
+from provenlm.core.examples import write_examples
 from provenlm.core.interfaces import TokenizeSpec
 from provenlm.data import token_dataset
 from provenlm.evaluation import assemble, suite
@@ -66,7 +67,9 @@ def run_stage(context: runner.StageContext) -> None:
     probes |= sweep_probes(config.sweeps, probes, variants, available)
     run_probes(eval_context, probes, context.recorder, available)
     record_trained_check(context.recorder, sum("skip_reason" not in row for row in history.effective_rows()), available)
-    write_samples(context.declare_output(context.paths.samples_parquet(context.subject)), samples)
+    with io.atomic_dir(context.declare_output(context.paths.samples_dir(context.subject))) as folder:
+        write_samples(folder / context.paths.samples_parquet(context.subject).name, samples)
+        write_examples(folder, context.recorder.examples)
     context.provenance |= {"device": eval_context.device.type, "threads": torch.get_num_threads(), "seed": eval_context.seed}
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from provenlm.core import io
 from provenlm.core.errors import DataError
+from provenlm.core.examples import Example
 
 MetricKind = Literal["measured", "counted", "estimated"]
 MetricValue = int | float | str
@@ -97,13 +98,14 @@ class Audit:
 
 @dataclass
 class MetricRecorder:
-    """Collect metrics, plots and tables in the order in which they are recorded."""
+    """Collect metrics, plots, tables and examples in the order in which they are recorded."""
 
     metrics: dict[str, Metric] = field(default_factory=dict)
     series: list[PlotSeries] = field(default_factory=list)
     tables: list[AuditTable] = field(default_factory=list)
     checks: dict[str, Check] = field(default_factory=dict)
     not_applicable: dict[str, str] = field(default_factory=dict)
+    examples: list[Example] = field(default_factory=list)  # files beside the audit, which do not become a part of it
     scoped: bool = False
 
     def add_count(self, name: str, value: MetricValue, unit: str, description: str) -> None:
@@ -151,7 +153,7 @@ class MetricRecorder:
     def scope(self, prefix: str) -> Iterator["MetricRecorder"]:
         """Yield a recorder whose results are added here under a prefix.
 
-        Its metrics, plots and tables become `prefix.NAME` at the end of the block.
+        Its metrics, plots and tables become `prefix.NAME` at the end of the block; its examples keep their names.
         """
         inner = MetricRecorder(scoped=True)
         yield inner
@@ -159,6 +161,7 @@ class MetricRecorder:
             self.add_metric(f"{prefix}.{name}", metric)
         self.series += [replace(series, name=f"{prefix}.{series.name}") for series in inner.series]
         self.tables += [replace(table, name=f"{prefix}.{table.name}") for table in inner.tables]
+        self.examples += inner.examples
         for name, check in inner.checks.items():
             self.add_check(f"{prefix}.{name}", check.expect, check.hint)
 

@@ -63,9 +63,13 @@ class ProjectPaths:
         """Return the training curves that DVC plots."""
         return self.root / "reports" / "curves" / f"{recipe}.csv"
 
+    def samples_dir(self, recipe: str) -> Path:
+        """Return the folder with the texts and the examples of validation."""
+        return self.root / "reports" / "samples" / recipe
+
     def samples_parquet(self, recipe: str) -> Path:
         """Return the texts that validation generated."""
-        return self.root / "reports" / "samples" / f"{recipe}.parquet"
+        return self.samples_dir(recipe) / "texts.parquet"
 
     def audit_json(self, subject: str, stage: str) -> Path:
         """Return the audit of one stage of a corpus, recipe or report."""

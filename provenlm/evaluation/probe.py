@@ -112,12 +112,14 @@ class ValidateSpec:
     """Define a domain's own evaluation.
 
     `probes(config)` returns its probes by name; they run after the general ones. `conditions(config, context)` returns what they
-    need of the data: by name None, or the reason why it is not met.
+    need of the data: by name None, or the reason why it is not met. `formats` maps the suffix of a file to the function that turns
+    decoded content into such a file, such as ".mid", ".svg" or ".wav"; it is empty if the content is text.
     """
 
     config_type: type
     probes: Callable[[Any], Mapping[str, Probe]]
     conditions: Callable[[Any, EvalContext], Mapping[str, str | None]] = lambda config, context: {}
+    formats: Mapping[str, Callable[[bytes], bytes]] = field(default_factory=dict)
 
 
 def available_needs(

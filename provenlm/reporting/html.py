@@ -21,10 +21,11 @@ STYLE = Path(__file__).with_name("page.css")
 STATUS_CLASSES = {status.value: status.name.lower() for status in CheckStatus}
 
 
-def render_html(markdown: str, title: str, svgs: Mapping[str, bytes]) -> str:
+def render_html(markdown: str, title: str, svgs: Mapping[str, bytes], sections: Mapping[str, str] | None = None) -> str:
     """Render `markdown` as HTML with embedded `svgs`.
 
-    `svgs` maps the image links of the Markdown to SVG data.
+    `svgs` maps the image links of the Markdown to SVG data; `sections` maps the anchor of a heading to HTML that is added at the end of
+    its section.
     """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.add_render_rule("table_open", _render_table_tag)
@@ -37,6 +38,9 @@ def render_html(markdown: str, title: str, svgs: Mapping[str, bytes]) -> str:
                 child.attrs["src"] = f"data:image/svg+xml,{quote(svgs[str(child.attrs['src'])])}"
         _color_status(token.children or ())
     contents = _add_anchors(tokens)
+    for anchor, section in (sections or {}).items():
+        block = Token("html_block", "", 0, content=section)
+        tokens.insert(_section_end(tokens, anchor), block)
     return Template(TEMPLATE.read_bytes().decode()).substitute(
         title=html.escape(title),
         style=STYLE.read_bytes().decode(),
@@ -59,6 +63,18 @@ def _add_anchors(tokens: Sequence[Token]) -> list[tuple[str, str, str]]:
             opening.attrSet("id", slug(title))
             headings.append((opening.tag, slug(title), title))
     return headings[1:]
+
+
+def _section_end(tokens: Sequence[Token], anchor: str) -> int:
+    """Return the index after the last token of the section with this anchor. Raise ValueError if there is none."""
+    starts = [index for index, token in enumerate(tokens) if token.type == "heading_open" and token.attrs.get("id") == anchor]
+    if not starts:
+        raise ValueError(f"anchor must be that of a heading, got {anchor!r}")
+    tag = tokens[starts[0]].tag
+    ends = [
+        index for index in range(starts[0] + 1, len(tokens)) if tokens[index].type == "heading_open" and tokens[index].tag <= tag
+    ]
+    return ends[0] if ends else len(tokens)
 
 
 def _color_status(children: Sequence[Token]) -> None:

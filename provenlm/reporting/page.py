@@ -15,12 +15,14 @@ from provenlm.reporting.checks import CheckResult, CheckStatus, count_metric_nam
 from provenlm.reporting.citations import cite, cite_table
 from provenlm.reporting.diff import diff_section
 from provenlm.reporting.evidence import AuditFile, AuditSet, display_value, flatten, split_metric_id
+from provenlm.reporting.examples import RecipeExamples
 from provenlm.reporting.markdown import Markdown, bold, bullet_list, code, escape, heading, image, link, slug, table
 from provenlm.reporting.previous_version import SnapshotPair
 
 SHORT_DIGEST = 16  # displayed characters of a digest; the title of the link holds all of it
 BULKY_KEYS = ("params", "code")  # only in the audit; the page shows their digests
 EMPTY_CELL = Markdown("–")
+EXAMPLES_TITLE = "Examples"
 VERDICT_RULES = Markdown(
     "The verdict is the worst status of all checks: PASS requires that every metric was measured or counted and meets its expectation. "
     "This page is a function of the audits listed under Audits, the checks in params.yaml and the previous version of the page. Every "
@@ -43,6 +45,7 @@ class Report:
     snapshots: SnapshotPair
     snapshot_file: str  # link to the file with the current and the previous snapshot
     cards: Sequence[str]  # files named after their subjects
+    examples: Sequence[RecipeExamples]
 
 
 def render_markdown(report: Report) -> str:
@@ -53,6 +56,7 @@ def render_markdown(report: Report) -> str:
         *_checks_section(report),
         *_hints_section(report),
         *_not_run_section(report),
+        *_examples_section(report),
     ]
     subject = ""
     for file in report.audits.files:
@@ -128,6 +132,16 @@ def _not_run_section(report: Report) -> Iterator[Markdown]:
         if missing
         else Markdown("Every stage that this report covers has written its audit.")
     )
+
+
+def _examples_section(report: Report) -> Iterator[Markdown]:
+    """Name the folders with the examples; `html.render_html` adds the examples themselves."""
+    if report.examples:
+        yield heading(2, Markdown(EXAMPLES_TITLE))
+        yield Markdown("Generated content beside real content. The HTML version of this page shows and plays it; the files are in:")
+        yield bullet_list(
+            Markdown(f"{code(recipe.recipe)}: {link(code(recipe.folder), recipe.folder, '')}") for recipe in report.examples
+        )
 
 
 def _stage_section(report: Report, file: AuditFile) -> Iterator[Markdown]:

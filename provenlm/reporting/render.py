@@ -14,8 +14,10 @@ from provenlm.core.errors import DataError
 from provenlm.reporting import cards, checks, html, plots, previous_version, thresholds
 from provenlm.reporting.dataset_card import dataset_card
 from provenlm.reporting.evidence import AuditFile, AuditSet
+from provenlm.reporting.examples import RecipeExamples, examples_html
+from provenlm.reporting.markdown import slug
 from provenlm.reporting.model_card import model_card
-from provenlm.reporting.page import BULKY_KEYS, Report, render_markdown
+from provenlm.reporting.page import BULKY_KEYS, EXAMPLES_TITLE, Report, render_markdown
 
 UNSAFE_FILENAME_CHARS = re.compile(r"[^\w.-]", re.ASCII)  # replaced in file names
 PROVENANCE_KEYS = ("command", "params_digest", "code_digest", "commit", "dirty", "seed", "device", "versions", "started")
@@ -42,11 +44,13 @@ def render_report(
     checks_config: object,
     location: str,
     recorded_snapshots: previous_version.SnapshotPair | None,
+    examples: Sequence[RecipeExamples] = (),
 ) -> RenderedReport:
     """Evaluate the checks and render every file of the report `name`.
 
     `own_audit` is the future audit file of the report; `location` is the prefix of error messages about `checks_config`;
-    `recorded_snapshots` is the content of the snapshot file before this run. Raise DataError if two plots share a file name.
+    `recorded_snapshots` is the content of the snapshot file before this run; `examples` are those of the recipes that have any. Raise
+    DataError if two plots share a file name.
     """
     audits = AuditSet(tuple(audit_files))
     results = checks.evaluate_checks(audits, thresholds.parse_checks(checks_config, location), location)
@@ -68,12 +72,14 @@ def render_report(
         snapshots,
         snapshot_file,
         list(card_files),
+        examples,
     )
     page = render_markdown(report)
     plot_files = {plot_paths[series_id]: svgs[series_id] for series_id in svgs}
+    sections = {slug(EXAMPLES_TITLE): examples_html(examples)} if examples else {}
     files = {
         f"{name}.md": page.encode(),
-        f"{name}.html": html.render_html(page, title, plot_files).encode(),
+        f"{name}.html": html.render_html(page, title, plot_files, sections).encode(),
         snapshot_file: snapshots.to_json(),
         f"{name}.json": (json.dumps(summary_json(name, report), indent=2, ensure_ascii=False) + "\n").encode(),
     }

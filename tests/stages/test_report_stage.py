@@ -13,6 +13,7 @@ import pytest
 
 from provenlm.cli import verify
 from provenlm.core import audit, config, hashing
+from provenlm.core.examples import Example, write_examples
 from provenlm.core.paths import ProjectPaths
 from stages import runner as stage
 
@@ -286,6 +287,23 @@ def test_a_check_in_the_summary_carries_its_provenance(reported):
     for fact in ("command", "params_digest", "code_digest", "seed"):
         assert check[fact] == provenance[fact]
     assert {"commit", "dirty", "device", "versions", "started"} <= set(check)
+
+
+def test_examples_are_embedded_and_an_edited_one_is_found(folder):
+    samples, audit_json = folder / "reports" / "samples" / "toy", folder / "reports" / "audits" / "toy" / "validate.json"
+    old_digest = hashing.sha256_path(samples)
+    samples.unlink()
+    write_examples(samples, [Example("sample-1", "Samples", "Sample 1", True, 0, {".txt": b"a text of the model"})])
+    replace_in_file(audit_json, old_digest, hashing.sha256_path(samples))
+    assert run(folder, "report").returncode == 0
+    assert "<pre>a text of the model</pre>" in (folder / "reports" / "proof.html").read_text()
+    own_audit = audit.read_audit(folder / "reports" / "audits" / "proof" / "report.json")
+    assert "reports/samples/toy" in [path for path, _ in own_audit.provenance["inputs"]]
+    assert find_mismatches_of(folder) == []
+    replace_in_file(samples / "sample-1.txt", "model", "mouse")
+    mismatches = find_mismatches_of(folder)
+    assert "toy/validate: reports/samples/toy has changed since it was recorded in the outputs" in mismatches
+    assert [fault for fault in mismatches if fault.startswith("proof.html: line ")]
 
 
 def test_a_report_covers_a_family_of_recipes(folder):

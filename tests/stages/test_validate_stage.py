@@ -199,8 +199,8 @@ def test_count_only_models_are_counted(audit):
 
 
 def test_samples_are_written_and_declared_as_outputs(done, audit):
-    assert pq.read_table(done / "reports" / "samples" / "tiny.parquet").num_rows == 2
-    assert [path for path, _ in audit.provenance["outputs"]] == ["reports/samples/tiny.parquet"]
+    assert pq.read_table(done / "reports" / "samples" / "tiny" / "texts.parquet").num_rows == 2
+    assert [path for path, _ in audit.provenance["outputs"]] == ["reports/samples/tiny"]
     assert [path for path, _ in audit.provenance["inputs"]] == ["data/toy/tokens", "models/tiny"]
     assert (audit.provenance["seed"], audit.provenance["threads"]) == (5, 1)
 

@@ -184,10 +184,6 @@ def _make_sample(
     )
 
 
-def _decode(context: EvalContext, ids: Sequence[int]) -> str:
-    return context.tokenizer.decode(ids).decode("utf-8", "replace")
-
-
 def ngram_repetition(token_ids: Sequence[int]) -> float:
     """Return the fraction of 4-grams that occur earlier in the sequence.
 
