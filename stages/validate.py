@@ -17,8 +17,9 @@ from provenlm.evaluation.runner import run_probes
 from provenlm.evaluation.sweep import sweep_probes
 from provenlm.evaluation.trained_check import record_trained_check
 from provenlm.models.common.objective import IGNORE
-from provenlm.models.common.spec import capabilities
+from provenlm.models.common.spec import ResolvedModel, capabilities
 from provenlm.tokenizers.registry import load_tokenizer
+from provenlm.training.build_model import find_base_model
 from provenlm.training.callbacks.history import StepHistory
 from provenlm.training.checkpoints.checkpoint import load_model
 from provenlm.training.config import TrainConfig
@@ -52,10 +53,15 @@ def run_stage(context: runner.StageContext) -> None:
     build_small = assemble.make_small_builder(trained_model, overrides, f"{location}.small_model_overrides")
     case = assemble.make_training_case(spec, tokens, train_config, build_small, domain_batches)
     seed = train_config.seed
-    eval_context = assemble.make_eval_context(trained_model, tokens, tokenizer, case, build_small, seed, domain_batches)
+    resolved_model = ResolvedModel(metadata.arch, spec, trained_model.model_config, metadata.config)
+    base_model_location = context.params.location(context.table, context.subject, "base_model")
+    base_model_dir = find_base_model(str(context.entry["base_model"]), resolved_model, context.paths, base_model_location)
+    eval_context = assemble.make_eval_context(
+        trained_model, tokens, tokenizer, case, build_small, seed, domain_batches, base_model_dir
+    )
     curve = train_vs_val_points(history, spec.objectives(trained_model.model, IGNORE)[0].eval_term)
     variants = assemble.make_variants(eval_context, trained_model, train_config, history, model_dir / "checkpoints", domain_batches)
-    conditions = suite.find_conditions(eval_context, config, case, curve, variants, context.entry["base_model"] != "none")
+    conditions = suite.find_conditions(eval_context, config, case, curve, variants, base_model_dir is not None)
     if conditions["hf_format"] is not True:
         eval_context = replace(eval_context, to_hf=None)
     available = available_needs(capabilities(spec), conditions, domain.conditions(domain_config, eval_context))

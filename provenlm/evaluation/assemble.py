@@ -73,10 +73,11 @@ def make_eval_context(
     build_small: Callable[[int], nn.Module],
     seed: int,
     domain_batches: DomainBatches | None = None,
+    base_model_dir: Path | None = None,
 ) -> EvalContext:
     """Return what probes may use.
 
-    The initial model is the one that training with `seed` starts from.
+    The initial model is the one that training with `seed` starts from; it has the weights in `base_model_dir`, if there is one.
     """
     spec, model_config, vocab_size = trained_model.spec, trained_model.model_config, trained_model.metadata.vocab_size
     to_hf = spec.to_hf
@@ -98,7 +99,7 @@ def make_eval_context(
         model=trained_model.model,
         logits=spec.logits or _raise_without_logits,
         logits_with_cache=spec.logits_with_cache,
-        build_untrained=lambda: init_model(spec, model_config, vocab_size, seed),
+        build_untrained=lambda: init_model(spec, model_config, vocab_size, seed, base_model_dir),
         build_small=build_small,
         losses=losses,
         train_batch=lambda num_sequences: case.dataloader.batch_at(0, num_sequences),
@@ -114,6 +115,7 @@ def make_eval_context(
         make_trainer=make_trainer,
         max_positions=spec.max_seq_len(model_config),
         latent=spec.latent,
+        has_base_model=base_model_dir is not None,
     )
 
 

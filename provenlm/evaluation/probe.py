@@ -19,7 +19,7 @@ from provenlm.models.common.hf_export import HFExport
 from provenlm.models.common.layers.kv_cache import KVCache
 from provenlm.models.common.objective import Batch, Objective
 from provenlm.models.common.spec import CAPABILITIES, Latent
-from provenlm.training.dataloader import DataLoader
+from provenlm.training.trainer import Trainer
 
 # condition -> the reason that the report shows if it is not met
 CONDITIONS = {
@@ -50,9 +50,10 @@ class EvalContext:
     - `build_small(vocab_size)`: a small model of the same architecture, initialised from torch's current generator.
     - `losses(model, batch)`: the training losses by objective.
     - `objectives(model)`: the objectives of the training; None in contexts without one.
-    - `make_dataloader(changes)`: the data loader of the training with some fields of TrainConfig changed, such as `seq_len`.
+    - `make_trainer(model, tokens, changes)`: the recipe's training of a model, which it changes, with some fields of TrainConfig changed.
     - `max_positions`: the length of the longest sequence that the model accepts, which may be above `max_seq_len`.
     - `latent`: access to the latent space of the model; None if it has none.
+    - `has_base_model`: whether training started from a base model instead of random weights.
     - `objective_params(model)`: the parameters that each objective trains; None: each trains all parameters.
     - `train_batch(num_sequences)`: the first sequences of the training batches, on the CPU.
     - `to_hf(state_dict)`: the weights in the format of Hugging Face transformers; None if there is no such format.
@@ -75,9 +76,10 @@ class EvalContext:
     token_batches: bool = True
     objective_params: Callable[[nn.Module], Mapping[str, Sequence[nn.Parameter]]] | None = None
     objectives: Callable[[nn.Module], Sequence[Objective]] | None = None
-    make_dataloader: Callable[[Mapping[str, Any]], DataLoader] | None = None
+    make_trainer: Callable[[nn.Module, TokenDataset, Mapping[str, Any]], Trainer] | None = None
     max_positions: int | None = None
     latent: Latent | None = None
+    has_base_model: bool = False
 
     @property
     def device(self) -> torch.device:

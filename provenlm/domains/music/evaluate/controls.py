@@ -1,0 +1,208 @@
+"""Measure what latents and attributes control: reconstructions, interpolations, and how far requests are met.
+
+Two passages are compared by their chroma: the time that each of the twelve pitch classes sounds.
+
+Shapes: B sequences, N latents of a sequence, Z latent size, A attributes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from provenlm.core import rng
+from provenlm.core.audit import AuditTable, MetricRecorder, PlotSeries
+from provenlm.domains.music.content.musical_metrics import STEPS_PER_QUARTER
+from provenlm.domains.music.content.score import NoteTable, note_table, read_score
+from provenlm.domains.music.evaluate.config import LatentEvalConfig
+from provenlm.domains.music.evaluate.pieces import decode_latents, latent_stream, music_tokenizer
+from provenlm.domains.music.tokenize.bar_batches import ATTRIBUTES, NUM_ATTRIBUTE_CLASSES, classify_attributes, measure_bars
+from provenlm.evaluation.arrays import FloatArray, IntArray
+from provenlm.evaluation.probe import EvalContext
+from provenlm.models.common.spec import LatentSample
+from provenlm.models.generation.sampling import SamplingConfig
+
+SAMPLING = SamplingConfig(temperature=0.8, top_k=0, top_p=0.95, repetition_penalty=1.0)
+
+
+def record_reconstruction(context: EvalContext, metrics: MetricRecorder, config: LatentEvalConfig, batch: Any) -> None:
+    """Record how like its piece a sequence is that was generated from the latents of the piece alone."""
+    sample, counts = encode(context, batch)
+    outputs = generate_bars(context, sample, counts, config.max_new_tokens, "reconstruction")
+    originals = [chroma(notes) for notes in read_notes(context, sequences_of(batch))]
+    copies = [chroma(notes) for notes in read_notes(context, outputs)]
+    pairs = [(first, second) for first, second in zip(originals, copies, strict=True) if first.any() and second.any()]
+    if len(pairs) < 2:
+        raise ValueError(f"at least 2 reconstructions must have notes, got {len(pairs)}")
+    own = [cosine(first, second) for first, second in pairs]
+    other = [cosine(pairs[index][0], pairs[index - 1][1]) for index in range(len(pairs))]
+    metrics.add_count("sequences", len(pairs), "sequences", "Held-out sequences that were generated again from their latents")
+    similarity = "Mean cosine similarity of the chroma of a held-out sequence with"
+    metrics.add_measurement("chroma", float(np.mean(own)), "", f"{similarity} its own reconstruction, generated without its tokens")
+    metrics.add_measurement("chroma.shuffled", float(np.mean(other)), "", f"{similarity} the reconstruction of another sequence")
+    exact = [
+        float(np.mean([a == b for a, b in zip(*rows, strict=False)])) for rows in zip(sequences_of(batch), outputs, strict=True)
+    ]
+    metrics.add_measurement(
+        "token_agreement", float(np.mean(exact)), "fraction", "Tokens at which reconstruction and piece are equal"
+    )
+
+
+def record_interpolation(context: EvalContext, metrics: MetricRecorder, config: LatentEvalConfig, batch: Any) -> None:
+    """Record whether sequences between the latents of two pieces move from the first to the second."""
+    sample, counts = encode(context, batch)
+    originals = [chroma(notes) for notes in read_notes(context, sequences_of(batch))]
+    pairs = choose_pairs(originals, config.num_pairs)
+    fractions = np.linspace(0, 1, config.num_points)
+    rows, row_counts = [], []
+    for first, second in pairs:
+        num_latents = min(counts[first], counts[second])
+        for fraction in fractions:
+            mixed_NZ = torch.lerp(sample.latents_BNZ[first], sample.latents_BNZ[second], float(fraction))
+            attributes_NA = None if sample.attributes_BNA is None else sample.attributes_BNA[second if fraction > 0.5 else first]
+            rows.append((mixed_NZ, attributes_NA))
+            row_counts.append(num_latents)
+    attributes_BNA = None if rows[0][1] is None else torch.stack([row[1] for row in rows if row[1] is not None])
+    mixed = LatentSample(torch.stack([row[0] for row in rows]), attributes_BNA)
+    outputs = generate_bars(context, mixed, row_counts, config.max_new_tokens, "interpolation")
+    generated = [chroma(notes) for notes in read_notes(context, outputs)]
+    towards: dict[str, list[FloatArray]] = {"first piece": [], "second piece": []}
+    for number, (first, second) in enumerate(pairs):
+        points = generated[number * len(fractions) : (number + 1) * len(fractions)]
+        for name, end in (("first piece", first), ("second piece", second)):
+            towards[name].append(np.array([cosine(originals[end], point) for point in points]))
+    ranks = [
+        rank_correlation(fractions, second - first)
+        for first, second in zip(towards["first piece"], towards["second piece"], strict=True)
+    ]
+    metrics.add_count("pairs", len(pairs), "pairs", "Pairs of held-out sequences between which latents were interpolated")
+    description = (
+        "Rank correlation, mean over pairs, of the position between two latents and how much more like the second piece it is"
+    )
+    metrics.add_measurement("monotonicity", float(np.mean(ranks)), "", description)
+    lines = {name: np.mean(values, 0).round(4).tolist() for name, values in towards.items()}
+    description = "Mean similarity of the chroma with both ends of an interpolation"
+    metrics.series.append(
+        PlotSeries("similarity", "line", description, "position between the latents", "cosine", fractions.tolist(), lines)
+    )
+
+
+def record_conditioning(context: EvalContext, metrics: MetricRecorder, config: LatentEvalConfig, batch: Any) -> None:
+    """Record the correlation of the class of an attribute that was asked for with the class of the bars that came."""
+    assert context.latent is not None
+    generator = torch.Generator().manual_seed(rng.derive_seed(context.seed, "conditioning"))
+    rows: list[tuple[str, int, int, float]] = []
+    correlations = []
+    for index, name in enumerate(ATTRIBUTES):
+        classes = range(1, NUM_ATTRIBUTE_CLASSES[index])  # class 0 is a bar without notes
+        asked: list[int] = []
+        came: list[int] = []
+        for attribute_class in classes:
+            request_BNA = batch.attributes_BNA[: config.num_requests].clone()
+            request_BNA[..., index] = attribute_class
+            num_sequences, num_latents = request_BNA.shape[:2]
+            with torch.inference_mode():
+                sample = context.latent.prior(context.model, num_sequences, num_latents, generator, request_BNA)
+            outputs = decode_latents(
+                context, sample._replace(attributes_BNA=request_BNA), SAMPLING, config.max_new_tokens, generator
+            )
+            measured = np.concatenate([bar_classes(context, ids)[:, index] for ids in outputs])
+            asked += [attribute_class] * len(measured)
+            came += measured.tolist()
+            rows.append((name, attribute_class, len(measured), round(float(measured.mean()), 3) if len(measured) else 0.0))
+        correlation = _correlation(np.array(asked, np.float64), np.array(came, np.float64))
+        correlations.append(correlation)
+        description = f"Correlation of the class of {name} that was asked for with the class of the bars that came"
+        metrics.add_measurement(f"correlation.{name}", correlation, "", description)
+    metrics.add_measurement("correlation.min", min(correlations), "", "Smallest of these correlations over the attributes")
+    description = "Classes of an attribute that were asked for, and the mean class of the bars that came"
+    metrics.tables.append(AuditTable("requests", description, ("attribute", "asked", "bars", "mean class"), rows))
+
+
+def bar_classes(context: EvalContext, ids: Sequence[int]) -> IntArray:
+    """Return the classes of the attributes of each whole bar of generated ids; the last bar may be cut and is left out."""
+    classes = music_tokenizer(context).token_classes
+    table = measure_bars(np.array(ids, np.int64), classes)
+    return classify_attributes(table.values_GA)[1:-1]
+
+
+@torch.inference_mode()
+def encode(context: EvalContext, batch: Any) -> tuple[LatentSample, list[int]]:
+    """Return the posterior means of a batch with its attributes, and the number of latents of each sequence."""
+    assert context.latent is not None
+    posterior = context.latent.posterior(context.model, batch)
+    counts: list[int] = posterior.is_latent_BN.sum(1).tolist()
+    return LatentSample(posterior.mean_BNZ, getattr(batch, "attributes_BNA", None)), counts
+
+
+def generate_bars(
+    context: EvalContext, sample: LatentSample, counts: Sequence[int], max_new_tokens: int, label: str
+) -> list[list[int]]:
+    """Generate from each row of latents, cut after the first `counts` bars of the row."""
+    generator = torch.Generator().manual_seed(rng.derive_seed(context.seed, label))
+    outputs = decode_latents(context, sample, SAMPLING, max_new_tokens, generator)
+    stream = latent_stream(context)
+    lengths = [sum(number < count for number in stream.latent_numbers(ids)) for ids, count in zip(outputs, counts, strict=True)]
+    return [ids[:length] for ids, length in zip(outputs, lengths, strict=True)]
+
+
+def sequences_of(batch: Any) -> list[list[int]]:
+    """Return the token ids of every sequence of a batch, without padding."""
+    lengths: Tensor = (batch.targets_BT >= 0).sum(1)
+    return [
+        [*inputs_T[:length].tolist(), int(targets_T[length - 1])]
+        for inputs_T, targets_T, length in zip(batch.inputs_BT, batch.targets_BT, lengths.tolist(), strict=True)
+        if length
+    ]
+
+
+def read_notes(context: EvalContext, sequences: Sequence[Sequence[int]]) -> list[NoteTable]:
+    """Decode sequences of ids to notes."""
+    tokenizer = music_tokenizer(context)
+    return [note_table(read_score(tokenizer.decode(ids)), STEPS_PER_QUARTER) for ids in sequences]
+
+
+def chroma(notes: NoteTable) -> FloatArray:
+    """Return how many steps each pitch class sounds, (12,); zeros without notes."""
+    return np.bincount(notes.pitches % 12, weights=notes.durations, minlength=12).astype(np.float64)
+
+
+def cosine(first: FloatArray, second: FloatArray) -> float:
+    """Return the cosine similarity of two vectors; 0 if one of them is zero."""
+    norm = float(np.linalg.norm(first) * np.linalg.norm(second))
+    return float(first @ second) / norm if norm else 0.0
+
+
+def choose_pairs(vectors: Sequence[FloatArray], num_pairs: int) -> list[tuple[int, int]]:
+    """Return pairs of the least similar vectors, each vector in one pair at most; zero vectors are left out."""
+    usable = [index for index, vector in enumerate(vectors) if vector.any()]
+    candidates = sorted((cosine(vectors[a], vectors[b]), a, b) for a in usable for b in usable if a < b)
+    pairs: list[tuple[int, int]] = []
+    for _, first, second in candidates:
+        if len(pairs) < num_pairs and not {first, second} & {index for pair in pairs for index in pair}:
+            pairs.append((first, second))
+    if not pairs:
+        raise ValueError("at least 2 held-out sequences must have notes")
+    return pairs
+
+
+def rank_correlation(first: FloatArray, second: FloatArray) -> float:
+    """Return the rank correlation of Spearman (1904); 0 if one of both is constant."""
+    return _correlation(_ranks(first), _ranks(second))
+
+
+def _ranks(values: FloatArray) -> FloatArray:
+    """Return the rank of each value; equal values share the mean of their ranks."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks: FloatArray = (last - (counts - 1) / 2)[inverse]
+    return ranks
+
+
+def _correlation(first: FloatArray, second: FloatArray) -> float:
+    """Return Pearson's correlation; 0 if one of both is constant or empty."""
+    if len(first) < 2 or first.std() == 0 or second.std() == 0:
+        return 0.0
+    return float(np.corrcoef(first, second)[0, 1])

@@ -1,0 +1,55 @@
+"""Compare a model that was fine-tuned on a few pieces, such as those of one composer, with the base model that it started from.
+
+Fine-tuning on a small set must lower the loss on held-out pieces of the set and may not turn samples into copies of its pieces.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from provenlm.core.audit import Check, MetricRecorder
+from provenlm.domains.music.evaluate.config import MusicEvalConfig
+from provenlm.domains.music.evaluate.pieces import real_pieces, sample_pieces
+from provenlm.domains.music.evaluate.sample_quality import copy_ratios, split_hashes
+from provenlm.evaluation.probe import EvalContext, Probe
+from provenlm.evaluation.token_loss import make_windows, token_losses
+
+
+def fine_tuning_probe(config: MusicEvalConfig) -> Probe:
+    """Return the probe that compares the model with its base model."""
+    return Probe(
+        lambda context, metrics: record_fine_tuning(context, metrics, config),
+        frozenset({"next_token_logits", "validation_split", "base_model"}),
+        {
+            "after.loss": Check(
+                "< before.loss", "fine-tuning did not help on held-out pieces: fewer steps, or lower learning rates"
+            ),
+            "after.copied": Check(
+                "<= human.copied_p95", "fine-tuned samples copy the pieces of the set: fewer steps, or more pieces"
+            ),
+        },
+    )
+
+
+def record_fine_tuning(context: EvalContext, metrics: MetricRecorder, config: MusicEvalConfig) -> None:
+    """Record loss on held-out pieces and copy rate of samples, of the base model and of the fine-tuned one."""
+    base = replace(context, model=context.build_untrained().to(context.device).eval())
+    val = context.tokens.val
+    hashes = split_hashes(context, context.tokens.train)
+    metrics.add_count("pieces", len(context.tokens.train.record_ids), "pieces", "Pieces that the model was fine-tuned on")
+    fraction = "Fraction of six-note patterns of a melody that occur in the pieces of the fine-tuning"
+    for name, label, variant in (("before", "base model", base), ("after", "fine-tuned model", context)):
+        windows = make_windows(val, context.max_seq_len, np.arange(len(val.record_ids)))
+        losses = token_losses(variant, val, windows, config.tokens_per_batch, f"loss {name} fine-tuning")
+        metrics.add_measurement(f"{name}.loss", float(losses.nats.mean()), "nats/token", f"Mean loss on held-out pieces: {label}")
+        ratios = copy_ratios(sample_pieces(variant, config), hashes)
+        metrics.add_measurement(f"{name}.copied", _mean(ratios), "fraction", f"{fraction}: mean of samples of the {label}")
+    human = copy_ratios(real_pieces(context, val, config, "human pieces"), hashes)
+    metrics.add_measurement("human.copied", _mean(human), "fraction", f"{fraction}: mean of held-out human pieces")
+    percentile = float(np.quantile(human, 0.95)) if human else 0.0
+    metrics.add_measurement("human.copied_p95", percentile, "fraction", f"{fraction}: 95th percentile of held-out human pieces")
+
+
+def _mean(ratios: list[float]) -> float:
+    """Return the mean, 0 for pieces without a melody of six notes."""
+    return float(np.mean(ratios)) if ratios else 0.0
