@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from provenlm.models.common.base_weights import load_base_weights
 from provenlm.models.common.layers.decoder import decoder_blocks, next_token_logits
 from provenlm.models.common.layers.kv_cache import KVCache
 from provenlm.models.common.spec import ModelSpec
@@ -30,5 +31,6 @@ SPEC = ModelSpec(
     to_hf=to_hf,
     blocks=decoder_blocks,
     size_rules=SIZE_RULES,
+    load_base_model=load_base_weights,
     with_token_classes=with_token_classes,
 )
