@@ -88,6 +88,36 @@ class LatentEvalConfig:
 
 
 @dataclass(frozen=True)
+class ExampleConfig:
+    """Configure the examples that the page shows and plays.
+
+    num_pairs: blind pairs of a sample and a real piece. num_samples: samples, and as many real pieces, with their titles.
+    num_continuations: held-out pieces whose first `num_prompt_tokens` tokens are continued. num_reconstructions: held-out sequences that
+    are generated again from their latents. num_points: of an interpolation. seconds: length of a piano roll and of its audio.
+    """
+
+    num_pairs: int = 3
+    num_samples: int = 3
+    num_continuations: int = 2
+    num_prompt_tokens: int = 64
+    num_reconstructions: int = 2
+    num_points: int = 5
+    seconds: float = 12.0
+
+    def __post_init__(self) -> None:
+        for name, low in (
+            ("num_pairs", 0),
+            ("num_samples", 1),
+            ("num_continuations", 1),
+            ("num_prompt_tokens", 1),
+            ("num_reconstructions", 1),
+            ("num_points", 3),
+            ("seconds", 1),
+        ):
+            check_field(name, getattr(self, name), getattr(self, name) >= low, f">= {low}")
+
+
+@dataclass(frozen=True)
 class MusicEvalConfig:
     """Configure the evaluation of a recipe on music.
 
@@ -105,6 +135,7 @@ class MusicEvalConfig:
     data_configurations: dict[str, DataConfiguration] = field(default_factory=default_data_configurations)
     performance: PerformanceConfig = field(default_factory=PerformanceConfig)
     latents: LatentEvalConfig = field(default_factory=LatentEvalConfig)
+    examples: ExampleConfig = field(default_factory=ExampleConfig)
 
     def __post_init__(self) -> None:
         for name, low in (

@@ -14,11 +14,13 @@ from provenlm.domains.music.evaluate.adversarial import adversarial_probe, find_
 from provenlm.domains.music.evaluate.config import MusicEvalConfig
 from provenlm.domains.music.evaluate.data_configurations import data_configurations_probe
 from provenlm.domains.music.evaluate.edge_cases import edge_cases_probe
+from provenlm.domains.music.evaluate.examples import example_probes
 from provenlm.domains.music.evaluate.fine_tuning import fine_tuning_probe
 from provenlm.domains.music.evaluate.latents import latent_probes
 from provenlm.domains.music.evaluate.performance import performance_probe
 from provenlm.domains.music.evaluate.pieces import Pieces, sample_pieces
 from provenlm.domains.music.evaluate.recommendations import Findings, recommendations_probe
+from provenlm.domains.music.evaluate.render.formats import FORMATS
 from provenlm.evaluation.probe import EvalContext, Probe, ValidateSpec
 
 MAX_REPEATS = 8  # of one token in a row
@@ -38,6 +40,7 @@ def make_probes(config: MusicEvalConfig) -> Mapping[str, Probe]:
         "adversarial": adversarial_probe(config),
         "edge_cases": edge_cases_probe(),
         "performance": performance_probe(config),
+        **example_probes(config),
         "fine_tuning": fine_tuning_probe(config),
     }
     return {name: findings.collect(name, probe) for name, probe in probes.items()} | {
@@ -124,4 +127,4 @@ class _ContextKey:
         return id(self.context)
 
 
-SPEC = ValidateSpec(MusicEvalConfig, make_probes, conditions)
+SPEC = ValidateSpec(MusicEvalConfig, make_probes, conditions, FORMATS)
