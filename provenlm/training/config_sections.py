@@ -39,15 +39,19 @@ class OptimizerConfig:
 
     By default Muon updates the matrices and AdamW the embeddings and everything else; the rates suit models of a hidden size near 192
     (`provenlm plan` scales them).
-    `max_grad_norm` is the largest global gradient norm; null: no clipping.
+    `max_grad_norm` is the largest global gradient norm; null: no clipping. `lr_factors` scales the learning rates of single objectives, by
+    name: a discriminator learns more slowly than what it judges.
     """
 
     embedding: ParamGroupConfig = field(default_factory=lambda: ParamGroupConfig(lr=0.012))
     matrix: ParamGroupConfig = field(default_factory=lambda: ParamGroupConfig("muon", 0.015, (0.95,), 0.01))
     default: ParamGroupConfig = field(default_factory=ParamGroupConfig)
     max_grad_norm: float | None = 1.0
+    lr_factors: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, factor in self.lr_factors.items():
+            check_field(f"lr_factors.{name}", factor, factor > 0, "> 0")
         for name, group in (("embedding", self.embedding), ("default", self.default)):
             check_field(f"{name}.name", group.name, group.name != "muon", "adamw, lion or sgd (muon is for matrices)")
         check_field("max_grad_norm", self.max_grad_norm, self.max_grad_norm is None or self.max_grad_norm > 0, "> 0 or null")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from provenlm.core.errors import ConfigError
 from provenlm.data.token_dataset import TokenDataset
 from provenlm.models.common.objective import IGNORE, Objective
 from provenlm.models.common.spec import ModelSpec
@@ -81,6 +82,9 @@ class Trainer:
         apply_compile_and_ac(spec, model, config)
         wrap = apply_fsdp(model, dist.device.type) if dist.is_sharded else unsharded_objective
         objectives = [wrap(objective) for objective in spec.objectives(model, IGNORE)]
+        names = [objective.name for objective in objectives]
+        if unknown := sorted(config.optimizer.lr_factors.keys() - set(names)):
+            raise ConfigError(f"train.optimizer.lr_factors must name objectives of the model ({', '.join(names)}), got {unknown[0]}")
         return cls(spec, model, objectives, dataloader, build_callbacks(config, objectives[0].eval_term), config, dist)
 
     @property

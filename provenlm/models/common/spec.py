@@ -59,14 +59,14 @@ class Latent:
     - `prior(model, num_sequences, num_latents, generator, attributes_BNA)` samples latents; None: it samples the attributes too.
     - `logits(model, tokens_BT, latent_numbers_BT, sample, cache)` returns logits_BTV of the next token; position t of a sequence uses
       latent `latent_numbers_BT[b, t]` of `sample`. With a cache the tokens follow those in the cache.
-    - `has_cache`: whether `logits` takes a cache; else it is called with None and whole sequences.
+    - `has_cache(model)`: whether `logits` takes a cache; else it is called with None and whole sequences.
     """
 
     posterior: Callable[[nn.Module, Any], Posterior]
     token_nats: Callable[[nn.Module, Any, Tensor], Tensor]
     prior: Callable[[nn.Module, int, int, Generator, Tensor | None], LatentSample]
     logits: Callable[[nn.Module, Tensor, Tensor, LatentSample, KVCache | None], Tensor]
-    has_cache: bool = False
+    has_cache: Callable[[nn.Module], bool] = lambda model: False
 
 
 class PlannedShape(NamedTuple):

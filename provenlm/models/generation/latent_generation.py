@@ -46,7 +46,7 @@ class LatentLogits:
     def __init__(self, latent: Latent, model: nn.Module, sample: LatentSample, stream: LatentStream, num_slots: int) -> None:
         self.latent, self.model, self.stream = latent, model, stream
         self.sample, self.device = sample, sample.latents_BNZ.device
-        self.cache = KVCache(num_slots) if latent.has_cache else None
+        self.cache = KVCache(num_slots) if latent.has_cache(model) else None
         self.num_cached = [0] * len(sample.latents_BNZ)
 
     @torch.no_grad()

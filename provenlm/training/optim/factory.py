@@ -1,6 +1,7 @@
 """Build the optimizers of an objective; save and restore their state by name."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +23,15 @@ def build_optimizers(objective: Objective, config: OptimizerConfig) -> list[torc
     optimizers = []
     for group_name, params in objective.param_groups.items():
         if trainable := [p for p in params if p.requires_grad]:
-            optimizers.append(_build_optimizer(trainable, config.group_for(group_name)))
+            optimizers.append(_build_optimizer(trainable, config.group_for(group_name), config.lr_factors.get(objective.name, 1.0)))
     if not optimizers:
         raise ValueError(f"objective {objective.name!r} has no trainable parameters")
     return optimizers
 
 
-def _build_optimizer(params: list[nn.Parameter], group: ParamGroupConfig) -> torch.optim.Optimizer:
-    """Build the optimizer of one parameter group."""
+def _build_optimizer(params: list[nn.Parameter], group: ParamGroupConfig, lr_factor: float) -> torch.optim.Optimizer:
+    """Build the optimizer of one parameter group, with `lr_factor` times its learning rate."""
+    group = replace(group, lr=group.lr * lr_factor)
     optimizer: torch.optim.Optimizer
     if group.name == "muon":
         optimizer = Muon(params, group.lr, group.betas[0], group.weight_decay)

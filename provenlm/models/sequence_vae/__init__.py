@@ -1,0 +1,1 @@
+"""Provide a variational autoencoder of sequences with one latent a bar, and its adversarial variant (VAE-GAN)."""
