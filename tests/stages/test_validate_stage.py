@@ -142,7 +142,7 @@ def audit(done):
 def test_every_applicable_probe_ran_and_none_failed(audit):
     assert audit.metrics["eval.failures"].value == 0, [n for n in audit.metrics if n.endswith(".error")]
     outcomes = {row[0]: row[1] for row in next(t for t in audit.tables if t.name == "probes").rows}
-    assert len(outcomes) == audit.metrics["eval.num_probes"].value == 35
+    assert len(outcomes) == audit.metrics["eval.num_probes"].value == 36
     assert {name for name, outcome in outcomes.items() if outcome == "not applicable"} == set(audit.not_applicable)
 
 
