@@ -100,7 +100,7 @@ def complete(recipe_model: RecipeModel, prompts: Sequence[str], max_new_tokens: 
     continuations = sampling.generate(
         generate.recipe_logits(recipe_model), prompt_ids, sampling.GREEDY, max_new_tokens, stop, torch.Generator()
     )
-    return ["".join(generate.decode_stream(recipe_model, iter(ids))) for ids in continuations]
+    return [recipe_model.tokenizer.describe(ids) for ids in continuations]
 
 
 def continue_training(paths: ProjectPaths, recipe: str, recipe_model: RecipeModel, count: int) -> list[StepResult]:

@@ -13,11 +13,12 @@ from provenlm.training.checkpoints.checkpoint import LoadedModel, find_corruptio
 
 
 class RecipeModel(NamedTuple):
-    """Hold a model, its tokenizer, and the checkpoint that it was loaded from."""
+    """Hold a model, its tokenizer, the checkpoint that it was loaded from, and the domain of its corpus."""
 
     model: LoadedModel
     tokenizer: Tokenizer
     checkpoint_dir: Path
+    domain: str
 
 
 def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +55,7 @@ def load_recipe_model(paths: ProjectPaths, recipe: str, checkpoint: Path | None)
             f"{display_path(paths, checkpoint_dir)}: must have the vocab_size {tokenizer.vocab_size} of {entry['corpus']}, "
             f"got {model.metadata.vocab_size}; `dvc repro train@{recipe}` retrains it"
         )
-    return RecipeModel(model, tokenizer, checkpoint_dir)
+    return RecipeModel(model, tokenizer, checkpoint_dir, entry["domain"])
 
 
 def find_checkpoint(paths: ProjectPaths, recipe: str) -> Path:

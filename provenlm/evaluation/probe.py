@@ -19,6 +19,7 @@ from provenlm.models.common.hf_export import HFExport
 from provenlm.models.common.layers.kv_cache import KVCache
 from provenlm.models.common.objective import Batch, Objective
 from provenlm.models.common.spec import CAPABILITIES, Latent
+from provenlm.models.generation.latent_generation import LatentStream
 from provenlm.training.trainer import Trainer
 
 # condition -> the reason that the report shows if it is not met
@@ -115,13 +116,15 @@ class ValidateSpec:
 
     `probes(config)` returns its probes by name; they run after the general ones. `conditions(config, context)` returns what they
     need of the data: by name None, or the reason why it is not met. `formats` maps the suffix of a file to the function that turns
-    decoded content into such a file, such as ".mid", ".svg" or ".wav"; it is empty if the content is text.
+    decoded content into such a file, such as ".mid", ".svg" or ".wav"; it is empty if the content is text. `latent_stream(tokenizer)`
+    returns what token ids mean to a model with latents; None if the domain has no such models.
     """
 
     config_type: type
     probes: Callable[[Any], Mapping[str, Probe]]
     conditions: Callable[[Any, EvalContext], Mapping[str, str | None]] = lambda config, context: {}
     formats: Mapping[str, Callable[[bytes], bytes]] = field(default_factory=dict)
+    latent_stream: Callable[[Any], LatentStream] | None = None
 
 
 def available_needs(

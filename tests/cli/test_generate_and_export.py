@@ -203,6 +203,16 @@ def test_several_prompts_give_the_text_of_each_alone(project, run_cli):
     assert output == f"--- 1\n{single_outputs[0]}--- 2\n{single_outputs[1]}"
 
 
+def test_text_is_written_to_a_file_and_read_as_a_prompt(project, run_cli):
+    paths = project("llama")
+    (paths.root / "prompt.txt").write_text("def f")
+    words = ("generate", "r", "--max-new-tokens", "12", "--temperature", "0")
+    _, printed, _ = run_cli(*words, "--prompt", "def f")
+    assert run_cli(*words, "--prompt-file", "prompt.txt")[1] == printed
+    assert run_cli(*words, "--prompt-file", "prompt.txt", "--output", "out.txt")[:2] == (0, "")
+    assert (paths.root / "out.txt").read_bytes().decode("utf-8", "replace") + "\n" == printed
+
+
 def test_a_character_of_several_tokens_is_printed_when_complete(project):
     recipe_model = load_model.load_recipe_model(project("llama"), "r", None)
     ids = recipe_model.tokenizer.encode_prompt("漢")

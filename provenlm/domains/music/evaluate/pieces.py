@@ -66,8 +66,13 @@ def decode_latents(
 
 def latent_stream(context: EvalContext) -> LatentStream:
     """Return what ids mean to a model with one latent for each bar."""
-    special = context.tokens.special_tokens
-    bars = frozenset(int(token_id) for token_id in music_tokenizer(context).token_classes["Bar"])
+    return make_latent_stream(music_tokenizer(context))
+
+
+def make_latent_stream(tokenizer: MidiTokenizer) -> LatentStream:
+    """Return what the ids of a tokenizer mean to a model with one latent for each bar."""
+    special = tokenizer.special_tokens
+    bars = frozenset(int(token_id) for token_id in tokenizer.token_classes["Bar"])
     return LatentStream(special["bos"], bars, special.get("eos"))
 
 

@@ -18,7 +18,7 @@ from provenlm.domains.music.evaluate.examples import example_probes
 from provenlm.domains.music.evaluate.fine_tuning import fine_tuning_probe
 from provenlm.domains.music.evaluate.latents import latent_probes
 from provenlm.domains.music.evaluate.performance import performance_probe
-from provenlm.domains.music.evaluate.pieces import Pieces, sample_pieces
+from provenlm.domains.music.evaluate.pieces import Pieces, make_latent_stream, sample_pieces
 from provenlm.domains.music.evaluate.recommendations import Findings, recommendations_probe
 from provenlm.domains.music.evaluate.render.formats import FORMATS
 from provenlm.evaluation.probe import EvalContext, Probe, ValidateSpec
@@ -127,4 +127,4 @@ class _ContextKey:
         return id(self.context)
 
 
-SPEC = ValidateSpec(MusicEvalConfig, make_probes, conditions, FORMATS)
+SPEC = ValidateSpec(MusicEvalConfig, make_probes, conditions, FORMATS, make_latent_stream)
