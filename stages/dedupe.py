@@ -13,14 +13,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from provenlm.core import interfaces, io, ngram_hashing, records, registry, rng
+from provenlm.core.audit import MetricRecorder
 from provenlm.core.errors import DataError
 from provenlm.core.executors.base import RecordMap, RecordSource
 from provenlm.core.interfaces import ParagraphDedupSpec
+from provenlm.core.ngram_hashing import Hashes
 from provenlm.core.progress import ProgressReporter, progress_bar
 from provenlm.core.records import Record
 from provenlm.dedup import brute_force, metrics, minhash, near_duplicates
 from provenlm.dedup.metrics import DedupTally
-from provenlm.dedup.near_duplicates import DedupResult
+from provenlm.dedup.near_duplicates import DedupResult, NgramHashFn
 from provenlm.dedup.paragraph_dedup import ParagraphIndex, find_repeats, index_paragraphs, remove_spans
 from provenlm.filtering.parquet_writer import ParquetAppender
 from stages import runner
@@ -52,13 +54,14 @@ def run_stage(context: runner.StageContext) -> None:
     source = context.declare_input(context.paths.corpus_dir(context.subject, "filtered"))
     target = context.declare_output(context.paths.corpus_dir(context.subject, "deduped"))
     num_records, threshold, ngram_hashes = records.count_records(source), spec.jaccard_threshold(config), spec.ngram_hashes(config)
-    paragraph_dedup = spec.paragraph_dedup(config)
+    containment_threshold = spec.containment_threshold(config)
+    paragraph_dedup, num_reads = spec.paragraph_dedup(config), 6 if containment_threshold > 1 else 8
     if num_records == 0:
         location = source.relative_to(context.paths.root).as_posix()
         raise DataError(f"{location}: must hold at least one record, got none; relax corpora.{context.subject}.filter")
-    with io.atomic_dir(target) as folder, progress_bar(f"dedupe {context.subject}", "records read", 6 * num_records) as bar:
+    with io.atomic_dir(target) as folder, progress_bar(f"dedupe {context.subject}", "records read", num_reads * num_records) as bar:
         corpus = ProgressRecordSource(context.open_records(source), bar)
-        result = near_duplicates.find_duplicates(corpus, spec.normalize, ngram_hashes, threshold)
+        result = near_duplicates.find_duplicates(corpus, spec.normalize, ngram_hashes, threshold, containment_threshold)
         tally = DedupTally(
             index_paragraphs(select_rows(corpus, result.kept_mask), paragraph_dedup) if paragraph_dedup else ParagraphIndex()
         )
@@ -70,24 +73,35 @@ def run_stage(context: runner.StageContext) -> None:
         if paragraph_dedup:
             metrics.record_paragraph_metrics(context.recorder, result, tally)
         metrics.record_dedup_metrics(context.recorder, result, tally)
-        if threshold <= 1:
-            pivots = sorted(result.representatives.tolist(), key=lambda row: rng.hash_to_unit(result.ids[row], "oracle"))[
-                :NUM_PIVOTS
-            ]
-            sets = {
-                row: ngram_hashing.sorted_unique(ngram_hashes(item))
-                for row, item in select_rows(corpus, np.isin(np.arange(num_records), pivots))
-            }
-            metrics.record_synthetic_recall(
-                context.recorder,
-                minhash.detect_synthetic_duplicates({row: members for row, members in sets.items() if len(members)}, threshold),
-            )
-            is_representative = np.isin(np.arange(num_records), result.representatives)
-            members = (
-                (row, ngram_hashing.sorted_unique(ngram_hashes(item))) for row, item in select_rows(corpus, is_representative)
-            )
-            metrics.record_recall(context.recorder, result, pivots, brute_force.brute_force_pairs(members, sets, threshold))
+        if min(threshold, containment_threshold) <= 1:
+            record_brute_force(context.recorder, corpus, result, ngram_hashes, threshold, containment_threshold)
         bar.update(total=bar.num_done)
+
+
+def record_brute_force(
+    recorder: MetricRecorder,
+    corpus: RecordSource,
+    result: DedupResult,
+    ngram_hashes: NgramHashFn,
+    threshold: float,
+    containment_threshold: float,
+) -> None:
+    """Compare sampled records with every other one and record what the searches missed."""
+    pivots = sorted(result.representatives.tolist(), key=lambda row: rng.hash_to_unit(result.ids[row], "oracle"))[:NUM_PIVOTS]
+    is_pivot, is_representative = (np.isin(np.arange(len(result.ids)), rows) for rows in (pivots, result.representatives))
+
+    def sets_of(mask: NDArray[np.bool_]) -> Iterator[tuple[int, Hashes]]:
+        return ((row, ngram_hashing.sorted_unique(ngram_hashes(item))) for row, item in select_rows(corpus, mask))
+
+    sets = dict(sets_of(is_pivot))
+    if threshold <= 1:
+        synthetic = minhash.detect_synthetic_duplicates({row: members for row, members in sets.items() if len(members)}, threshold)
+        metrics.record_synthetic_recall(recorder, synthetic)
+        truth = brute_force.brute_force_pairs(sets_of(is_representative), sets, threshold)
+        metrics.record_recall(recorder, result, pivots, truth)
+    if containment_threshold <= 1:
+        truth = brute_force.brute_force_pairs(sets_of(is_representative), sets, containment_threshold, "containment")
+        metrics.record_containment(recorder, result, truth)
 
 
 @dataclass(frozen=True)

@@ -82,13 +82,18 @@ class ParagraphDedupSpec:
     min_documents: int
 
 
+NO_CONTAINMENT = 2.0  # no set contains twice its members: a threshold that nothing reaches
+
+
 @dataclass(frozen=True)
 class DedupeSpec:
     """Define how a domain detects duplicate records.
 
     Records with equal `normalize(record)` are exact duplicates. `ngram_hashes(config)` returns a function from a record to the hashes
     of its n-grams; records whose n-gram sets have a Jaccard similarity of at least `jaccard_threshold(config)` are near-duplicates
-    (a threshold above 1 disables the search). `paragraph_dedup(config)` is None if repeated paragraphs are not searched.
+    (a threshold above 1 disables the search). Records of which one contains at least `containment_threshold(config)` of the n-grams
+    of the other are kept, but in one cluster, so that the split does not separate them (above 1: no search, the default).
+    `paragraph_dedup(config)` is None if repeated paragraphs are not searched.
     """
 
     config_type: type
@@ -96,6 +101,7 @@ class DedupeSpec:
     ngram_hashes: Callable[[Any], Callable[[Record], "NDArray[np.uint64]"]]
     jaccard_threshold: Callable[[Any], float]
     paragraph_dedup: Callable[[Any], ParagraphDedupSpec | None] = lambda config: None
+    containment_threshold: Callable[[Any], float] = lambda config: NO_CONTAINMENT
 
 
 class Tokenizer(Protocol):

@@ -4,18 +4,23 @@ They are the ground truth for recall and precision.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import numpy as np
 
 from provenlm.core.ngram_hashing import Hashes
+from provenlm.dedup.containment import MIN_SHARED_NGRAMS
 
 
 def brute_force_pairs(
-    sets: Iterable[tuple[int, Hashes]], pivots: Mapping[int, Hashes], threshold: float
+    sets: Iterable[tuple[int, Hashes]],
+    pivots: Mapping[int, Hashes],
+    threshold: float,
+    measure: Literal["jaccard", "containment"] = "jaccard",
 ) -> dict[tuple[int, int], float]:
-    """Compare every set with every pivot by exact Jaccard similarity.
+    """Compare every set with every pivot by exact Jaccard similarity or containment.
 
-    Returns the similarity of each pair (smaller row first) that reaches `threshold`.
+    Returns the similarity of each pair (smaller row first) that reaches `threshold`; pairs by containment share MIN_SHARED_NGRAMS n-grams.
 
     Sets must be sorted and unique. Memory holds the pivots and one set.
     """
@@ -30,9 +35,13 @@ def brute_force_pairs(
         counts = last - first
         element_indices = np.arange(counts.sum()) + np.repeat(first - np.cumsum(counts) + counts, counts)
         intersections = np.bincount(owners[element_indices], minlength=len(rows))
-        unions = np.maximum(1, sizes + len(members) - intersections)
-        for pivot in np.flatnonzero(intersections / unions >= threshold).tolist():
+        if measure == "jaccard":
+            wholes = np.maximum(1, sizes + len(members) - intersections)
+        else:
+            wholes = np.maximum(1, np.minimum(sizes, len(members)))
+            intersections[intersections < MIN_SHARED_NGRAMS] = 0
+        for pivot in np.flatnonzero(intersections / wholes >= threshold).tolist():
             pivot_row = int(rows[pivot])
             if pivot_row != row:
-                pairs[min(row, pivot_row), max(row, pivot_row)] = float(intersections[pivot] / unions[pivot])
+                pairs[min(row, pivot_row), max(row, pivot_row)] = float(intersections[pivot] / wholes[pivot])
     return pairs

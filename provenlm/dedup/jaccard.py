@@ -43,6 +43,10 @@ class SetStore:
             self._cache_bytes -= self._cache.popitem(last=False)[1].nbytes
         return members
 
+    def size(self, row: int) -> int:
+        """Return the number of members of a set."""
+        return self._locations[row][1]
+
     def __enter__(self) -> "SetStore":
         return self
 
@@ -61,7 +65,8 @@ def jaccard_similarities(pairs: RowArray, sets: SetStore) -> NDArray[np.float64]
 
 
 @jit
-def _intersection_size(first: Hashes, second: Hashes) -> int:
+def intersection_size(first: Hashes, second: Hashes) -> int:
+    """Count the common members of two sorted sets."""
     first_index = second_index = size = 0
     while first_index < len(first) and second_index < len(second):
         if first[first_index] == second[second_index]:
@@ -77,5 +82,5 @@ def _intersection_size(first: Hashes, second: Hashes) -> int:
 
 def jaccard(first: Hashes, second: Hashes) -> float:
     """Compute the Jaccard similarity of two sorted sets; 0 if both are empty."""
-    intersection = _intersection_size(first, second)
+    intersection = intersection_size(first, second)
     return intersection / max(1, len(first) + len(second) - intersection)

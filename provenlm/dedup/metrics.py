@@ -134,6 +134,23 @@ def record_dedup_metrics(metrics: MetricRecorder, result: DedupResult, tally: De
     metrics.tables.append(least_similar_table(result))
 
 
+def record_containment(metrics: MetricRecorder, result: DedupResult, truth: dict[tuple[int, int], float]) -> None:
+    """Record the pairs that clusters join because one record contains much of the other.
+
+    `truth` has the pairs that brute force found for sampled rows: none may be in two clusters.
+    """
+    description = "Pairs of distinct records of which one contains at least the containment threshold of the n-grams of the other"
+    metrics.add_count("pairs.contained", len(result.contained.pairs), "pairs", description)
+    num_separated = sum(result.cluster_ids[first] != result.cluster_ids[second] for first, second in truth)
+    description = f"Number of such pairs that brute force found for sampled records ({len(truth)}) and that are in two clusters"
+    metrics.add_count("pairs.separated", num_separated, "pairs", description)
+    metrics.add_check("pairs.separated", "== 0", "variants of one record may be in both splits: lower dedupe.containment_threshold")
+    description = "Kept records in clusters of two or more kept records: variants that the split keeps together"
+    num_kept = Counter(name for name, is_kept in zip(result.cluster_ids, result.kept_mask.tolist(), strict=True) if is_kept)
+    metrics.add_count("clusters.variants", sum(count for count in num_kept.values() if count > 1), "records", description)
+    metrics.tables.append(least_contained_table(result))
+
+
 def record_paragraph_metrics(metrics: MetricRecorder, result: DedupResult, tally: DedupTally) -> None:
     """Record repeated and removed paragraphs, with a table of the largest."""
     with metrics.scope("paragraphs") as scoped:
@@ -216,6 +233,18 @@ def similarity_histogram(result: DedupResult) -> PlotSeries:
     return PlotSeries(
         "similarities", "hist", description, "Jaccard similarity", "records", edges.round(3).tolist(), {"removed": counts}
     )
+
+
+def least_contained_table(result: DedupResult) -> AuditTable:
+    """List the joined pairs with the lowest containment."""
+    order = np.argsort(result.contained.containments, kind="stable")[:MAX_EXAMPLES].tolist()
+    rows = [
+        (result.sources[first], result.sources[second], round(float(result.contained.containments[index]), 4))
+        for index in order
+        for first, second in [result.contained.pairs[index].tolist()]
+    ]
+    title = f"The {MAX_EXAMPLES} pairs of records in one cluster with the lowest containment"
+    return AuditTable("contained_records", title, ("record", "other record", "containment"), rows)
 
 
 def least_similar_table(result: DedupResult) -> AuditTable:

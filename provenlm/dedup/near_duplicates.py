@@ -2,7 +2,8 @@
 
 Exact duplicates have equal normalized bytes. Near-duplicates are found by MinHash (provenlm.dedup.minhash; for training data: Lee et
 al., arXiv 2107.06499) and verified by the exact Jaccard similarity of their n-gram sets. A record is removed only if it was verified
-against a kept one. Kept records are chosen greedily by score, then length, then id.
+against a kept one. Kept records are chosen greedily by score, then length, then id. Clusters, which decide the split, may join more
+records: those of which one contains much of the other (provenlm.dedup.containment).
 
 Memory holds a few hundred bytes per record, including band hashes, and a bounded part of the n-gram sets (provenlm.dedup.jaccard).
 """
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 
 from provenlm.core import rng
 from provenlm.core.executors.base import RecordMap, RecordSource
+from provenlm.core.interfaces import NO_CONTAINMENT
 from provenlm.core.ngram_hashing import Hashes, sorted_unique
 from provenlm.core.records import Record
+from provenlm.dedup.containment import ContainmentPairs, find_contained
 from provenlm.dedup.jaccard import RowArray, SetStore, jaccard_similarities
 from provenlm.dedup.minhash import MinHasher, candidate_pairs
 
@@ -47,6 +50,7 @@ class DedupResult:
 
     representatives: first row of each group of exact duplicates; representative_kept_mask: whether one of the group is kept.
     pairs: (n, 2), verified near-duplicates among the representatives, with their `similarities`.
+    contained: pairs of representatives of which one contains much of the other.
     cluster_ids: one for each row, see `connected_components`.
     """
 
@@ -60,6 +64,7 @@ class DedupResult:
     num_candidates: int
     pairs: RowArray
     similarities: NDArray[np.float64]
+    contained: ContainmentPairs
 
 
 @dataclass
@@ -84,12 +89,19 @@ class SignaturePass:
         return ranks
 
 
-def find_duplicates(corpus: RecordSource, normalize: NormalizeFn, ngram_hashes: NgramHashFn, threshold: float) -> DedupResult:
+def find_duplicates(
+    corpus: RecordSource,
+    normalize: NormalizeFn,
+    ngram_hashes: NgramHashFn,
+    threshold: float,
+    containment_threshold: float = NO_CONTAINMENT,
+) -> DedupResult:
     """Find the duplicates among the records of `corpus`.
 
     The metadata of each record must contain `score`.
 
-    `ngram_hashes` must depend only on the result of `normalize`. With a `threshold` above 1 only exact duplicates are searched.
+    `ngram_hashes` must depend only on the result of `normalize`. With a `threshold` above 1 only exact duplicates are searched. Records
+    with a containment of at least `containment_threshold` are in one cluster.
     """
     signatures = collect_signatures(corpus, make_signature_step(normalize, ngram_hashes, threshold))
     ranks, group_ids = signatures.ranks(), np.array(signatures.group_ids, np.int64)
@@ -111,6 +123,11 @@ def find_duplicates(corpus: RecordSource, normalize: NormalizeFn, ngram_hashes: 
             similarity = jaccard_similarities(representatives[likely_pairs], sets)
     verified = similarity >= threshold
     pairs, similarity = likely_pairs[verified], similarity[verified]
+    contained = ContainmentPairs(np.zeros((0, 2), np.int64), np.zeros(0))
+    if containment_threshold <= 1:
+        rows = set(representatives.tolist())
+        with SetStore((row, sorted_unique(ngram_hashes(item))) for row, item in enumerate(corpus.read()) if row in rows) as sets:
+            contained = find_contained(sets, representatives.tolist(), containment_threshold)
     matches = select_kept(pairs, similarity, ranks[best_rows])
     duplicates = [
         Duplicate(row, int(best_rows[target]), "exact" if target == group else "near", 1.0 if target == group else match_similarity)
@@ -121,7 +138,8 @@ def find_duplicates(corpus: RecordSource, normalize: NormalizeFn, ngram_hashes: 
     kept_mask = np.ones(len(group_ids), bool)
     kept_mask[[duplicate.row for duplicate in duplicates]] = False
     representative_kept_mask = np.array([target == group for group, (target, _) in enumerate(matches)], bool)
-    cluster_ids = connected_components(signatures.ids, group_ids, pairs)
+    joined_pairs = np.concatenate([pairs, group_ids[contained.pairs]])
+    cluster_ids = connected_components(signatures.ids, group_ids, joined_pairs)
     return DedupResult(
         signatures.ids,
         signatures.sources,
@@ -133,6 +151,7 @@ def find_duplicates(corpus: RecordSource, normalize: NormalizeFn, ngram_hashes: 
         len(likely_pairs),
         representatives[pairs],
         similarity,
+        contained,
     )
 
 

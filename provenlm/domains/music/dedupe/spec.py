@@ -13,26 +13,28 @@ from provenlm.core import ngram_hashing
 from provenlm.core.interfaces import DedupeSpec
 from provenlm.core.ngram_hashing import Hashes
 from provenlm.core.records import Record
-from provenlm.domains.music.content.melody import melody_steps, skyline
-from provenlm.domains.music.content.score import IntArray, note_table, read_score
-
-STEPS_PER_QUARTER = 12  # 16th notes and triplets
+from provenlm.domains.music.content.melody import melody_steps, score_skyline
+from provenlm.domains.music.content.score import IntArray, read_score
 
 
 @dataclass(frozen=True)
 class MusicDedupeConfig:
     """Configure deduplication of scores.
 
-    jaccard_threshold: similarity of n-gram sets from which on two scores are near-duplicates; above 1: exact duplicates only.
+    jaccard_threshold: similarity of n-gram sets from which on one of two scores is removed; above 1: exact duplicates only.
+    containment_threshold: fraction of the smaller n-gram set in the other one from which on two scores are variants, which are both
+        kept, in one split; above 1: no search. Of 20,000 random pairs of tunes none reached 0.58.
     ngram_notes: number of notes of an n-gram.
     """
 
-    jaccard_threshold: float = 0.5
+    jaccard_threshold: float = 0.8
+    containment_threshold: float = 0.6
     ngram_notes: int = 6
 
     def __post_init__(self) -> None:
-        if not self.jaccard_threshold > 0:
-            raise ValueError(f"jaccard_threshold must be > 0, got {self.jaccard_threshold}")
+        for name in ("jaccard_threshold", "containment_threshold"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
         if self.ngram_notes < 3:
             raise ValueError(f"ngram_notes must be >= 3, got {self.ngram_notes}")
 
@@ -45,7 +47,7 @@ def melody_of(record: Record) -> IntArray:
 @lru_cache(maxsize=2)  # called by `normalize` and by `ngram_hashes` for each record
 def encode_melody(content: bytes) -> IntArray:
     """Return the encoded melody of a canonical MIDI file."""
-    return melody_steps(*skyline(note_table(read_score(content), STEPS_PER_QUARTER)))
+    return melody_steps(*score_skyline(read_score(content)))
 
 
 def ngram_hashes(config: MusicDedupeConfig) -> Callable[[Record], Hashes]:
@@ -66,4 +68,10 @@ def normalize(record: Record) -> bytes:
     return steps.tobytes() if len(steps) else record.content
 
 
-SPEC = DedupeSpec(MusicDedupeConfig, normalize, ngram_hashes, lambda config: config.jaccard_threshold)
+SPEC = DedupeSpec(
+    MusicDedupeConfig,
+    normalize,
+    ngram_hashes,
+    lambda config: config.jaccard_threshold,
+    containment_threshold=lambda config: config.containment_threshold,
+)
