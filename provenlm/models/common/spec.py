@@ -40,7 +40,10 @@ class Posterior(NamedTuple):
 
 
 class LatentSample(NamedTuple):
-    """Hold latents from the prior and, for a model with attributes, their classes (int64)."""
+    """Hold latents from the prior and their attributes.
+
+    Attributes are classes, int64; None for a model without attributes.
+    """
 
     latents_BNZ: Tensor
     attributes_BNA: Tensor | None
@@ -185,9 +188,9 @@ def resolve_model(section: Mapping[str, Any], location: str) -> ResolvedModel:
 
 
 def complete_model(model: ResolvedModel, token_classes: Mapping[str, Any], location: str) -> ResolvedModel:
-    """Complete the config of a model by the token classes of its corpus, so that the checkpoint records them.
+    """Complete the config of a model by the token classes of its corpus.
 
-    `location` is the prefix of error messages. Raises ConfigError if the model needs a class that the tokens do not have.
+    The checkpoint then records them. `location` is the prefix of error messages. Raises ConfigError if the model needs a class that the tokens do not have.
     """
     if model.spec.with_token_classes is None:
         return model

@@ -74,9 +74,9 @@ class MusicTransformerConfig:
 
 
 def with_token_classes(config: MusicTransformerConfig, token_classes: Mapping[str, Sequence[int]]) -> MusicTransformerConfig:
-    """Return the config with the bar tokens of a corpus, where the model needs them and the config names none.
+    """Return the config with the bar tokens of a corpus.
 
-    Raises ConfigError if the tokens have no bars.
+    They are set where the model needs them and the config names none. Raises ConfigError if the tokens have no bars.
     """
     if not config.needs_bars or config.bar_token_ids is not None:
         return config

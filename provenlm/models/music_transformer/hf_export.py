@@ -1,4 +1,4 @@
-"""Convert the music transformer to Llama of Hugging Face transformers, where it is one."""
+"""Convert the music transformer to Hugging Face's Llama, where it is one."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,10 @@ from provenlm.models.music_transformer.config import MusicTransformerConfig
 
 
 def to_hf(config: MusicTransformerConfig, vocab_size: int, state_dict: Mapping[str, Tensor]) -> HFExport:
-    """Convert the state dict of a MusicTransformer. Raises ConfigError for a model that transformers cannot represent."""
+    """Convert the state dict of a MusicTransformer.
+
+    Raises ConfigError for a model that transformers cannot represent.
+    """
     if config.attention != "plain" or config.variant != "llama" or config.head_bias:
         raise ConfigError(
             "transformers has no such model: export needs attention: plain, variant: llama and head_bias: false, "

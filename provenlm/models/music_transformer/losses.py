@@ -1,4 +1,4 @@
-"""Define the training objective of the music transformer: next-token cross-entropy.
+"""Define the objective of the music transformer: next-token cross-entropy.
 
 Shapes: B batch, T positions, D hidden size, N = B·T tokens, V vocabulary.
 """

@@ -67,9 +67,9 @@ class MusicTransformer(decoder.Decoder):
         return F.linear(self.hidden_states(tokens_BT, cache)[0], self.lm_head_weight, self.head_bias)
 
     def segment_starts(self, tokens_BT: Tensor, positions_BT: Tensor) -> Tensor:
-        """Return at which tokens a segment begins; `positions_BT` count from the start of the document.
+        """Return at which tokens a segment begins.
 
-        Raises ConfigError if the model does not know its bar tokens.
+        `positions_BT` count from the start of the document. Raises ConfigError if the model does not know its bar tokens.
         """
         if self.config.summaries == "stride":
             return positions_BT % self.config.summary_stride == 0
@@ -105,7 +105,10 @@ class MusicTransformer(decoder.Decoder):
 
 
 def number_segments(starts_BT: Tensor) -> Tensor:
-    """Number segments from 0; the first one begins with the sequence, whether or not its first token begins a segment."""
+    """Number segments from 0.
+
+    The first one begins with the sequence, whether or not its first token begins a segment.
+    """
     return starts_BT.cumsum(1) - starts_BT[:, :1].long()
 
 

@@ -6,7 +6,10 @@ from provenlm.models.common.spec import PlannedShape, SizeRules
 
 
 def config_fields(shape: PlannedShape) -> dict[str, Any]:
-    """Return the config of a planned shape: plain attention in the variant llama, as many key/value heads as heads."""
+    """Return the config of a planned shape: plain attention in the variant llama.
+
+    There are as many key/value heads as heads.
+    """
     return {
         "attention": "plain",
         "variant": "llama",

@@ -38,7 +38,7 @@ class HierarchicalScope:
 
 
 class HierarchicalAttention(nn.Module):
-    """Join local attention and attention to summaries of segments by one output matrix.
+    """Join local attention and attention to summaries by one output matrix.
 
     `summary_norm` normalises the mean states of a segment, whose size falls with the length of the segment.
     """
@@ -106,7 +106,7 @@ class HierarchicalAttention(nn.Module):
 
 
 class HierarchicalBlock(nn.Module):
-    """Add the outputs of hierarchical attention and feed-forward layer to the residual stream.
+    """Add attention and feed-forward layer to the residual stream.
 
     `mlp(hidden_BTD)` returns its output and None, as the feed-forward layers do.
     """
@@ -138,9 +138,9 @@ class HierarchicalBlock(nn.Module):
 def causal_scope(
     segments_BT: Tensor, window: int, head_dim: int, rope_theta: float, documents_BT: Tensor | None = None
 ) -> HierarchicalScope:
-    """Let each position attend to the last `window` positions and to the summaries of finished segments.
+    """Let positions attend to a window and to summaries of finished segments.
 
-    `segments_BT` never fall along a sequence. With `documents_BT` nothing of another document is seen; segments must then
+    The window has the last `window` positions, the own one included. `segments_BT` never fall along a sequence. With `documents_BT` nothing of another document is seen; segments must then
     begin anew in each document.
     """
     seq_len = segments_BT.shape[1]
@@ -178,7 +178,7 @@ def cached_scope(
 
 
 def own_segment_scope(segments_BT: Tensor, head_dim: int, rope_theta: float) -> HierarchicalScope:
-    """Let each position attend to all positions and to the summary of its own segment, for encoders of segments."""
+    """Let each position attend to its own segment and its summary, in encoders."""
     mean_BST = _segment_means(segments_BT)
     own_BTS = torch.arange(mean_BST.shape[1], device=segments_BT.device) == segments_BT[..., None]
     local_mask_B1TT = (segments_BT[:, :, None] == segments_BT[:, None, :])[:, None]
@@ -238,9 +238,9 @@ def num_hierarchical_attention_params(hidden_size: int, bias: bool, num_norm_par
 
 
 def hierarchical_attention_flops(hidden_size: int, seq_len: int, window: int, num_segments: int) -> int:
-    """Count the FLOPs of attention per token, forward and backward, without the projections of positions.
+    """Count the FLOPs of attention per token, forward and backward.
 
-    A position counts as attending to all slots that are computed for it: two windows, or `seq_len` positions if they fit into one, and
+    The projections of positions do not count. A position counts as attending to all slots that are computed for it: two windows, or `seq_len` positions if they fit into one, and
     all summaries. Means of states, and keys and values of summaries, are computed once for each of `num_segments`.
     """
     num_queries, num_slots = (seq_len, seq_len) if seq_len <= window else (-(-seq_len // window) * window, 2 * window)
