@@ -29,7 +29,7 @@ Gradients = Mapping[str, Tensor]  # by parameter name; a parameter without a gra
 
 @dataclass(frozen=True)
 class TermReach:
-    """Hold the gradient norms of one term by leaf module, and its part in the gradient of the minimised loss.
+    """Hold the gradient norms of one term by leaf module.
 
     `share` is the norm of the weighted gradient of the term relative to the norm of the gradient of the loss.
     """
@@ -53,12 +53,12 @@ class ObjectiveReach:
 
     @property
     def inert_terms(self) -> list[str]:
-        """Return the terms without a gradient, and those with no weight in the minimised loss."""
+        """Return the terms without a gradient or without weight in the loss."""
         return [f"{self.name}.{name}" for name, term in self.terms.items() if not (term.total_norm > 0 and term.share > MIN_SHARE)]
 
     @property
     def unreached_modules(self) -> list[str]:
-        """Return the modules that the objective trains and that the gradient of its loss does not reach."""
+        """Return the trained modules that the gradient of the loss does not reach."""
         return [module for module in self.trained_modules if not self.terms[LOSS].norms.get(module, 0.0) > 0]
 
 
@@ -120,7 +120,7 @@ def measure_reach(model: nn.Module, objective: Objective, batch: Batch) -> Objec
 
 
 def untrained_params(model: nn.Module, objectives: Sequence[Objective]) -> dict[str, int]:
-    """Return the trainable parameter tensors that no objective trains, with their sizes."""
+    """Return the trainable tensors that no objective trains, with their sizes."""
     trained = {id(p) for objective in objectives for group in objective.param_groups.values() for p in group}
     return {name: p.numel() for name, p in model.named_parameters() if p.requires_grad and id(p) not in trained}
 

@@ -72,6 +72,8 @@ def _record_counts(metrics: MetricRecorder, prefix: str, label: str, model: nn.M
     trainable = sum(p.numel() for p in unique_params if p.requires_grad)
     metrics.add_count(f"{prefix}trainable", trainable, "parameters", f"Trainable parameters{label}")
     metrics.add_count(f"{prefix}analytic.total", analytic_counts["total"], "parameters", f"Parameters{label}, by formula")
+    size = sum(p.numel() * p.element_size() for p in unique_params)
+    metrics.add_count(f"{prefix}bytes", size, "bytes", f"Size of the parameters{label}")
     description = f"Active parameters per token{label}, by formula"
     metrics.add_count(f"{prefix}analytic.active", analytic_counts["active"], "parameters", description)
     metrics.add_count(

@@ -1,4 +1,7 @@
-"""Measure whether an adversarial training is balanced: the discriminator's accuracy, and its share of the decoder's gradient."""
+"""Measure whether an adversarial training is balanced.
+
+That is the accuracy of the discriminator and its share of the gradient of the decoder.
+"""
 
 import copy
 from collections.abc import Sequence
@@ -42,8 +45,9 @@ def find_discriminator(objectives: Sequence[Objective]) -> Objective | None:
 
 
 def record_balance(context: EvalContext, metrics: MetricRecorder, config: MusicEvalConfig) -> None:
-    """Record accuracy and gradient share on held-out sequences, with samples as in training.
+    """Record accuracy and gradient share on held-out sequences.
 
+    Tokens are sampled as in training.
     ValueError if the discriminator took no part in the training.
     """
     assert context.objectives is not None
@@ -68,7 +72,10 @@ def record_balance(context: EvalContext, metrics: MetricRecorder, config: MusicE
 
 
 def gradient_share(model: nn.Module, objective: Objective, batch: Any) -> float:
-    """Return the norm of the weighted adversarial gradient at the output matrix relative to that of the likelihood."""
+    """Return the adversarial gradient relative to that of the likelihood.
+
+    Both are norms at the output matrix, the first one as weighted in the loss.
+    """
     matrix = dict(model.named_parameters())[OUTPUT_MATRIX]
     values = objective.loss(batch)
     weight = float(values["adversarial_weight"])

@@ -1,5 +1,6 @@
-"""Fit an n-gram model with Witten-Bell backoff: the baseline that a trained model of music must beat.
+"""Fit an n-gram model with Witten-Bell backoff.
 
+It is the baseline that a trained model of music must beat.
 P(w | h) = (count(h w) + distinct(h) P(w | shorter h)) / (count(h) + distinct(h)), down to the uniform distribution (Witten and Bell
 1991). Contexts do not cross documents.
 """
@@ -34,7 +35,10 @@ class CountTable:
 
 @dataclass(frozen=True)
 class BackoffModel:
-    """Hold, for every context length from 0, the counts of n-grams, of contexts, and of distinct tokens after a context."""
+    """Hold the counts for every context length from 0.
+
+    They count n-grams, contexts, and distinct tokens after a context.
+    """
 
     vocab_size: int
     ngrams: tuple[CountTable, ...]
@@ -42,7 +46,10 @@ class BackoffModel:
     distinct: tuple[CountTable, ...]
 
     def nats(self, split: DatasetSplit, order: int) -> FloatArray:
-        """Return -ln p of every token of a split but the first of each document, with contexts of up to `order` - 1 tokens."""
+        """Return -ln p of every token of a split but the first of each document.
+
+        Contexts have up to `order` - 1 tokens.
+        """
         probability = np.full(len(split.ids), 1 / self.vocab_size)
         for length in range(order):
             context_hashes, ngram_hashes, positions = hash_contexts(split, length)
@@ -55,7 +62,10 @@ class BackoffModel:
 
 
 def fit_backoff(split: DatasetSplit, vocab_size: int, order: int) -> BackoffModel:
-    """Count the n-grams of a split up to `order` tokens. ValueError if it has no document of two tokens."""
+    """Count the n-grams of a split up to `order` tokens.
+
+    ValueError if it has no document of two tokens.
+    """
     if not is_target(split).any():
         raise ValueError("an n-gram model needs at least one document of two tokens to count")
     ngrams, contexts, distinct = [], [], []
@@ -69,8 +79,9 @@ def fit_backoff(split: DatasetSplit, vocab_size: int, order: int) -> BackoffMode
 
 
 def hash_contexts(split: DatasetSplit, length: int) -> tuple[Hashes, Hashes, IntArray]:
-    """Return hashes of the `length` tokens before each target and of these with the target, and the targets' positions.
+    """Hash the `length` tokens before each target, without and with the target.
 
+    Returns both hashes and the positions of the targets.
     Targets with fewer tokens before them in their document are left out.
     """
     ids = np.asarray(split.ids).astype(np.uint64)

@@ -25,7 +25,10 @@ class DataConfiguration:
 
 
 def default_data_configurations() -> dict[str, DataConfiguration]:
-    """Return windows of 512, sequences that grow from 512 to 1024, and 2048 with attention within a piece."""
+    """Return the three configurations of the audit.
+
+    Windows of 512, sequences that grow from 512 to 1024, and 2048 with attention within a piece.
+    """
     return {
         "windows_512": DataConfiguration(512),
         "growing_1024": DataConfiguration(1024, start=512),

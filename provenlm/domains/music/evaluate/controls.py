@@ -1,5 +1,6 @@
-"""Measure what latents and attributes control: reconstructions, interpolations, and how far requests are met.
+"""Measure what latents and attributes control.
 
+That is reconstructions, interpolations, and how far requests are met.
 Two passages are compared by their chroma: the time that each of the twelve pitch classes sounds.
 
 Shapes: B sequences, N latents of a sequence, Z latent size, A attributes.
@@ -28,7 +29,10 @@ SAMPLING = SamplingConfig(temperature=0.8, top_k=0, top_p=0.95, repetition_penal
 
 
 def record_reconstruction(context: EvalContext, metrics: MetricRecorder, config: LatentEvalConfig, batch: Any) -> None:
-    """Record how like its piece a sequence is that was generated from the latents of the piece alone."""
+    """Record how like its piece a reconstruction is.
+
+    It is generated from the latents of the piece alone.
+    """
     sample, counts = encode(context, batch)
     outputs = generate_bars(context, sample, counts, config.max_new_tokens, "reconstruction")
     originals = [chroma(notes) for notes in read_notes(context, sequences_of(batch))]
@@ -51,7 +55,10 @@ def record_reconstruction(context: EvalContext, metrics: MetricRecorder, config:
 
 
 def record_interpolation(context: EvalContext, metrics: MetricRecorder, config: LatentEvalConfig, batch: Any) -> None:
-    """Record whether sequences between the latents of two pieces move from the first to the second."""
+    """Record whether interpolations move from one piece to another.
+
+    They are generated from latents between those of the two pieces.
+    """
     sample, counts = encode(context, batch)
     originals = [chroma(notes) for notes in read_notes(context, sequences_of(batch))]
     pairs = choose_pairs(originals, config.num_pairs)
@@ -90,7 +97,10 @@ def record_interpolation(context: EvalContext, metrics: MetricRecorder, config: 
 
 
 def record_conditioning(context: EvalContext, metrics: MetricRecorder, config: LatentEvalConfig, batch: Any) -> None:
-    """Record the correlation of the class of an attribute that was asked for with the class of the bars that came."""
+    """Record how far requests for an attribute are met.
+
+    That is the correlation of the class that was asked for with the class of the bars that came.
+    """
     assert context.latent is not None
     generator = torch.Generator().manual_seed(rng.derive_seed(context.seed, "conditioning"))
     rows: list[tuple[str, int, int, float]] = []
@@ -122,7 +132,10 @@ def record_conditioning(context: EvalContext, metrics: MetricRecorder, config: L
 
 
 def bar_classes(context: EvalContext, ids: Sequence[int]) -> IntArray:
-    """Return the classes of the attributes of each whole bar of generated ids; the last bar may be cut and is left out."""
+    """Return the attribute classes of each whole bar of generated ids.
+
+    The last bar may be cut and is left out.
+    """
     classes = music_tokenizer(context).token_classes
     table = measure_bars(np.array(ids, np.int64), classes)
     return classify_attributes(table.values_GA)[1:-1]
@@ -130,7 +143,10 @@ def bar_classes(context: EvalContext, ids: Sequence[int]) -> IntArray:
 
 @torch.inference_mode()
 def encode(context: EvalContext, batch: Any) -> tuple[LatentSample, list[int]]:
-    """Return the posterior means of a batch with its attributes, and the number of latents of each sequence."""
+    """Return the posterior means of a batch with its attributes.
+
+    Also returns the number of latents of each sequence.
+    """
     assert context.latent is not None
     posterior = context.latent.posterior(context.model, batch)
     counts: list[int] = posterior.is_latent_BN.sum(1).tolist()
@@ -176,7 +192,10 @@ def cosine(first: FloatArray, second: FloatArray) -> float:
 
 
 def choose_pairs(vectors: Sequence[FloatArray], num_pairs: int) -> list[tuple[int, int]]:
-    """Return pairs of the least similar vectors, each vector in one pair at most; zero vectors are left out."""
+    """Return pairs of the least similar vectors.
+
+    Each vector is in one pair at most; zero vectors are left out. ValueError for fewer than two vectors.
+    """
     usable = [index for index, vector in enumerate(vectors) if vector.any()]
     candidates = sorted((cosine(vectors[a], vectors[b]), a, b) for a in usable for b in usable if a < b)
     pairs: list[tuple[int, int]] = []

@@ -1,4 +1,7 @@
-"""Record what each way to cut the corpus gives to a training: sequences, their length, batches, and the range of all token ids."""
+"""Record what each way to cut the corpus gives to a training.
+
+That is its sequences, their length, the batches, and the range of all token ids.
+"""
 
 from typing import Any
 
@@ -44,7 +47,10 @@ def data_configurations_probe(config: MusicEvalConfig) -> Probe:
 
 
 def record_data_configurations(context: EvalContext, metrics: MetricRecorder, config: MusicEvalConfig) -> None:
-    """Record sizes, lengths and token ids of every configuration, over one whole epoch of the data loader of the training."""
+    """Record sizes, lengths and token ids of every configuration.
+
+    They are read from the data loader of the training, over one whole epoch.
+    """
     metrics.add_count("vocab_size", context.tokens.vocab_size, "tokens", "Size of the vocabulary of the corpus")
     rows = []
     for name, configuration in config.data_configurations.items():

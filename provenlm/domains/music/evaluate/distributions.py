@@ -1,4 +1,7 @@
-"""Compare sets of pieces by the distributions of their musical metrics (Yang and Lerch 2020)."""
+"""Compare sets of pieces by the distributions of their musical metrics.
+
+This is the overlap area of Yang and Lerch (2020).
+"""
 
 from collections.abc import Sequence
 
@@ -10,8 +13,9 @@ NUM_GRID_POINTS = 512
 
 
 def overlap_area(first: FloatArray, second: FloatArray) -> float:
-    """Return the area under the lower of two kernel density estimates: 1 for equal, 0 for disjoint distributions.
+    """Return the area under the lower of two kernel density estimates.
 
+    It is 1 for equal and 0 for disjoint distributions.
     The bandwidth is that of Scott for the first set, which is the reference. ValueError for an empty set.
     """
     if not len(first) or not len(second):

@@ -1,4 +1,4 @@
-"""Record how the model and its tokenizer treat the shortest, the longest and invalid inputs."""
+"""Record how shortest, longest and invalid inputs are treated."""
 
 from collections.abc import Callable
 

@@ -1,5 +1,6 @@
-"""Compare a model that was fine-tuned on a few pieces, such as those of one composer, with the base model that it started from.
+"""Compare a fine-tuned model with the base model that it started from.
 
+It was fine-tuned on a few pieces, such as those of one composer.
 Fine-tuning on a small set must lower the loss on held-out pieces of the set and may not turn samples into copies of its pieces.
 """
 
@@ -32,7 +33,10 @@ def fine_tuning_probe(config: MusicEvalConfig) -> Probe:
 
 
 def record_fine_tuning(context: EvalContext, metrics: MetricRecorder, config: MusicEvalConfig) -> None:
-    """Record loss on held-out pieces and copy rate of samples, of the base model and of the fine-tuned one."""
+    """Record losses and copy rates of the base model and of the fine-tuned one.
+
+    Losses are on held-out pieces, copy rates of samples.
+    """
     base = replace(context, model=context.build_untrained().to(context.device).eval())
     val = context.tokens.val
     hashes = split_hashes(context, context.tokens.train)

@@ -1,4 +1,4 @@
-"""Measure whether a model uses its latents: collapse, reconstruction, interpolation and conditioning.
+"""Measure whether a model uses its latents.
 
 Collapse is judged by the loss: latents from the prior must predict a piece worse than those of its own posterior. The number of active
 units (Burda et al. 2016, arXiv 1509.00519) is reported beside it, but free bits keep it high by construction.
@@ -33,8 +33,9 @@ LATENTS = frozenset({"latent", "validation_split"})
 
 @dataclass(frozen=True)
 class LatentLosses:
-    """Hold, for every held-out sequence, the summed nats of its targets by the source of its latents, and its divergence.
+    """Hold the losses and the divergence of every held-out sequence.
 
+    `nats` are summed over the targets of a sequence, by the source of its latents; `kl_sums` over its latents.
     `kl_Z` is the mean divergence of each dimension per latent, `variance_Z` the variance of the posterior means.
     """
 
@@ -75,7 +76,7 @@ def latent_probes(config: MusicEvalConfig) -> Mapping[str, Probe]:
 
 
 def record_latent_losses(context: EvalContext, metrics: MetricRecorder, config: LatentEvalConfig) -> None:
-    """Record the bound and its parts on held-out sequences, and how much worse latents of the prior do."""
+    """Record the bound and its parts, and how much worse latents of the prior do."""
     losses = measure_latent_losses(context, config)
     mean = {name: float(nats.sum() / losses.num_targets.sum()) for name, nats in losses.nats.items()}
     kl = float(losses.kl_sums.sum() / losses.num_targets.sum())
@@ -112,7 +113,10 @@ def record_latent_losses(context: EvalContext, metrics: MetricRecorder, config: 
 
 @torch.inference_mode()
 def measure_latent_losses(context: EvalContext, config: LatentEvalConfig) -> LatentLosses:
-    """Score held-out sequences with latents of the posterior, of the prior and of another sequence."""
+    """Score held-out sequences with latents from three sources.
+
+    They are the posterior, the prior and the posterior of another sequence.
+    """
     assert context.latent is not None
     generator = torch.Generator().manual_seed(rng.derive_seed(context.seed, "latent losses"))
     nats: dict[str, list[FloatArray]] = {"posterior": [], "prior": [], "shuffled": []}
@@ -139,7 +143,10 @@ def measure_latent_losses(context: EvalContext, config: LatentEvalConfig) -> Lat
 
 
 def sample_latents(context: EvalContext, batch: Any, posterior: Posterior, generator: torch.Generator) -> dict[str, Tensor]:
-    """Return latents_BNZ of a batch from the posterior, from the prior, and those of another sequence, repeated where it has fewer."""
+    """Return latents_BNZ of a batch by their source.
+
+    `posterior`, `prior`, and `shuffled`: those of another sequence, repeated where it has fewer.
+    """
     assert context.latent is not None
     noise_BNZ = torch.randn(posterior.mean_BNZ.shape, generator=generator).to(posterior.mean_BNZ)
     own_BNZ = posterior.mean_BNZ + (0.5 * posterior.log_variance_BNZ).exp() * noise_BNZ
@@ -154,7 +161,10 @@ def sample_latents(context: EvalContext, batch: Any, posterior: Posterior, gener
 
 
 def validation_passes(context: EvalContext, config: LatentEvalConfig) -> Iterator[Any]:
-    """Yield evenly spaced held-out sequences, SEQUENCES_PER_PASS at a time, on the device of the model."""
+    """Yield evenly spaced held-out sequences, SEQUENCES_PER_PASS at a time.
+
+    They are on the device of the model.
+    """
     if context.make_trainer is None:
         raise ValueError("the context must be able to assemble a training, got none")
     trainer = context.make_trainer(context.model, context.tokens, {"eval": TrainEvalConfig(1, config.num_sequences)})
@@ -165,7 +175,7 @@ def validation_passes(context: EvalContext, config: LatentEvalConfig) -> Iterato
 
 
 def validation_batch(context: EvalContext, config: LatentEvalConfig) -> Any:
-    """Return the held-out sequences to generate from, as one batch; the longest ones, whose latents are many."""
+    """Return the held-out sequences to generate from, as one batch."""
     if context.make_trainer is None:
         raise ValueError("the context must be able to assemble a training, got none")
     number = config.num_reconstructions

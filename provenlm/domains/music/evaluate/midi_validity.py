@@ -1,4 +1,7 @@
-"""Check the bytes of a Standard MIDI File against the specification, without the library that wrote it (RP-001, 1996)."""
+"""Check the bytes of a Standard MIDI File against the specification.
+
+It is RP-001 (1996). The library that wrote the file is not used.
+"""
 
 import struct
 
@@ -8,7 +11,10 @@ NUM_DATA_BYTES = {0x8: 2, 0x9: 2, 0xA: 2, 0xB: 2, 0xC: 1, 0xD: 1, 0xE: 2}  # of 
 
 
 def midi_error(content: bytes) -> str | None:
-    """Return what is wrong with a MIDI file, or None: chunks, lengths, events, and an end for every note."""
+    """Return what is wrong with a MIDI file, or None.
+
+    It checks chunks, lengths, events, and an end for every note.
+    """
     try:
         length, file_format, num_tracks, division = struct.unpack(">4xIHHH", content[:14])
     except struct.error:

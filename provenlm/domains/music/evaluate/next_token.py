@@ -1,4 +1,7 @@
-"""Record how well a model predicts the next token of music: its loss beside n-grams, and what it repeats."""
+"""Record how well a model predicts the next token of music.
+
+That is its loss beside n-grams, and what it repeats.
+"""
 
 import numpy as np
 import torch

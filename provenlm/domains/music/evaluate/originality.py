@@ -1,4 +1,7 @@
-"""Compare melodies with training pieces by patterns of six notes, whatever their key and tempo (after Yin et al. 2022)."""
+"""Compare melodies with training pieces by patterns of six notes.
+
+Key and tempo do not matter (after Yin et al. 2022).
+"""
 
 import numpy as np
 
@@ -11,7 +14,10 @@ NUM_NOTES = 6
 
 
 def melody_hashes(notes: NoteTable) -> Hashes:
-    """Hash the patterns of NUM_NOTES successive notes of the melody; none for a shorter melody."""
+    """Hash the patterns of NUM_NOTES successive notes of the melody.
+
+    A shorter melody has none.
+    """
     steps = melody_steps(*skyline(notes))
     if len(steps) < NUM_NOTES - 1:
         return np.zeros(0, np.uint64)
@@ -19,6 +25,9 @@ def melody_hashes(notes: NoteTable) -> Hashes:
 
 
 def shared_ratio(notes: NoteTable, training_hashes: Hashes) -> float | None:
-    """Return the fraction of the melody's patterns that occur in `training_hashes`; None without a pattern."""
+    """Return the fraction of the melody's patterns that occur in training.
+
+    None without a pattern.
+    """
     hashes = melody_hashes(notes)
     return float(np.isin(hashes, training_hashes).mean()) if len(hashes) else None

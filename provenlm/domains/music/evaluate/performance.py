@@ -1,5 +1,6 @@
-"""Measure forward passes, training steps and generation at several sequence lengths: time, its spread, and peak memory.
+"""Measure passes, steps and generation at several sequence lengths.
 
+That is the time, its spread, and the peak memory.
 Batches are real training sequences; every length is warmed up and repeated.
 """
 
@@ -42,8 +43,9 @@ MEBIBYTE = 1 << 20
 
 @dataclass(frozen=True)
 class Timing:
-    """Hold the seconds of repetitions of one operation, the tokens of each, and its peak memory beyond the weights.
+    """Hold the seconds of repetitions of one operation.
 
+    Beside them the tokens of each, and the peak memory beyond the weights.
     `peak_bytes` is None on a device whose allocator has no count, and where it was not measured.
     """
 

@@ -1,4 +1,7 @@
-"""Draw the sets of pieces that are compared: samples of the model, real pieces, and random tokens."""
+"""Draw the sets of pieces that are compared.
+
+They are samples of the model, real pieces, and random tokens.
+"""
 
 from dataclasses import dataclass
 
@@ -24,7 +27,10 @@ NUM_TRAINED_SEQUENCES = 8
 
 @dataclass(frozen=True)
 class Pieces:
-    """Hold the token sequences of a set of pieces, the notes of those that have any, and their musical metrics."""
+    """Hold the token sequences of a set of pieces.
+
+    Notes and musical metrics are those of the pieces that have any notes.
+    """
 
     sequences: Sequences
     notes: list[NoteTable]
@@ -39,8 +45,9 @@ def music_tokenizer(context: EvalContext) -> MidiTokenizer:
 
 
 def sample_pieces(context: EvalContext, config: MusicEvalConfig) -> Pieces:
-    """Generate `num_samples` pieces; a piece ends at `eos` or after `num_sample_tokens` tokens.
+    """Generate `num_samples` pieces.
 
+    A piece ends at `eos` or after `num_sample_tokens` tokens.
     A model of next tokens continues `bos`; a model with latents decodes latents from its prior.
     """
     sampling = SamplingConfig(temperature=config.temperature, top_k=0, top_p=config.top_p, repetition_penalty=1.0)
@@ -57,7 +64,10 @@ def sample_pieces(context: EvalContext, config: MusicEvalConfig) -> Pieces:
 def decode_latents(
     context: EvalContext, sample: LatentSample, sampling: SamplingConfig, max_new_tokens: int, generator: torch.Generator
 ) -> list[list[int]]:
-    """Generate one sequence of ids from each row of latents. ValueError if the model has none."""
+    """Generate one sequence of ids from each row of latents.
+
+    ValueError if the model has none.
+    """
     if context.latent is None:
         raise ValueError("the model must have latents, got none")
     stream = latent_stream(context)
@@ -84,7 +94,10 @@ def num_trained_latents(context: EvalContext) -> int:
 
 
 def real_pieces(context: EvalContext, split: DatasetSplit, config: MusicEvalConfig, label: str) -> Pieces:
-    """Draw pieces of a split, as many as there are samples, each cut to the length of a sample."""
+    """Draw pieces of a split, each cut to the length of a sample.
+
+    There are as many as samples.
+    """
     order = rng.make_rng(context.seed, label).permutation(len(split.record_ids))[: config.num_samples]
     starts = split.doc_offsets[order] + ("bos" in context.tokens.special_tokens)
     ends = np.minimum(split.doc_offsets[order + 1], starts + config.num_sample_tokens)

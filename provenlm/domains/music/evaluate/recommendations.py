@@ -1,4 +1,7 @@
-"""Derive recommendations from what the other probes measured; no sentence is printed without its figure."""
+"""Derive recommendations from what the other probes measured.
+
+No sentence is printed without its figure.
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -15,7 +18,10 @@ Figures = Mapping[str, float]
 
 
 class Recommendation(NamedTuple):
-    """Hold one finding and what follows from it; `passed` is None for advice that is no gate."""
+    """Hold one finding and what follows from it.
+
+    `passed` is None for advice that is no gate.
+    """
 
     area: str
     finding: str
@@ -79,7 +85,10 @@ def by_length(figures: Figures, metric: str) -> dict[int, float]:
 
 
 def recommended_length(figures: Figures) -> int | None:
-    """Return the longest sequence that trains nearly as fast, per token, as the best one."""
+    """Return the longest sequence that trains nearly as fast as the best one.
+
+    Speeds are tokens per second.
+    """
     rates = by_length(figures, "step.tokens_per_second")
     return max((length for length, rate in rates.items() if rate >= SPEED_TOLERANCE * max(rates.values())), default=None)
 

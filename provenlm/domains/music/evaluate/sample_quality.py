@@ -22,7 +22,10 @@ MIN_PIECES = 2  # to compare distributions
 
 
 def record_grammar(context: EvalContext, metrics: MetricRecorder, config: MusicEvalConfig, samples: Pieces) -> None:
-    """Record the fraction of tokens that follow the grammar: of samples, of real pieces and of random tokens."""
+    """Record the fraction of tokens that follow the grammar.
+
+    It is recorded for samples, real pieces and random tokens.
+    """
     tokenizer = music_tokenizer(context)
 
     def valid_ratio(sequences: Sequences) -> float:
@@ -47,7 +50,7 @@ def record_grammar(context: EvalContext, metrics: MetricRecorder, config: MusicE
 
 
 def record_musical_metrics(context: EvalContext, metrics: MetricRecorder, config: MusicEvalConfig, samples: Pieces) -> None:
-    """Record how much the distributions of musical metrics overlap with those of held-out pieces."""
+    """Record how much musical metrics overlap with those of held-out pieces."""
     reference = real_pieces(context, context.tokens.val, config, "reference pieces")
     train = real_pieces(context, context.tokens.train, config, "ceiling pieces")
     floor = random_pieces(context, config)
@@ -90,7 +93,10 @@ def record_musical_metrics(context: EvalContext, metrics: MetricRecorder, config
 
 
 def record_originality(context: EvalContext, metrics: MetricRecorder, config: MusicEvalConfig, samples: Pieces) -> None:
-    """Record how much of a melody occurs in the training pieces: of samples, and of held-out human pieces for comparison."""
+    """Record how much of a melody occurs in the training pieces.
+
+    It is recorded for samples, and for held-out human pieces.
+    """
     training_hashes = split_hashes(context, context.tokens.train)
     human_ratios = copy_ratios(real_pieces(context, context.tokens.val, config, "human pieces"), training_hashes)
     model_ratios = copy_ratios(samples, training_hashes)
@@ -115,5 +121,8 @@ def split_hashes(context: EvalContext, split: DatasetSplit) -> Hashes:
 
 
 def copy_ratios(pieces: Pieces, hashes: Hashes) -> list[float]:
-    """Return, for each piece with a melody of six notes, the fraction of its patterns that occur in `hashes`."""
+    """Return the fraction of each piece's patterns that occur in `hashes`.
+
+    Pieces without a melody of six notes are left out.
+    """
     return [ratio for notes in pieces.notes if (ratio := shared_ratio(notes, hashes)) is not None]

@@ -30,7 +30,10 @@ RecordSamples = Callable[[EvalContext, MetricRecorder, MusicEvalConfig, Pieces],
 
 
 def make_probes(config: MusicEvalConfig) -> Mapping[str, Probe]:
-    """Return the probes of music by name; `recommendations` is last, because it reads what the others measured."""
+    """Return the probes of music by name.
+
+    `recommendations` is last, because it reads what the others measured.
+    """
     findings = Findings()
     probes = {
         "data": data_configurations_probe(config),
@@ -71,7 +74,10 @@ def next_token_probes(config: MusicEvalConfig) -> Mapping[str, Probe]:
 
 
 def sample_probes(config: MusicEvalConfig) -> Mapping[str, Probe]:
-    """Return the probes `grammar`, `musical_metrics` and `originality`, which share their samples."""
+    """Return the probes of samples, which share them.
+
+    They are `grammar`, `musical_metrics` and `originality`.
+    """
     samples = cache(lambda key: sample_pieces(key.context, config))
 
     def make_run(record: RecordSamples) -> Callable[[EvalContext, MetricRecorder], None]:
