@@ -201,7 +201,7 @@ def test_samples_of_the_prior_follow_its_own_distribution():
     torch.manual_seed(0)
     prior = make_vae().prior
     optimizer = torch.optim.Adam(prior.parameters(), 0.02)
-    for _ in range(100):
+    for _ in range(80):
         latents_BNZ, attributes_BNA = 3 + 0.5 * torch.randn(32, 3, TINY.latent_size), torch.full((32, 3, 2), 2)
         loss = sum(nats.mean() for nats in prior.nats(latents_BNZ, attributes_BNA))
         optimizer.zero_grad()
@@ -263,7 +263,7 @@ def test_a_vae_learns_to_store_a_bar_in_its_latent():
     model = build_sequence_vae(replace(TINY, free_bits=2.0, kl_warmup_steps=300), VOCAB_SIZE).train()
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     (vae, *_) = objectives(model, IGNORE)
-    for step in range(120):
+    for step in range(80):
         loss = vae.loss(make_batch(16, notes=2, seed=step))["loss"]
         optimizer.zero_grad()
         loss.backward()

@@ -119,15 +119,15 @@ def test_the_discriminator_learns_to_tell_real_from_random_tokens(batch):
     torch.manual_seed(0)
     model = build_sequence_vae(GAN, VOCAB_SIZE).train()
     constant = replace(batch, targets_BT=torch.where(batch.targets_BT > 3, 5, batch.targets_BT))
-    optimizer = torch.optim.Adam(model.discriminator.parameters(), 0.005)
+    optimizer = torch.optim.Adam(model.discriminator.parameters(), 0.02)
     accuracies = []
-    for _ in range(40):
+    for _ in range(15):
         terms = discriminator_loss(model, IGNORE, constant)
         optimizer.zero_grad()
         terms["loss"].backward()
         optimizer.step()
         accuracies.append(float(terms["discriminator_accuracy"]))
-    assert accuracies[-1] > 0.95 > accuracies[0]
+    assert accuracies[-1] > 0.9 > accuracies[0]
 
 
 def test_every_linear_layer_of_the_discriminator_has_spectral_norm_one(model, batch):

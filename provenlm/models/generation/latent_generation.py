@@ -1,4 +1,6 @@
-"""Generate tokens from latents: each position uses the latent of its segment, such as a bar of music.
+"""Generate tokens from latents.
+
+Each position uses the latent of its segment, such as a bar of music.
 
 Shapes: B sequences, T positions, N latents of a sequence, V vocabulary.
 """

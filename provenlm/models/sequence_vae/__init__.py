@@ -1,1 +1,1 @@
-"""Provide a variational autoencoder of sequences with one latent a bar, and its adversarial variant (VAE-GAN)."""
+"""Provide a VAE of sequences with one latent a bar, and a VAE-GAN."""

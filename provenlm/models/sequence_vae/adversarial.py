@@ -22,14 +22,20 @@ from provenlm.models.sequence_vae.model import EVAL_SEED, SequenceVAE, num_laten
 
 
 def is_active(model: SequenceVAE) -> bool:
-    """Return whether the discriminator takes part: the model has one, and the VAE alone was trained long enough."""
+    """Return whether the model has a discriminator that takes part.
+
+    It does once the VAE alone was trained for `start_step` updates.
+    """
     return model.config.discriminator is not None and int(model.num_updates) >= model.config.discriminator.start_step
 
 
 def adversarial_terms(
     model: SequenceVAE, ignore_index: int, batch: Any, posterior: Posterior, latents_BNZ: Tensor
 ) -> dict[str, Tensor]:
-    """Compute what the decoder minimises: minus the score of fake bars, and the distance of mean features."""
+    """Compute what the decoder minimises against the discriminator.
+
+    That is minus the score of fake bars, and the distance of mean features.
+    """
     assert model.discriminator is not None
     fake_BTV = sample_fake(model, batch, latents_BNZ.detach())
     with frozen(model.discriminator):
@@ -44,7 +50,9 @@ def adversarial_terms(
 
 
 def discriminator_loss(model: SequenceVAE, ignore_index: int, batch: Any) -> Mapping[str, Tensor]:
-    """Compute the hinge loss on real and fake bars; 0 before the discriminator takes part.
+    """Compute the hinge loss on real and fake bars.
+
+    It is 0 before the discriminator takes part.
 
     `discriminator_accuracy` is the fraction of bars on the right side of 0.
     """
@@ -65,7 +73,10 @@ def discriminator_loss(model: SequenceVAE, ignore_index: int, batch: Any) -> Map
 
 
 def sample_fake(model: SequenceVAE, batch: Any, latents_BNZ: Tensor) -> Tensor:
-    """Sample tokens_BTV of every position, with each latent drawn anew from the prior given the earlier ones."""
+    """Sample tokens_BTV of every position.
+
+    Each latent is drawn anew from the prior, given the earlier ones.
+    """
     attributes_BNA = model.attributes(batch)
     with torch.no_grad():
         noise_BNZ = model.noise(latents_BNZ)
@@ -75,7 +86,10 @@ def sample_fake(model: SequenceVAE, batch: Any, latents_BNZ: Tensor) -> Tensor:
 
 
 def gumbel_softmax(logits_BTV: Tensor, temperature: float, hard: bool) -> Tensor:
-    """Sample tokens as distributions: one-hot with the gradient of the relaxed sample, or relaxed with fixed noise."""
+    """Sample tokens as distributions.
+
+    `hard`: one-hot with the gradient of the relaxed sample; else relaxed, with fixed noise.
+    """
     if hard:
         return F.gumbel_softmax(logits_BTV, temperature, hard=True)
     generator = torch.Generator().manual_seed(EVAL_SEED)
@@ -84,7 +98,10 @@ def gumbel_softmax(logits_BTV: Tensor, temperature: float, hard: bool) -> Tensor
 
 
 def temperature(model: SequenceVAE) -> float:
-    """Return the temperature of the samples, which falls linearly after the start of the discriminator."""
+    """Return the temperature of the samples.
+
+    It falls linearly after the start of the discriminator.
+    """
     c = model.config.discriminator
     assert c is not None
     progress = min(1.0, max(0, int(model.num_updates) - c.start_step) / c.temperature_steps)
@@ -92,7 +109,10 @@ def temperature(model: SequenceVAE) -> float:
 
 
 def judge(model: SequenceVAE, ignore_index: int, batch: Any, tokens_BTV: Tensor) -> Judgement:
-    """Judge distributions over tokens at the targets of a batch, embedded by the VAE's own embeddings, which stay as they are."""
+    """Judge distributions over tokens at the targets of a batch.
+
+    They are embedded by the VAE's own embeddings, which get no gradient.
+    """
     assert model.discriminator is not None
     is_token_BT = batch.targets_BT != ignore_index
     size = num_latents(batch)
@@ -107,7 +127,9 @@ def one_hot_targets(model: SequenceVAE, batch: Any, dtype: torch.dtype) -> Tenso
 
 
 def update_weight(model: SequenceVAE, nll: Tensor, adversarial: Tensor) -> None:
-    """Set the weight at which the adversarial gradient at the output matrix has its share of the likelihood's.
+    """Set the weight that gives the adversarial gradient its share.
+
+    At the output matrix its norm is then a share of that of the likelihood's gradient.
 
     In training only: an evaluation keeps the last weight.
     """

@@ -1,4 +1,6 @@
-"""Build the blocks of encoder, decoder, prior and discriminator: LayerNorm, rotary positions, GELU and biases.
+"""Build the blocks of encoder, decoder, prior and discriminator.
+
+They have LayerNorm, rotary positions, GELU and biases.
 
 Shapes: B sequences, T positions, D hidden size, S attended positions.
 """
@@ -71,7 +73,9 @@ class SequenceStack(nn.Module):
 
 
 class SegmentStack(nn.Module):
-    """Pass hidden states through blocks that attend within segments, or causally; then a last norm.
+    """Pass hidden states through blocks that attend within segments or causally.
+
+    A last norm follows.
 
     The segments are bars. `attention: hierarchical` uses windows and summaries of segments.
     """

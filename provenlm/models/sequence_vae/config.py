@@ -21,7 +21,7 @@ SIZES = (
 
 @dataclass(frozen=True)
 class LatentPriorConfig:
-    """Configure the autoregressive prior over the latents and attributes of a sequence."""
+    """Configure the autoregressive prior over latents and attributes."""
 
     hidden_size: int = 96
     num_hidden_layers: int = 2

@@ -18,7 +18,10 @@ from provenlm.models.sequence_vae.config import SequenceVAEConfig
 
 
 class Judgement(NamedTuple):
-    """Hold the score of each bar, high for real ones, and the mean state after each block, (D,) each."""
+    """Hold the score of each bar and the mean state after each block.
+
+    Scores are high for real bars; mean states are (D,) each.
+    """
 
     scores_BN: Tensor
     features: list[Tensor]

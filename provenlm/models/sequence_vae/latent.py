@@ -22,7 +22,7 @@ def posterior(model: nn.Module, batch: Any) -> Posterior:
 
 
 def token_nats(model: nn.Module, batch: Any, latents_BNZ: Tensor) -> Tensor:
-    """Return the negative log-likelihood nats_BT of the targets of a batch, given latents."""
+    """Return the negative log-likelihood nats_BT of targets, given latents."""
     assert isinstance(model, SequenceVAE)
     logits_BTV = model.decode(batch.inputs_BT, batch.bars_BT, latents_BNZ, model.attributes(batch))
     return nats_of_targets(logits_BTV, batch.targets_BT, IGNORE)
@@ -31,7 +31,10 @@ def token_nats(model: nn.Module, batch: Any, latents_BNZ: Tensor) -> Tensor:
 def sample_prior(
     model: nn.Module, num_sequences: int, num_latents: int, generator: Generator, attributes_BNA: Tensor | None
 ) -> LatentSample:
-    """Sample latents from the prior, autoregressive or standard normal. `generator` is a CPU generator."""
+    """Sample latents from the prior, autoregressive or standard normal.
+
+    `generator` is a CPU generator.
+    """
     assert isinstance(model, SequenceVAE)
     if model.prior is not None:
         return model.prior.sample(num_sequences, num_latents, generator, attributes_BNA)

@@ -1,4 +1,6 @@
-"""Define the objectives of the sequence VAE: evidence lower bound, prior and, for a VAE-GAN, discriminator.
+"""Define the objectives of the sequence VAE.
+
+They are the evidence lower bound, the prior and, for a VAE-GAN, the discriminator.
 
 All losses are in nats per target that counts, but for the adversarial ones. Noise of evaluation is always the same, sampled tokens are
 relaxed there, and weights are constants: the losses are then smooth functions of the parameters.
@@ -22,7 +24,10 @@ from provenlm.models.sequence_vae.prior import normal_nats
 
 
 def objectives(model: nn.Module, ignore_index: int) -> list[Objective]:
-    """Return the objectives, which share no parameter: `vae`, `prior` and `discriminator`, as far as the model has them."""
+    """Return the objectives; they share no parameter.
+
+    They are `vae`, `prior` and `discriminator`, as far as the model has them.
+    """
     assert isinstance(model, SequenceVAE)
     adversarial = ("adversarial", "feature_matching") if is_active(model) else ()
     vae = Objective(
@@ -77,7 +82,9 @@ def vae_loss(model: SequenceVAE, ignore_index: int, batch: Any) -> Mapping[str, 
 
 
 def prior_loss(model: SequenceVAE, ignore_index: int, batch: Any) -> Mapping[str, Tensor]:
-    """Compute the negative log-likelihood of sampled latents and of attributes under the prior.
+    """Compute the negative log-likelihood of latents and attributes.
+
+    It is that of latents sampled from the posterior, under the prior.
 
     `kl_prior` is the KL divergence of the posterior from this prior, estimated with the sampled latents.
     """
@@ -97,7 +104,10 @@ def prior_loss(model: SequenceVAE, ignore_index: int, batch: Any) -> Mapping[str
 
 
 def nats_of_targets(logits_BTV: Tensor, targets_BT: Tensor, ignore_index: int) -> Tensor:
-    """Return the negative log-likelihood nats_BT of each target; 0 where there is none."""
+    """Return the negative log-likelihood nats_BT of each target.
+
+    It is 0 where there is none.
+    """
     with torch.autocast(logits_BTV.device.type, enabled=False):
         logits_BTV = logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32))
         nats_N = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=ignore_index, reduction="none")
@@ -105,7 +115,10 @@ def nats_of_targets(logits_BTV: Tensor, targets_BT: Tensor, ignore_index: int) -
 
 
 def mean_kl(posterior: Posterior) -> Tensor:
-    """Return the KL divergence from the standard normal distribution of each dimension, (Z,), averaged over latents."""
+    """Return the mean KL divergence of each latent dimension, (Z,).
+
+    It is that from the standard normal distribution, averaged over latents.
+    """
     variance_BNZ = posterior.log_variance_BNZ.exp()
     kl_BNZ = 0.5 * (posterior.mean_BNZ**2 + variance_BNZ - 1 - posterior.log_variance_BNZ)
     mean_Z: Tensor = kl_BNZ[posterior.is_latent_BN].mean(0)
@@ -113,7 +126,7 @@ def mean_kl(posterior: Posterior) -> Tensor:
 
 
 def count_update(model: SequenceVAE, applied: bool) -> StepMetrics:
-    """Count an applied update; report the weight that the next one gives to the KL divergence."""
+    """Count an applied update and report the weights of the next one."""
     model.num_updates += applied
     metrics = {"kl_weight": (model.kl_weight, "", "Weight of the KL divergence in the loss of the VAE")}
     if is_active(model):
@@ -134,7 +147,10 @@ def _param_groups(
 
 
 def param_group_of(name: str) -> ParamGroupName:
-    """Return the optimizer group of a parameter; latents, attributes, norms and biases are in the default group."""
+    """Return the optimizer group of a parameter.
+
+    What concerns latents and attributes, norms and biases are in the default group.
+    """
     if name in ("embed_tokens.weight", "lm_head.weight"):
         return "embedding"
     return "matrix" if name.endswith(("_proj.weight", "_proj.parametrizations.weight.original")) else "default"

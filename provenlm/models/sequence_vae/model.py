@@ -1,4 +1,6 @@
-"""Build the sequence VAE: encoder, one latent a bar, decoder, prior and, for a VAE-GAN, discriminator.
+"""Build the sequence VAE from encoder, decoder, prior and discriminator.
+
+The prior is optional; the discriminator makes it a VAE-GAN.
 
 The encoder sees the tokens of a latent's own bar. The latent and its attributes enter the decoder before every block, through matrices
 that start at zero (in-attention conditioning: MuseMorphose, arXiv 2105.04090), so that the decoder begins as a plain language model.
@@ -26,7 +28,9 @@ ZERO_WEIGHTS = ("o_proj.weight", "down_proj.weight", "bias", "from_latent.weight
 
 
 class SequenceVAE(nn.Module):
-    """Encode bars to latents and decode tokens from latents, attributes and the tokens before.
+    """Encode bars to latents and decode them to tokens.
+
+    A token depends on the latent and attributes of its bar and on the tokens before.
 
     `num_updates` counts the updates of the VAE, on which the weight of the KL divergence depends; `adversarial_weight` is the last factor
     of the adversarial terms.
@@ -54,18 +58,27 @@ class SequenceVAE(nn.Module):
 
     @property
     def kl_weight(self) -> float:
-        """Return the weight of the KL divergence: it rises linearly in training, and is 1 in evaluation."""
+        """Return the weight of the KL divergence.
+
+        It rises linearly in training, and is 1 in evaluation.
+        """
         return min(1.0, (int(self.num_updates) + 1) / self.config.kl_warmup_steps) if self.training else 1.0
 
     def noise(self, like: Tensor) -> Tensor:
-        """Return standard normal noise; in evaluation always the same, so that losses can be compared."""
+        """Return standard normal noise.
+
+        In evaluation it is always the same, so that losses can be compared.
+        """
         if self.training:
             return torch.randn_like(like)
         generator = torch.Generator().manual_seed(EVAL_SEED)
         return torch.randn(like.shape, generator=generator).to(like)
 
     def attributes(self, batch: Any) -> Tensor | None:
-        """Return attributes_BNA of a batch; None for a model without attributes. Raises ValueError if they do not fit."""
+        """Return attributes_BNA of a batch; None for a model without attributes.
+
+        Raises ValueError if they do not fit the model.
+        """
         num_classes = self.config.num_attribute_classes
         if not num_classes:
             return None
@@ -76,7 +89,10 @@ class SequenceVAE(nn.Module):
         return attributes_BNA
 
     def encode(self, targets_BT: Tensor, latent_numbers_BT: Tensor, num_latents: int) -> Posterior:
-        """Return the posterior of every latent, from the targets that are predicted with it."""
+        """Return the posterior of every latent.
+
+        It depends on the targets that are predicted with the latent.
+        """
         is_target_BT = targets_BT != IGNORE
         segments_BT = latent_numbers_BT.masked_fill(~is_target_BT, num_latents)
         states_BTD = self.encoder(self.embed_tokens(targets_BT.masked_fill(~is_target_BT, 0)), segments_BT)
@@ -97,7 +113,10 @@ class SequenceVAE(nn.Module):
         attributes_BNA: Tensor | None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """Return logits_BTV of the token after each position. Raises ValueError beyond `max_position_embeddings`."""
+        """Return logits_BTV of the token after each position.
+
+        Raises ValueError beyond `max_position_embeddings`.
+        """
         num_positions = tokens_BT.shape[1] if cache is None else cache.attn_mask_B1TS.shape[-1]
         if num_positions > self.config.max_position_embeddings:
             raise ValueError(
@@ -124,7 +143,9 @@ def num_latents(batch: Any) -> int:
 
 
 def segment_means(segments_BT: Tensor, num_segments: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return the matrix (B, N, T) that averages the positions of each segment, and which segments have any, (B, N).
+    """Return a matrix (B, N, T) that averages the positions of each segment.
+
+    Also returns which segments have any, (B, N).
 
     Segment `num_segments` is padding.
     """
@@ -140,6 +161,8 @@ def build_sequence_vae(config: SequenceVAEConfig, vocab_size: int) -> SequenceVA
     inject latents are zero, except in the discriminator.
     """
     model = SequenceVAE(config, vocab_size)
+    if model.lm_head.weight.is_meta:
+        return model  # for counting: there is nothing to initialise
     for name, parameter in model.named_parameters():
         is_critic = name.startswith("discriminator.")
         if name.startswith("attribute_embeddings.") or (name.endswith(ZERO_WEIGHTS) and (parameter.ndim == 1 or not is_critic)):

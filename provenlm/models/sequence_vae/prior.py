@@ -1,4 +1,6 @@
-"""Predict the latents and attributes of a sequence one by one: the prior that makes samples music.
+"""Predict the latents and attributes of a sequence one by one.
+
+With this prior, samples have a plan from bar to bar.
 
 For each latent, in turn, the attributes are drawn given all earlier latents, then the latent given its attributes; latents are normal
 distributions with diagonal covariance.
@@ -20,14 +22,20 @@ MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -8.0, 4.0
 
 
 class PriorNats(NamedTuple):
-    """Hold the negative log-likelihood of each latent, and of its attributes, (B, N) each."""
+    """Hold the negative log-likelihood of each latent and of its attributes.
+
+    Both are (B, N).
+    """
 
     latent_BN: Tensor
     attribute_BN: Tensor
 
 
 class LatentPrior(nn.Module):
-    """Compute p(attributes, latents) = ∏ p(attributes of n | before n) · p(latent n | its attributes, before n)."""
+    """Compute the joint density of attributes and latents, factor by factor.
+
+    It is ∏ p(attributes of n | before n) · p(latent n | its attributes, before n).
+    """
 
     def __init__(self, config: LatentPriorConfig, latent_size: int, num_classes: tuple[int, ...], rope_theta: float) -> None:
         super().__init__()
@@ -44,7 +52,7 @@ class LatentPrior(nn.Module):
         self.latent_head = nn.Linear(c.hidden_size, 2 * latent_size)
 
     def states(self, latents_BNZ: Tensor, attributes_BNA: Tensor | None) -> Tensor:
-        """Return states_BND, of which that of latent n depends on earlier latents and attributes only."""
+        """Return states_BND, each of earlier latents and attributes only."""
         inputs_BND = self.latent_input(latents_BNZ)
         for index, embedding in enumerate(self.attribute_inputs):
             assert attributes_BNA is not None
@@ -79,7 +87,10 @@ class LatentPrior(nn.Module):
 
     @torch.no_grad()
     def sample(self, num_sequences: int, num_latents: int, generator: Generator, attributes_BNA: Tensor | None) -> LatentSample:
-        """Sample sequences of latents; attributes too, unless they are given. `generator` is a CPU generator."""
+        """Sample sequences of latents, and of attributes where `attributes_BNA` is None.
+
+        `generator` is a CPU generator.
+        """
         device = self.start_D.device
         latents_BNZ = torch.zeros(num_sequences, num_latents, self.latent_size, device=device)
         sampled_BNA = torch.zeros(num_sequences, num_latents, len(self.num_classes), dtype=torch.int64, device=device)
@@ -97,7 +108,10 @@ class LatentPrior(nn.Module):
 
 
 def normal_nats(values: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Return the negative log-density of a diagonal normal distribution, summed over the last axis."""
+    """Return the negative log-density of a diagonal normal distribution.
+
+    It is summed over the last axis.
+    """
     log_two_pi = 1.8378770664093453
     return 0.5 * (log_two_pi + log_variance + (values - mean) ** 2 * (-log_variance).exp()).sum(-1)
 

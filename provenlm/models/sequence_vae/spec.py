@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from provenlm.models.common.base_weights import load_base_weights
 from provenlm.models.common.layers.block_stack import BlockStack
 from provenlm.models.common.spec import ModelSpec
 from provenlm.models.sequence_vae.config import SequenceVAEConfig
@@ -26,4 +27,5 @@ SPEC = ModelSpec(
     max_seq_len=lambda config: config.max_position_embeddings,
     blocks=decoder_blocks,
     latent=LATENT,
+    load_base_model=load_base_weights,
 )

@@ -1,4 +1,4 @@
-"""Cut pieces into sequences of whole bars, with the bar and the attributes of every position.
+"""Cut pieces into sequences of whole bars with the attributes of each bar.
 
 A position belongs to the bar whose bar token was read last: what follows from a bar number is known before the next token is. The
 attributes are those of MuseMorphose (Wu and Yang 2021, arXiv 2105.04090), counted from the tokens of a bar.
@@ -96,7 +96,10 @@ def measure_bars(ids: NDArray[Any], classes: Classes) -> BarTable:
 
 
 def classify_attributes(values_GA: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the class of every attribute of every bar; class 0 is a bar without notes."""
+    """Return the class of every attribute of every bar.
+
+    Class 0 is a bar without notes.
+    """
     columns = [np.digitize(values_GA[:, index], edges) for index, edges in enumerate((DENSITY_EDGES, POLYPHONY_EDGES))]
     return np.stack(columns, 1).astype(np.int64)
 
@@ -120,7 +123,10 @@ class BarSequences:
         return len(self.starts)
 
     def get_batch(self, indices: NDArray[np.int64]) -> BarBatch:
-        """Return windows, padded to the longest of them; padding carries no loss and stays in the last bar."""
+        """Return windows, padded to the longest of them.
+
+        Padding carries no loss and stays in the last bar.
+        """
         lengths = self.stops[indices] - self.starts[indices]
         offsets_T = np.arange(lengths.max())
         in_window_BT = offsets_T < lengths[:, None]
@@ -159,7 +165,9 @@ def bar_sequences(split: DatasetSplit, dataset: TokenDataset, seq_len: int) -> B
 
 
 def cut_document(first: int, end: int, bar_tokens: NDArray[np.int64], seq_len: int) -> list[tuple[int, int]]:
-    """Return windows (start, stop) that hold every target of the document `first` … `end` - 1 once.
+    """Return windows (start, stop) of the document `first` … `end` - 1.
+
+    They hold every target once.
 
     Each but the first starts at a bar token, unless a bar is longer than `seq_len`, and holds as many bars as fit.
     """
