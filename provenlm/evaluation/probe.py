@@ -46,7 +46,7 @@ class EvalContext:
     - `logits_with_cache(model, tokens_BT, cache)`: logits of tokens that follow those in the cache; None if the model has no cache.
     - `token_batches`: whether the model trains on next-token batches; else on batches of its domain.
     - `build_untrained()`: the model as it was before its first step.
-    - `build_small(vocab_size)`: a small model of the same architecture, initialised from torch's current generator.
+    - `build_small(vocab_size)`: a small model of the same architecture, initialized from torch's current generator.
     - `losses(model, batch)`: the training losses by objective.
     - `objective_params(model)`: the parameters that each objective trains; None: each trains all parameters.
     - `train_batch(num_sequences)`: the first sequences of the training batches, on the CPU.

@@ -13,13 +13,16 @@ from dvc.repo import Repo
 from ruamel.yaml import YAML
 from safetensors.numpy import load_file, save_file
 
-from provenlm.core import hashing
+import provenlm.models
+from provenlm.core import hashing, registry
 from provenlm.core.audit import read_audit
 from provenlm.core.config import load_params
-from provenlm.core.errors import ConfigError
+from provenlm.core.errors import ConfigError, DataError
 from provenlm.core.paths import ProjectPaths
 from provenlm.data import token_dataset
+from provenlm.models.common.spec import ModelSpec
 from provenlm.tokenizers.characters import CharacterTokenizer
+from provenlm.training.build_model import init_model
 from provenlm.training.config import TrainConfig
 from stages import train
 from stages.runner import StageContext
@@ -98,6 +101,29 @@ def test_a_missing_base_model_is_refused(paths):
     shutil.rmtree(paths.base_model_dir("start"))
     reason = "must be none or a folder below models/base, got models/base/start, which does not exist"
     assert refusal(paths, "decoder") == f"params.yaml: recipes.decoder.base_model: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: path.unlink(), "No such file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:100]), "deserializ"),
+        (lambda path: save_file({name: np.zeros((3, 3), np.float32) for name in SHAPES}, path), "size mismatch for"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(paths, monkeypatch, damage, reason):
+    monkeypatch.setattr(provenlm.models, "__path__", [*provenlm.models.__path__, str(ROOT / "tests/plugins/provenlm/models")])
+    damage(paths.base_model_dir("start") / "model.safetensors")
+    spec = registry.load_model("toy_autoencoder", ModelSpec)
+    with pytest.raises(DataError, match=r"models/base/start: must hold the weights of a model of the same shape, got: ") as error:
+        init_model(
+            spec,
+            spec.config_type(**{key: value for key, value in AUTOENCODER.items() if key != "arch"}),
+            20,
+            1,
+            paths.base_model_dir("start"),
+        )
+    assert reason in str(error.value) and "\n" not in str(error.value)
 
 
 def test_dvc_depends_on_the_folder_of_the_base_model(paths, monkeypatch):
