@@ -6,6 +6,7 @@ reports in reports/, from benchmarks/results/*.json, or from running a command. 
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import importlib
 import inspect
@@ -295,8 +296,13 @@ def error(*assignments: str) -> str:
     yaml.dump(params, buffer)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "params.yaml").write_text(buffer.getvalue(), encoding="utf-8")
-        output = _run([sys.executable, "-m", "provenlm.cli", "check"], Path(folder), {"PYTHONPATH": str(ROOT)}).stderr
-    return f"\n{FENCE}\n{output.strip()}\n{FENCE}\n"
+        with (
+            contextlib.chdir(folder),
+            contextlib.redirect_stderr(io.StringIO()) as message,
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            cli.main(["check"])
+    return f"\n{FENCE}\n{message.getvalue().strip()}\n{FENCE}\n"
 
 
 def section(key: str) -> str:

@@ -1,19 +1,16 @@
 """Test `base_model` of a recipe: the folder whose weights a training starts from."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from dvc.repo import Repo
+from in_process import run_stage, toy_plugins
 from ruamel.yaml import YAML
 from safetensors.numpy import load_file, save_file
 
-import provenlm.models
 from provenlm.core import hashing, registry
 from provenlm.core.audit import read_audit
 from provenlm.core.config import load_params
@@ -80,9 +77,8 @@ def refusal(paths: ProjectPaths, recipe: str) -> str:
 
 
 def test_training_starts_from_the_base_model_and_records_its_digest(paths):
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'plugins'}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "stages.train", "autoencoder"]
-    result = subprocess.run(command, cwd=paths.root, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    with toy_plugins():
+        result = run_stage(paths.root, "train", "autoencoder")
     assert result.returncode == 0, result.stdout + result.stderr
     base, trained = (
         load_file(folder / "model.safetensors") for folder in (paths.base_model_dir("start"), paths.model_dir("autoencoder"))
@@ -111,10 +107,10 @@ def test_a_missing_base_model_is_refused(paths):
         (lambda path: save_file({name: np.zeros((3, 3), np.float32) for name in SHAPES}, path), "size mismatch for"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused(paths, monkeypatch, damage, reason):
-    monkeypatch.setattr(provenlm.models, "__path__", [*provenlm.models.__path__, str(ROOT / "tests/plugins/provenlm/models")])
+def test_weights_that_do_not_fit_are_refused(paths, damage, reason):
     damage(paths.base_model_dir("start") / "model.safetensors")
-    spec = registry.load_model("toy_autoencoder", ModelSpec)
+    with toy_plugins():
+        spec = registry.load_model("toy_autoencoder", ModelSpec)
     with pytest.raises(DataError, match=r"models/base/start: must hold the weights of a model of the same shape, got: ") as error:
         init_model(
             spec,
