@@ -7,6 +7,7 @@ A peer that is not installed (`pip install 'datatrove[io,processing]' orjson spa
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import random
@@ -14,7 +15,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +26,14 @@ from comparisons import results, stage_costs
 from comparisons.results import ResultRow
 from comparisons.synthetic_corpus import SyntheticDuplicates, build_corpus, scale_corpus
 
-from provenlm.core import ngram_hashing, records
+from provenlm.core import ngram_hashing, records, registry
+from provenlm.core.executors.base import batch_records
+from provenlm.core.interfaces import FilterSpec
 from provenlm.dedup import brute_force
 from provenlm.domains.text.dedupe import spec as text_dedupe
+from provenlm.domains.text.filter import language_id, pii
+from provenlm.domains.text.filter.text_stats import compute_text_stats
+from provenlm.filtering import scoring
 
 HERE = Path(__file__).resolve().parent
 JACCARD_THRESHOLD = 0.7
@@ -69,14 +77,19 @@ def print_row(implementation: str, result: dict[str, Any], num_bytes: int, ratio
     print(f"  {implementation:34}{result['cpu']:9.1f}{speed:10.2f}{ratio:9.1f}{peak:9.0f}", flush=True)
 
 
-def result_rows(comparison: str, implementation: str, result: dict[str, Any], num_bytes: int, ratio: float) -> list[ResultRow]:
-    """Return CPU time, speed and memory as rows of a result file."""
-    name = f"{comparison}: {implementation}"
+def result_rows(comparison: str, implementation: str, result: dict[str, Any], ratio: float) -> list[ResultRow]:
+    """Return CPU time and memory as rows of a result file."""
+    name = f"{comparison}: {label(implementation)}"
     return [
-        ResultRow(f"{name}, CPU time", result["cpu"], "CPU s", ratio),
-        ResultRow(f"{name}, speed", num_bytes / 1e6 / result["cpu"], "MB/CPU s"),
+        ResultRow(f"{name}, CPU time", result["cpu"], "s", ratio),
         ResultRow(f"{name}, peak memory", result["peak"] / (1 << 20), "MiB"),
     ]
+
+
+def label(implementation: str) -> str:
+    """Name an implementation as in the documentation."""
+    package, _, part = implementation.rpartition(" ")
+    return " ".join(filter(None, (package or "Provenlm", "" if part in ("filter", "dedupe") else part)))
 
 
 def dedup_quality(folder: Path, duplicates: SyntheticDuplicates, kept_mask: np.ndarray) -> dict[str, float]:
@@ -134,8 +147,8 @@ def compare_dedup(root: Path, megabytes: int, python: str) -> list[ResultRow]:
             print_row(implementation, result, duplicates.num_bytes, ratio)
             quality = dedup_quality(folder, duplicates, np.load(folder.parent / f"{implementation}.npy"))
             print("    " + "; ".join(f"{name} {value:.4f}" for name, value in quality.items()), flush=True)
-            rows += result_rows("dedup", implementation, result, duplicates.num_bytes, ratio)
-            rows += [ResultRow(f"dedup: {implementation}, {name}", value, "fraction") for name, value in quality.items()]
+            rows += result_rows("dedup", implementation, result, ratio)
+            rows += [ResultRow(f"dedup: {label(implementation)}, {name}", value, "") for name, value in quality.items()]
     return rows
 
 
@@ -177,7 +190,7 @@ def compare_in_rounds(comparison: str, folder: Path, implementations: list[str],
         pairs = zip(runs, results_by_name["filter"], strict=True)
         ratio = statistics.median(run["cpu"] / baseline["cpu"] for run, baseline in pairs)
         print_row(implementation, medians, num_bytes, ratio)
-        rows += result_rows(comparison, implementation, medians, num_bytes, ratio)
+        rows += result_rows(comparison, implementation, medians, ratio)
     return rows
 
 
@@ -193,21 +206,59 @@ def measure_scaling(root: Path, megabytes: float, plot: Path | None) -> list[Res
     startup_costs = stage_costs.stage_costs(tiny)
     startup_count = records.count_records(tiny.corpus_dir("python_docs", "scraped"))
     print(f"\nscaling\n  {'':10}{'times':>7}{'MB':>9}{'CPU µs/record':>17}{'peak MiB':>10}")
-    points = []
+    points, rows = [], []
     for times in SCALES:
         paths = stage_costs.make_project(root / f"times {times}")
         folder = paths.corpus_dir("python_docs", "scraped")
         num_bytes, count = scale_corpus(base, folder, times), records.count_records(folder)
+        rows.append(ResultRow(f"growth: records at {num_bytes / 1e6:.0f} MB", count, "records"))
         for stage, cost in stage_costs.stage_costs(paths).items():
             cpu_us = 1e6 * (cost.cpu_seconds - startup_costs[stage].cpu_seconds) / (count - startup_count)
             points.append((stage, num_bytes / 1e6, cpu_us, cost.peak_bytes / (1 << 20)))
             print(f"  {stage:10}{times:7}{num_bytes / 1e6:9.1f}{cpu_us:17.1f}{cost.peak_bytes / (1 << 20):10.0f}", flush=True)
     if plot:
         plot_scaling(points, plot)
-    rows = []
     for stage, size, cpu_us, peak in points:
-        rows.append(ResultRow(f"growth: {stage}, CPU time per record at {size:.0f} MB", cpu_us, "CPU µs"))
+        rows.append(ResultRow(f"growth: {stage}, CPU time per record at {size:.0f} MB", cpu_us / 1000, "ms"))
         rows.append(ResultRow(f"growth: {stage}, peak memory at {size:.0f} MB", peak, "MiB"))
+    return rows
+
+
+def measure_filter_stage(root: Path, megabytes: int) -> list[ResultRow]:
+    """Measure the CPU time of each part of the filter stage with default settings, in this process."""
+    folder = root / "parts" / "records"
+    build_corpus(folder, megabytes * 10**6)
+    spec = registry.load_domain("text", "filter", FilterSpec)
+    default = spec.config_type()
+    batches: list[list[records.Record]] = []
+    alone = dataclasses.replace(default, pii=None, language_filter=None)
+
+    def read() -> None:
+        batches[:] = batch_records(records.read_records(folder))
+
+    def run(config: Any) -> None:
+        step = scoring.make_filter_step(spec, config)
+        for batch in batches:
+            step.apply(batch)
+
+    batches.append([record for record, _ in zip(records.read_records(folder), range(20), strict=False)])
+    run(default)  # compiles
+    parts: dict[str, Callable[[], object]] = {
+        "reading Parquet": read,
+        "personal data": lambda: [pii.find_pii(record.content) for batch in batches for record in batch],
+        "language identification": lambda: [language_id.identify_language(item.content) for batch in batches for item in batch],
+        "text statistics": lambda: [compute_text_stats([record.content for record in batch]) for batch in batches],
+        "statistics, rules, thresholds and scores": lambda: run(alone),
+        "writing Parquet": lambda: records.write_records((record for batch in batches for record in batch), root / "parts" / "out"),
+    }
+    print(f"\nthe filter stage: {megabytes} MB\n  {'':44}{'CPU s':>9}")
+    rows = []
+    for part, action in parts.items():
+        start = time.process_time()
+        action()
+        seconds = time.process_time() - start
+        print(f"  {part:44}{seconds:9.2f}", flush=True)
+        rows.append(ResultRow(f"filter stage: {part}, CPU time for {megabytes} MB", seconds, "s"))
     return rows
 
 
@@ -231,11 +282,17 @@ def main() -> None:
     """Run the selected comparisons and write benchmarks/results/corpus.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     results.add_arguments(parser, "a tenth of the text")
-    parser.add_argument("--only", choices=("dedup", "filters", "scaling"), help="run one of the comparisons")
+    parser.add_argument("--only", choices=("dedup", "filters", "parts", "scaling"), help="run one of the comparisons")
     parser.add_argument(
         "--python", default=sys.executable, help="interpreter with the peers, whose requirements may conflict with ours"
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot the scaling to this file")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        default=HERE.parent / "docs/reference/growth.svg",
+        metavar="FILE",
+        help="plot of the scaling, none with --quick (default: docs/reference/growth.svg)",
+    )
     options = parser.parse_args()
     rows: list[ResultRow] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -244,8 +301,10 @@ def main() -> None:
             rows += compare_dedup(root, 10 if options.quick else 100, options.python)
         if options.only in ("filters", None):
             rows += compare_filters(root, 1 if options.quick else 10, options.python)
+        if options.only in ("parts", None):
+            rows += measure_filter_stage(root, 10 if options.quick else 100)
         if options.only in ("scaling", None):
-            rows += measure_scaling(root, 0.2 if options.quick else 4, options.plot)
+            rows += measure_scaling(root, 0.2 if options.quick else 4, None if options.quick else options.plot)
     results.save_results("corpus", rows, options)
 
 

@@ -97,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     results.add_arguments(parser, "2 megabytes, 4096 pieces and 1 round instead of 3")
     parser.add_argument("--megabytes", type=int, default=6, metavar="N", help="size of the texts (default: 6)")
-    parser.add_argument("--vocab-size", type=int, default=16_000, metavar="N", help="number of pieces (default: 16000)")
+    parser.add_argument("--vocab-size", type=int, default=8_192, metavar="N", help="number of pieces (default: 8192)")
     options = parser.parse_args()
     megabytes, vocab_size, rounds = (2, 4096, 1) if options.quick else (options.megabytes, options.vocab_size, 3)
     records = [

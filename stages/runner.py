@@ -202,12 +202,9 @@ def collect_provenance(context: StageContext, started: datetime) -> dict[str, An
 
 def imported_files(root: Path) -> list[Path]:
     """List the files of the project below `root` that this process has imported."""
-    module_files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    return sorted(
-        path
-        for path in {Path(file).resolve() for file in module_files if file}
-        if path.is_relative_to(root) and path.relative_to(root).parts[0] in ("provenlm", "stages")
-    )
+    modules = [module for name, module in sys.modules.items() if name.partition(".")[0] in ("provenlm", "stages", "__main__")]
+    paths = {Path(file).resolve() for module in modules if (file := getattr(module, "__file__", None))}
+    return sorted(path for path in paths if path.is_relative_to(root) and path.relative_to(root).parts[0] in ("provenlm", "stages"))
 
 
 def git_state(root: Path) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 import importlib.util
 import re
 import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from in_process import run_command
 
 from provenlm.reporting.markdown import slug
 
@@ -78,10 +78,7 @@ def configs() -> list[tuple[str, str]]:
 def run_check(folder: Path, config: str) -> subprocess.CompletedProcess[str]:
     (folder / "docs").mkdir()
     (folder / "params.yaml").write_text(config, encoding="utf-8")
-    command = [sys.executable, "-m", "provenlm.cli", "check"]
-    return subprocess.run(
-        command, cwd=folder, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True, check=False
-    )
+    return run_command(folder, "check")
 
 
 @pytest.mark.parametrize(("name", "config"), configs(), ids=[name for name, _ in configs()])

@@ -239,6 +239,7 @@ def kill_in_the_middle(folder: Path) -> None:
     process.wait()
 
 
+@pytest.mark.slow  # a minute; tests/stages/test_train_stage.py kills the stage alone
 def test_a_training_killed_in_the_middle_finishes_with_the_same_weights(built, tmp_path):
     folder, _ = built
     lengthen_training(folder)

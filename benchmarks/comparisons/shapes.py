@@ -19,6 +19,7 @@ MOE_223M = MoEConfig(
     norm_eps=1e-5,
     dropout=0.0,
     load_balancing="global_aux_loss",
+    z_loss_weight=0.0,  # Mixtral has none
 )
 DENSE = GPTConfig(
     variant="llama",

@@ -48,7 +48,7 @@ class EvalContext:
     - `logits_with_cache(model, tokens_BT, cache)`: logits of tokens that follow those in the cache; None if the model has no cache.
     - `token_batches`: whether the model trains on next-token batches; else on batches of its domain.
     - `build_untrained()`: the model as it was before its first step.
-    - `build_small(vocab_size)`: a small model of the same architecture, initialised from torch's current generator.
+    - `build_small(vocab_size)`: a small model of the same architecture, initialized from torch's current generator.
     - `losses(model, batch)`: the training losses by objective.
     - `objectives(model)`: the objectives of the training; None in contexts without one.
     - `make_trainer(model, tokens, changes)`: the recipe's training of a model, which it changes, with some fields of TrainConfig changed.

@@ -1,6 +1,6 @@
 """Train and run a SentencePiece tokenizer that restores every byte.
 
-Models are BPE or unigram. SentencePiece (Kudo and Richardson, arXiv 1808.06226) normalises text and folds whitespace by default;
+Models are BPE or unigram. SentencePiece (Kudo and Richardson, arXiv 1808.06226) normalizes text and folds whitespace by default;
 here it does neither. It cannot represent its own space marker U+2581 or bytes that are not UTF-8: they are encoded as single bytes,
 without SentencePiece. Decoding joins the bytes of the pieces.
 

@@ -1,12 +1,13 @@
-"""Initialise a model for training and set up compilation and recomputation."""
+"""Initialize a model for training and set up compilation and recomputation."""
 
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
 
 from provenlm.core import rng
-from provenlm.core.errors import ConfigError
+from provenlm.core.errors import ConfigError, DataError
 from provenlm.core.paths import ProjectPaths
 from provenlm.models.common.spec import ModelSpec, ResolvedModel
 from provenlm.training import rng_state
@@ -14,11 +15,18 @@ from provenlm.training.config import TrainConfig
 
 
 def init_model(spec: ModelSpec, model_config: Any, vocab_size: int, seed: int, base_model_dir: Path | None = None) -> nn.Module:
-    """Build the model with the weights that training with `seed` starts from."""
+    """Build the model with the weights that training with `seed` starts from.
+
+    Raises DataError if the weights of the base model are missing, damaged or of another shape.
+    """
     rng_state.seed_all(rng.derive_seed(seed, "weights"))
     model = spec.build(model_config, vocab_size)
     if base_model_dir is not None and spec.load_base_model is not None:
-        spec.load_base_model(model, base_model_dir)
+        try:
+            spec.load_base_model(model, base_model_dir)
+        except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"{base_model_dir}: must hold the weights of a model of the same shape, got: {reason}") from error
     return model
 
 

@@ -53,7 +53,7 @@ def record_training_metrics(
 ) -> None:
     """Record how the loss, the speed, the learning rates and the gradients developed.
 
-    `eval_term` names the loss term without regularisation; `start_steps` are the steps after which processes started.
+    `eval_term` names the loss term without regularization; `start_steps` are the steps after which processes started.
     """
     _record_steps(audit, history)
     _record_data(audit, history, config)

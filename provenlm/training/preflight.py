@@ -186,7 +186,7 @@ def _record_metrics(
         metrics.add_check("steps_passed", f"== {num_planned}", "training started without a complete preflight test")
         metrics.add_measurement("seconds", round(total_seconds, 3), "s", "Wall time of the preflight test")
         loss = next(value for name, value in step.terms.items() if name.endswith("loss"))
-        metrics.add_measurement("loss", loss, "nats/token", "Minimised loss of the first batch in the preflight test")
+        metrics.add_measurement("loss", loss, "nats/token", "Minimized loss of the first batch in the preflight test")
         description = "Parameter tensors that the first update of the preflight test changed"
         metrics.add_measurement("params_updated", num_updated, "tensors", description)
         metrics.add_measurement("checkpoint_bytes", checkpoint_bytes, "bytes", "Size of a checkpoint in the preflight test")

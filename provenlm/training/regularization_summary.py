@@ -1,4 +1,4 @@
-"""Record the regularisation and stability settings of a training."""
+"""Record the regularization and stability settings of a training."""
 
 from typing import get_args
 
@@ -44,7 +44,7 @@ def record_regularization(
         ("activation checkpointing", _format(config.activation_checkpointing), ""),
         ("checkpoints", f"every {config.checkpoints.save_interval} steps", f"{num_saves} saved"),
     ]
-    description = "Regularisation and stability settings, and their effect in this run"
+    description = "Regularization and stability settings, and their effect in this run"
     audit.tables.append(AuditTable("regularization", description, COLUMNS, table_rows))
 
 

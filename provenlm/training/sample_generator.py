@@ -62,7 +62,7 @@ class SampleGenerator:
 
 
 def samples_to_json(samples: Sequence[TrainingSample]) -> bytes:
-    """Serialise samples to JSON."""
+    """Serialize samples to JSON."""
     return json.dumps(samples, indent=1, ensure_ascii=False).encode()
 
 

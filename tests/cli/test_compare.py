@@ -2,14 +2,12 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from in_process import run_command
 from safetensors.torch import load_file, save_file
 from test_validate_stage import STRINGS, params, project  # noqa: F401  params is a fixture
 
@@ -92,9 +90,7 @@ def test_records_held_out_by_one_model_only_are_ignored(pair):
 
 def test_the_command_prints_one_json_line_or_a_one_line_error(pair):
     def run_compare(*words):
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "provenlm.cli", "compare", *words]
-        return subprocess.run(command, cwd=pair[0], env=environment, capture_output=True, text=True)
+        return run_command(pair[0], "compare", *words)
 
     assert json.loads(run_compare("tiny", str(pair[1])).stdout.splitlines()[-1])["difference"] == 0
     missing = run_compare("tiny", str(pair[1].parent / "nowhere"))

@@ -1,12 +1,10 @@
 """Test `provenlm continue-training`: its steps are those of the recipe's own training."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from in_process import run_stage
 from ruamel.yaml import YAML
 from safetensors.numpy import load_file
 
@@ -39,9 +37,7 @@ def root(tmp_path_factory) -> Path:
     ids = tokenizer.encode(records)
     documents = [token_dataset.TokenizedDocument(r.id, r.id, len(r.content), i) for r, i in zip(records, ids, strict=True)]
     token_dataset.write_token_dataset(tokens, documents, tokenizer.vocab_size, tokenizer.special_tokens, 0.0)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "stages.train", "ladder_memorise"]
-    result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    result = run_stage(root, "train", "ladder_memorise")
     assert result.returncode == 0, result.stdout + result.stderr
     return root
 

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import in_process
 import pytest
 from ruamel.yaml import YAML
 from safetensors.numpy import load_file
@@ -87,10 +88,10 @@ def start_stage(root: Path, stage: str, subject: str) -> subprocess.Popen[str]:
 
 def run_stage(root: Path, stage: str, subject: str) -> str:
     """Run one stage and return its output."""
-    process = start_stage(root, stage, subject)
-    output = process.communicate(timeout=200)[0]
-    assert process.returncode == 0, output
-    return output
+    with in_process.toy_plugins():
+        result = in_process.run_stage(root, stage, subject)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 @pytest.fixture(scope="module")

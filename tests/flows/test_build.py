@@ -59,6 +59,7 @@ def test_a_failing_stage_ends_the_build_with_one_line_and_no_retry(project, serv
     assert out.count("filter begins") == 1 and "dedupe" not in out and "Traceback" not in out
 
 
+@pytest.mark.slow  # half a minute of DVC processes
 def test_stages_behind_a_restored_stage_are_checked_again(built, server):
     """An earlier setting restores the output of filter from the run cache; dedupe has read another output since."""
     for steps in (2, 0):
@@ -76,7 +77,7 @@ def test_require_pass_makes_a_failed_verdict_the_exit_status(built, server):
     assert table(out) == [*((stage, "cached") for stage in ORDER[:-1]), ("report@proof", "ran")]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)])
 def test_an_interrupted_training_saves_and_the_next_build_resumes(built, server, until, number, status):
     built.set("recipes", "small", train={"steps": 100, "pause": 0.1})
     # a shell starts background jobs with SIGINT ignored, which children inherit
@@ -179,6 +180,7 @@ def test_overrides_need_a_commit(built):
     assert code == 1 and err.startswith("provenlm build: git rev-list: ")
 
 
+@pytest.mark.slow  # half a minute of DVC processes
 def test_an_interrupted_override_resumes(built, server, until):
     built.set("recipes", "small", train={"steps": 3, "pause": 0.1})
     built.commit()
@@ -192,6 +194,7 @@ def test_an_interrupted_override_resumes(built, server, until):
     assert code == 0 and f"resumes at {stopped[1]}" in out
 
 
+@pytest.mark.slow  # half a minute of DVC processes
 def test_subjects_run_in_parallel_and_trainings_one_at_a_time(project, server):
     params = YAML(typ="safe").load(project.root / "params.yaml")
     params["corpora"]["more"] = {**params["corpora"]["words"], "scrape": {"meet": "words"}}

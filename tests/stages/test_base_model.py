@@ -1,25 +1,25 @@
 """Test `base_model` of a recipe: the folder whose weights a training starts from."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from dvc.repo import Repo
+from in_process import run_stage, toy_plugins
 from ruamel.yaml import YAML
 from safetensors.numpy import load_file, save_file
 
-from provenlm.core import hashing
+from provenlm.core import hashing, registry
 from provenlm.core.audit import read_audit
 from provenlm.core.config import load_params
-from provenlm.core.errors import ConfigError
+from provenlm.core.errors import ConfigError, DataError
 from provenlm.core.paths import ProjectPaths
 from provenlm.data import token_dataset
+from provenlm.models.common.spec import ModelSpec
 from provenlm.tokenizers.characters import CharacterTokenizer
+from provenlm.training.build_model import init_model
 from provenlm.training.config import TrainConfig
 from stages import train
 from stages.runner import StageContext
@@ -77,9 +77,8 @@ def refusal(paths: ProjectPaths, recipe: str) -> str:
 
 
 def test_training_starts_from_the_base_model_and_records_its_digest(paths):
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'plugins'}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "stages.train", "autoencoder"]
-    result = subprocess.run(command, cwd=paths.root, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    with toy_plugins():
+        result = run_stage(paths.root, "train", "autoencoder")
     assert result.returncode == 0, result.stdout + result.stderr
     base, trained = (
         load_file(folder / "model.safetensors") for folder in (paths.base_model_dir("start"), paths.model_dir("autoencoder"))
@@ -98,6 +97,29 @@ def test_a_missing_base_model_is_refused(paths):
     shutil.rmtree(paths.base_model_dir("start"))
     reason = "must be none or a folder below models/base, got models/base/start, which does not exist"
     assert refusal(paths, "decoder") == f"params.yaml: recipes.decoder.base_model: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: path.unlink(), "No such file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:100]), "deserializ"),
+        (lambda path: save_file({name: np.zeros((3, 3), np.float32) for name in SHAPES}, path), "size mismatch for"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(paths, damage, reason):
+    damage(paths.base_model_dir("start") / "model.safetensors")
+    with toy_plugins():
+        spec = registry.load_model("toy_autoencoder", ModelSpec)
+    with pytest.raises(DataError, match=r"models/base/start: must hold the weights of a model of the same shape, got: ") as error:
+        init_model(
+            spec,
+            spec.config_type(**{key: value for key, value in AUTOENCODER.items() if key != "arch"}),
+            20,
+            1,
+            paths.base_model_dir("start"),
+        )
+    assert reason in str(error.value) and "\n" not in str(error.value)
 
 
 def test_dvc_depends_on_the_folder_of_the_base_model(paths, monkeypatch):

@@ -6,9 +6,10 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
+from unittest import mock
 
+import in_process
 import pytest
 
 from provenlm.cli import verify
@@ -79,10 +80,8 @@ def folder(tmp_path):
 
 
 def run(folder: Path, module: str, name: str = "proof") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *(["provenlm.cli", "verify"] if module == "verify" else [f"stages.{module}"]), name], cwd=folder, capture_output=True, text=True, check=False, encoding="utf-8",
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GIT_DIR": os.devnull},
-    )  # fmt: skip
+    with mock.patch.dict(os.environ, {"GIT_DIR": os.devnull}):
+        return in_process.run_command(folder, "verify", name) if module == "verify" else in_process.run_stage(folder, module, name)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from in_process import run_stage
 
 from provenlm.core import audit, hashing, records
 
@@ -45,10 +44,7 @@ reports: {}
 
 def scrape(folder: Path, start: str) -> subprocess.CompletedProcess[str]:
     (folder / "params.yaml").write_text(PARAMS.replace("START", start), encoding="utf-8")
-    command = [sys.executable, "-m", "stages.scrape", "docs"]
-    return subprocess.run(
-        command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
-    )
+    return run_stage(folder, "scrape", "docs")
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +124,5 @@ def test_an_unknown_key_stops_the_stage_at_once(tmp_path: Path) -> None:
 def test_the_same_stage_scrapes_a_domain_without_downloads(tmp_path: Path) -> None:
     strings = "corpora: {s: {domain: strings, scrape: {strings: [ABC, DEF]}, filter: {}, dedupe: {}, tokenize: {}}}\nrecipes: {}\nreports: {}\n"
     (tmp_path / "params.yaml").write_text(strings, encoding="utf-8")
-    command = [sys.executable, "-m", "stages.scrape", "s"]
-    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    assert run_stage(tmp_path, "scrape", "s").returncode == 0
     assert [item.text for item in records.read_records(tmp_path / "data/s/scraped")] == ["ABC", "DEF"]

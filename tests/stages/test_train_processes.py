@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from test_train_stage import PARAMS, SAMPLES, finish, replace_in_file, start, weights
+from test_train_stage import PARAMS, SAMPLES, replace_in_file, start, weights
 
 from provenlm.core import audit as audits
 from provenlm.data import token_dataset
@@ -20,6 +20,13 @@ from provenlm.tokenizers.characters import CharacterTokenizer
 from provenlm.training.checkpoints import checkpoint
 
 LIMIT = 90.0  # seconds for one step of a test on a busy machine
+
+
+def finish(root: Path) -> tuple[int, str]:
+    """Run the stage in a process of its own, which starts the workers."""
+    process = start(root)
+    output = process.communicate(timeout=120)[0]
+    return process.returncode, output
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from in_process import run_stage
 from safetensors.numpy import load_file
 
 from provenlm.core import audit as audits
@@ -113,9 +114,8 @@ def start(root: Path) -> subprocess.Popen[str]:
 
 
 def finish(root: Path) -> tuple[int, str]:
-    process = start(root)
-    output = process.communicate(timeout=120)[0]
-    return process.returncode, output
+    result = run_stage(root, "train", "tiny")
+    return result.returncode, result.stdout + result.stderr
 
 
 def when_saved(root: Path, process: subprocess.Popen[str]) -> None:

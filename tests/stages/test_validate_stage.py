@@ -1,13 +1,12 @@
 """The validate stage as DVC runs it: a process, on a net that has learned nothing."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from in_process import run_stage
 from ruamel.yaml import YAML
 
 from provenlm.core import audit as audits
@@ -114,9 +113,7 @@ def project(root: Path, params, length: int = 4) -> Path:
 
 
 def run(root: Path):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "stages.validate", "tiny"]
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return run_stage(root, "validate", "tiny")
 
 
 def run_here(root: Path, monkeypatch):

@@ -249,7 +249,7 @@ def test_bf16_learns_with_fp32_weights(dataset: Any, model_config: Any, make_con
 def test_label_smoothing_affects_training_and_not_evaluation(
     dataset: Any, model_config: Any, make_config: Callable[..., Any], schedule: Any
 ) -> None:
-    """With the same batch and weights, smoothing changes the minimised loss and not the evaluation term."""
+    """With the same batch and weights, smoothing changes the minimized loss and not the evaluation term."""
     plain = replace(model_config, dropout=0.0)
     (first, second) = (
         next(start(dataset, plain, make_config(label_smoothing=e, seq_len_schedule=schedule))[1]) for e in (0.0, 0.2)

@@ -1,4 +1,4 @@
-"""Test the table of regularisation settings: values from model and config, effects from the steps."""
+"""Test the table of regularization settings: values from model and config, effects from the steps."""
 
 from collections.abc import Callable
 from dataclasses import replace

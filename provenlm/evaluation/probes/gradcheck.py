@@ -12,7 +12,7 @@ from provenlm.evaluation.probes import finite_differences
 from provenlm.models.common.objective import Batch, TokenBatch
 
 VOCAB_SIZE, NUM_SEQUENCES, SEQ_LEN = 23, 2, 9
-WEIGHT_STD = 0.2  # as initialised, the output projections are 0 and hide the gradients behind them
+WEIGHT_STD = 0.2  # as initialized, the output projections are 0 and hide the gradients behind them
 
 
 def gradcheck_probe() -> Probe:

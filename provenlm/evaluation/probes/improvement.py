@@ -27,7 +27,7 @@ def improvement_probes(tokens_per_batch: int, min_targets: int) -> Mapping[str, 
     def initialization(context: EvalContext, metrics: MetricRecorder) -> None:
         loss = float(initial_losses(context).nats.mean())
         difference = loss - math.log(context.tokens.vocab_size)
-        metrics.add_measurement("loss_minus_uniform", difference, "nats/token", "Loss at initialisation minus ln(vocab_size)")
+        metrics.add_measurement("loss_minus_uniform", difference, "nats/token", "Loss at initialization minus ln(vocab_size)")
 
     def improvement(context: EvalContext, metrics: MetricRecorder) -> None:
         before = initial_losses(context)
@@ -37,7 +37,7 @@ def improvement_probes(tokens_per_batch: int, min_targets: int) -> Mapping[str, 
         description = "Loss before training minus loss after training, on the same targets"
         metrics.add_measurement("loss_improvement", float(np.mean(before.nats - after.nats)), "nats/token", description)
 
-    hint = "the initial loss is far from ln(vocab_size): check the initialisation"
+    hint = "the initial loss is far from ln(vocab_size): check the initialization"
     needs = frozenset({"next_token_logits"})
     return {
         "initialization": Probe(initialization, needs | {"random_init"}, {"loss_minus_uniform": Check("-0.5..0.5", hint)}),

@@ -29,7 +29,7 @@ NUM_STEPS, RESUME_STEP = 5, 2
 class TrainingCase:
     """Describe a small training; `build()` makes the model on the CPU.
 
-    `build` initialises from torch's global generator.
+    `build` initializes from torch's global generator.
     """
 
     spec: ModelSpec

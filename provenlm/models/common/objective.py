@@ -92,13 +92,13 @@ def no_metrics(applied: bool) -> StepMetrics:
 
 @dataclass(frozen=True)
 class Objective:
-    """Describe one loss and the parameters that minimise it.
+    """Describe one loss and the parameters that minimize it.
 
-    `loss(batch)` takes the batches of the domain and returns named terms; `loss(batch)["loss"]` is minimised, a mean over the targets that count.
+    `loss(batch)` takes the batches of the domain and returns named terms; `loss(batch)["loss"]` is minimized, a mean over the targets that count.
     `terms` names those of which `loss` is a weighted sum, apart from parts without a name: they keep their graph, so that the evaluation can
     measure the gradient of each.
     `param_groups` lists the parameters by group, because each group has its own optimizer config.
-    `eval_term` names the term that measures validation data: the one without regularisation.
+    `eval_term` names the term that measures validation data: the one without regularization.
     `post_step(applied)` is called after every step, applied or skipped: the model updates here what has no gradient, and returns metrics
     collected since the previous call.
     """

@@ -106,8 +106,8 @@ class ModelSpec:
 
     The fields that may be None are its optional capabilities.
 
-    - `build(config, vocab_size)` returns the module, initialised from torch's global generator; it also works on the meta device.
-    - `objectives(model, ignore_index)` returns what training minimises: one objective for a decoder, two for a GAN.
+    - `build(config, vocab_size)` returns the module, initialized from torch's global generator; it also works on the meta device.
+    - `objectives(model, ignore_index)` returns what training minimizes: one objective for a decoder, two for a GAN.
     - `num_params(config, vocab_size)` returns the closed-form parameter counts by part, and `total` and `active` (per token).
     - `flops_per_token(config, vocab_size, seq_len)` returns the closed-form training FLOPs (forward and backward) per token.
     - `max_seq_len(config)` returns the length of the longest sequence that the model accepts.
@@ -139,7 +139,7 @@ class ModelSpec:
     with_token_classes: Callable[[Any, Mapping[str, Sequence[int]]], Any] | None = None
 
     def losses(self, model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> dict[str, Tensor]:
-        """Compute the minimised loss of every objective on a batch, by objective name."""
+        """Compute the minimized loss of every objective on a batch, by objective name."""
         batch = TokenBatch(inputs_BT, targets_BT)
         return {objective.name: objective.loss(batch)["loss"] for objective in self.objectives(model, IGNORE)}
 

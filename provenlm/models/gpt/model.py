@@ -41,7 +41,7 @@ def build_norm(config: GPTConfig) -> NormLayer:
 
 
 def build_gpt(config: GPTConfig, vocab_size: int) -> GPTModel:
-    """Build a decoder, initialised from torch's global generator."""
+    """Build a decoder, initialized from torch's global generator."""
     model = GPTModel(config, vocab_size)
     decoder.init_weights(model)
     return model

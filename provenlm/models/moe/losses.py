@@ -36,7 +36,7 @@ def moe_loss(model: MoEModel, ignore_index: int, batch: TokenBatch) -> Mapping[s
     """Compute the loss terms, in nats per target that counts.
 
     `loss` = cross_entropy (with the batch's label smoothing) + weighted load_balancing + weighted router_z. With expert biases the
-    load-balancing term is measured in each layer but not minimised. In training mode the expert load is accumulated.
+    load-balancing term is measured in each layer but not minimized. In training mode the expert load is accumulated.
     """
     config = model.config
     smoothed, nats, routings = next_token_loss(model, ignore_index, batch)

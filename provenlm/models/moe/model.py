@@ -65,7 +65,7 @@ def build_block(config: MoEConfig) -> TransformerBlock:
 
 
 def build_moe(config: MoEConfig, vocab_size: int) -> MoEModel:
-    """Build a decoder, initialised from torch's global generator."""
+    """Build a decoder, initialized from torch's global generator."""
     model = MoEModel(config, vocab_size)
     decoder.init_weights(model)
     return model

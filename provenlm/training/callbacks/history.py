@@ -68,7 +68,7 @@ class StepHistory:
         return [(int(row["step"] or 0), float(value)) for row in self.effective_rows() if (value := row.get(name)) is not None]
 
     def to_parquet(self) -> bytes:
-        """Serialise to Parquet, one column per metric; null where a step has no value."""
+        """Serialize to Parquet, one column per metric; null where a step has no value."""
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         buffer = io.BytesIO()
         pq.write_table(pa.table({name: [row.get(name) for row in self.rows] for name in names}), buffer)

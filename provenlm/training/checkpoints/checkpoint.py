@@ -100,7 +100,7 @@ class ModelMetadata:
     seq_len: int
 
     def to_json(self) -> bytes:
-        """Serialise to JSON."""
+        """Serialize to JSON."""
         return json.dumps(vars(self), indent=2).encode()
 
 

@@ -84,7 +84,7 @@ class Decoder(nn.Module):
     def hidden_states(
         self, tokens_BT: Tensor, cache: KVCache | None = None, documents_BT: Tensor | None = None
     ) -> tuple[Tensor, list[Routing]]:
-        """Compute the normalised states before the output matrix.
+        """Compute the normalized states before the output matrix.
 
         Also returns the routing of each layer with experts. With `cache` the tokens are at the cache's positions and attend to what
         it holds. With `documents_BT` (document numbers) a token attends to its own document only. Raises ValueError beyond
@@ -135,7 +135,7 @@ def _document_mask(documents_BT: Tensor) -> Tensor:
 
 
 def init_weights(model: Decoder) -> None:
-    """Initialise all parameters from torch's global generator.
+    """Initialize all parameters from torch's global generator.
 
     Normal with standard deviation 0.02 for embeddings and 1/√(fan-in) for matrices. Matrices that write into the residual stream are
     zero (as in nanochat), so that every block is the identity at the first step.

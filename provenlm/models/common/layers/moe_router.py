@@ -26,7 +26,7 @@ class Routing(NamedTuple):
 
 
 class Router(nn.Module):
-    """Take the softmax over all experts and renormalise the top k.
+    """Take the softmax over all experts and renormalize the top k.
 
     As in Mixtral (arXiv 2401.04088), in float32 or wider. With `use_expert_bias` an expert's bias is added for the top-k selection
     only (Wang et al. 2024, arXiv 2408.15664). The bias is a buffer in the state dict, not a parameter: it has no gradient,

@@ -1,4 +1,4 @@
-"""Normalise hidden states by their root mean square."""
+"""Normalize hidden states by their root mean square."""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 class RMSNorm(nn.Module):
-    """Apply root mean square layer normalisation (arXiv 1910.07467).
+    """Apply root mean square layer normalization (arXiv 1910.07467).
 
     `eps` is added to the mean square.
     """

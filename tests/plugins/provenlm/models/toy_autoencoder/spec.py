@@ -63,7 +63,7 @@ class ToyAutoencoder(nn.Module):
 
 
 def build(config: ToyAutoencoderConfig, vocab_size: int) -> ToyAutoencoder:
-    """Build the model, initialised from torch's global generator."""
+    """Build the model, initialized from torch's global generator."""
     return ToyAutoencoder(config, vocab_size)
 
 
