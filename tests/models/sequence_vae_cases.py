@@ -73,7 +73,7 @@ def make_batch(num_sequences=3, num_bars=3, notes=4, seed=0, pad=2) -> SegmentBa
 
 
 def make_vae(config=TINY, seed=0, spread=0.3):
-    """Return a VAE whose weights are all random, as after training: as initialised, latents have no influence."""
+    """Return a VAE whose weights are all random, as after training: as initialized, latents have no influence."""
     torch.manual_seed(seed)
     model = build_sequence_vae(config, VOCAB_SIZE)
     for name, parameter in model.named_parameters():

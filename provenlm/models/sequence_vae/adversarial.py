@@ -32,7 +32,7 @@ def is_active(model: SequenceVAE) -> bool:
 def adversarial_terms(
     model: SequenceVAE, ignore_index: int, batch: Any, posterior: Posterior, latents_BNZ: Tensor
 ) -> dict[str, Tensor]:
-    """Compute what the decoder minimises against the discriminator.
+    """Compute what the decoder minimizes against the discriminator.
 
     That is minus the score of fake bars, and the distance of mean features.
     """
@@ -109,7 +109,7 @@ def temperature(model: SequenceVAE) -> float:
 
 
 def judge(model: SequenceVAE, ignore_index: int, batch: Any, tokens_BTV: Tensor) -> Judgement:
-    """Judge distributions over tokens at the targets of a batch.
+    """Score distributions over tokens at the targets of a batch.
 
     They are embedded by the VAE's own embeddings, which get no gradient.
     """

@@ -54,7 +54,7 @@ class SequenceStack(nn.Module):
         injected_BTD: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Return the normalised states and the states after each block.
+        """Return the normalized states and the states after each block.
 
         `mask_BTS` is True where a position may attend (None: to itself and all earlier ones); `injected_BTD` is added before every block.
         With `cache` the positions are those of the cache, which brings its own mask.
@@ -104,7 +104,7 @@ class SegmentStack(nn.Module):
     def forward(
         self, hidden_BTD: Tensor, segments_BT: Tensor, injected_BTD: Tensor | None = None, cache: KVCache | None = None
     ) -> Tensor:
-        """Return the normalised states.
+        """Return the normalized states.
 
         `segments_BT` number the segments and never fall along a sequence; `injected_BTD` is added before every block. A cache is for
         plain attention only.

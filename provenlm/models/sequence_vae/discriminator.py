@@ -1,4 +1,4 @@
-"""Judge whether a sequence of tokens is real, bar by bar.
+"""Discriminate real from generated sequences of tokens, bar by bar.
 
 Every linear layer has spectral norm 1 (Miyato et al. 2018, arXiv 1802.05957). Tokens come as distributions over the vocabulary, so that
 gradients pass through them to the decoder that sampled them.
@@ -39,8 +39,8 @@ class Discriminator(nn.Module):
         self.score_hidden = nn.Linear(c.hidden_size, c.hidden_size // 2)
         self.score = nn.Linear(c.hidden_size // 2, 1)
 
-    def normalise_spectrum(self) -> None:
-        """Constrain every linear layer; called once, after the weights are initialised."""
+    def normalize_spectrum(self) -> None:
+        """Parametrize every linear layer; called once, after the weights are initialized."""
         for module in list(self.modules()):
             if isinstance(module, nn.Linear):
                 spectral_norm(module)

@@ -1,4 +1,4 @@
-"""Offer the latent space of the sequence VAE to evaluation and generation.
+"""Provide the latent space of the sequence VAE to evaluation and generation.
 
 Shapes: B sequences, T positions, N latents of a sequence, Z latent size, A attributes, V vocabulary.
 """

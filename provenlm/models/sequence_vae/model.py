@@ -155,14 +155,14 @@ def segment_means(segments_BT: Tensor, num_segments: int, dtype: torch.dtype) ->
 
 
 def build_sequence_vae(config: SequenceVAEConfig, vocab_size: int) -> SequenceVAE:
-    """Build the model, initialised from torch's global generator.
+    """Build the model, initialized from torch's global generator.
 
     Normal with standard deviation 0.02 for embeddings and 1/√(fan-in) for matrices; matrices that write into the residual stream or
     inject latents are zero, except in the discriminator.
     """
     model = SequenceVAE(config, vocab_size)
     if model.lm_head.weight.is_meta:
-        return model  # for counting: there is nothing to initialise
+        return model  # for counting: there is nothing to initialize
     for name, parameter in model.named_parameters():
         is_critic = name.startswith("discriminator.")
         if name.startswith("attribute_embeddings.") or (name.endswith(ZERO_WEIGHTS) and (parameter.ndim == 1 or not is_critic)):
@@ -173,5 +173,5 @@ def build_sequence_vae(config: SequenceVAEConfig, vocab_size: int) -> SequenceVA
             nn.init.normal_(parameter, 0.0, parameter.shape[-1] ** -0.5)
     nn.init.constant_(model.to_log_variance.bias, INITIAL_LOG_VARIANCE)
     if model.discriminator is not None:
-        model.discriminator.normalise_spectrum()
+        model.discriminator.normalize_spectrum()
     return model

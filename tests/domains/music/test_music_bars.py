@@ -110,10 +110,12 @@ def test_attributes_of_a_window_are_those_of_its_bars(dataset):
     assert np.concatenate(rows).tolist() == expected.tolist()
 
 
-def test_tokens_without_bars_are_refused(dataset):
-    classes = {name: ids for name, ids in dataset.token_classes.items() if name != "Bar"}
+@pytest.mark.parametrize(("bars", "number"), [({}, 0), ({"Bar": np.arange(3, 9)}, 6)])
+def test_tokens_without_one_bar_token_are_refused(dataset, bars, number):
+    """Octuple has a token for each bar number, MIDILike none."""
+    classes = {name: ids for name, ids in dataset.token_classes.items() if name != "Bar"} | bars
     other = TokenDataset(dataset.train, dataset.val, dataset.vocab_size, dataset.special_tokens, classes)
-    with pytest.raises(ConfigError, match="without Bar tokens, got bars"):
+    with pytest.raises(ConfigError, match=f"with {number} bar tokens, got bars"):
         bar_sequences(dataset.train, other, 64)
 
 

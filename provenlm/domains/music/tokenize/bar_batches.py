@@ -144,11 +144,15 @@ class BarSequences:
 def bar_sequences(split: DatasetSplit, dataset: TokenDataset, seq_len: int) -> BarSequences:
     """Cut a split into windows of at most `seq_len` inputs.
 
-    Raises ConfigError if the tokens have no bars or no padding.
+    Raises ConfigError if the tokens have no padding, or not one bar token for all bars.
     """
-    for name, present in ((BAR, BAR in dataset.token_classes), ("pad", "pad" in dataset.special_tokens)):
-        if not present:
-            raise ConfigError(f"train.batches.layout must be tokens for a tokenizer without {name} tokens, got bars")
+    num_bar_ids = len(dataset.token_classes.get(BAR, ()))
+    if num_bar_ids != 1:
+        raise ConfigError(
+            f"train.batches.layout must be tokens for a tokenizer with {num_bar_ids} bar tokens, got bars; the scheme REMI has one"
+        )
+    if "pad" not in dataset.special_tokens:
+        raise ConfigError("train.batches.layout must be tokens for a tokenizer without padding, got bars")
     ids = np.asarray(split.ids)
     table = measure_bars(ids, dataset.token_classes)
     is_bar = np.isin(ids, dataset.token_classes[BAR])
