@@ -70,7 +70,7 @@ def test_a_latent_that_the_decoder_uses_has_a_gap():
     assert metrics["prior_gap"] == pytest.approx(metrics["prior.loss"] - metrics["posterior.loss"], rel=1e-6)
     assert metrics["prior_gap.ratio"] > 0.5 and metrics["prior_gap.ci_low"] > 0
     assert metrics["posterior.loss"] < metrics["shuffled.loss"] < metrics["prior.loss"]
-    assert metrics["bound"] == pytest.approx(metrics["posterior.loss"] + metrics["kl"])
+    assert metrics["conditional_bound"] == pytest.approx(metrics["posterior.loss"] + metrics["kl"])
     assert recorder.series[0].y_values["divergence"][0] >= recorder.series[0].y_values["divergence"][1]
 
 
@@ -96,6 +96,48 @@ def test_a_vae_whose_injection_is_zero_is_collapsed():
     context = vae_context()
     assert not context.model.from_latent.weight.any()
     assert measure("latent_losses", context)[0]["prior_gap"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_bound_counts_what_the_attributes_cost(context):
+    metrics, _ = measure("latent_losses", context)
+    assert metrics["bound"] > metrics["posterior.loss"] + 0.9 * metrics["kl"]
+    assert metrics["backoff.loss"] < metrics["unigram.loss"] < metrics["uniform.loss"] == pytest.approx(np.log(corpus().vocab_size))
+
+
+def test_a_causal_decoder_does_not_leak_and_a_planted_leak_is_found(context):
+    metrics, _ = measure("latent_causality", context)
+    assert metrics["max_past_change"] < 1e-4 and metrics["min_present_change"] > 1e-3
+
+    def peeking_nats(model, batch, latents_BNZ):
+        return context.latent.token_nats(model, batch, latents_BNZ) + batch.inputs_BT.roll(-1, 1) * 0.01
+
+    leaky = replace(context, latent=replace(context.latent, token_nats=peeking_nats))
+    assert measure("latent_causality", leaky)[0]["max_past_change"] > 1e-2
+
+
+def test_random_tokens_cost_at_least_ln_v_unless_the_decoder_sees_them(context):
+    assert measure("latent_random_tokens", context)[0]["z_score"] > -4
+
+    def seeing_nats(model, batch, latents_BNZ):
+        return torch.zeros(batch.targets_BT.shape)
+
+    seeing = replace(context, latent=replace(context.latent, token_nats=seeing_nats))
+    assert measure("latent_random_tokens", seeing)[0]["z_score"] < -100
+
+
+def test_a_small_vae_learns_one_batch_and_a_planted_constant_loss_does_not(context):
+    config = replace(CONFIG, latents=replace(CONFIG.latents, overfit_steps=40))
+    metrics, recorder = measure("latent_overfit", context, config)
+    assert metrics["loss"] < 0.6 * metrics["initial_loss"]
+    assert len(recorder.series[0].y_values["loss"]) == 40
+
+    def objectives(model):
+        objective = context.objectives(model)[0]
+        return [replace(objective, loss=lambda batch: {"loss": model.lm_head.bias.sum() * 0 + 3.0})]
+
+    metrics, _ = measure("latent_overfit", replace(context, objectives=objectives), CONFIG)
+    assert metrics["loss"] == metrics["initial_loss"] == 3
+    assert SPEC.probes(CONFIG)["latent_overfit"].checks["loss"].expect == "< 0.5 * initial_loss"
 
 
 def test_every_probe_of_latents_measures_a_real_vae(context):

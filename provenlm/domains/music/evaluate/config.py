@@ -68,7 +68,7 @@ class LatentEvalConfig:
 
     num_sequences: held-out sequences that are scored and of which latents are taken. num_pairs: pairs of pieces between which latents
     are interpolated, in `num_points` points. num_requests: sequences that are generated for each class of an attribute.
-    max_new_tokens: of each generated sequence.
+    max_new_tokens: of each generated sequence. overfit_steps: of a small model that learns one batch.
     """
 
     num_sequences: int = 64
@@ -77,9 +77,11 @@ class LatentEvalConfig:
     num_points: int = 5
     num_requests: int = 4
     max_new_tokens: int = 256
+    overfit_steps: int = 60
 
     def __post_init__(self) -> None:
         for name, low in (
+            ("overfit_steps", 2),
             ("num_sequences", 2),
             ("num_reconstructions", 2),
             ("num_pairs", 1),

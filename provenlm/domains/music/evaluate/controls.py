@@ -31,15 +31,15 @@ SAMPLING = SamplingConfig(temperature=0.8, top_k=0, top_p=0.95, repetition_penal
 def record_reconstruction(context: EvalContext, metrics: MetricRecorder, config: LatentEvalConfig, batch: Any) -> None:
     """Record how like its piece a reconstruction is.
 
-    It is generated from the latents of the piece alone.
+    It is generated from the latents of the piece alone; one without notes has the similarity 0.
     """
     sample, counts = encode(context, batch)
     outputs = generate_bars(context, sample, counts, config.max_new_tokens, "reconstruction")
     originals = [chroma(notes) for notes in read_notes(context, sequences_of(batch))]
     copies = [chroma(notes) for notes in read_notes(context, outputs)]
-    pairs = [(first, second) for first, second in zip(originals, copies, strict=True) if first.any() and second.any()]
+    pairs = [(original, copy) for original, copy in zip(originals, copies, strict=True) if original.any()]
     if len(pairs) < 2:
-        raise ValueError(f"at least 2 reconstructions must have notes, got {len(pairs)}")
+        raise ValueError(f"at least 2 held-out sequences must have notes, got {len(pairs)}")
     own = [cosine(first, second) for first, second in pairs]
     other = [cosine(pairs[index][0], pairs[index - 1][1]) for index in range(len(pairs))]
     metrics.add_count("sequences", len(pairs), "sequences", "Held-out sequences that were generated again from their latents")

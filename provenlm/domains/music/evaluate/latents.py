@@ -6,6 +6,7 @@ units (Burda et al. 2016, arXiv 1509.00519) is reported beside it, but free bits
 Shapes: B sequences, N latents of a sequence, Z latent size, T positions.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from provenlm.core import rng
 from provenlm.core.audit import Check, MetricRecorder, PlotSeries
+from provenlm.domains.music.evaluate.backoff_ngrams import fit_backoff
 from provenlm.domains.music.evaluate.config import LatentEvalConfig, MusicEvalConfig
 from provenlm.domains.music.evaluate.controls import record_conditioning, record_interpolation, record_reconstruction
 from provenlm.evaluation.arrays import FloatArray
@@ -28,6 +30,7 @@ SEQUENCES_PER_PASS = 8
 MIN_VARIANCE = 0.01  # of the posterior mean of an active unit
 MIN_KL = 0.05  # nats of a dimension that carries information
 MIN_GAP_RATIO = 0.02
+NGRAM_ORDER = 6
 LATENTS = frozenset({"latent", "validation_split"})
 
 
@@ -55,7 +58,11 @@ def latent_probes(config: MusicEvalConfig) -> Mapping[str, Probe]:
         "latent_losses": Probe(
             lambda context, metrics: record_latent_losses(context, metrics, latents),
             LATENTS,
-            {"prior_gap.ratio": Check(f"> {MIN_GAP_RATIO}", collapsed), "prior_gap.ci_low": Check("> 0", collapsed)},
+            {
+                "prior_gap.ratio": Check(f"> {MIN_GAP_RATIO}", collapsed),
+                "prior_gap.ci_low": Check("> 0", collapsed),
+                "bound": Check("< unigram.loss", "the model is no better than token frequencies: train longer"),
+            },
         ),
         "reconstruction": Probe(
             lambda context, metrics: record_reconstruction(context, metrics, latents, validation_batch(context, latents)),
@@ -87,8 +94,7 @@ def record_latent_losses(context: EvalContext, metrics: MetricRecorder, config: 
     metrics.add_measurement("prior.loss", mean["prior"], nats, "Mean loss with latents sampled from the prior")
     metrics.add_measurement("shuffled.loss", mean["shuffled"], nats, "Mean loss with the latents of another held-out sequence")
     metrics.add_measurement("kl", kl, nats, "Divergence of the posterior from the standard normal distribution, per token")
-    bound = mean["posterior"] + kl
-    metrics.add_measurement("bound", bound, nats, "Negative evidence lower bound, given the attributes if the model has any")
+    record_bound(context, metrics, config, mean["posterior"] + kl)
     gap = ratio_interval(losses.nats["prior"] - losses.nats["posterior"], losses.num_targets)
     description = "Loss with latents of the prior minus loss with latents of the posterior: 0 if the decoder ignores its latents"
     metrics.add_measurement("prior_gap", gap.value, nats, description)
@@ -109,6 +115,30 @@ def record_latent_losses(context: EvalContext, metrics: MetricRecorder, config: 
     metrics.series.append(
         PlotSeries("kl_by_dimension", "line", "Divergence of each dimension, sorted", "dimension", "nats/latent", x, lines)
     )
+
+
+@torch.inference_mode()
+def record_bound(context: EvalContext, metrics: MetricRecorder, config: LatentEvalConfig, conditional_bound: float) -> None:
+    """Record the bound on the loss beside n-gram models, which need no latents.
+
+    `conditional_bound` is given the attributes; the term that measures validation data in training includes what they cost.
+    """
+    description = "Negative evidence lower bound given the attributes of the sequences, if the model has any"
+    metrics.add_measurement("conditional_bound", conditional_bound, "nats/token", description)
+    bound = conditional_bound
+    if context.objectives is not None:
+        objective, total, num_targets = context.objectives(context.model)[0], 0.0, 0
+        for batch in validation_passes(context, config):
+            total += float(objective.loss(batch)[objective.eval_term]) * batch.num_targets
+            num_targets += batch.num_targets
+        bound = total / num_targets
+    description = "Bound on the loss as in training: the attributes cost what the prior gives them"
+    metrics.add_measurement("bound", bound, "nats/token", description)
+    metrics.add_count("uniform.loss", math.log(context.tokens.vocab_size), "nats/token", "ln(vocab_size): the loss of guessing")
+    val, model = context.tokens.val, fit_backoff(context.tokens.train, context.tokens.vocab_size, NGRAM_ORDER)
+    for name, order in (("unigram", 1), ("backoff", NGRAM_ORDER)):
+        description = f"Mean loss of a {order}-gram model with Witten-Bell backoff on all held-out tokens"
+        metrics.add_measurement(f"{name}.loss", float(model.nats(val, order).mean()), "nats/token", description)
 
 
 @torch.inference_mode()

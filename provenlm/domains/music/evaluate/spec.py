@@ -16,6 +16,7 @@ from provenlm.domains.music.evaluate.data_configurations import data_configurati
 from provenlm.domains.music.evaluate.edge_cases import edge_cases_probe
 from provenlm.domains.music.evaluate.examples import example_probes
 from provenlm.domains.music.evaluate.fine_tuning import fine_tuning_probe
+from provenlm.domains.music.evaluate.latent_integration import latent_integration_probes
 from provenlm.domains.music.evaluate.latents import latent_probes
 from provenlm.domains.music.evaluate.performance import performance_probe
 from provenlm.domains.music.evaluate.pieces import Pieces, make_latent_stream, sample_pieces
@@ -39,6 +40,7 @@ def make_probes(config: MusicEvalConfig) -> Mapping[str, Probe]:
         "data": data_configurations_probe(config),
         **next_token_probes(config),
         **sample_probes(config),
+        **latent_integration_probes(config),
         **latent_probes(config),
         "adversarial": adversarial_probe(config),
         "edge_cases": edge_cases_probe(),
