@@ -79,7 +79,7 @@ def load_audit_files(context: runner.StageContext) -> list[AuditFile]:
 
 
 def load_recipe_examples(context: runner.StageContext) -> list[RecipeExamples]:
-    """Load the examples of every recipe that has any and declare their folders as inputs."""
+    """Load the examples of the recipes and declare their folders as inputs."""
     recipes = []
     for recipe in context.params.recipes_of(context.subject):
         folder = context.paths.samples_dir(recipe)

@@ -16,6 +16,7 @@ import torch
 
 from provenlm.cli import generate, load_model
 from provenlm.cli.load_model import RecipeModel
+from provenlm.cli.prompts import encode_prompt
 from provenlm.core import registry
 from provenlm.core.config import load_params
 from provenlm.core.errors import ConfigError
@@ -94,7 +95,7 @@ def complete(recipe_model: RecipeModel, prompts: Sequence[str], max_new_tokens: 
     if not prompts:
         return []
     prompt_ids, stop = (
-        [generate.encode_prompt(recipe_model, prompt) for prompt in prompts],
+        [encode_prompt(recipe_model, prompt) for prompt in prompts],
         recipe_model.tokenizer.special_tokens.get("eos"),
     )
     continuations = sampling.generate(

@@ -1,20 +1,19 @@
-"""Generate content with a trained model: text on standard output, or files in the formats of its domain."""
+"""Generate text on standard output, or files in the formats of a domain."""
 
 import argparse
 import codecs
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 from provenlm.cli import load_model
 from provenlm.cli.load_model import RecipeModel
+from provenlm.cli.prompts import TokenPrompt, read_prompts
 from provenlm.core import io, registry, rng
 from provenlm.core.errors import ConfigError
 from provenlm.core.paths import ProjectPaths
-from provenlm.core.records import Record
 from provenlm.evaluation.probe import ValidateSpec
 from provenlm.models.common.spec import capabilities
 from provenlm.models.generation.latent_generation import generate_from_latents
@@ -22,13 +21,6 @@ from provenlm.models.generation.logits_provider import LogitsProvider, logits_pr
 from provenlm.models.generation.sampling import SamplingConfig, generate, generate_stream
 
 Formats = Mapping[str, Callable[[bytes], bytes]]
-
-
-class TokenPrompt(NamedTuple):
-    """Hold a prompt as text and as the token ids that the model continues."""
-
-    text: str
-    ids: list[int]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +102,7 @@ def main(args: argparse.Namespace) -> int:
     check_outputs(args.output, domain.formats)
     offered = capabilities(recipe_model.model.spec)
     has_prompts = "next_token_logits" in offered or "latent" not in offered
-    prompts = read_prompts(recipe_model, args) if has_prompts else []
+    prompts = read_prompts(recipe_model, args.prompt, args.prompt_file, args.max_prompt_tokens) if has_prompts else []
     print_status(f"{load_model.display_path(ProjectPaths(Path.cwd()), recipe_model.checkpoint_dir)}, seed {args.seed}")
     if has_prompts and not args.output:
         pieces = stream_text(recipe_model, prompts, sampling, args.max_new_tokens, args.seed, is_text=not domain.formats)
@@ -156,36 +148,6 @@ def check_outputs(paths: Sequence[Path], formats: Formats) -> None:
             raise ConfigError(f"--output: the suffix must be one of {', '.join(formats)}, got {path.as_posix()!r}")
 
 
-def read_prompts(recipe_model: RecipeModel, args: argparse.Namespace) -> list[TokenPrompt]:
-    """Encode the prompts of the command line, or the beginning of a document if there is none.
-
-    Raises ConfigError for a prompt without tokens and for a file that cannot be read.
-    """
-    if args.max_prompt_tokens is not None and args.max_prompt_tokens < 1:
-        raise ConfigError(f"--max-prompt-tokens: must be at least 1, got {args.max_prompt_tokens}")
-    texts = args.prompt if args.prompt or args.prompt_file else [""]
-    prompts = [TokenPrompt(text, encode_prompt(recipe_model, text)) for text in texts]
-    prompts += [read_prompt_file(recipe_model, path) for path in args.prompt_file]
-    if args.max_prompt_tokens is None:
-        return prompts
-    cut = [prompt.ids[: args.max_prompt_tokens] for prompt in prompts]
-    return [TokenPrompt(recipe_model.tokenizer.describe(ids), ids) for ids in cut]
-
-
-def read_prompt_file(recipe_model: RecipeModel, path: Path) -> TokenPrompt:
-    """Encode the content of a file after the special tokens that begin a document."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"--prompt-file: must be a readable file, got {path.as_posix()!r}: {error.strerror}") from None
-    tokenizer = recipe_model.tokenizer
-    (content_ids,) = tokenizer.encode([Record.from_content(content, "", path.as_posix())])
-    ids = [*tokenizer.encode_prompt(""), *content_ids.tolist()]
-    if not ids:
-        raise ConfigError(f"--prompt-file: must have at least one token, got {path.as_posix()!r}")
-    return TokenPrompt(tokenizer.describe(ids), ids)
-
-
 def continue_prompts(
     recipe_model: RecipeModel, prompts: Sequence[TokenPrompt], sampling: SamplingConfig, max_new_tokens: int, seed: int
 ) -> list[list[int]]:
@@ -199,7 +161,7 @@ def continue_prompts(
 def sample_from_prior(
     recipe_model: RecipeModel, domain: ValidateSpec, args: argparse.Namespace, sampling: SamplingConfig
 ) -> list[int]:
-    """Sample latents from the prior of a model and return the ids that it generates from them.
+    """Sample latents from the prior of a model and generate ids from them.
 
     Raises ConfigError for a prompt, which such a model cannot continue.
     """
@@ -218,7 +180,10 @@ def sample_from_prior(
 
 
 def write_outputs(recipe_model: RecipeModel, sequences: Sequence[Sequence[int]], paths: Sequence[Path], formats: Formats) -> None:
-    """Write the content of each sequence to every path; several sequences get numbered files."""
+    """Write the content of each sequence to every path.
+
+    Several sequences get numbered files.
+    """
     for number, ids in enumerate(sequences, start=1):
         content = recipe_model.tokenizer.decode(ids)
         for path in paths:
@@ -257,16 +222,6 @@ def stream_text(
 def make_generator(seed: int) -> torch.Generator:
     """Return the random generator of a seed."""
     return torch.Generator().manual_seed(rng.derive_seed(seed, "generate"))
-
-
-def encode_prompt(recipe_model: RecipeModel, prompt: str) -> list[int]:
-    """Encode a prompt.
-
-    Raises ConfigError for an empty prompt if no token starts a document.
-    """
-    if not (ids := recipe_model.tokenizer.encode_prompt(prompt)):
-        raise ConfigError("--prompt: must not be empty, because this tokenizer has no bos token, got ''")
-    return ids
 
 
 def recipe_logits(recipe_model: RecipeModel) -> LogitsProvider:

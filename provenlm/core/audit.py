@@ -98,7 +98,7 @@ class Audit:
 
 @dataclass
 class MetricRecorder:
-    """Collect metrics, plots, tables and examples in the order in which they are recorded."""
+    """Collect metrics, plots, tables and examples in the order of recording."""
 
     metrics: dict[str, Metric] = field(default_factory=dict)
     series: list[PlotSeries] = field(default_factory=list)

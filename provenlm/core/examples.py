@@ -1,4 +1,4 @@
-"""Write and read examples: generated and real content that a person can look at or play."""
+"""Write and read examples: content that a person can look at or play."""
 
 import json
 import re

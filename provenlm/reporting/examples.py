@@ -1,6 +1,6 @@
-"""Render examples as HTML: pictures, audio and files of generated content beside real content, and blind pairs with their key.
+"""Render examples as HTML, and blind pairs of them with their key.
 
-All content is embedded, so that the page needs neither other files nor a network.
+Pictures, audio and files of generated content come beside real content. All content is embedded, so that the page needs neither other files nor a network.
 """
 
 import base64
@@ -30,7 +30,7 @@ class RecipeExamples:
 
 
 def examples_html(recipes: Sequence[RecipeExamples]) -> str:
-    """Return the blind pairs and the other examples of every recipe, and last the key to the pairs."""
+    """Return the blind pairs and other examples of every recipe, and the key."""
     blocks = [block for recipe in recipes for block in _recipe_blocks(recipe)]
     key = [line for recipe in recipes for line in _key_lines(recipe)]
     if key:
@@ -39,7 +39,10 @@ def examples_html(recipes: Sequence[RecipeExamples]) -> str:
 
 
 def blind_pairs(examples: Sequence[Example]) -> list[tuple[Example, Example]]:
-    """Return the blind pairs in order; which member comes first depends on the digest of its files alone."""
+    """Return the blind pairs in order.
+
+    Which member comes first depends on the digest of its files alone.
+    """
     members = sorted((example for example in examples if example.pair), key=lambda example: (example.pair, _digest(example)))
     pairs = [tuple(group) for _, group in itertools.groupby(members, key=lambda example: example.pair)]
     return [(first, second) for first, second in pairs]
@@ -50,15 +53,15 @@ def _recipe_blocks(recipe: RecipeExamples) -> Iterator[str]:
     if pairs := blind_pairs(recipe.examples):
         yield f'<p class="group">{PAIR_GROUP}</p><p>{PAIR_PROMPT}</p>'
     for pair in pairs:
-        figures = [
-            _figure(example, f"Pair {example.pair}: {label}", f"pair-{example.pair}-{label.lower()}")
+        members = [
+            _example_block(example, f"Pair {example.pair}: {label}", f"pair-{example.pair}-{label.lower()}")
             for label, example in zip(PAIR_LABELS, pair, strict=True)
         ]
-        yield f'<div class="pair">{"".join(figures)}</div>'
+        yield f'<div class="pair">{"".join(members)}</div>'
     named = [example for example in recipe.examples if not example.pair]
     for group in dict.fromkeys(example.group for example in named):
         yield f'<p class="group">{html.escape(group)}</p>'
-        yield from (_figure(example, example.title, example.name) for example in named if example.group == group)
+        yield from (_example_block(example, example.title, example.name) for example in named if example.group == group)
 
 
 def _key_lines(recipe: RecipeExamples) -> Iterator[str]:
@@ -70,7 +73,7 @@ def _key_lines(recipe: RecipeExamples) -> Iterator[str]:
         yield f"<li>{html.escape(recipe.recipe)}, pair {pair[0].pair}: {'; '.join(sides)}</li>"
 
 
-def _figure(example: Example, caption: str, stem: str) -> str:
+def _example_block(example: Example, caption: str, stem: str) -> str:
     """Return one example: pictures, players and text first, then links to the files."""
     parts = [f"<figcaption>{html.escape(caption)}</figcaption>"]
     links = []

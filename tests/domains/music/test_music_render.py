@@ -25,7 +25,7 @@ from provenlm.domains.music.scrape.procedural import compose_piece
 from tests.domains.music.scores import make_score
 
 RATE = 11025
-PIECE = compose_piece(1)
+PIECE = cut_score(compose_piece(1), 8)
 NOTES = timed_notes(PIECE)
 SAMPLES = synthesize(NOTES, RATE)
 HAS_FLUIDSYNTH = shutil.which("fluidsynth") is not None and find_sound_font(SOUND_FONT_FOLDERS) is not None

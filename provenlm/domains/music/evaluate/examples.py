@@ -1,6 +1,6 @@
-"""Record examples to look at and to play: generated music beside real pieces, each as MIDI file, piano roll and audio.
+"""Record examples of music to look at and to play.
 
-Examples are the first ones of the seed, not a selection. The audio is measured: it must not be silent, and must begin its notes where
+Generated music comes beside real pieces, each as MIDI file, piano roll and audio. Examples are the first ones of the seed, not a selection. The audio is measured: it must not be silent, and must begin its notes where
 the score has them.
 """
 
@@ -40,7 +40,10 @@ CHECKS = {
 
 @dataclass(frozen=True)
 class ExamplePiece:
-    """Hold the ids of one example; the first `num_prompt_ids` are a prompt. The other fields are those of `Example`."""
+    """Hold the ids of one example; the first `num_prompt_ids` are a prompt.
+
+    The other fields are those of `Example`.
+    """
 
     name: str
     group: str
@@ -53,7 +56,10 @@ class ExamplePiece:
 
 @dataclass(frozen=True)
 class RenderedPiece:
-    """Hold an example, its audio, and the fraction of notes whose onset is heard; None if it has no notes."""
+    """Hold an example, its audio, and the fraction of notes whose onset is heard.
+
+    The fraction is None if the example has no notes.
+    """
 
     example: Example
     audio: Audio
@@ -80,11 +86,11 @@ def example_probes(config: MusicEvalConfig) -> Mapping[str, Probe]:
 
 
 def draw_samples(context: EvalContext, config: MusicEvalConfig) -> list[ExamplePiece]:
-    """Draw blind pairs of a sample and a real piece, and samples and real pieces with their titles."""
+    """Draw blind pairs of a sample and a real piece, and some with their titles."""
     examples = config.examples
-    drawn = replace(config, num_samples=max(2, examples.num_pairs + examples.num_samples))
-    generated = [ids.tolist() for ids in sample_pieces(context, drawn).sequences]
-    real = [ids.tolist() for ids in real_pieces(context, context.val_or_train_split, drawn, "examples").sequences]
+    sizes = replace(config, num_samples=max(2, examples.num_pairs + examples.num_samples))
+    generated = [ids.tolist() for ids in sample_pieces(context, sizes).sequences]
+    real = [ids.tolist() for ids in real_pieces(context, context.val_or_train_split, sizes, "examples").sequences]
     num_pairs = min(examples.num_pairs, len(real))
     pieces = []
     for number in range(1, num_pairs + 1):
@@ -101,10 +107,10 @@ def draw_samples(context: EvalContext, config: MusicEvalConfig) -> list[ExampleP
 
 
 def draw_continuations(context: EvalContext, config: MusicEvalConfig) -> list[ExamplePiece]:
-    """Continue the beginnings of held-out pieces; each real piece follows its continuation."""
+    """Continue held-out pieces; each real piece follows its continuation."""
     examples, group = config.examples, "Continuations of held-out pieces; the prompt is grey"
-    drawn = replace(config, num_samples=max(2, examples.num_continuations))
-    real = [ids.tolist() for ids in real_pieces(context, context.tokens.val, drawn, "continuations").sequences]
+    sizes = replace(config, num_samples=max(2, examples.num_continuations))
+    real = [ids.tolist() for ids in real_pieces(context, context.tokens.val, sizes, "continuations").sequences]
     real = [ids for ids in real if len(ids) > examples.num_prompt_tokens][: examples.num_continuations]
     if not real:
         raise ValueError(f"a held-out piece must have more than {examples.num_prompt_tokens} tokens, got none")
@@ -124,38 +130,43 @@ def draw_continuations(context: EvalContext, config: MusicEvalConfig) -> list[Ex
 
 
 def draw_from_latents(context: EvalContext, config: MusicEvalConfig) -> list[ExamplePiece]:
-    """Generate held-out sequences again from their latents, and from latents between those of two of them."""
+    """Generate held-out sequences again from their latents, and between two."""
     examples = config.examples
     batch = validation_batch(context, config.latents)
     sample, counts = encode(context, batch)
     real = sequences_of(batch)
     first, second = choose_pairs([chroma(notes) for notes in read_notes(context, real)], 1)[0]
-    chosen = [first, second, *(index for index in range(len(real)) if index not in (first, second))][: examples.num_reconstructions]
-    rows = [*(mix_latents(sample, index, index, 0.0) for index in chosen)]
+    indices = [first, second, *(index for index in range(len(real)) if index not in (first, second))][
+        : examples.num_reconstructions
+    ]
+    rows = [*(mix_latents(sample, index, index, 0.0) for index in indices)]
     fractions = np.linspace(0, 1, examples.num_points).tolist()
     rows += [mix_latents(sample, first, second, fraction) for fraction in fractions]
-    row_counts = [*(counts[index] for index in chosen), *[min(counts[first], counts[second])] * len(fractions)]
+    row_counts = [*(counts[index] for index in indices), *[min(counts[first], counts[second])] * len(fractions)]
     mixed = LatentSample(torch.cat([row.latents_BNZ for row in rows]), _cat_attributes(rows))
     outputs = generate_bars(context, mixed, row_counts, config.latents.max_new_tokens, "latent examples")
     pieces, group = [], "Reconstructions: each piece generated again from its latents alone"
-    for number, (index, output) in enumerate(zip(chosen, outputs, strict=False), 1):
+    for number, (index, output) in enumerate(zip(indices, outputs, strict=False), 1):
         pieces.append(ExamplePiece(f"reconstructed-{number}-real", group, f"Real piece {number}", False, real[index]))
         pieces.append(ExamplePiece(f"reconstruction-{number}", group, f"Its reconstruction {number}", True, output))
     group = "An interpolation between the latents of real pieces 1 and 2"
-    for number, (fraction, output) in enumerate(zip(fractions, outputs[len(chosen) :], strict=True), 1):
+    for number, (fraction, output) in enumerate(zip(fractions, outputs[len(indices) :], strict=True), 1):
         pieces.append(ExamplePiece(f"interpolation-{number}", group, f"{fraction:.0%} of the way", True, output))
     return pieces
 
 
 def mix_latents(sample: LatentSample, first: int, second: int, fraction: float) -> LatentSample:
-    """Return one row of latents between two rows of a sample, with the attributes of the nearer one."""
+    """Return latents between two rows of a sample.
+
+    The attributes are those of the nearer row.
+    """
     latents_NZ = torch.lerp(sample.latents_BNZ[first], sample.latents_BNZ[second], fraction)
     nearer = second if fraction > 0.5 else first
     return LatentSample(latents_NZ[None], None if sample.attributes_BNA is None else sample.attributes_BNA[nearer][None])
 
 
 def record_pieces(context: EvalContext, metrics: MetricRecorder, pieces: Sequence[ExamplePiece], config: ExampleConfig) -> None:
-    """Render pieces, add them to the examples, and record what their audio sounds like."""
+    """Render pieces, add them to the examples, and measure their audio."""
     rendered = [render_piece(context, piece, config.seconds) for piece in pieces]
     metrics.examples.extend(piece.example for piece in rendered)
     generated = [piece for piece in rendered if piece.example.is_generated]

@@ -1,4 +1,7 @@
-"""Play a score: with FluidSynth and a sound font where both are installed, else with the built-in synthesizer."""
+"""Play a score with FluidSynth or with the built-in synthesizer.
+
+FluidSynth is used where it and a sound font are installed.
+"""
 
 import shutil
 import subprocess
@@ -10,20 +13,21 @@ import symusic
 
 from provenlm.core.errors import DataError
 from provenlm.domains.music.content.score import write_score
-from provenlm.domains.music.evaluate.render.synthesizer import Samples, synthesize
+from provenlm.domains.music.evaluate.render.synthesizer import Samples, normalize_peak, synthesize
 from provenlm.domains.music.evaluate.render.timed_notes import timed_notes
 from provenlm.domains.music.evaluate.render.wav import decode_pcm16
 
 SOUND_FONT_FOLDERS = ("/usr/share/sounds/sf2", "/usr/share/sounds/sf3", "/usr/share/soundfonts", "/usr/local/share/soundfonts")
 SOUND_FONT_SUFFIXES = (".sf2", ".sf3")
 GAIN = 0.8
+REVERB_SECONDS = 1.0  # kept after the last note
 TIMEOUT_SECONDS = 300
 FLUIDSYNTH, BUILT_IN = "FluidSynth", "built-in"
 
 
 @dataclass(frozen=True)
 class Audio:
-    """Hold mono samples in [-1, 1] and the name of the synthesizer that made them."""
+    """Hold mono samples in [-1, 1], all of the same peak, and their synthesizer."""
 
     samples: Samples
     sample_rate: int
@@ -35,11 +39,16 @@ def render_audio(score: symusic.Score, sample_rate: int) -> Audio:
     program, sound_font = shutil.which("fluidsynth"), find_sound_font(SOUND_FONT_FOLDERS)
     if program is None or sound_font is None:
         return Audio(synthesize(timed_notes(score), sample_rate), sample_rate, BUILT_IN)
-    return Audio(_run_fluidsynth(program, sound_font, write_score(score), sample_rate), sample_rate, FLUIDSYNTH)
+    samples = _run_fluidsynth(program, sound_font, write_score(score), sample_rate)
+    num_samples = round((timed_notes(score).end_seconds + REVERB_SECONDS) * sample_rate)
+    return Audio(normalize_peak(samples[:num_samples]), sample_rate, FLUIDSYNTH)
 
 
 def find_sound_font(folders: tuple[str, ...]) -> Path | None:
-    """Return the first sound font in the first folder that has any; `default-GM` before all others."""
+    """Return a sound font of the first folder that has any.
+
+    `default-GM` comes before all others, which are in alphabetic order.
+    """
     for folder in map(Path, folders):
         files = sorted(path for path in folder.glob("*") if path.suffix in SOUND_FONT_SUFFIXES)
         if files:

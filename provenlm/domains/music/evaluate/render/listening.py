@@ -1,4 +1,4 @@
-"""Measure audio against the notes that it should play: loudness, and the onsets that its spectrum shows."""
+"""Measure loudness of audio, and whether its spectrum shows the onsets of notes."""
 
 import numpy as np
 
@@ -16,9 +16,10 @@ def root_mean_square(samples: Samples) -> float:
 
 
 def onset_ratio(samples: Samples, sample_rate: int, notes: TimedNotes) -> float:
-    """Return the fraction of notes at whose onset the amplitude at their frequency rises. Raises ValueError for no notes.
+    """Return the fraction of notes at whose onset their frequency gets louder.
 
-    The amplitude is that of the frequency component in a window of WINDOW_SECONDS before and after the onset.
+    The amplitude is that of the frequency component in a window of WINDOW_SECONDS before and after the onset. Raises
+    ValueError for no notes.
     """
     if not len(notes):
         raise ValueError("notes must be at least one, got none")

@@ -31,8 +31,13 @@ def synthesize(notes: TimedNotes, sample_rate: int) -> Samples:
         start = round(onset * sample_rate)
         wave = _note_wave(pitch_frequency(pitch), duration, sample_rate)[: len(output) - start]
         output[start : start + len(wave)] += wave * velocity / 127
-    peak = np.abs(output).max(initial=0.0)
-    return (output * (PEAK / peak if peak > 0 else 1.0)).astype(np.float32)
+    return normalize_peak(output)
+
+
+def normalize_peak(samples: NDArray[np.floating]) -> Samples:
+    """Scale samples to PEAK, so that pieces are equally loud; keep silence."""
+    peak = np.abs(samples).max(initial=0.0)
+    return (samples * (PEAK / peak if peak > 0 else 1.0)).astype(np.float32)
 
 
 def _note_wave(frequency: float, duration: float, sample_rate: int) -> NDArray[np.float64]:

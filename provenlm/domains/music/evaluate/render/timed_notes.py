@@ -1,4 +1,4 @@
-"""Convert the notes of a score to seconds by its tempos, and cut a score at a time."""
+"""Convert the notes of a score to seconds, and cut a score at a time."""
 
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ class TimedNotes:
 
 @dataclass(frozen=True)
 class TempoMap:
-    """Map ticks to seconds; tempo `i` begins at `ticks[i]`, `seconds[i]` after the beginning."""
+    """Map ticks to seconds; tempo `i` begins at `ticks[i]`, which is `seconds[i]`."""
 
     ticks: FloatArray
     seconds: FloatArray
@@ -51,7 +51,7 @@ class TempoMap:
 
 
 def tempo_map(score: symusic.Score) -> TempoMap:
-    """Build the tempo map of a score; of several tempos at one tick the last one counts."""
+    """Build the tempo map of a score; the last tempo of a tick counts."""
     changes = {0: DEFAULT_QUARTER_SECONDS}
     changes |= {int(tempo.time): tempo.mspq / 1e6 for tempo in sorted(score.tempos, key=lambda tempo: tempo.time) if tempo.mspq > 0}
     ticks = np.array(list(changes), np.float64)
@@ -79,7 +79,10 @@ def timed_notes(score: symusic.Score) -> TimedNotes:
 
 
 def cut_score(score: symusic.Score, max_seconds: float) -> symusic.Score:
-    """Return the first `max_seconds` of a score: notes that begin before that time and end there at the latest."""
+    """Return the first `max_seconds` of a score.
+
+    Its notes begin before that time and end there at the latest.
+    """
     end = round(tempo_map(score).to_ticks(max_seconds))
     cut = score.copy()
     for track in cut.tracks:

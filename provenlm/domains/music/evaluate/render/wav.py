@@ -1,4 +1,7 @@
-"""Write and read WAV files: 16-bit PCM, and 8-bit mu-law (ITU-T G.711), which every browser plays at half the size."""
+"""Write and read WAV files of 16-bit PCM and of 8-bit mu-law.
+
+Browsers play mu-law (ITU-T G.711) too, at half the size.
+"""
 
 import io
 import struct
@@ -25,7 +28,7 @@ def encode_pcm16(samples: Samples, sample_rate: int) -> bytes:
 
 
 def encode_mu_law(samples: Samples, sample_rate: int) -> bytes:
-    """Return mono samples in [-1, 1] as a WAV file of 8 bits a sample, on a logarithmic scale."""
+    """Return mono samples in [-1, 1] as a WAV file of 8 bits, in mu-law."""
     codes = mu_law_codes(_to_int16(samples)).tobytes()
     fields = (MU_LAW_FORMAT, 1, sample_rate, sample_rate, 1, 8, 0)
     format_chunk = b"fmt " + struct.pack("<IHHIIHHH", 18, *fields)
@@ -36,7 +39,10 @@ def encode_mu_law(samples: Samples, sample_rate: int) -> bytes:
 
 
 def mu_law_codes(values: NDArray[np.int16]) -> NDArray[np.uint8]:
-    """Encode 16-bit samples by G.711: sign, exponent and four bits of mantissa, all inverted."""
+    """Encode 16-bit samples by G.711.
+
+    A code is sign, exponent and four bits of mantissa, all inverted.
+    """
     magnitude = np.minimum(np.abs(values.astype(np.int32)), MU_LAW_CLIP) + MU_LAW_BIAS
     exponent = np.floor(np.log2(magnitude)).astype(np.int32) - 7
     mantissa = (magnitude >> (exponent + 3)) & 0x0F
@@ -46,7 +52,10 @@ def mu_law_codes(values: NDArray[np.int16]) -> NDArray[np.uint8]:
 
 
 def decode_pcm16(content: bytes) -> tuple[Samples, int]:
-    """Return the samples of a 16-bit WAV file, mixed to mono, and its sample rate. Raises DataError for another file."""
+    """Return the samples of a 16-bit WAV file, mixed to mono, and their rate.
+
+    Raises DataError for another file.
+    """
     try:
         with wave.open(io.BytesIO(content)) as file:
             if file.getsampwidth() != 2:
