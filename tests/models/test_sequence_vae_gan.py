@@ -132,12 +132,12 @@ def test_the_discriminator_learns_to_tell_real_from_random_tokens(batch):
 
 def test_every_linear_layer_of_the_discriminator_has_spectral_norm_one(model, batch):
     for _ in range(10):  # each pass in training refines the estimate
-        judged = model.discriminator(
+        critique = model.discriminator(
             one_hot_targets(model, batch, torch.float32) @ model.embed_tokens.weight,
             batch.targets_BT != IGNORE,
             torch.zeros(6, 3, 16),
         )
-    assert judged.scores_BN.shape == (6, 3)
+    assert critique.scores_BN.shape == (6, 3)
     norms = [
         float(torch.linalg.matrix_norm(module.weight, 2))
         for module in model.discriminator.modules()

@@ -74,10 +74,10 @@ def vae_loss(model: SequenceVAE, ignore_index: int, batch: Any) -> Mapping[str, 
         terms["negative_elbo"] = terms["negative_elbo"] + attribute_nats
     loss = nll + model.kl_weight * kl
     if is_active(model):
-        judged = adversarial_terms(model, ignore_index, batch, posterior, latents_BNZ)
-        update_weight(model, nll, judged["adversarial"] + judged["feature_matching"])
-        terms |= judged | {"adversarial_weight": model.adversarial_weight.clone()}
-        loss = loss + model.adversarial_weight.clone() * (judged["adversarial"] + judged["feature_matching"])
+        critique = adversarial_terms(model, ignore_index, batch, posterior, latents_BNZ)
+        update_weight(model, nll, critique["adversarial"] + critique["feature_matching"])
+        terms |= critique | {"adversarial_weight": model.adversarial_weight.clone()}
+        loss = loss + model.adversarial_weight.clone() * (critique["adversarial"] + critique["feature_matching"])
     return {"loss": loss, **terms}
 
 
