@@ -86,7 +86,7 @@ def record_brute_force(
     threshold: float,
     containment_threshold: float,
 ) -> None:
-    """Compare sampled records with every other one and record what the searches missed."""
+    """Compare sampled records with all and record what the searches missed."""
     pivots = sorted(result.representatives.tolist(), key=lambda row: rng.hash_to_unit(result.ids[row], "oracle"))[:NUM_PIVOTS]
     is_pivot, is_representative = (np.isin(np.arange(len(result.ids)), rows) for rows in (pivots, result.representatives))
 

@@ -15,7 +15,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 RESULTS_DIR = Path(__file__).resolve().parents[1] / "results"
-PACKAGES = ("torch", "transformers", "numpy", "dvc", "prefect", "datatrove", "daft", "sentencepiece", "trafilatura", "resiliparse")
+PACKAGES = (
+    "torch", "transformers", "numpy", "dvc", "prefect", "datatrove", "daft", "sentencepiece", "trafilatura", "resiliparse",
+    "symusic", "miditok", "mido", "muspy",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

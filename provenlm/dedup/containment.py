@@ -1,4 +1,6 @@
-"""Find pairs of sets of which one mostly contains the other: excerpts, first halves, and arrangements with added parts.
+"""Find pairs of sets of which one mostly contains the other.
+
+They are excerpts, first halves, and arrangements with added parts.
 
 The containment of two sets is the size of their intersection over that of the smaller one (Broder 1997). A first half has a Jaccard
 similarity of 0.5 to the whole and a containment of 1. The search is exact: an inverted index counts what every two sets share. For corpora
@@ -30,7 +32,10 @@ class ContainmentPairs(NamedTuple):
 
 
 def find_contained(sets: SetStore, rows: Sequence[int], threshold: float, max_ngrams: int = MAX_NGRAMS) -> ContainmentPairs:
-    """Return the pairs of `rows` whose sets have a containment of at least `threshold` and share MIN_SHARED_NGRAMS n-grams."""
+    """Return the pairs of `rows` with a containment of at least `threshold`.
+
+    They share MIN_SHARED_NGRAMS n-grams or more.
+    """
     scale = max(1, math.ceil(sum(sets.size(row) for row in rows) / max_ngrams))
     index = InvertedIndex.create([_sampled(sets[row], scale) for row in rows])
     min_ratio, min_shared = (threshold, MIN_SHARED_NGRAMS) if scale == 1 else (threshold * SAMPLED_TOLERANCE, 2)
@@ -55,7 +60,9 @@ def _sampled(members: Hashes, scale: int) -> Hashes:
 
 
 class InvertedIndex(NamedTuple):
-    """Hold sets by member: `members` in increasing order with the sets that they belong to.
+    """Hold sets by member, in increasing order.
+
+    `owners` are the sets that the members belong to.
 
     `positions[offsets[n] : offsets[n + 1]]` are the places of the members of set n.
     """
@@ -80,7 +87,10 @@ class InvertedIndex(NamedTuple):
         return cls(members[order], owners, positions, offsets, np.zeros(len(sets), np.int32), np.zeros(len(sets), np.int32))
 
     def similar_sets(self, number: int, min_ratio: float, min_shared: int) -> list[int]:
-        """Return the sets after set `number` that share at least `min_shared` members and `min_ratio` of the smaller one with it."""
+        """Return the sets after set `number` that share much with it.
+
+        That is at least `min_shared` members and `min_ratio` of the smaller set.
+        """
         num_partners = _count_shared(number, self.members, self.owners, self.positions, self.offsets, self.counts, self.partners)
         others = self.partners[:num_partners]
         shared = self.counts[others]
@@ -100,7 +110,10 @@ def _count_shared(
     counts: NDArray[np.int32],
     partners: NDArray[np.int32],
 ) -> int:
-    """Count in `counts` what each later set shares with a set, list these sets in `partners` and return their number."""
+    """Count what each later set shares with a set.
+
+    The counts are in `counts`, these sets in `partners`; returns their number.
+    """
     num_partners = 0
     for flat in range(offsets[number], offsets[number + 1]):
         position = positions[flat] + 1

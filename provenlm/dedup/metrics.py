@@ -135,7 +135,7 @@ def record_dedup_metrics(metrics: MetricRecorder, result: DedupResult, tally: De
 
 
 def record_containment(metrics: MetricRecorder, result: DedupResult, truth: dict[tuple[int, int], float]) -> None:
-    """Record the pairs that clusters join because one record contains much of the other.
+    """Record the pairs that clusters join because one contains much of the other.
 
     `truth` has the pairs that brute force found for sampled rows: none may be in two clusters.
     """

@@ -20,7 +20,9 @@ NGRAM_TOKENS = 8  # a validation sequence is of the corpus if all its n-grams ar
 
 
 def record_augmentation(audit: MetricRecorder, dataloader: DataLoader, val_split: DatasetSplit) -> None:
-    """Record how many variants a training sequence has, and which fractions of sequences differ from the corpus.
+    """Record the variants of a training sequence and what augmentation changed.
+
+    That is the fraction of training sequences and the number of validation sequences that differ from the corpus.
 
     Without augmentation nothing is recorded.
     """
@@ -55,7 +57,10 @@ def _differ(first: Any, second: Any) -> bool:
 
 
 def count_altered(batches: Sequence[Batch], split: DatasetSplit) -> int:
-    """Count the sequences with an n-gram of inputs that a split does not have; batches without `inputs_BT` have none."""
+    """Count the sequences with an n-gram of inputs that a split does not have.
+
+    Batches without `inputs_BT` have none.
+    """
     known = np.unique(_ngrams(np.asarray(split.ids, np.int64)))
     return sum(not np.isin(_ngrams(inputs_T), known).all() for batch in batches for inputs_T in _input_sequences(batch))
 

@@ -145,7 +145,10 @@ class DataLoader:
 
 
 def _augmented(batch: Any, augmentation: Augmentation, start: int) -> Any:
-    """Return the augmented batch of the sequences from number `start` on. Raises ValueError if its shape differs."""
+    """Return the augmented batch of the sequences from number `start` on.
+
+    Raises ValueError if its shape differs.
+    """
     augmented = augmentation.apply(batch, np.arange(start, start + batch.num_sequences))
     if (augmented.num_sequences, augmented.seq_len) != (batch.num_sequences, batch.seq_len):
         raise ValueError(

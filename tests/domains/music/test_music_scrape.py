@@ -1,4 +1,5 @@
 import sys
+import time
 import zipfile
 
 import pytest
@@ -14,6 +15,7 @@ from provenlm.domains.music.scrape.parser_pool import ParserPool
 from provenlm.domains.music.scrape.parsers import ParseLimits, RefusalError, check_midi, parse_file
 from provenlm.domains.music.scrape.procedural import compose_piece
 from provenlm.domains.music.scrape.spec import SPEC, MusicScrapeConfig
+from provenlm.domains.music.tokenize.midi_tokenizer import MidiTokenizer, MidiTokenizerConfig
 from provenlm.scraping.sources.items import DropReason, SourceItem
 from tests.domains.music.scores import make_score
 
@@ -37,9 +39,9 @@ def midi_file(track: bytes, file_format=0, num_tracks=1, division=480, size=None
 ONE_NOTE = b"\x00\x90\x3c\x50\x83\x60\x80\x3c\x00\x00\xff\x2f\x00"
 
 
-def fetch(tmp_path, sources, **settings):
+def fetch(tmp_path, sources, progress=None, **settings):
     scrape_config = config.parse_config(MusicScrapeConfig, {"sources": sources, "num_workers": 1, **settings}, "x")
-    return list(SPEC.fetch(scrape_config, tmp_path / "state", ProgressReporter("x", "files", None)))
+    return list(SPEC.fetch(scrape_config, tmp_path / "state", progress or ProgressReporter("x", "files", None)))
 
 
 def outcomes(results):
@@ -59,7 +61,24 @@ HOSTILE = {
         midi_file(b"\x00\x90\x3c\x50" * 300 + b"\x83\x60\x80\x3c\x00" * 300 + b"\x00\xff\x2f\x00"),
         "too-many-notes-at-once",
     ),
-    "million.mid": (midi_file(b"\x00\x90" + b"\x3c\x50\x00" * 1_000_000 + b"\xff\x2f\x00"), ""),
+    "million_at_once.mid": (
+        midi_file(b"\x00\x90" + b"\x3c\x50\x00" * 1_000_000 + b"\x3c\x00\x00" * 1_000_000 + b"\xff\x2f\x00"),
+        "too-many-notes",
+    ),
+    "notes_without_end.mid": (midi_file(b"\x00\x90" + b"\x3c\x50\x00" * 100_000 + b"\xff\x2f\x00"), "no-notes"),
+    "track_without_end.mid": (midi_file(ONE_NOTE[:-4]), ""),
+    "track_of_running_status.mid": (midi_file(b"\x00\x90" + b"\x3c\x50\x00" * 200), "midi-damaged"),
+    "too_short_track.mid": (midi_file(ONE_NOTE, size=7), "midi-damaged"),
+    "wrong_header_length.mid": (b"MThd" + (2**31).to_bytes(4, "big") + bytes(6) + chunk(b"MTrk", ONE_NOTE), "midi-damaged"),
+    "wrong_meta_length.mid": (midi_file(b"\x00\xff\x01\xff\xff\xff\x7f" + ONE_NOTE), "midi-damaged"),
+    "number_without_end.mid": (midi_file(b"\xff" * 1000 + ONE_NOTE), "midi-damaged"),
+    "system_exclusive_without_end.mid": (midi_file(b"\x00\xf0\x7f" + ONE_NOTE), "midi-damaged"),
+    "smpte.mid": (midi_file(ONE_NOTE, division=0xE728), "midi-without-beats"),
+    "alien_chunks.mid": (midi_file(ONE_NOTE).replace(b"MTrk", chunk(b"XXXX", b"abc") * 10 + b"MTrk"), ""),
+    "tempo_zero.mid": (midi_file(b"\x00\xff\x51\x03\x00\x00\x00" + ONE_NOTE), ""),
+    "meter_zero.mid": (midi_file(b"\x00\xff\x58\x04\x00\x00\x18\x08" + ONE_NOTE), ""),
+    "meter_huge.mid": (midi_file(b"\x00\xff\x58\x04\xff\xff\x18\x08" + ONE_NOTE), ""),
+    "riff_cut.rmi": (b"RIFF\x00\x00\x00\x00RMIDdata", "riff-without-midi"),
     "endless.mid": (midi_file((b"\x00\x90\x3c\x50\xff\xff\xff\x7f\x80\x3c\x00") * 20 + b"\x00\xff\x2f\x00"), "too-long"),
     "riff.rmi": (b"RIFF\x00\x00\x00\x00RMIDdata\x00\x00\x00\x00" + midi_file(ONE_NOTE), ""),
     "riff_audio.rmi": (b"RIFF\x00\x00\x00\x00WAVE" + bytes(100), "no-midi"),
@@ -71,13 +90,40 @@ HOSTILE = {
 
 
 def test_each_hostile_file_is_one_refusal_with_its_reason(tmp_path):
-    """An endless track, 10^6 notes, wrong lengths, format 2 and RIFF do not stop the stage; whole files in between are kept."""
+    """An endless track, 10^6 notes, wrong lengths, format 2 and RIFF do not stop the stage; whole files in between are kept.
+
+    No file needs the time limit of its parser.
+    """
+    (tmp_path / "files").mkdir()
     for name, (content, _) in HOSTILE.items():
-        (tmp_path / name).write_bytes(content)
-    results = outcomes(fetch(tmp_path, [{"kind": "folder", "path": str(tmp_path)}]))
-    assert results.keys() == HOSTILE.keys()
-    assert results.pop("million.mid")  # which limit it breaks depends on the parser
-    assert results == {name: reason for name, (_, reason) in HOSTILE.items() if name != "million.mid"}
+        (tmp_path / "files" / name).write_bytes(content)
+    progress = ProgressReporter("x", "files", None)
+    source = {"kind": "folder", "path": str(tmp_path / "files")}
+    results = fetch(tmp_path, [source], progress=progress, max_bytes=8_000_000, timeout_seconds=60.0)
+    assert outcomes(results) == {name: reason for name, (_, reason) in HOSTILE.items()}
+    assert len(results) == progress.num_done == len(HOSTILE)
+    tokenizer = MidiTokenizer(MidiTokenizerConfig(num_tempos=8))
+    assert all(len(tokenizer.encode_content(result.record.content)) for result in results if result.record is not None)
+
+
+def test_a_file_that_hangs_costs_its_time_limit_and_no_more(tmp_path):
+    """One hanging file among whole ones is one refusal, after the time limit of one file."""
+    script = """
+import json, sys, time
+while line := sys.stdin.buffer.readline():
+    content = sys.stdin.buffer.read(json.loads(line)["size"])
+    if content == b"hang":
+        time.sleep(600)
+    sys.stdout.buffer.write(json.dumps({"metadata": {}, "size": len(content)}).encode() + b"\\n" + content)
+    sys.stdout.buffer.flush()
+"""
+    items = [SourceItem(str(n), b"hang" if n == 1 else midi_file(ONE_NOTE), "audio/midi", {}, 1) for n in range(4)]
+    start = time.monotonic()
+    with ParserPool(1, 4.0, {}, [sys.executable, "-c", script]) as pool:
+        results = list(pool.map(pool.parse, items))
+    assert 4 <= time.monotonic() - start < 16
+    assert [isinstance(result, DropReason) for result in results] == [False, True, False, False]
+    assert results[1] == DropReason("timeout", failed=True)
 
 
 def test_abc_musicxml_kern_and_mxl_files_become_midi_records(tmp_path):

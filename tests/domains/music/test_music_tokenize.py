@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from provenlm.core.errors import ConfigError, DataError
 from provenlm.data.integrity import check_integrity
 from provenlm.data.token_dataset import TokenizedDocument, load_token_dataset, write_token_dataset
 from provenlm.domains.music.content.score import note_table, read_score, write_score
-from provenlm.domains.music.tokenize.midi_tokenizer import (
-    MidiTokenizer,
+from provenlm.domains.music.tokenize.midi_tokenizer import MidiTokenizer
+from provenlm.domains.music.tokenize.quantisation import (
     MidiTokenizerConfig,
+    bar_start,
     quantise_time_signatures,
     supported_time_signature,
 )
@@ -26,7 +28,19 @@ def remi():
     return MidiTokenizer(MidiTokenizerConfig())
 
 
-@pytest.mark.parametrize("settings", [{"scheme": scheme} for scheme in ("REMI", "TSD", "MIDILike")] + [{"programs": True}])
+SCHEMES = ("REMI", "TSD", "MIDILike", "Octuple", "CPWord")
+RICH = {"programs": True, "num_velocities": 8, "num_tempos": 16}
+
+
+@pytest.fixture(scope="module", params=["Octuple", "CPWord"])
+def compound(request):
+    return MidiTokenizer(MidiTokenizerConfig(scheme=request.param))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"scheme": scheme} for scheme in SCHEMES] + [{"scheme": scheme, **RICH} for scheme in ("REMI", "Octuple", "CPWord")],
+)
 def test_decoding_gives_back_every_note_and_encoding_again_every_id(settings):
     tokenizer = MidiTokenizer(MidiTokenizerConfig(**settings))
     for record, ids in zip(PIECES, tokenizer.encode(PIECES), strict=True):
@@ -57,6 +71,61 @@ def test_the_first_tokens_of_a_scale_are_those_of_remi(remi):
     ]  # fmt: skip
 
 
+def test_an_octuple_is_bar_position_time_signature_pitch_and_duration():
+    tokenizer = MidiTokenizer(MidiTokenizerConfig(scheme="Octuple"))
+    ids = tokenizer.encode_content(write_score(make_score([(0, 480, 60), (1920, 240, 62)])))
+    assert tokenizer.decode_tokens(ids) == [
+        "Bar_0", "Position_0", "TimeSig_4/4", "Pitch_60", "Duration_1.0.12",
+        "Bar_1", "Position_0", "TimeSig_4/4", "Pitch_62", "Duration_0.6.12",
+    ]  # fmt: skip
+
+
+def test_a_compound_word_leaves_out_what_it_does_not_have():
+    tokenizer = MidiTokenizer(MidiTokenizerConfig(scheme="CPWord"))
+    ids = tokenizer.encode_content(write_score(make_score([(0, 480, 60)])))
+    assert tokenizer.decode_tokens(ids) == [
+        "Family_Metric", "Bar_None", "TimeSig_4/4", "Family_Metric", "Position_0", "Family_Note", "Pitch_60", "Duration_1.0.12",
+    ]  # fmt: skip
+
+
+def test_the_vocabularies_of_compounds_follow_one_another(compound):
+    classes = compound.token_classes
+    assert compound.vocab_size == len(set(compound.tokens.values())) == sum(map(len, classes.values()))
+    assert sorted(compound.special_tokens.values()) == [0, 1, 2]
+    assert all(np.array_equal(ids, np.arange(ids[0], ids[-1] + 1)) for ids in classes.values())
+    assert "Ignore" not in classes
+
+
+def test_encoded_pieces_follow_the_grammar_of_their_compounds(compound):
+    successors = compound.successors
+    for ids in compound.encode(PIECES[:2]):
+        names = [token.split("_")[0] for token in compound.decode_tokens(ids)]
+        assert all(second in successors[first] for first, second in pairwise(names))
+    assert "Pitch" not in successors["Bar"]
+
+
+def test_compounds_that_lack_a_part_are_left_out(compound):
+    ids = compound.encode_content(PIECES[0].content)
+    is_duration = np.isin(ids, compound.token_classes["Duration"])
+    position = int(np.flatnonzero(is_duration)[3])
+    num_notes = int(is_duration.sum())
+    damaged = np.delete(ids, position).tolist()
+    assert len(note_table(read_score(compound.decode(damaged)), 12)) == num_notes - 1
+    assert len(note_table(read_score(compound.decode(ids[3:].tolist())), 12)) <= num_notes
+    assert len(note_table(read_score(compound.decode([])), 12)) == 0
+
+
+def test_octuple_drops_notes_after_its_last_bar():
+    tokenizer = MidiTokenizer(MidiTokenizerConfig(scheme="Octuple", max_bars=2))
+    score = make_score([(n * 480, 480, 60 + n) for n in range(12)])
+    score.time_signatures.extend([symusic.TimeSignature(0, 3, 4), symusic.TimeSignature(1440, 2, 4)])
+    content = write_score(score)
+    notes = note_table(read_score(tokenizer.decode(tokenizer.encode_content(content).tolist())), 12)
+    assert notes.pitches.tolist() == [60, 61, 62, 63, 64]
+    assert tokenizer.canonical(tokenizer.decode(tokenizer.encode_content(content).tolist())) == tokenizer.canonical(content)
+    assert [bar_start(score, bar) for bar in range(4)] == [0, 36, 60, 84]
+
+
 def test_a_saved_tokenizer_encodes_alike(remi, tmp_path):
     remi.save(tmp_path)
     assert SPEC.load(tmp_path).encode(PIECES[:1])[0].tolist() == remi.encode(PIECES[:1])[0].tolist()
@@ -73,18 +142,25 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(remi, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "section", [{"tokens": {"scheme": "Octuple"}}, {"tokens": {"lowest_pitch": 60, "highest_pitch": 60}}, {"val_fraction": 1.0}]
+    "section",
+    [
+        {"tokens": {"scheme": "MuMIDI"}},
+        {"tokens": {"max_bars": 0}},
+        {"tokens": {"lowest_pitch": 60, "highest_pitch": 60}},
+        {"val_fraction": 1.0},
+    ],
 )
 def test_settings_out_of_range_are_refused(section):
     with pytest.raises(ConfigError, match="x"):
         config.parse_config(MusicTokenizeConfig, section, "x")
 
 
-def test_any_ids_decode_to_a_midi_file(remi):
-    generator = np.random.default_rng(0)
+@pytest.mark.parametrize("settings", [{}, {"scheme": "Octuple", **RICH}, {"scheme": "CPWord", **RICH}])
+def test_any_ids_decode_to_a_midi_file(settings):
+    tokenizer, generator = MidiTokenizer(MidiTokenizerConfig(**settings)), np.random.default_rng(0)
     for _ in range(20):
-        read_score(remi.decode(generator.integers(0, remi.vocab_size, 100).tolist()))
-    assert len(note_table(read_score(remi.decode([])), 4)) == 0
+        read_score(tokenizer.decode(generator.integers(0, tokenizer.vocab_size, 100).tolist()))
+    assert len(note_table(read_score(tokenizer.decode([])), 4)) == 0
 
 
 def test_a_prompt_is_a_midi_file_or_names_of_tokens(remi, tmp_path):

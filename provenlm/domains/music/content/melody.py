@@ -42,7 +42,10 @@ def _highest(onsets: IntArray, pitches: IntArray) -> tuple[IntArray, IntArray]:
 
 
 def melody_steps(onsets: IntArray, pitches: IntArray) -> IntArray:
-    """Encode each note from the third on as one number: interval and rounded 2 log2 of the ratio of inter-onset intervals."""
+    """Encode each note from the third on as one number.
+
+    It holds interval and rounded 2 log2 of the ratio of inter-onset intervals.
+    """
     if len(onsets) < 3:
         return np.zeros(0, np.int64)
     intervals = np.minimum(np.maximum(pitches[2:] - pitches[1:-1], -MAX_INTERVAL), MAX_INTERVAL)

@@ -31,7 +31,10 @@ METRICS: Mapping[str, str] = {
 
 
 def measure_notes(notes: NoteTable) -> dict[str, float]:
-    """Return METRICS of at least one note; `notes` has STEPS_PER_QUARTER steps in a quarter note. Raises ValueError for none."""
+    """Return METRICS of at least one note.
+
+    `notes` has STEPS_PER_QUARTER steps in a quarter note. Raises ValueError for none.
+    """
     if not len(notes) or notes.steps_per_quarter != STEPS_PER_QUARTER:
         raise ValueError(
             f"notes must be at least one on a grid of {STEPS_PER_QUARTER} steps, got {len(notes)} on {notes.steps_per_quarter}"
@@ -61,12 +64,15 @@ def measure_notes(notes: NoteTable) -> dict[str, float]:
 
 
 def duplicated_note_ratio(notes: NoteTable) -> float:
-    """Return the fraction of notes with the onset and pitch of another note before them."""
+    """Return the fraction of notes with onset and pitch of a note before them."""
     return 1 - len(np.unique(notes.onsets * 128 + notes.pitches)) / max(1, len(notes))
 
 
 def repeated_bar_ratio(notes: NoteTable) -> float:
-    """Return the fraction of bars with notes that repeat an earlier bar: the same pitches at the same positions."""
+    """Return the fraction of bars with notes that repeat an earlier bar.
+
+    They have the same pitches at the same positions.
+    """
     bar = notes.onsets // (STEPS_PER_QUARTER * 4)
     patterns = [segment.tobytes() for segment in _segments(bar, notes.onsets % STEPS_PER_BAR * 128 + notes.pitches)]
     return 1 - len(set(patterns)) / max(1, len(patterns))

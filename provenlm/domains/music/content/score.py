@@ -18,7 +18,9 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class NoteTable:
-    """Hold the notes of a score without drums, sorted by onset and pitch; all arrays are int64 (notes,).
+    """Hold the notes of a score without drums, sorted by onset and pitch.
+
+    All arrays are int64 (notes,).
 
     Onsets and durations count steps, `steps_per_quarter` in a quarter note.
     """
@@ -77,7 +79,9 @@ def write_score(score: symusic.Score) -> bytes:
 
 
 def cut_repeated(onsets: IntArray, pitches: IntArray, durations: IntArray) -> IntArray:
-    """End each note where the next note of its pitch begins, as a MIDI channel does; 0 for a note that another one hides.
+    """End each note where the next note of its pitch begins.
+
+    That is what a MIDI channel does; the duration is 0 for a note that another note hides.
 
     The notes are sorted by onset, then pitch, then decreasing duration.
     """
@@ -92,7 +96,10 @@ def cut_repeated(onsets: IntArray, pitches: IntArray, durations: IntArray) -> In
 
 
 def note_table(score: symusic.Score, steps_per_quarter: int) -> NoteTable:
-    """Return the notes of a score, drums excepted, with onsets and ends rounded to steps; no note is shorter than a step."""
+    """Return the notes of a score with onsets and ends rounded to steps.
+
+    Drums are left out; no note is shorter than a step.
+    """
     columns: list[list[IntArray]] = [[], [], [], [], []]
     for track in score.tracks:
         if track.is_drum or not len(track.notes):

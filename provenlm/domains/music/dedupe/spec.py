@@ -60,7 +60,9 @@ def ngram_hashes(config: MusicDedupeConfig) -> Callable[[Record], Hashes]:
 
 
 def normalize(record: Record) -> bytes:
-    """Return the intervals and rhythm of the melody; records with equal ones are exact duplicates in any key and tempo.
+    """Return the intervals and rhythm of the melody.
+
+    Records with equal ones are exact duplicates in any key and tempo.
 
     A melody of fewer than three notes is its content.
     """

@@ -63,7 +63,10 @@ class Rule(NamedTuple):
 
 
 def apply_rules(record: Record, config: MusicFilterConfig) -> tuple[list[Rule], dict[str, float]]:
-    """Return the rules with their values for a record, and its metrics; both empty for a score without notes."""
+    """Return the rules with their values for a record, and its metrics.
+
+    Both are empty for a score without notes.
+    """
     notes = note_table(read_score(record.content), STEPS_PER_QUARTER)
     if not len(notes):
         return [], {}
@@ -107,7 +110,10 @@ def make_batch_filter(config: MusicFilterConfig) -> Callable[[Sequence[Record]],
 
 
 def margin(rule: Rule) -> float:
-    """Return how far a value is inside the limits of a rule: 0.5 at a limit, 1 from twice a lower or half an upper limit on."""
+    """Return how far a value is inside the limits of a rule.
+
+    It is 0.5 at a limit and 1 from twice a lower or half an upper limit on.
+    """
     if not rule.low <= rule.value <= rule.high:
         return 0.0
     below = 1.0 if rule.low <= 0 else rule.value / (2 * rule.low)

@@ -1,4 +1,4 @@
-"""Read the scores inside the music21 package, by collection, each with its license tag."""
+"""Read the scores inside the music21 package, each with its license tag."""
 
 import importlib.util
 import re
@@ -56,7 +56,9 @@ class Music21Source:
 
 
 def read_music21(source: Music21Source) -> Iterator[SourceItem]:
-    """Yield every score of the collections in path order; an ABC file gives one item for each tune.
+    """Yield every score of the collections in path order.
+
+    An ABC file gives one item for each tune.
 
     Raises ConfigError if music21 is not installed.
     """
@@ -83,7 +85,10 @@ def split_tunes(item: SourceItem) -> Iterator[SourceItem]:
 
 
 def corpus_folder() -> Path:
-    """Return the folder of scores in the music21 package. Raises ConfigError if it is not installed."""
+    """Return the folder of scores in the music21 package.
+
+    Raises ConfigError if it is not installed.
+    """
     spec = importlib.util.find_spec("music21")
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError("kind: music21 needs music21: run `pip install -e '.[music]'`")

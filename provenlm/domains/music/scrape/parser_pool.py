@@ -1,4 +1,7 @@
-"""Parse files in worker processes in parallel; a worker that hangs or crashes costs one file."""
+"""Parse files in worker processes in parallel.
+
+A worker that hangs or crashes costs one file.
+"""
 
 import json
 import os
@@ -32,7 +35,10 @@ class ParserProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def parse(self, request: Mapping[str, Any], content: bytes) -> tuple[dict[str, Any], bytes]:
-        """Return the answer and the content that the worker sends; reason `timeout` or `parser-crash` if it sends none."""
+        """Return the answer and the content that the worker sends.
+
+        The reason is `timeout` or `parser-crash` if it sends none.
+        """
         process = self._process = self._process or self._start()
         assert process.stdin is not None
         deadline = time.monotonic() + self.timeout_seconds
@@ -101,7 +107,10 @@ class ParserPool:
         self._executor = ThreadPoolExecutor(num_workers)
 
     def parse(self, item: SourceItem) -> Record | DropReason:
-        """Turn one item into a record: its canonical MIDI file, with the digest of the source in its metadata."""
+        """Turn one item into a record.
+
+        The record is its canonical MIDI file, with the digest of the source in its metadata.
+        """
         worker = getattr(self._local, "worker", None)
         if worker is None:
             worker = self._local.worker = ParserProcess(self._command, self._timeout_seconds)

@@ -83,7 +83,10 @@ def _parse_midi(content: bytes) -> symusic.Score:
 
 
 def check_midi(content: bytes) -> bytes:
-    """Check header and chunk lengths and return the file without a RIFF container. Raises RefusalError."""
+    """Check header and chunk lengths and return the file without a RIFF container.
+
+    Raises RefusalError.
+    """
     if content[:4] == b"RIFF" and content[8:12] == b"RMID":
         start = content.find(b"MThd", 12, 4096)
         if start < 0:
@@ -151,7 +154,10 @@ def _check_archive(content: bytes) -> None:
 
 
 def to_symusic(parsed: Any) -> symusic.Score:
-    """Convert a music21 score as it is written: ties merged, repeats not expanded, no grace notes and no chord symbols."""
+    """Convert a music21 score as it is written.
+
+    Ties are merged, repeats are not expanded, grace notes and chord symbols are left out.
+    """
     from music21 import chord, harmony, meter, note, tempo
 
     score = symusic.Score(TICKS_PER_QUARTER)

@@ -1,4 +1,6 @@
-"""Compose deterministic pieces of three parts, for tests and first runs: they are in the public domain by construction.
+"""Compose deterministic pieces of three parts, for tests and first runs.
+
+They are in the public domain by construction.
 
 A piece has a key, a walk through functional harmony, a form such as AABA, a melody, block chords and a bass.
 """

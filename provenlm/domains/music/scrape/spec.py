@@ -1,4 +1,7 @@
-"""Scrape scores: folders, git repositories and tables of files, the collections of music21, and procedural pieces."""
+"""Scrape scores.
+
+Sources are folders, git repositories and tables of files, the collections of music21, and procedural pieces.
+"""
 
 import os
 from collections.abc import Iterator
@@ -25,7 +28,10 @@ from provenlm.scraping.sources.tables import BINARY, TEXT, TableSource, read_tab
 
 @dataclass(frozen=True)
 class ProceduralSource:
-    """Configure pieces that are composed by rules: deterministic and in the public domain."""
+    """Configure pieces that are composed by rules.
+
+    They are deterministic and in the public domain.
+    """
 
     kind: Literal["procedural"]
     num_pieces: int = 64
@@ -66,7 +72,10 @@ Item = SourceItem | DroppedItem | Record
 
 
 def fetch_records(config: MusicScrapeConfig, state_dir: Path, progress: ProgressReporter) -> Iterator[FetchResult]:
-    """Yield the outcome of every file, row or piece, in order; files are parsed in parallel."""
+    """Yield the outcome of every file, row or piece, in order.
+
+    Files are parsed in parallel.
+    """
     limits = asdict(config.limits)
     with ParserPool(config.num_workers or os.cpu_count() or 1, config.timeout_seconds, limits) as pool:
 
@@ -79,7 +88,10 @@ def fetch_records(config: MusicScrapeConfig, state_dir: Path, progress: Progress
 
 
 def read_items(config: MusicScrapeConfig, state_dir: Path) -> Iterator[Item]:
-    """Yield the items of all sources. A ProvenlmError names the source by its position."""
+    """Yield the items of all sources.
+
+    A ProvenlmError names the source by its position.
+    """
     for index, source in enumerate(config.sources):
         try:
             for item in _read_source(source, config, state_dir):
@@ -111,7 +123,10 @@ def media_type_of(name: str) -> str | None:
 
 
 def compose_records(source: ProceduralSource) -> Iterator[Record]:
-    """Yield the pieces of a procedural source; piece n of seed s is the same on every machine."""
+    """Yield the pieces of a procedural source.
+
+    Piece n of seed s is the same on every machine.
+    """
     metadata = {"site": "procedural", "collection": "procedural", "license": "CC0-1.0"}
     for index in range(source.num_pieces):
         content = write_score(compose_piece(source.seed * 1_000_003 + index))

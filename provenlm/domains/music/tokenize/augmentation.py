@@ -1,4 +1,6 @@
-"""Transpose and re-time training sequences, in the space of tokens: no file grows and held-out pieces stay as they are.
+"""Transpose and re-time training sequences, in the space of tokens.
+
+No file grows, and held-out pieces stay as they are.
 
 Every sequence is changed as a whole, so intervals and ratios of tempos stay. Shapes: B sequences, V ids, T positions.
 """
@@ -25,7 +27,9 @@ TOKEN_FIELDS = ("inputs_BT", "targets_BT")  # of a batch
 
 @dataclass(frozen=True)
 class IdShift:
-    """Shift the ids of some classes of tokens together, by `lowest` to `highest` places; no id leaves its class.
+    """Shift the ids of some classes of tokens together.
+
+    The shift is `lowest` to `highest` places; no id leaves its class.
 
     `room_below_V` and `room_above_V` are the places to the first and last id of the class of an id; `room` for ids of other classes.
     """
@@ -38,7 +42,10 @@ class IdShift:
 
     @classmethod
     def create(cls, classes: Sequence[NDArray[np.int64]], vocab_size: int, lowest: int, highest: int) -> "IdShift":
-        """Build the shift of some classes. Raises DataError unless the ids of each are successive."""
+        """Build the shift of some classes.
+
+        Raises DataError unless the ids of each are successive.
+        """
         room = max(-lowest, highest)
         room_below_V, room_above_V = torch.full((vocab_size,), room), torch.full((vocab_size,), room)
         is_member_V = torch.zeros(vocab_size, dtype=torch.bool)
@@ -51,7 +58,10 @@ class IdShift:
         return cls(lowest, highest, room_below_V, room_above_V, is_member_V)
 
     def apply(self, fields: list[Tensor], shifts_B: Tensor) -> list[Tensor]:
-        """Shift the ids (B, T) of each field, by less where one would leave its class; ids below 0 stay."""
+        """Shift the ids (B, T) of each field.
+
+        The shift is smaller where an id would leave its class; ids below 0 stay.
+        """
         for ids_BT in fields:
             known_BT = ids_BT.clamp(min=0)
             is_known_BT = ids_BT >= 0
@@ -95,7 +105,10 @@ def build_augmentation(dataset: TokenDataset, config: AugmentationConfig, seed: 
 
 
 def draw_shifts(shifts: Sequence[IdShift], draws_B: NDArray[np.int64], seed: int) -> list[Tensor]:
-    """Draw the amount of each shift for each sequence, from the seed and the number of the draw alone."""
+    """Draw the amount of each shift for each sequence.
+
+    It depends on the seed and the number of the draw alone.
+    """
     amounts = [
         [int(generator.integers(shift.lowest, shift.highest + 1)) for shift in shifts]
         for draw in draws_B.tolist()

@@ -8,7 +8,7 @@ from provenlm.core.config import parse_config
 
 @dataclass(frozen=True)
 class AugmentationConfig:
-    """Configure the variants of a training sequence; the defaults give all twelve keys.
+    """Configure the variants of a training sequence, by default all twelve keys.
 
     max_semitones_down, max_semitones_up: how far a sequence may be transposed. max_tempo_bins: by how many tempo tokens a tempo may be
     lower or higher, for tokenizers with such tokens.

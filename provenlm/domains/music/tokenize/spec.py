@@ -8,7 +8,8 @@ from provenlm.core.interfaces import Augmentation, TokenizeSpec
 from provenlm.core.records import Record
 from provenlm.data.token_dataset import DatasetSplit, TokenDataset
 from provenlm.domains.music.tokenize.batch_config import MusicBatchConfig, parse_batch_config
-from provenlm.domains.music.tokenize.midi_tokenizer import MidiTokenizer, MidiTokenizerConfig, load_midi_tokenizer
+from provenlm.domains.music.tokenize.midi_tokenizer import MidiTokenizer, load_midi_tokenizer
+from provenlm.domains.music.tokenize.quantisation import MidiTokenizerConfig
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,15 @@ def make_tokenizer(config: MusicTokenizeConfig, read_records: Callable[[], Itera
 
 
 def canonical(tokenizer: MidiTokenizer, content: bytes) -> bytes:
-    """Return the notes of a score on the grid of the tokenizer: what decoding must give back."""
+    """Return the notes of a score on the grid, which decoding must give back."""
     return tokenizer.canonical(content)
 
 
 def sequences(split: DatasetSplit, dataset: TokenDataset, train_config: Any) -> Any:
-    """Return sequences of whole bars for the layout bars, else None: the standard packings."""
+    """Return sequences of whole bars for the layout bars.
+
+    Else None: the standard packings.
+    """
     from provenlm.domains.music.tokenize.bar_batches import bar_sequences  # torch: not for the stage tokenize
 
     is_bars = parse_batch_config(train_config).layout == "bars"
@@ -45,7 +49,7 @@ def sequences(split: DatasetSplit, dataset: TokenDataset, train_config: Any) -> 
 
 
 def augmentation(dataset: TokenDataset, train_config: Any) -> Augmentation | None:
-    """Return the changes of training batches that `train.batches.augmentation` asks for."""
+    """Return the augmentation that `train.batches.augmentation` asks for."""
     from provenlm.domains.music.tokenize.augmentation import build_augmentation  # torch: not for the stage tokenize
 
     config = parse_batch_config(train_config).augmentation
