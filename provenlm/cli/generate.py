@@ -102,6 +102,8 @@ def main(args: argparse.Namespace) -> int:
     check_outputs(args.output, domain.formats)
     offered = capabilities(recipe_model.model.spec)
     has_prompts = "next_token_logits" in offered or "latent" not in offered
+    if not has_prompts:
+        check_latent_options(args)
     prompts = read_prompts(recipe_model, args.prompt, args.prompt_file, args.max_prompt_tokens) if has_prompts else []
     print_status(f"{load_model.display_path(ProjectPaths(Path.cwd()), recipe_model.checkpoint_dir)}, seed {args.seed}")
     if has_prompts and not args.output:
@@ -158,18 +160,22 @@ def continue_prompts(
     return [[*ids, *continuation] for ids, continuation in zip(prompt_ids, continuations, strict=True)]
 
 
+def check_latent_options(args: argparse.Namespace) -> None:
+    """Raise ConfigError for options that a model with latents cannot have."""
+    if args.prompt or args.prompt_file:
+        raise ConfigError("--prompt: must not be given for a model that generates from latents")
+    if args.num_latents < 1:
+        raise ConfigError(f"--num-latents: must be at least 1, got {args.num_latents}")
+
+
 def sample_from_prior(
     recipe_model: RecipeModel, domain: ValidateSpec, args: argparse.Namespace, sampling: SamplingConfig
 ) -> list[int]:
     """Sample latents from the prior of a model and generate ids from them.
 
-    Raises ConfigError for a prompt, which such a model cannot continue.
+    Raises ConfigError if the domain has no models with latents.
     """
     loaded = recipe_model.model
-    if args.prompt or args.prompt_file:
-        raise ConfigError("--prompt: must not be given for a model that generates from latents")
-    if args.num_latents < 1:
-        raise ConfigError(f"--num-latents: must be at least 1, got {args.num_latents}")
     if loaded.spec.latent is None or domain.latent_stream is None:
         raise ConfigError(f"{recipe_model.domain}: the domain must say what tokens mean to a model with latents")
     generator = make_generator(args.seed)

@@ -57,11 +57,12 @@ def _recipe_blocks(recipe: RecipeExamples) -> Iterator[str]:
             _example_block(example, f"Pair {example.pair}: {label}", f"pair-{example.pair}-{label.lower()}")
             for label, example in zip(PAIR_LABELS, pair, strict=True)
         ]
-        yield f'<div class="pair">{"".join(members)}</div>'
+        yield f'<div class="columns">{"".join(members)}</div>'
     named = [example for example in recipe.examples if not example.pair]
     for group in dict.fromkeys(example.group for example in named):
         yield f'<p class="group">{html.escape(group)}</p>'
-        yield from (_example_block(example, example.title, example.name) for example in named if example.group == group)
+        members = [_example_block(example, example.title, example.name) for example in named if example.group == group]
+        yield f'<div class="columns">{"".join(members)}</div>'
 
 
 def _key_lines(recipe: RecipeExamples) -> Iterator[str]:

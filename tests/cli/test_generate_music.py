@@ -12,10 +12,15 @@ from provenlm.domains.music.evaluate.render.wav import decode_pcm16
 from provenlm.domains.music.scrape.procedural import compose_piece
 from provenlm.domains.music.tokenize.midi_tokenizer import MidiTokenizer, MidiTokenizerConfig
 from provenlm.models.gpt.spec import SPEC as GPT
+from provenlm.models.sequence_vae.spec import SPEC as VAE
 from provenlm.training.checkpoints import checkpoint
 
 TOKENIZER = MidiTokenizer(MidiTokenizerConfig())
-MODEL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 32}
+SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+MODELS = {
+    "gpt": (GPT, {**SIZES, "num_hidden_layers": 1, "num_key_value_heads": 2}),
+    "sequence_vae": (VAE, {**SIZES, "num_encoder_layers": 1, "num_decoder_layers": 1, "latent_size": 4}),
+}
 PROMPT = "Bar_None TimeSig_4/4 Position_0 Pitch_60 Duration_1.0.12"
 SHORT = ("--max-new-tokens", "12")
 
@@ -26,17 +31,16 @@ def note_values(path: Path) -> list[tuple[int, int]]:
     return list(zip(notes.onsets.tolist(), notes.pitches.tolist(), strict=True))
 
 
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """Write a random model of music."""
+def make_project(root: Path, arch: str) -> Path:
+    """Write a random model of music below `root`."""
     torch.set_num_threads(1)
-    monkeypatch.chdir(tmp_path)
-    paths = ProjectPaths(tmp_path)
+    paths = ProjectPaths(root)
+    spec, section = MODELS[arch]
     recipe = {
         "corpus": "c",
         "domain": "music",
         "base_model": "none",
-        "model": {"arch": "gpt", **MODEL},
+        "model": {"arch": arch, **section},
         "train": {},
         "validate": {},
     }
@@ -44,11 +48,23 @@ def project(tmp_path, monkeypatch):
     paths.params_yaml.write_text(json.dumps({"corpora": {"c": corpus}, "recipes": {"r": recipe}, "reports": {}}))
     TOKENIZER.save(paths.corpus_dir("c", "tokens") / "tokenizer")
     torch.manual_seed(1)
-    model = GPT.build(GPT.config_type(**MODEL), TOKENIZER.vocab_size)
-    metadata = checkpoint.ModelMetadata("gpt", MODEL, TOKENIZER.vocab_size, 512)
-    folder = paths.model_dir("r")
-    checkpoint.save_checkpoint(folder, checkpoint.Checkpoint({"model": model.state_dict()}, {}), {"model.json": metadata.to_json()})
-    return tmp_path
+    model = spec.build(spec.config_type(**section), TOKENIZER.vocab_size)
+    metadata = checkpoint.ModelMetadata(arch, section, TOKENIZER.vocab_size, 512)
+    state = checkpoint.Checkpoint({"model": model.state_dict()}, {})
+    checkpoint.save_checkpoint(paths.model_dir("r"), state, {"model.json": metadata.to_json()})
+    return root
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return make_project(tmp_path, "gpt")
+
+
+@pytest.fixture
+def vae_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return make_project(tmp_path, "sequence_vae")
 
 
 def test_a_prompt_of_token_names_is_continued_in_names(project, run_cli):
@@ -107,3 +123,25 @@ def test_a_wrong_option_is_a_one_line_error(project, run_cli, words, message):
     status, output, errors = run_cli("generate", "r", *words)
     assert (status, output) == (1, "")
     assert message in errors and errors.count("\n") == 1
+
+
+def test_a_vae_generates_from_its_prior(vae_project, run_cli):
+    words = ("generate", "r", "--num-latents", "3", "--max-new-tokens", "40")
+    outputs = [run_cli(*words, "--seed", seed) for seed in ("1", "1", "2")]
+    assert outputs[0][0] == 0 and outputs[0][1] == outputs[1][1] != outputs[2][1]
+    tokens = outputs[0][1].split()
+    assert tokens and set(tokens) <= set(TOKENIZER.tokens.values()) and tokens.count("Bar_None") <= 3
+    assert run_cli(*words, "--output", "x.mid", "--output", "x.wav")[:2] == (0, "")
+    assert (vae_project / "x.mid").read_bytes()[:4] == b"MThd" and (vae_project / "x.wav").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--prompt", PROMPT), "--prompt: must not be given for a model that generates from latents"),
+        (("--num-latents", "0"), "--num-latents: must be at least 1, got 0"),
+    ],
+)
+def test_an_option_that_a_vae_has_no_use_for_is_an_error(vae_project, run_cli, words, message):
+    status, output, errors = run_cli("generate", "r", *words)
+    assert (status, output) == (1, "") and message in errors and errors.count("\n") == 1

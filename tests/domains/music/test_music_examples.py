@@ -5,15 +5,18 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 
 from provenlm.core.audit import MetricRecorder
 from provenlm.core.examples import write_examples
 from provenlm.domains.music.content.score import note_table, read_score
 from provenlm.domains.music.evaluate import examples
-from provenlm.domains.music.evaluate.config import ExampleConfig, MusicEvalConfig
+from provenlm.domains.music.evaluate.config import ExampleConfig, LatentEvalConfig, MusicEvalConfig
 from provenlm.domains.music.evaluate.render.audio import Audio
 from provenlm.domains.music.evaluate.render.formats import FORMATS
 from provenlm.domains.music.evaluate.render.wav import decode_pcm16
+from provenlm.models.common.spec import LatentSample
+from tests.domains.music.eval_contexts import vae_context
 from tests.domains.music.scores import make_record, make_score
 from tests.domains.music.test_music_evaluate import PIECES, TOKENIZER, collapsed, make_context, memoriser
 
@@ -92,6 +95,39 @@ def test_short_pieces_cannot_be_continued(context):
     config = replace(CONFIG, examples=replace(EXAMPLES, num_prompt_tokens=10**6))
     with pytest.raises(ValueError, match="a held-out piece must have more than 1000000 tokens, got none"):
         examples.draw_continuations(context, config)
+
+
+@pytest.fixture(scope="module")
+def latent_pieces():
+    """Draw the examples of a VAE with random weights."""
+    config = replace(CONFIG, latents=LatentEvalConfig(num_reconstructions=4, max_new_tokens=24))
+    return examples.draw_from_latents(vae_context(), config)
+
+
+def test_reconstructions_follow_their_pieces_and_an_interpolation_goes_between_two(latent_pieces):
+    assert [(piece.name, piece.is_generated) for piece in latent_pieces] == [
+        ("reconstructed-1-real", False),
+        ("reconstruction-1", True),
+        ("reconstructed-2-real", False),
+        ("reconstruction-2", True),
+        *((f"interpolation-{number}", True) for number in range(1, 6)),
+    ]
+    assert [piece.title for piece in latent_pieces[4:]] == [f"{percent} % of the way" for percent in (0, 25, 50, 75, 100)]
+    assert all(len(TOKENIZER.decode(piece.ids)) > 20 and len(piece.ids) <= 24 for piece in latent_pieces if piece.is_generated)
+    assert len(note_table(read_score(TOKENIZER.decode(latent_pieces[0].ids)), 12)) > 8
+
+
+def test_mixed_latents_lie_on_the_line_between_two_and_have_the_nearer_attributes():
+    sample = LatentSample(torch.tensor([[[0.0, 4.0]], [[8.0, 0.0]]]), torch.tensor([[[1]], [[2]]]))
+    quarter, whole = (examples.mix_latents(sample, 0, 1, fraction) for fraction in (0.25, 1.0))
+    assert quarter.latents_BNZ.tolist() == [[[2.0, 3.0]]] and quarter.attributes_BNA.tolist() == [[[1]]]
+    assert whole.latents_BNZ.tolist() == [[[8.0, 0.0]]] and whole.attributes_BNA.tolist() == [[[2]]]
+
+
+def test_samples_of_a_model_with_latents_are_examples_too():
+    config = replace(CONFIG, num_sample_tokens=32, examples=replace(EXAMPLES, num_pairs=1))
+    pieces = examples.draw_samples(vae_context(), config)
+    assert [piece.name for piece in pieces] == ["pair-1-generated", "pair-1-real", "sample-2", "real-piece-2"]
 
 
 def test_equal_seeds_give_equal_files(samples, context):

@@ -165,8 +165,8 @@ def test_a_piano_roll_draws_each_note_at_its_pitch_and_time():
     page = piano_roll_svg(make_score([(0, 480, 60), (480, 480, 72)])).decode()
     (strokes,) = (line for line in page.splitlines() if "#1f6feb" in line)
     first, second = (stroke.split("h")[0].split() for stroke in strokes.split('"')[1][1:].split("M"))
-    assert float(second[0]) - float(first[0]) == pytest.approx((900 - 34) / 4, abs=0.1)
-    assert float(first[1]) - float(second[1]) == 12 * 6
+    assert float(second[0]) - float(first[0]) == pytest.approx((620 - 30) / 4, abs=0.1)
+    assert float(first[1]) - float(second[1]) == 12 * 5
     assert ">C4<" in page and "<title>Piano roll of 2 notes</title>" in page
 
 

@@ -98,11 +98,11 @@ def draw_samples(context: EvalContext, config: MusicEvalConfig) -> list[ExampleP
             title = f"{'sample' if is_generated else 'real piece'} {number}"
             name = f"pair-{number}-{'generated' if is_generated else 'real'}"
             pieces.append(ExamplePiece(name, "Blind pairs", title, is_generated, sequences[number - 1], pair=number))
-    for is_generated, sequences, stem in ((True, generated, "sample"), (False, real, "real piece")):
-        group = "Samples of the model" if is_generated else "Real pieces for comparison"
-        for number, ids in enumerate(sequences[num_pairs : num_pairs + examples.num_samples], num_pairs + 1):
-            title = f"{stem.capitalize()} {number}"
-            pieces.append(ExamplePiece(f"{stem.replace(' ', '-')}-{number}", group, title, is_generated, ids))
+    group = "Samples beside real pieces"
+    for number in range(num_pairs + 1, num_pairs + 1 + examples.num_samples):
+        pieces.append(ExamplePiece(f"sample-{number}", group, f"Sample {number}", True, generated[number - 1]))
+        if number <= len(real):
+            pieces.append(ExamplePiece(f"real-piece-{number}", group, f"Real piece {number}", False, real[number - 1]))
     return pieces
 
 
@@ -151,7 +151,7 @@ def draw_from_latents(context: EvalContext, config: MusicEvalConfig) -> list[Exa
         pieces.append(ExamplePiece(f"reconstruction-{number}", group, f"Its reconstruction {number}", True, output))
     group = "An interpolation between the latents of real pieces 1 and 2"
     for number, (fraction, output) in enumerate(zip(fractions, outputs[len(indices) :], strict=True), 1):
-        pieces.append(ExamplePiece(f"interpolation-{number}", group, f"{fraction:.0%} of the way", True, output))
+        pieces.append(ExamplePiece(f"interpolation-{number}", group, f"{100 * fraction:.0f} % of the way", True, output))
     return pieces
 
 

@@ -10,9 +10,9 @@ import symusic
 from provenlm.domains.music.content.score import NoteTable, note_table
 
 STEPS_PER_QUARTER = 24
-WIDTH, KEYS_WIDTH, BOTTOM, ROW = 900, 34, 18, 6  # pixels; ROW is the height of a semitone
+WIDTH, KEYS_WIDTH, BOTTOM, ROW = 620, 30, 18, 5  # pixels; ROW is the height of a semitone
 MIN_ROWS, MARGIN_ROWS, MIN_QUARTERS = 18, 2, 4
-MAX_BAR_NUMBERS = 24
+MAX_BAR_NUMBERS = 16
 BLACK_KEYS = (1, 3, 6, 8, 10)
 GRID, SHADE, TEXT, PROMPT, NOTE = "#d0d7de", "#f0f2f5", "#59636e", "#8c959f", "#1f6feb"
 
@@ -28,7 +28,7 @@ def piano_roll_svg(score: symusic.Score, prompt_quarters: float = 0.0) -> bytes:
     scale, height = (WIDTH - KEYS_WIDTH) / num_quarters, num_rows * ROW + BOTTOM
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
-        ' font-family="sans-serif" font-size="10">',
+        ' font-family="sans-serif" font-size="12">',
         f"<title>Piano roll of {len(notes)} notes</title>",
         *_rows(lowest, num_rows),
         *_bar_lines(score, num_quarters, scale, num_rows * ROW),
