@@ -1,7 +1,7 @@
 """Build the music transformer of the first seed report.
 
 It is written after the report and its sources. Attention is two-branch and not causal: softmax attention within blocks of the sequence, and attention to the keys and values of every
-`stride`-th token. Each layer adds its residual twice and normalises after it. The sizes are those that the report states.
+`stride`-th token. Each layer adds its residual twice and normalizes after it. The sizes are those that the report states.
 
 Shapes: B batch, T positions, D hidden size, N heads, H head size, W window.
 """
@@ -15,7 +15,7 @@ NUM_PARAMS = 17_608_454
 
 
 class TwoBranchAttention(nn.Module):
-    """Join attention within blocks and to strided positions, then add and normalise."""
+    """Join attention within blocks and to strided positions, then add and normalize."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -221,7 +221,7 @@ def completed(config: MusicTransformerConfig, token_classes: dict[str, list[int]
 
 def test_bar_tokens_are_those_of_the_corpus():
     unknown = replace(BAR, bar_token_ids=None)
-    assert completed(unknown, {"Bar": [3, 4], "Pitch": [5]}).bar_token_ids == (3, 4)
+    assert completed(unknown, {"Bar": [3], "Pitch": [5]}).bar_token_ids == (3,)
     assert completed(BAR, {"Bar": [3, 4]}) == BAR
     assert completed(PLAIN, {}) == PLAIN and completed(STRIDE, {}) == STRIDE
     with pytest.raises(
@@ -229,6 +229,8 @@ def test_bar_tokens_are_those_of_the_corpus():
         match=r"recipes.x.model.summaries: must be stride for tokens without the class Bar, got bar; classes of this corpus: Pitch",
     ):
         completed(unknown, {"Pitch": [5]})
+    with pytest.raises(ConfigError, match="summaries: must be stride for tokens that number the bars, got bar; class Bar: 2 ids"):
+        completed(unknown, {"Bar": [3, 4], "Pitch": [5]})
 
 
 def test_a_model_of_bars_that_does_not_know_them_counts_but_does_not_run(harness):

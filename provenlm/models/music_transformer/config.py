@@ -76,7 +76,8 @@ class MusicTransformerConfig:
 def with_token_classes(config: MusicTransformerConfig, token_classes: Mapping[str, Sequence[int]]) -> MusicTransformerConfig:
     """Return the config with the bar tokens of a corpus.
 
-    They are set where the model needs them and the config names none. Raises ConfigError if the tokens have no bars.
+    They are set where the model needs them and the config names none. Raises ConfigError if the tokens have no bars, or
+    number them: every note then has a bar token.
     """
     if not config.needs_bars or config.bar_token_ids is not None:
         return config
@@ -85,4 +86,8 @@ def with_token_classes(config: MusicTransformerConfig, token_classes: Mapping[st
         raise ConfigError(
             f"summaries: must be stride for tokens without the class {BAR_CLASS}, got bar; classes of this corpus: {known}"
         )
-    return replace(config, bar_token_ids=tuple(int(token_id) for token_id in token_classes[BAR_CLASS]))
+    if len(token_classes[BAR_CLASS]) > 1:
+        raise ConfigError(
+            f"summaries: must be stride for tokens that number the bars, got bar; class {BAR_CLASS}: {len(token_classes[BAR_CLASS])} ids"
+        )
+    return replace(config, bar_token_ids=(int(token_classes[BAR_CLASS][0]),))

@@ -45,7 +45,7 @@ class MusicTransformer(decoder.Decoder):
     def hidden_states(
         self, tokens_BT: Tensor, cache: KVCache | None = None, documents_BT: Tensor | None = None
     ) -> tuple[Tensor, list[Routing]]:
-        """Compute the normalised states before the output matrix; the list is empty.
+        """Compute the normalized states before the output matrix; the list is empty.
 
         With `cache` the tokens are at the cache's positions. With `documents_BT` (document numbers) a token attends to its own
         document only. Raises ValueError beyond `max_position_embeddings`.
@@ -131,7 +131,7 @@ def build_norm(config: MusicTransformerConfig) -> NormLayer:
 
 
 def build_music_transformer(config: MusicTransformerConfig, vocab_size: int) -> MusicTransformer:
-    """Build a model, initialised from torch's global generator."""
+    """Build a model, initialized from torch's global generator."""
     model = MusicTransformer(config, vocab_size)
     decoder.init_weights(model)
     return model

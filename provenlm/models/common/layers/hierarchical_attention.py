@@ -1,7 +1,7 @@
 """Attend to near positions one by one and to far ones by summaries of segments.
 
 A segment is a bar of music, or a stride of positions. Half of the layer attends to a local window; the other half attends to one
-summary of each segment: the mean of its hidden states, normalised. A causal position sees the summaries of finished segments only,
+summary of each segment: the mean of its hidden states, normalized. A causal position sees the summaries of finished segments only,
 as in the bar-level attention of Museformer (arXiv 2210.10349).
 
 Shapes: B batch, T positions, D hidden size, N heads, H head size (D = N·H), S segments, A attended slots: A = S + 1, a slot of zeros
@@ -40,7 +40,7 @@ class HierarchicalScope:
 class HierarchicalAttention(nn.Module):
     """Join local attention and attention to summaries by one output matrix.
 
-    `summary_norm` normalises the mean states of a segment, whose size falls with the length of the segment.
+    `summary_norm` normalizes the mean states of a segment, whose size falls with the length of the segment.
     """
 
     def __init__(self, hidden_size: int, num_heads: int, summary_norm: nn.Module, dropout: float, bias: bool) -> None:
