@@ -107,25 +107,22 @@ def record_conditioning(context: EvalContext, metrics: MetricRecorder, config: L
     correlations = []
     for index, name in enumerate(ATTRIBUTES):
         classes = range(1, NUM_ATTRIBUTE_CLASSES[index])  # class 0 is a bar without notes
-        asked: list[int] = []
-        came: list[int] = []
-        for attribute_class in classes:
-            request_BNA = batch.attributes_BNA[: config.num_requests].clone()
-            request_BNA[..., index] = attribute_class
-            num_sequences, num_latents = request_BNA.shape[:2]
-            with torch.inference_mode():
-                sample = context.latent.prior(context.model, num_sequences, num_latents, generator, request_BNA)
-            outputs = decode_latents(
-                context, sample._replace(attributes_BNA=request_BNA), SAMPLING, config.max_new_tokens, generator
-            )
-            measured = np.concatenate([bar_classes(context, ids)[:, index] for ids in outputs])
-            asked += [attribute_class] * len(measured)
-            came += measured.tolist()
-            rows.append((name, attribute_class, len(measured), round(float(measured.mean()), 3) if len(measured) else 0.0))
-        correlation = _correlation(np.array(asked, np.float64), np.array(came, np.float64))
+        base_BNA = batch.attributes_BNA[: config.num_requests]
+        asked_B = torch.tensor(classes).repeat_interleave(len(base_BNA))
+        request_BNA = base_BNA.repeat(len(classes), 1, 1)
+        request_BNA[..., index] = asked_B[:, None].to(request_BNA)
+        with torch.inference_mode():
+            sample = context.latent.prior(context.model, len(request_BNA), request_BNA.shape[1], generator, request_BNA)
+        outputs = decode_latents(context, sample._replace(attributes_BNA=request_BNA), SAMPLING, config.max_new_tokens, generator)
+        came = [bar_classes(context, ids)[:, index] for ids in outputs]
+        asked = np.repeat(asked_B.numpy(), [len(classes_of_bars) for classes_of_bars in came])
+        correlation = _correlation(asked.astype(np.float64), np.concatenate(came).astype(np.float64))
         correlations.append(correlation)
         description = f"Correlation of the class of {name} that was asked for with the class of the bars that came"
         metrics.add_measurement(f"correlation.{name}", correlation, "", description)
+        for attribute_class in classes:
+            bars = np.concatenate(came)[asked == attribute_class]
+            rows.append((name, attribute_class, len(bars), round(float(bars.mean()), 3) if len(bars) else 0.0))
     metrics.add_measurement("correlation.min", min(correlations), "", "Smallest of these correlations over the attributes")
     description = "Classes of an attribute that were asked for, and the mean class of the bars that came"
     metrics.tables.append(AuditTable("requests", description, ("attribute", "asked", "bars", "mean class"), rows))

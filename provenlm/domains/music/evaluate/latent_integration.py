@@ -19,7 +19,7 @@ from provenlm.models.common.objective import IGNORE
 
 NUM_SEQUENCES = 4
 NUM_CUTS = 6  # positions from which tokens are replaced
-OVERFIT_LR = 0.01
+OVERFIT_LR, OVERFIT_SEQ_LEN = 0.01, 48
 
 
 def latent_integration_probes(config: MusicEvalConfig) -> Mapping[str, Probe]:
@@ -98,8 +98,10 @@ def record_random_tokens(context: EvalContext, metrics: MetricRecorder) -> None:
 
 def record_overfit(context: EvalContext, metrics: MetricRecorder, config: LatentEvalConfig) -> None:
     """Train a small model on one batch with its first objective, and record the loss before and after."""
-    assert context.objectives is not None
-    batch = _training_batch(context)
+    if context.objectives is None or context.make_trainer is None:
+        raise ValueError("the context must be able to assemble a training, got none")
+    trainer = context.make_trainer(context.model, context.tokens, {"seq_len": min(OVERFIT_SEQ_LEN, context.max_seq_len)})
+    batch = trainer.dataloader.batch_at(0, NUM_SEQUENCES).map(lambda tensor: tensor.to(context.device))
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(rng.derive_seed(context.seed, "overfit latents"))
         model = context.build_small(context.tokens.vocab_size).to(context.device).train()
