@@ -13,7 +13,7 @@ from provenlm.training.checkpoints.checkpoint import LoadedModel, find_corruptio
 
 
 class RecipeModel(NamedTuple):
-    """Hold a model, its tokenizer, the checkpoint that it was loaded from, and the domain of its corpus."""
+    """Hold a model, its tokenizer, its checkpoint, and the domain of its corpus."""
 
     model: LoadedModel
     tokenizer: Tokenizer

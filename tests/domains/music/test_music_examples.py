@@ -130,6 +130,11 @@ def test_samples_of_a_model_with_latents_are_examples_too():
     assert [piece.name for piece in pieces] == ["pair-1-generated", "pair-1-real", "sample-2", "real-piece-2"]
 
 
+def test_two_models_of_a_page_have_different_real_pieces(context):
+    labels = [examples.page_label(replace(context, analytic_counts={"total": total}), "examples") for total in (10, 20)]
+    assert labels == ["examples 10", "examples 20"]
+
+
 def test_equal_seeds_give_equal_files(samples, context):
     again, _ = measure("samples", context)
     assert again.examples == samples[0].examples

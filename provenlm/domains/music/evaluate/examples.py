@@ -90,7 +90,9 @@ def draw_samples(context: EvalContext, config: MusicEvalConfig) -> list[ExampleP
     examples = config.examples
     sizes = replace(config, num_samples=max(2, examples.num_pairs + examples.num_samples))
     generated = [ids.tolist() for ids in sample_pieces(context, sizes).sequences]
-    real = [ids.tolist() for ids in real_pieces(context, context.val_or_train_split, sizes, "examples").sequences]
+    real = [
+        ids.tolist() for ids in real_pieces(context, context.val_or_train_split, sizes, page_label(context, "examples")).sequences
+    ]
     num_pairs = min(examples.num_pairs, len(real))
     pieces = []
     for number in range(1, num_pairs + 1):
@@ -110,7 +112,7 @@ def draw_continuations(context: EvalContext, config: MusicEvalConfig) -> list[Ex
     """Continue held-out pieces; each real piece follows its continuation."""
     examples, group = config.examples, "Continuations of held-out pieces; the prompt is grey"
     sizes = replace(config, num_samples=max(2, examples.num_continuations))
-    real = [ids.tolist() for ids in real_pieces(context, context.tokens.val, sizes, "continuations").sequences]
+    real = [ids.tolist() for ids in real_pieces(context, context.tokens.val, sizes, page_label(context, "continuations")).sequences]
     real = [ids for ids in real if len(ids) > examples.num_prompt_tokens][: examples.num_continuations]
     if not real:
         raise ValueError(f"a held-out piece must have more than {examples.num_prompt_tokens} tokens, got none")
@@ -147,12 +149,20 @@ def draw_from_latents(context: EvalContext, config: MusicEvalConfig) -> list[Exa
     outputs = generate_bars(context, mixed, row_counts, config.latents.max_new_tokens, "latent examples")
     pieces, group = [], "Reconstructions: each piece generated again from its latents alone"
     for number, (index, output) in enumerate(zip(indices, outputs, strict=False), 1):
-        pieces.append(ExamplePiece(f"reconstructed-{number}-real", group, f"Real piece {number}", False, real[index]))
-        pieces.append(ExamplePiece(f"reconstruction-{number}", group, f"Its reconstruction {number}", True, output))
-    group = "An interpolation between the latents of real pieces 1 and 2"
+        pieces.append(ExamplePiece(f"reconstructed-{number}-real", group, f"Piece {number}", False, real[index]))
+        pieces.append(ExamplePiece(f"reconstruction-{number}", group, f"Reconstruction of piece {number}", True, output))
+    group = "An interpolation between the latents of pieces 1 and 2"
     for number, (fraction, output) in enumerate(zip(fractions, outputs[len(indices) :], strict=True), 1):
         pieces.append(ExamplePiece(f"interpolation-{number}", group, f"{100 * fraction:.0f} % of the way", True, output))
     return pieces
+
+
+def page_label(context: EvalContext, label: str) -> str:
+    """Return a label for random draws that differs between models of a page.
+
+    With one label, the real side of every blind pair would be the same piece for each model, and its listener would know it.
+    """
+    return f"{label} {context.analytic_counts.get('total', 0)}"
 
 
 def mix_latents(sample: LatentSample, first: int, second: int, fraction: float) -> LatentSample:
