@@ -41,7 +41,7 @@ class CharacterTokenizer:
         return "".join([self.characters[token_id - 1] for token_id in ids if 0 < token_id <= len(self.characters)]).encode()
 
     def describe(self, ids: Sequence[int]) -> str:
-        """Return the decoded text, with a replacement character for bytes that are not UTF-8."""
+        """Return the decoded text; bytes that are not UTF-8 are replaced."""
         return self.decode(ids).decode("utf-8", "replace")
 
     def encode_prompt(self, text: str) -> list[int]:

@@ -114,7 +114,7 @@ class SentencePieceTokenizer:
         return b"".join([self._bytes[token_id] for token_id in ids])
 
     def describe(self, ids: Sequence[int]) -> str:
-        """Return the decoded text, with a replacement character for bytes that are not UTF-8."""
+        """Return the decoded text; bytes that are not UTF-8 are replaced."""
         return self.decode(ids).decode("utf-8", "replace")
 
     def encode_prompt(self, text: str) -> list[int]:
