@@ -92,11 +92,13 @@ class InvertedIndex(NamedTuple):
         That is at least `min_shared` members and `min_ratio` of the smaller set.
         """
         num_partners = _count_shared(number, self.members, self.owners, self.positions, self.offsets, self.counts, self.partners)
-        others = self.partners[:num_partners]
-        shared = self.counts[others]
-        self.counts[others] = 0
-        smaller = np.minimum(self.offsets[number + 1] - self.offsets[number], self.offsets[others + 1] - self.offsets[others])
-        selected: list[int] = others[(shared >= min_shared) & (shared >= min_ratio * smaller)].tolist()
+        candidates = self.partners[:num_partners]
+        shared = self.counts[candidates]
+        self.counts[candidates] = 0
+        smaller = np.minimum(
+            self.offsets[number + 1] - self.offsets[number], self.offsets[candidates + 1] - self.offsets[candidates]
+        )
+        selected: list[int] = candidates[(shared >= min_shared) & (shared >= min_ratio * smaller)].tolist()
         return sorted(selected)
 
 

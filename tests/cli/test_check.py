@@ -44,7 +44,12 @@ def test_a_report_is_checked_with_its_recipes_and_corpora_only(check):
         ("corpora.twelve_strings.dedupe={near: 1}", "corpora.twelve_strings.dedupe: unknown key 'near'"),
         ("corpora.twelve_strings.tokenize={val_fraction: 2}", "corpora.twelve_strings.tokenize: val_fraction"),
         ("recipes.ladder_memorise.train.max_steps=0", "recipes.ladder_memorise.train: max_steps must be > 0, got 0"),
-        ("recipes.ladder_memorise.model.arch=mo", "model must be one of gpt, moe, got 'mo'"),
+        ("recipes.ladder_memorise.train.batches={layout: bars}", "recipes.ladder_memorise.train.batches: unknown key 'layout'"),
+        (
+            "recipes.music/transformer.train.batches={layout: rows}",
+            "recipes.music/transformer.train.batches.layout: must be one of tokens, bars, got 'rows'",
+        ),
+        ("recipes.ladder_memorise.model.arch=mo", "model must be one of gpt, moe, music_transformer, sequence_vae, got 'mo'"),
         ("recipes.ladder_memorise.validate={probes: {prompt_chars: []}}", "recipes.ladder_memorise.validate.probes: prompt_chars"),
         (
             "recipes.docs_moe.validate={count_only_models: {big: {vocab_size: 9, model: {hidden_size: 0}}}}",

@@ -79,7 +79,7 @@ def write_score(score: symusic.Score) -> bytes:
 
 
 def cut_repeated(onsets: IntArray, pitches: IntArray, durations: IntArray) -> IntArray:
-    """End each note where the next note of its pitch begins.
+    """Cut each note where the next note of its pitch begins.
 
     That is what a MIDI channel does; the duration is 0 for a note that another note hides.
 

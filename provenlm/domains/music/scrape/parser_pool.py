@@ -28,7 +28,7 @@ READ_BYTES = 1 << 16
 
 
 class ParserProcess:
-    """Talk to one worker process, which is started when it is needed."""
+    """Send files to one worker process, which is started when it is needed."""
 
     def __init__(self, command: list[str], timeout_seconds: float) -> None:
         self.command, self.timeout_seconds = command, timeout_seconds
@@ -62,7 +62,7 @@ class ParserProcess:
             writer.join()
 
     def close(self) -> None:
-        """End the worker process."""
+        """Stop the worker process."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()

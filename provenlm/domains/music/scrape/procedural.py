@@ -1,4 +1,4 @@
-"""Compose deterministic pieces of three parts, for tests and first runs.
+"""Generate deterministic pieces of three parts, for tests and first runs.
 
 They are in the public domain by construction.
 

@@ -29,15 +29,15 @@ TOKEN_FIELDS = ("inputs_BT", "targets_BT")  # of a batch
 class IdShift:
     """Shift the ids of some classes of tokens together.
 
-    The shift is `lowest` to `highest` places; no id leaves its class.
+    The shift is `lowest` to `highest` ids; no id leaves its class.
 
-    `room_below_V` and `room_above_V` are the places to the first and last id of the class of an id; `room` for ids of other classes.
+    `distance_below_V` and `distance_above_V` are the distances of an id from the first and last id of its class; the largest shift for ids of other classes.
     """
 
     lowest: int
     highest: int
-    room_below_V: Tensor
-    room_above_V: Tensor
+    distance_below_V: Tensor
+    distance_above_V: Tensor
     is_member_V: Tensor
 
     @classmethod
@@ -46,16 +46,16 @@ class IdShift:
 
         Raises DataError unless the ids of each are successive.
         """
-        room = max(-lowest, highest)
-        room_below_V, room_above_V = torch.full((vocab_size,), room), torch.full((vocab_size,), room)
+        limit = max(-lowest, highest)
+        distance_below_V, distance_above_V = torch.full((vocab_size,), limit), torch.full((vocab_size,), limit)
         is_member_V = torch.zeros(vocab_size, dtype=torch.bool)
         for class_ids in classes:
             first, last = int(class_ids[0]), int(class_ids[-1])
             if len(class_ids) != last - first + 1:
                 raise DataError(f"ids of a class of tokens must be successive to be shifted, got {class_ids.tolist()}")
             ids = torch.arange(first, last + 1)
-            room_below_V[ids], room_above_V[ids], is_member_V[ids] = ids - first, last - ids, True
-        return cls(lowest, highest, room_below_V, room_above_V, is_member_V)
+            distance_below_V[ids], distance_above_V[ids], is_member_V[ids] = ids - first, last - ids, True
+        return cls(lowest, highest, distance_below_V, distance_above_V, is_member_V)
 
     def apply(self, fields: list[Tensor], shifts_B: Tensor) -> list[Tensor]:
         """Shift the ids (B, T) of each field.
@@ -65,9 +65,9 @@ class IdShift:
         for ids_BT in fields:
             known_BT = ids_BT.clamp(min=0)
             is_known_BT = ids_BT >= 0
-            room = max(-self.lowest, self.highest)
-            below_B = torch.where(is_known_BT, self.room_below_V[known_BT], room).amin(1)
-            above_B = torch.where(is_known_BT, self.room_above_V[known_BT], room).amin(1)
+            limit = max(-self.lowest, self.highest)
+            below_B = torch.where(is_known_BT, self.distance_below_V[known_BT], limit).amin(1)
+            above_B = torch.where(is_known_BT, self.distance_above_V[known_BT], limit).amin(1)
             shifts_B = torch.minimum(torch.maximum(shifts_B, -below_B), above_B)
         return [
             ids_BT + torch.where((ids_BT >= 0) & self.is_member_V[ids_BT.clamp(min=0)], shifts_B[:, None], 0) for ids_BT in fields

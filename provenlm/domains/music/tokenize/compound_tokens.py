@@ -23,8 +23,8 @@ COMPOUNDS_WITH_FAMILY = (("Bar", "TimeSig"), ("Position", "Tempo"), ("Program", 
 class CompoundCodec:
     """Map compounds to a stream of ids and back.
 
-    tokens: name of each id. local_ids: of each id, its place in a compound of MidiTok and its id there. ignored: id of `Ignore` by
-    place. kinds: the classes of each kind of compound, in the order of the stream.
+    tokens: name of each id. local_ids: of each id, its slot of a compound of MidiTok and its id there. ignored: id of `Ignore` by
+    slot. kinds: the classes of each kind of compound, in the order of the stream.
     """
 
     tokens: tuple[str, ...]
@@ -34,27 +34,27 @@ class CompoundCodec:
 
     @classmethod
     def create(cls, vocabularies: Sequence[Mapping[str, int]], special_tokens: Sequence[str]) -> "CompoundCodec":
-        """Number the tokens of the vocabularies of MidiTok.
+        """Join the vocabularies of MidiTok to one.
 
         Raises DataError for a class of tokens that STREAM_ORDER lacks.
         """
         tokens = list(special_tokens)
         local_ids = [(0, vocabularies[0][token]) for token in tokens]
-        own_tokens = [
+        slot_tokens = [
             {token: local_id for token, local_id in vocabulary.items() if token not in tokens and token != IGNORE_TOKEN}
             for vocabulary in vocabularies
         ]
-        classes = [list(dict.fromkeys(map(class_of, own))) for own in own_tokens]
+        classes = [list(dict.fromkeys(map(class_of, group))) for group in slot_tokens]
         if unknown := [name for names in classes for name in names if name not in STREAM_ORDER]:
             raise DataError(f"compound tokens must be of the classes {', '.join(STREAM_ORDER)}, got {unknown[0]}")
-        for place in sorted(range(len(vocabularies)), key=lambda place: STREAM_ORDER.index(classes[place][0])):
-            tokens += own_tokens[place]
-            local_ids += [(place, local_id) for local_id in own_tokens[place].values()]
+        for slot in sorted(range(len(vocabularies)), key=lambda slot: STREAM_ORDER.index(classes[slot][0])):
+            tokens += slot_tokens[slot]
+            local_ids += [(slot, local_id) for local_id in slot_tokens[slot].values()]
         present = sorted((name for names in classes for name in names), key=STREAM_ORDER.index)
         kinds = [tuple(present)]
         if present[0] == "Family":
             kinds = [("Family", *(name for name in kind if name in present)) for kind in COMPOUNDS_WITH_FAMILY]
-        ignored = {place: ids[IGNORE_TOKEN] for place, ids in enumerate(vocabularies) if IGNORE_TOKEN in ids}
+        ignored = {slot: ids[IGNORE_TOKEN] for slot, ids in enumerate(vocabularies) if IGNORE_TOKEN in ids}
         return cls(tuple(tokens), tuple(local_ids), ignored, tuple(kinds))
 
     @property
@@ -73,17 +73,14 @@ class CompoundCodec:
         """Return the stream of compounds of MidiTok."""
         stream_ids = {local: token_id for token_id, local in enumerate(self.local_ids)}
         num_special = next(number for number, token in enumerate(self.tokens) if class_of(token) in STREAM_ORDER)
-        places = list(dict.fromkeys(place for place, _ in self.local_ids[num_special:]))
+        slots = list(dict.fromkeys(slot for slot, _ in self.local_ids[num_special:]))
         return [
-            stream_ids[place, compound[place]]
-            for compound in compounds
-            for place in places
-            if compound[place] != self.ignored.get(place)
+            stream_ids[slot, compound[slot]] for compound in compounds for slot in slots if compound[slot] != self.ignored.get(slot)
         ]
 
     def unflatten(self, ids: Iterable[int]) -> list[list[int]]:
         """Return the complete compounds of a stream; what forms none is left out."""
-        num_places = 1 + max(place for place, _ in self.local_ids)
+        num_slots = 1 + max(slot for slot, _ in self.local_ids)
         compounds: list[list[int]] = []
         for part in self._parts(ids):
             names = [class_of(self.tokens[token_id]) for token_id in part]
@@ -93,7 +90,7 @@ class CompoundCodec:
             if names[0] == "Family" and self.tokens[part[0]] != family:
                 continue
             compound = dict(self.ignored) | dict(self.local_ids[token_id] for token_id in part)
-            compounds.append([compound[place] for place in range(num_places)])
+            compounds.append([compound[slot] for slot in range(num_slots)])
         return compounds
 
     def _parts(self, ids: Iterable[int]) -> Iterator[list[int]]:
