@@ -105,7 +105,7 @@ class MusicTransformer(decoder.Decoder):
 
 
 def number_segments(starts_BT: Tensor) -> Tensor:
-    """Number segments from 0.
+    """Assign numbers to segments, from 0.
 
     The first one begins with the sequence, whether or not its first token begins a segment.
     """
