@@ -25,6 +25,7 @@ from provenlm.core.config import Params, load_params, resolve_settings
 from provenlm.core.errors import DataError, ProvenlmError
 from provenlm.core.executors import local
 from provenlm.core.executors.base import RecordSource
+from provenlm.core.memory import max_rss_bytes
 from provenlm.core.paths import ProjectPaths
 from provenlm.core.progress import log_line
 
@@ -158,7 +159,7 @@ def main(stage: str, table: str, run_stage: Callable[[StageContext], None], doc:
         "cpu_seconds", round(usage.ru_utime + usage.ru_stime, 3), "s", "CPU time of the stage's process, reported by the kernel"
     )
     context.recorder.add_measurement(
-        "peak_memory", usage.ru_maxrss * 1024, "bytes", "Peak resident set size of the stage's process, reported by the kernel"
+        "peak_memory", max_rss_bytes(), "bytes", "Peak resident set size of the stage's process, reported by the kernel"
     )
     audit = Audit(
         subject,

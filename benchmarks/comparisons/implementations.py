@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from provenlm.core import interfaces, records, registry
+from provenlm.core import interfaces, memory, records, registry
 from provenlm.core.config import load_params
 from provenlm.core.executors.local import LocalExecutor
 
@@ -191,7 +191,9 @@ def main() -> None:
     cpu = end.ru_utime + end.ru_stime - start[0].ru_utime - start[0].ru_stime + children.ru_utime + children.ru_stime
     np.save(folder.parent / f"{implementation}.npy", kept_mask)
     print(
-        json.dumps({"cpu": cpu, "wall": time.perf_counter() - start[1], "peak": end.ru_maxrss * 1024, "kept": int(kept_mask.sum())})
+        json.dumps(
+            {"cpu": cpu, "wall": time.perf_counter() - start[1], "peak": memory.max_rss_bytes(), "kept": int(kept_mask.sum())}
+        )
     )
 
 

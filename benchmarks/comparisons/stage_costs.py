@@ -16,10 +16,7 @@ STAGES = ("filter", "dedupe", "tokenize")
 
 @dataclass(frozen=True)
 class StageCost:
-    """Hold the CPU seconds of a process and its largest resident set.
-
-    Both are from the kernel and include the start of the process.
-    """
+    """Hold the CPU seconds of a stage's process, its start included, and its peak resident set size from its audit."""
 
     cpu_seconds: float
     peak_bytes: int
@@ -61,4 +58,6 @@ def run_stage(stage: str, paths: ProjectPaths) -> StageCost:
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{stage}: {error.decode(errors='replace')[-1000:]}")
-    return StageCost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    peak = audit.read_audit(paths.audit_json("python_docs", stage)).metrics["peak_memory"].value
+    assert isinstance(peak, int)
+    return StageCost(usage.ru_utime + usage.ru_stime, peak)

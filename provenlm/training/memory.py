@@ -5,13 +5,13 @@ On a GPU the allocator is read; on a CPU the kernel's resident set of this proce
 
 import os
 import resource
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from provenlm.core.audit import AuditTable, MetricRecorder
+from provenlm.core.memory import max_rss_bytes, rss_bytes
 
 
 def memory_allocated(device: torch.device) -> int:
@@ -64,21 +64,6 @@ def _cgroup_free() -> int | None:
         return int((cgroup / "memory.max").read_text()) - int((cgroup / "memory.current").read_text()) + int(reclaimable)
     except (OSError, ValueError, KeyError):
         return None  # no such file, or `max`, which is no limit
-
-
-def rss_bytes() -> int:
-    """Return the resident set size of this process; without /proc, its peak."""
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * resource.getpagesize() if statm.exists() else max_rss_bytes()
-
-
-def max_rss_bytes() -> int:
-    """Return the peak resident set size of this process, in bytes.
-
-    Linux reports KiB, macOS bytes.
-    """
-    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return usage if sys.platform == "darwin" else usage * 1024
 
 
 @dataclass

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from provenlm.core.audit import read_audit
+from provenlm.core.paths import ProjectPaths
 from provenlm.core.records import Record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,10 +31,9 @@ def texts(count: int) -> Iterator[Record]:
 def peak(stage: str, root: Path) -> int:
     """Run a stage in a process; return its peak resident set size in bytes."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-m", f"stages.{stage}", "c"], cwd=root, env=environment, stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    assert status == 0
-    return used.ru_maxrss * 1024
+    command = [sys.executable, "-m", f"stages.{stage}", "c"]
+    subprocess.run(command, cwd=root, env=environment, stdout=subprocess.DEVNULL, check=True)
+    return read_audit(ProjectPaths(root).audit_json("c", stage)).metrics["peak_memory"].value
 
 
 @pytest.mark.slow  # three stages on 100 MB: some minutes
