@@ -20,7 +20,7 @@ VERBS = """
     become bind block bound bring broadcast build cache calculate call cast change check choose cite classify clip clone close collapse
     collect combine commit compare compile complete compute concatenate condition configure connect construct consume contain continue
     contrast control convert coordinate copy count crawl create crop cut decay decide declare decode deduplicate defer define delay delete
-    derive describe detect diagnose disable discard discriminate divide do download draw drop dump embed emit enable encode enqueue ensure
+    derive describe detect diagnose differentiate disable discard discriminate divide do download draw drop dump embed emit enable encode enqueue ensure
     enter enumerate escape estimate evaluate execute exit expand expect export expose extract fail fetch fill filter find finish fit flatten
     flush fold follow forbid format freeze gather generate get give group halve handle hash hear hold identify implement import include
     increase index infer initialize inject insert inspect install interpolate interpret invert invoke iterate join keep kill label launch

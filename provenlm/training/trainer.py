@@ -84,7 +84,9 @@ class Trainer:
         objectives = [wrap(objective) for objective in spec.objectives(model, IGNORE)]
         names = [objective.name for objective in objectives]
         if unknown := sorted(config.optimizer.lr_factors.keys() - set(names)):
-            raise ConfigError(f"train.optimizer.lr_factors must name objectives of the model ({', '.join(names)}), got {unknown[0]}")
+            raise ConfigError(
+                f"train.optimizer.lr_factors must name objectives of the model ({', '.join(names)}), got {unknown[0]}"
+            )
         return cls(spec, model, objectives, dataloader, build_callbacks(config, objectives[0].eval_term), config, dist)
 
     @property

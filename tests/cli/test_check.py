@@ -46,8 +46,8 @@ def test_a_report_is_checked_with_its_recipes_and_corpora_only(check):
         ("recipes.ladder_memorise.train.max_steps=0", "recipes.ladder_memorise.train: max_steps must be > 0, got 0"),
         ("recipes.ladder_memorise.train.batches={layout: bars}", "recipes.ladder_memorise.train.batches: unknown key 'layout'"),
         (
-            "recipes.music/transformer.train.batches={layout: rows}",
-            "recipes.music/transformer.train.batches.layout: must be one of tokens, bars, got 'rows'",
+            "recipes.music_models/transformer.train.batches={layout: rows}",
+            "recipes.music_models/transformer.train.batches.layout: must be one of tokens, bars, got 'rows'",
         ),
         ("recipes.ladder_memorise.model.arch=mo", "model must be one of gpt, moe, music_transformer, sequence_vae, got 'mo'"),
         ("recipes.ladder_memorise.validate={probes: {prompt_chars: []}}", "recipes.ladder_memorise.validate.probes: prompt_chars"),

@@ -1,4 +1,4 @@
-"""Test a model with latents as a whole: no leak, no loss below chance on random tokens, and a batch that it can learn.
+"""Test a model with latents: no leak, random tokens at chance, a learned batch.
 
 Shapes: B sequences, T positions, N latents of a sequence, Z latent size.
 """
@@ -23,7 +23,7 @@ OVERFIT_LR, OVERFIT_SEQ_LEN = 0.01, 48
 
 
 def latent_integration_probes(config: MusicEvalConfig) -> Mapping[str, Probe]:
-    """Return the probes `latent_causality`, `latent_random_tokens` and `latent_overfit`."""
+    """Return the probes for leaks, random tokens and overfitting of latent models."""
     needs = frozenset({"latent"})
     return {
         "latent_causality": Probe(
@@ -73,7 +73,7 @@ def record_causality(context: EvalContext, metrics: MetricRecorder) -> None:
 
 @torch.inference_mode()
 def record_random_tokens(context: EvalContext, metrics: MetricRecorder) -> None:
-    """Record the loss on random tokens with latents of the prior, which know nothing of them."""
+    """Record the loss on random tokens, given latents that know nothing of them."""
     assert context.latent is not None
     batch = _training_batch(context)
     targets_BT = _random_like(context, batch.targets_BT, "random targets")
@@ -97,7 +97,7 @@ def record_random_tokens(context: EvalContext, metrics: MetricRecorder) -> None:
 
 
 def record_overfit(context: EvalContext, metrics: MetricRecorder, config: LatentEvalConfig) -> None:
-    """Train a small model on one batch with its first objective, and record the loss before and after."""
+    """Record the loss of a small model before and after training on one batch."""
     if context.objectives is None or context.make_trainer is None:
         raise ValueError("the context must be able to assemble a training, got none")
     trainer = context.make_trainer(context.model, context.tokens, {"seq_len": min(OVERFIT_SEQ_LEN, context.max_seq_len)})

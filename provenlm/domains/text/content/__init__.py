@@ -1,1 +1,1 @@
-"""Hold code that reads the content of a record for several stages; text is UTF-8 and needs none."""
+"""Hold code that several stages share to read records; UTF-8 needs none."""
