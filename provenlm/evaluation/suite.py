@@ -29,8 +29,15 @@ from provenlm.models.common.layers.attention import Attention
 from provenlm.models.common.layers.moe_experts import Experts
 from provenlm.training.checkpoints.checkpoint import load_checkpoint
 
-# The small model of expensive probes is a decoder of at most this size; models without these keys are used as they are.
-SMALL_MODEL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+# The small model of expensive probes has at most this size; models without these keys are used as they are.
+SMALL_MODEL = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_encoder_layers": 1,
+    "num_decoder_layers": 1,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from provenlm.core.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS_DIR = ROOT / "provenlm" / "cli"
-SUPPORT_MODULES = {"__init__", "__main__", "main", "console", "load_model"}  # neither is a command
+SUPPORT_MODULES = {"__init__", "__main__", "main", "console", "load_model", "prompts"}  # neither is a command
 
 
 def test_help_lists_every_command_by_group_with_an_example_and_the_exit_codes():

@@ -76,8 +76,10 @@ class GradcheckResult:
         return torch.cat([s.autograd for s in self.comparisons]), torch.cat([s.finite_differences for s in self.comparisons])
 
 
-def compare_gradients(scalar_fn: Callable[[], Tensor], tensors: Mapping[str, Tensor], seed: int) -> GradcheckResult:
-    """Compare the gradients of `scalar_fn()` with respect to `tensors`.
+def compare_gradients(
+    scalar_fn: Callable[[], Tensor], tensors: Mapping[str, Tensor], seed: int, max_elements: int = MAX_ELEMENTS
+) -> GradcheckResult:
+    """Compare the gradients of `scalar_fn()` with respect to `tensors`, in at most `max_elements` elements of each.
 
     The tensors are float64 leaves. ValueError for another dtype, or if no tensor has a gradient.
     """
@@ -87,7 +89,7 @@ def compare_gradients(scalar_fn: Callable[[], Tensor], tensors: Mapping[str, Ten
     with torch.enable_grad():
         gradients = torch.autograd.grad(scalar_fn(), list(tensors.values()), allow_unused=True)
     comparisons = [
-        _compare_tensor(scalar_fn, name, t, g, generator) for (name, t), g in zip(tensors.items(), gradients, strict=True)
+        _compare_tensor(scalar_fn, name, t, g, generator, max_elements) for (name, t), g in zip(tensors.items(), gradients, strict=True)
     ]
     threshold = ZERO_GRADIENT_FRACTION * max(float(max(s.autograd.norm(), s.finite_differences.norm())) for s in comparisons)
     nonzero = [s for s in comparisons if max(s.autograd.norm(), s.finite_differences.norm()) > threshold]
@@ -126,12 +128,17 @@ def cosine_similarity(a: Tensor, b: Tensor) -> float:
 
 
 def _compare_tensor(
-    scalar_fn: Callable[[], Tensor], name: str, tensor: Tensor, autograd_gradient: Tensor | None, generator: torch.Generator
+    scalar_fn: Callable[[], Tensor],
+    name: str,
+    tensor: Tensor,
+    autograd_gradient: Tensor | None,
+    generator: torch.Generator,
+    max_elements: int,
 ) -> GradientComparison:
     gradient = torch.zeros_like(tensor) if autograd_gradient is None else autograd_gradient
-    indices = torch.randperm(tensor.numel(), generator=generator)[:MAX_ELEMENTS]
+    indices = torch.randperm(tensor.numel(), generator=generator)[:max_elements]
     vectors = torch.nn.functional.one_hot(indices, tensor.numel()).to(torch.float64)
-    if tensor.numel() > MAX_ELEMENTS:
+    if tensor.numel() > max_elements:
         direction = torch.randn(tensor.numel(), generator=generator, dtype=torch.float64)
         vectors = torch.cat([vectors, (direction / direction.norm())[None]])
     numeric = torch.stack([_central_difference(scalar_fn, tensor, vector.view_as(tensor)) for vector in vectors])

@@ -77,7 +77,7 @@ class LatentEvalConfig:
     num_points: int = 5
     num_requests: int = 4
     max_new_tokens: int = 256
-    overfit_steps: int = 60
+    overfit_steps: int = 150
 
     def __post_init__(self) -> None:
         for name, low in (
