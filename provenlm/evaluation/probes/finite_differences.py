@@ -89,7 +89,8 @@ def compare_gradients(
     with torch.enable_grad():
         gradients = torch.autograd.grad(scalar_fn(), list(tensors.values()), allow_unused=True)
     comparisons = [
-        _compare_tensor(scalar_fn, name, t, g, generator, max_elements) for (name, t), g in zip(tensors.items(), gradients, strict=True)
+        _compare_tensor(scalar_fn, name, t, g, generator, max_elements)
+        for (name, t), g in zip(tensors.items(), gradients, strict=True)
     ]
     threshold = ZERO_GRADIENT_FRACTION * max(float(max(s.autograd.norm(), s.finite_differences.norm())) for s in comparisons)
     nonzero = [s for s in comparisons if max(s.autograd.norm(), s.finite_differences.norm()) > threshold]
