@@ -7,7 +7,12 @@ import codecs
 import re
 from collections.abc import Iterator
 
+import bs4.dammit
+import charset_normalizer
 from bs4.dammit import UnicodeDammit
+
+# Beautiful Soup would take chardet wherever another package has installed it, and its answers differ.
+bs4.dammit.chardet_module = charset_normalizer
 
 BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 META_CHARSET = re.compile(rb"""<meta[^>]{0,500}?charset\s*=\s*["']?\s*([a-zA-Z0-9_:.-]+)""", re.IGNORECASE)
