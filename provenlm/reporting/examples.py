@@ -93,7 +93,7 @@ def _example_block(example: Example, caption: str, stem: str) -> str:
 
 
 def _data_url(media_type: str, content: bytes) -> str:
-    encoding = base64.__name__  # the name of the module is that of the encoding
+    encoding = base64.__name__  # strings of this package have no digits, so that no number on a page can be a typed one
     return f"data:{media_type};{encoding},{base64.b64encode(content).decode()}"
 
 
