@@ -87,7 +87,7 @@ class TinyProject:
         params = YAML(typ="safe").load(self.root / "params.yaml")
         for entry in (*params["corpora"].values(), *params["recipes"].values()):
             for stage in set(STAGES) & set(entry):
-                entry[stage]["turn"] = time.time()
+                entry[stage]["pause"] = time.time() % 1 / 1e6  # another value each time, and no real pause
         for entry in params["reports"].values():
             entry["title"] = str(time.time())
         YAML().dump(params, self.root / "params.yaml")
