@@ -1,4 +1,4 @@
-"""The audit of data, edge cases, speed and advice: true figures, and each planted fault is found."""
+"""The audit of data, edge cases, speed and advice: true values, and each planted fault is found."""
 
 import time
 from dataclasses import replace
@@ -154,21 +154,21 @@ def test_measuring_the_speed_changes_neither_weights_nor_random_state(context):
     assert all(torch.equal(tensor, state[name]) for name, tensor in context.model.state_dict().items())
 
 
-def advise(figures):
+def advise(values):
     recorder = MetricRecorder()
-    recommendations.record_recommendations(recorder, figures)
+    recommendations.record_recommendations(recorder, values)
     return {name: metric.value for name, metric in recorder.metrics.items()}, recorder.tables[0]
 
 
 def test_the_recommended_length_follows_from_the_measured_speeds():
-    figures = {f"performance.seq_{length}.step.tokens_per_second": rate for length, rate in ((512, 100), (1024, 85), (2048, 60))}
-    assert advise(figures)[0]["seq_len"] == 1024
-    assert advise({**figures, "performance.seq_2048.step.tokens_per_second": 90})[0]["seq_len"] == 2048
+    values = {f"performance.seq_{length}.step.tokens_per_second": rate for length, rate in ((512, 100), (1024, 85), (2048, 60))}
+    assert advise(values)[0]["seq_len"] == 1024
+    assert advise({**values, "performance.seq_2048.step.tokens_per_second": 90})[0]["seq_len"] == 2048
 
 
 def test_memory_that_grows_with_the_square_of_the_length_is_said_so():
-    figures = {f"performance.seq_{length}.step.peak_memory_bytes": length**2 * 100 for length in (512, 2048)}
-    (row,) = advise(figures)[1].rows
+    values = {f"performance.seq_{length}.step.peak_memory_bytes": length**2 * 100 for length in (512, 2048)}
+    (row,) = advise(values)[1].rows
     assert row[0] == "memory" and "power 2.00" in row[1] and "checkpointing" in row[2]
 
 
@@ -176,15 +176,22 @@ def test_memory_that_grows_with_the_square_of_the_length_is_said_so():
     ("loss", "failed", "words"), [(1.2, 0, "train longer"), (2.0, 1, "more steps"), (4.0, 1, "nothing was learned")]
 )
 def test_the_gate_of_learning_compares_the_loss_with_n_grams(loss, failed, words):
-    figures = {"ngram_baseline.loss": loss, "ngram_baseline.backoff.loss": 1.8, "ngram_baseline.unigram.loss": 3.5}
-    metrics, table = advise(figures)
+    values = {"ngram_baseline.loss": loss, "ngram_baseline.backoff.loss": 1.8, "ngram_baseline.unigram.loss": 3.5}
+    metrics, table = advise(values)
     assert metrics["gates_failed"] == failed
     assert words in table.rows[0][2]
     assert ("not ready: learning" in table.description) is bool(failed)
 
 
-def test_without_figures_there_is_no_recommendation():
-    with pytest.raises(ValueError, match="no probe measured a figure"):
+@pytest.mark.parametrize(("ratio", "low", "passed"), [(0.03, 0.01, "yes"), (0.01, 0.01, "no"), (0.03, -0.01, "no")])
+def test_the_gate_of_latents_asks_for_a_gap_that_is_certain_and_large_enough(ratio, low, passed):
+    gap = "latent_losses.prior_gap"
+    _, table = advise({gap: 0.05, f"{gap}.ratio": ratio, f"{gap}.ci_low": low})
+    assert [(row[0], row[3]) for row in table.rows] == [("latents", passed)]
+
+
+def test_without_values_there_is_no_recommendation():
+    with pytest.raises(ValueError, match="must follow from at least one measured value, got none"):
         advise({})
 
 
@@ -207,6 +214,7 @@ def test_a_written_midi_file_is_valid():
         (lambda content: b"RIFF" + content[4:], "must be MThd"),
         (lambda content: content[:9] + b"\x02" + content[10:], "format 0 or 1"),
         (lambda content: content[:-4], "must have"),
+        (lambda content: content[:20], "its last event is cut"),  # within the length of the track
         (lambda content: content + b"\x00", "1 more bytes"),
         (lambda content: content[:14] + b"MTrX" + content[18:], "begin with MTrk"),
     ],

@@ -10,7 +10,7 @@ import torch
 from provenlm.core.audit import MetricRecorder
 from provenlm.core.examples import write_examples
 from provenlm.domains.music.content.score import note_table, read_score
-from provenlm.domains.music.evaluate import examples
+from provenlm.domains.music.evaluate import controls, examples
 from provenlm.domains.music.evaluate.config import ExampleConfig, LatentEvalConfig, MusicEvalConfig
 from provenlm.domains.music.evaluate.render.audio import Audio
 from provenlm.domains.music.evaluate.render.formats import FORMATS
@@ -119,9 +119,9 @@ def test_reconstructions_follow_their_pieces_and_an_interpolation_goes_between_t
 
 def test_mixed_latents_lie_on_the_line_between_two_and_have_the_nearer_attributes():
     sample = LatentSample(torch.tensor([[[0.0, 4.0]], [[8.0, 0.0]]]), torch.tensor([[[1]], [[2]]]))
-    quarter, whole = (examples.mix_latents(sample, 0, 1, fraction) for fraction in (0.25, 1.0))
-    assert quarter.latents_BNZ.tolist() == [[[2.0, 3.0]]] and quarter.attributes_BNA.tolist() == [[[1]]]
-    assert whole.latents_BNZ.tolist() == [[[8.0, 0.0]]] and whole.attributes_BNA.tolist() == [[[2]]]
+    mixed = controls.mix_latents(sample, [(0, 1, 0.25), (0, 1, 1.0)])
+    assert mixed.latents_BNZ.tolist() == [[[2.0, 3.0]], [[8.0, 0.0]]]
+    assert mixed.attributes_BNA.tolist() == [[[1]], [[2]]]
 
 
 def test_samples_of_a_model_with_latents_are_examples_too():

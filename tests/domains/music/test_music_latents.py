@@ -1,4 +1,4 @@
-"""Latents, controls, adversarial balance and fine-tuning: right figures by hand, and planted faults that are found."""
+"""Latents, controls, adversarial balance and fine-tuning: right values by hand, and planted faults that are found."""
 
 import copy
 from dataclasses import replace
@@ -311,3 +311,27 @@ def test_fine_tuning_is_compared_with_the_base_model():
     assert metrics["after.copied"] == 1 > metrics["human.copied_p95"] >= metrics["human.copied"]
     assert metrics["before.copied"] < 0.5
     assert metrics["pieces"] == 1
+
+
+def test_fine_tuned_samples_without_a_melody_are_an_error_not_originality():
+    from tests.domains.music.test_music_evaluate import PlantedModel
+
+    silent = PlantedModel(by_token=torch.full((corpus().vocab_size,), corpus().special_tokens["pad"], dtype=torch.int64))
+    context = replace(
+        transformer_context(),
+        model=silent,
+        logits=lambda model, tokens_BT: model(tokens_BT),
+        logits_with_cache=None,
+        build_untrained=lambda: silent,
+        has_base_model=True,
+    )
+    with pytest.raises(ValueError, match="samples of the base model: at least one must have a melody of six notes, got none"):
+        measure("fine_tuning", context)
+
+
+@pytest.mark.parametrize(
+    ("piece", "output", "agreement"),
+    [([4, 5, 6, 7], [4, 9, 6], 2 / 3), ([1, 4, 5, 6], [4, 5, 6], 1), ([4], [], 0), ([1], [4], 0)],
+)
+def test_token_agreement_aligns_pieces_that_begin_with_bos(piece, output, agreement):
+    assert controls.token_agreement(piece, output, start=1) == pytest.approx(agreement)

@@ -73,7 +73,7 @@ def repeated_bar_ratio(notes: NoteTable) -> float:
 
     They have the same pitches at the same positions.
     """
-    bar = notes.onsets // (STEPS_PER_QUARTER * 4)
+    bar = notes.onsets // STEPS_PER_BAR
     patterns = [segment.tobytes() for segment in _segments(bar, notes.onsets % STEPS_PER_BAR * 128 + notes.pitches)]
     return 1 - len(set(patterns)) / max(1, len(patterns))
 

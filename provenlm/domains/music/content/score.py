@@ -14,6 +14,8 @@ from provenlm.core.errors import DataError
 MEDIA_TYPE = "audio/midi"
 TICKS_PER_QUARTER = 480
 IntArray = NDArray[np.int64]
+# what the C++ of symusic raises for a damaged file; MemoryError and errors of our own calls pass
+SYMUSIC_ERRORS = (RuntimeError, ValueError, IndexError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def read_score(content: bytes) -> symusic.Score:
     """Parse a canonical MIDI file. Raises DataError if it is damaged."""
     try:
         return symusic.Score.from_midi(content)
-    except Exception as error:  # symusic raises RuntimeError and ValueError of C++
+    except SYMUSIC_ERRORS as error:
         raise DataError(f"content must be a MIDI file, got {len(content)} bytes that symusic cannot read: {error}") from None
 
 

@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 
 from provenlm.core.ngram_hashing import BASE, Hashes, splitmix64_array
 from provenlm.data.token_dataset import DatasetSplit
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
+from provenlm.evaluation.arrays import FloatArray, IntArray
 
 
 @dataclass(frozen=True)

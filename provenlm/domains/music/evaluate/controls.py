@@ -40,18 +40,28 @@ def record_reconstruction(context: EvalContext, metrics: MetricRecorder, config:
     pairs = [(original, copy) for original, copy in zip(originals, copies, strict=True) if original.any()]
     if len(pairs) < 2:
         raise ValueError(f"at least 2 held-out sequences must have notes, got {len(pairs)}")
-    own = [cosine(first, second) for first, second in pairs]
-    other = [cosine(pairs[index][0], pairs[index - 1][1]) for index in range(len(pairs))]
+    matched = [cosine(original, copy) for original, copy in pairs]
+    shuffled = [cosine(pairs[index][0], pairs[index - 1][1]) for index in range(len(pairs))]
     metrics.add_count("sequences", len(pairs), "sequences", "Held-out sequences that were generated again from their latents")
     similarity = "Mean cosine similarity of the chroma of a held-out sequence with"
-    metrics.add_measurement("chroma", float(np.mean(own)), "", f"{similarity} its own reconstruction, generated without its tokens")
-    metrics.add_measurement("chroma.shuffled", float(np.mean(other)), "", f"{similarity} the reconstruction of another sequence")
-    exact = [
-        float(np.mean([a == b for a, b in zip(*rows, strict=False)])) for rows in zip(sequences_of(batch), outputs, strict=True)
-    ]
     metrics.add_measurement(
-        "token_agreement", float(np.mean(exact)), "fraction", "Tokens at which reconstruction and piece are equal"
+        "chroma", float(np.mean(matched)), "", f"{similarity} its own reconstruction, generated without its tokens"
     )
+    metrics.add_measurement("chroma.shuffled", float(np.mean(shuffled)), "", f"{similarity} the reconstruction of another sequence")
+    start = latent_stream(context).start
+    agreements = [token_agreement(ids, output, start) for ids, output in zip(sequences_of(batch), outputs, strict=True)]
+    description = "Tokens at which reconstruction and piece are equal, up to the end of the shorter one"
+    metrics.add_measurement("token_agreement", float(np.mean(agreements)), "fraction", description)
+
+
+def token_agreement(piece: Sequence[int], output: Sequence[int], start: int) -> float:
+    """Return the fraction of equal tokens up to the end of the shorter sequence.
+
+    A held-out sequence may begin with the token `start`, which a generated one never contains. The fraction of no token is 0.
+    """
+    tokens = piece[1:] if piece and piece[0] == start else piece
+    equal = [first == second for first, second in zip(tokens, output, strict=False)]
+    return sum(equal) / len(equal) if equal else 0.0
 
 
 def record_interpolation(context: EvalContext, metrics: MetricRecorder, config: LatentEvalConfig, batch: Any) -> None:
@@ -63,16 +73,8 @@ def record_interpolation(context: EvalContext, metrics: MetricRecorder, config: 
     originals = [chroma(notes) for notes in read_notes(context, sequences_of(batch))]
     pairs = choose_pairs(originals, config.num_pairs)
     fractions = np.linspace(0, 1, config.num_points)
-    rows, row_counts = [], []
-    for first, second in pairs:
-        num_latents = min(counts[first], counts[second])
-        for fraction in fractions:
-            mixed_NZ = torch.lerp(sample.latents_BNZ[first], sample.latents_BNZ[second], float(fraction))
-            attributes_NA = None if sample.attributes_BNA is None else sample.attributes_BNA[second if fraction > 0.5 else first]
-            rows.append((mixed_NZ, attributes_NA))
-            row_counts.append(num_latents)
-    attributes_BNA = None if rows[0][1] is None else torch.stack([row[1] for row in rows if row[1] is not None])
-    mixed = LatentSample(torch.stack([row[0] for row in rows]), attributes_BNA)
+    mixed = mix_latents(sample, [(first, second, fraction) for first, second in pairs for fraction in fractions.tolist()])
+    row_counts = [min(counts[first], counts[second]) for first, second in pairs for _ in fractions]
     outputs = generate_bars(context, mixed, row_counts, config.max_new_tokens, "interpolation")
     generated = [chroma(notes) for notes in read_notes(context, outputs)]
     towards: dict[str, list[FloatArray]] = {"first piece": [], "second piece": []}
@@ -103,26 +105,27 @@ def record_conditioning(context: EvalContext, metrics: MetricRecorder, config: L
     """
     assert context.latent is not None
     generator = torch.Generator().manual_seed(rng.derive_seed(context.seed, "conditioning"))
-    rows: list[tuple[str, int, int, float]] = []
+    rows: list[tuple[str, int, int, float | str]] = []
     correlations = []
     for index, name in enumerate(ATTRIBUTES):
         classes = range(1, NUM_ATTRIBUTE_CLASSES[index])  # class 0 is a bar without notes
         base_BNA = batch.attributes_BNA[: config.num_requests]
-        asked_B = torch.tensor(classes).repeat_interleave(len(base_BNA))
+        requested_B = torch.tensor(classes).repeat_interleave(len(base_BNA))
         request_BNA = base_BNA.repeat(len(classes), 1, 1)
-        request_BNA[..., index] = asked_B[:, None].to(request_BNA)
+        request_BNA[..., index] = requested_B[:, None].to(request_BNA)
         with torch.inference_mode():
             sample = context.latent.prior(context.model, len(request_BNA), request_BNA.shape[1], generator, request_BNA)
         outputs = decode_latents(context, sample._replace(attributes_BNA=request_BNA), SAMPLING, config.max_new_tokens, generator)
-        came = [bar_classes(context, ids)[:, index] for ids in outputs]
-        asked = np.repeat(asked_B.numpy(), [len(classes_of_bars) for classes_of_bars in came])
-        correlation = _correlation(asked.astype(np.float64), np.concatenate(came).astype(np.float64))
+        classes_of_outputs = [bar_classes(context, ids)[:, index] for ids in outputs]
+        requested = np.repeat(requested_B.numpy(), list(map(len, classes_of_outputs)))
+        generated = np.concatenate(classes_of_outputs)
+        correlation = _correlation(requested.astype(np.float64), generated.astype(np.float64))
         correlations.append(correlation)
         description = f"Correlation of the class of {name} that was asked for with the class of the bars that came"
         metrics.add_measurement(f"correlation.{name}", correlation, "", description)
         for attribute_class in classes:
-            bars = np.concatenate(came)[asked == attribute_class]
-            rows.append((name, attribute_class, len(bars), round(float(bars.mean()), 3) if len(bars) else 0.0))
+            bars = generated[requested == attribute_class]
+            rows.append((name, attribute_class, len(bars), round(float(bars.mean()), 3) if len(bars) else ""))
     metrics.add_measurement("correlation.min", min(correlations), "", "Smallest of these correlations over the attributes")
     description = "Classes of an attribute that were asked for, and the mean class of the bars that came"
     metrics.tables.append(AuditTable("requests", description, ("attribute", "asked", "bars", "mean class"), rows))
@@ -148,6 +151,16 @@ def encode(context: EvalContext, batch: Any) -> tuple[LatentSample, list[int]]:
     posterior = context.latent.posterior(context.model, batch)
     counts: list[int] = posterior.is_latent_BN.sum(1).tolist()
     return LatentSample(posterior.mean_BNZ, getattr(batch, "attributes_BNA", None)), counts
+
+
+def mix_latents(sample: LatentSample, points: Sequence[tuple[int, int, float]]) -> LatentSample:
+    """Return latents between rows of a sample, one row for each point.
+
+    A point is (first row, second row, fraction of the way). The attributes are those of the nearer row.
+    """
+    rows = [torch.lerp(sample.latents_BNZ[first], sample.latents_BNZ[second], fraction) for first, second, fraction in points]
+    nearer = [second if fraction > 0.5 else first for first, second, fraction in points]
+    return LatentSample(torch.stack(rows), None if sample.attributes_BNA is None else sample.attributes_BNA[nearer])
 
 
 def generate_bars(
@@ -200,7 +213,7 @@ def choose_pairs(vectors: Sequence[FloatArray], num_pairs: int) -> list[tuple[in
         if len(pairs) < num_pairs and not {first, second} & {index for pair in pairs for index in pair}:
             pairs.append((first, second))
     if not pairs:
-        raise ValueError("at least 2 held-out sequences must have notes")
+        raise ValueError(f"at least 2 held-out sequences must have notes, got {len(usable)}")
     return pairs
 
 

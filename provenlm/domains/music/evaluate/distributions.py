@@ -6,9 +6,9 @@ This is the overlap area of Yang and Lerch (2020).
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from provenlm.evaluation.arrays import FloatArray
+
 NUM_GRID_POINTS = 512
 
 

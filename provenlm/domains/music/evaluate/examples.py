@@ -15,7 +15,15 @@ from provenlm.core.audit import Check, MetricRecorder
 from provenlm.core.examples import Example
 from provenlm.domains.music.content.score import note_table, read_score
 from provenlm.domains.music.evaluate.config import ExampleConfig, MusicEvalConfig
-from provenlm.domains.music.evaluate.controls import choose_pairs, chroma, encode, generate_bars, read_notes, sequences_of
+from provenlm.domains.music.evaluate.controls import (
+    choose_pairs,
+    chroma,
+    encode,
+    generate_bars,
+    mix_latents,
+    read_notes,
+    sequences_of,
+)
 from provenlm.domains.music.evaluate.latents import LATENTS, validation_batch
 from provenlm.domains.music.evaluate.pieces import music_tokenizer, real_pieces, sample_pieces
 from provenlm.domains.music.evaluate.render.audio import Audio, render_audio
@@ -25,7 +33,6 @@ from provenlm.domains.music.evaluate.render.timed_notes import cut_score, timed_
 from provenlm.domains.music.evaluate.render.wav import encode_mu_law
 from provenlm.evaluation.generate import generate
 from provenlm.evaluation.probe import EvalContext, Probe
-from provenlm.models.common.spec import LatentSample
 from provenlm.models.generation.sampling import SamplingConfig
 
 SAMPLE_RATE = 11025  # 11 kB a second, so that a page of examples stays small
@@ -141,11 +148,11 @@ def draw_from_latents(context: EvalContext, config: MusicEvalConfig) -> list[Exa
     indices = [first, second, *(index for index in range(len(real)) if index not in (first, second))][
         : examples.num_reconstructions
     ]
-    rows = [*(mix_latents(sample, index, index, 0.0) for index in indices)]
     fractions = np.linspace(0, 1, examples.num_points).tolist()
-    rows += [mix_latents(sample, first, second, fraction) for fraction in fractions]
+    mixed = mix_latents(
+        sample, [*((index, index, 0.0) for index in indices), *((first, second, fraction) for fraction in fractions)]
+    )
     row_counts = [*(counts[index] for index in indices), *[min(counts[first], counts[second])] * len(fractions)]
-    mixed = LatentSample(torch.cat([row.latents_BNZ for row in rows]), _cat_attributes(rows))
     outputs = generate_bars(context, mixed, row_counts, config.latents.max_new_tokens, "latent examples")
     pieces, group = [], "Reconstructions: each piece generated again from its latents alone"
     for number, (index, output) in enumerate(zip(indices, outputs, strict=False), 1):
@@ -165,16 +172,6 @@ def page_label(context: EvalContext, label: str) -> str:
     return f"{label} {context.analytic_counts.get('total', 0)}"
 
 
-def mix_latents(sample: LatentSample, first: int, second: int, fraction: float) -> LatentSample:
-    """Return latents between two rows of a sample.
-
-    The attributes are those of the nearer row.
-    """
-    latents_NZ = torch.lerp(sample.latents_BNZ[first], sample.latents_BNZ[second], fraction)
-    nearer = second if fraction > 0.5 else first
-    return LatentSample(latents_NZ[None], None if sample.attributes_BNA is None else sample.attributes_BNA[nearer][None])
-
-
 def record_pieces(context: EvalContext, metrics: MetricRecorder, pieces: Sequence[ExamplePiece], config: ExampleConfig) -> None:
     """Render pieces, add them to the examples, and measure their audio."""
     rendered = [render_piece(context, piece, config.seconds) for piece in pieces]
@@ -184,7 +181,7 @@ def record_pieces(context: EvalContext, metrics: MetricRecorder, pieces: Sequenc
     loudness = [root_mean_square(piece.audio.samples) for piece in rendered]
     metrics.add_count("generated", len(generated), "pieces", "Generated pieces that are shown and played on the page")
     metrics.add_count("real", len(rendered) - len(generated), "pieces", "Real pieces that are shown and played on the page")
-    silent = sum(root_mean_square(piece.audio.samples) == 0 for piece in generated)
+    silent = sum(value == 0 for piece, value in zip(rendered, loudness, strict=True) if piece.example.is_generated)
     metrics.add_count("silent", silent, "pieces", "Generated pieces whose audio is silent")
     metrics.add_measurement("loudness.min", min(loudness), "", "Smallest root mean square of the audio of a piece; full scale is 1")
     if ratios:
@@ -210,8 +207,3 @@ def render_piece(context: EvalContext, piece: ExamplePiece, seconds: float) -> R
     }
     example = Example(piece.name, piece.group, piece.title, piece.is_generated, piece.pair, files)
     return RenderedPiece(example, audio, onset_ratio(audio.samples, SAMPLE_RATE, notes) if len(notes) else None)
-
-
-def _cat_attributes(rows: Sequence[LatentSample]) -> torch.Tensor | None:
-    attributes = [row.attributes_BNA for row in rows if row.attributes_BNA is not None]
-    return torch.cat(attributes) if attributes else None

@@ -47,13 +47,19 @@ def record_fine_tuning(context: EvalContext, metrics: MetricRecorder, config: Mu
         losses = token_losses(variant, val, windows, config.tokens_per_batch, f"loss {name} fine-tuning")
         metrics.add_measurement(f"{name}.loss", float(losses.nats.mean()), "nats/token", f"Mean loss on held-out pieces: {label}")
         ratios = copy_ratios(sample_pieces(variant, config), hashes)
-        metrics.add_measurement(f"{name}.copied", _mean(ratios), "fraction", f"{fraction}: mean of samples of the {label}")
+        metrics.add_measurement(
+            f"{name}.copied", _mean(ratios, f"samples of the {label}"), "fraction", f"{fraction}: mean of samples of the {label}"
+        )
     human = copy_ratios(real_pieces(context, val, config, "human pieces"), hashes)
-    metrics.add_measurement("human.copied", _mean(human), "fraction", f"{fraction}: mean of held-out human pieces")
-    percentile = float(np.quantile(human, 0.95)) if human else 0.0
+    metrics.add_measurement(
+        "human.copied", _mean(human, "held-out human pieces"), "fraction", f"{fraction}: mean of held-out human pieces"
+    )
+    percentile = float(np.quantile(human, 0.95))
     metrics.add_measurement("human.copied_p95", percentile, "fraction", f"{fraction}: 95th percentile of held-out human pieces")
 
 
-def _mean(ratios: list[float]) -> float:
-    """Return the mean, 0 for pieces without a melody of six notes."""
-    return float(np.mean(ratios)) if ratios else 0.0
+def _mean(ratios: list[float], label: str) -> float:
+    """Return the mean of copy ratios. ValueError for none."""
+    if not ratios:
+        raise ValueError(f"{label}: at least one must have a melody of six notes, got none")
+    return float(np.mean(ratios))

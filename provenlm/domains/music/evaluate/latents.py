@@ -179,15 +179,15 @@ def sample_latents(context: EvalContext, batch: Any, posterior: Posterior, gener
     """
     assert context.latent is not None
     noise_BNZ = torch.randn(posterior.mean_BNZ.shape, generator=generator).to(posterior.mean_BNZ)
-    own_BNZ = posterior.mean_BNZ + (0.5 * posterior.log_variance_BNZ).exp() * noise_BNZ
+    posterior_BNZ = posterior.mean_BNZ + (0.5 * posterior.log_variance_BNZ).exp() * noise_BNZ
     num_sequences, num_latents = posterior.is_latent_BN.shape
     attributes_BNA = getattr(batch, "attributes_BNA", None)
     prior = context.latent.prior(context.model, num_sequences, num_latents, generator, attributes_BNA)
-    other_B = torch.arange(num_sequences).roll(1)
-    counts_B1 = posterior.is_latent_BN.sum(1)[other_B, None].clamp(min=1)
+    source_B = torch.arange(num_sequences).roll(1)
+    counts_B1 = posterior.is_latent_BN.sum(1)[source_B, None].clamp(min=1)
     latent_BN = torch.arange(num_latents, device=counts_B1.device) % counts_B1
-    shuffled_BNZ = own_BNZ[other_B[:, None].to(latent_BN.device), latent_BN]
-    return {"posterior": own_BNZ, "prior": prior.latents_BNZ, "shuffled": shuffled_BNZ}
+    shuffled_BNZ = posterior_BNZ[source_B[:, None].to(latent_BN.device), latent_BN]
+    return {"posterior": posterior_BNZ, "prior": prior.latents_BNZ, "shuffled": shuffled_BNZ}
 
 
 def validation_passes(context: EvalContext, config: LatentEvalConfig) -> Iterator[Any]:

@@ -25,7 +25,7 @@ def midi_error(content: bytes) -> str | None:
     for number in range(num_tracks):
         if content[position : position + 4] != TRACK:
             return f"track {number} must begin with MTrk, got {content[position : position + 4]!r}"
-        (size,) = struct.unpack(">I", content[position + 4 : position + 8])
+        size = int.from_bytes(content[position + 4 : position + 8], "big")
         track = content[position + 8 : position + 8 + size]
         if len(track) != size:
             return f"track {number} must have {size} bytes, got {len(track)}"

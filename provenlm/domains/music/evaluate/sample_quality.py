@@ -1,6 +1,6 @@
 """Record the quality of samples: grammar, musical metrics and originality.
 
-Every figure has a ceiling, real pieces against other real pieces, and a floor, tokens drawn from their frequencies.
+Every value has a ceiling, real pieces against other real pieces, and a floor, tokens drawn from their frequencies.
 """
 
 import numpy as np

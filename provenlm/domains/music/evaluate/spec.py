@@ -124,7 +124,7 @@ def conditions(config: MusicEvalConfig, context: EvalContext) -> dict[str, str |
 
 @dataclass(frozen=True, eq=False)
 class _ContextKey:
-    """Compare contexts by identity of their model, so that samples are drawn once for all probes."""
+    """Compare contexts by identity, so that samples are drawn once for all probes."""
 
     context: EvalContext
 

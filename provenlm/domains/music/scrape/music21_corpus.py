@@ -43,9 +43,10 @@ class Music21Source:
 
     def __post_init__(self) -> None:
         licenses = {**LICENSES, **RESTRICTED_LICENSES}
-        for name in (*self.collections, *self.accept_license):
-            if name not in licenses:
-                raise ValueError(f"collections must be among {', '.join(sorted(licenses))}, got {name!r}")
+        for field_name in ("collections", "accept_license"):
+            for name in getattr(self, field_name):
+                if name not in licenses:
+                    raise ValueError(f"{field_name} must be among {', '.join(sorted(licenses))}, got {name!r}")
         if not self.collections:
             raise ValueError("collections must name at least one collection, got none")
         for name in self.collections:

@@ -12,7 +12,7 @@ from typing import Any
 
 import symusic
 
-from provenlm.domains.music.content.score import TICKS_PER_QUARTER, read_score, write_score
+from provenlm.domains.music.content.score import SYMUSIC_ERRORS, TICKS_PER_QUARTER, read_score, write_score
 
 MIDI, ABC, MUSICXML, COMPRESSED_MUSICXML, KERN = (
     "audio/midi", "text/vnd.abc", "application/vnd.recordare.musicxml+xml", "application/vnd.recordare.musicxml", "text/x-kern",
@@ -78,7 +78,7 @@ def _parse_midi(content: bytes) -> symusic.Score:
     content = check_midi(content)
     try:
         return symusic.Score.from_midi(content)
-    except Exception:
+    except SYMUSIC_ERRORS:
         raise RefusalError("midi-damaged", failed=True) from None
 
 
@@ -117,7 +117,7 @@ def _parse_abc(content: bytes) -> tuple[symusic.Score, dict[str, Any]]:
     text = content.decode("utf-8", "replace")
     try:
         score = symusic.Score.from_abc(text)
-    except Exception:
+    except SYMUSIC_ERRORS:
         raise RefusalError("abc-damaged", failed=True) from None
     titles = [line[2:].strip() for line in text.splitlines() if line.startswith("T:")]
     return score, {"title": titles[0]} if titles else {}
@@ -136,9 +136,11 @@ def _parse_music21(content: bytes, media_type: str) -> tuple[symusic.Score, dict
         path.write_bytes(content)
         try:
             parsed = converter.parse(str(path), forceSource=True, storePickle=False)
-            score = to_symusic(parsed)
+        except MemoryError:
+            raise
         except Exception:  # music21 raises many kinds of exceptions for damaged files
             raise RefusalError("score-damaged", failed=True) from None
+    score = to_symusic(parsed)
     title = str((parsed.metadata and (parsed.metadata.title or parsed.metadata.movementName)) or "").strip()
     return score, {"title": title} if title and not title.startswith("score.") else {}
 

@@ -63,11 +63,10 @@ class IdShift:
         The shift is smaller where an id would leave its class; ids below 0 stay.
         """
         for ids_BT in fields:
-            known_BT = ids_BT.clamp(min=0)
-            is_known_BT = ids_BT >= 0
+            is_token_BT, index_BT = ids_BT >= 0, ids_BT.clamp(min=0)
             limit = max(-self.lowest, self.highest)
-            below_B = torch.where(is_known_BT, self.distance_below_V[known_BT], limit).amin(1)
-            above_B = torch.where(is_known_BT, self.distance_above_V[known_BT], limit).amin(1)
+            below_B = torch.where(is_token_BT, self.distance_below_V[index_BT], limit).amin(1)
+            above_B = torch.where(is_token_BT, self.distance_above_V[index_BT], limit).amin(1)
             shifts_B = torch.minimum(torch.maximum(shifts_B, -below_B), above_B)
         return [
             ids_BT + torch.where((ids_BT >= 0) & self.is_member_V[ids_BT.clamp(min=0)], shifts_B[:, None], 0) for ids_BT in fields

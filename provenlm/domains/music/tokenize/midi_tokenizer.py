@@ -20,7 +20,7 @@ from provenlm.core import io
 from provenlm.core.errors import ConfigError, DataError
 from provenlm.core.records import Record
 from provenlm.domains.music.content.score import read_score, write_score
-from provenlm.domains.music.tokenize.compound_tokens import CompoundCodec
+from provenlm.domains.music.tokenize.compound_tokens import CompoundCodec, class_of
 from provenlm.domains.music.tokenize.quantisation import (
     STEPS_PER_QUARTER,
     TIME_SIGNATURES,
@@ -86,7 +86,7 @@ class MidiTokenizer:
         """
         classes: dict[str, list[int]] = {}
         for token_id, token in sorted(self.tokens.items()):
-            classes.setdefault(token.split("_", 1)[0], []).append(token_id)
+            classes.setdefault(class_of(token), []).append(token_id)
         return {name: np.array(ids, np.int64) for name, ids in classes.items()}
 
     @property

@@ -6,10 +6,9 @@ import numpy as np
 import symusic
 from numpy.typing import NDArray
 
-from provenlm.domains.music.content.score import IntArray
+from provenlm.evaluation.arrays import FloatArray, IntArray
 
 DEFAULT_QUARTER_SECONDS = 0.5  # 120 quarter notes a minute, until the first tempo of a MIDI file
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
