@@ -12,6 +12,7 @@ import io
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def compare_metrics(contents: Sequence[bytes], rounds: int) -> list[ResultRow]:
 def compare_tokenizers(records: Sequence[Record], rounds: int) -> list[ResultRow]:
     """Compare the speed of the schemes, and count their tokens."""
     tokenizers = {scheme: MidiTokenizer(MidiTokenizerConfig(scheme=scheme)) for scheme in SCHEMES}  # type: ignore[arg-type]
-    functions = {scheme: _encode_all(tokenizer, records) for scheme, tokenizer in tokenizers.items()}
+    functions = {scheme: partial(tokenizer.encode, records) for scheme, tokenizer in tokenizers.items()}
     rows = compare("tokenize", "files", len(records), functions, rounds)
     num_notes = load_with_symusic([record.content for record in records])
     for scheme, tokenizer in tokenizers.items():
@@ -142,10 +143,6 @@ def compare_tokenizers(records: Sequence[Record], rounds: int) -> list[ResultRow
         rows.append(ResultRow(f"tokenize: {scheme}, tokens of a note", num_tokens / num_notes, "tokens"))
         rows.append(ResultRow(f"tokenize: {scheme}, vocabulary", tokenizer.vocab_size, "ids"))
     return rows
-
-
-def _encode_all(tokenizer: MidiTokenizer, records: Sequence[Record]) -> Callable[[], object]:
-    return lambda: tokenizer.encode(records)
 
 
 def measure_duplicates(records: Sequence[Record], rounds: int) -> list[ResultRow]:

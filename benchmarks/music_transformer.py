@@ -236,16 +236,16 @@ def compare_runs(comparison: str, runs: Mapping[str, Callable[[int], TrainingRun
 
 def measure_attention(dataset: TokenDataset, budget: TrainingBudget) -> Iterator[ResultRow]:
     """Compare plain and hierarchical attention at each sequence length."""
+
+    def run(config: MusicTransformerConfig, seq_len: int, seed: int) -> TrainingRun:
+        return train_once(config, dataset, make_train_config(seq_len, budget, seed))
+
     variants = {
         "plain": MusicTransformerConfig(),
         "hierarchical, summaries of bars": MusicTransformerConfig(attention="hierarchical"),
         "hierarchical, summaries of 64 tokens": MusicTransformerConfig(attention="hierarchical", summaries="stride"),
     }
     for seq_len in SEQ_LENS:
-
-        def run(config: MusicTransformerConfig, seq_len: int, seed: int) -> TrainingRun:
-            return train_once(config, dataset, make_train_config(seq_len, budget, seed))
-
         runs = {label: partial(run, config, seq_len) for label, config in variants.items()}
         yield from compare_runs(f"attention, {seq_len} tokens", runs, budget.seeds)
 

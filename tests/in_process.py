@@ -69,6 +69,8 @@ def toy_plugins() -> Iterator[None]:
         for package in packages:
             folder = str(PLUGINS / package.__name__.rpartition(".")[2])
             stack.enter_context(mock.patch.object(package, "__path__", [*package.__path__, folder]))
-        yield
-    for name in [name for name in sys.modules if name.startswith(("provenlm.domains.toy_", "provenlm.models.toy_"))]:
-        del sys.modules[name]
+        try:
+            yield
+        finally:
+            for name in [name for name in sys.modules if name.startswith(("provenlm.domains.toy_", "provenlm.models.toy_"))]:
+                del sys.modules[name]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from provenlm.evaluation.probes import gradcheck_ops as ops
 from provenlm.evaluation.probes.finite_differences import compare_gradients
-from provenlm.evaluation.probes.gradcheck import gradcheck_probe
+from provenlm.evaluation.probes.gradcheck import copy_training_state, gradcheck_probe
 from provenlm.evaluation.probes.gradcheck_ops import OpCase, all_ops, check_op, gradcheck_ops_probe, tiny_decoder
 from provenlm.models.common.layers.attention import Attention
 from provenlm.models.common.objective import TokenBatch
@@ -111,6 +111,72 @@ def test_a_model_with_batches_of_its_domain_is_checked_on_those(trained_context,
     batch = TokenBatch(torch.tensor([[1, 3, 4]]), torch.tensor([[3, 4, 2]]))
     context = replace(trained_context, token_batches=False, train_batch=lambda num_sequences: batch)
     assert run_probe(gradcheck_probe(), context)["next_token.max_relative_error"] < 1e-6
+
+
+class LateModel(nn.Module):
+    """Have an objective that is off before the third update."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("scale_T", torch.zeros(4))
+
+    def loss(self, batch):
+        return {"late": self.weight.square().sum() * float(self.num_updates >= 3)}
+
+
+def late_context(context, num_updates):
+    trained = LateModel()
+    trained.num_updates.fill_(num_updates)
+    return replace(
+        context, model=trained, build_small=lambda vocab_size: LateModel(), losses=lambda model, batch: model.loss(batch)
+    )
+
+
+def test_an_objective_that_starts_late_is_checked_in_the_state_after_training(trained_context, run_probe):
+    metrics = run_probe(gradcheck_probe(), late_context(trained_context, 3))
+    assert metrics["late.num_elements"] == 4 and metrics["late.max_relative_error"] < 1e-6
+
+
+def test_an_objective_that_never_starts_is_an_error(trained_context, run_probe):
+    with pytest.raises(ValueError, match="no tensor has a gradient"):
+        run_probe(gradcheck_probe(), late_context(trained_context, 2))
+
+
+def test_only_scalar_buffers_are_copied():
+    source, target = LateModel(), LateModel()
+    source.num_updates.fill_(7)
+    source.scale_T.fill_(5)
+    with torch.no_grad():
+        source.weight.fill_(9)
+    copy_training_state(source, target)
+    assert (int(target.num_updates), float(target.scale_T.sum()), float(target.weight.detach().sum())) == (7, 0, 4)
+
+
+class StoppedModel(nn.Module):
+    """Multiply weights by themselves without gradient, by a declared stop or by a fault."""
+
+    def __init__(self, declared):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+        self.stop = nn.Identity()
+        self.stop.forward = lambda tensor: tensor.detach()
+        self.stop.stops_gradient = declared
+
+    def loss(self, batch):
+        return {"product": (self.weight**2 * self.stop(self.weight)).sum()}
+
+
+@pytest.mark.parametrize(("declared", "error"), [(True, 0.0), (False, 1 / 3)])
+def test_a_declared_stop_is_held_constant_and_a_planted_one_is_caught(trained_context, run_probe, declared, error):
+    """The gradient is 2w² where the stop is declared, and a finite difference without it gives 3w²."""
+    context = replace(
+        trained_context, build_small=lambda vocab_size: StoppedModel(declared), losses=lambda model, batch: model.loss(batch)
+    )
+    metrics = run_probe(gradcheck_probe(), context)
+    assert metrics["product.max_relative_error"] == pytest.approx(error, abs=1e-6)
+    assert metrics["num_stops"] == declared
 
 
 def test_gradients_equal_those_computed_by_hand():

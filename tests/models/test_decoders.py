@@ -1,5 +1,6 @@
-"""Test what all decoders share: document masks, activation checkpointing and compilation."""
+"""Test what all decoders share: limit, initial loss, document masks, activation checkpointing and compilation."""
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from provenlm.core.errors import ConfigError
+from provenlm.models.common.layers.kv_cache import KVCache
 from provenlm.models.common.objective import IGNORE, TokenBatch
 from provenlm.models.common.spec import ModelSpec
 from provenlm.models.gpt.config import GPTConfig
@@ -25,6 +27,11 @@ BARS = MusicTransformerConfig("hierarchical", "bar", (3, 7, 11, 19), 64, 8, "lla
 ROTATED_CASES = {"llama": (GPT, LLAMA), "moe": (MOE, MOE_CONFIG), "bars": (MUSIC, BARS)}
 CASES = {**ROTATED_CASES, "gpt2": (GPT, GPT2)}
 MODELS = pytest.mark.parametrize(("spec", "config"), CASES.values(), ids=CASES)
+MUSIC_CASES = {
+    "plain": (MUSIC, replace(BARS, attention="plain")),
+    "strides": (MUSIC, replace(BARS, summaries="stride", summary_stride=3, variant="gpt2", head_bias=True)),
+}
+EVERY_MODEL = pytest.mark.parametrize(("spec", "config"), [*CASES.values(), *MUSIC_CASES.values()], ids=[*CASES, *MUSIC_CASES])
 ROTATED = pytest.mark.parametrize(("spec", "config"), ROTATED_CASES.values(), ids=ROTATED_CASES)
 
 
@@ -39,6 +46,25 @@ def loss_and_gradients(spec: ModelSpec, model: nn.Module, batch: TokenBatch) -> 
     loss = objective.loss(batch)["loss"]
     loss.backward()
     return loss.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+@EVERY_MODEL
+def test_a_sequence_longer_than_the_limit_is_refused(harness, spec, config):
+    model = harness.build_random(spec, config)
+    with pytest.raises(ValueError, match="must be <= max_position_embeddings = 64, got 65"):
+        spec.logits(model, harness.tokens(1, 65))
+    cache = KVCache(100)
+    cache.set_positions(torch.tensor([[64]]))
+    with pytest.raises(ValueError, match="must be <= max_position_embeddings = 64, got 65"):
+        spec.logits_with_cache(model, harness.tokens(1, 1), cache)
+
+
+@EVERY_MODEL
+def test_the_initial_loss_is_near_that_of_guessing(harness, spec, config):
+    torch.manual_seed(0)
+    model = spec.build(config, 61)
+    terms = harness.losses(spec, model, harness.tokens())
+    assert terms.get("cross_entropy", terms["loss"]).item() == pytest.approx(math.log(61), abs=0.1)
 
 
 @ROTATED

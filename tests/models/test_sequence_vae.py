@@ -291,6 +291,17 @@ def test_flops_are_those_that_torch_counts():
     assert flops_per_token(config, VOCAB_SIZE, 0) == pytest.approx(counted, rel=0.05)
 
 
+def test_flops_of_a_vae_gan_are_a_lower_bound_without_its_discriminator():
+    """Torch counts more in a step of the objectives once the discriminator is active."""
+    model = build_sequence_vae(GAN, VOCAB_SIZE).train()
+    big = make_batch(4, num_bars=2, notes=20, pad=0)
+    with FlopCounterMode(display=False) as counter:
+        for objective in objectives(model, IGNORE):
+            objective.loss(big)["loss"].backward()
+    counted = counter.get_total_flops() / big.inputs_BT.numel()
+    assert flops_per_token(GAN, VOCAB_SIZE, 0) == flops_per_token(TINY, VOCAB_SIZE, 0) < counted
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

@@ -1,11 +1,14 @@
 """Test the adversarial half of the VAE-GAN: its gradient reaches the decoder in its share, the discriminator learns, faults are seen."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from provenlm.core.audit import MetricRecorder
+from provenlm.evaluation.probes.gradcheck import gradcheck_probe
 from provenlm.models.sequence_vae import adversarial
 from provenlm.models.sequence_vae.adversarial import (
     adversarial_terms,
@@ -179,19 +182,48 @@ def test_the_temperature_falls_after_the_start(model):
     assert temperatures == [1.0, 0.75, 0.5, 0.5]
 
 
-def test_evaluation_losses_have_the_gradients_of_finite_differences(batch):
-    """In evaluation nothing is sampled hard and weights are constants, so that every loss can be checked."""
-    model = make_vae(GAN).double().eval()
-    small = batch.select(slice(0, 2))
-    for objective in objectives(model, IGNORE):
-        for group in objective.param_groups.values():
-            parameter = group[-1]
-            direction = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-            (gradient,) = torch.autograd.grad(objective.loss(small)["loss"], parameter)
-            values = []
-            for sign in (1, -1):
-                with torch.no_grad():
-                    parameter += sign * 1e-6 * direction
-                    values.append(float(objective.loss(small)["loss"]))
-                    parameter -= sign * 1e-6 * direction
-            assert float((gradient * direction).sum()) == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-5, abs=1e-8)
+@pytest.fixture
+def check_gradients(batch):
+    """Return a function that compares the gradients of a small model before its first step with finite differences."""
+
+    def check(*names):
+        late = replace(GAN, discriminator=replace(GAN.discriminator, start_step=3))
+        trained = make_vae(late)
+        trained.num_updates.fill_(5)
+
+        def checked_objectives(model):
+            return [objective for objective in objectives(model, IGNORE) if not names or objective.name in names]
+
+        context = SimpleNamespace(
+            model=trained,
+            build_small=lambda vocab_size: build_sequence_vae(late, vocab_size),
+            objectives=checked_objectives,
+            objective_params=lambda model: {
+                o.name: [parameter for group in o.param_groups.values() for parameter in group] for o in checked_objectives(model)
+            },
+            losses=lambda model, batch: {o.name: o.loss(batch)["loss"] for o in checked_objectives(model)},
+            train_batch=lambda num_sequences: batch.select(slice(0, num_sequences)),
+            token_batches=False,
+            tokens=SimpleNamespace(vocab_size=VOCAB_SIZE),
+            seed=1,
+        )
+        recorder = MetricRecorder()
+        gradcheck_probe().run(context, recorder)
+        return {name: metric.value for name, metric in recorder.metrics.items()}
+
+    return check
+
+
+def test_every_gradient_agrees_with_finite_differences_once_the_discriminator_is_active(check_gradients):
+    """In evaluation nothing is sampled hard and weights are constants; the stopped gradients are declared."""
+    metrics = check_gradients()
+    assert metrics["max_relative_error"] < 1e-5
+    assert metrics["min_cosine"] > 0.999999
+    assert metrics["num_stops"] == 1
+    discriminator_tensors = metrics["discriminator.num_tensors"] + metrics["discriminator.zero_gradient_tensors"]
+    assert discriminator_tensors == len(list(make_vae(GAN).discriminator.parameters()))
+
+
+def test_a_planted_stop_of_the_samples_is_caught(check_gradients, monkeypatch):
+    monkeypatch.setattr(adversarial, "gumbel_softmax", lambda *args: gumbel_softmax(*args).detach())
+    assert check_gradients("vae")["vae.max_relative_error"] > 0.01

@@ -1,18 +1,16 @@
 """Provide a project folder in which the stages of a corpus run."""
 
-import importlib
 import json
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from in_process import run_stage
 
 from provenlm.core import audit
 from provenlm.core.paths import ProjectPaths
 from provenlm.core.records import Record, read_records, write_records
-from stages import runner
 
 CORPUS = {
     "domain": "text",
@@ -38,7 +36,6 @@ class Project:
 
     def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
         self.paths = ProjectPaths(root)
-        self.patch = patch
         patch.chdir(root)
         self.write_params()
 
@@ -54,10 +51,10 @@ class Project:
         return list(read_records(self.paths.corpus_dir("c", step)))
 
     def run(self, name: str) -> audit.Audit:
-        """Run a stage as its command line does and return its audit. Raises SystemExit with the message on a ProvenlmError."""
-        module = importlib.import_module(f"stages.{name}")
-        self.patch.setattr(sys, "argv", [name, "c"])
-        runner.main(name, "corpora", module.run_stage, module.__doc__)
+        """Run a stage and return its audit. Raises SystemExit with the output of a stage that fails."""
+        result = run_stage(self.paths.root, name, "c")
+        if result.returncode:
+            raise SystemExit(result.stderr)
         return self.audit(name)
 
     def audit(self, name: str) -> audit.Audit:

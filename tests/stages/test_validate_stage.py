@@ -1,7 +1,6 @@
-"""The validate stage as DVC runs it: a process, on a net that has learned nothing."""
+"""Test the validate stage on a net that has learned nothing."""
 
 import json
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -17,7 +16,6 @@ from provenlm.tokenizers import characters
 from provenlm.training.build_model import init_model
 from provenlm.training.callbacks.history import StepHistory
 from provenlm.training.checkpoints import checkpoint
-from stages import runner, validate
 
 STRINGS = ["ABCDE", "FGHIJ", "KLMNO", "PQRST", "UVWXY", "12345", "67890", "AAAAA", "BBBBB", "CCCCC", "A1B2C", "X9Y8Z"]
 NET = """
@@ -116,13 +114,6 @@ def run(root: Path):
     return run_stage(root, "validate", "tiny")
 
 
-def run_here(root: Path, monkeypatch):
-    """Run the stage in this process."""
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(sys, "argv", ["validate", "tiny"])
-    runner.main("validate", "recipes", validate.run_stage, validate.__doc__)
-
-
 @pytest.fixture(scope="module")
 def done(tmp_path_factory, params):
     root = project(tmp_path_factory.mktemp("validated"), params)
@@ -218,18 +209,17 @@ def test_samples_are_written_and_declared_as_outputs(done, audit):
         ),
     ],
 )
-def test_a_mistake_in_the_parameters_is_named_on_the_first_line(tmp_path, params, monkeypatch, path, value, said):
+def test_a_mistake_in_the_parameters_is_named_on_the_first_line(tmp_path, params, path, value, said):
     wrong = json.loads(json.dumps(params))
     wrong["recipes"]["tiny"][path[0]][path[1]] = value
-    with pytest.raises(SystemExit) as error:
-        run_here(project(tmp_path, wrong), monkeypatch)
-    assert said in str(error.value)
+    result = run(project(tmp_path, wrong))
+    assert result.returncode == 1 and said in result.stderr.splitlines()[0]
 
 
-def test_a_failing_probe_is_an_error_in_the_audit_and_others_run(tmp_path, params, monkeypatch):
+def test_a_failing_probe_is_an_error_in_the_audit_and_others_run(tmp_path, params):
     wrong = json.loads(json.dumps(params))
     wrong["recipes"]["tiny"]["validate"] = {"threads": 1, "throughput": {"seq_lens": [8]}}  # every other setting has a default
-    run_here(project(tmp_path, wrong), monkeypatch)
+    assert run(project(tmp_path, wrong)).returncode == 0
     audit = audits.read_audit(tmp_path / "reports" / "audits" / "tiny" / "validate.json")
     metrics, settings = audit.metrics, {(section, key): is_default for section, key, _, is_default in audit.config}
     assert settings["validate", "causality.num_tokens"] and not settings["validate", "throughput.seq_lens"]
@@ -239,9 +229,9 @@ def test_a_failing_probe_is_an_error_in_the_audit_and_others_run(tmp_path, param
     assert metrics["train_completion.strings"].value == 12
 
 
-def test_a_model_of_another_vocab_size_is_refused(tmp_path, params, monkeypatch):
+def test_a_model_of_another_vocab_size_is_refused(tmp_path, params):
     root = project(tmp_path, params)
     manifest = root / "data" / "toy" / "tokens" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"vocab_size": 37', '"vocab_size": 38'))
-    with pytest.raises(SystemExit, match="must have the vocab_size 38 of its corpus, got 37"):
-        run_here(root, monkeypatch)
+    result = run(root)
+    assert result.returncode == 1 and "must have the vocab_size 38 of its corpus, got 37" in result.stderr

@@ -79,9 +79,10 @@ class GradcheckResult:
 def compare_gradients(
     scalar_fn: Callable[[], Tensor], tensors: Mapping[str, Tensor], seed: int, max_elements: int = MAX_ELEMENTS
 ) -> GradcheckResult:
-    """Compare the gradients of `scalar_fn()` with respect to `tensors`, in at most `max_elements` elements of each.
+    """Compare the gradients of `scalar_fn()` with respect to `tensors`.
 
-    The tensors are float64 leaves. ValueError for another dtype, or if no tensor has a gradient.
+    At most `max_elements` elements of each tensor are perturbed one by one. The tensors are float64 leaves. ValueError for another dtype,
+    or if no tensor has a gradient.
     """
     if not_float64 := [name for name, tensor in tensors.items() if tensor.dtype != torch.float64]:
         raise ValueError(f"{not_float64[0]} must be float64, got {tensors[not_float64[0]].dtype}")

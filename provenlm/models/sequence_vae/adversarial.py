@@ -37,7 +37,7 @@ def adversarial_terms(
     That is minus the score of fake bars, and the distance of mean features.
     """
     assert model.discriminator is not None
-    fake_BTV = sample_fake(model, batch, latents_BNZ.detach())
+    fake_BTV = sample_fake(model, batch, model.stop_gradient(latents_BNZ))
     with frozen(model.discriminator):
         fake = judge(model, ignore_index, batch, fake_BTV)
         with torch.no_grad():
@@ -117,7 +117,7 @@ def judge(model: SequenceVAE, ignore_index: int, batch: Any, tokens_BTV: Tensor)
     is_token_BT = batch.targets_BT != ignore_index
     size = num_latents(batch)
     mean_BNT, _ = segment_means(batch.bars_BT.masked_fill(~is_token_BT, size), size, tokens_BTV.dtype)
-    judgement: Judgement = model.discriminator(tokens_BTV @ model.embed_tokens.weight.detach(), is_token_BT, mean_BNT)
+    judgement: Judgement = model.discriminator(tokens_BTV @ model.stop_gradient(model.embed_tokens.weight), is_token_BT, mean_BNT)
     return judgement
 
 

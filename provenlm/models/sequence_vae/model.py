@@ -27,6 +27,18 @@ INITIAL_LOG_VARIANCE = -1.0
 ZERO_WEIGHTS = ("o_proj.weight", "down_proj.weight", "bias", "from_latent.weight", "to_log_variance.weight", "start_D")
 
 
+class StopGradient(nn.Module):
+    """Pass a tensor on without its gradient.
+
+    It is a module so that the check of gradients can hold its output constant.
+    """
+
+    stops_gradient = True
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        return tensor.detach()
+
+
 class SequenceVAE(nn.Module):
     """Encode bars to latents and decode them to tokens.
 
@@ -53,6 +65,7 @@ class SequenceVAE(nn.Module):
         self.lm_head = nn.Linear(c.hidden_size, vocab_size)
         self.prior = None if c.prior is None else LatentPrior(c.prior, c.latent_size, tuple(c.num_attribute_classes), c.rope_theta)
         self.discriminator = None if c.discriminator is None else Discriminator(c, c.discriminator.num_hidden_layers)
+        self.stop_gradient = StopGradient()
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("adversarial_weight", torch.ones(()))
 

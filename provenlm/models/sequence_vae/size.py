@@ -27,22 +27,17 @@ def num_params(config: SequenceVAEConfig, vocab_size: int) -> dict[str, int]:
 
 
 def flops_per_token(config: SequenceVAEConfig, vocab_size: int, seq_len: int) -> int:
-    """Count the FLOPs of one training step of all objectives per token.
+    """Count the FLOPs of one training step of VAE and prior per token.
 
-    2 for each matrix element and pass, plus attention over `seq_len` positions; a backward pass counts as two. What happens once a bar
-    (latents, prior) is left out. A prior adds a pass of the encoder; a discriminator, which counts from the first step on, adds the pass of
-    the decoder that samples, three passes of the discriminator for the decoder, and six and those of the VAE for its own loss.
+    2 for each matrix element and pass, plus attention over `seq_len` positions; a backward pass counts as two. A prior adds a pass of the
+    encoder. Left out are what happens once a bar (latents, prior), and all that a discriminator adds after its `start_step`: its own passes
+    and the samples of the decoder. The FLOPs of a VAE-GAN, and its MFU, are therefore lower bounds.
     """
     c = config
     is_hierarchical = c.attention == "hierarchical"
     block = 2 * _num_block_elements(c, is_hierarchical) + _attention_flops(c, seq_len)
     encoder, decoder = c.num_encoder_layers * block, c.num_decoder_layers * block + 2 * vocab_size * c.hidden_size
-    flops = 3 * (encoder + decoder) + (encoder if c.prior is not None else 0)
-    if c.discriminator is not None:
-        plain_block = 2 * _num_block_elements(c, False) + attention.attention_flops(c.hidden_size, seq_len)
-        critic = c.discriminator.num_hidden_layers * plain_block + 2 * vocab_size * c.hidden_size
-        flops += 3 * decoder + encoder + decoder + 9 * critic
-    return flops
+    return 3 * (encoder + decoder) + (encoder if c.prior is not None else 0)
 
 
 def _num_block_elements(config: SequenceVAEConfig, is_hierarchical: bool) -> int:

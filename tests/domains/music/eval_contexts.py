@@ -60,12 +60,18 @@ def make_split(sequences):
 
 
 @cache
-def corpus():
+def tokenized_pieces(num_pieces):
+    """Return the ids of procedural pieces, each between the tokens of its beginning and its end."""
+    return [[BOS, *ids.tolist(), EOS] for ids in TOKENIZER.encode([make_piece(seed) for seed in range(num_pieces)])]
+
+
+@cache
+def corpus(num_pieces=NUM_PIECES, num_val=NUM_VAL):
     """Return the tokens of the pieces, the first ones held out."""
-    pieces = [[BOS, *ids.tolist(), EOS] for ids in TOKENIZER.encode([make_piece(seed) for seed in range(NUM_PIECES)])]
+    pieces = tokenized_pieces(num_pieces)
     return TokenDataset(
-        make_split(pieces[NUM_VAL:]),
-        make_split(pieces[:NUM_VAL]),
+        make_split(pieces[num_val:]),
+        make_split(pieces[:num_val]),
         TOKENIZER.vocab_size,
         TOKENIZER.special_tokens,
         TOKENIZER.token_classes,

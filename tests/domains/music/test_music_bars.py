@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from provenlm.core.errors import ConfigError
-from provenlm.data.token_dataset import DatasetSplit, TokenDataset
+from provenlm.data.token_dataset import TokenDataset
 from provenlm.domains.music.content.score import write_score
 from provenlm.domains.music.tokenize.bar_batches import (
     IGNORE,
@@ -17,7 +17,9 @@ from provenlm.domains.music.tokenize.bar_batches import (
     measure_bars,
 )
 from provenlm.domains.music.tokenize.midi_tokenizer import MidiTokenizer, MidiTokenizerConfig
-from tests.domains.music.scores import make_piece, make_score
+from provenlm.domains.music.tokenize.spec import SPEC
+from tests.domains.music.eval_contexts import corpus
+from tests.domains.music.scores import make_score
 
 BEAT = 480
 TWO_BARS = make_score([(0, BEAT, 60), (0, BEAT, 64), (BEAT, BEAT, 67), (4 * BEAT, BEAT, 60), (4 * BEAT, BEAT, 64)])
@@ -29,18 +31,8 @@ def remi():
 
 
 @pytest.fixture(scope="module")
-def dataset(remi) -> TokenDataset:
-    """Return twelve pieces as training and four as validation split."""
-    pieces = [make_piece(seed) for seed in range(16)]
-    special = remi.special_tokens
-    streams = [np.array([special["bos"], *ids.tolist(), special["eos"]]) for ids in remi.encode(pieces)]
-    return TokenDataset(make_split(streams[:12]), make_split(streams[12:]), remi.vocab_size, special, remi.token_classes)
-
-
-def make_split(streams) -> DatasetSplit:
-    offsets = np.cumsum([0, *map(len, streams)])
-    names = [str(number) for number in range(len(streams))]
-    return DatasetSplit(np.concatenate(streams).astype(np.uint16), offsets, names, np.zeros(len(streams), np.int64))
+def dataset() -> TokenDataset:
+    return corpus()
 
 
 def all_rows(sequences: BarSequences):
@@ -97,7 +89,7 @@ def test_attributes_count_onsets_and_notes_of_an_onset(remi):
     assert classify_attributes(values).tolist() == [[0, 0], [2, 2], [1, 3]]
 
 
-def test_attribute_classes_are_below_their_number(dataset):
+def test_attribute_classes_are_below_their_number():
     classes = classify_attributes(np.array([[0.0, 0.0], [99.0, 99.0]]))
     assert classes.tolist() == [[0, 0], [NUM_ATTRIBUTE_CLASSES[0] - 1, NUM_ATTRIBUTE_CLASSES[1] - 1]]
 
@@ -120,8 +112,6 @@ def test_tokens_without_one_bar_token_are_refused(dataset, bars, number):
 
 
 def test_a_recipe_with_the_layout_bars_trains_on_bar_batches(dataset):
-    from provenlm.domains.music.tokenize.spec import SPEC
-
     for layout, expected in (("bars", True), ("tokens", False)):
         config = SimpleNamespace(batches={"layout": layout}, seq_len=64)
         assert SPEC.sequences is not None

@@ -4,82 +4,19 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from provenlm.core.audit import MetricRecorder
-from provenlm.data.token_dataset import DatasetSplit, TokenDataset
 from provenlm.domains.music.content.score import note_table, read_score
 from provenlm.domains.music.evaluate.backoff_ngrams import fit_backoff, is_target
 from provenlm.domains.music.evaluate.distributions import overlap_area
 from provenlm.domains.music.evaluate.grammar import grammar_errors
 from provenlm.domains.music.evaluate.originality import melody_hashes, shared_ratio
 from provenlm.domains.music.evaluate.spec import SPEC, MusicEvalConfig
-from provenlm.domains.music.tokenize.midi_tokenizer import MidiTokenizer, MidiTokenizerConfig
-from provenlm.evaluation.probe import EvalContext
+from tests.domains.music.eval_contexts import TOKENIZER, make_split
+from tests.domains.music.planted_models import NUM_VAL, PIECES, PlantedModel, collapsed, make_context, memoriser, uniform
 from tests.domains.music.scores import make_piece
 
-NUM_PIECES, NUM_VAL = 24, 8
 CONFIG = MusicEvalConfig(num_samples=6, num_sample_tokens=128, num_val_tokens=2000)
-TOKENIZER = MidiTokenizer(MidiTokenizerConfig())
-BOS, EOS = TOKENIZER.special_tokens["bos"], TOKENIZER.special_tokens["eos"]
-PIECES = [[BOS, *ids.tolist(), EOS] for ids in TOKENIZER.encode([make_piece(seed) for seed in range(NUM_PIECES)])]
-
-
-def make_split(sequences):
-    offsets = np.concatenate([[0], np.cumsum([len(sequence) for sequence in sequences])]).astype(np.int64)
-    names = [str(n) for n in range(len(sequences))]
-    ids = np.array([token_id for sequence in sequences for token_id in sequence], np.uint16)
-    return DatasetSplit(ids, offsets, names, np.diff(offsets), names)
-
-
-TOKENS = TokenDataset(make_split(PIECES[NUM_VAL:]), make_split(PIECES[:NUM_VAL]), TOKENIZER.vocab_size, TOKENIZER.special_tokens)
-
-
-class PlantedModel(nn.Module):
-    """Predict by a rule: a table of the next token for each position, or for each token."""
-
-    def __init__(self, by_position=None, by_token=None, strength=20.0):
-        super().__init__()
-        self.by_position, self.by_token, self.strength = by_position, by_token, strength
-        self.weight = nn.Parameter(torch.zeros(1))
-
-    def forward(self, tokens_BT):
-        next_BT = (
-            self.by_token[tokens_BT] if self.by_token is not None else self.by_position[: tokens_BT.shape[1]].expand_as(tokens_BT)
-        )
-        return self.strength * nn.functional.one_hot(next_BT, TOKENIZER.vocab_size).float()
-
-
-def make_context(model):
-    return EvalContext(
-        model=model,
-        logits=lambda model, tokens_BT: model(tokens_BT),
-        logits_with_cache=None,
-        build_untrained=lambda: model,
-        build_small=lambda vocab_size: model,
-        losses=lambda model, batch: {},
-        train_batch=lambda count: None,
-        to_hf=None,
-        analytic_counts={},
-        tokenizer=TOKENIZER,
-        tokens=TOKENS,
-        max_seq_len=256,
-        seed=0,
-    )
-
-
-def memoriser():
-    """Play a training piece whatever the prompt."""
-    return PlantedModel(by_position=torch.tensor(PIECES[NUM_VAL][1:258]))
-
-
-def collapsed():
-    """Repeat one token for ever."""
-    return PlantedModel(by_token=torch.full((TOKENIZER.vocab_size,), int(TOKENIZER.token_classes["Pitch"][40])))
-
-
-def uniform():
-    return PlantedModel(by_token=torch.zeros(TOKENIZER.vocab_size, dtype=torch.int64), strength=0.0)
 
 
 def measure(name, model):

@@ -16,9 +16,9 @@ from provenlm.domains.music.evaluate.render.audio import Audio
 from provenlm.domains.music.evaluate.render.formats import FORMATS
 from provenlm.domains.music.evaluate.render.wav import decode_pcm16
 from provenlm.models.common.spec import LatentSample
-from tests.domains.music.eval_contexts import vae_context
+from tests.domains.music.eval_contexts import TOKENIZER, vae_context
+from tests.domains.music.planted_models import PIECES, collapsed, make_context, memoriser
 from tests.domains.music.scores import make_record, make_score
-from tests.domains.music.test_music_evaluate import PIECES, TOKENIZER, collapsed, make_context, memoriser
 
 EXAMPLES = ExampleConfig(num_pairs=2, num_samples=1, num_continuations=2, num_prompt_tokens=48, seconds=5)
 CONFIG = MusicEvalConfig(num_sample_tokens=128, examples=EXAMPLES)

@@ -27,6 +27,7 @@ from tests.domains.music.eval_contexts import (
     transformer_context,
     vae_context,
 )
+from tests.domains.music.planted_models import PlantedModel
 
 
 @pytest.fixture(scope="module")
@@ -289,8 +290,6 @@ def test_conditions_say_what_a_model_lacks(gan_context):
 
 def test_fine_tuning_is_compared_with_the_base_model():
     """The model after fine-tuning knows a piece by heart: its copy rate is above that of human pieces."""
-    from tests.domains.music.test_music_evaluate import PlantedModel
-
     train = corpus().train
     piece = torch.tensor(np.asarray(train.ids[1:258]).astype(np.int64))
     tokens = replace(corpus(), train=make_split([np.asarray(train.ids[: train.doc_offsets[1]]).tolist()]))
@@ -314,8 +313,6 @@ def test_fine_tuning_is_compared_with_the_base_model():
 
 
 def test_fine_tuned_samples_without_a_melody_are_an_error_not_originality():
-    from tests.domains.music.test_music_evaluate import PlantedModel
-
     silent = PlantedModel(by_token=torch.full((corpus().vocab_size,), corpus().special_tokens["pad"], dtype=torch.int64))
     context = replace(
         transformer_context(),

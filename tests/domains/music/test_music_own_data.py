@@ -1,14 +1,13 @@
 """Run the documented command for own music: its folder of MIDI, MusicXML and ABC files becomes tokens."""
 
-import importlib
 import re
 import shlex
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import run_stage
 
 from provenlm.core.audit import read_audit
 from provenlm.core.config import load_params, override_params
@@ -18,7 +17,6 @@ from provenlm.core.stages import CORPUS_STAGES
 from provenlm.data.token_dataset import load_token_dataset
 from provenlm.domains.music.content.score import write_score
 from provenlm.domains.music.scrape.procedural import compose_piece
-from stages import runner
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMAND = re.compile(r"<!-- tested: tests/domains/music/test_music_own_data.py -->\n```\n(.*?)\n```", re.DOTALL)
@@ -67,12 +65,9 @@ def project(tmp_path_factory):
     shutil.copy(ROOT / "params.yaml", root / "params.yaml")
     assert load_params(root / "params.yaml").entry("recipes", recipe)["corpus"] == CORPUS
     override_params(root / "params.yaml", [override.replace("/home/me/scores", folder.as_posix())])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        for stage in CORPUS_STAGES:
-            module = importlib.import_module(f"stages.{stage}")
-            patch.setattr(sys, "argv", [stage, CORPUS])
-            runner.main(stage, "corpora", module.run_stage, module.__doc__)
+    for stage in CORPUS_STAGES:
+        result = run_stage(root, stage, CORPUS)
+        assert result.returncode == 0, result.stdout + result.stderr
     return ProjectPaths(root)
 
 

@@ -3,6 +3,7 @@
 import io
 import shutil
 import wave
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -180,6 +181,4 @@ def test_a_score_without_notes_says_so():
 
 
 def test_a_piano_roll_is_well_formed_xml():
-    from xml.etree import ElementTree
-
     assert ElementTree.fromstring(piano_roll_svg(PIECE, 3.0)).tag.endswith("svg")

@@ -142,16 +142,16 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(remi, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "section",
+    ("section", "message"),
     [
-        {"tokens": {"scheme": "MuMIDI"}},
-        {"tokens": {"max_bars": 0}},
-        {"tokens": {"lowest_pitch": 60, "highest_pitch": 60}},
-        {"val_fraction": 1.0},
+        ({"tokens": {"scheme": "MuMIDI"}}, r"x\.tokens\.scheme: must be one of REMI, .*, got 'MuMIDI'"),
+        ({"tokens": {"max_bars": 0}}, r"x\.tokens: max_bars must be >= 1, got 0"),
+        ({"tokens": {"lowest_pitch": 60, "highest_pitch": 60}}, r"x\.tokens: lowest_pitch must be .*, got 60 and 60"),
+        ({"val_fraction": 1.0}, "x: val_fraction must be >= 0 and < 1, got 1.0"),
     ],
 )
-def test_settings_out_of_range_are_refused(section):
-    with pytest.raises(ConfigError, match="x"):
+def test_settings_out_of_range_are_refused(section, message):
+    with pytest.raises(ConfigError, match=message):
         config.parse_config(MusicTokenizeConfig, section, "x")
 
 

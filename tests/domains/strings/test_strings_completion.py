@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from contexts import make_untrained_context
 from torch import nn
 
 from provenlm.core import config
@@ -57,21 +58,8 @@ def make_context(val=VAL, knows_ends=True) -> EvalContext:
         [[*tokenizer.encode_prompt(s), tokenizer.special_tokens["eos"]] for s in strings] for strings in (TRAIN, val)
     )
     model = PrefixTable(train if knows_ends else [row[:-1] for row in train], tokenizer.vocab_size)
-    return EvalContext(
-        model=model,
-        logits=lambda model, tokens_BT: model(tokens_BT),
-        logits_with_cache=None,
-        build_untrained=lambda: model,
-        build_small=lambda vocab_size: model,
-        losses=lambda model, batch: {},
-        train_batch=lambda num_sequences: None,
-        to_hf=None,
-        analytic_counts={},
-        tokenizer=tokenizer,
-        tokens=TokenDataset(make_split(train), make_split(val_rows), tokenizer.vocab_size, tokenizer.special_tokens),
-        max_seq_len=8,
-        seed=0,
-    )
+    tokens = TokenDataset(make_split(train), make_split(val_rows), tokenizer.vocab_size, tokenizer.special_tokens)
+    return make_untrained_context(model, tokenizer, tokens, 8)
 
 
 def run_probe(name, context, fixed_prompts=("ab",)):

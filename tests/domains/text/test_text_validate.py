@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from contexts import make_untrained_context
 from torch import nn
 from torch.nn import functional as F
 
 from provenlm.core.audit import MetricRecorder
 from provenlm.data.token_dataset import DatasetSplit, TokenDataset
 from provenlm.domains.text.evaluate.spec import SPEC, TextEvalConfig, find_closing_brackets
-from provenlm.evaluation.probe import EvalContext
 
 CONFIG = TextEvalConfig(10, 30, 20, 8, 8, 512)
 
@@ -67,21 +67,7 @@ def make_context(model, texts):
     names = [str(n) for n in range(len(sequences))]
     ids = np.array([t for sequence in sequences for t in sequence], np.uint16)
     val = DatasetSplit(ids, starts, names, np.array([len(t) for t in texts]), names)
-    return EvalContext(
-        model=model,
-        logits=lambda model, rows_BT: model(rows_BT),
-        logits_with_cache=None,
-        build_untrained=lambda: model,
-        build_small=lambda vocab_size: model,
-        losses=lambda model, batch: {},
-        train_batch=lambda num_sequences: None,
-        to_hf=None,
-        analytic_counts={},
-        tokenizer=AsciiTokenizer(),
-        tokens=TokenDataset(val, val, 131, {}),
-        max_seq_len=64,
-        seed=0,
-    )
+    return make_untrained_context(model, AsciiTokenizer(), TokenDataset(val, val, 131, {}), 64)
 
 
 def run_probe(name, model, texts):
