@@ -6,6 +6,7 @@ thread. Needs the tokens of the corpus: `dvc repro tokenize@folk_and_bach`.
 
 import argparse
 import copy
+import json
 import statistics
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -55,8 +56,10 @@ def variants() -> dict[str, dict[str, Any]]:
     without_discriminator["model"]["discriminator"] = None
     without_augmentation["train"]["batches"] = {"augmentation": None}
     return {
-        **recipes,
+        "vae_gan": recipes["vae_gan"],
         "vae_gan without discriminator": without_discriminator,
+        "vae": recipes["vae"],
+        "transformer": recipes["transformer"],
         "transformer without augmentation": without_augmentation,
     }
 
@@ -79,7 +82,7 @@ def measure_variant(recipe: Mapping[str, Any], seed: int) -> dict[str, float]:
     train_config: TrainConfig = parse_config(TrainConfig, recipe["train"], "train")
     train_config = replace(train_config, seed=seed, threads=1)
     trained, seconds = retrain_with_seed(model.spec, model.model_config, tokens, train_config, seed, batches)
-    metadata = ModelMetadata(model.arch, model.section, tokens.vocab_size, train_config.seq_len)
+    metadata = ModelMetadata(model.arch, json.loads(json.dumps(model.section)), tokens.vocab_size, train_config.seq_len)
     loaded = LoadedModel(model.spec, model.model_config, trained, metadata)
     build_small = assemble.make_small_builder(loaded, {}, "small_model_overrides")
     case = assemble.make_training_case(model.spec, tokens, train_config, build_small, batches)
