@@ -39,8 +39,7 @@ def main(args: argparse.Namespace) -> int:
     reports, corpora, recipes = params.names("reports"), params.names("corpora"), params.names("recipes")
     if args.reports:
         reports = args.reports
-        own_recipes = dict.fromkeys(recipe for name in reports for recipe in params.recipes_of(name))
-        recipes = list(own_recipes | dict.fromkeys(base for recipe in own_recipes for base in params.base_recipes(recipe)))
+        recipes = list(dict.fromkeys(recipe for name in reports for recipe in params.built_recipes(name)))
         corpora = list(dict.fromkeys(str(params.entry("recipes", recipe)["corpus"]) for recipe in recipes))
     for name in corpora:
         check_corpus(params, name)

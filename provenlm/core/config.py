@@ -90,6 +90,11 @@ class Params:
             bases.append(recipe)
         return bases
 
+    def built_recipes(self, report: str) -> list[str]:
+        """List the recipes of a report and those that they are fine-tuned from."""
+        recipes = self.recipes_of(report)
+        return list(dict.fromkeys([*recipes, *(base for recipe in recipes for base in self.base_recipes(recipe))]))
+
     def location(self, table: str, name: str, section: str) -> str:
         """Format the place of a section as error messages name it."""
         return f"{self.file}: {table}.{name}.{section}"

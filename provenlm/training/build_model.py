@@ -44,19 +44,18 @@ def find_base_model(params: Params, recipe: str, model: ResolvedModel, paths: Pr
     if name == NO_BASE_MODEL:
         return None
     location = params.location("recipes", recipe, "base_model")
+    folder, is_recipe = paths.base_model_dir(name), name in params.names("recipes")
+    if not is_recipe and not folder.is_dir():
+        known = ", ".join(f"base/{path.name}" for path in sorted(paths.base_model_dir("base").glob("*/"))) or "no folder"
+        raise ConfigError(f"{location}: must be a folder below models/base, got {name}, which does not exist; there: {known}")
     if model.spec.load_base_model is None:
         raise ConfigError(f"{location}: must be none, because the model {model.arch} cannot start from one, got {name}")
-    if name in params.names("recipes"):
+    if is_recipe:
         base = resolve_model(params.entry("recipes", name)["model"], params.location("recipes", name, "model"))
         if problem := _find_shape_difference(model, base):
             raise ConfigError(
                 f"{params.location('recipes', recipe, 'model')}: must have the shape of its base model {name}: {problem}"
             )
-        return paths.base_model_dir(name)
-    folder = paths.base_model_dir(name)
-    if not folder.is_dir():
-        known = ", ".join(f"base/{path.name}" for path in sorted(paths.base_model_dir("base").glob("*/"))) or "no folder"
-        raise ConfigError(f"{location}: must be a folder below models/base, got {name}, which does not exist; there: {known}")
     return folder
 
 
