@@ -19,7 +19,7 @@ TRAINING_RECORDS_FILE = "training_records.parquet"  # of a model folder: ids of 
 
 
 def check_base_tokenizer(base_model_dir: Path, tokenizer_dir: Path, root: Path) -> None:
-    """Raise DataError unless a base model was trained with the tokenizer in `tokenizer_dir`.
+    """Raise DataError unless a base model was trained with this tokenizer.
 
     Files are compared, so that each token id means the same. Weights from elsewhere, in a folder without model.json, are not checked.
     """
@@ -45,9 +45,9 @@ def training_records_to_parquet(record_ids: Iterable[str], base_model_dir: Path 
 
 
 def read_training_records(folder: Path) -> frozenset[str] | None:
-    """Return the ids of the records that a model was trained on; None if they are unknown.
+    """Return the ids of the records that a model was trained on.
 
-    Raises DataError if the file is damaged.
+    None if they are unknown. Raises DataError if the file is damaged.
     """
     path = folder / TRAINING_RECORDS_FILE
     if not path.is_file():

@@ -35,10 +35,10 @@ def init_model(spec: ModelSpec, model_config: Any, vocab_size: int, seed: int, b
 
 
 def find_base_model(params: Params, recipe: str, model: ResolvedModel, paths: ProjectPaths) -> Path | None:
-    """Return the folder of the base model of a recipe; None for training from random weights.
+    """Return the folder of the base model of a recipe.
 
-    The folder of another recipe need not exist yet. Raises ConfigError if that recipe's model has another shape, if the folder below
-    models/base does not exist, or if the model cannot load weights.
+    None for training from random weights. The folder of another recipe need not exist yet. Raises ConfigError if that recipe's model has
+    another shape, if a folder below models/base does not exist, or if the model cannot load weights.
     """
     name = str(params.entry("recipes", recipe)["base_model"])
     if name == NO_BASE_MODEL:
