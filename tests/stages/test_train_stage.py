@@ -146,6 +146,7 @@ def test_a_run_writes_model_history_and_audit_and_deletes_its_checkpoints(projec
         "rng.safetensors",
         "runs.json",
         "state.json",
+        "training_records.parquet",
     ]
     assert not (root / "models" / ".resume" / "tiny").exists()
     metrics = {name: metric.value for name, metric in audits.read_audit(root / "reports/audits/tiny/train.json").metrics.items()}
