@@ -114,6 +114,7 @@ def measure(options: argparse.Namespace) -> Iterator[ResultRow]:
         runs = {
             label: [pool.submit(measure_variant, shortened(recipe) if options.quick else recipe, seed) for seed in seeds]
             for label, recipe in variants().items()
+            if options.only in (label, None)
         }
         for label, futures in runs.items():
             outcomes = [future.result() for future in futures]
@@ -128,6 +129,7 @@ def measure(options: argparse.Namespace) -> Iterator[ResultRow]:
 def main() -> None:
     """Run the comparison and write benchmarks/results/music_recipes.json."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=list(variants()), help="train one of the variants; results of the others are kept")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
     results.add_arguments(parser, f"one seed and {QUICK_STEPS} steps")
