@@ -175,8 +175,8 @@ def read_puzzle(record: Record) -> Puzzle:
 
     Separated solutions stay hidden. Raises DataError.
     """
-    metadata = record.metadata
-    return parse_puzzle(record.content, metadata["task_id"], metadata["collection"], metadata["split"])
+    names = [str(record.metadata.get(name, "")) for name in ("task_id", "collection", "split")]
+    return parse_puzzle(record.content, *names)
 
 
 def full_task(record: Record) -> Any:

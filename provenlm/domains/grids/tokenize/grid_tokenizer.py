@@ -8,6 +8,7 @@ tokenizer was trained on. `Mask` is for models that predict a grid at once: it s
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def parse_stream(ids: Ids) -> list[StreamPair]:
     """Return the pairs of a stream of tokens."""
     markers = np.flatnonzero((ids == INPUT) | (ids == OUTPUT) | (ids == TEST_INPUT))
     pairs: list[StreamPair] = []
-    for start, end in zip(markers, [*markers[1:], len(ids)], strict=True):
+    for start, end in pairwise([*markers.tolist(), len(ids)]):
         grid, marker = _parse_grid(ids[start + 1 : end]), ids[start]
         if marker != OUTPUT:
             pairs.append(StreamPair(bool(marker == TEST_INPUT), grid, None))
