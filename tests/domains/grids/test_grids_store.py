@@ -91,7 +91,7 @@ def resealed(change_header=None, pairs=(), offsets=(), cells=()):
         ({"pairs": [((0, 2), 31)]}, "sides must be 1 to 30, got pair 0"),
         ({"pairs": [((1, 6), 0)]}, "sides must be 1 to 30, got pair 1"),
         ({"pairs": [((0, 4), -1), ((0, 5), 0), ((0, 6), 0)]}, "only outputs of test pairs may be hidden"),
-        ({"pairs": [((1, 1), 3)]}, "offsets of grids must be contiguous, got pair 1"),
+        ({"pairs": [((1, 1), 3)]}, "grids must lie in the order of their shapes without a gap, got an offset of pair 1"),
         ({"pairs": [((0, 0), 1)]}, "a demonstration pair, then a test pair"),
         ({"pairs": [((2, 0), 0)]}, "a demonstration pair, then a test pair"),
         ({"offsets": [(1, 0)]}, "each task must have at least 2 of the 7 pairs"),

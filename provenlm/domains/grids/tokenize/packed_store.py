@@ -1,8 +1,9 @@
 """Store puzzles in one packed file and open it with full validation.
 
 Layout: u64 length of the header; the header as JSON, padded with spaces; int32 (pairs, 7); int32 (tasks + 1,), the first pair of each task;
-uint8 cells of all grids by rows; SHA-256 of all bytes before it. All numbers are little-endian. The columns of a pair are COLUMNS; the
-output of a hidden pair has the offset -1 and the size 0 × 0. Grids are views of the file's bytes.
+uint8 cells of all grids by rows, the grids ordered by height, then width, then position; SHA-256 of all bytes before it. All numbers are
+little-endian. The columns of a pair are COLUMNS; the output of a hidden pair has the offset -1 and the size 0 × 0. Grids are views of the
+file's bytes; those of one shape lie together, so that one operation gives the views of all of them.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ FORMAT, VERSION = "arc-tasks", 1
 COLUMNS = ("is_test", "input_offset", "input_height", "input_width", "output_offset", "output_height", "output_width")
 IS_TEST, INPUT, OUTPUT = 0, 1, 4  # first column of each group
 HIDDEN = -1
+SHAPE_BASE = MAX_SIDE + 1  # a shape is numbered height × 31 + width
 DIGEST_BYTES, LENGTH_BYTES = 32, 8
 HEADER_LISTS = ("ids", "collections", "splits", "reported", "duplicates")  # one entry for each task
 
@@ -45,8 +47,7 @@ class StoredTask:
 class PackedStore:
     """Give the puzzles of a packed file; grids are read-only views of it.
 
-    `pairs` is int32 (pairs, 7), `offsets` int32 (tasks + 1,), `cells` uint8 (cells,); they are views of `data`, in which the cells begin
-    at `cells_start`.
+    `pairs` is int32 (pairs, 7), `offsets` int32 (tasks + 1,), `cells` uint8 (cells,); they are views of the file.
     """
 
     def __init__(
@@ -55,8 +56,6 @@ class PackedStore:
         pairs: PairTable,
         offsets: NDArray[np.int32],
         cells: NDArray[np.uint8],
-        data: bytes,
-        cells_start: int,
     ) -> None:
         self.ids: Sequence[str] = header["ids"]
         self.collections: Sequence[str] = header["collections"]
@@ -64,7 +63,6 @@ class PackedStore:
         self.is_reported: Sequence[bool] = header["reported"]
         self.duplicates: Sequence[Sequence[str]] = header["duplicates"]
         self.pairs, self.offsets, self.cells = pairs, offsets, cells
-        self._data, self._cells_start = data, cells_start
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -91,16 +89,47 @@ class PackedStore:
 
         This is the fastest way to reach all of them. The output is None if it is hidden.
         """
-        data, origin, array, dtype = self._data, self._cells_start, np.ndarray, self.cells.dtype
-        views = [
-            (
-                array((height, width), dtype, data, origin + start),
-                None if output_start < 0 else array((output_height, output_width), dtype, data, origin + output_start),
-            )
-            for _, start, height, width, output_start, output_height, output_width in self.pairs.tolist()
-        ]
-        bounds = self.offsets.tolist()
-        return [views[first:end] for first, end in pairwise(bounds)]
+        is_visible = self._is_visible()
+        keys = _shape_keys(self.pairs)[is_visible]
+        order = np.argsort(keys, kind="stable")
+        ordered_keys = keys[order]
+        firsts = np.flatnonzero(np.diff(ordered_keys, prepend=-1))
+        views: list[Grid | None] = []
+        position = 0
+        for key, count in zip(ordered_keys[firsts].tolist(), np.diff(firsts, append=len(keys)).tolist(), strict=True):
+            height, width = divmod(key, SHAPE_BASE)
+            end = position + count * height * width
+            views.extend(self.cells[position:end].reshape(count, height, width))  # iterating over an array gives views
+            position = end
+        views.append(None)
+        number_of_grid = np.full(len(is_visible), -1)
+        number_of_grid[np.flatnonzero(is_visible)[order]] = np.arange(len(keys))
+        grids = [views[number] for number in number_of_grid.tolist()]
+        pairs = list(zip(grids[::2], grids[1::2], strict=True))
+        return [pairs[first:end] for first, end in pairwise(self.offsets.tolist())]  # type: ignore[misc]
+
+    def _is_visible(self) -> NDArray[np.bool_]:
+        """Return which of the inputs and outputs, in turns, have cells: bool (2 × pairs,)."""
+        visible = np.ones((len(self.pairs), 2), np.bool_)
+        visible[:, 1] = self.pairs[:, OUTPUT] != HIDDEN
+        return visible.ravel()
+
+
+def _shape_keys(pairs: PairTable) -> NDArray[np.int16]:
+    """Return a number for the size of each input and output, in turns: int16 (2 × pairs,)."""
+    heights, widths = pairs[:, (INPUT + 1, OUTPUT + 1)], pairs[:, (INPUT + 2, OUTPUT + 2)]
+    return (heights * SHAPE_BASE + widths).astype(np.int16).ravel()
+
+
+def _expected_offsets(pairs: PairTable, is_visible: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:
+    """Return the offset that the layout gives each visible grid, and the number of all cells."""
+    keys = _shape_keys(pairs)[is_visible]
+    order = np.argsort(keys, kind="stable")
+    heights, widths = np.divmod(keys[order].astype(np.int64), SHAPE_BASE)
+    ends = np.cumsum(heights * widths)
+    offsets = np.empty(len(keys), np.int64)
+    offsets[order] = ends - heights * widths
+    return offsets, int(ends[-1]) if len(ends) else 0
 
 
 def pack_store(tasks: Sequence[StoredTask]) -> bytes:
@@ -116,25 +145,24 @@ def pack_store(tasks: Sequence[StoredTask]) -> bytes:
         "reported": [task.is_reported for task in tasks],
         "duplicates": [list(task.duplicates) for task in tasks],
     }
-    rows: list[tuple[int, ...]] = []
-    cells: list[Grid] = []
-    num_cells = 0
-
-    def place(grid: Grid | None) -> tuple[int, int, int]:
-        nonlocal num_cells
-        if grid is None:
-            return HIDDEN, 0, 0
-        cells.append(grid)
-        num_cells += grid.size
-        height, width = grid.shape
-        return num_cells - grid.size, height, width
-
-    for task in tasks:
-        for is_test, group in enumerate((task.puzzle.train, task.puzzle.test)):
-            rows += [(is_test, *place(pair.input), *place(pair.output)) for pair in group]
+    flags = [
+        (is_test, pair) for task in tasks for is_test, group in enumerate((task.puzzle.train, task.puzzle.test)) for pair in group
+    ]
+    rows = [
+        (is_test, 0, *pair.input.shape, *((HIDDEN, 0, 0) if pair.output is None else (0, *pair.output.shape)))
+        for is_test, pair in flags
+    ]
     pairs = np.array(rows, "<i4").reshape(-1, len(COLUMNS))
+    grids = [grid for _, pair in flags for grid in (pair.input, pair.output)]
+    is_visible = np.array([grid is not None for grid in grids], np.bool_)
+    starts, num_cells = _expected_offsets(pairs, is_visible)
+    body = np.empty(num_cells, np.uint8)
+    for grid, start in zip(filter(lambda grid: grid is not None, grids), starts.tolist(), strict=True):
+        body[start : start + grid.size] = grid.ravel()  # type: ignore[union-attr]
+    columns = pairs[:, (INPUT, OUTPUT)].ravel()
+    columns[is_visible] = starts
+    pairs[:, (INPUT, OUTPUT)] = columns.reshape(-1, 2)
     offsets = np.concatenate([[0], np.cumsum([len(task.puzzle.pairs) for task in tasks], dtype=np.int64)]).astype("<i4")
-    body = np.concatenate([np.zeros(0, np.uint8), *(grid.ravel() for grid in cells)])
     _validate("packed tasks", header, pairs, offsets, body)
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % LENGTH_BYTES)
@@ -185,7 +213,7 @@ def parse_store(data: bytes, name: str) -> PackedStore:
     offsets = np.frombuffer(data, "<i4", num_tasks + 1, offsets_start)
     cells = np.frombuffer(data, np.uint8, len(data) - DIGEST_BYTES - cells_start, cells_start)
     _validate(name, header, pairs, offsets, cells)
-    return PackedStore(header, pairs, offsets, cells, data, cells_start)
+    return PackedStore(header, pairs, offsets, cells)
 
 
 def _parse_header(encoded: bytes, name: str) -> dict[str, Any]:
@@ -239,14 +267,16 @@ def _validate(name: str, header: Mapping[str, Any], pairs: PairTable, offsets: N
             raise DataError(
                 f"{name}: {label}, got pair {int(np.flatnonzero(~mask)[0])} {pairs[int(np.flatnonzero(~mask)[0])].tolist()}"
             )
-    num_input, num_output = columns[2] * columns[3], output_height * output_width
-    ends = np.cumsum(num_input + num_output)
-    starts = ends - num_input - num_output
-    in_order = (input_offset == starts) & (is_hidden | (output_offset == starts + num_input))
+    is_visible = np.stack([np.ones(num_pairs, np.bool_), ~is_hidden], 1).ravel()
+    expected, num_cells = _expected_offsets(pairs, is_visible)
+    in_order = np.stack([input_offset, output_offset], 1).ravel()[is_visible] == expected
     if not in_order.all():
-        raise DataError(f"{name}: offsets of grids must be contiguous, got pair {int(np.flatnonzero(~in_order)[0])}")
-    if len(cells) != (ends[-1] if num_pairs else 0):
-        raise DataError(f"{name}: must hold {ends[-1] if num_pairs else 0} cells, got {len(cells)}")
+        pair = int(np.flatnonzero(is_visible)[np.flatnonzero(~in_order)[0]]) // 2
+        raise DataError(
+            f"{name}: grids must lie in the order of their shapes without a gap, got an offset of pair {pair} that is not so"
+        )
+    if len(cells) != num_cells:
+        raise DataError(f"{name}: must hold {num_cells} cells, got {len(cells)}")
     if num_pairs:
         firsts, lasts = is_test[offsets[:-1]], is_test[offsets[1:] - 1]
         is_sorted = np.diff(is_test) >= 0
