@@ -1,1 +1,1 @@
-"""Solve ARC puzzles: pairs of small coloured grids from which a rule must be found."""
+"""Provide ARC puzzles: pairs of small coloured grids that demonstrate a rule."""

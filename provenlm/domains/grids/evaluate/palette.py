@@ -10,7 +10,7 @@ CELL, GAP = 12, 16  # pixels
 
 
 def draw_grid(grid: Grid, left: int = 0, top: int = 0) -> str:
-    """Return the SVG elements of a grid: one rectangle for each run of a colour in a row."""
+    """Return the SVG elements of a grid: a rectangle for each run of a colour."""
     height, width = grid.shape
     parts = []
     for y, row in enumerate(grid):
@@ -25,7 +25,7 @@ def draw_grid(grid: Grid, left: int = 0, top: int = 0) -> str:
 
 
 def draw_puzzle(puzzle: Puzzle) -> bytes:
-    """Draw each pair as a column, the input above its output; a hidden output is left out."""
+    """Draw each pair as a column, the input above its output if that is visible."""
     parts, left, bottom = [], GAP, 0
     for pair in puzzle.pairs:
         grids = [pair.input, *([] if pair.output is None else [pair.output])]

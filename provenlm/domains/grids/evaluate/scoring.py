@@ -26,9 +26,9 @@ CONVENTIONS = {
 
 @dataclass(frozen=True)
 class PuzzleScore:
-    """Hold which test outputs are solved, by task id, and the fractions with 95 % intervals.
+    """Hold which test outputs are solved, by task id, and the fractions of them.
 
-    The intervals are of Wilson (1927) for `outputs` and `whole_tasks` and a bootstrap over tasks for `task_mean`.
+    The 95 % intervals are of Wilson (1927) for `outputs` and `whole_tasks` and a bootstrap over tasks for `task_mean`.
     """
 
     solved: Mapping[str, tuple[bool, ...]]
@@ -61,7 +61,7 @@ def score_attempts(attempts: Attempts, solutions: Solutions, num_attempts: int =
 
 
 def summarize_solved(solved: Mapping[str, tuple[bool, ...]]) -> PuzzleScore:
-    """Compute the three fractions with their intervals. Raises ValueError without tasks."""
+    """Compute the three fractions and intervals. Raises ValueError without tasks."""
     if not solved:
         raise ValueError("solutions must hold at least one output, got none")
     flags = [flag for group in solved.values() for flag in group]

@@ -98,7 +98,7 @@ def candidate_rules(pairs: Sequence[GridPair]) -> dict[str, SizeRule]:
 
 
 def fit_size_rule(pairs: Sequence[GridPair]) -> tuple[str, SizeRule] | None:
-    """Return the first rule that gives the size of every demonstration; None if none does."""
+    """Return the first rule that fits every demonstration; None if none does."""
     for name, rule in candidate_rules(pairs).items():
         if all(pair.output is not None and rule(pair.input) == pair.output.shape for pair in pairs):
             return name, rule

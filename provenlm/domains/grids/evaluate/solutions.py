@@ -1,4 +1,4 @@
-"""Read what the evaluation knows and training does not: the solutions of the reported tasks.
+"""Read the solutions of the reported tasks, which training does not know.
 
 No other package of the domain reads them; the stage train cannot import this one.
 """

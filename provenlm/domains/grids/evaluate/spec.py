@@ -37,7 +37,7 @@ def make_probes(config: GridsEvalConfig) -> Mapping[str, Probe]:
 
 
 def load_reported(context: EvalContext) -> ReportedTasks:
-    """Read the reported tasks of the corpus of a model. Raises DataError if there are none."""
+    """Read the reported tasks of a corpus. Raises DataError if there are none."""
     if not isinstance(context.tokenizer, GridTokenizer):
         raise DataError(f"tokenizer must be that of domain grids, got a {type(context.tokenizer).__name__}")
     return read_reported_tasks(context.tokenizer)

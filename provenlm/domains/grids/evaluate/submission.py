@@ -41,10 +41,10 @@ def complete_attempts(puzzles: Mapping[str, Puzzle], attempts: Attempts) -> dict
     """
     completed: dict[str, list[list[Grid]]] = {}
     for task_id, puzzle in puzzles.items():
-        given, fallbacks = attempts.get(task_id, ()), fallback_attempts(puzzle)
+        outputs, fallbacks = attempts.get(task_id, ()), fallback_attempts(puzzle)
         completed[task_id] = []
         for number, fallback in enumerate(fallbacks):
-            grids = [grid for grid in (given[number] if number < len(given) else ()) if _is_grid(grid)]
+            grids = [grid for grid in (outputs[number] if number < len(outputs) else ()) if _is_grid(grid)]
             grids = (grids or fallback)[:NUM_ATTEMPTS]
             completed[task_id].append(grids + [grids[0]] * (NUM_ATTEMPTS - len(grids)))
     return completed
@@ -67,7 +67,7 @@ def write_submission(path: Path, puzzles: Mapping[str, Puzzle], attempts: Attemp
 
 
 def find_submission_faults(submission: Any, puzzles: Mapping[str, Puzzle]) -> list[str]:
-    """List why a JSON value is no submission for the tasks; an empty list if it is one."""
+    """List the faults of a JSON value as a submission for the tasks."""
     if not isinstance(submission, dict):
         return ["must be an object of task ids"]
     faults = [f"{task_id}: is no task" for task_id in submission.keys() - puzzles.keys()]

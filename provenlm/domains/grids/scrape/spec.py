@@ -95,7 +95,9 @@ def fetch_records(config: GridsScrapeConfig, state_dir: Path, progress: Progress
 
 
 def read_tasks(config: GridsScrapeConfig, state_dir: Path) -> Iterator[TaskItem | DroppedItem]:
-    """Yield the tasks of all sources. A ProvenlmError names the source by its position."""
+    """Yield the tasks of all sources.
+
+    A ProvenlmError names the source by its position."""
     for index, source in enumerate(config.sources):
         try:
             if isinstance(source, ArckitSource):

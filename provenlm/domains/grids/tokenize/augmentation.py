@@ -1,4 +1,4 @@
-"""Show training pairs in other views: symmetries change coordinates, permutations change colours.
+"""Show training pairs in other views: symmetries and permutations of colours.
 
 Shapes: B sequences, T cells, C colours.
 """

@@ -79,7 +79,7 @@ class GridBatch:
 
 @dataclass(frozen=True, slots=True)
 class CellSequence:
-    """Hold the cells of one pair: tokens, targets, coordinates (T, 3) and which are to predict."""
+    """Hold the cells of one pair: tokens, targets, coordinates, and what to predict."""
 
     task: int
     symmetry: int
@@ -92,7 +92,9 @@ class CellSequence:
     def create(
         cls, task: int, grid: Grid, output: Grid | None, output_size: tuple[int, int], in_place: bool, symmetry: int = 0
     ) -> "CellSequence":
-        """Lay out an input and the cells of its output; without an output the cells have no target.
+        """Lay out an input and the cells of its output.
+
+        Without an output the cells have no target.
 
         `in_place` takes effect only if the output has the size of the input.
         """
@@ -119,7 +121,9 @@ def _coordinates(height: int, width: int, plane: int) -> NDArray[np.int16]:
 
 
 def make_batch(sequences: Sequence[CellSequence]) -> GridBatch:
-    """Return sequences as a batch, padded to the longest; padding has the coordinates 0."""
+    """Return sequences as a batch, padded to the longest.
+
+    Padding has the coordinates 0."""
     seq_len = max(map(len, sequences))
 
     def pad(arrays: Sequence[NDArray[Any]], value: int, dtype: type) -> Tensor:

@@ -1,4 +1,4 @@
-"""Encode puzzles as one stream of tokens: colours, and the few tokens that separate rows, grids and pairs.
+"""Encode puzzles as one stream of tokens: colours and a few separators.
 
 A document is `bos`, the token of its task, the pairs and `eos`. A pair is `Input`, or `TestInput` before a test pair, with the rows of the
 input, then `Output` with the rows of the output unless it is hidden; `Row` ends each row. The task tokens stand for the tasks that the
@@ -39,7 +39,9 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class StreamPair:
-    """Hold a pair of a stream. A grid is None if it is missing, or a list of rows if they differ in length."""
+    """Hold a pair of a stream.
+
+    A grid is None if it is missing, or a list of rows if they differ in length."""
 
     is_test: bool
     input: Grid | list[list[int]] | None
@@ -69,7 +71,9 @@ class GridTokenizer:
 
     @property
     def token_classes(self) -> Mapping[str, NDArray[np.int64]]:
-        """Return the ids of each class of tokens: Color, Mask, Row, Input, Output, TestInput and Task."""
+        """Return the ids of each class of tokens.
+
+        They are Color, Mask, Row, Input, Output, TestInput and Task."""
         ids = {"Color": range(NUM_COLORS), **{name: (NUM_COLORS + index,) for index, name in enumerate(NAMES) if index > 2}}
         ids["Task"] = range(FIRST_TASK, self.vocab_size)
         return {name: np.array(members, np.int64) for name, members in ids.items() if len(members)}
@@ -196,7 +200,9 @@ def train_grid_tokenizer(records: Iterable[Record]) -> GridTokenizer:
 
 
 def load_grid_tokenizer(folder: Path) -> GridTokenizer:
-    """Load a saved tokenizer. Raises DataError if its file is missing, damaged or of another type."""
+    """Load a saved tokenizer.
+
+    Raises DataError if its file is missing, damaged or of another type."""
     path = folder / "metadata.json"
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))

@@ -106,7 +106,7 @@ class PackedStore:
         number_of_grid[np.flatnonzero(is_visible)[order]] = np.arange(len(keys))
         grids = [views[number] for number in number_of_grid.tolist()]
         pairs = list(zip(grids[::2], grids[1::2], strict=True))
-        return [pairs[first:end] for first, end in pairwise(self.offsets.tolist())]  # type: ignore[misc]
+        return [pairs[first:end] for first, end in pairwise(self.offsets.tolist())]
 
     def _is_visible(self) -> NDArray[np.bool_]:
         """Return which of the inputs and outputs, in turns, have cells: bool (2 × pairs,)."""
@@ -133,7 +133,9 @@ def _expected_offsets(pairs: PairTable, is_visible: NDArray[np.bool_]) -> tuple[
 
 
 def pack_store(tasks: Sequence[StoredTask]) -> bytes:
-    """Return the packed file of tasks. Raises DataError if two have one id in one collection."""
+    """Return the packed file of tasks.
+
+    Raises DataError if two have one id in one collection."""
     header = {
         "format": FORMAT,
         "version": VERSION,
@@ -171,7 +173,9 @@ def pack_store(tasks: Sequence[StoredTask]) -> bytes:
 
 
 def write_store(path: Path, tasks: Sequence[StoredTask]) -> None:
-    """Write the packed file of tasks atomically. Raises DataError as `pack_store` does."""
+    """Write the packed file of tasks atomically.
+
+    Raises DataError as `pack_store` does."""
     io.write_bytes(path, pack_store(tasks))
 
 
