@@ -97,7 +97,8 @@ def _run_refresh(report: str, refresh_config: ScheduleConfig, home: Path) -> Sta
         push_tag_task(home, version)  # a refresh that was killed may have tagged without pushing
     tree = releases.open_release_worktree(home, report, f"refresh-{report}")
     params = load_params(ProjectPaths(tree).params_yaml)
-    corpora, recipes = params.entry("reports", report)["corpora"], params.recipes_of(report)
+    recipes = params.recipes_of(report)
+    corpora = list(dict.fromkeys(str(params.entry("recipes", recipe)["corpus"]) for recipe in params.built_recipes(report)))
     worktrees.check_params(tree, [report])
     location, planned_stages = run_location(home, tree, 1, 1), dvc_runner.plan_stages([f"report@{report}"], tree)
     ids_before = {corpus: records.read_ids_by_source(ProjectPaths(tree).corpus_dir(corpus, "scraped")) for corpus in corpora}

@@ -59,9 +59,8 @@ def run_stage(context: runner.StageContext) -> None:
         tokenizer = spec.train(config, training_records)
         tokenizer.save(folder / "tokenizer")
         documents = encode_documents(context.open_records(source), tokenizer, val_fraction, tally, bar)
-        token_classes = getattr(tokenizer, "token_classes", None)  # only some tokenizers have classes
         token_dataset.write_token_dataset(
-            folder, documents, tokenizer.vocab_size, tokenizer.special_tokens, val_fraction, token_classes
+            folder, documents, tokenizer.vocab_size, tokenizer.special_tokens, val_fraction, tokenizer.token_classes
         )
     tokens = token_dataset.load_token_dataset(target)
     canonical = partial(spec.canonical, tokenizer) if spec.canonical else None

@@ -26,6 +26,7 @@ from provenlm.models.common.spec import ResolvedModel, complete_model, resolve_m
 from provenlm.tokenizers.registry import load_tokenizer
 from provenlm.training import metrics
 from provenlm.training.augmentation_metrics import record_augmentation
+from provenlm.training.base_model_files import check_base_tokenizer, training_records_to_parquet
 from provenlm.training.build_model import find_base_model, init_model
 from provenlm.training.checkpoints.checkpoint import ModelMetadata
 from provenlm.training.config import TrainConfig
@@ -58,6 +59,11 @@ class PreparedRun(NamedTuple):
     base_model_dir: Path | None
     tokens: token_dataset.TokenDataset
     domain_batches: DomainBatches | None
+
+    @property
+    def tokenizer_sha256(self) -> str:
+        """Return the digest of the files of the tokenizer."""
+        return hashing.sha256_path(self.tokens_dir / "tokenizer")
 
 
 def run_stage(context: runner.StageContext) -> None:
@@ -93,11 +99,10 @@ def prepare(context: runner.StageContext) -> PreparedRun:
     if recipe_config.seq_len > max_seq_len:
         location = context.params.location(context.table, context.subject, "train")
         raise ConfigError(f"{location}.seq_len: must be at most the model's {max_seq_len} positions, got {recipe_config.seq_len}")
-    location = context.params.location(context.table, context.subject, "base_model")
-    base_model_dir = find_base_model(str(context.entry["base_model"]), resolved_model, context.paths, location)
-    if base_model_dir is not None:
-        context.declare_input(base_model_dir)
+    base_model_dir = find_base_model(context.params, context.subject, resolved_model, context.paths)
     tokens_dir = context.declare_input(context.paths.corpus_dir(context.entry["corpus"], "tokens"))
+    if base_model_dir is not None:
+        check_base_tokenizer(context.declare_input(base_model_dir), tokens_dir / "tokenizer", context.paths.root)
     if is_local_main():
         token_dataset.verify_digests(tokens_dir)
     tokens = token_dataset.load_token_dataset(tokens_dir)
@@ -125,7 +130,7 @@ def preflight_plan(prepared: PreparedRun) -> RunPlan:
     arch, spec, model_config, model_section = prepared.resolved_model
     config, tokens = prepared.config, prepared.tokens
     torch.set_num_threads(config.threads)
-    model_metadata = ModelMetadata(arch, model_section, tokens.vocab_size, config.seq_len)
+    model_metadata = ModelMetadata(arch, model_section, tokens.vocab_size, config.seq_len, prepared.tokenizer_sha256)
     return RunPlan(
         spec,
         model_config,
@@ -162,7 +167,7 @@ def run_training(context: runner.StageContext, prepared: PreparedRun, dist: Dist
         finished = run_worker_rank(worker_steps, stop_flag.__bool__, dist)
         sys.exit(0 if finished else exit_code_for_signal(stop_flag.signum))
 
-    model_metadata = ModelMetadata(arch, model_section, vocab_size, config.seq_len)
+    model_metadata = ModelMetadata(arch, model_section, vocab_size, config.seq_len, prepared.tokenizer_sha256)
     root = remove_stale_runs(context.paths.resume_dir(context.subject), checkpoint_key(context, config, prepared))
     training_run = open_run(root, model_metadata, config, eval_term, dist)
     curves_csv = context.declare_output(context.paths.curves_csv(context.subject))
@@ -184,7 +189,8 @@ def run_training(context: runner.StageContext, prepared: PreparedRun, dist: Dist
     if final_step is None:
         sys.exit(exit_code_for_signal(stop_flag.signum))
     instrumentation.loggers.close()
-    state = training_run.finalize(context.declare_output(context.paths.model_dir(context.subject)), final_step)
+    training_records = training_records_to_parquet(prepared.tokens.train.record_ids, prepared.base_model_dir)
+    state = training_run.finalize(context.declare_output(context.paths.model_dir(context.subject)), final_step, training_records)
     memory.mark("end")
 
     final_weights = state.state_dicts.get("training_weights", state.state_dicts["model"])

@@ -54,8 +54,9 @@ def run_stage(context: runner.StageContext) -> None:
     case = assemble.make_training_case(spec, tokens, train_config, build_small, domain_batches)
     seed = train_config.seed
     resolved_model = ResolvedModel(metadata.arch, spec, trained_model.model_config, metadata.config)
-    base_model_location = context.params.location(context.table, context.subject, "base_model")
-    base_model_dir = find_base_model(str(context.entry["base_model"]), resolved_model, context.paths, base_model_location)
+    base_model_dir = find_base_model(context.params, context.subject, resolved_model, context.paths)
+    if base_model_dir is not None:
+        context.declare_input(base_model_dir)
     eval_context = assemble.make_eval_context(
         trained_model, tokens, tokenizer, case, build_small, seed, domain_batches, base_model_dir
     )

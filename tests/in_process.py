@@ -22,17 +22,21 @@ from stages import runner
 PLUGINS = Path(__file__).resolve().parent / "plugins" / "provenlm"
 
 
-def run_stage(root: Path, stage: str, subject: str) -> "subprocess.CompletedProcess[str]":
-    """Run `python -m stages.STAGE SUBJECT` in `root` and return its exit status and output."""
+def call_stage(stage: str, subject: str) -> int:
+    """Do what `python -m stages.STAGE SUBJECT` does after its start.
+
+    Raises SystemExit if the stage fails.
+    """
     module = importlib.import_module(f"stages.{stage}")
     table = "corpora" if stage in CORPUS_STAGES else "recipes" if stage in RECIPE_STAGES else "reports"
+    with mock.patch.object(sys, "argv", [stage, subject]):
+        runner.main(stage, table, module.run_stage, module.__doc__)
+    return 0
 
-    def run() -> int:
-        with mock.patch.object(sys, "argv", [stage, subject]):
-            runner.main(stage, table, module.run_stage, module.__doc__)
-        return 0
 
-    return run_in(root, run)
+def run_stage(root: Path, stage: str, subject: str) -> "subprocess.CompletedProcess[str]":
+    """Run `python -m stages.STAGE SUBJECT` in `root` and return its exit status and output."""
+    return run_in(root, lambda: call_stage(stage, subject))
 
 
 def run_command(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":

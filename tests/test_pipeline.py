@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_process import run_command, run_stage
 from ruamel.yaml import YAML
 
 from provenlm.core import hashing
@@ -117,14 +118,9 @@ def test_the_report_passes(built):
     assert "PASS" in (folder / "reports" / "ladder.md").read_text()
 
 
-def verify(folder: Path) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "provenlm.cli", "verify", "ladder"]
-    return subprocess.run(words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-
-
 def test_the_report_fits_its_audits_and_files(built):
     folder, _ = built
-    done = verify(folder)
+    done = run_command(folder, "verify", "ladder")
     assert (done.returncode, done.stdout) == (0, "verify ladder: no mismatch\n"), done.stderr
 
 
@@ -140,14 +136,7 @@ def test_on_a_clone_the_report_fits_after_a_pull_and_nothing_is_built(built, tmp
     assert dvc(clone, "remote", "add", "-d", "--local", "there", str(tmp_path / "remote")).returncode == 0
     pulled = dvc(clone, "pull", "--with-deps", "report@ladder")
     assert pulled.returncode == 0, pulled.stderr
-    done = subprocess.run(
-        [sys.executable, "-m", "provenlm.cli", "verify", "ladder"],
-        cwd=clone,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_command(clone, "verify", "ladder")
     assert done.stdout == "verify ladder: no mismatch\n", done.stdout + done.stderr
     assert "Running stage" not in dvc(clone, "repro", "report@ladder").stdout
 
@@ -157,29 +146,41 @@ def test_a_seed_changed_after_the_run_is_a_mismatch(built):
     with edited_params(folder) as params:
         params["recipes"]["ladder_memorise"]["train"]["seed"] = 2
         write_params(folder, params)
-        done = verify(folder)
+        done = run_command(folder, "verify", "ladder")
     assert done.returncode == 1
     assert "ladder_memorise/validate: recipes.ladder_memorise.train in params.yaml has changed since the stage ran" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("file", "old", "new", "stage"),
-    [
-        ("provenlm/training/config.py", "seq_len: int = 256", "seq_len: int = 255", "train@ladder_memorise"),
-        ("provenlm/models/gpt/config.py", "dropout: float = 0.0", "dropout: float = 0.1", "train@ladder_memorise"),
-        ("provenlm/domains/strings/tokenize/spec.py", "add_eos: bool = False", "add_eos: bool = True", "tokenize@twelve_strings"),
-    ],
-)
-def test_dvc_runs_a_stage_again_when_a_default_of_its_settings_changes(built, file, old, new, stage):
-    """Defaults are code, and the code of a stage is a dependency of it."""
+DEFAULTS = {  # by file: a default as it is, another value, and the stage that reads it
+    "provenlm/training/config.py": ("seq_len: int = 256", "seq_len: int = 255", "train@ladder_memorise"),
+    "provenlm/models/gpt/config.py": ("dropout: float = 0.0", "dropout: float = 0.1", "train@ladder_memorise"),
+    "provenlm/domains/strings/tokenize/spec.py": ("add_eos: bool = False", "add_eos: bool = True", "tokenize@twelve_strings"),
+}
+
+
+@pytest.fixture(scope="module")
+def statuses(built):
+    """Return the status of stages with changed defaults, and after their return."""
     folder, _ = built
-    text = (folder / file).read_text()
-    assert old in text
-    (folder / file).write_text(text.replace(old, new))
-    status = json.loads(dvc(folder, "status", "--json", stage).stdout)
-    (folder / file).write_text(text)
-    assert "changed deps" in json.dumps(status[stage])
-    assert json.loads(dvc(folder, "status", "--json", stage).stdout) == {}
+    texts = {file: (folder / file).read_text() for file in DEFAULTS}
+    stages = {stage for _, _, stage in DEFAULTS.values()}
+    for file, (old, new, _) in DEFAULTS.items():
+        assert old in texts[file]
+        (folder / file).write_text(texts[file].replace(old, new))
+    changed = json.loads(dvc(folder, "status", "--json", *stages).stdout)
+    for file, text in texts.items():
+        (folder / file).write_text(text)
+    return changed, json.loads(dvc(folder, "status", "--json", *stages).stdout)
+
+
+@pytest.mark.parametrize("file", DEFAULTS)
+def test_dvc_runs_a_stage_again_when_a_default_of_its_settings_changes(statuses, file):
+    """Defaults are code, and the code of a stage is a dependency of it."""
+    changed, restored = statuses
+    (dependencies,) = [change["changed deps"] for change in changed[DEFAULTS[file][2]] if "changed deps" in change]
+    (state,) = [state for path, state in dependencies.items() if file == path or file.startswith(f"{path}/")]
+    assert state == "modified"
+    assert restored == {}
 
 
 def test_dvc_metrics_shows_the_metrics(built):
@@ -205,8 +206,7 @@ def test_an_unknown_key_stops_a_stage_with_one_line(built):
     with edited_params(folder) as params:
         params["corpora"]["twelve_strings"]["scrape"]["stringz"] = 1
         write_params(folder, params)
-        command = [sys.executable, "-m", "stages.scrape", "twelve_strings"]
-        done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+        done = run_stage(folder, "scrape", "twelve_strings")
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         "scrape@twelve_strings: params.yaml: corpora.twelve_strings.scrape: "

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Parse params.yaml, or what the named reports use of it, and return 0.
+    """Parse params.yaml, or what the named reports are built from, and return 0.
 
     Raises ConfigError for the first error.
     """
@@ -39,8 +39,8 @@ def main(args: argparse.Namespace) -> int:
     reports, corpora, recipes = params.names("reports"), params.names("corpora"), params.names("recipes")
     if args.reports:
         reports = args.reports
-        corpora = list(dict.fromkeys(corpus for name in reports for corpus in params.entry("reports", name)["corpora"]))
-        recipes = list(dict.fromkeys(recipe for name in reports for recipe in params.recipes_of(name)))
+        recipes = list(dict.fromkeys(recipe for name in reports for recipe in params.built_recipes(name)))
+        corpora = list(dict.fromkeys(str(params.entry("recipes", recipe)["corpus"]) for recipe in recipes))
     for name in corpora:
         check_corpus(params, name)
     for name in recipes:
@@ -75,7 +75,7 @@ def check_recipe(params: Params, name: str, paths: ProjectPaths) -> None:
     check_training(train_config, model, params.location("recipes", name, "train"))
     domain = registry.load_domain(entry["domain"], "tokenize", interfaces.TokenizeSpec)
     parse_config(domain.batch_config_type, train_config.batches, f"{params.location('recipes', name, 'train')}.batches")
-    find_base_model(str(entry["base_model"]), model, paths, params.location("recipes", name, "base_model"))
+    find_base_model(params, name, model, paths)
     config = params.parse_section("recipes", name, "validate", ValidateConfig)
     location = params.location("recipes", name, "validate")
     for model_name, count_only in config.count_only_models.items():

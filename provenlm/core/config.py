@@ -22,6 +22,8 @@ from provenlm.core.io import write_text
 T = TypeVar("T")
 NUM_SECTION_KEYS = 3  # table.name.section: these must stand in params.yaml
 NO_DEFAULT = object()
+NO_BASE_MODEL = "none"  # `base_model` of a recipe that trains from random weights
+RESERVED_MODEL_FOLDERS = ("base", NO_BASE_MODEL)  # below models/: weights from elsewhere, and none
 
 TABLE_SECTIONS: dict[str, tuple[str, ...]] = {
     "corpora": ("domain", "scrape", "filter", "dedupe", "tokenize"),
@@ -81,6 +83,18 @@ class Params:
             recipes += family or [name]
         return recipes
 
+    def base_recipes(self, recipe: str) -> list[str]:
+        """List the recipes that a recipe is fine-tuned from, the nearest one first."""
+        bases: list[str] = []
+        while (recipe := str(self.entry("recipes", recipe)["base_model"])) in self.tables["recipes"]:
+            bases.append(recipe)
+        return bases
+
+    def built_recipes(self, report: str) -> list[str]:
+        """List the recipes of a report and those that they are fine-tuned from."""
+        recipes = self.recipes_of(report)
+        return list(dict.fromkeys([*recipes, *(base for recipe in recipes for base in self.base_recipes(recipe))]))
+
     def location(self, table: str, name: str, section: str) -> str:
         """Format the place of a section as error messages name it."""
         return f"{self.file}: {table}.{name}.{section}"
@@ -125,11 +139,28 @@ def load_params(path: Path) -> Params:
                 f"{path.name}: recipes.{name}: must have a family that is no other name, because audits are stored by name, got {family!r}"
             )
     for name in tables["recipes"]:
-        if name.partition("/")[0] == "base":
-            raise ConfigError(f"{path.name}: recipes.{name}: must not be named base, because models/base holds the base models")
+        _check_base_model(params, name)
     for name in tables["reports"]:
         _check_report(params, name)
     return params
+
+
+def _check_base_model(params: Params, name: str) -> None:
+    """Check the name of a recipe and the base models that it starts from."""
+    recipes = params.tables["recipes"]
+    if (first := name.partition("/")[0]) in RESERVED_MODEL_FOLDERS:
+        raise ConfigError(f"{params.file}: recipes.{name}: must not be named {first}, because models/{first} is no recipe's model")
+    chain = [name]
+    while (base := str(recipes[chain[-1]]["base_model"])) in recipes:
+        chain.append(base)
+        if base in chain[:-1]:
+            got = " -> ".join(chain)
+            raise ConfigError(f"{params.location('recipes', name, 'base_model')}: must not lead back to the recipe, got {got}")
+    base = str(recipes[name]["base_model"])
+    if base != NO_BASE_MODEL and base not in recipes and not base.startswith("base/"):
+        others = ", ".join(other for other in recipes if other != name)
+        allowed = f"{NO_BASE_MODEL}, base/NAME for the folder models/base/NAME{f', or another recipe: {others}' if others else ''}"
+        raise ConfigError(f"{params.location('recipes', name, 'base_model')}: must be {allowed}; got {base!r}")
 
 
 def _check_report(params: Params, name: str) -> None:

@@ -120,6 +120,11 @@ class Tokenizer(Protocol):
         """
         ...
 
+    @property
+    def token_classes(self) -> Mapping[str, "NDArray[np.int64]"]:
+        """Return the ids of each class of tokens, such as Pitch; none for text."""
+        ...
+
     def encode(self, records: Sequence[Record]) -> list["NDArray[np.uint32]"]:
         """Encode the content of each record, without special tokens."""
         ...

@@ -41,9 +41,9 @@ class ProjectPaths:
     def base_model_dir(self, name: str) -> Path:
         """Return the folder of a base model to start training from.
 
-        "none" is an empty one.
+        `name` is a recipe, "base/NAME" for weights from elsewhere, or "none", whose folder has no weights.
         """
-        return self.root / "models" / "base" / name
+        return self.root / "models" / name
 
     def resume_dir(self, recipe: str) -> Path:
         """Return the folder with the checkpoints of an unfinished training.

@@ -22,6 +22,7 @@ from provenlm.evaluation.suite import CountOnlyConfig
 from provenlm.evaluation.sweep import ModelVariants
 from provenlm.models.common.objective import IGNORE, Batch
 from provenlm.models.common.spec import ModelSpec
+from provenlm.training.base_model_files import read_training_records
 from provenlm.training.build_model import init_model
 from provenlm.training.callbacks.history import StepHistory
 from provenlm.training.checkpoints.checkpoint import LoadedModel, load_model
@@ -116,6 +117,7 @@ def make_eval_context(
         max_positions=spec.max_seq_len(model_config),
         latent=spec.latent,
         has_base_model=base_model_dir is not None,
+        base_training_records=None if base_model_dir is None else read_training_records(base_model_dir),
     )
 
 

@@ -55,6 +55,7 @@ class EvalContext:
     - `max_positions`: the length of the longest sequence that the model accepts, which may be above `max_seq_len`.
     - `latent`: access to the latent space of the model; None if it has none.
     - `has_base_model`: whether training started from a base model instead of random weights.
+    - `base_training_records`: ids of the records that the base model was trained on; None if they are unknown.
     - `objective_params(model)`: the parameters that each objective trains; None: each trains all parameters.
     - `train_batch(num_sequences)`: the first sequences of the training batches, on the CPU.
     - `to_hf(state_dict)`: the weights in the format of Hugging Face transformers; None if there is no such format.
@@ -81,6 +82,7 @@ class EvalContext:
     max_positions: int | None = None
     latent: Latent | None = None
     has_base_model: bool = False
+    base_training_records: frozenset[str] | None = None
 
     @property
     def device(self) -> torch.device:

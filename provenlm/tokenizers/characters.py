@@ -27,6 +27,7 @@ class CharacterTokenizer:
         self.characters = characters
         self.vocab_size = len(characters) + 1 + add_eos
         self.special_tokens: Mapping[str, int] = {"pad": 0, "eos": self.vocab_size - 1} if add_eos else {"pad": 0}
+        self.token_classes: Mapping[str, NDArray[np.int64]] = {}
         self._ids = {character: token_id for token_id, character in enumerate(characters, start=1)}
 
     def encode(self, records: Sequence[Record]) -> list[NDArray[np.uint32]]:

@@ -72,6 +72,7 @@ class SentencePieceTokenizer:
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model_proto)
         self.vocab_size: int = self._processor.vocab_size()
         self.special_tokens: Mapping[str, int] = dict(SPECIAL_TOKENS)
+        self.token_classes: Mapping[str, NDArray[np.int64]] = {}
         self._bytes = [self._bytes_of(token_id) for token_id in range(self.vocab_size)]
         self._byte_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
         self._symbol_ids = {symbol: [self._processor.piece_to_id(symbol)] for symbol in USER_SYMBOLS}

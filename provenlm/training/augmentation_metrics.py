@@ -61,8 +61,8 @@ def count_altered(batches: Sequence[Batch], split: DatasetSplit) -> int:
 
     Batches without `inputs_BT` have none.
     """
-    known = np.unique(_ngrams(np.asarray(split.ids, np.int64)))
-    return sum(not np.isin(_ngrams(inputs_T), known).all() for batch in batches for inputs_T in _input_sequences(batch))
+    split_ngrams = np.unique(_ngrams(np.asarray(split.ids, np.int64)))
+    return sum(not np.isin(_ngrams(inputs_T), split_ngrams).all() for batch in batches for inputs_T in _input_sequences(batch))
 
 
 def _input_sequences(batch: Any) -> Iterator[NDArray[np.int64]]:

@@ -3,15 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 
 from provenlm.core import rng
+from provenlm.core.config import NO_BASE_MODEL, Params
 from provenlm.core.errors import ConfigError, DataError
 from provenlm.core.paths import ProjectPaths
-from provenlm.models.common.spec import ModelSpec, ResolvedModel
+from provenlm.models.common.spec import ModelSpec, ResolvedModel, resolve_model
 from provenlm.training import rng_state
 from provenlm.training.config import TrainConfig
+
+SHAPE_VOCAB_SIZE = 64  # of models whose shapes are compared: the vocabularies are compared by their tokenizers
 
 
 def init_model(spec: ModelSpec, model_config: Any, vocab_size: int, seed: int, base_model_dir: Path | None = None) -> nn.Module:
@@ -30,20 +34,48 @@ def init_model(spec: ModelSpec, model_config: Any, vocab_size: int, seed: int, b
     return model
 
 
-def find_base_model(name: str, model: ResolvedModel, paths: ProjectPaths, location: str) -> Path | None:
-    """Return the folder of a base model; None if `name` is "none".
+def find_base_model(params: Params, recipe: str, model: ResolvedModel, paths: ProjectPaths) -> Path | None:
+    """Return the folder of the base model of a recipe.
 
-    `location` is the prefix of error messages. Raises ConfigError if the folder does not exist or the model cannot load it.
+    None for training from random weights. The folder of another recipe need not exist yet. Raises ConfigError if that recipe's model has
+    another shape, if a folder below models/base does not exist, or if the model cannot load weights.
     """
-    if name == "none":
+    name = str(params.entry("recipes", recipe)["base_model"])
+    if name == NO_BASE_MODEL:
         return None
-    folder = paths.base_model_dir(name)
-    if not folder.is_dir():
-        got = folder.relative_to(paths.root).as_posix()
-        raise ConfigError(f"{location}: must be none or a folder below models/base, got {got}, which does not exist")
+    location = params.location("recipes", recipe, "base_model")
+    folder, is_recipe = paths.base_model_dir(name), name in params.names("recipes")
+    if not is_recipe and not folder.is_dir():
+        known = ", ".join(f"base/{path.name}" for path in sorted(paths.base_model_dir("base").glob("*/"))) or "no folder"
+        raise ConfigError(f"{location}: must be a folder below models/base, got {name}, which does not exist; there: {known}")
     if model.spec.load_base_model is None:
         raise ConfigError(f"{location}: must be none, because the model {model.arch} cannot start from one, got {name}")
+    if is_recipe:
+        base = resolve_model(params.entry("recipes", name)["model"], params.location("recipes", name, "model"))
+        if problem := _find_shape_difference(model, base):
+            raise ConfigError(
+                f"{params.location('recipes', recipe, 'model')}: must have the shape of its base model {name}: {problem}"
+            )
     return folder
+
+
+def _find_shape_difference(model: ResolvedModel, base: ResolvedModel) -> str | None:
+    """Return how a tensor of the model differs from that of its base model, or None."""
+    if model.arch != base.arch:
+        return f"arch must be {base.arch}, got {model.arch}"
+    shapes, base_shapes = _tensor_shapes(model), _tensor_shapes(base)
+    for name in sorted(shapes.keys() | base_shapes.keys()):
+        expected, actual = base_shapes.get(name), shapes.get(name)
+        if expected != actual:
+            return f"{name} must be {expected or 'absent'}, got {actual or 'none'}"
+    return None
+
+
+def _tensor_shapes(model: ResolvedModel) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor of the weights, without allocating them."""
+    with torch.device("meta"):
+        tensors = model.spec.build(model.model_config, SHAPE_VOCAB_SIZE).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def apply_compile_and_ac(spec: ModelSpec, model: nn.Module, config: TrainConfig) -> None:

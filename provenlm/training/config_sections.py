@@ -39,8 +39,8 @@ class OptimizerConfig:
 
     By default Muon updates the matrices and AdamW the embeddings and everything else; the rates suit models of a hidden size near 192
     (`provenlm plan` scales them).
-    `max_grad_norm` is the largest global gradient norm; null: no clipping. `lr_factors` scales the learning rates of single objectives, by
-    name: a discriminator learns more slowly than what it judges.
+    `max_grad_norm` is the largest global gradient norm; null: no clipping. `lr_factors` multiplies the learning rates of
+    single objectives, by name; objectives without a factor keep the rates of their groups.
     """
 
     embedding: ParamGroupConfig = field(default_factory=lambda: ParamGroupConfig(lr=0.012))

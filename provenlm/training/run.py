@@ -8,6 +8,7 @@ from pathlib import Path
 
 from provenlm.core.progress import ProgressReporter, log_line
 from provenlm.training import sample_generator
+from provenlm.training.base_model_files import TRAINING_RECORDS_FILE
 from provenlm.training.callbacks.history import StepHistory
 from provenlm.training.checkpoints import checkpoint
 from provenlm.training.checkpoints.checkpoint import Checkpoint, ModelMetadata
@@ -127,13 +128,13 @@ class TrainingRun:
                 "(the global batch is unchanged)"
             )
 
-    def finalize(self, folder: Path, last_step: StepResult) -> Checkpoint:
-        """Write the final model to `folder` and return its checkpoint.
+    def finalize(self, folder: Path, last_step: StepResult, training_records: bytes) -> Checkpoint:
+        """Write the final model and the ids of its training records to `folder`.
 
-        Also copies the retained checkpoints and, if training stopped at a skipped step, writes a debug dump of that step.
+        Returns the checkpoint of the model. Also copies the retained checkpoints and, if training stopped at a skipped step, writes a debug dump of that step.
         """
         state = last_step.snapshot()
-        checkpoint.save_checkpoint(folder, state, self.extra_files)
+        checkpoint.save_checkpoint(folder, state, self.extra_files | {TRAINING_RECORDS_FILE: training_records})
         for checkpoint_dir in self.checkpoint_manager.retained_dirs():
             shutil.copytree(checkpoint_dir, folder / "checkpoints" / checkpoint_dir.name)
         if last_step.skip_reason:

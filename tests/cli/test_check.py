@@ -57,7 +57,19 @@ def test_a_report_is_checked_with_its_recipes_and_corpora_only(check):
         ),
         (
             "recipes.docs_moe.base_model=llama",
-            "recipes.docs_moe.base_model: must be none or a folder below models/base, got models/base/llama",
+            "recipes.docs_moe.base_model: must be none, base/NAME for the folder models/base/NAME, or another recipe: ladder_memorise, ",
+        ),
+        (
+            "recipes.music_models/bach.base_model=base/llama",
+            "recipes.music_models/bach.base_model: must be a folder below models/base, got base/llama, which does not exist; there: no",
+        ),
+        (
+            "recipes.music_models/bach.model.hidden_size=64",
+            "recipes.music_models/bach.model: must have the shape of its base model music_models/transformer: ",
+        ),
+        (
+            "recipes.music_models/bach.base_model=music_models/vae",
+            "must have the shape of its base model music_models/vae: arch must be sequence_vae, got music_transformer",
         ),
         (
             "recipes.docs_moe.train.seq_len=4096",
@@ -98,6 +110,13 @@ def test_a_report_is_checked_with_its_recipes_and_corpora_only(check):
 def test_a_planted_error_is_reported_in_one_line(check, override, message):
     status, errors = check(override)
     assert status == 1 and message in errors and errors.count("\n") == 1
+
+
+def test_a_report_is_checked_with_the_recipes_of_its_base_models(check):
+    report = "reports.ladder={title: T, recipes: [music_models/bach], corpora: [bach], checks: standard}"
+    base = "recipes.music_models/transformer.train.max_step=1"
+    status, errors = check(report, base, reports=["ladder"])
+    assert status == 1 and "recipes.music_models/transformer.train: unknown key 'max_step'" in errors
 
 
 def test_an_anchor_that_dvc_rejects_is_an_error(tmp_path, monkeypatch, run_cli):

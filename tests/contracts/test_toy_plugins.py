@@ -1,14 +1,12 @@
 """Test that a domain and a model outside the package pass all stages: binary records, own tokenizer and batches, two objectives."""
 
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forked
 import in_process
 import pytest
 from ruamel.yaml import YAML
@@ -20,7 +18,6 @@ from provenlm.core.records import read_records
 from provenlm.core.stages import CORPUS_STAGES, RECIPE_STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
-PLUGINS = ROOT / "tests" / "plugins"
 HEADER = b"\x93EVT"
 TRAIN = {
     "threads": 1,
@@ -79,11 +76,10 @@ def write_project(root: Path) -> Path:
     return root
 
 
-def start_stage(root: Path, stage: str, subject: str) -> subprocess.Popen[str]:
-    """Start one stage as DVC does, with the folder of the toy plug-ins on the path."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{PLUGINS}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", f"stages.{stage}", subject]
-    return subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def run_here(root: Path, stage: str, subject: str) -> None:
+    """Run one stage in this process, which may be killed, with the toy plug-ins."""
+    with in_process.toy_plugins():
+        forked.run_stage(root, stage, subject)
 
 
 def run_stage(root: Path, stage: str, subject: str) -> str:
@@ -166,10 +162,10 @@ def test_the_report_says_not_applicable_and_names_the_capability(project):
 def test_a_killed_autoencoder_resumes_bit_for_bit(project, tmp_path):
     root = write_project(tmp_path / "killed")
     shutil.copytree(project.root / "data", root / "data")
-    process, limit = start_stage(root, "train", "autoencoder"), time.monotonic() + 100
+    process, limit = forked.ForkedProcess(run_here, root, "train", "autoencoder"), time.monotonic() + 100
     while not list((root / "models" / ".resume").glob("autoencoder/*/step-*")):
         assert process.poll() is None and time.monotonic() < limit
-        time.sleep(0.005)
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (root / "models" / "autoencoder").exists()

@@ -118,6 +118,18 @@ def test_numbers_are_parsed_as_yaml_1_2_like_dvc(tmp_path):
             "params.yaml: recipes.c/r: must have a family that is no other name, because audits are stored by name, got 'c'",
         ),
         (
+            "base_model: none",
+            "base_model: big",
+            "params.yaml: recipes.r.base_model: must be none, base/NAME for the folder models/base/NAME; got 'big'",
+        ),
+        (
+            "base_model: none",
+            "base_model: r",
+            "params.yaml: recipes.r.base_model: must not lead back to the recipe, got r -> r",
+        ),
+        ("  r:", "  none:", "params.yaml: recipes.none: must not be named none, because models/none is no recipe's model"),
+        ("  r:", "  base/r:", "params.yaml: recipes.base/r: must not be named base, because models/base is no recipe's model"),
+        (
             "  p:",
             "  r:",
             "params.yaml: reports.r: must have a name that no corpus and no recipe has, because audits are stored by name",
@@ -128,6 +140,32 @@ def test_an_invalid_table_is_an_error_before_any_stage_starts(tmp_path, old, new
     with pytest.raises(ProvenlmError) as error:
         load_text(tmp_path, FILE.replace(old, new))
     assert str(error.value) == message
+
+
+def recipes_with_bases(**bases: str) -> str:
+    """Return FILE with a recipe for each name, which starts from the given base model."""
+    (row,) = [line for line in FILE.splitlines() if line.startswith("  r:")]
+    rows = [row.replace("r:", f"{name}:", 1).replace("base_model: none", f"base_model: {base}") for name, base in bases.items()]
+    return FILE.replace(row, "\n".join(rows))
+
+
+def test_the_base_recipes_of_a_recipe_are_listed_from_the_nearest_on(tmp_path):
+    params = load_text(tmp_path, recipes_with_bases(r="b", b="a", a="base/x"))
+    assert [params.base_recipes(name) for name in ("r", "b", "a")] == [["b", "a"], ["a"], []]
+    assert params.recipes_of("p") == ["r"] and params.built_recipes("p") == ["r", "b", "a"]
+
+
+def test_base_models_that_form_a_cycle_are_an_error(tmp_path):
+    with pytest.raises(ProvenlmError) as error:
+        load_text(tmp_path, recipes_with_bases(r="a", a="b", b="a"))
+    assert str(error.value) == "params.yaml: recipes.r.base_model: must not lead back to the recipe, got r -> a -> b -> a"
+
+
+def test_an_unknown_base_model_is_an_error_that_names_the_other_recipes(tmp_path):
+    with pytest.raises(ProvenlmError) as error:
+        load_text(tmp_path, recipes_with_bases(r="c", a="none"))
+    allowed = "none, base/NAME for the folder models/base/NAME, or another recipe: a"
+    assert str(error.value) == f"params.yaml: recipes.r.base_model: must be {allowed}; got 'c'"
 
 
 def test_a_family_expands_to_its_recipes_only(tmp_path):

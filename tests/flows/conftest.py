@@ -9,29 +9,36 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from build_once import build_once
 from tiny_project import HERE, Project, eventually
 
 
+@pytest.fixture(scope="session")
+def once_initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run `dvc init` in the pipeline, once for all tests."""
+    return build_once(
+        tmp_path_factory, "initialised", lambda folder: Project(folder / "project", HERE / "project").dvc("init", "--no-scm")
+    )
+
+
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
+def project(tmp_path: Path, once_initialised: Path) -> Project:
     """Provide a project in which nothing is built."""
-    project = Project(tmp_path / "project", HERE / "project")
-    project.dvc("init", "--no-scm")
-    return project
+    return Project(tmp_path / "project", once_initialised / "project")
 
 
 @pytest.fixture(scope="session")
-def once_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    project = Project(tmp_path_factory.mktemp("built") / "project", HERE / "project")
-    project.dvc("init", "--no-scm")
-    project.dvc("repro")
-    return project.root
+def once_built(tmp_path_factory: pytest.TempPathFactory, once_initialised: Path) -> Path:
+    """Run `dvc repro` in the pipeline, once for all tests."""
+    return build_once(
+        tmp_path_factory, "built", lambda folder: Project(folder / "project", once_initialised / "project").dvc("repro")
+    )
 
 
 @pytest.fixture
 def built(tmp_path: Path, once_built: Path) -> Project:
     """Provide a project after `dvc repro`."""
-    return Project(tmp_path / "project", once_built)
+    return Project(tmp_path / "project", once_built / "project")
 
 
 @pytest.fixture(name="eventually")

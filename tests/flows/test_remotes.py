@@ -61,6 +61,7 @@ def metrics(value):
     return [metric for inner in value.values() if isinstance(inner, dict) for metric in metrics(inner)]
 
 
+@pytest.mark.slow  # a dozen DVC processes; test_build.py saves, lists and applies an experiment
 def test_a_dvc_experiment_runs_and_is_listed(built):
     built.commit()
     built.dvc("exp", "run", "--set-param", "recipes.small.train.steps=6", "--name", "six", "report@proof")

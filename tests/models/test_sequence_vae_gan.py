@@ -162,15 +162,15 @@ def test_the_discriminator_judges_a_bar_without_padding(model, batch):
     torch.testing.assert_close(after.features, before.features)
 
 
-def test_the_discriminator_waits_for_its_start(batch):
-    model = make_vae(replace(GAN, discriminator=replace(GAN.discriminator, start_step=2))).train()
+def test_the_discriminator_begins_before_the_decoder_trains_against_it(batch):
+    model = make_vae(replace(GAN, discriminator=replace(GAN.discriminator, start_step=3, pretraining_steps=2))).train()
     (vae, _, discriminator) = objectives(model, IGNORE)
     active = []
-    for _ in range(3):
+    for _ in range(4):
         active.append(("adversarial" in vae.loss(batch), "discriminator_accuracy" in discriminator.loss(batch)))
         discriminator.loss(batch)["loss"].backward()
         vae.post_step(True)
-    assert active == [(False, False), (False, False), (True, True)]
+    assert active == [(False, False), (False, True), (False, True), (True, True)]
     assert not is_active(make_vae(TINY))
 
 

@@ -1,11 +1,10 @@
-"""Run the same trainings in one process and, under torchrun with a folder as argument, in several.
+"""Run the same trainings in one process and in several, which have the environment of torchrun.
 
 Every process writes what it recorded to `<rank>.json`; the main one also writes the final weights of every training.
 """
 
 import json
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from provenlm.data.token_dataset import DatasetSplit, TokenDataset
+from provenlm.models.common.layers.moe_router import Router, Routing
 from provenlm.models.common.objective import IGNORE, TokenBatch
 from provenlm.models.gpt import config as gpt_config
 from provenlm.models.gpt import spec as gpt
@@ -185,9 +185,13 @@ def primitives(dist: DistributedContext) -> dict[str, Any]:
     tensors = {"a": torch.arange(4.0) + dist.rank, "b": torch.tensor(dist.rank), "c": torch.zeros(0, 2, dtype=torch.bfloat16)}
     received = dist.broadcast_checkpoint(Checkpoint({"model": tensors}, {"step": 5 + dist.rank}) if dist.is_main else None)
     assert received is not None and dist.broadcast_checkpoint(None) is None
+    router, empty = Router(3, 3, 1, use_expert_bias=True), torch.zeros(0)
+    router.accumulate_load(Routing(torch.tensor([[[0], [0], [1]], [[1], [1], [2]]][dist.rank]), empty, empty, empty))
+    router.update_expert_bias(0.5)
     tensors, metadata = dist.all_gather({"cpu": torch.tensor([7 + dist.rank])}, {"drawn": dist.rank})
     return {
         "gradients": [None if p.grad is None else p.grad.tolist() for p in (first, second, frozen)],
+        "expert_bias": router.bias_E.tolist(),
         "any": [dist.any_rank(False), dist.any_rank(dist.rank == 1)],
         "broadcast": dist.broadcast([0.1 + dist.rank]),
         "checkpoint": [{name: [t.tolist(), str(t.dtype)] for name, t in received.state_dicts["model"].items()}, received.metadata],
@@ -230,7 +234,3 @@ def main(folder: Path) -> None:
         (folder / f"{ddp.rank}.json").write_text(json.dumps(results))
         if ddp.is_main:
             save_file(weights, folder / "weights.safetensors")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,7 +1,7 @@
 """Train with checkpoints every two steps, killed by SIGKILL at each file operation in turn.
 
-Usage: save_to_kill.py FOLDER. Prints a JSON list: for each kill the file operation, the latest intact step before and after, and
-whether a resumed run ended with the weights of an uninterrupted one. Children are forked, so that torch is loaded once.
+`main` prints a JSON list: for each kill the file operation, the latest intact step before and after, and whether a resumed run ended
+with the weights of an uninterrupted one.
 """
 
 import hashlib
@@ -127,7 +127,3 @@ def main(folder: Path) -> None:
         same = ended == 0 and (folder / f"{root.name}.digest").read_text() == expected
         results.append({"event": log.read_text().strip(), "remaining": remaining, "newest": newest and newest.name, "same": same})
     print(json.dumps(results))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -2,20 +2,18 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import save_to_kill
 import torch
+from forked import ForkedProcess
 
 from provenlm.training.checkpoints import checkpoint
 from provenlm.training.checkpoints.checkpoint import Checkpoint
 from provenlm.training.checkpoints.manager import CheckpointManager, list_steps, step_dir, steps_to_delete
 from provenlm.training.config_sections import CheckpointConfig
-
-HERE = Path(__file__).resolve().parent
 
 
 def state(step: int, value: float = 0.0) -> Checkpoint:
@@ -128,17 +126,10 @@ def test_without_checkpoints_there_is_no_rollback_target(make_manager: Callable[
 
 def test_a_kill_during_a_save_never_loses_a_checkpoint(tmp_path: Path) -> None:
     """SIGKILL the process at every file operation below the folder while it saves two checkpoints."""
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(
-        [sys.executable, HERE / "save_to_kill.py", tmp_path],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    results = json.loads(process.stdout)
+    process = ForkedProcess(save_to_kill.main, tmp_path)
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    results = json.loads(output.splitlines()[-1])
     events = [each["event"].split()[0] for each in results]
     assert {"open", "os.mkdir", "os.rename", "os.rmdir"} <= set(events)
     assert all(each["same"] for each in results), results

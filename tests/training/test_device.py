@@ -1,40 +1,47 @@
 """Test that freed memory is retained, and which dtypes are emulated."""
 
-import subprocess
+import ctypes
+import resource
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import ForkedProcess
 
-from provenlm.training.device import is_dtype_emulated
+from provenlm.training.device import is_dtype_emulated, retain_freed_memory
 
-FAULTS = """
-import ctypes, resource, sys, torch
-from provenlm.training.device import retain_freed_memory
-if not hasattr(ctypes.CDLL(None), "mallopt"):
-    sys.exit(77)
-if sys.argv[1] == "keep":
-    retain_freed_memory()
-def fill():
-    for size in (40, 60, 50):  # above the largest size that glibc retains by default
-        torch.ones(size << 18)
-for _ in range(8):
-    fill()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
-    fill()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
+
+def print_faults(strategy: str) -> None:
+    """Print the page faults of filling 750 MB in pieces.
+
+    A warm-up with the same sizes is not counted.
+    """
+    if not hasattr(ctypes.CDLL(None), "mallopt"):
+        sys.exit(77)
+    if strategy == "keep":
+        retain_freed_memory()
+
+    def fill() -> None:
+        for size in (40, 60, 50):  # above the largest size that glibc retains by default
+            torch.ones(size << 18)
+
+    for _ in range(8):
+        fill()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        fill()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(strategy: str) -> int:
-    """Count the page faults of filling 750 MB in pieces, after a warm-up with the same sizes."""
-    process = subprocess.run([sys.executable, "-c", FAULTS, strategy], capture_output=True, text=True, check=False)
+    """Count page faults in a new process."""
+    process = ForkedProcess(print_faults, strategy)
+    output = process.communicate()[0]
     if process.returncode == 77:
         pytest.skip("this C library has no mallopt")
-    assert process.returncode == 0, process.stderr
-    return int(process.stdout)
+    assert process.returncode == 0, output
+    return int(output)
 
 
 def test_retained_memory_causes_fewer_page_faults() -> None:

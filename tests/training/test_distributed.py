@@ -6,16 +6,15 @@ twice, a norm of a shard instead of the whole, or a split matrix is detected at 
 
 import json
 import math
-import os
-import subprocess
-import sys
+import socket
 from dataclasses import replace
-from pathlib import Path
+from functools import cache
 from typing import Any, NamedTuple
 
 import process_group_member
 import pytest
 import torch
+from forked import ForkedProcess
 from process_group_member import CASES, MOE, SPIKE_GUARD, TRAIN_CONFIG
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -26,7 +25,6 @@ from provenlm.training.config_sections import DistributedConfig
 from provenlm.training.distributed.process_group import SINGLE_PROCESS, DistributedContext, init_distributed
 
 CPU = torch.device("cpu")
-MEMBER = Path(process_group_member.__file__)
 STRATEGIES = ["ddp", "fsdp2"]
 
 
@@ -40,17 +38,29 @@ class Results(NamedTuple):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """Train in two processes with the environment that torchrun gives them."""
     folder = tmp_path_factory.mktemp("processes")
-    environment = {**os.environ, "PYTHONPATH": str(MEMBER.parents[2]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(MEMBER), str(folder)]
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
-    assert process.returncode == 0, process.stderr
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        ForkedProcess(process_group_member.main, folder, **group, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)
+    ]
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
     first, second = (json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1))
     return Results(first, second, load_file(folder / "weights.safetensors"))
 
 
 def weights_of(results: Results, name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}/"): tensor for key, tensor in results.weights.items() if key.startswith(f"{name}/")}
+
+
+@cache
+def trained_alone(case: str) -> tuple[list[dict[str, Any]], Checkpoint]:
+    """Train a case in a single process."""
+    return process_group_member.trained(*CASES[case])
 
 
 def assert_equal(results: Results, name: str, expected: tuple[list[dict[str, Any]], Checkpoint], digits: float = 1e-9) -> None:
@@ -78,13 +88,13 @@ def test_two_processes_train_as_one(results: Results, case: str, strategy: str) 
     assert_equal(
         results,
         f"{case} {strategy}",
-        process_group_member.trained(*CASES[case]),
+        trained_alone(case),
         1e-3 if CASES[case][1].precision != "fp32" else 1e-9,
     )
 
 
 def test_the_compared_trainings_change_weights_and_clip() -> None:
-    steps, state = process_group_member.trained(*CASES["mixture"])
+    steps, state = trained_alone("mixture")
     initial = process_group_member.trained(*CASES["mixture"], until=1)[1]
     assert all(step["norm"] > 0.1 for step in steps)
     assert len({step["num_targets"] for step in steps}) > 1
@@ -96,14 +106,14 @@ def test_the_compared_trainings_change_weights_and_clip() -> None:
 
 @pytest.mark.parametrize("strategy", [f"{a} to {b}" for a, b in (("ddp", "fsdp2"), ("fsdp2", "ddp"))])
 def test_a_checkpoint_of_one_strategy_resumes_with_the_other(results: Results, strategy: str) -> None:
-    assert_equal(results, f"mixture, resumed {strategy}", process_group_member.trained(MOE, TRAIN_CONFIG))
+    assert_equal(results, f"mixture, resumed {strategy}", trained_alone("mixture"))
 
 
 @pytest.mark.parametrize(
     "strategy", [f"{a} to {b}" for strategy in STRATEGIES for a, b in (("alone", strategy), (strategy, "alone"))]
 )
 def test_a_checkpoint_resumes_with_another_number_of_processes(results: Results, strategy: str) -> None:
-    assert_equal(results, f"mixture, resumed {strategy}", process_group_member.trained(MOE, TRAIN_CONFIG))
+    assert_equal(results, f"mixture, resumed {strategy}", trained_alone("mixture"))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -159,6 +169,11 @@ def test_the_collectives_of_two_processes(results: Results) -> None:
         assert steps_["gathered"] == [{"cpu": [7], "1/cpu": [8]}, [{"drawn": 0}, {"drawn": 1}]]
     assert first["local_part"] == [{"cpu": [7]}, {"drawn": 0}]
     assert second["local_part"] == [{"cpu": [8]}, {"drawn": 1}]
+
+
+def test_two_processes_update_the_expert_bias_by_the_load_of_both(results: Results) -> None:
+    # loads 2, 1, 0 and 0, 2, 1 are 2, 3, 1 together
+    assert [part["primitives"]["expert_bias"] for part in (results.first, results.second)] == [[0.0, -0.5, 0.5]] * 2
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -22,9 +22,9 @@ from provenlm.models.sequence_vae.model import EVAL_SEED, SequenceVAE, num_laten
 
 
 def is_active(model: SequenceVAE) -> bool:
-    """Return whether the model has a discriminator that takes part.
+    """Return whether the decoder trains against a discriminator.
 
-    It does once the VAE alone was trained for `start_step` updates.
+    It does once the VAE was trained for `start_step` updates.
     """
     return model.config.discriminator is not None and int(model.num_updates) >= model.config.discriminator.start_step
 
@@ -52,12 +52,13 @@ def adversarial_terms(
 def discriminator_loss(model: SequenceVAE, ignore_index: int, batch: Any) -> Mapping[str, Tensor]:
     """Compute the hinge loss on real and fake bars.
 
-    It is 0 before the discriminator takes part.
+    It is 0 before the discriminator begins, `pretraining_steps` updates before the decoder trains against it.
 
     `discriminator_accuracy` is the fraction of bars on the right side of 0.
     """
-    assert model.discriminator is not None
-    if not is_active(model):
+    c = model.config.discriminator
+    assert c is not None and model.discriminator is not None
+    if int(model.num_updates) < c.start_step - c.pretraining_steps:
         zero = torch.stack([parameter.sum() for parameter in model.discriminator.parameters()]).sum() * 0.0
         return {"loss": zero}
     with torch.no_grad():

@@ -37,7 +37,8 @@ class LatentPriorConfig:
 class DiscriminatorConfig:
     """Configure the discriminator and what it tells the decoder.
 
-    start_step: updates of the VAE alone before the discriminator begins (likelihood first, as in Muhamed et al. 2021, AAAI).
+    start_step: updates before the decoder trains against the discriminator (likelihood first, as in Muhamed et al. 2021, AAAI).
+    pretraining_steps: how many updates earlier the discriminator itself begins (as in SeqGAN, Yu et al. 2017, arXiv 1609.05473).
     gradient_share: norm of the adversarial gradient at the output matrix as a fraction of that of the likelihood.
     max_weight: largest factor that reaches this share.
     start_temperature, end_temperature: of the Gumbel softmax (Jang et al. 2017, arXiv 1611.01144), at the start and `temperature_steps`
@@ -46,6 +47,7 @@ class DiscriminatorConfig:
 
     num_hidden_layers: int = 2
     start_step: int = 300
+    pretraining_steps: int = 100
     gradient_share: float = 0.1
     max_weight: float = 100.0
     start_temperature: float = 1.0
@@ -54,8 +56,9 @@ class DiscriminatorConfig:
 
     def __post_init__(self) -> None:
         _check_sizes(self, ("num_hidden_layers", "temperature_steps"))
-        if self.start_step < 0:
-            raise ValueError(f"start_step: must be >= 0, got {self.start_step}")
+        for name in ("start_step", "pretraining_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: must be >= 0, got {getattr(self, name)}")
         for name in ("gradient_share", "max_weight", "start_temperature", "end_temperature"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: must be > 0, got {getattr(self, name)}")

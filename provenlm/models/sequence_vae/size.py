@@ -30,7 +30,7 @@ def flops_per_token(config: SequenceVAEConfig, vocab_size: int, seq_len: int) ->
     """Count the FLOPs of one training step of VAE and prior per token.
 
     2 for each matrix element and pass, plus attention over `seq_len` positions; a backward pass counts as two. A prior adds a pass of the
-    encoder. Left out are what happens once a bar (latents, prior), and all that a discriminator adds after its `start_step`: its own passes
+    encoder. Left out are what happens once a bar (latents, prior), and all that a discriminator adds once it begins: its own passes
     and the samples of the decoder. The FLOPs of a VAE-GAN, and its MFU, are therefore lower bounds.
     """
     c = config

@@ -92,12 +92,16 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """Hold `model.json`: architecture, config, vocabulary size, sequence length."""
+    """Hold `model.json`: architecture, config, vocabulary size, sequence length.
+
+    `tokenizer_sha256` is the digest of the tokenizer's files, vocabulary included; "" if it is unknown.
+    """
 
     arch: str
     config: Mapping[str, Any]
     vocab_size: int
     seq_len: int
+    tokenizer_sha256: str = ""
 
     def to_json(self) -> bytes:
         """Serialize to JSON."""

@@ -276,7 +276,7 @@ def test_a_planted_score_without_a_graph_has_no_share(gan_context):
 
 def test_a_discriminator_that_never_ran_is_an_error(gan_context):
     late = replace(TINY_GAN, discriminator=replace(TINY_GAN.discriminator, start_step=100))
-    with pytest.raises(ValueError, match="took no part in the training"):
+    with pytest.raises(ValueError, match="the start of the discriminator lies after the last step"):
         measure("adversarial", vae_context(late))
 
 
@@ -289,7 +289,7 @@ def test_conditions_say_what_a_model_lacks(gan_context):
 
 
 def test_fine_tuning_is_compared_with_the_base_model():
-    """The model after fine-tuning knows a piece by heart: its copy rate is above that of human pieces."""
+    """The model after fine-tuning knows a piece by heart, and its base model was trained on all held-out pieces but one."""
     train = corpus().train
     piece = torch.tensor(np.asarray(train.ids[1:258]).astype(np.int64))
     tokens = replace(corpus(), train=make_split([np.asarray(train.ids[: train.doc_offsets[1]]).tolist()]))
@@ -305,8 +305,10 @@ def test_fine_tuning_is_compared_with_the_base_model():
         tokens=tokens,
         max_seq_len=256,
         has_base_model=True,
+        base_training_records=frozenset(corpus().val.record_ids[1:]),
     )
     metrics, _ = measure("fine_tuning", context, replace(CONFIG, num_sample_tokens=128))
+    assert metrics["val.in_base_training"] == metrics["val.pieces"] - 1 == len(corpus().val.record_ids) - 1 > 0
     assert metrics["after.copied"] == 1 > metrics["human.copied_p95"] >= metrics["human.copied"]
     assert metrics["before.copied"] < 0.5
     assert metrics["pieces"] == 1

@@ -25,7 +25,7 @@ VAE = SequenceVAEConfig(
     latent_size=4,
     kl_warmup_steps=4,
     prior=LatentPriorConfig(16, 1, 2, 16),
-    discriminator=DiscriminatorConfig(num_hidden_layers=1, start_step=2),
+    discriminator=DiscriminatorConfig(num_hidden_layers=1, start_step=2, pretraining_steps=0),
 )
 
 

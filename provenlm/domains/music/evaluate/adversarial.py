@@ -61,10 +61,8 @@ def record_balance(context: EvalContext, metrics: MetricRecorder, config: MusicE
         for batch in validation_passes(context, config.latents):
             with torch.no_grad():
                 values = discriminator.loss(batch)
-            if ACCURACY not in values:
-                raise ValueError("the discriminator took no part in the training: its start lies after the last step")
-            accuracies.append(float(values[ACCURACY]))
             shares.append(gradient_share(model, objectives[0], batch))
+            accuracies.append(float(values[ACCURACY]))
     description = "Fraction of held-out bars, real ones and samples, that the discriminator tells apart; 0.5 is chance"
     metrics.add_measurement("accuracy", float(np.mean(accuracies)), "fraction", description)
     description = "Norm of the weighted adversarial gradient at the output matrix relative to that of the likelihood"
@@ -74,10 +72,12 @@ def record_balance(context: EvalContext, metrics: MetricRecorder, config: MusicE
 def gradient_share(model: nn.Module, objective: Objective, batch: Any) -> float:
     """Return the adversarial gradient relative to that of the likelihood.
 
-    Both are norms at the output matrix, the first one as weighted in the loss.
+    Both are norms at the output matrix, the first one as weighted in the loss. ValueError without adversarial terms in the loss.
     """
     matrix = dict(model.named_parameters())[OUTPUT_MATRIX]
     values = objective.loss(batch)
+    if missing := [name for name in ADVERSARIAL_TERMS if name not in values]:
+        raise ValueError(f"the loss has no term {missing[0]}: the start of the discriminator lies after the last step")
     weight = float(values["adversarial_weight"])
     likelihood = _gradient_norm(values["nll"], matrix)
     adversarial = _gradient_norm(torch.stack([values[name] for name in ADVERSARIAL_TERMS]).sum(), matrix)

@@ -22,6 +22,10 @@ def fine_tuning_probe(config: MusicEvalConfig) -> Probe:
         lambda context, metrics: record_fine_tuning(context, metrics, config),
         frozenset({"next_token_logits", "validation_split", "base_model"}),
         {
+            "val.in_base_training": Check(
+                "== 0",
+                "the base model was trained on held-out pieces: the same `filter`, `dedupe` and `val_fraction` for both corpora",
+            ),
             "after.loss": Check(
                 "< before.loss", "fine-tuning did not help on held-out pieces: fewer steps, or lower learning rates"
             ),
@@ -41,6 +45,12 @@ def record_fine_tuning(context: EvalContext, metrics: MetricRecorder, config: Mu
     val = context.tokens.val
     hashes = split_hashes(context, context.tokens.train)
     metrics.add_count("pieces", len(context.tokens.train.record_ids), "pieces", "Pieces that the model was fine-tuned on")
+    metrics.add_count("val.pieces", len(val.record_ids), "pieces", "Held-out pieces of the set")
+    if context.base_training_records is not None:  # unknown for weights from elsewhere: the check is then NOT RUN
+        num_leaked = sum(record_id in context.base_training_records for record_id in val.record_ids)
+        metrics.add_count(
+            "val.in_base_training", num_leaked, "pieces", "Held-out pieces of the set that the base model was trained on"
+        )
     fraction = "Fraction of six-note patterns of a melody that occur in the pieces of the fine-tuning"
     for name, label, variant in (("before", "base model", base), ("after", "fine-tuned model", context)):
         windows = make_windows(val, context.max_seq_len, np.arange(len(val.record_ids)))

@@ -19,7 +19,7 @@ from provenlm.domains.music.content.score import note_table, read_score
 class MusicFilterConfig:
     """Configure which scores are kept. Bars have four quarter notes, beats one.
 
-    The defaults keep 96 % of real collections and drop metronomes, loops, fragments, clusters, sparse and doubled scores.
+    The defaults drop metronomes, loops, fragments, clusters, sparse and doubled scores.
     min_scale_consistency: scores below it are flagged (`atonal` in their metadata), not dropped, so that atonal music is kept.
     min_score: records with a lower score are dropped.
     """

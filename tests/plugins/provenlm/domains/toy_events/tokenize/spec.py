@@ -39,6 +39,7 @@ class EventTokenizer:
         self.events = list(events)
         self.vocab_size = FIRST_EVENT + len(self.events)
         self.special_tokens: Mapping[str, int] = SPECIAL_TOKENS
+        self.token_classes: Mapping[str, NDArray[np.int64]] = {}
         self._ids = {event: FIRST_EVENT + index for index, event in enumerate(self.events)}
 
     def encode(self, records: Sequence[Record]) -> list[NDArray[np.uint32]]:
