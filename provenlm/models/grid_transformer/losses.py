@@ -38,7 +38,9 @@ def param_group_of(name: str) -> ParamGroupName:
 
 
 def output_cell_loss(model: GridTransformer, ignore_index: int, batch: Any) -> Mapping[str, Tensor]:
-    """Compute `cross_entropy` in nats per target, and the fraction of targets that are `correct`.
+    """Compute the cross-entropy in nats per target.
+
+    `correct` is the fraction of targets that are the most probable colour.
 
     `batch` is any batch with the fields that the model uses, and `targets_BT`.
     """

@@ -22,9 +22,9 @@ Grid = NDArray[np.uint8]
 
 
 class ViewPrediction(NamedTuple):
-    """Hold the output that a model predicts in one view, in the puzzle's own symmetry and colours.
+    """Hold the output that a model predicts in one view.
 
-    `log_prob` is the mean log-probability of its cells.
+    It is in the puzzle's own symmetry and colours. `log_prob` is the mean log-probability of its cells.
     """
 
     grid: Grid
@@ -33,7 +33,9 @@ class ViewPrediction(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidate:
-    """Hold an output grid with the views that voted for it and their mean log-probability."""
+    """Hold an output grid with the views that voted for it.
+
+    `log_prob` is the mean of their log-probabilities."""
 
     grid: Grid
     views: tuple[int, ...]
@@ -46,22 +48,26 @@ class Candidate:
 
 
 def output_cells(batch: Any) -> Tensor:
-    """Return which positions (B, T) are cells of the output: queries, or all cells where the output is in place."""
+    """Return which positions (B, T) are cells of the output.
+
+    They are the queries, or all cells where the output is in place."""
     is_color_BT = batch.inputs_BT < NUM_COLORS
     return (batch.inputs_BT == QUERY) | (is_color_BT & batch.in_place_B[:, None])
 
 
 @torch.no_grad()
 def color_log_probs(model: nn.Module, batch: Any) -> Tensor:
-    """Return the log-probability (B, T, C) of each colour at every position, in float32 or wider."""
+    """Return the log-probabilities (B, T, C) of colours.
+
+    They are float32 or wider."""
     logits_BTC = model(batch)
     return torch.log_softmax(logits_BTC.to(torch.promote_types(logits_BTC.dtype, torch.float32)), -1)
 
 
 def predict(model: nn.Module, batch: Any) -> Tensor:
-    """Return the most probable colour (B, T) of output cells, and -100 at all other positions.
+    """Return the most probable colour (B, T) of output cells.
 
-    The colours are those of the views of the batch. Targets are not read.
+    It is -100 at all other positions. The colours are those of the views of the batch. Targets are not read.
     """
     return color_log_probs(model, batch).argmax(-1).masked_fill(~output_cells(batch), IGNORE)
 
@@ -73,7 +79,9 @@ def undo_colors(log_probs_BTC: Tensor, colors_BC: Tensor) -> Tensor:
 
 
 def most_probable(log_probs_XC: NDArray[np.floating[Any]], height: int, width: int) -> ViewPrediction:
-    """Return the grid of the most probable colours, from the cells of one view by rows."""
+    """Return the grid of the most probable colours.
+
+    The cells of one view are given by rows."""
     if log_probs_XC.shape != (height * width, NUM_COLORS):
         raise ValueError(f"log_probs_XC must have the shape {(height * width, NUM_COLORS)}, got {log_probs_XC.shape}")
     grid = log_probs_XC.argmax(-1).astype(np.uint8).reshape(height, width)
@@ -96,10 +104,11 @@ def vote(predictions: Sequence[ViewPrediction]) -> list[Candidate]:
 
 
 def product_of_experts(log_probs: Sequence[NDArray[np.floating[Any]]], shapes: Sequence[tuple[int, int]]) -> list[Candidate]:
-    """Average the log-probabilities of views that agree on the size of the output, and take the most probable colours.
+    """Average the log-probabilities of views that agree on the size.
 
-    `log_probs[v]` holds those of the cells of view v by rows, (X, C), in the puzzle's own symmetry and colours, and `shapes[v]` its
-    height and width. The size with the most views comes first; among equal ones, the larger mean log-probability.
+    The candidates have the most probable colours by the mean. `log_probs[v]` holds those of the cells of view v by rows, (X, C), in the
+    puzzle's own symmetry and colours, and `shapes[v]` its height and width. The size with the most views comes first; among equal ones,
+    the larger mean log-probability.
     """
     groups: dict[tuple[int, int], list[int]] = {}
     for number, shape in enumerate(shapes):
