@@ -229,6 +229,7 @@ def test_a_grid_model_offers_blocks_and_no_logits_of_a_next_token():
     ("change", "message"),
     [
         ({"tasks_B": torch.tensor([0, 3, 0])}, "tasks_B must be 0 to num_tasks - 1 = 2, got 0 to 3"),
+        ({"inputs_BT": torch.full((3, 16), 13)}, "inputs_BT must be 0 to 11: colours, query 10 and padding 11, got 13 to 13"),
         ({"rows_BT": torch.full((3, 16), 30)}, "rows_BT must be 0 to 29 at cells, got 30 to 30"),
         ({"planes_BT": torch.full((3, 16), -1)}, "planes_BT must be 0 to 1 at cells, got -1 to -1"),
     ],
@@ -243,9 +244,10 @@ def test_a_sequence_that_is_too_long_is_refused():
         make_model()(random_batch(width=65))
 
 
-def test_another_vocabulary_is_refused():
-    with pytest.raises(ValueError, match="vocab_size must be 12: 10 colours, a query and padding, got 29"):
-        build_grid_transformer(TINY, 29)
+def test_a_vocabulary_without_all_tokens_of_cells_is_refused():
+    with pytest.raises(ValueError, match="vocab_size must be >= 12: 10 colours, a query and padding, got 10"):
+        build_grid_transformer(TINY, 10)
+    assert count(TINY) == sum(parameter.numel() for parameter in build_grid_transformer(TINY, 58).parameters())
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,8 @@ class NeighborMixing(nn.Module):
 class _NeighborSum(torch.autograd.Function):
     """Gather neighbours in both passes.
 
-    The neighbourhood is symmetric: cell n is the opposite neighbour of its neighbour. The backward pass therefore gathers too, which
-    is deterministic on every device and saves no gathered states.
+    The neighbourhood is symmetric: a cell is the opposite neighbour of its neighbour. The backward pass therefore gathers too, which is
+    deterministic on every device and saves no gathered states.
     """
 
     @staticmethod
@@ -46,15 +46,14 @@ class _NeighborSum(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         states_ND, weight_KD, neighbors_NK = ctx.saved_tensors
-        (grad_ND,) = gradients
-        needs_states, needs_weight, _ = ctx.needs_input_grad
-        grad_states_ND = _weighted_sum(grad_ND, weight_KD, neighbors_NK.flip(1)) if needs_states else None
-        grad_weight_KD = None
-        if needs_weight:
-            padded = F.pad(states_ND, (0, 0, 0, 1))
-            grad_weight_KD = torch.stack([(grad_ND * padded[neighbors_N]).sum(0) for neighbors_N in neighbors_NK.unbind(1)])
+        padded_grad = F.pad(gradients[0], (0, 0, 0, 1))
+        grad_states_ND, grad_weight_KD = torch.zeros_like(states_ND), torch.empty_like(weight_KD)
+        for k, opposite_N in enumerate(neighbors_NK.flip(1).unbind(1)):
+            grad_ND = padded_grad.index_select(0, opposite_N)  # of the cells of which each cell is neighbour k
+            grad_states_ND.addcmul_(grad_ND, weight_KD[k])
+            grad_weight_KD[k] = grad_ND.mul_(states_ND).sum(0)
         return grad_states_ND, grad_weight_KD, None
 
 
@@ -62,7 +61,7 @@ def _weighted_sum(states_ND: Tensor, weight_KD: Tensor, neighbors_NK: Tensor) ->
     padded = F.pad(states_ND, (0, 0, 0, 1))  # number N: no cell
     mixed_ND = torch.zeros_like(states_ND)
     for neighbors_N, weight_D in zip(neighbors_NK.unbind(1), weight_KD, strict=True):
-        mixed_ND.addcmul_(padded[neighbors_N], weight_D)
+        mixed_ND.addcmul_(padded.index_select(0, neighbors_N), weight_D)
     return mixed_ND
 
 
@@ -81,25 +80,31 @@ class GridAttention(nn.Module):
         self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False)
 
     def forward(self, states_ND: Tensor, layout: CellLayout) -> Tensor:
-        query_NAH, key_NAH, value_NAH = (
-            projection(states_ND).view(len(states_ND), self.num_heads, self.head_dim)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        query_BATH, key_BATH, value_BATH = (
+            _pad(heads_NAH, layout)
+            for heads_NAH in (
+                rotary.apply_rotary_emb(self._split_heads(self.q_proj(states_ND)), layout.rope),
+                rotary.apply_rotary_emb(self._split_heads(self.k_proj(states_ND)), layout.rope),
+                self._split_heads(self.v_proj(states_ND)),
+            )
         )
-        query_NAH, key_NAH = rotary.apply_rotary_emb(query_NAH, layout.rope), rotary.apply_rotary_emb(key_NAH, layout.rope)
-        query_BATH, key_BATH, value_BATH = (_pad(heads_NAH, layout) for heads_NAH in (query_NAH, key_NAH, value_NAH))
         has_padding = len(layout.slots_N) < layout.is_cell_BT.numel()
         attended_BATH = F.scaled_dot_product_attention(
             query_BATH, key_BATH, value_BATH, attn_mask=layout.is_cell_BT[:, None, None] if has_padding else None
         )
-        out_ND: Tensor = self.o_proj(attended_BATH.transpose(1, 2).flatten(0, 1)[layout.slots_N].flatten(1))
+        attended_ND = attended_BATH.transpose(1, 2).flatten(0, 1).index_select(0, layout.slots_N).flatten(1)
+        out_ND: Tensor = self.o_proj(attended_ND)
         return out_ND
+
+    def _split_heads(self, projected_ND: Tensor) -> Tensor:
+        return projected_ND.view(len(projected_ND), self.num_heads, self.head_dim)
 
 
 def _pad(heads_NAH: Tensor, layout: CellLayout) -> Tensor:
     """Put cells at their positions, (B, A, T, H); padding is 0."""
     batch_size, seq_len = layout.is_cell_BT.shape
     padded = heads_NAH.new_zeros(batch_size * seq_len, *heads_NAH.shape[1:]).index_copy(0, layout.slots_N, heads_NAH)
-    return padded.unflatten(0, (batch_size, seq_len)).transpose(1, 2)
+    return padded.view(batch_size, seq_len, *heads_NAH.shape[1:]).transpose(1, 2)
 
 
 class GridFeedForward(nn.Module):

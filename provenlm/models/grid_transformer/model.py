@@ -66,7 +66,7 @@ class GridTransformer(nn.Module):
         """Return logits_BTC of the colour at every position, 0 at padding."""
         logits_NC, layout = self.cell_logits(batch)
         padded = logits_NC.new_zeros(layout.is_cell_BT.numel(), NUM_COLORS).index_copy(0, layout.slots_N, logits_NC)
-        return padded.unflatten(0, layout.is_cell_BT.shape)
+        return padded.view(*layout.is_cell_BT.shape, NUM_COLORS)
 
     def cell_logits(self, batch: Any) -> tuple[Tensor, CellLayout]:
         """Return logits_NC of all cells, and where they are.
@@ -98,6 +98,11 @@ class GridTransformer(nn.Module):
         c = self.config
         if batch.inputs_BT.shape[1] > c.max_cells:
             raise ValueError(f"sequence length must be <= max_cells = {c.max_cells}, got {batch.inputs_BT.shape[1]}")
+        if batch.inputs_BT.numel() and not 0 <= int(batch.inputs_BT.min()) <= int(batch.inputs_BT.max()) < VOCAB_SIZE:
+            raise ValueError(
+                f"inputs_BT must be 0 to {VOCAB_SIZE - 1}: colours, query {QUERY} and padding {PADDING}, "
+                f"got {int(batch.inputs_BT.min())} to {int(batch.inputs_BT.max())}"
+            )
         if len(batch.tasks_B) and not 0 <= int(batch.tasks_B.min()) <= int(batch.tasks_B.max()) < c.num_task_embeddings:
             raise ValueError(
                 f"tasks_B must be 0 to num_tasks - 1 = {c.num_task_embeddings - 1}, "
@@ -109,10 +114,11 @@ def build_grid_transformer(config: GridTransformerConfig, vocab_size: int) -> Gr
     """Build the model, initialized from torch's global generator.
 
     Normal with standard deviation 0.02 for embeddings and colours and 1/√(fan-in) for matrices. Weights that write into the residual
-    stream are zero, so that every block is the identity at the first step. Raises ValueError for a vocabulary of anything but cells.
+    stream are zero, so that every block is the identity at the first step. Of the vocabulary the model uses the tokens of cells; raises
+    ValueError where there are fewer.
     """
-    if vocab_size != VOCAB_SIZE:
-        raise ValueError(f"vocab_size must be {VOCAB_SIZE}: {NUM_COLORS} colours, a query and padding, got {vocab_size}")
+    if vocab_size < VOCAB_SIZE:
+        raise ValueError(f"vocab_size must be >= {VOCAB_SIZE}: {NUM_COLORS} colours, a query and padding, got {vocab_size}")
     model = GridTransformer(config)
     for name, parameter in model.named_parameters():
         if name.endswith(ZERO_WEIGHTS):

@@ -35,7 +35,8 @@ class ViewPrediction(NamedTuple):
 class Candidate:
     """Hold an output grid with the views that voted for it.
 
-    `log_prob` is the mean of their log-probabilities."""
+    `log_prob` is the mean of their log-probabilities.
+    """
 
     grid: Grid
     views: tuple[int, ...]
@@ -50,18 +51,20 @@ class Candidate:
 def output_cells(batch: Any) -> Tensor:
     """Return which positions (B, T) are cells of the output.
 
-    They are the queries, or all cells where the output is in place."""
+    They are the queries, or all cells where the output is in place.
+    """
     is_color_BT = batch.inputs_BT < NUM_COLORS
     return (batch.inputs_BT == QUERY) | (is_color_BT & batch.in_place_B[:, None])
 
 
-@torch.no_grad()
 def color_log_probs(model: nn.Module, batch: Any) -> Tensor:
-    """Return the log-probabilities (B, T, C) of colours.
+    """Return the log-probabilities (B, T, C) of colours, without a graph.
 
-    They are float32 or wider."""
-    logits_BTC = model(batch)
-    return torch.log_softmax(logits_BTC.to(torch.promote_types(logits_BTC.dtype, torch.float32)), -1)
+    They are float32 or wider.
+    """
+    with torch.no_grad():
+        logits_BTC: Tensor = model(batch)
+    return logits_BTC.to(torch.promote_types(logits_BTC.dtype, torch.float32)).log_softmax(-1)
 
 
 def predict(model: nn.Module, batch: Any) -> Tensor:
@@ -81,7 +84,8 @@ def undo_colors(log_probs_BTC: Tensor, colors_BC: Tensor) -> Tensor:
 def most_probable(log_probs_XC: NDArray[np.floating[Any]], height: int, width: int) -> ViewPrediction:
     """Return the grid of the most probable colours.
 
-    The cells of one view are given by rows."""
+    The cells of one view are given by rows.
+    """
     if log_probs_XC.shape != (height * width, NUM_COLORS):
         raise ValueError(f"log_probs_XC must have the shape {(height * width, NUM_COLORS)}, got {log_probs_XC.shape}")
     grid = log_probs_XC.argmax(-1).astype(np.uint8).reshape(height, width)
@@ -161,4 +165,5 @@ def leaky_views(batch: Any, puzzle: Any, colors_BC: Tensor) -> list[int]:
     expected_BT = torch.where(tokens_T < NUM_COLORS, color_BT, tokens_T)
     differs_B = (batch.inputs_BT[:, :width] != expected_BT).any(1) | (batch.inputs_BT[:, width:] != PADDING).any(1)
     has_targets_B = (batch.targets_BT != IGNORE).any(1)
-    return (differs_B | has_targets_B).nonzero()[:, 0].tolist()
+    leaky: list[int] = (differs_B | has_targets_B).nonzero()[:, 0].tolist()
+    return leaky

@@ -56,7 +56,8 @@ def draw_views(is_fixed_BC: Tensor, draws_B: NDArray[np.int64], seed: int, use_s
 def permute_free(is_fixed_BC: Tensor, keys_BC: Tensor) -> Tensor:
     """Return permutations that sort the free colours by keys.
 
-    They keep the others."""
+    They keep the others.
+    """
     last = torch.inf  # fixed colours come last in both orders, each in the same place
     index_BC = torch.arange(NUM_COLORS, dtype=keys_BC.dtype).expand_as(keys_BC)
     ordered_BC, shuffled_BC = (
@@ -93,7 +94,8 @@ def replace_colors(tokens_BT: Tensor, colors_BC: Tensor) -> Tensor:
 def transform_cells(batch: Any, symmetries_B: Tensor) -> tuple[Tensor, Tensor]:
     """Return rows and columns (B, T) of cells under symmetries.
 
-    Padding stays."""
+    Padding stays.
+    """
     symmetries_B1 = symmetries_B[:, None].to(batch.rows_BT.device)
     is_cell_BT = batch.inputs_BT != PADDING
     heights_BT, widths_BT = (grid_sides(places_BT, batch.planes_BT, is_cell_BT) for places_BT in (batch.rows_BT, batch.columns_BT))
@@ -108,7 +110,8 @@ def transform_cells(batch: Any, symmetries_B: Tensor) -> tuple[Tensor, Tensor]:
 def grid_sides(places_BT: Tensor, planes_BT: Tensor, is_cell_BT: Tensor) -> Tensor:
     """Return the height or width of the grid of each cell.
 
-    It is the height for rows and the width for columns."""
+    It is the height for rows and the width for columns.
+    """
     sides_BT = torch.zeros_like(places_BT)
     for plane in (0, 1):
         is_plane_BT = is_cell_BT & (planes_BT == plane)
