@@ -54,7 +54,8 @@ def output_cells(batch: Any) -> Tensor:
     They are the queries, or all cells where the output is in place.
     """
     is_color_BT = batch.inputs_BT < NUM_COLORS
-    return (batch.inputs_BT == QUERY) | (is_color_BT & batch.in_place_B[:, None])
+    is_output_BT: Tensor = (batch.inputs_BT == QUERY) | (is_color_BT & batch.in_place_B[:, None])
+    return is_output_BT
 
 
 def color_log_probs(model: nn.Module, batch: Any) -> Tensor:
