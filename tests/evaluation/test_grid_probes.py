@@ -62,7 +62,7 @@ def split(first, count):
     return DatasetSplit(np.concatenate(documents).astype(np.uint16), offsets, names, np.full(count, 12), names)
 
 
-TOKENS = TokenDataset(split(0, 12), split(100, 4), VOCAB_SIZE, {"pad": 11}, {"Task": np.arange(3)})
+TOKENS = TokenDataset(split(0, 12), split(100, 4), VOCAB_SIZE, {"pad": 10}, {"Task": np.arange(3)})
 DOMAIN = TokenizeSpec(Mapping, None, None, None, batch_config_type=NoBatchConfig, sequences=lambda *arguments: PairSequences())
 
 

@@ -36,8 +36,8 @@ def count(config):
 
 def layout_of(cells):
     """Lay out one sequence of cells (token, row, column, plane)."""
-    _, rows_BT, columns_BT, planes_BT = torch.tensor(cells).T[:, None].unbind(0)
-    return positions.lay_out_cells(torch.ones_like(rows_BT, dtype=torch.bool), rows_BT, columns_BT, planes_BT, 8, 100.0)
+    coords_BT3 = torch.tensor(cells)[None, :, [2, 1, 3]]
+    return positions.lay_out_cells(torch.ones(coords_BT3.shape[:2], dtype=torch.bool), coords_BT3, 8, 100.0)
 
 
 @pytest.mark.parametrize(("config", "expected"), [(GridTransformerConfig(), 800_897), (large_config(), 75_596_545)])
@@ -229,9 +229,12 @@ def test_a_grid_model_offers_blocks_and_no_logits_of_a_next_token():
     ("change", "message"),
     [
         ({"tasks_B": torch.tensor([0, 3, 0])}, "tasks_B must be 0 to num_tasks - 1 = 2, got 0 to 3"),
-        ({"inputs_BT": torch.full((3, 16), 13)}, "inputs_BT must be 0 to 11: colours, query 10 and padding 11, got 13 to 13"),
-        ({"rows_BT": torch.full((3, 16), 30)}, "rows_BT must be 0 to 29 at cells, got 30 to 30"),
-        ({"planes_BT": torch.full((3, 16), -1)}, "planes_BT must be 0 to 1 at cells, got -1 to -1"),
+        (
+            {"inputs_BT": torch.full((3, 16), 12)},
+            r"inputs_BT must be colours, padding \(10\) or queries \(13\), got 12",
+        ),
+        ({"coords_BT3": torch.tensor([0, 30, 0]).expand(3, 16, 3)}, "coords_BT3: rows of cells must be 0 to 29, got 30 to 30"),
+        ({"coords_BT3": torch.tensor([0, 0, -1]).expand(3, 16, 3)}, "coords_BT3: planes of cells must be 0 to 1, got -1 to -1"),
     ],
 )
 def test_a_batch_that_the_model_cannot_take_is_refused(change, message):
@@ -245,7 +248,7 @@ def test_a_sequence_that_is_too_long_is_refused():
 
 
 def test_a_vocabulary_without_all_tokens_of_cells_is_refused():
-    with pytest.raises(ValueError, match="vocab_size must be >= 12: 10 colours, a query and padding, got 10"):
+    with pytest.raises(ValueError, match="vocab_size must be >= 14: 10 colours, a query and padding, got 10"):
         build_grid_transformer(TINY, 10)
     assert count(TINY) == sum(parameter.numel() for parameter in build_grid_transformer(TINY, 58).parameters())
 

@@ -19,9 +19,9 @@ from provenlm.models.grid_transformer.config import GridTransformerConfig
 from provenlm.models.grid_transformer.positions import NUM_PLANES, CellLayout, lay_out_cells
 
 NUM_COLORS = 10
-QUERY, PADDING = 10, 11  # tokens after the colours: an output cell to be predicted, no cell
-NUM_CELL_TOKENS = 11  # padding has no embedding
-VOCAB_SIZE = 12
+PADDING, QUERY = 10, 13  # tokens of the domain grids: no cell, an output cell to be predicted; between them are none of cells
+NUM_CELL_TOKENS = 11  # of the colours and the query
+VOCAB_SIZE = 14
 NUM_SYMMETRIES = 8
 ZERO_WEIGHTS = ("o_proj.weight", "down_proj.weight", "mixing.weight")  # that write into the residual stream
 
@@ -71,26 +71,26 @@ class GridTransformer(nn.Module):
     def cell_logits(self, batch: Any) -> tuple[Tensor, CellLayout]:
         """Return logits_NC of all cells, and where they are.
 
-        `batch` is any batch with `inputs_BT`, `rows_BT`, `columns_BT`, `planes_BT`, `in_place_B`, `tasks_B` and `symmetries_B`. Raises
-        ValueError for a sequence, a task or a coordinate that the model does not have.
+        `batch` is any batch with `inputs_BT`, `coords_BT3` (column, row, plane), `is_query_BT`, `tasks_B` and `symmetries_B`. A query with
+        a colour is predicted in place. Raises ValueError for a sequence, a task or a coordinate that the model does not have.
         """
         self._check(batch)
         c = self.config
         is_cell_BT = batch.inputs_BT != PADDING
-        layout = lay_out_cells(is_cell_BT, batch.rows_BT, batch.columns_BT, batch.planes_BT, c.head_dim, c.rope_theta)
-        tokens_N = batch.inputs_BT.flatten()[layout.slots_N]
+        layout = lay_out_cells(is_cell_BT, batch.coords_BT3, c.head_dim, c.rope_theta)
+        tokens_N = batch.inputs_BT.flatten()[layout.slots_N].clamp(max=NUM_COLORS)  # the query follows the colours
+        planes_N = batch.coords_BT3[:, :, 2].flatten()[layout.slots_N]
+        is_query_N = batch.is_query_BT.flatten()[layout.slots_N]
         sequences_N = layout.slots_N // is_cell_BT.shape[1]
         context_BD = self.embed_tasks(batch.tasks_B) + self.embed_symmetries(batch.symmetries_B)
-        hidden_ND = (
-            self.embed_tokens(tokens_N) + self.embed_planes(batch.planes_BT.flatten()[layout.slots_N]) + context_BD[sequences_N]
-        )
+        hidden_ND = self.embed_tokens(tokens_N) + self.embed_planes(planes_N) + context_BD[sequences_N]
 
         def run_block(layer: int, block: nn.Module, hidden_ND: Tensor) -> tuple[Tensor, None]:
             """Run one block on the cells of this batch."""
             return block(hidden_ND, layout), None
 
         states_ND = self.norm(self.layers.run(hidden_ND, run_block)[0])
-        copied_colors_N = torch.where(batch.in_place_B[sequences_N] & (tokens_N < NUM_COLORS), tokens_N, -1)
+        copied_colors_N = torch.where(is_query_N & (tokens_N < NUM_COLORS), tokens_N, -1)
         logits_NC: Tensor = self.head(states_ND, copied_colors_N)
         return logits_NC, layout
 
@@ -98,10 +98,10 @@ class GridTransformer(nn.Module):
         c = self.config
         if batch.inputs_BT.shape[1] > c.max_cells:
             raise ValueError(f"sequence length must be <= max_cells = {c.max_cells}, got {batch.inputs_BT.shape[1]}")
-        if batch.inputs_BT.numel() and not 0 <= int(batch.inputs_BT.min()) <= int(batch.inputs_BT.max()) < VOCAB_SIZE:
+        is_known_BT = ((batch.inputs_BT >= 0) & (batch.inputs_BT <= PADDING)) | (batch.inputs_BT == QUERY)
+        if not is_known_BT.all():
             raise ValueError(
-                f"inputs_BT must be 0 to {VOCAB_SIZE - 1}: colours, query {QUERY} and padding {PADDING}, "
-                f"got {int(batch.inputs_BT.min())} to {int(batch.inputs_BT.max())}"
+                f"inputs_BT must be colours, padding ({PADDING}) or queries ({QUERY}), got {int(batch.inputs_BT[~is_known_BT][0])}"
             )
         if len(batch.tasks_B) and not 0 <= int(batch.tasks_B.min()) <= int(batch.tasks_B.max()) < c.num_task_embeddings:
             raise ValueError(

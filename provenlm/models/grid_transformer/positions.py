@@ -31,16 +31,14 @@ class CellLayout(NamedTuple):
     rope: RopeCache
 
 
-def lay_out_cells(
-    is_cell_BT: Tensor, rows_BT: Tensor, columns_BT: Tensor, planes_BT: Tensor, head_dim: int, theta: float
-) -> CellLayout:
-    """Index the cells of a batch.
+def lay_out_cells(is_cell_BT: Tensor, coords_BT3: Tensor, head_dim: int, theta: float) -> CellLayout:
+    """Index the cells of a batch by column, row and plane.
 
     Raises ValueError for a coordinate outside a grid.
     """
     slots_N = is_cell_BT.flatten().nonzero()[:, 0]
     sequences_N = slots_N // is_cell_BT.shape[1]
-    rows_N, columns_N, planes_N = (tensor_BT.flatten()[slots_N] for tensor_BT in (rows_BT, columns_BT, planes_BT))
+    columns_N, rows_N, planes_N = coords_BT3.flatten(0, 1)[slots_N].unbind(1)
     _check_coordinates(rows_N, columns_N, planes_N)
     neighbors_NK = find_neighbors(sequences_N, rows_N, columns_N, planes_N, is_cell_BT.shape[0])
     return CellLayout(slots_N, is_cell_BT, neighbors_NK, grid_rope(rows_N, columns_N, planes_N, head_dim, theta))
@@ -82,10 +80,8 @@ def pairs_by_axis(head_dim: int) -> tuple[int, int, int]:
 
 
 def _check_coordinates(rows_N: Tensor, columns_N: Tensor, planes_N: Tensor) -> None:
-    for name, values_N, limit in (
-        ("rows_BT", rows_N, MAX_SIDE),
-        ("columns_BT", columns_N, MAX_SIDE),
-        ("planes_BT", planes_N, NUM_PLANES),
-    ):
+    for name, values_N, limit in (("rows", rows_N, MAX_SIDE), ("columns", columns_N, MAX_SIDE), ("planes", planes_N, NUM_PLANES)):
         if len(values_N) and not bool(((values_N >= 0) & (values_N < limit)).all()):
-            raise ValueError(f"{name} must be 0 to {limit - 1} at cells, got {int(values_N.min())} to {int(values_N.max())}")
+            raise ValueError(
+                f"coords_BT3: {name} of cells must be 0 to {limit - 1}, got {int(values_N.min())} to {int(values_N.max())}"
+            )

@@ -1,9 +1,8 @@
-"""Predict output grids and combine the predictions of several views of a puzzle.
+"""Combine the predictions of several views of a puzzle.
 
-A view is the same pair of grids under another symmetry and permutation of colours. `colors_BC[b, c]` is the colour that replaces colour c
-in view b. Cells of views that keep the order of positions are those of the puzzle, whatever their coordinates.
+A view is the same pair of grids under another symmetry and permutation of colours. Predictions are in the puzzle's own symmetry and colours.
 
-Shapes: B sequences, T positions, C colours, V views, X cells of a grid.
+Shapes: X cells of a grid, by rows; C colours.
 """
 
 from collections.abc import Sequence
@@ -11,14 +10,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from provenlm.models.common.objective import IGNORE
-from provenlm.models.grid_transformer.model import NUM_COLORS, PADDING, QUERY
-
-Grid = NDArray[np.uint8]
+from provenlm.domains.grids.content.puzzle import NUM_COLORS, Grid
+from provenlm.domains.grids.evaluate.submission import NUM_ATTEMPTS
 
 
 class ViewPrediction(NamedTuple):
@@ -46,40 +41,6 @@ class Candidate:
     def num_votes(self) -> int:
         """Return the number of views that predicted the grid."""
         return len(self.views)
-
-
-def output_cells(batch: Any) -> Tensor:
-    """Return which positions (B, T) are cells of the output.
-
-    They are the queries, or all cells where the output is in place.
-    """
-    is_color_BT = batch.inputs_BT < NUM_COLORS
-    is_output_BT: Tensor = (batch.inputs_BT == QUERY) | (is_color_BT & batch.in_place_B[:, None])
-    return is_output_BT
-
-
-def color_log_probs(model: nn.Module, batch: Any) -> Tensor:
-    """Return the log-probabilities (B, T, C) of colours, without a graph.
-
-    They are float32 or wider.
-    """
-    with torch.no_grad():
-        logits_BTC: Tensor = model(batch)
-    return logits_BTC.to(torch.promote_types(logits_BTC.dtype, torch.float32)).log_softmax(-1)
-
-
-def predict(model: nn.Module, batch: Any) -> Tensor:
-    """Return the most probable colour (B, T) of output cells.
-
-    It is -100 at all other positions. The colours are those of the views of the batch. Targets are not read.
-    """
-    return color_log_probs(model, batch).argmax(-1).masked_fill(~output_cells(batch), IGNORE)
-
-
-def undo_colors(log_probs_BTC: Tensor, colors_BC: Tensor) -> Tensor:
-    """Return the log-probabilities of the puzzle's own colours, from those of a view."""
-    index_BTC = colors_BC[:, None, :].expand(-1, log_probs_BTC.shape[1], -1)
-    return log_probs_BTC.gather(-1, index_BTC)
 
 
 def most_probable(log_probs_XC: NDArray[np.floating[Any]], height: int, width: int) -> ViewPrediction:
@@ -147,24 +108,6 @@ def two_attempts(rankings: Sequence[Sequence[Candidate]], fallback: Grid | None 
     grids = [ranking[rank].grid for rank in range(depth) for ranking in rankings if rank < len(ranking)]
     attempts: list[Grid] = []
     for grid in [*grids, *([] if fallback is None else [fallback])]:
-        if len(attempts) < 2 and not any(np.array_equal(grid, attempt) for attempt in attempts):
+        if len(attempts) < NUM_ATTEMPTS and not any(np.array_equal(grid, attempt) for attempt in attempts):
             attempts.append(grid)
     return attempts
-
-
-def leaky_views(batch: Any, puzzle: Any, colors_BC: Tensor) -> list[int]:
-    """Return the views that carry more than the input of a puzzle.
-
-    `puzzle` is the puzzle as one sequence without targets, and `batch` its views in the same order of cells. A view carries an answer if
-    it has targets, or a token at any cell that is not the one of the puzzle in the colours of the view: a vote of such a view proves
-    nothing.
-    """
-    tokens_T = puzzle.inputs_BT[0]
-    width = int((tokens_T != PADDING).sum())
-    tokens_T = tokens_T[:width]
-    color_BT = colors_BC[:, tokens_T.clamp(max=NUM_COLORS - 1)]
-    expected_BT = torch.where(tokens_T < NUM_COLORS, color_BT, tokens_T)
-    differs_B = (batch.inputs_BT[:, :width] != expected_BT).any(1) | (batch.inputs_BT[:, width:] != PADDING).any(1)
-    has_targets_B = (batch.targets_BT != IGNORE).any(1)
-    leaky: list[int] = (differs_B | has_targets_B).nonzero()[:, 0].tolist()
-    return leaky
