@@ -13,14 +13,15 @@ from provenlm.core.audit import MetricRecorder
 from provenlm.core.errors import DataError
 from provenlm.domains.grids.content.puzzle import encode_task, to_grid
 from provenlm.domains.grids.evaluate import palette, scoring
+from provenlm.domains.grids.evaluate.config import GridsEvalConfig
 from provenlm.domains.grids.evaluate.size_rules import predict_sizes
 from provenlm.domains.grids.evaluate.solutions import read_reported_tasks, read_solutions
-from provenlm.domains.grids.evaluate.spec import SPEC, GridsEvalConfig
+from provenlm.domains.grids.evaluate.spec import SPEC
 from provenlm.domains.grids.evaluate.submission import (
     complete_attempts,
+    encode_submission,
     find_submission_faults,
     read_submission,
-    write_submission,
 )
 from provenlm.domains.grids.tokenize.grid_tokenizer import load_grid_tokenizer
 from provenlm.scraping.sources.folder import FolderSource
@@ -128,14 +129,14 @@ PUZZLES = {"a": puzzle(FLIP, "a"), "b": puzzle(GROW, "b")}
     ],
 )
 def test_a_submission_is_complete_and_valid_whatever_there_is(tmp_path, attempts):
-    write_submission(tmp_path / "submission.json", PUZZLES, attempts)
+    (tmp_path / "submission.json").write_bytes(encode_submission(PUZZLES, attempts))
     submission = json.loads((tmp_path / "submission.json").read_text())
     assert find_submission_faults(submission, PUZZLES) == []
     assert {task_id: len(outputs) for task_id, outputs in submission.items()} == {"a": 1, "b": 2}
 
 
 def test_a_submission_keeps_two_attempts_in_order(tmp_path):
-    write_submission(tmp_path / "s.json", PUZZLES, {"a": [[RIGHT, WRONG, RIGHT]]})
+    (tmp_path / "s.json").write_bytes(encode_submission(PUZZLES, {"a": [[RIGHT, WRONG, RIGHT]]}))
     ((first, second),) = read_submission(tmp_path / "s.json", PUZZLES)["a"]
     assert np.array_equal(first, RIGHT) and np.array_equal(second, WRONG)
     completed = complete_attempts(PUZZLES, {"a": [[RIGHT]]})
@@ -157,7 +158,7 @@ def test_a_submission_keeps_two_attempts_in_order(tmp_path):
     ],
 )
 def test_each_planted_fault_of_a_submission_is_named(tmp_path, change, fault):
-    write_submission(tmp_path / "s.json", PUZZLES, {})
+    (tmp_path / "s.json").write_bytes(encode_submission(PUZZLES, {}))
     submission = json.loads((tmp_path / "s.json").read_text())
     change(submission)
     assert find_submission_faults(submission, PUZZLES) == [fault]
@@ -207,16 +208,17 @@ def test_damaged_solutions_are_named(tmp_path, content):
 def test_the_probes_measure_the_baselines(corpus):
     dataset, tokenizer = corpus
     context = make_untrained_context(nn.Linear(1, 1), tokenizer, dataset, 8)
-    assert SPEC.conditions(GridsEvalConfig(), context) == {"reported_tasks": None}
-    values = {}
-    for name, probe in SPEC.probes(GridsEvalConfig()).items():
+    assert SPEC.conditions(GridsEvalConfig(), context)["reported_tasks"] is None
+    values, probes = {}, SPEC.probes(GridsEvalConfig())
+    for name in ("reported_tasks", "baselines"):
+        probe = probes[name]
         recorder = MetricRecorder()
         probe.run(context, recorder)
         assert probe.checks.keys() <= recorder.metrics.keys()
         values[name] = {key: metric.value for key, metric in recorder.metrics.items()}
     assert values["reported_tasks"] == {"tasks": 2, "outputs": 2, "duplicated": 1, "hidden": 1.0}
     assert values["baselines"]["size_rules.correct"] == 1.0
-    assert values["baselines"]["copy.pass_at_2.outputs"] == 0.0
+    assert values["baselines"]["copy.pass_at_2.outputs"] == values["baselines"]["most_frequent_color.pass_at_2.outputs"] == 0.0
 
 
 def test_without_a_grid_tokenizer_the_probes_do_not_apply(corpus):

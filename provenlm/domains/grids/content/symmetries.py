@@ -102,11 +102,11 @@ class GridView:
         return Puzzle(puzzle.id, puzzle.collection, puzzle.split, tuple(map(view, puzzle.train)), tuple(map(view, puzzle.test)))
 
 
-def draw_views(puzzle: Puzzle, num_views: int, seed: int) -> list[GridView]:
-    """Draw views of a puzzle: all symmetries in turn, each with other colours.
+def draw_views(puzzle: Puzzle, num_views: int, seed: int, symmetries: Sequence[int] = range(NUM_SYMMETRIES)) -> list[GridView]:
+    """Draw views of a puzzle: the symmetries in turn, each with other colours.
 
     The first is the puzzle itself. Views depend on the id of the puzzle and the seed alone.
     """
     fixed, generator = fixed_colors(puzzle), rng.make_rng(seed, "views", puzzle.collection, puzzle.id)
-    drawn = [GridView(number % NUM_SYMMETRIES, draw_colors(generator, fixed)) for number in range(1, num_views)]
+    drawn = [GridView(symmetries[number % len(symmetries)], draw_colors(generator, fixed)) for number in range(1, num_views)]
     return [GridView(), *drawn][:num_views]

@@ -1,5 +1,7 @@
 """Draw puzzles as SVG in the official colours of the ARC Prize."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from provenlm.domains.grids.content.puzzle import Grid, Puzzle, parse_puzzle
@@ -26,9 +28,21 @@ def draw_grid(grid: Grid, left: int = 0, top: int = 0) -> str:
 
 def draw_puzzle(puzzle: Puzzle) -> bytes:
     """Draw each pair as a column, the input above its output if that is visible."""
+    return draw_columns([[pair.input, *([] if pair.output is None else [pair.output])] for pair in puzzle.pairs])
+
+
+def draw_attempts(puzzle: Puzzle, attempts: Sequence[Sequence[Grid]], solutions: Sequence[Grid | None]) -> bytes:
+    """Draw the demonstrations, then each test input above its attempts and the solution."""
+    columns = [[pair.input, *([] if pair.output is None else [pair.output])] for pair in puzzle.train]
+    for pair, grids, solution in zip(puzzle.test, attempts, solutions, strict=True):
+        columns.append([pair.input, *grids, *([] if solution is None else [solution])])
+    return draw_columns(columns)
+
+
+def draw_columns(columns: Sequence[Sequence[Grid]]) -> bytes:
+    """Draw columns of grids from left to right."""
     parts, left, bottom = [], GAP, 0
-    for pair in puzzle.pairs:
-        grids = [pair.input, *([] if pair.output is None else [pair.output])]
+    for grids in columns:
         top = GAP
         for grid in grids:
             parts.append(draw_grid(grid, left, top))

@@ -13,6 +13,7 @@ from provenlm.core.errors import DataError
 from provenlm.domains.grids.content.puzzle import Grid, Puzzle, find_grid_fault, to_grid
 from provenlm.domains.grids.tokenize.grid_tokenizer import SOLUTIONS_FILE, TASKS_FILE, GridTokenizer
 from provenlm.domains.grids.tokenize.packed_store import open_store
+from provenlm.evaluation.probe import EvalContext
 
 Solutions = Mapping[str, Sequence[Grid | None]]
 
@@ -53,6 +54,13 @@ def read_solutions(path: Path) -> dict[str, list[Grid | None]]:
             if grid is not None and (fault := find_grid_fault(grid)):
                 raise DataError(f"{path.as_posix()}: {task_id}: solution {number} must be a grid, got one with the fault {fault}")
     return {task_id: [None if grid is None else to_grid(grid) for grid in grids] for task_id, grids in table.items()}
+
+
+def load_reported(context: EvalContext) -> ReportedTasks:
+    """Read the reported tasks of a corpus. Raises DataError if there are none."""
+    if not isinstance(context.tokenizer, GridTokenizer):
+        raise DataError(f"tokenizer must be that of domain grids, got a {type(context.tokenizer).__name__}")
+    return read_reported_tasks(context.tokenizer)
 
 
 def read_reported_tasks(tokenizer: GridTokenizer) -> ReportedTasks:

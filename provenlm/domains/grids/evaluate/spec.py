@@ -4,27 +4,22 @@ The baselines solve the reported tasks without a model: what they reach, any mod
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from provenlm.core.audit import Check, MetricRecorder
-from provenlm.core.errors import DataError
+from provenlm.domains.grids.evaluate.config import GridsEvalConfig
 from provenlm.domains.grids.evaluate.palette import draw_content
 from provenlm.domains.grids.evaluate.scoring import record_scores
 from provenlm.domains.grids.evaluate.size_rules import predict_sizes
-from provenlm.domains.grids.evaluate.solutions import ReportedTasks, read_reported_tasks
-from provenlm.domains.grids.evaluate.submission import fallback_attempts
+from provenlm.domains.grids.evaluate.solutions import load_reported
+from provenlm.domains.grids.evaluate.solving_probe import output_cells_condition, solving_probe
+from provenlm.domains.grids.evaluate.submission import fallback_attempts, most_frequent_attempts
 from provenlm.domains.grids.tokenize.grid_tokenizer import GridTokenizer
 from provenlm.evaluation.confidence import proportion_interval
 from provenlm.evaluation.probe import EvalContext, Probe, ValidateSpec
 
 
-@dataclass(frozen=True)
-class GridsEvalConfig:
-    """Configure the evaluation of puzzles; there are no keys."""
-
-
 def make_probes(config: GridsEvalConfig) -> Mapping[str, Probe]:
-    """Return the probes `reported_tasks` and `baselines`."""
+    """Return the probes `reported_tasks`, `baselines` and `solving`."""
     needs = frozenset({"reported_tasks"})
     return {
         "reported_tasks": Probe(
@@ -33,14 +28,8 @@ def make_probes(config: GridsEvalConfig) -> Mapping[str, Probe]:
             {"hidden": Check("== 1", "a solution of a reported task is in the tokens: the score is worthless")},
         ),
         "baselines": Probe(record_baselines, needs, {"size_rules.correct": Check("0..1", "a fraction is from 0 to 1")}),
+        "solving": solving_probe(config),
     }
-
-
-def load_reported(context: EvalContext) -> ReportedTasks:
-    """Read the reported tasks of a corpus. Raises DataError if there are none."""
-    if not isinstance(context.tokenizer, GridTokenizer):
-        raise DataError(f"tokenizer must be that of domain grids, got a {type(context.tokenizer).__name__}")
-    return read_reported_tasks(context.tokenizer)
 
 
 def record_reported_tasks(context: EvalContext, metrics: MetricRecorder) -> None:
@@ -57,7 +46,10 @@ def record_reported_tasks(context: EvalContext, metrics: MetricRecorder) -> None
 
 
 def record_baselines(context: EvalContext, metrics: MetricRecorder) -> None:
-    """Record the size rules and the copied input, which need no model."""
+    """Record the size rules, the copied input and the most frequent colour.
+
+    They need no model.
+    """
     tasks = load_reported(context)
     correct = [
         prediction.size == solution.shape
@@ -74,16 +66,23 @@ def record_baselines(context: EvalContext, metrics: MetricRecorder) -> None:
     metrics.add_measurement(
         "size_rules.correct.ci_high", interval.high, "fraction", f"Upper end of the 95 % interval of the {description}"
     )
-    attempts = {task_id: fallback_attempts(puzzle) for task_id, puzzle in tasks.puzzles.items()}
-    with metrics.scope("copy") as copy_metrics:
-        record_scores(copy_metrics, attempts, tasks.solutions, tasks.duplicated, "the input in the predicted size")
+    for name, attempt, label in (
+        ("copy", fallback_attempts, "the input in the predicted size"),
+        ("most_frequent_color", most_frequent_attempts, "the most frequent colour in the predicted size"),
+    ):
+        attempts = {task_id: attempt(puzzle) for task_id, puzzle in tasks.puzzles.items()}
+        with metrics.scope(name) as scoped:
+            record_scores(scoped, attempts, tasks.solutions, tasks.duplicated, label)
 
 
 def conditions(config: GridsEvalConfig, context: EvalContext) -> dict[str, str | None]:
-    """Return whether the corpus has reported tasks with solutions."""
+    """Return whether the corpus has reported tasks and the model predicts cells."""
     has_tasks = isinstance(context.tokenizer, GridTokenizer) and context.tokenizer.folder is not None
     is_solved = has_tasks and load_reported(context).num_outputs > 0
-    return {"reported_tasks": None if is_solved else "no task of the corpus is reported with known solutions"}
+    return {
+        "reported_tasks": None if is_solved else "no task of the corpus is reported with known solutions",
+        "output_cells": output_cells_condition(context),
+    }
 
 
 SPEC = ValidateSpec(GridsEvalConfig, make_probes, conditions, {".svg": draw_content, ".json": lambda content: content})

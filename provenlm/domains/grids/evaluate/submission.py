@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from provenlm.core import io
+import numpy as np
+
 from provenlm.core.errors import DataError
 from provenlm.domains.grids.content.puzzle import Grid, Puzzle, find_grid_fault, to_grid
 from provenlm.domains.grids.evaluate.size_rules import predict_sizes
@@ -34,6 +35,16 @@ def fallback_attempts(puzzle: Puzzle) -> list[list[Grid]]:
     return attempts
 
 
+def most_frequent_attempts(puzzle: Puzzle) -> list[list[Grid]]:
+    """Return an attempt for each test input: one colour in the predicted size.
+
+    It is the most frequent colour of the demonstrated outputs.
+    """
+    colors = np.concatenate([pair.output.ravel() for pair in puzzle.train if pair.output is not None])
+    color = int(np.bincount(colors).argmax())
+    return [[np.full(prediction.size, color, np.uint8)] for prediction in predict_sizes(puzzle)]
+
+
 def complete_attempts(puzzles: Mapping[str, Puzzle], attempts: Attempts) -> dict[str, list[list[Grid]]]:
     """Return two attempts for each test input of each task.
 
@@ -57,13 +68,13 @@ def _is_grid(grid: Any) -> bool:
         return False
 
 
-def write_submission(path: Path, puzzles: Mapping[str, Puzzle], attempts: Attempts) -> None:
-    """Write a complete and valid submission atomically, whatever attempts there are."""
+def encode_submission(puzzles: Mapping[str, Puzzle], attempts: Attempts) -> bytes:
+    """Return the JSON of a complete and valid submission, whatever attempts there are."""
     submission = {
         task_id: [{key: grid.tolist() for key, grid in zip(ATTEMPT_KEYS, grids, strict=True)} for grids in outputs]
         for task_id, outputs in complete_attempts(puzzles, attempts).items()
     }
-    io.write_text(path, json.dumps(submission, separators=(",", ":")))
+    return json.dumps(submission, separators=(",", ":")).encode()
 
 
 def find_submission_faults(submission: Any, puzzles: Mapping[str, Puzzle]) -> list[str]:
