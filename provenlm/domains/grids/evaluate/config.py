@@ -1,4 +1,4 @@
-"""Define the domain's own keys of the section `validate` of recipes for puzzles."""
+"""Define the section `validate.probes` of recipes for puzzles."""
 
 from dataclasses import dataclass
 
