@@ -1,6 +1,7 @@
 """Test a recipe of puzzles from sources to report: training on pairs, votes of views, submission and pictures."""
 
 import json
+from unittest import mock
 
 import pytest
 from in_process import run_stage
@@ -11,6 +12,8 @@ from provenlm.core.examples import read_examples
 from provenlm.core.paths import ProjectPaths
 from provenlm.domains.grids.content.puzzle import encode_puzzle
 from provenlm.domains.grids.evaluate.submission import read_submission
+from provenlm.evaluation import suite
+from provenlm.evaluation.probe import Probe
 from tests.domains.grids.puzzles import puzzle, random_puzzle, write_folder
 
 NUM_TASKS = 4
@@ -55,9 +58,11 @@ def project(tmp_path_factory) -> ProjectPaths:
         ("validate", "r"),
         ("report", "p"),
     ]
-    for stage, subject in stages:
-        result = run_stage(root, stage, subject)
-        assert result.returncode == 0, f"{stage}: {result.stdout}{result.stderr}"
+    stub = Probe(lambda context, metrics: metrics.add_count("skipped", 1, "", "Operations, which are not of this recipe"))
+    with mock.patch.object(suite, "gradcheck_ops_probe", lambda: stub):
+        for stage, subject in stages:
+            result = run_stage(root, stage, subject)
+            assert result.returncode == 0, f"{stage}: {result.stdout}{result.stderr}"
     return ProjectPaths(root)
 
 

@@ -32,7 +32,7 @@ def draw_puzzle(puzzle: Puzzle) -> bytes:
 
 
 def draw_attempts(puzzle: Puzzle, attempts: Sequence[Sequence[Grid]], solutions: Sequence[Grid | None]) -> bytes:
-    """Draw the demonstrations, then each test input above its attempts and the solution."""
+    """Draw demonstrations, then each test input above attempts and solution."""
     columns = [[pair.input, *([] if pair.output is None else [pair.output])] for pair in puzzle.train]
     for pair, grids, solution in zip(puzzle.test, attempts, solutions, strict=True):
         columns.append([pair.input, *grids, *([] if solution is None else [solution])])

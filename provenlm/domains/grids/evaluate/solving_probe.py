@@ -51,7 +51,7 @@ def output_cells_condition(context: EvalContext) -> str | None:
 
 
 def record_solving(context: EvalContext, metrics: MetricRecorder, config: GridsEvalConfig) -> None:
-    """Record pass@1 and pass@2 of votes of views and of the single view, beside examples."""
+    """Record pass@1 and pass@2 of votes of views and of the single view."""
     tasks = load_reported(context)
     results = solve_reported(context, tasks, config)
     voted = {task_id: [output.voted for output in outputs] for task_id, outputs in results.items()}
@@ -115,7 +115,7 @@ def tasks_table(results: Mapping[str, Sequence[OutputAttempts]], solved: Mapping
 def draw_examples(
     tasks: ReportedTasks, attempts: Attempts, solved: Mapping[str, tuple[bool, ...]], num_examples: int
 ) -> list[Example]:
-    """Draw the first solved and the first unsolved tasks, in the order of their ids."""
+    """Draw the first solved and the first unsolved tasks by their ids."""
     examples = []
     for is_solved, group in GROUPS.items():
         names = sorted(task_id for task_id, flags in solved.items() if all(flags) == is_solved)[:num_examples]
