@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from provenlm.core import config as core_config
 from provenlm.core.errors import ConfigError
+from provenlm.domains.grids.tokenize.grid_tokenizer import MASK, PAD
 from provenlm.models.common.layers.rotary import apply_rotary_emb
 from provenlm.models.common.spec import CAPABILITIES, capabilities, complete_model, resolve_model
 from provenlm.models.grid_transformer import positions
@@ -20,6 +21,7 @@ from provenlm.models.grid_transformer.losses import objectives, output_cell_loss
 from provenlm.models.grid_transformer.model import (
     NUM_COLORS,
     PADDING,
+    QUERY,
     VOCAB_SIZE,
     build_grid_transformer,
     flops_per_token,
@@ -240,6 +242,10 @@ def test_a_grid_model_offers_blocks_and_no_logits_of_a_next_token():
 def test_a_batch_that_the_model_cannot_take_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         make_model()(replace(random_batch(), **change))
+
+
+def test_padding_and_queries_are_those_of_the_domain():
+    assert (PADDING, QUERY) == (PAD, MASK)
 
 
 def test_a_sequence_that_is_too_long_is_refused():

@@ -1,6 +1,7 @@
 """Test a recipe of puzzles from sources to report: training on pairs, votes of views, submission and pictures."""
 
 import json
+import math
 from unittest import mock
 
 import pytest
@@ -97,6 +98,15 @@ def test_the_submission_is_a_file_beside_the_pictures(project):
     assert len(read_submission(folder / "submission.json", puzzles)) == NUM_TASKS
 
 
-def test_training_showed_views_of_the_pairs(project):
-    audit = read_audit(project.audit_json("r", "train"))
-    assert any("symmetries" in str(metric.value) or "symmetries" in metric.description for metric in audit.metrics.values())
+def test_training_showed_views_that_keep_the_colour_of_outputs(project):
+    """All but 0 and 5, which outputs alone have, are permuted."""
+    values = {name: metric.value for name, metric in read_audit(project.audit_json("r", "train")).metrics.items()}
+    assert values["augmentation.variants"] == 8 * math.factorial(8)
+    assert values["augmentation.changed"] > 0.5
+
+
+def test_the_report_judges_every_check(project):
+    values = {name: metric.value for name, metric in read_audit(project.audit_json("p", "report")).metrics.items()}
+    assert (values["checks.custom"], values["checks.not_run"]) == (1, 0)
+    page = project.report_file("p", "md").read_text()
+    assert "solving.pass_at_2.outputs" in page and "solving.pass_at_2.outputs.ci_low" in page
