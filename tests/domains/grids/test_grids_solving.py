@@ -128,6 +128,7 @@ def test_the_probe_records_scores_a_submission_and_pictures(context):
     assert probe.checks.keys() <= values.keys()
     assert values["pass_at_1.outputs"] == values["pass_at_2.task_mean"] == values["single_view.pass_at_2.whole_tasks"] == 0.5
     assert (values["num_views"], values["leaky_views"], values["submission_faults"]) == (8, 0, 0)
+    assert min(values.values()) == 0, "no interval begins below 0"
     assert metrics.tables[0].rows == [("00000001", 1, 1, 8), ("00000002", 1, 0, 8)]
     assert [example.name for example in metrics.examples] == ["solved-1", "unsolved-1", "submission"]
     submission = json.loads(metrics.examples[-1].files[".json"])

@@ -98,5 +98,7 @@ def record_scores(
                 text = f"pass@{num_attempts} of {label} on {scope}: {description}"
                 key = f"pass_at_{num_attempts}.{name}{suffix}"
                 metrics.add_measurement(key, interval.value, "fraction", text)
-                metrics.add_measurement(f"{key}.ci_low", interval.low, "fraction", f"Lower end of the 95 % interval of {text}")
+                metrics.add_measurement(
+                    f"{key}.ci_low", max(0.0, interval.low), "fraction", f"Lower end of the 95 % interval of {text}"
+                )
                 metrics.add_measurement(f"{key}.ci_high", interval.high, "fraction", f"Upper end of the 95 % interval of {text}")
