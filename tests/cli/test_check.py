@@ -49,7 +49,10 @@ def test_a_report_is_checked_with_its_recipes_and_corpora_only(check):
             "recipes.music_models/transformer.train.batches={layout: rows}",
             "recipes.music_models/transformer.train.batches.layout: must be one of tokens, bars, got 'rows'",
         ),
-        ("recipes.ladder_memorise.model.arch=mo", "model must be one of gpt, moe, music_transformer, sequence_vae, got 'mo'"),
+        (
+            "recipes.ladder_memorise.model.arch=mo",
+            "model must be one of gpt, grid_transformer, moe, music_transformer, sequence_vae, got 'mo'",
+        ),
         ("recipes.ladder_memorise.validate={probes: {prompt_chars: []}}", "recipes.ladder_memorise.validate.probes: prompt_chars"),
         (
             "recipes.docs_moe.validate={count_only_models: {big: {vocab_size: 9, model: {hidden_size: 0}}}}",

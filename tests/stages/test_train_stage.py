@@ -337,7 +337,7 @@ def test_a_failed_step_leaves_a_dump_that_replays_it(project: Callable[[str, int
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("arch: moe", "arch: mow", "model must be one of gpt, moe, music_transformer, sequence_vae, got 'mow'"),
+        ("arch: moe", "arch: mow", "model must be one of gpt, grid_transformer, moe, music_transformer, sequence_vae, got 'mow'"),
         (
             "num_hidden_layers: 2",
             "num_layers: 2",

@@ -1,0 +1,1 @@
+"""Provide ARC puzzles: pairs of small coloured grids that demonstrate a rule."""

@@ -1,0 +1,1 @@
+"""Read the content of a puzzle, and compare puzzles, for several stages."""

@@ -1,0 +1,1 @@
+"""Define the stage evaluate of puzzles."""

@@ -1,0 +1,1 @@
+"""Define the stage scrape of puzzles."""

@@ -1,0 +1,1 @@
+"""Define the stage tokenize of puzzles."""

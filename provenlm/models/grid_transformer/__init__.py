@@ -1,0 +1,1 @@
+"""Provide a bidirectional transformer on the cells of grid puzzles."""
