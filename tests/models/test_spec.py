@@ -83,7 +83,7 @@ def test_an_empty_model_section_is_the_default_config_with_every_value_resolved(
 
 
 def test_a_model_section_without_arch_names_the_known_models() -> None:
-    with pytest.raises(ConfigError, match=r"recipes\.x\.model: missing key 'arch'; known: gpt, moe"):
+    with pytest.raises(ConfigError, match=r"recipes\.x\.model: missing key 'arch'; known: gpt, grid_transformer, moe"):
         resolve_model({"hidden_size": 64}, "recipes.x.model")
 
 

@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import math
+import mmap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -183,10 +184,11 @@ def test_a_missing_logger_package_is_named_with_its_extra(name: str, tmp_path: P
 def test_the_memory_profile_falls_after_a_free_and_its_peak_stays() -> None:
     profile = memory.MemoryProfile(torch.device("cpu"))
     profile.mark("before")
-    block = torch.ones(16 * 2**20)  # 64 MiB
+    block = mmap.mmap(-1, 64 * 2**20)  # an allocator might reuse pages that earlier tests have freed
+    torch.frombuffer(block, dtype=torch.uint8).fill_(1)
     profile.mark("with the block")
     profile.mark("with the block")
-    del block
+    block.close()
     profile.mark("after")
     names, kinds, now, max_bytes = zip(*profile.points, strict=True)
     assert (names, set(kinds)) == (("before", "with the block", "after"), {"cpu"})
