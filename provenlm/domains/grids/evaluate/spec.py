@@ -27,7 +27,7 @@ def make_probes(config: GridsEvalConfig) -> Mapping[str, Probe]:
             needs,
             {"hidden": Check("== 1", "a solution of a reported task is in the tokens: the score is worthless")},
         ),
-        "baselines": Probe(record_baselines, needs, {"size_rules.correct": Check("0..1", "a fraction is from 0 to 1")}),
+        "baselines": Probe(record_baselines, needs),
         "solving": solving_probe(config),
     }
 
