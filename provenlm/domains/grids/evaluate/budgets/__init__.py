@@ -1,0 +1,1 @@
+"""Run tasks in worker processes with limits of time and memory."""
