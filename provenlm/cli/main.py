@@ -55,6 +55,7 @@ GROUPS = {
             "provenlm continue-training docs_moe --checkpoint models/docs_moe/checkpoints/step-00000200 --steps 50",
         ),
         Command("export", "write a model for Hugging Face transformers", "provenlm export docs_moe exported/docs_moe"),
+        Command("solve", "solve ARC tasks and write a submission", "provenlm solve arc-agi_test_challenges.json --minutes 60"),
         Command(
             "compare", "compare the models of two checkouts on common validation records", "provenlm compare docs_moe ../other"
         ),
