@@ -40,7 +40,7 @@ def read_task_files(path: Path) -> TaskFiles:
     """
     files = _read_folder(path) if path.is_dir() else _read_file(path)
     if not files.sound:
-        first = next((f"{name}: {fault}" for name, fault in files.faults.items()), "no JSON file in it")
+        first = next((f"{name}: {fault}" for name, fault in files.faults.items()), "no task")
         raise DataError(f"{path.as_posix()}: must hold at least one task without a fault, got none; first: {first}")
     return files
 
