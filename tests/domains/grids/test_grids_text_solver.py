@@ -52,7 +52,7 @@ def llama() -> nn.Module:
 @pytest.fixture
 def channel():
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    channel = TaskChannel(sender, time.monotonic() + 60)
+    channel = TaskChannel(sender, time.monotonic() + 3600)  # part of it is for training, and the first task pays the import of peft
     channel.receiver = receiver
     return channel
 

@@ -69,15 +69,15 @@ class AdaptedModel:
         was_training = self.model.training
         self.model.eval()
         separate = forward().float()
-        weights = [self.model.get_submodule(f"{name}.base_layer").weight for name in self.targets]
-        copies = [weight.detach().to("cpu", copy=True) for weight in weights]  # type: ignore[union-attr]
+        weights = [self.model.get_parameter(f"{name}.base_layer.weight") for name in self.targets]
+        copies = [weight.detach().to("cpu", copy=True) for weight in weights]
         try:
             self.tuner.merge_adapter()
             merged = forward().float()
             self.tuner.unmerge_adapter()
         finally:
             for weight, copy in zip(weights, copies, strict=True):
-                weight.copy_(copy)  # type: ignore[operator]
+                weight.copy_(copy)
             self.model.train(was_training)
         return float((merged - separate).abs().max())
 
@@ -133,9 +133,10 @@ def inject_adapters(model: nn.Module, config: AdapterConfig) -> tuple[Any, tuple
     layers = resolve_target_modules(model, config.target_modules)
     trained = resolve_trained_modules(model, config.trained_modules)  # before the names change
     kinds = {type(layer).__name__ for layer in layers.values()}
+    alpha: Any = config.alpha  # annotated as a whole number, used as a factor
     settings = LoraConfig(
         r=config.rank,
-        lora_alpha=config.alpha,
+        lora_alpha=alpha,
         lora_dropout=config.dropout,
         target_modules=list(layers),
         fan_in_fan_out="Conv1D" in kinds,

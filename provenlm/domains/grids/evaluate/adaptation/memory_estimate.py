@@ -84,7 +84,8 @@ def count_fine_tuning_memory(
     fields = {name: value for name, value in model_config.items() if name != "model_type"}
     config = transformers.AutoConfig.for_model(model_config["model_type"], **fields)
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=COUNTED_ATTENTION)
+        auto: Any = transformers.AutoModelForCausalLM
+        model: nn.Module = auto.from_config(config, dtype=dtype, attn_implementation=COUNTED_ATTENTION)
         num_params = sum(parameter.numel() for parameter in model.parameters())
         targets = inject_adapters(model, adapter)[1] if adapter.method == "lora" else ()
         tokens_BT = torch.zeros(batch_size, seq_len, dtype=torch.int64)

@@ -39,9 +39,10 @@ def load_pretrained(
     is_folder = check_source(source)
     options = {"local_files_only": is_folder or not allow_download, "trust_remote_code": False}
     try:
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
         )
+        model, info = loaded
         has_tokenizer = not is_folder or any((Path(source) / name).exists() for name in TOKENIZER_FILES)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options) if has_tokenizer else None
     except Exception as error:  # transformers raises OSError, ValueError, RuntimeError and others for the same faults

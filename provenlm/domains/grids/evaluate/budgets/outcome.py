@@ -25,6 +25,7 @@ class TaskOutcome:
     num_refused_lessons: int = 0  # too long for the model
     num_unreadable_answers: int = 0  # of views: no grid
     num_fallbacks: int = 0  # test outputs that were answered without the model
+    num_leaky_views: int = 0  # that show more than the input to solve
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class TaskRow:
     num_refused_lessons: int = 0
     num_unreadable_answers: int = 0
     num_fallbacks: int = 0
+    num_leaky_views: int = 0
     correct: bool | None = None
     rungs: tuple[str, ...] = ()
     unenforced_limits: tuple[str, ...] = ()

@@ -111,9 +111,10 @@ def _follow(process: Any, receiver: Connection, limits: TaskLimits, result: Work
         if receiver not in ready and process.sentinel not in ready:
             continue
         try:
-            kind, value = receiver.recv() if receiver.poll() else ("ended", None)
+            message: tuple[str, Any] = receiver.recv() if receiver.poll() else ("ended", None)
         except (EOFError, OSError):
-            kind, value = "ended", None
+            message = ("ended", None)
+        kind, value = message
         if kind == "started":
             result.unenforced_limits = value
             deadline = time.monotonic() + limits.wall_seconds
@@ -123,8 +124,7 @@ def _follow(process: Any, receiver: Connection, limits: TaskLimits, result: Work
         elif kind == "answer":
             result.outcome = value
         elif kind == "finished":
-            fields: dict[str, Any] = value
-            for name, field_value in fields.items():
+            for name, field_value in value.items():
                 setattr(result, name, field_value)
             process.join(GRACE_SECONDS)
             return
