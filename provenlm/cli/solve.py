@@ -61,6 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tasks to solve at a time, with one thread each (default: one for each core, 1 on a GPU)",
     )
     parser.add_argument("--views", type=int, default=64, metavar="N", help="views of each test input that vote (default: 64)")
+    parser.add_argument(
+        "--method",
+        choices=("lora", "full", "none"),
+        default="lora",
+        help="what test-time training changes for each task: adapters, all weights, or nothing (default: lora)",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device of the workers (default: cpu)")
     parser.add_argument(
         "--solutions", type=Path, metavar="FILE", help="solutions file of Kaggle: score the submission with it; no worker reads it"
@@ -102,9 +108,12 @@ def make_budget(args: argparse.Namespace) -> RunBudget:
 def solve_tasks(args: argparse.Namespace, budget: RunBudget, solver: FolderSolver, files: TaskFiles) -> Mapping[str, TaskRow]:
     """Solve every sound task and keep the submission complete meanwhile."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each worker
-    tasks = {task_id: FolderTask(puzzle, args.model.absolute(), args.views, args.device) for task_id, puzzle in files.sound.items()}
+    tasks = {
+        task_id: FolderTask(puzzle, args.model.absolute(), args.views, args.method, args.device)
+        for task_id, puzzle in files.sound.items()
+    }
     content = [f"{task_id} {encode_puzzle(puzzle).decode()}" for task_id, puzzle in files.puzzles.items()]
-    run_key = hashlib.sha256(json.dumps([solver.key, args.views, content]).encode()).hexdigest()
+    run_key = hashlib.sha256(json.dumps([solver.key, args.views, args.method, content]).encode()).hexdigest()
 
     def write_results(rows: Mapping[str, TaskRow]) -> None:
         """Write the submission of the rows so far."""
@@ -138,4 +147,6 @@ def print_scores(args: argparse.Namespace, files: TaskFiles) -> None:
         score = score_attempts(attempts, solutions, num_attempts)
         for name, description in CONVENTIONS.items():
             interval = getattr(score, name)
-            log_line(f"pass@{num_attempts}: {interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f}), {description}")
+            log_line(
+                f"pass@{num_attempts}: {interval.value:.3f} ({max(0.0, interval.low):.3f} to {interval.high:.3f}), {description}"
+            )

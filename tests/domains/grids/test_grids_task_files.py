@@ -1,7 +1,7 @@
 """Test reading tasks to solve, and a trained model that gets a task it does not know."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -12,6 +12,8 @@ from provenlm.domains.grids.evaluate.solve.model_folder import find_solver, solv
 from provenlm.domains.grids.evaluate.solve.new_task import demonstration_batch, demonstration_loss, load_with_new_task
 from provenlm.domains.grids.evaluate.solve.task_files import read_task_files
 from provenlm.domains.grids.evaluate.submission import encode_submission
+from provenlm.models.gpt.config import GPTConfig
+from provenlm.models.gpt.spec import SPEC as GPT
 from provenlm.models.grid_transformer.config import GridTransformerConfig
 from provenlm.models.grid_transformer.spec import SPEC
 from provenlm.training.checkpoints.checkpoint import Checkpoint, ModelMetadata, load_model, save_checkpoint
@@ -21,14 +23,14 @@ CONFIG = GridTransformerConfig(hidden_size=12, num_hidden_layers=1, num_attentio
 BROKEN = {"train": [{"input": [[10]], "output": [[1]]}], "test": [{"input": [[1, 2]]}, {"input": [[1], [2, 3]]}]}
 
 
-def save_model(folder, arch="grid_transformer"):
+def save_model(folder):
     """Write an untrained grid model whose tasks differ."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = SPEC.build(CONFIG, 21)
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter)
-    metadata = ModelMetadata(arch, asdict(CONFIG), 21, 64)
+    metadata = ModelMetadata("grid_transformer", asdict(CONFIG), 21, 64)
     save_checkpoint(folder, Checkpoint({"model": model.state_dict()}, {}), {"model.json": metadata.to_json()})
     return folder
 
@@ -129,12 +131,9 @@ def test_the_files_of_a_folder_say_how_its_model_solves(tmp_path):
 
 
 def test_a_model_of_another_kind_is_refused(tmp_path):
-    folder = save_model(tmp_path / "m")
-    loaded = load_model(folder)
-    metadata = replace(loaded.metadata, arch="gpt", config={"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1})
-    from provenlm.models.gpt.spec import SPEC as GPT
-
-    model = GPT.build(GPT.config_type(**metadata.config), 21)
-    save_checkpoint(tmp_path / "g", Checkpoint({"model": model.state_dict()}, {}), {"model.json": metadata.to_json()})
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "intermediate_size": 8}
+    model = GPT.build(GPTConfig(**sizes), 21)
+    files = {"model.json": ModelMetadata("gpt", sizes, 21, 64).to_json()}
+    save_checkpoint(tmp_path / "m", Checkpoint({"model": model.state_dict()}, {}), files)
     with pytest.raises(CheckpointError, match="must be a model with arch grid_transformer, got gpt"):
-        load_with_new_task(tmp_path / "g", puzzle(FLIP))
+        load_with_new_task(tmp_path / "m", puzzle(FLIP))

@@ -12,35 +12,12 @@ from torch import Tensor, nn
 
 from provenlm.core.errors import CheckpointError
 from provenlm.domains.grids.content.puzzle import Puzzle
-from provenlm.domains.grids.evaluate.budgets.outcome import TaskOutcome
-from provenlm.domains.grids.evaluate.budgets.worker import TaskChannel
-from provenlm.domains.grids.evaluate.solving import solve_puzzle
-from provenlm.domains.grids.evaluate.submission import fallback_attempts
 from provenlm.domains.grids.tokenize.grid_batches import IGNORE, CellSequence, GridBatch, make_batch
 from provenlm.training.checkpoints.checkpoint import load_model
 
 ARCH = "grid_transformer"
 TASK_EMBEDDINGS = "embed_tasks.weight"
 MAX_COMPARED_TASKS = 64  # a model of more tasks starts a new one from their mean alone
-
-
-def solve_new_task(puzzle: Puzzle, folder: Path, num_views: int, device: str, channel: TaskChannel) -> TaskOutcome:
-    """Solve a puzzle by a vote of views, without training.
-
-    Sends first what needs no model, so that a fault costs no answer.
-    """
-    channel.send_answer(TaskOutcome([[grid.tolist() for grid in grids] for grids in fallback_attempts(puzzle)]))
-    model, number = load_with_new_task(folder, puzzle)
-    model.to(device)
-
-    def predict(batch: GridBatch) -> Tensor:
-        with torch.no_grad():
-            logits_BTC: Tensor = model(batch.map(lambda tensor: tensor.to(device)))
-        return logits_BTC.float().log_softmax(-1).cpu()
-
-    outputs = solve_puzzle(predict, puzzle, number, True, num_views, 0)
-    answer = [[grid.tolist() for grid in output.voted] for output in outputs]
-    return TaskOutcome(answer, num_views=num_views, votes=tuple(output.num_votes for output in outputs))
 
 
 def load_with_new_task(folder: Path, puzzle: Puzzle, in_place: bool = True) -> tuple[nn.Module, int]:
