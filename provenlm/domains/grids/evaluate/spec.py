@@ -6,6 +6,7 @@ The baselines solve the reported tasks without a model: what they reach, any mod
 from collections.abc import Mapping
 
 from provenlm.core.audit import Check, MetricRecorder
+from provenlm.domains.grids.evaluate.adaptation_probe import PROBE, adaptation_condition, adaptation_probe, pretrained_memory_probe
 from provenlm.domains.grids.evaluate.config import GridsEvalConfig
 from provenlm.domains.grids.evaluate.palette import draw_content
 from provenlm.domains.grids.evaluate.scoring import record_scores
@@ -19,7 +20,7 @@ from provenlm.evaluation.probe import EvalContext, Probe, ValidateSpec
 
 
 def make_probes(config: GridsEvalConfig) -> Mapping[str, Probe]:
-    """Return the probes `reported_tasks`, `baselines` and `solving`."""
+    """Return the probes of puzzles by name, in the order in which they run."""
     needs = frozenset({"reported_tasks"})
     return {
         "reported_tasks": Probe(
@@ -29,6 +30,8 @@ def make_probes(config: GridsEvalConfig) -> Mapping[str, Probe]:
         ),
         "baselines": Probe(record_baselines, needs),
         "solving": solving_probe(config),
+        PROBE: adaptation_probe(config),
+        "llama_3_2_1b": pretrained_memory_probe(),
     }
 
 
@@ -76,12 +79,13 @@ def record_baselines(context: EvalContext, metrics: MetricRecorder) -> None:
 
 
 def conditions(config: GridsEvalConfig, context: EvalContext) -> dict[str, str | None]:
-    """Return whether the corpus has reported tasks and the model predicts cells."""
+    """Return what the corpus, the model and the recipe offer to the probes."""
     has_tasks = isinstance(context.tokenizer, GridTokenizer) and context.tokenizer.folder is not None
     is_solved = has_tasks and load_reported(context).num_outputs > 0
     return {
         "reported_tasks": None if is_solved else "no task of the corpus is reported with known solutions",
         "output_cells": output_cells_condition(context),
+        PROBE: adaptation_condition(config),
     }
 
 

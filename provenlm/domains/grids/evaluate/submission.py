@@ -45,6 +45,11 @@ def most_frequent_attempts(puzzle: Puzzle) -> list[list[Grid]]:
     return [[np.full(prediction.size, color, np.uint8)] for prediction in predict_sizes(puzzle)]
 
 
+def attempts_json(attempts: Sequence[Sequence[Grid]]) -> list[list[list[list[int]]]]:
+    """Convert the attempts at each output of a task to JSON."""
+    return [[grid.tolist() for grid in grids] for grids in attempts]
+
+
 def complete_attempts(puzzles: Mapping[str, Puzzle], attempts: Attempts) -> dict[str, list[list[Grid]]]:
     """Return two attempts for each test input of each task.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from provenlm.core import rng
-from provenlm.domains.grids.content.puzzle import Grid, Puzzle
+from provenlm.domains.grids.content.puzzle import Puzzle
 from provenlm.domains.grids.content.symmetries import IDENTITY_COLORS, NUM_SYMMETRIES, draw_colors, fixed_colors
 from provenlm.domains.grids.evaluate.adaptation.adapted_model import AdaptedModel, adapted_model
 from provenlm.domains.grids.evaluate.adaptation.config import AdapterConfig, FineTuningConfig
@@ -25,7 +25,7 @@ from provenlm.domains.grids.evaluate.budgets.outcome import TaskOutcome
 from provenlm.domains.grids.evaluate.budgets.worker import TaskChannel
 from provenlm.domains.grids.evaluate.solve.lessons import hide_test_outputs
 from provenlm.domains.grids.evaluate.solving import OutputAttempts, solve_puzzle
-from provenlm.domains.grids.evaluate.submission import fallback_attempts
+from provenlm.domains.grids.evaluate.submission import attempts_json, fallback_attempts
 from provenlm.domains.grids.tokenize.augmentation import apply_colors, apply_symmetries
 from provenlm.domains.grids.tokenize.grid_batches import IGNORE, CellSequence, GridBatch, make_batch
 
@@ -127,7 +127,7 @@ def solve_grid_task(task: GridTask, channel: TaskChannel) -> TaskOutcome:
     """
     torch.set_num_threads(task.config.threads)
     puzzle, config = hide_test_outputs(task.puzzle), task.config
-    channel.send_answer(TaskOutcome(to_json(fallback_attempts(puzzle))))
+    channel.send_answer(TaskOutcome(attempts_json(fallback_attempts(puzzle))))
     model = task.load_model().eval()
     rank = config.adapter.rank if config.adapter.method == "lora" else None
     trains = config.adapter.method != "none"
@@ -191,13 +191,8 @@ def predict_views(puzzle: Puzzle, task: GridTask, model: nn.Module, plan: TaskPl
 def describe_attempts(outputs: Sequence[OutputAttempts], plan: TaskPlan) -> TaskOutcome:
     """Return attempts and their votes as an outcome without training."""
     return TaskOutcome(
-        to_json([output.voted for output in outputs]),
+        attempts_json([output.voted for output in outputs]),
         num_views=plan.num_views,
         votes=tuple(output.num_votes for output in outputs),
         num_leaky_views=sum(output.num_leaky for output in outputs),
     )
-
-
-def to_json(attempts: Sequence[Sequence[Grid]]) -> list[list[list[list[int]]]]:
-    """Convert the attempts at each output to JSON."""
-    return [[grid.tolist() for grid in grids] for grids in attempts]

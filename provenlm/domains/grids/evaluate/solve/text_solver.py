@@ -31,7 +31,7 @@ from provenlm.domains.grids.evaluate.solve.lessons import (
     question_lessons,
     task_views,
 )
-from provenlm.domains.grids.evaluate.submission import NUM_ATTEMPTS, fallback_attempts
+from provenlm.domains.grids.evaluate.submission import NUM_ATTEMPTS, attempts_json, fallback_attempts
 from provenlm.domains.grids.evaluate.voting import ViewPrediction, vote
 
 MAX_RESERVED_TOKENS = 256  # of the context, for an answer to come
@@ -84,7 +84,7 @@ def solve_text_task(task: TextTask, channel: TaskChannel) -> TaskOutcome:
     Sends first what needs no model, so that a fault costs no answer. What runs out of memory is tried again with less.
     """
     puzzle = hide_test_outputs(task.puzzle)
-    channel.send_answer(TaskOutcome([[grid.tolist() for grid in grids] for grids in fallback_attempts(puzzle)]))
+    channel.send_answer(TaskOutcome(attempts_json(fallback_attempts(puzzle))))
     model, vocabulary = task.load_model()
     config = task.config
     rank = config.adapter.rank if config.adapter.method == "lora" else None
@@ -131,7 +131,7 @@ def solve_puzzle(
         for group, fallback in zip(ranked, fallback_attempts(puzzle), strict=True)
     ]
     return TaskOutcome(
-        answer=[[grid.tolist() for grid in grids] for grids in attempts],
+        answer=attempts_json(attempts),
         num_trainable_params=result.num_trainable_params,
         num_steps=result.num_steps,
         first_loss=result.losses[0] if result.losses else None,
