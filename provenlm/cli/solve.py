@@ -23,6 +23,7 @@ from provenlm.domains.grids.evaluate.solve.task_files import TaskFiles, read_tas
 from provenlm.domains.grids.evaluate.submission import NUM_ATTEMPTS, encode_submission, read_submission
 
 RESERVE_FRAC, MAX_RESERVE_SECONDS = 0.1, 30.0  # of the time, for the last task to stop and the submission to be written
+METHOD_MODULES = {"lora": ("torch._dynamo", "peft.tuners.lora"), "full": ("torch._dynamo",), "none": ()}  # seconds for each worker
 FINISHED = ("ok", "recovered")
 
 
@@ -126,7 +127,7 @@ def solve_tasks(args: argparse.Namespace, budget: RunBudget, solver: FolderSolve
         args.output.with_suffix(".jsonl"),
         run_key,
         write_results,
-        preloaded_modules=solver.preloaded_modules,
+        preloaded_modules=(*solver.preloaded_modules, *METHOD_MODULES[args.method]),
     )
     return run.run(tasks)
 

@@ -1,14 +1,17 @@
 """Test reading tasks to solve, and a trained model that gets a task it does not know."""
 
 import json
+import time
 from dataclasses import asdict
+from multiprocessing import Pipe
 
 import pytest
 import torch
 
 from provenlm.core.errors import CheckpointError, DataError
-from provenlm.domains.grids.content.puzzle import hide_solutions
-from provenlm.domains.grids.evaluate.solve.model_folder import find_solver, solve_with_grid_model, solve_with_text_model
+from provenlm.domains.grids.content.puzzle import find_grid_fault, hide_solutions
+from provenlm.domains.grids.evaluate.budgets.worker import TaskChannel
+from provenlm.domains.grids.evaluate.solve.model_folder import FolderTask, find_solver, solve_with_grid_model, solve_with_text_model
 from provenlm.domains.grids.evaluate.solve.new_task import demonstration_batch, demonstration_loss, load_with_new_task
 from provenlm.domains.grids.evaluate.solve.task_files import read_task_files
 from provenlm.domains.grids.evaluate.submission import encode_submission
@@ -128,6 +131,17 @@ def test_the_files_of_a_folder_say_how_its_model_solves(tmp_path):
     assert find_solver(folder).key == key != find_solver(tmp_path / "hf").key
     with pytest.raises(CheckpointError, match="must be a folder with model.json of a recipe or config.json of Hugging Face"):
         find_solver(tmp_path)
+
+
+def test_a_new_task_is_learned_from_its_demonstrations(tmp_path):
+    """The test output does not reach the function: the puzzle is that of a challenges file."""
+    folder = save_model(tmp_path / "m")
+    (item,) = read_task_files(write(tmp_path / "a.json", FLIP)).puzzles.values()
+    receiver, sender = Pipe(duplex=False)
+    channel = TaskChannel(sender, time.monotonic() + 60)
+    outcome = solve_with_grid_model(FolderTask(item, folder, 2, "full", "cpu"), channel)
+    assert outcome.num_steps > 0 and outcome.last_loss < outcome.first_loss and outcome.max_weight_change > 0
+    assert receiver.recv()[0] == "answer" and find_grid_fault(outcome.answer[0][0]) is None
 
 
 def test_a_model_of_another_kind_is_refused(tmp_path):

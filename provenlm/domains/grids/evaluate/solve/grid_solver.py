@@ -29,7 +29,7 @@ from provenlm.domains.grids.evaluate.submission import attempts_json, fallback_a
 from provenlm.domains.grids.tokenize.augmentation import apply_colors, apply_symmetries
 from provenlm.domains.grids.tokenize.grid_batches import IGNORE, CellSequence, GridBatch, make_batch
 
-PRELOADED_MODULES = ("peft.tuners.lora", "provenlm.domains.grids.evaluate.solve.grid_solver")  # by the fork server
+PRELOADED_MODULES = ("torch._dynamo", "peft.tuners.lora", "provenlm.domains.grids.evaluate.solve.grid_solver")  # by the fork server
 TASK_EMBEDDING = "embed_tasks"
 TRAINING_FRAC = 0.8  # of the time of a task; the rest is for the vote
 
