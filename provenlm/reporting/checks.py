@@ -6,7 +6,7 @@ The status of a check is
   PASS            the metric was measured or counted and meets the expectation;
   ESTIMATED       the expectation is met, but the metric or one of its operands comes from a formula;
   FAIL            the expectation is not met, the value is no number, or the probe that measures it raised an exception;
-  NOT RUN         the audit of the metric, or of an operand, does not exist;
+  NOT RUN         the audit of the metric, or of an operand, does not exist, or says that a precondition was not met: not evaluated;
   NOT APPLICABLE  the audit states why the metric, or an operand, does not apply: the runner of the probes decides this from the
                   capabilities of the model and the conditions of the recipe.
 The verdict is the worst status of all checks, in the order FAIL, NOT RUN, ESTIMATED, PASS; without checks it is NOT RUN.
@@ -109,7 +109,7 @@ def record_counts(checks: Sequence[CheckResult], recorder: MetricRecorder) -> No
     descriptions = {
         CheckStatus.PASS: "Checks whose metric was measured or counted and meets the expectation",
         CheckStatus.FAIL: "Checks whose expectation is not met, whose value is no number, or whose probe raised an exception",
-        CheckStatus.NOT_RUN: "Checks whose metric has no audit",
+        CheckStatus.NOT_RUN: "Checks whose metric has no audit, or a precondition that is not met",
         CheckStatus.ESTIMATED: "Checks whose expectation is met by a formula, not by a measurement",
         CheckStatus.NOT_APPLICABLE: "Checks that do not apply to the subject",
     }
@@ -141,6 +141,8 @@ def _evaluate_check(audits: AuditSet, spec: CheckSpec, location: str, origin: Ch
         return result(CheckStatus.FAIL, f"the probe raised an exception: {error}")
     if reason := next((why for metric_id in metric_ids if (why := audits.not_applicable(metric_id, location))), None):
         return result(CheckStatus.NOT_APPLICABLE, reason)
+    if reason := next((why for metric_id in metric_ids if (why := audits.not_evaluated(metric_id, location))), None):
+        return result(CheckStatus.NOT_RUN, f"not evaluated: {reason}")
     if origin == "standard" and (unknown := [metric_id for metric_id in metric_ids if not audits.may_contain(metric_id, location)]):
         return result(CheckStatus.FAIL, f"{unknown[0]} was not recorded")
     metrics_or_none = {metric_id: audits.metric(metric_id, location) for metric_id in metric_ids}

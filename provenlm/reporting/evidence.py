@@ -103,6 +103,19 @@ class AuditSet:
         exact_ids = [f"{file.name}.error", f"{file.name}.{name}.error"]
         return next((error for error in (*reversed(parent_ids), *exact_ids) if error in errors), None)
 
+    def not_evaluated(self, metric_id: str, location: str) -> str | None:
+        """Return why a metric has no value, by the nearest `.not_evaluated`, or None.
+
+        A recorded metric has a value. A probe records such a text where a precondition of a criterion is not met.
+        """
+        audit = self.file_of(metric_id, location).audit
+        _, name = split_metric_id(metric_id)
+        if audit is None or name in audit.metrics:
+            return None
+        parts = name.split(".")
+        texts = (".".join([*parts[:depth], "not_evaluated"]) for depth in range(len(parts), 0, -1))
+        return next((str(audit.metrics[text].value) for text in texts if text in audit.metrics), None)
+
     def reference_levels(self, metric_id: str, location: str) -> dict[str, Metric]:
         """Return, by id, the best possible value and the chance level of a metric.
 

@@ -54,6 +54,16 @@ def test_a_metric_without_an_audit_is_not_run(make_missing_file):
     )
 
 
+@pytest.mark.parametrize("origin", ["standard", "custom"])
+def test_a_criterion_whose_precondition_is_not_met_is_not_run(make_audit_file, origin):
+    checks = {"ttt.criterion.pass_at_2": (">= 0.25", "hint")} if origin == "standard" else {}
+    metrics = {"ttt__criterion__not_evaluated": "no parameter was trainable", "ttt__pass_at_2": 0.5}
+    file = make_audit_file("toy", "validate", checks=checks, **metrics)
+    custom = {"toy/validate.ttt.criterion.pass_at_2": {"expect": ">= 0.25", "hint": "hint"}}
+    results = evaluate_checks(AuditSet((file,)), parse_checks("standard" if checks else custom, "w"), "w")
+    assert only(results) == ("NOT RUN", "not evaluated: no parameter was trainable")
+
+
 def test_an_operand_without_an_audit_is_not_run(make_audit_file, make_missing_file):
     sources = [make_audit_file("toy", "train", loss=1.0), make_missing_file("toy", "validate")]
     assert only(evaluate(sources, toy__train__loss="< toy/validate.bigram")) == ("NOT RUN", "no audit contains toy/validate.bigram")

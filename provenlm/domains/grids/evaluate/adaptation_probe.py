@@ -249,9 +249,10 @@ def record_criterion(metrics: MetricRecorder, rows: Sequence[TaskRow]) -> None:
     if reason := find_unmet(rows):
         metrics.add_count(NOT_EVALUATED, reason, "", "Precondition of the criterion that is not met")
         return
-    metric = metrics.metrics["pass_at_2.outputs"]
-    text = "pass@2 of test outputs after training that took place: parameters, steps, changed weights and a lower loss"
-    metrics.add_measurement("criterion.pass_at_2", metric.value, "fraction", text)
+    for name, source, unit in (("pass_at_2", "outputs", "test outputs"), ("whole_tasks", "whole_tasks", "whole tasks")):
+        value = metrics.metrics[f"pass_at_2.{source}"].value
+        text = f"pass@2 of {unit} after training that took place: parameters, steps, changed weights and a lower loss"
+        metrics.add_measurement(f"criterion.{name}", value, "fraction", text)
 
 
 def find_unmet(rows: Sequence[TaskRow]) -> str | None:
