@@ -14,10 +14,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 # The longest files, in the order in which workers take them; one that started last would run alone.
 LONGEST = (
+    "stages/test_train_stage.py",
     "flows/test_build.py",
     "contracts/test_toy_plugins.py",
     "flows/test_refresh.py",
     "test_pipeline.py",
+    "stages/test_report_stage.py",
+    "test_docs.py",
     "training/test_distributed.py",
     "flows/test_dvc_runner.py",
     "flows/test_remotes.py",

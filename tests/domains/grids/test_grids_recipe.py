@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 from in_process import run_stage
@@ -14,6 +15,7 @@ from provenlm.domains.grids.content.puzzle import encode_puzzle
 from provenlm.domains.grids.evaluate.submission import read_submission
 from tests.domains.grids.puzzles import puzzle, random_puzzle, write_folder
 
+ROOT = Path(__file__).resolve().parents[3]
 NUM_TASKS = 4
 MODEL = {"arch": "grid_transformer", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 TRAIN = {"threads": 1, "seq_len": 64, "global_batch_size": 16, "max_steps": 30, "eval": None, "lr_schedule": {"warmup_steps": 1}}
@@ -105,3 +107,38 @@ def test_the_report_judges_every_check(project):
     assert (values["checks.custom"], values["checks.not_run"]) == (1, 0)
     page = project.report_file("p", "md").read_text()
     assert "solving.pass_at_2.outputs" in page and "solving.pass_at_2.outputs.ci_low" in page
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param({"num_hidden_layers": 1, "hidden_size": 96, "intermediate_size": 48}, id="one thin block"),
+        pytest.param({}, id="full size", marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+    ],
+)
+def test_the_recipe_of_the_gpu_size_trains_on_the_cpu(tmp_path, sizes):
+    """Its own sections, on a few small tasks and for three steps: the second one is the first that changes all weights."""
+    params = YAML(typ="safe").load(ROOT / "params.yaml")
+    recipe = params["recipes"]["arc_large"]
+    recipe["model"] |= sizes
+    recipe["train"] = {name: value for name, value in recipe["train"].items() if name != "epochs"}
+    recipe["train"] |= {
+        "device": "cpu",
+        "precision": "fp32",
+        "threads": 1,
+        "global_batch_size": 2,
+        "max_steps": 3,
+        "lr_schedule": {"warmup_steps": 1},
+    }
+    write_folder(tmp_path / "tasks", {f"training/{n:08x}": recoloring(n) for n in range(3)})
+    corpus = {**params["corpora"]["arc1"], "scrape": {"sources": [{"kind": "folder", "path": "tasks"}]}}
+    with (tmp_path / "params.yaml").open("w") as file:
+        YAML().dump({"corpora": {"arc1": corpus}, "recipes": {"arc_large": recipe}, "reports": {}}, file)
+    for stage, subject in [*((stage, "arc1") for stage in ("scrape", "filter", "dedupe", "tokenize")), ("train", "arc_large")]:
+        result = run_stage(tmp_path, stage, subject)
+        assert result.returncode == 0, f"{stage}: {result.stdout}{result.stderr}"
+    values = {
+        name: metric.value for name, metric in read_audit(ProjectPaths(tmp_path).audit_json("arc_large", "train")).metrics.items()
+    }
+    assert values["steps"] == 3 and values["params.updated_fraction"] == 1
+    assert sizes or 75e6 < values["params.total"] < 76e6
