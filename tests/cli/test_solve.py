@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from provenlm.domains.grids.evaluate.solve.grid_text import CHARACTERS
 from provenlm.domains.grids.evaluate.solve.task_files import blank_puzzle
 from provenlm.domains.grids.evaluate.submission import find_submission_faults, read_submission
-from tests.domains.grids.puzzles import FLIP, GROW, official_tasks
+from tests.domains.grids.puzzles import FLIP, GROW, official_tasks, puzzle
 from tests.domains.grids.test_grids_task_files import BROKEN, save_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,6 +149,27 @@ def test_the_model_of_the_recipe_solves_a_task_that_it_knows(tmp_path, monkeypat
     status, output, errors = run_cli("solve", "3c9b0459.json", *model, "--solutions", "solutions.json", "--minutes", "3")
     assert status == 0, errors
     assert "pass@1: 1.000" in output
+
+
+@pytest.mark.slow
+def test_a_folder_of_hugging_face_solves_tasks_as_text(tmp_path, monkeypatch, run_cli):
+    """The vocabulary of the model is the characters of grids; none of its weights is trained."""
+    import tokenizers
+    import transformers
+
+    vocabulary = {"<s>": 0, **{character: number for number, character in enumerate(CHARACTERS, 1)}}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, "<s>"))
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    ids = {"bos_token_id": 0, "eos_token_id": 0}
+    config = transformers.LlamaConfig(vocab_size=len(vocabulary), max_position_embeddings=256, **sizes, **ids)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>").save_pretrained(tmp_path / "hf")
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "hf")
+    (tmp_path / "a.json").write_text(json.dumps(FLIP))
+    monkeypatch.chdir(tmp_path)
+    status, output, errors = run_cli("solve", "a.json", "--model", "hf", *OPTIONS)
+    assert status == 0, output + errors
+    assert "1 tasks, 1 of them answered by the model" in output
+    assert find_submission_faults(json.loads((tmp_path / "submission.json").read_bytes()), {"a": puzzle(FLIP)}) == []
 
 
 def test_the_guard_of_the_network_fires(box):
