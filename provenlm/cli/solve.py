@@ -12,6 +12,7 @@ from pathlib import Path
 
 from provenlm.core import io
 from provenlm.core.errors import ConfigError, DataError
+from provenlm.core.paths import ProjectPaths
 from provenlm.core.progress import log_line
 from provenlm.domains.grids.content.puzzle import encode_puzzle
 from provenlm.domains.grids.evaluate.budgets.limits import TaskLimits
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         type=Path,
-        default=Path("models/arc_joint"),
+        default=ProjectPaths(Path()).model_dir("arc_joint"),
         metavar="FOLDER",
         help="model of a recipe with arch grid_transformer, or a causal model of Hugging Face with its tokenizer, in a folder "
         "(default: models/arc_joint)",

@@ -21,9 +21,9 @@ SOLVE = "provenlm.domains.grids.evaluate.solve"
 
 
 class FolderSolver(NamedTuple):
-    """Hold the function that solves a `FolderTask`, and the modules that its workers load first.
+    """Hold the function that solves a `FolderTask`.
 
-    `key` identifies the model.
+    `preloaded_modules` are those that its workers load first; `key` identifies the model.
     """
 
     function: TaskFunction

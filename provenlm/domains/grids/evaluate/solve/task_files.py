@@ -1,6 +1,6 @@
-"""Read the tasks to solve: Kaggle's challenges file, a file with one task, or a folder of such files.
+"""Read the tasks to solve.
 
-A task with a fault is refused by its name and keeps its place in the submission, which must hold every task of the file.
+They are Kaggle's challenges file, a file with one task, or a folder of such files. A task with a fault is refused by its name and keeps its place in the submission, which must hold every task of the file.
 """
 
 from dataclasses import dataclass
@@ -92,7 +92,10 @@ def _add_task(task_id: str, task: Any, puzzles: dict[str, Puzzle], faults: dict[
 
 
 def blank_puzzle(task: Any, task_id: str) -> Puzzle:
-    """Return a puzzle in place of a faulty task: as many outputs, each of the size of its input."""
+    """Return a puzzle in place of a faulty task.
+
+    It has as many test inputs, and shows nothing but those that are grids.
+    """
     tests = task.get("test") if isinstance(task, dict) else None
     pairs = tests if isinstance(tests, list) and tests else [None]
     inputs = [pair.get("input") if isinstance(pair, dict) else None for pair in pairs]
