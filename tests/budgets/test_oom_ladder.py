@@ -82,4 +82,4 @@ def test_without_a_smaller_plan_the_error_is_raised():
         raise MemoryError("planted")
 
     with pytest.raises(MemoryError, match="planted"):
-        run_with_ladder(PLAN, attempt, lambda text: None)
+        run_with_ladder(TaskPlan(1, trains=False), attempt, lambda text: None)

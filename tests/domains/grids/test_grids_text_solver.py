@@ -57,9 +57,9 @@ def channel():
     return channel
 
 
-def config(method: str, **fields: object) -> TextSolverConfig:
+def config(method: str, num_steps: int = 30, **fields: object) -> TextSolverConfig:
     """Return settings for the tiny model."""
-    fine_tuning = FineTuningConfig(num_steps=30, batch_size=4, learning_rate=2e-2)
+    fine_tuning = FineTuningConfig(num_steps=num_steps, batch_size=4, learning_rate=2e-2)
     return TextSolverConfig(AdapterConfig(method=method, rank=4), fine_tuning, num_lessons=16, num_views=2, **fields)
 
 
@@ -80,7 +80,9 @@ def test_test_time_training_solves_what_the_base_does_not(llama, channel, method
 def test_a_visible_solution_changes_nothing(llama, channel):
     """The solver hides what a caller forgot to hide."""
     outcomes = [
-        solve_text_task(TextTask(dot_puzzle(solution=solution), config("lora"), lambda: (llama, PLAIN_VOCABULARY)), channel)
+        solve_text_task(
+            TextTask(dot_puzzle(solution=solution), config("lora", num_steps=4), lambda: (llama, PLAIN_VOCABULARY)), channel
+        )
         for solution in (None, np.full((9, 9), 7, np.uint8))
     ]
     assert outcomes[0] == outcomes[1]
@@ -108,8 +110,8 @@ def test_memory_that_runs_out_leads_down_the_ladder(llama, channel, monkeypatch)
         return fine_tune(adapted, lessons, loss, settings, micro_batch_size, recompute, should_stop)
 
     monkeypatch.setattr(text_solver, "fine_tune", failing)
-    outcome = solve_text_task(TextTask(dot_puzzle(), config("lora"), lambda: (llama, PLAIN_VOCABULARY)), channel)
-    assert plans == [(2, False), (1, False), (1, True)] and outcome.answer == [[[[0]]]]
+    outcome = solve_text_task(TextTask(dot_puzzle(), config("lora", num_steps=4), lambda: (llama, PLAIN_VOCABULARY)), channel)
+    assert plans == [(2, False), (1, False), (1, True)] and outcome.num_steps == 4
     assert channel.rungs == ["out of memory: 4 micro-batches of 1", "out of memory: recomputed activations"]
 
 

@@ -1,4 +1,4 @@
-"""Measure what training on each reported task adds to the joint model, and what it costs.
+"""Measure what training on each task adds to the joint model, and what it costs.
 
 Each task has a worker process of its own with limits of time and memory. Workers get demonstrations and test inputs; solutions stay here.
 """
@@ -233,7 +233,7 @@ def record_costs(
 def record_leaks(
     metrics: MetricRecorder, rows: Mapping[str, TaskRow], grid_tasks: Mapping[str, GridTask], digest: str, digest_after: str
 ) -> None:
-    """Record what must be 0: solutions in workers, leaky votes, and traces in the base."""
+    """Record what must be 0: solutions in workers, leaky votes, traces in the base."""
     visible = sum(pair.output is not None for task in grid_tasks.values() for pair in task.puzzle.test)
     metrics.add_count("visible_outputs", visible, "outputs", "Test outputs of reported tasks that were given to workers")
     leaky = sum(row.num_leaky_views for row in rows.values())
@@ -256,7 +256,7 @@ def record_criterion(metrics: MetricRecorder, rows: Sequence[TaskRow]) -> None:
 
 
 def find_unmet(rows: Sequence[TaskRow]) -> str | None:
-    """Return which precondition of a criterion on training is not met; None if all are."""
+    """Return which precondition of a criterion is not met; None if all are."""
     trained = [row for row in rows if is_trained(row)]
     if not any(row.num_trainable_params > 0 for row in rows):
         return "no parameter was trainable"

@@ -103,7 +103,7 @@ def _first_line(error: BaseException) -> str:
 
 @torch.no_grad()
 def is_causal(model: nn.Module) -> bool:
-    """Return whether a change of the last token leaves the logits before it as they are."""
+    """Return whether the last token leaves the logits before it as they are."""
     device = next(model.parameters()).device
     tokens_BT = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 4]], device=device)
     first_TV, second_TV = model(input_ids=tokens_BT).logits.float()
