@@ -19,7 +19,6 @@ from provenlm.domains.grids.tokenize.grid_batches import (
     grid_sequences,
     make_batch,
     query_sequences,
-    read_outputs,
     read_puzzles,
 )
 from provenlm.domains.grids.tokenize.grid_tokenizer import (
@@ -153,6 +152,17 @@ def test_without_in_place_every_output_has_a_plane(corpus):
     sequences = grid_sequences(dataset.train, dataset, 64, in_place=False)
     batch = sequences.get_batch(np.arange(len(sequences)))
     assert not batch.is_in_place.any() and (batch.coords_BT3[batch.is_query_BT][:, 2] == 1).all()
+
+
+def read_outputs(batch, colors_BT):
+    """Return the grids that `colors_BT` gives at the cells to predict."""
+    grids = []
+    for colors_T, coords_T3, is_query_T in zip(colors_BT, batch.coords_BT3, batch.is_query_BT, strict=True):
+        x, y = coords_T3[is_query_T, 0].numpy(), coords_T3[is_query_T, 1].numpy()
+        grid = np.zeros((int(y.max()) + 1, int(x.max()) + 1), np.uint8)
+        grid[y, x] = colors_T[is_query_T].numpy()
+        grids.append(grid)
+    return grids
 
 
 @pytest.mark.parametrize("symmetry", range(8))

@@ -142,17 +142,6 @@ def make_batch(sequences: Sequence[CellSequence]) -> GridBatch:
     )
 
 
-def read_outputs(batch: GridBatch, colors_BT: Tensor) -> list[Grid]:
-    """Return the grids that `colors_BT` (int64) gives at the cells to predict."""
-    grids: list[Grid] = []
-    for colors_T, coords_T3, is_query_T in zip(colors_BT.cpu(), batch.coords_BT3.cpu(), batch.is_query_BT.cpu(), strict=True):
-        x, y = coords_T3[is_query_T, X].numpy(), coords_T3[is_query_T, Y].numpy()
-        grid = np.zeros((int(y.max()) + 1, int(x.max()) + 1), np.uint8)
-        grid[y, x] = colors_T[is_query_T].numpy()
-        grids.append(grid)
-    return grids
-
-
 @dataclass(frozen=True)
 class GridSequences:
     """Give each visible pair of a split a sequence, in the order of the documents."""
