@@ -1,6 +1,7 @@
 """Test the grid transformer: size, padding, neighbours, positions, copy bias, loss, adapters and a first training."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import peft
 import pytest
@@ -16,7 +17,7 @@ from provenlm.models.common.layers.rotary import apply_rotary_emb
 from provenlm.models.common.spec import CAPABILITIES, capabilities, complete_model, resolve_model
 from provenlm.models.grid_transformer import positions
 from provenlm.models.grid_transformer.blocks import NeighborMixing
-from provenlm.models.grid_transformer.config import GridTransformerConfig, large_config
+from provenlm.models.grid_transformer.config import GridTransformerConfig
 from provenlm.models.grid_transformer.losses import objectives, output_cell_loss
 from provenlm.models.grid_transformer.model import (
     NUM_COLORS,
@@ -42,8 +43,11 @@ def layout_of(cells):
     return positions.lay_out_cells(torch.ones(coords_BT3.shape[:2], dtype=torch.bool), coords_BT3, 8, 100.0)
 
 
-@pytest.mark.parametrize(("config", "expected"), [(GridTransformerConfig(), 800_897), (large_config(), 75_596_545)])
-def test_the_two_sizes_have_0_8_and_75_6_million_parameters(config, expected):
+@pytest.mark.parametrize(("recipe", "expected"), [("arc_joint", 800_897), ("arc_large", 75_596_545)])
+def test_the_recipes_have_0_8_and_75_6_million_parameters(recipe, expected):
+    """Without a number of tasks, there is one embedding of a task."""
+    params = core_config.load_params(Path(__file__).resolve().parents[2] / "params.yaml")
+    config = resolve_model(params.entry("recipes", recipe)["model"], recipe).model_config
     assert num_params(config, VOCAB_SIZE)["total"] == count(config) == expected
 
 

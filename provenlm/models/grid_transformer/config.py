@@ -65,13 +65,6 @@ class GridTransformerConfig:
         return self.num_tasks or 1
 
 
-def large_config(num_tasks: int | None = None) -> GridTransformerConfig:
-    """Return the second size: 8 blocks of width 768, 75 million parameters."""
-    return GridTransformerConfig(
-        hidden_size=768, num_hidden_layers=8, num_attention_heads=12, intermediate_size=3072, num_tasks=num_tasks
-    )
-
-
 def with_token_classes(config: GridTransformerConfig, token_classes: Mapping[str, Sequence[int]]) -> GridTransformerConfig:
     """Return the config with the number of tasks of a corpus, unless it names one.
 
