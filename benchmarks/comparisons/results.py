@@ -45,13 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser, quick_help: str) -> None:
 def save_results(name: str, rows: Sequence[ResultRow], options: argparse.Namespace) -> None:
     """Write the rows with command and machine, unless a quick run names no output.
 
-    Rows of comparisons that this run left out (`--only`) are kept; a row's comparison is its name up to the first colon.
+    Rows of comparisons that this run left out (`--only`, or by naming parts) are kept; a row's comparison is its name up to the first colon.
     """
     path = options.output or (None if options.quick else RESULTS_DIR / f"{name}.json")
     if path is None:
         return
     comparisons = {row.name.partition(":")[0] for row in rows}
-    old_rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if getattr(options, "only", None) and path.exists() else []
+    is_partial = getattr(options, "only", None) or getattr(options, "parts", None)
+    old_rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if is_partial and path.exists() else []
     kept_rows = [row for row in old_rows if row["name"].partition(":")[0] not in comparisons]
     arguments = [] if kept_rows else map(shlex.quote, sys.argv[1:])
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments])
