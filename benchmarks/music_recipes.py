@@ -34,7 +34,6 @@ from provenlm.training.checkpoints.checkpoint import LoadedModel, ModelMetadata
 from provenlm.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-TOKENS = ROOT / "data/folk_and_bach/tokens"
 FAMILY = "music_models"
 PROBES = ("ngram_baseline", "latent_losses", "musical_metrics", "originality", "adversarial")
 METRICS = {
@@ -72,10 +71,10 @@ def shortened(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {**recipe, "model": model, "train": train}
 
 
-def measure_variant(recipe: Mapping[str, Any], seed: int) -> dict[str, float]:
+def measure_variant(recipe: Mapping[str, Any], seed: int, folder: Path) -> dict[str, float]:
     """Train a recipe with a seed and return what the probes that apply measure."""
     torch.set_num_threads(1)
-    tokens = load_token_dataset(TOKENS)
+    tokens = load_token_dataset(folder)
     batches = registry.load_domain("music", "tokenize", TokenizeSpec)
     domain = registry.load_domain("music", "evaluate", ValidateSpec)
     model = complete_model(resolve_model(recipe["model"], "model"), tokens.token_classes, "model")
@@ -86,7 +85,7 @@ def measure_variant(recipe: Mapping[str, Any], seed: int) -> dict[str, float]:
     loaded = LoadedModel(model.spec, model.model_config, trained, metadata)
     build_small = assemble.make_small_builder(loaded, {}, "small_model_overrides")
     case = assemble.make_training_case(model.spec, tokens, train_config, build_small, batches)
-    tokenizer = load_tokenizer(TOKENS / "tokenizer", "music")
+    tokenizer = load_tokenizer(folder / "tokenizer", "music")
     context = assemble.make_eval_context(loaded, tokens, tokenizer, case, build_small, seed, batches)
     config = parse_config(domain.config_type, {}, "probes")
     unmet = domain.conditions(config, context)
@@ -107,38 +106,43 @@ def applies(probe: str, context: Any, unmet: Mapping[str, str | None]) -> bool:
     return probe != "adversarial" or unmet["discriminator"] is None
 
 
-def measure(options: argparse.Namespace) -> Iterator[ResultRow]:
-    """Train every variant with every seed and yield means and ranges."""
+def measure(options: argparse.Namespace) -> Iterator[list[ResultRow]]:
+    """Train every variant with every seed and yield means and ranges of each variant."""
     seeds = range(1, 2 if options.quick else options.seeds + 1)
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
         runs = {
-            label: [pool.submit(measure_variant, shortened(recipe) if options.quick else recipe, seed) for seed in seeds]
+            label: [
+                pool.submit(measure_variant, shortened(recipe) if options.quick else recipe, seed, options.tokens) for seed in seeds
+            ]
             for label, recipe in variants().items()
             if options.only in (label, None)
         }
         for label, futures in runs.items():
-            outcomes = [future.result() for future in futures]
+            outcomes, rows = [future.result() for future in futures], []
             for metric, unit in {**METRICS, "train_seconds": "s"}.items():
                 if values := [outcome[metric] for outcome in outcomes if metric in outcome]:
                     name = f"{label}: {metric.replace('_', ' ').replace('.', ', ')}"
-                    yield ResultRow(f"{name}, mean of {len(values)} seeds", statistics.fmean(values), unit)
-                    yield ResultRow(f"{name}, smallest", min(values), unit)
-                    yield ResultRow(f"{name}, largest", max(values), unit)
+                    rows.append(ResultRow(f"{name}, mean of {len(values)} seeds", statistics.fmean(values), unit))
+                    rows.append(ResultRow(f"{name}, smallest", min(values), unit))
+                    rows.append(ResultRow(f"{name}, largest", max(values), unit))
+            yield rows
 
 
 def main() -> None:
-    """Run the comparison and write benchmarks/results/music_recipes.json."""
+    """Run the comparison and write benchmarks/results/music_recipes.json after each variant."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=list(variants()), help="train one of the variants; results of the others are kept")
+    parser.add_argument("--tokens", type=Path, default=ROOT / "data/folk_and_bach/tokens", help="folder of a tokenized corpus")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
     results.add_arguments(parser, f"one seed and {QUICK_STEPS} steps")
     options = parser.parse_args()
-    rows = []
-    for row in measure(options):
-        print(f"{row.name:90}{row.value:12.3f} {row.unit}", flush=True)
-        rows.append(row)
-    results.save_results("music_recipes", rows, options)
+    rows: list[ResultRow] = []
+    for variant_rows in measure(options):
+        for row in variant_rows:
+            print(f"{row.name:90}{row.value:12.3f} {row.unit}", flush=True)
+        rows += variant_rows
+        results.save_results("music_recipes", rows, options)
 
 
 if __name__ == "__main__":

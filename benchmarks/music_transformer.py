@@ -9,7 +9,7 @@ step. The last two need the tokens of a corpus: `dvc repro tokenize@folk_and_bac
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -74,7 +74,7 @@ class ForwardTimes:
         ]
 
 
-def measure_speed(seq_lens: tuple[int, ...], rounds: int) -> Iterator[list[ResultRow]]:
+def measure_speed(seq_lens: Sequence[int], rounds: int) -> Iterator[list[ResultRow]]:
     """Time forward passes in turns.
 
     Yield, for each length, their rates and peak memory, and the rate of matrix products that the reported speed takes.
@@ -234,7 +234,7 @@ def compare_runs(comparison: str, runs: Mapping[str, Callable[[int], TrainingRun
     return rows
 
 
-def measure_attention(dataset: TokenDataset, budget: TrainingBudget) -> Iterator[list[ResultRow]]:
+def measure_attention(dataset: TokenDataset, seq_lens: Sequence[int], budget: TrainingBudget) -> Iterator[list[ResultRow]]:
     """Compare plain and hierarchical attention at each sequence length."""
 
     def run(config: MusicTransformerConfig, seq_len: int, seed: int) -> TrainingRun:
@@ -245,7 +245,7 @@ def measure_attention(dataset: TokenDataset, budget: TrainingBudget) -> Iterator
         "hierarchical, summaries of bars": MusicTransformerConfig(attention="hierarchical"),
         "hierarchical, summaries of 64 tokens": MusicTransformerConfig(attention="hierarchical", summaries="stride"),
     }
-    for seq_len in SEQ_LENS:
+    for seq_len in seq_lens:
         runs = {label: partial(run, config, seq_len) for label, config in variants.items()}
         yield compare_runs(f"attention, {seq_len} tokens", runs, budget.seeds)
 
@@ -266,6 +266,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", help=f"{', '.join(PARTS)}; default: all")
     parser.add_argument("--tokens", type=Path, default=ROOT / "data/folk_and_bach/tokens", help="folder of a tokenized corpus")
+    parser.add_argument("--seq-lens", type=int, nargs="+", choices=SEQ_LENS, default=SEQ_LENS, help="of the first two parts")
     parser.add_argument("--steps", type=int, default=150, help=f"training steps of {STEP_TOKENS} tokens")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -288,10 +289,9 @@ def main() -> None:
 def measure_part(part: str, options: Any, budget: TrainingBudget) -> Iterator[list[ResultRow]]:
     """Yield the rows of each comparison of a part."""
     if part == "speed":
-        return measure_speed(SEQ_LENS, 5 if options.quick else 25)
+        return measure_speed(options.seq_lens, 5 if options.quick else 25)
     dataset = load_token_dataset(options.tokens)
-    measure = measure_attention if part == "attention" else measure_curriculum
-    return measure(dataset, budget)
+    return measure_attention(dataset, options.seq_lens, budget) if part == "attention" else measure_curriculum(dataset, budget)
 
 
 if __name__ == "__main__":
