@@ -6,9 +6,10 @@ thread. Needs the tokens of the corpus: `dvc repro tokenize@folk_and_bach`.
 
 import argparse
 import copy
+import itertools
 import json
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -106,8 +107,8 @@ def applies(probe: str, context: Any, unmet: Mapping[str, str | None]) -> bool:
     return probe != "adversarial" or unmet["discriminator"] is None
 
 
-def measure(options: argparse.Namespace) -> Iterator[list[ResultRow]]:
-    """Train every variant with every seed and yield means and ranges of each variant."""
+def measure(options: argparse.Namespace) -> Iterator[tuple[str, list[ResultRow]]]:
+    """Train every variant with every seed; yield its name and results after each training."""
     seeds = range(1, 2 if options.quick else options.seeds + 1)
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
         runs = {
@@ -118,18 +119,24 @@ def measure(options: argparse.Namespace) -> Iterator[list[ResultRow]]:
             if options.only in (label, None)
         }
         for label, futures in runs.items():
-            outcomes, rows = [future.result() for future in futures], []
-            for metric, unit in {**METRICS, "train_seconds": "s"}.items():
-                if values := [outcome[metric] for outcome in outcomes if metric in outcome]:
-                    name = f"{label}: {metric.replace('_', ' ').replace('.', ', ')}"
-                    rows.append(ResultRow(f"{name}, mean of {len(values)} seeds", statistics.fmean(values), unit))
-                    rows.append(ResultRow(f"{name}, smallest", min(values), unit))
-                    rows.append(ResultRow(f"{name}, largest", max(values), unit))
-            yield rows
+            outcomes = []
+            for future in futures:
+                outcomes.append(future.result())
+                yield label, list(summarize(label, outcomes))
+
+
+def summarize(label: str, outcomes: Sequence[Mapping[str, float]]) -> Iterator[ResultRow]:
+    """Yield mean and range over the seeds of what was measured."""
+    for metric, unit in {**METRICS, "train_seconds": "s"}.items():
+        if values := [outcome[metric] for outcome in outcomes if metric in outcome]:
+            name = f"{label}: {metric.replace('_', ' ').replace('.', ', ')}"
+            yield ResultRow(f"{name}, mean of {len(values)} seeds", statistics.fmean(values), unit)
+            yield ResultRow(f"{name}, smallest", min(values), unit)
+            yield ResultRow(f"{name}, largest", max(values), unit)
 
 
 def main() -> None:
-    """Run the comparison and write benchmarks/results/music_recipes.json after each variant."""
+    """Run the comparison and write benchmarks/results/music_recipes.json after each training."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=list(variants()), help="train one of the variants; results of the others are kept")
     parser.add_argument("--tokens", type=Path, default=ROOT / "data/folk_and_bach/tokens", help="folder of a tokenized corpus")
@@ -137,12 +144,12 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     results.add_arguments(parser, f"one seed and {QUICK_STEPS} steps")
     options = parser.parse_args()
-    rows: list[ResultRow] = []
-    for variant_rows in measure(options):
-        for row in variant_rows:
+    rows: dict[str, list[ResultRow]] = {}
+    for label, label_rows in measure(options):
+        rows[label] = label_rows
+        for row in label_rows:
             print(f"{row.name:90}{row.value:12.3f} {row.unit}", flush=True)
-        rows += variant_rows
-        results.save_results("music_recipes", rows, options)
+        results.save_results("music_recipes", list(itertools.chain(*rows.values())), options)
 
 
 if __name__ == "__main__":
