@@ -28,6 +28,7 @@ from provenlm.core.interfaces import TokenizeSpec
 from provenlm.data.token_dataset import load_token_dataset
 from provenlm.evaluation import assemble
 from provenlm.evaluation.probe import ValidateSpec
+from provenlm.evaluation.probes.gradient_reach import gradient_reach_probe
 from provenlm.evaluation.probes.seed_rerun import retrain_with_seed
 from provenlm.models.common.spec import complete_model, resolve_model
 from provenlm.tokenizers.registry import load_tokenizer
@@ -36,7 +37,7 @@ from provenlm.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 FAMILY = "music_models"
-PROBES = ("ngram_baseline", "latent_losses", "musical_metrics", "originality", "adversarial")
+PROBES = ("gradient_reach", "ngram_baseline", "latent_losses", "musical_metrics", "originality", "adversarial")
 METRICS = {
     "ngram_baseline.loss": "nats/token",
     "latent_losses.bound": "nats/token",
@@ -44,6 +45,7 @@ METRICS = {
     "musical_metrics.overlap": "",
     "originality.copied": "fraction",
     "adversarial.accuracy": "fraction",
+    "gradient_reach.vae.kl.share": "ratio",
 }
 QUICK_STEPS = 12
 
@@ -91,7 +93,7 @@ def measure_variant(recipe: Mapping[str, Any], seed: int, folder: Path) -> dict[
     config = parse_config(domain.config_type, {}, "probes")
     unmet = domain.conditions(config, context)
     recorder = MetricRecorder()
-    for name, probe in domain.probes(config).items():
+    for name, probe in {"gradient_reach": gradient_reach_probe(), **domain.probes(config)}.items():
         if name in PROBES and applies(name, context, unmet):
             with recorder.scope(name) as metrics:
                 probe.run(context, metrics)
