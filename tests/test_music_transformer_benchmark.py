@@ -114,3 +114,10 @@ def test_results_of_comparisons_that_did_not_run_are_kept(benchmark, tmp_path, o
     kept = save([row("attention, 512 tokens: a", 2.0, "")], **options)
     assert kept == {"speed: a": 1.0, "attention, 512 tokens: a": 2.0}
     assert save([row("curriculum: a", 3.0, "")]) == {"curriculum: a": 3.0}
+
+
+def test_the_recorded_command_has_no_paths(benchmark, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["x.py", "speed", "--tokens", "/a b/tokens", "--steps", "5", "--output", "y.json"])
+    output = tmp_path / "results.json"
+    benchmark.results.save_results("x", [benchmark.ResultRow("a", 1.0, "")], argparse.Namespace(output=output, quick=False))
+    assert json.loads(output.read_text())["command"] == "python benchmarks/x.py speed --steps 5"
