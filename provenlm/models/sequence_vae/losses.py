@@ -62,10 +62,9 @@ def vae_loss(model: SequenceVAE, ignore_index: int, batch: Any) -> Mapping[str, 
     logits_BTV = model.decode(batch.inputs_BT, batch.bars_BT, latents_BNZ, attributes_BNA)
     num_targets = (batch.targets_BT != ignore_index).sum()
     nll = nats_of_targets(logits_BTV, batch.targets_BT, ignore_index).sum() / num_targets
-    latents_per_target = posterior.is_latent_BN.sum() / num_targets
-    kl_Z = mean_kl(posterior)
-    kl = kl_Z.clamp(min=model.config.free_bits).sum() * latents_per_target
-    kl_raw = (kl_Z.sum() * latents_per_target).detach()
+    kl_MZ = kl_of_latents(posterior)
+    kl = kl_MZ.clamp(min=model.config.free_bits).sum() / num_targets
+    kl_raw = (kl_MZ.sum() / num_targets).detach()
     terms = {"nll": nll, "kl": kl, "kl_raw": kl_raw, "negative_elbo": nll.detach() + kl_raw}
     if model.prior is not None:
         with torch.no_grad():
@@ -114,15 +113,14 @@ def nats_of_targets(logits_BTV: Tensor, targets_BT: Tensor, ignore_index: int) -
     return nats_N.view_as(targets_BT)
 
 
-def mean_kl(posterior: Posterior) -> Tensor:
-    """Return the mean KL divergence of each latent dimension, (Z,).
+def kl_of_latents(posterior: Posterior) -> Tensor:
+    """Return the KL divergence kl_MZ of each dimension of each latent.
 
-    It is that from the standard normal distribution, averaged over latents.
+    It is that from the standard normal distribution; M counts the latents of all sequences.
     """
     variance_BNZ = posterior.log_variance_BNZ.exp()
-    kl_BNZ = 0.5 * (posterior.mean_BNZ**2 + variance_BNZ - 1 - posterior.log_variance_BNZ)
-    mean_Z: Tensor = kl_BNZ[posterior.is_latent_BN].mean(0)
-    return mean_Z
+    kl_BNZ: Tensor = 0.5 * (posterior.mean_BNZ**2 + variance_BNZ - 1 - posterior.log_variance_BNZ)
+    return kl_BNZ[posterior.is_latent_BN]
 
 
 def count_update(model: SequenceVAE, applied: bool) -> StepMetrics:
