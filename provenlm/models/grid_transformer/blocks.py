@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from provenlm.models.common.layers import rotary
 from provenlm.models.common.layers.rms_norm import RMSNorm
 from provenlm.models.grid_transformer.config import GridTransformerConfig
-from provenlm.models.grid_transformer.positions import NUM_NEIGHBORS, CellLayout
+from provenlm.models.grid_transformer.positions import NUM_NEIGHBORS, AttentionGroup, CellLayout
 
 
 class NeighborMixing(nn.Module):
@@ -66,10 +66,7 @@ def _weighted_sum(states_ND: Tensor, weight_KD: Tensor, neighbors_NK: Tensor) ->
 
 
 class GridAttention(nn.Module):
-    """Attend to all cells of the same sequence.
-
-    Projections see cells only; padding exists within the attention product alone, and nothing attends to it.
-    """
+    """Attend to all cells of the same sequence."""
 
     def __init__(self, hidden_size: int, num_heads: int) -> None:
         super().__init__()
@@ -80,31 +77,36 @@ class GridAttention(nn.Module):
         self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False)
 
     def forward(self, states_ND: Tensor, layout: CellLayout) -> Tensor:
-        query_BATH, key_BATH, value_BATH = (
-            _pad(heads_NAH, layout)
-            for heads_NAH in (
-                rotary.apply_rotary_emb(self._split_heads(self.q_proj(states_ND)), layout.rope),
-                rotary.apply_rotary_emb(self._split_heads(self.k_proj(states_ND)), layout.rope),
-                self._split_heads(self.v_proj(states_ND)),
-            )
+        heads_NAH = (
+            rotary.apply_rotary_emb(self._split_heads(self.q_proj(states_ND)), layout.rope),
+            rotary.apply_rotary_emb(self._split_heads(self.k_proj(states_ND)), layout.rope),
+            self._split_heads(self.v_proj(states_ND)),
         )
-        has_padding = len(layout.slots_N) < layout.is_cell_BT.numel()
-        attended_BATH = F.scaled_dot_product_attention(
-            query_BATH, key_BATH, value_BATH, attn_mask=layout.is_cell_BT[:, None, None] if has_padding else None
-        )
-        attended_ND = attended_BATH.transpose(1, 2).flatten(0, 1).index_select(0, layout.slots_N).flatten(1)
-        out_ND: Tensor = self.o_proj(attended_ND)
+        attended = [attend_in_group(*(heads[group.cells] for heads in heads_NAH), group) for group in layout.groups]
+        out_ND: Tensor = self.o_proj(torch.cat(attended).flatten(1) if attended else states_ND)
         return out_ND
 
     def _split_heads(self, projected_ND: Tensor) -> Tensor:
         return projected_ND.view(len(projected_ND), self.num_heads, self.head_dim)
 
 
-def _pad(heads_NAH: Tensor, layout: CellLayout) -> Tensor:
-    """Put cells at their positions, (B, A, T, H); padding is 0."""
-    batch_size, seq_len = layout.is_cell_BT.shape
-    padded = heads_NAH.new_zeros(batch_size * seq_len, *heads_NAH.shape[1:]).index_copy(0, layout.slots_N, heads_NAH)
-    return padded.view(batch_size, seq_len, *heads_NAH.shape[1:]).transpose(1, 2)
+def attend_in_group(query: Tensor, key: Tensor, value: Tensor, group: AttentionGroup) -> Tensor:
+    """Let the cells of a group attend within their sequences.
+
+    All are (cells, A, H). Padding exists here alone, and nothing attends to it.
+    """
+    is_padded = group.is_cell_GL is not None
+
+    def split_sequences(heads: Tensor) -> Tensor:
+        """Return the heads as (G, A, L, H); padding is 0."""
+        if is_padded:
+            heads = heads.new_zeros(group.shape[0] * group.shape[1], *heads.shape[1:]).index_copy(0, group.slots, heads)
+        return heads.view(*group.shape, *heads.shape[1:]).transpose(1, 2)
+
+    mask = None if group.is_cell_GL is None else group.is_cell_GL[:, None, None]
+    attended_GALH = F.scaled_dot_product_attention(*map(split_sequences, (query, key, value)), attn_mask=mask)
+    attended = attended_GALH.transpose(1, 2).flatten(0, 1)
+    return attended.index_select(0, group.slots) if is_padded else attended
 
 
 class GridFeedForward(nn.Module):

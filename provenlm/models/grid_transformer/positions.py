@@ -1,8 +1,8 @@
-"""Index the cells of a batch of grids: rotary angles and neighbours.
+"""Index the cells of a batch of grids: rotary angles, neighbours, attention groups.
 
-Padding is left out: a batch of B sequences with T positions has N cells, numbered in the order of the sequences.
+Padding is left out: a batch of B sequences with T positions has N cells, numbered sequence by sequence, the shortest sequences first.
 
-Shapes: B sequences, T positions, N cells, P planes, H head size, K = 9 cells of a 3 × 3 neighbourhood.
+Shapes: B sequences, T positions, N cells, P planes, H head size, K = 9 cells of a 3 × 3 neighbourhood. A group has G sequences and L positions.
 """
 
 from typing import NamedTuple
@@ -16,19 +16,33 @@ MAX_SIDE = 30  # rows and columns of a grid
 NUM_PLANES = 2  # input grid, output grid
 OFFSETS = [(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1)]  # of the neighbours, from the upper left one on
 NUM_NEIGHBORS = len(OFFSETS)
+MAX_GROUPS = 4  # more of them pad less, but need more calls
+
+
+class AttentionGroup(NamedTuple):
+    """Hold sequences of similar length, which attend in one call.
+
+    `cells` are their cells; `slots` numbers the place of each among the G · L positions; `is_cell_GL` is None without padding.
+    """
+
+    cells: slice
+    slots: Tensor
+    shape: tuple[int, int]
+    is_cell_GL: Tensor | None
 
 
 class CellLayout(NamedTuple):
     """Hold where the cells of a batch are.
 
     `slots_N` numbers the place of each cell among the B · T positions; `is_cell_BT` is false for padding; `neighbors_NK` numbers the
-    cells of its 3 × 3 neighbourhood, N where there is none; `rope` holds the rotations, (N, 1, H).
+    cells of its 3 × 3 neighbourhood, N where there is none; `rope` holds the rotations, (N, 1, H); `groups` hold all cells in their order.
     """
 
     slots_N: Tensor
     is_cell_BT: Tensor
     neighbors_NK: Tensor
     rope: RopeCache
+    groups: list[AttentionGroup]
 
 
 def lay_out_cells(is_cell_BT: Tensor, coords_BT3: Tensor, head_dim: int, theta: float) -> CellLayout:
@@ -36,12 +50,36 @@ def lay_out_cells(is_cell_BT: Tensor, coords_BT3: Tensor, head_dim: int, theta: 
 
     Raises ValueError for a coordinate outside a grid.
     """
-    slots_N = is_cell_BT.flatten().nonzero()[:, 0]
-    sequences_N = slots_N // is_cell_BT.shape[1]
+    order_B = is_cell_BT.sum(1).argsort(stable=True)
+    places_N2 = is_cell_BT[order_B].nonzero()
+    sequences_N = order_B[places_N2[:, 0]]
+    slots_N = sequences_N * is_cell_BT.shape[1] + places_N2[:, 1]
     columns_N, rows_N, planes_N = coords_BT3.flatten(0, 1)[slots_N].unbind(1)
     _check_coordinates(rows_N, columns_N, planes_N)
     neighbors_NK = find_neighbors(sequences_N, rows_N, columns_N, planes_N, is_cell_BT.shape[0])
-    return CellLayout(slots_N, is_cell_BT, neighbors_NK, grid_rope(rows_N, columns_N, planes_N, head_dim, theta))
+    rope = grid_rope(rows_N, columns_N, planes_N, head_dim, theta)
+    return CellLayout(slots_N, is_cell_BT, neighbors_NK, rope, group_sequences(is_cell_BT.sum(1)[order_B]))
+
+
+def group_sequences(lengths_B: Tensor) -> list[AttentionGroup]:
+    """Cut sequences of ascending lengths into groups of equal size.
+
+    Sequences of one length are a single group.
+    """
+    num_groups = 1 if len(lengths_B) == 0 or lengths_B[0] == lengths_B[-1] else MAX_GROUPS
+    groups, start = [], 0
+    for lengths_G in lengths_B.tensor_split(num_groups):
+        if (num_cells := int(lengths_G.sum())) == 0:
+            continue
+        seq_len = int(lengths_G[-1])
+        is_cell_GL = torch.arange(seq_len, device=lengths_G.device) < lengths_G[:, None]
+        has_padding = num_cells < is_cell_GL.numel()
+        slots = is_cell_GL.flatten().nonzero()[:, 0]
+        groups.append(
+            AttentionGroup(slice(start, start + num_cells), slots, (len(lengths_G), seq_len), is_cell_GL if has_padding else None)
+        )
+        start += num_cells
+    return groups
 
 
 def find_neighbors(sequences_N: Tensor, rows_N: Tensor, columns_N: Tensor, planes_N: Tensor, num_sequences: int) -> Tensor:
