@@ -6,8 +6,11 @@ The submission is complete and valid before the first task is solved: torch is l
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
+import signal
 from collections.abc import Mapping
+from multiprocessing import forkserver
 from pathlib import Path
 
 from provenlm.core import io
@@ -130,7 +133,19 @@ def solve_tasks(args: argparse.Namespace, budget: RunBudget, solver: FolderSolve
         write_results,
         preloaded_modules=(*solver.preloaded_modules, *METHOD_MODULES[args.method]),
     )
+    start_fork_server()
     return run.run(tasks)
+
+
+def start_fork_server() -> None:
+    """Start the process that workers are forked from, deaf to Ctrl-C.
+
+    It would print a traceback if Ctrl-C came while it imports; workers end with this process.
+    """
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        forkserver.ensure_running()
+        signal.signal(signal.SIGINT, handler)
 
 
 def print_scores(args: argparse.Namespace, files: TaskFiles) -> None:

@@ -53,7 +53,7 @@ def box(tmp_path_factory):
 
 
 def start(box, *options):
-    """Start `provenlm solve` in the working folder of a box."""
+    """Start `provenlm solve` in the working folder of a box, in a process group of its own."""
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": f"{box / 'input'}:{ROOT}",
@@ -69,6 +69,7 @@ def start(box, *options):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -114,8 +115,22 @@ def test_solutions_score_the_submission(result):
 
 
 def test_nothing_is_written_but_the_submission_and_its_journal(box, result):
-    assert {path.name for path in (box / "working").iterdir()} == {"submission.json", "submission.jsonl", "tmp"}
+    names = {path.name for path in (box / "working").iterdir() if not path.name.startswith(".tmp-")}  # which a kill may leave
+    assert names == {"submission.json", "submission.jsonl", "tmp"}
     assert {path.name for path in (box / "input").iterdir()} == {"challenges.json", "solutions.json", "model", "sitecustomize.py"}
+
+
+def test_ctrl_c_ends_a_run_in_one_line_with_a_complete_submission(box, result):
+    """It reaches every process of the terminal; the workers' modules are being imported meanwhile."""
+    output = box / "working" / "tmp" / "other.json"
+    process = start(box, "--output", str(output))
+    while not output.exists() and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)
+    lines = [line for line in process.communicate(timeout=60)[0].splitlines() if not line.startswith(("::progress", "task b"))]
+    assert (process.returncode, lines) == (130, ["provenlm solve: interrupted; run the same command again to resume"])
+    assert find_submission_faults(json.loads(output.read_bytes()), PUZZLES) == []
 
 
 def test_a_changed_setting_does_not_mix_with_the_rows_of_another_run(box, result, monkeypatch, run_cli):
