@@ -77,12 +77,12 @@ class GridAttention(nn.Module):
         self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False)
 
     def forward(self, states_ND: Tensor, layout: CellLayout) -> Tensor:
-        heads_NAH = (
-            rotary.apply_rotary_emb(self._split_heads(self.q_proj(states_ND)), layout.rope),
-            rotary.apply_rotary_emb(self._split_heads(self.k_proj(states_ND)), layout.rope),
-            self._split_heads(self.v_proj(states_ND)),
-        )
-        attended = [attend_in_group(*(heads[group.cells] for heads in heads_NAH), group) for group in layout.groups]
+        query_NAH = rotary.apply_rotary_emb(self._split_heads(self.q_proj(states_ND)), layout.rope)
+        key_NAH = rotary.apply_rotary_emb(self._split_heads(self.k_proj(states_ND)), layout.rope)
+        value_NAH = self._split_heads(self.v_proj(states_ND))
+        attended = [
+            attend_in_group(query_NAH[group.cells], key_NAH[group.cells], value_NAH[group.cells], group) for group in layout.groups
+        ]
         out_ND: Tensor = self.o_proj(torch.cat(attended).flatten(1) if attended else states_ND)
         return out_ND
 
@@ -104,7 +104,9 @@ def attend_in_group(query: Tensor, key: Tensor, value: Tensor, group: AttentionG
         return heads.view(*group.shape, *heads.shape[1:]).transpose(1, 2)
 
     mask = None if group.is_cell_GL is None else group.is_cell_GL[:, None, None]
-    attended_GALH = F.scaled_dot_product_attention(*map(split_sequences, (query, key, value)), attn_mask=mask)
+    attended_GALH = F.scaled_dot_product_attention(
+        split_sequences(query), split_sequences(key), split_sequences(value), attn_mask=mask
+    )
     attended = attended_GALH.transpose(1, 2).flatten(0, 1)
     return attended.index_select(0, group.slots) if is_padded else attended
 
