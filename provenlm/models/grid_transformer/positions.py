@@ -1,4 +1,4 @@
-"""Index the cells of a batch of grids: rotary angles, neighbours, attention groups.
+"""Index the cells of a batch of grids: rotary angles, neighbours, groups.
 
 Padding is left out: a batch of B sequences with T positions has N cells, numbered sequence by sequence, the shortest sequences first.
 
