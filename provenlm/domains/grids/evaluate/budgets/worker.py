@@ -157,7 +157,15 @@ def _stop(process: Any) -> None:
 
 
 def _work(function: TaskFunction, task: Any, limits: TaskLimits, connection: Connection) -> None:
-    """Run in the worker: apply the limits, call the function, send what came of it."""
+    """Run in the worker; end without a word if nobody waits for the result any more."""
+    try:
+        _run_task(function, task, limits, connection)
+    except (BrokenPipeError, KeyboardInterrupt):
+        os._exit(1)
+
+
+def _run_task(function: TaskFunction, task: Any, limits: TaskLimits, connection: Connection) -> None:
+    """Apply the limits, call the function, send what came of it."""
     with contextlib.suppress(OSError):
         os.setsid()  # a group of its own, so that a stop also reaches processes that the task starts
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
