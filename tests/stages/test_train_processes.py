@@ -85,6 +85,7 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow  # test_distributed.py compares the same trainings without the stage
 def test_two_processes_write_what_one_writes(project: Callable[[str, int, str], Path]) -> None:
     single_process, two = project("one", 6, "null"), project("two", 6, "{world_size: 2, strategy: ddp}")
     for root in (single_process, two):

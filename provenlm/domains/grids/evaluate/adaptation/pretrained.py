@@ -34,17 +34,20 @@ def load_pretrained(
 
     Without `allow_download` a hub's model must be in the local cache. Raises CheckpointError with one line that says what to do.
     """
+    import huggingface_hub
     import transformers
 
     is_folder = check_source(source)
-    options = {"local_files_only": is_folder or not allow_download, "trust_remote_code": False}
+    options = {"local_files_only": True, "trust_remote_code": False}
     try:
+        # transformers asks the hub for adapter_config.json even with local_files_only, unless it gets a folder
+        folder = source if is_folder else huggingface_hub.snapshot_download(source, local_files_only=not allow_download)
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
         )
         model, info = loaded
-        has_tokenizer = not is_folder or any((Path(source) / name).exists() for name in TOKENIZER_FILES)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options) if has_tokenizer else None
+        has_tokenizer = any((Path(folder) / name).exists() for name in TOKENIZER_FILES)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options) if has_tokenizer else None
     except Exception as error:  # transformers raises OSError, ValueError, RuntimeError and others for the same faults
         raise CheckpointError(describe_load_error(source, error, allow_download)) from None
     if info["missing_keys"]:
