@@ -168,17 +168,21 @@ def test_text_only_code_stays_below_its_domain():
     assert [module for module in outside if not module.startswith("provenlm.domains.text")] == []
 
 
+@cache
+def registry_calls(path: Path) -> tuple[frozenset[str], bool]:
+    """List the stages whose domain `path` loads through the registry, and whether it loads a model."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    stages = [node.args[1] for node in calls if ast.unparse(node.func) == "registry.load_domain"]
+    assert all(isinstance(stage, ast.Constant) for stage in stages), f"{path}: the stage must be a literal"
+    loads_model = any(ast.unparse(node.func) == "registry.load_model" for node in calls)
+    return frozenset(str(stage.value) for stage in stages if isinstance(stage, ast.Constant)), loads_model
+
+
 def plugin_modules(path: Path, plugins: dict[str, str]) -> set[str]:
     """List the modules that `path` loads through the registry, for the plug-ins of a subject."""
-    modules = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "registry.load_domain":
-            stage = node.args[1]
-            assert isinstance(stage, ast.Constant), f"{path}: the stage must be a literal"
-            modules.add(f"provenlm.domains.{plugins['domains']}.{stage.value}.spec")
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "registry.load_model":
-            modules.add(f"provenlm.models.{plugins['models']}.spec")
-    return modules
+    stages, loads_model = registry_calls(path)
+    models = {f"provenlm.models.{plugins['models']}.spec"} if loads_model else set()
+    return models | {f"provenlm.domains.{plugins['domains']}.{stage}.spec" for stage in stages}
 
 
 def closure(stage: str, plugins: dict[str, str]) -> set[str]:

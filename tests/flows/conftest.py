@@ -1,11 +1,13 @@
 """Provide a pipeline of seven tiny stages in its own folder, as a cloned project."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -46,15 +48,9 @@ def _eventually() -> Callable[..., None]:
     return eventually
 
 
-@pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Provide one Prefect database for all tests, because its first use takes ten seconds."""
-    return tmp_path_factory.mktemp("prefect")
-
-
-@pytest.fixture(scope="session")
-def server(home: Path) -> Iterator[dict[str, str]]:
-    """Run a Prefect server that flows find."""
+@contextmanager
+def prefect_server(home: Path) -> Iterator[str]:
+    """Run a Prefect server with its database in `home`, and return its URL."""
     script = (
         "import os, pathlib, sys; from flows.server import PrefectServer\n"
         "PrefectServer(pathlib.Path(sys.argv[1])).wait_until_ready()\n"
@@ -67,8 +63,28 @@ def server(home: Path) -> Iterator[dict[str, str]]:
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        yield {"PREFECT_API_URL": process.stdout.readline().strip()}
+        yield process.stdout.readline().strip()
         process.stdin.close()
+
+
+def create_database(home: Path) -> None:
+    """Let a Prefect server create its database, which takes ten seconds."""
+    with prefect_server(home) as url:
+        assert url
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Provide a copy of an empty Prefect database, which is created once for all workers."""
+    empty = build_once(tmp_path_factory, "prefect", create_database)
+    return shutil.copytree(empty, tmp_path_factory.mktemp("prefect") / "home")
+
+
+@pytest.fixture(scope="session")
+def server(home: Path) -> Iterator[dict[str, str]]:
+    """Run a Prefect server that flows find."""
+    with prefect_server(home) as url:
+        yield {"PREFECT_API_URL": url}
 
 
 @pytest.fixture(scope="session")

@@ -33,14 +33,14 @@ def query(home, columns):
         return sorted(database.execute(f"select {columns} and {last}").fetchall())
 
 
-def test_a_first_build_runs_every_stage_and_a_second_none(project, home):
+def test_a_first_build_runs_every_stage_and_a_second_none(project, home, server):
     code, out, err = project.build(PREFECT_HOME=str(home))
     assert (code, err) == (0, "")
     assert table(out) == [(stage, "ran") for stage in ORDER]
     assert out.endswith("\nproof: PASS\nreports/proof.md reports/proof.html\n")
     assert "::progress" not in out and "dvc" not in out.lower()
 
-    code, out, _ = project.build(PREFECT_HOME=str(home))
+    code, out, _ = project.build(**server)
     assert code == 0 and table(out) == [(stage, "cached") for stage in ORDER]
     runs = query(home, "state_name, name from task_run where true")
     assert runs == sorted((state, stage) for state in ("Cached", "Completed") for stage in ORDER)
@@ -135,6 +135,7 @@ def test_a_dry_run_prints_the_plan_and_runs_nothing(project):
     assert not (project.root / "data").exists()
 
 
+@pytest.mark.slow  # half a minute of DVC processes
 def test_an_override_runs_in_a_worktree_and_is_saved_as_experiment(built, server, tmp_path):
     """Also where git has no identity."""
     server = {**server, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
