@@ -1,6 +1,8 @@
 """Fetch the sources of a corpus; write its records and the outcome of every URL."""
 
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,17 @@ import pyarrow.parquet as pq
 
 from provenlm.core import interfaces, io, records, registry
 from provenlm.core.errors import DataError, ProvenlmError
-from provenlm.core.progress import log_line, progress_bar
+from provenlm.core.paths import ProjectPaths
+from provenlm.core.progress import progress_bar
 from provenlm.core.records import FetchResult, Record
-from provenlm.scraping import metrics
+from provenlm.scraping import delivery, metrics, state_folder
 from stages import runner
 
 FETCH_SCHEMA = pa.schema(
     [("url", pa.string()), ("state", pa.string()), ("reason", pa.string()), ("status", pa.int32()), ("received_bytes", pa.int64()),
      ("attempts", pa.int32()), ("seconds", pa.float64()), ("fetched_at", pa.string())]
 )  # fmt: skip
+DVC_STAGE = "DVC_STAGE"  # environment variable that DVC sets for the stages that it runs
 MAX_BUFFERED_ROWS = 10_000  # outcomes of URLs held in memory
 
 
@@ -30,7 +34,24 @@ def run_stage(context: runner.StageContext) -> None:
     config: Any = context.parse_section("scrape", spec.config_type)
     records_dir = context.declare_output(context.paths.corpus_dir(context.subject, "scraped"))
     fetches_dir = context.declare_output(context.paths.corpus_dir(context.subject, "fetches"))
-    tally = metrics.CrawlTally(_previous_ids(records_dir))
+    state_dir = context.paths.crawl_state_dir(context.subject)
+    with state_folder.hold_lock(state_dir / "scrape.lock"), state_folder.readable_disk_errors(state_dir):
+        if DVC_STAGE in os.environ:
+            delivery.reopen_unrecorded(state_dir, context.paths.dvc_lock)
+        tally = metrics.CrawlTally(delivery.previous_ids(state_dir, records_dir))
+        _write_outputs(context, spec.fetch, config, tally, records_dir, fetches_dir)
+    metrics.record_scrape_metrics(context.recorder, tally)
+
+
+def _write_outputs(
+    context: runner.StageContext,
+    fetch: Callable[..., Iterator[FetchResult]],
+    config: Any,
+    tally: metrics.CrawlTally,
+    records_dir: Path,
+    fetches_dir: Path,
+) -> None:
+    """Write the records and the outcomes; name the section of params.yaml in an error."""
     try:
         with (
             io.atomic_dir(fetches_dir) as new_fetches_dir,
@@ -38,24 +59,11 @@ def run_stage(context: runner.StageContext) -> None:
             progress_bar(f"scrape {context.subject}", "URLs") as bar,
             pq.ParquetWriter(new_fetches_dir / "fetches.parquet", FETCH_SCHEMA, compression="zstd") as fetch_writer,
         ):
-            fetches = spec.fetch(config, context.paths.crawl_state_dir(context.subject), bar)
+            fetches = fetch(config, context.paths.crawl_state_dir(context.subject), bar)
             if records.write_records(_tally_fetches(fetches, tally, fetch_writer), new_records_dir) == 0:
                 raise DataError("must yield at least one record, got none")
     except ProvenlmError as error:
         raise type(error)(f"{context.params.location('corpora', context.subject, 'scrape')}: {error}") from None
-    metrics.record_scrape_metrics(context.recorder, tally)
-
-
-def _previous_ids(records_dir: Path) -> dict[str, str]:
-    """Map source to id for the records of the previous scrape.
-
-    A damaged previous scrape counts as none; this run replaces it.
-    """
-    try:
-        return records.read_ids_by_source(records_dir)
-    except ProvenlmError as error:
-        log_line(f"{error}; the comparison with the previous scrape is skipped")
-        return {}
 
 
 def _tally_fetches(fetches: Iterator[FetchResult], tally: metrics.CrawlTally, fetch_writer: pq.ParquetWriter) -> Iterator[Record]:
@@ -75,5 +83,17 @@ def _tally_fetches(fetches: Iterator[FetchResult], tally: metrics.CrawlTally, fe
     fetch_writer.write_table(pa.Table.from_pylist(rows, FETCH_SCHEMA))
 
 
+def main() -> None:
+    """Run the stage and, once its audit stands, finish the scrape."""
+    paths = ProjectPaths(Path.cwd())
+    try:
+        with state_folder.readable_disk_errors(paths.root):
+            runner.main("scrape", "corpora", run_stage, __doc__)
+            subject = sys.argv[1]
+            delivery.deliver(paths.crawl_state_dir(subject), paths.audit_json(subject, "scrape"), DVC_STAGE in os.environ)
+    except ProvenlmError as error:
+        sys.exit(f"scrape: {error}")
+
+
 if __name__ == "__main__":
-    runner.main("scrape", "corpora", run_stage, __doc__)
+    main()

@@ -12,6 +12,7 @@ from provenlm.core.progress import ProgressReporter
 from provenlm.core.records import FetchResult
 from provenlm.scraping.crawl.crawler import crawl
 from provenlm.scraping.crawl.fetcher import CrawlPolicy
+from provenlm.scraping.crawl.store import mark_delivered
 from provenlm.scraping.crawl.urls import CrawlLimits, Seed
 from provenlm.scraping.extraction.extractor import Extractor
 from provenlm.scraping.extraction.text_extractor import TEXT_EXTRACTOR
@@ -129,6 +130,7 @@ def crawl_site(web: LoopbackSite, tmp_path: Path) -> Crawl:
             path = fetch.url.removeprefix(web.url)
             assert path not in results, f"{path} has two outcomes"
             results[path] = fetch
+        mark_delivered(tmp_path / "state")
         return results
 
     return run

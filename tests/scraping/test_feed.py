@@ -1,6 +1,7 @@
 from provenlm.core.progress import ProgressReporter
 from provenlm.scraping.crawl.crawler import crawl
 from provenlm.scraping.crawl.fetcher import CrawlPolicy
+from provenlm.scraping.crawl.store import mark_delivered
 from provenlm.scraping.crawl.urls import CrawlLimits, Seed
 from provenlm.scraping.extraction.text_extractor import TEXT_EXTRACTOR
 from provenlm.scraping.sources.feed import feed_links
@@ -38,7 +39,9 @@ def test_entries_that_left_the_feed_stay_records(web, tmp_path) -> None:
         seeds = [Seed("news", f"{web.url}/feed", CrawlLimits("host", (), (), 99, 1 << 24, 1, 9), is_feed=True)]
         policy = CrawlPolicy("", 0.0, 30.0, 1, 1.0, 1 << 20, ("127.0.0.1",))
         results = crawl(seeds, policy, TEXT_EXTRACTOR, tmp_path, ProgressReporter("crawl", "pages", None), {}, False)
-        return {fetch.url.removeprefix(web.url): (fetch.state, fetch.reason) for fetch in results}
+        outcomes = {fetch.url.removeprefix(web.url): (fetch.state, fetch.reason) for fetch in results}
+        mark_delivered(tmp_path)
+        return outcomes
 
     for name in "abc":
         web.html(f"/{name}", f"news {name}", ("/elsewhere",), ETag=f'"{name}"')

@@ -1,7 +1,8 @@
 """Store the frontier and the cached pages of a crawl in one SQLite file.
 
 The outcome of a page, the archive location of its response and the links found on it are one transaction: a process killed at any
-moment has either not begun a page or finished it. Safe for threads.
+moment has either not begun a page or finished it. A crawl whose pages are all fetched is finished only once its results are
+delivered: until then it is read again without a request. Safe for threads.
 """
 
 import json
@@ -9,13 +10,14 @@ import sqlite3
 import threading
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 
 from provenlm.core.errors import DataError
 from provenlm.scraping.crawl.archive import WarcArchive, WarcLocation
 from provenlm.scraping.crawl.frontier import CACHED_REASONS, NO_HOST, QUEUED, CachedPage, DiscoveredUrl, FrontierEntry
+from provenlm.scraping.state_folder import disk_advice, hold_lock, readable_disk_errors
 from provenlm.scraping.extraction.extractor import ExtractedDocument
 
 SCHEMA = """
@@ -35,21 +37,24 @@ create table if not exists pages (
 """
 COLUMNS = "host, seq, url, site, redirects, depth, state, reason, status, received_bytes, size, attempts, seconds"
 SCHEMA_VERSION = 4
-UNFINISHED, FINISHED, ABANDONED = 0, 1, 2
+UNFINISHED, FINISHED, ABANDONED, FETCHED = 0, 1, 2, 3  # FETCHED: every page has an outcome, but the results are not delivered
+DATABASE = "crawl.sqlite"
+DAMAGE_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_IOERR_SHORT_READ)
 
 
 class CrawlStore:
     """Store the newest crawl of a folder; resume it if it is unfinished.
 
     An unfinished crawl of another identity is replaced by a new one. With `from_cache`, the newest finished crawl is
-    opened; raises DataError if its identity differs.
+    opened; raises DataError if its identity differs, and if another process has the folder open.
     """
 
     def __init__(self, folder: Path, identity: str, from_cache: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.path, self.lock = folder / "crawl.sqlite", threading.RLock()
-        try:
-            self.db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        self.path, self.lock = folder / DATABASE, threading.RLock()
+        with ExitStack() as stack:
+            stack.enter_context(hold_lock(folder / "crawl.lock"))
+            self.db = stack.enter_context(closing(sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)))
             self.db.execute("pragma journal_mode = wal")
             self.db.execute("pragma synchronous = normal")
             if self.db.execute("pragma user_version").fetchone()[0] not in (0, SCHEMA_VERSION):
@@ -57,18 +62,17 @@ class CrawlStore:
             self.db.executescript(f"{SCHEMA} pragma user_version = {SCHEMA_VERSION};")
             self.crawl_id = self._last_crawl(identity) if from_cache else self._begin_crawl(identity)
             file_sizes = self.db.execute("select file, max(start + length) from pages group by file").fetchall()
-        except sqlite3.DatabaseError as error:
-            raise DataError(f"{self.path.as_posix()}: {error}; delete the file to crawl again") from None
-        self.archive = WarcArchive(folder / "warc", dict(file_sizes))
-        self.total, self.queued = self.db.execute(
-            "select count(*), coalesce(sum(state = ?), 0) from frontier where crawl = ?", (QUEUED, self.crawl_id)
-        ).fetchone()
+            self.archive = WarcArchive(folder / "warc", dict(file_sizes))
+            self.total, self.queued = self.db.execute(
+                "select count(*), coalesce(sum(state = ?), 0) from frontier where crawl = ?", (QUEUED, self.crawl_id)
+            ).fetchone()
+            self.resources = stack.pop_all()
 
     def __enter__(self) -> "CrawlStore":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.db.close()
+        self.resources.close()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -90,7 +94,7 @@ class CrawlStore:
 
     def _last_crawl(self, identity: str) -> int:
         crawl_id, last_identity, finished = self._newest_crawl()
-        if finished != FINISHED or last_identity != identity:
+        if finished not in (FINISHED, FETCHED) or last_identity != identity:
             raise DataError(
                 "from_cache: must be false for the first crawl of these sources, limits and crawl_policy; the stored crawl differs or is unfinished"
             )
@@ -98,7 +102,7 @@ class CrawlStore:
 
     def _begin_crawl(self, identity: str) -> int:
         last_id, last_identity, finished = self._newest_crawl()
-        if last_identity == identity and finished == UNFINISHED:
+        if last_identity == identity and finished in (UNFINISHED, FETCHED):
             return last_id
         with self.lock:
             self.db.execute("begin immediate")  # delete the frontier of the older crawl; keep its pages for conditional requests
@@ -228,8 +232,11 @@ class CrawlStore:
             row = self.db.execute("select * from pages where url = ?", (url,)).fetchone()
         if row is None:
             return None
-        media_type, metadata, links, reason, canonical_url = json.loads(row[11])
-        document = ExtractedDocument(zlib.decompress(row[12]), media_type, metadata, tuple(links), reason, canonical_url)
+        try:
+            media_type, metadata, links, reason, canonical_url = json.loads(row[11])
+            document = ExtractedDocument(zlib.decompress(row[12]), media_type, metadata, tuple(links), reason, canonical_url)
+        except (zlib.error, ValueError, TypeError):
+            raise DataError(f"{self.path.as_posix()}: damaged at the page {url}; delete the file to crawl again") from None
         _, etag, last_modified, content_type, fetched_at, sha256, size, file, start, length, extractor_version, *_ = row
         return CachedPage(
             etag,
@@ -248,12 +255,12 @@ class CrawlStore:
         with self.lock:
             return [url for (url,) in self.db.execute("select url from pages order by url")]
 
-    def finish(self) -> None:
-        """Mark the crawl as finished, delete obsolete pages and compact the archive."""
+    def mark_fetched(self) -> None:
+        """Mark every page as fetched, delete obsolete pages and compact the archive."""
         with self._transaction():
             cached_entries = f"select url from frontier where crawl = ? and (state = 'record' or reason in {CACHED_REASONS})"
             self.db.execute(f"delete from pages where url not in ({cached_entries})", (self.crawl_id,))
-            self.db.execute("update crawls set finished = ? where id = ?", (FINISHED, self.crawl_id))
+            self.db.execute("update crawls set finished = ? where id = ?", (FETCHED, self.crawl_id))
         locations = {
             url: WarcLocation(*location)
             for url, *location in self.db.execute("select url, file, start, length from pages order by url")
@@ -269,3 +276,37 @@ class CrawlStore:
         """Mark the crawl as abandoned; the next one reuses the cached pages."""
         with self.lock:
             self.db.execute("update crawls set finished = ? where id = ?", (ABANDONED, self.crawl_id))
+
+
+def mark_delivered(folder: Path) -> None:
+    """Mark the crawl of `folder` as finished, because its results stand; the next one sends requests again."""
+    _change_state(folder, FETCHED, FINISHED)
+
+
+def mark_undelivered(folder: Path) -> None:
+    """Take back `mark_delivered`: the next crawl reads the pages of the last one, without a request."""
+    _change_state(folder, FINISHED, FETCHED)
+
+
+def _change_state(folder: Path, old: int, new: int) -> None:
+    if (folder / DATABASE).exists():
+        with readable_errors(folder), closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as db:
+            query = "update crawls set finished = ? where finished = ? and id = (select max(id) from crawls)"
+            db.execute(query, (new, old))
+
+
+@contextmanager
+def readable_errors(folder: Path) -> Iterator[None]:
+    """Turn an error of the disk or of SQLite into a DataError of one line.
+
+    Only a damaged file is advised to be deleted. A disk that is full or read-only is called so, and the crawl is kept.
+    """
+    path = (folder / DATABASE).as_posix()
+    try:
+        with readable_disk_errors(folder):
+            yield
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+        if code in DAMAGE_CODES or code & 0xFF in DAMAGE_CODES:
+            raise DataError(f"{path}: damaged: {error}; delete the file to crawl again") from None
+        raise DataError(f"{path}: {error}; {disk_advice(folder)}") from None
