@@ -2,6 +2,7 @@
 
 from array import array
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -52,6 +53,18 @@ class CrawlTally:
         site[0], site[1] = site[0] + 1, site[1] + len(record.content)
         previous_id = self.previous_ids.pop(record.source, None)
         self.changes["added" if previous_id is None else "unchanged" if previous_id == record.id else "changed"] += 1
+
+
+def record_sitemap_metrics(recorder: audit.MetricRecorder, outcomes: Sequence[tuple[str, str, int]]) -> None:
+    """Record how many sitemaps were read and failed: `outcomes` holds URL, reason of a failure and number of pages of each."""
+    if not outcomes:
+        return
+    num_failed = sum(bool(reason) for _, reason, _ in outcomes)
+    recorder.add_count("sitemaps.read", len(outcomes) - num_failed, "sitemaps", "sitemaps that were read")
+    recorder.add_count("sitemaps.failed", num_failed, "sitemaps", "sitemaps that were listed but could not be read")
+    recorder.add_count("sitemaps.pages", sum(pages for *_, pages in outcomes), "URLs", "URLs of pages that the sitemaps list")
+    failures: list[list[audit.MetricValue]] = [[url[:200], reason] for url, reason, _ in outcomes if reason]
+    recorder.tables.append(audit.AuditTable("sitemaps", "sitemaps that could not be read", ["sitemap", "reason"], failures))
 
 
 def record_scrape_metrics(recorder: audit.MetricRecorder, tally: CrawlTally) -> None:

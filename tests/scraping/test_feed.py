@@ -26,7 +26,13 @@ def test_other_markup_has_no_feed_links() -> None:
 
 
 def test_a_truncated_feed_gives_its_first_entries() -> None:
-    assert list(feed_links(RSS.encode()[:190], "http://h/f")) == ["http://h/a"]
+    body = RSS.encode()
+    assert list(feed_links(body[: body.index(b"/b") + 2], "http://h/f")) == ["http://h/a"]
+
+
+def test_a_feed_is_read_behind_a_bare_ampersand() -> None:
+    body = b"<rss><item><title>A & B&nbsp;</title><link>/a?x=1&y=2</link></item><item><link>/b</link></item></rss>"
+    assert list(feed_links(body, "http://h/f")) == ["http://h/a?x=1&y=2", "http://h/b"]
 
 
 def rss(*paths: str) -> tuple[int, dict[str, str], bytes]:

@@ -9,10 +9,10 @@ from typing import Any
 
 from provenlm.core import hashing
 from provenlm.core.errors import DataError
-from provenlm.scraping.crawl import sitemap
 from provenlm.scraping.crawl.fetcher import REDIRECT_STATUSES, Fetcher, Response
 from provenlm.scraping.crawl.frontier import NO_HOST, CachedPage, DiscoveredUrl, FrontierEntry
 from provenlm.scraping.crawl.robots import RobotsCache
+from provenlm.scraping.crawl.sitemap import SitemapResult, read_sitemaps
 from provenlm.scraping.crawl.store import CrawlStore
 from provenlm.scraping.crawl.trap_guard import TrapGuard
 from provenlm.scraping.crawl.urls import Seed, match_seed, normalize_url, url_host, url_origin
@@ -68,7 +68,8 @@ class HostQueue:
         known_urls = self.store.urls_of_host(self.name)
         self.trap_guard = TrapGuard(url for url, _, reason in known_urls if not reason)
         if not known_urls:
-            self.store.enqueue(self.name, self._start_urls())
+            sitemaps = self._read_sitemaps()
+            self.store.enqueue(self.name, self._start_urls(sitemaps), sitemaps)
         self.budget_used: dict[int, tuple[int, int]] = {}
         for site, (pages, size) in self.store.budget_used(self.name).items():
             self._charge_budget(site, pages, size)
@@ -81,12 +82,16 @@ class HostQueue:
             report_progress(entry)
             seq = entry.seq + 1
 
-    def _start_urls(self) -> list[DiscoveredUrl]:
-        """Return the start URLs, the URLs of sitemaps and the earlier entries of feeds."""
+    def _read_sitemaps(self) -> list[SitemapResult]:
+        """Read the sitemaps of every origin of this host."""
         origins = {url_origin(site.url): site.url for site in self.starts}
-        listed_urls = [
-            url for start in origins.values() for url in sitemap.sitemap_urls(start, self.robots, self.fetcher, self._delay(start))
+        return [
+            result for start in origins.values() for result in read_sitemaps(start, self.robots, self.fetcher, self._delay(start))
         ]
+
+    def _start_urls(self, sitemaps: Sequence[SitemapResult]) -> list[DiscoveredUrl]:
+        """Return the start URLs, the URLs of sitemaps and the earlier entries of feeds."""
+        listed_urls = [url for result in sitemaps for url in result.page_urls]
         feeds = [site for site in self.starts if site.is_feed]
         previous_urls = [url for url in self.store.cached_urls() if match_seed(url, feeds)[1] == ""] if feeds else []
         starts = [DiscoveredUrl(site.url, self.name, site.name, "") for site in self.starts]

@@ -9,7 +9,7 @@ import json
 import sqlite3
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -17,8 +17,9 @@ from types import TracebackType
 from provenlm.core.errors import DataError
 from provenlm.scraping.crawl.archive import WarcArchive, WarcLocation
 from provenlm.scraping.crawl.frontier import CACHED_REASONS, NO_HOST, QUEUED, CachedPage, DiscoveredUrl, FrontierEntry
-from provenlm.scraping.state_folder import disk_advice, hold_lock, readable_disk_errors
+from provenlm.scraping.crawl.sitemap import SitemapResult
 from provenlm.scraping.extraction.extractor import ExtractedDocument
+from provenlm.scraping.state_folder import disk_advice, hold_lock, readable_disk_errors
 
 SCHEMA = """
 create table if not exists crawls (id integer primary key, identity text not null, finished integer not null default 0);
@@ -30,6 +31,8 @@ create table if not exists frontier (
 create table if not exists deferred (
   crawl integer not null, host text not null, origin text not null, seq integer not null, position integer not null, url text not null,
   site text not null, reason text not null, redirects integer not null, depth integer not null);
+create table if not exists sitemaps (
+  crawl integer not null, host text not null, position integer not null, url text not null, reason text not null, pages integer not null);
 create table if not exists pages (
   url text primary key, etag text not null, last_modified text not null, content_type text not null, fetched_at text not null,
   sha256 text not null, size integer not null, file text not null, start integer not null, length integer not null,
@@ -108,6 +111,7 @@ class CrawlStore:
             self.db.execute("begin immediate")  # delete the frontier of the older crawl; keep its pages for conditional requests
             self.db.execute("delete from frontier")
             self.db.execute("delete from deferred")
+            self.db.execute("delete from sitemaps")
             crawl_id = self.db.execute("insert into crawls (identity) values (?)", (identity,)).lastrowid
             self.db.execute("commit")
         assert crawl_id is not None
@@ -148,10 +152,12 @@ class CrawlStore:
             row = self.db.execute("select state from frontier where crawl = ? and url = ?", (self.crawl_id, url)).fetchone()
         return str(row[0]) if row else ""
 
-    def enqueue(self, host: str, discovered: Iterable[DiscoveredUrl]) -> None:
-        """Enqueue the URLs that a host begins with."""
+    def enqueue(self, host: str, discovered: Iterable[DiscoveredUrl], sitemaps: Sequence[SitemapResult] = ()) -> None:
+        """Enqueue the URLs that a host begins with, and store the outcome of its sitemaps."""
         with self._transaction():
             self._enqueue(host, -1, discovered)
+            rows = [(self.crawl_id, host, i, item.url, item.reason, len(item.page_urls)) for i, item in enumerate(sitemaps)]
+            self.db.executemany("insert into sitemaps values (?, ?, ?, ?, ?, ?)", rows)
 
     def _enqueue(self, host: str, seq: int, discovered: Iterable[DiscoveredUrl]) -> None:
         """Append the new URLs of this host; URLs of other hosts go to `deferred`.
@@ -276,6 +282,15 @@ class CrawlStore:
         """Mark the crawl as abandoned; the next one reuses the cached pages."""
         with self.lock:
             self.db.execute("update crawls set finished = ? where id = ?", (ABANDONED, self.crawl_id))
+
+
+def sitemap_outcomes(folder: Path) -> list[tuple[str, str, int]]:
+    """Return the URL of each sitemap of the newest crawl of `folder`, the reason why it was not read, and its number of pages."""
+    if not (folder / DATABASE).exists():
+        return []
+    with readable_errors(folder), closing(sqlite3.connect(folder / DATABASE)) as db:
+        query = "select url, reason, pages from sitemaps where crawl = (select max(id) from crawls) order by host, position"
+        return db.execute(query).fetchall()
 
 
 def mark_delivered(folder: Path) -> None:
