@@ -117,10 +117,10 @@ class CrawlStore:
         assert crawl_id is not None
         return crawl_id
 
-    def urls_of_host(self, host: str) -> list[tuple[str, str, str]]:
-        """Return each URL of a host with its site and reason."""
+    def urls_of_host(self, host: str) -> list[tuple[str, int, str]]:
+        """Return each URL of a host with its number of redirects and its reason."""
         with self.lock:
-            query = "select url, site, reason from frontier where crawl = ? and host = ? order by seq"
+            query = "select url, redirects, reason from frontier where crawl = ? and host = ? order by seq"
             return self.db.execute(query, (self.crawl_id, host)).fetchall()
 
     def budget_used(self, host: str) -> dict[str, tuple[int, int]]:

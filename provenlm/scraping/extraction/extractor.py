@@ -16,7 +16,7 @@ class ExtractedDocument:
     media_type: str
     metadata: Mapping[str, Any]
     links: tuple[str, ...]
-    reason: str = ""  # noindex, listing (a feed: links only), empty or unreadable
+    reason: str = ""  # noindex, listing (a feed: links only), redirected (to its only link), empty or unreadable
     canonical_url: str = ""  # the canonical URL that the page declares
 
 

@@ -7,6 +7,7 @@ from datetime import date
 
 from lxml import etree
 
+from provenlm.scraping.crawl.robots_directives import PRODUCT_TOKEN, parse_directives
 from provenlm.scraping.crawl.urls import normalize_url
 
 DATE_PROPERTIES = {
@@ -35,8 +36,7 @@ def read_page_metadata(root: etree._Element, url: str) -> PageMetadata:
     language = (root.get("lang") or root.get("xml:lang") or "").strip()
     name = " ".join("".join(title.itertext()).split()) if title is not None else ""
     metas = list(root.iter("meta"))
-    robots = (tag.get("content", "") for tag in metas if tag.get("name", "").lower() in ("robots", "provenlm"))
-    words = frozenset(word.strip().lower() for content in robots for word in content.split(","))
+    words = parse_directives(tag.get("content", "") for tag in metas if tag.get("name", "").lower() in ("robots", PRODUCT_TOKEN))
     links = [tag for tag in root.iter("link", "a") if tag.get("rel") and tag.get("href")]
     license_url, canonical_url = _href(links, "license", {"link", "a"}, url), _href(links, "canonical", {"link"}, url)
     return PageMetadata(name, language, next(_publication_dates(root, metas), ""), license_url, canonical_url, words)
