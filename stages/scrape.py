@@ -16,6 +16,7 @@ from provenlm.core.progress import progress_bar
 from provenlm.core.records import FetchResult, Record
 from provenlm.scraping import delivery, metrics, state_folder
 from provenlm.scraping.crawl import store
+from provenlm.scraping.names import check_name
 from stages import runner
 
 FETCH_SCHEMA = pa.schema(
@@ -31,6 +32,7 @@ def run_stage(context: runner.StageContext) -> None:
 
     Raises DataError if no record was obtained.
     """
+    check_name(context.params.file, "corpora", context.subject)
     spec = registry.load_domain(context.entry["domain"], "scrape", interfaces.ScrapeSpec)
     config: Any = context.parse_section("scrape", spec.config_type)
     records_dir = context.declare_output(context.paths.corpus_dir(context.subject, "scraped"))

@@ -126,3 +126,14 @@ def test_the_same_stage_scrapes_a_domain_without_downloads(tmp_path: Path) -> No
     (tmp_path / "params.yaml").write_text(strings, encoding="utf-8")
     assert run_stage(tmp_path, "scrape", "s").returncode == 0
     assert [item.text for item in records.read_records(tmp_path / "data/s/scraped")] == ["ABC", "DEF"]
+
+
+def test_a_name_that_leaves_the_project_stops_the_stage(tmp_path: Path) -> None:
+    project = tmp_path / "deep" / "project"
+    project.mkdir(parents=True)
+    (project / "params.yaml").write_text(
+        PARAMS.replace("docs:", '"../../escape":').replace("START", "pydoc:requests"), encoding="utf-8"
+    )
+    result = run_stage(project, "scrape", "../../escape")
+    assert (result.returncode, "a name must be letters, digits" in result.stderr) == (1, True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["deep", "project", "params.yaml"]
