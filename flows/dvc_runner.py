@@ -24,7 +24,6 @@ from provenlm.core.errors import ConfigError, ProvenlmError
 from provenlm.core.paths import ProjectPaths
 from provenlm.core.progress import PROGRESS_PREFIX
 from provenlm.core.stages import STAGES
-from provenlm.scraping.names import check_names
 
 DVC_COMMAND = [sys.executable, "-m", "dvc", "--wait-for-lock"]  # without it, parallel runs fail sporadically
 LOCK_SECONDS = 0.2
@@ -109,7 +108,6 @@ def resolve_reports(names: Sequence[str], params: Params) -> list[str]:
 
     Raises ConfigError for a name that is neither a report nor a recipe of a report.
     """
-    check_names(params)
     reports = params.tables["reports"]
     if not names:
         return list(reports)[:1]

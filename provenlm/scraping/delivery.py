@@ -1,4 +1,7 @@
-"""Finish a scrape only once its records and its audit stand, so that a kill in between costs no request."""
+"""Finish a scrape only once its records and its audit stand.
+
+So a kill in between costs no request.
+"""
 
 import hashlib
 import shutil
@@ -53,7 +56,10 @@ def deliver(state_dir: Path, audit: Path, by_dvc: bool) -> None:
 
 
 def reopen_unrecorded(state_dir: Path, dvc_lock: Path) -> None:
-    """Take the last scrape again, without a request, if DVC was killed before it recorded its audit in `dvc_lock`."""
+    """Take the last scrape again, without a request, if DVC did not record it.
+
+    DVC records the audit in `dvc_lock` once it has stored the outs; it may have been killed before.
+    """
     receipt = state_dir / RECEIPT
     if not receipt.exists() or time.time() - receipt.stat().st_mtime > MAX_RECEIPT_SECONDS:
         return

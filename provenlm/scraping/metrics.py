@@ -56,7 +56,10 @@ class CrawlTally:
 
 
 def record_sitemap_metrics(recorder: audit.MetricRecorder, outcomes: Sequence[tuple[str, str, int]]) -> None:
-    """Record how many sitemaps were read and failed: `outcomes` holds URL, reason of a failure and number of pages of each."""
+    """Record how many sitemaps were read and failed, and why.
+
+    `outcomes` holds URL, reason of a failure and number of pages of each.
+    """
     if not outcomes:
         return
     num_failed = sum(bool(reason) for _, reason, _ in outcomes)

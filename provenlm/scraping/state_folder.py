@@ -14,7 +14,9 @@ FULL_DISK_BYTES = 1 << 20  # with less free space, a failed write means a full d
 
 @contextmanager
 def hold_lock(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`; the kernel releases it when the process ends, however it ends.
+    """Hold the lock file `path`.
+
+    The kernel releases it when the process ends, however it ends.
 
     Raises DataError that names the process which holds it.
     """

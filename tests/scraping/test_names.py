@@ -1,9 +1,8 @@
 import pytest
 
-from flows.dvc_runner import resolve_reports
 from provenlm.core.config import Params
 from provenlm.core.errors import ConfigError
-from provenlm.scraping.names import check_name
+from provenlm.scraping.names import check_name, check_names
 
 
 @pytest.mark.parametrize("name", ["docs", "my-docs_2", "v1.5", "music/bach", "0", "a" * 100])
@@ -38,4 +37,4 @@ def test_a_plain_name_is_allowed(name: str) -> None:
 def test_a_name_that_could_leave_its_folder_or_reach_a_shell_is_refused(table: str, name: object) -> None:
     tables = {"corpora": {}, "recipes": {}, "reports": {}} | {table: {name: {}}}
     with pytest.raises(ConfigError, match=f"^params.yaml: {table}: a name must be letters, digits, [^\n]*, got [^\n]*$"):
-        resolve_reports([], Params("params.yaml", tables))
+        check_names(Params("params.yaml", tables))

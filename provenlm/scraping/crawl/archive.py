@@ -103,7 +103,10 @@ class WarcArchive:
         return self.read_response(location)[1]
 
     def read_response(self, location: WarcLocation) -> tuple[list[tuple[str, str]], bytes]:
-        """Read the headers and the body at `location`. Raises DataError if the archive is damaged."""
+        """Read the headers and the body at `location`.
+
+        Raises DataError if the archive is damaged.
+        """
         try:
             for record in ArchiveIterator(io.BytesIO(self.read_member(location))):
                 return list(record.http_headers.headers), bytes(record.content_stream().read())

@@ -250,7 +250,10 @@ def refresh_extraction(cached: CachedPage | None, url: str, extractor: Extractor
 
 
 def obey_directives(document: ExtractedDocument, robots_tags: Sequence[str]) -> ExtractedDocument:
-    """Apply the robots directives of the HTTP header to a document, as its own were applied when it was extracted."""
+    """Apply the robots directives of the HTTP header to a document.
+
+    Those of the document itself were applied when it was extracted.
+    """
     directives = parse_directives(robots_tags)
     if document.reason in LINK_ONLY_REASONS:  # no record; a feed is meant for its links
         return document

@@ -1,4 +1,7 @@
-"""Read the sitemaps of a site (sitemaps.org protocol 0.9: XML, index, plain text, RSS and Atom, each also as gzip)."""
+"""Read the sitemaps of a site (sitemaps.org protocol 0.9).
+
+The formats are XML, its index, plain text, RSS and Atom, each also as gzip.
+"""
 
 import zlib
 from collections.abc import Iterator
@@ -27,7 +30,7 @@ class SitemapResult:
 
 
 def read_sitemaps(start_url: str, robots: RobotsCache, fetcher: Fetcher, delay_seconds: float) -> Iterator[SitemapResult]:
-    """Yield the outcome of every sitemap of a site, which robots.txt and the indexes list.
+    """Yield the outcome of every sitemap that robots.txt and the indexes list.
 
     Each sitemap is read once, on the host of the site only; redirects on that host are followed. /sitemap.xml is tried as well.
     """
@@ -74,7 +77,9 @@ def _fetch_sitemap(
 
 
 def parse_sitemap(body: bytes, url: str = "", content_type: str = "") -> list[tuple[str, str]] | None:
-    """Return the kind (`url` or `sitemap`) and the location of each entry; None if `body` is no sitemap.
+    """Return the kind (`url` or `sitemap`) and the location of each entry.
+
+    None if `body` is no sitemap.
 
     Reads on after malformed markup.
     """

@@ -285,7 +285,10 @@ class CrawlStore:
 
 
 def sitemap_outcomes(folder: Path) -> list[tuple[str, str, int]]:
-    """Return the URL of each sitemap of the newest crawl of `folder`, the reason why it was not read, and its number of pages."""
+    """Return the outcome of each sitemap of the newest crawl of `folder`.
+
+    It is the URL, the reason why the sitemap was not read ("" if it was), and its number of pages.
+    """
     if not (folder / DATABASE).exists():
         return []
     with readable_errors(folder), closing(sqlite3.connect(folder / DATABASE)) as db:
@@ -294,12 +297,18 @@ def sitemap_outcomes(folder: Path) -> list[tuple[str, str, int]]:
 
 
 def mark_delivered(folder: Path) -> None:
-    """Mark the crawl of `folder` as finished, because its results stand; the next one sends requests again."""
+    """Mark the crawl of `folder` as finished, because its results stand.
+
+    The next one sends requests again.
+    """
     _change_state(folder, FETCHED, FINISHED)
 
 
 def mark_undelivered(folder: Path) -> None:
-    """Take back `mark_delivered`: the next crawl reads the pages of the last one, without a request."""
+    """Take back `mark_delivered`.
+
+    The next crawl reads the pages of the last one, without a request.
+    """
     _change_state(folder, FINISHED, FETCHED)
 
 

@@ -104,7 +104,10 @@ def _detected_encodings(body: bytes) -> Iterator[str]:
 
 
 def lookup_encoding(label: str) -> tuple[str, ...]:
-    """Return the Python codecs for a label of the Encoding standard, or of Python; none for an unknown label."""
+    """Return the Python codecs for a label of the Encoding standard, or of Python.
+
+    None for an unknown label.
+    """
     encoding = webencodings.lookup(label)
     try:
         info = encoding.codec_info if encoding is not None else codecs.lookup(label.strip().lower())

@@ -31,7 +31,10 @@ def page_links(tree: HTMLTree, url: str) -> Iterator[str]:
 
 
 def refresh_url(tree: HTMLTree, url: str) -> str:
-    """Return the normalized URL of another page that the page at `url` forwards to at once, by its refresh; "" if it does not."""
+    """Return the normalized URL that the page at `url` forwards to by its refresh.
+
+    "" if it does not forward, forwards only after a while, or to itself.
+    """
     for node in _select(tree, "meta[http-equiv][content]"):
         seconds, target = _refresh(node)
         if target and seconds <= MAX_REFRESH_SECONDS:

@@ -24,7 +24,10 @@ SUFFIX_MEDIA_TYPES = {
 
 
 def sniff_media_type(content: bytes, url: str) -> str:
-    """Return the media type of a document whose server gives none; `url` tells plain texts apart by their suffix."""
+    """Return the media type of a document whose server gives none.
+
+    The suffix of `url` tells plain texts apart.
+    """
     if content.startswith(b"%PDF-"):
         return "application/pdf"
     head = content[:SNIFFED_BYTES]

@@ -1,4 +1,4 @@
-"""Read the links of a feed (RSS 0.9 to 2.0, Atom), and XML that is not well-formed."""
+"""Read the links of a feed (RSS 0.9 to 2.0, Atom), also of a malformed one."""
 
 import io
 import re
@@ -20,7 +20,10 @@ BARE_AMPERSAND = re.compile(r"<!\[CDATA\[.*?\]\]>|&(?!(?:amp|lt|gt|quot|apos|#\d
 
 
 def feed_links(body: bytes, url: str, content_type: str = "") -> Iterator[str]:
-    """Yield the normalized URLs of the entries of a feed, also behind malformed markup."""
+    """Yield the normalized URLs of the entries of a feed.
+
+    Reads on after malformed markup.
+    """
     count = 0
     for element in xml_elements(decode_xml(body, content_type), ENTRY_NAMES):
         entry_url = normalize_url(_link(element), url) if _link(element) else None
@@ -35,13 +38,18 @@ def decode_xml(body: bytes, content_type: str) -> str:
 
 
 def root_name(text: str) -> str:
-    """Return the name of the root element of a feed or a sitemap, without its prefix; "" for another document."""
+    """Return the name of the root element of a feed or a sitemap, without prefix.
+
+    "" for another document.
+    """
     match = ROOT_TAG.search(text)
     return match[1] if match else ""
 
 
 def xml_elements(text: str, names: Collection[str]) -> Iterator[etree._Element]:
-    """Yield the elements of a feed or a sitemap whose local name is in `names`, and clear each afterwards.
+    """Yield the elements of a feed or a sitemap whose local name is in `names`.
+
+    Each is cleared afterwards.
 
     Reads on after bare ampersands and other errors; an element that the end of the text cuts is left out. The DTD is not
     parsed, and the entities that it declares are removed: none is ever resolved.
@@ -73,7 +81,10 @@ def xml_elements(text: str, names: Collection[str]) -> Iterator[etree._Element]:
 
 
 def local_name(element: etree._Element) -> str:
-    """Return the name of an element without its namespace and its prefix; "" for a comment."""
+    """Return the name of an element without namespace and prefix.
+
+    "" for a comment.
+    """
     return re.split("[}:]", element.tag)[-1] if isinstance(element.tag, str) else ""
 
 
