@@ -15,7 +15,7 @@ from provenlm.core.paths import ProjectPaths
 from provenlm.core.progress import progress_bar
 from provenlm.core.records import FetchResult, Record
 from provenlm.scraping import delivery, metrics, state_folder
-from provenlm.scraping.crawl import store
+from provenlm.scraping.crawl import database
 from provenlm.scraping.names import check_name
 from stages import runner
 
@@ -44,7 +44,7 @@ def run_stage(context: runner.StageContext) -> None:
         tally = metrics.CrawlTally(delivery.previous_ids(state_dir, records_dir))
         _write_outputs(context, spec.fetch, config, tally, records_dir, fetches_dir)
     metrics.record_scrape_metrics(context.recorder, tally)
-    metrics.record_sitemap_metrics(context.recorder, store.sitemap_outcomes(state_dir))
+    metrics.record_sitemap_metrics(context.recorder, database.sitemap_outcomes(state_dir))
 
 
 def _write_outputs(

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from provenlm.core import io, records
 from provenlm.core.errors import ProvenlmError
 from provenlm.core.progress import log_line
-from provenlm.scraping.crawl import store
+from provenlm.scraping.crawl import database
 
 RECEIPT = "delivered.md5"
 MAX_RECEIPT_SECONDS = 3600.0  # an older delivery that DVC did not record is not taken again
@@ -49,7 +49,7 @@ def deliver(state_dir: Path, audit: Path, by_dvc: bool) -> None:
         io.write_text(state_dir / RECEIPT, hashlib.md5(audit.read_bytes(), usedforsecurity=False).hexdigest() + "\n")
     else:
         (state_dir / RECEIPT).unlink(missing_ok=True)
-    store.mark_delivered(state_dir)
+    database.mark_delivered(state_dir)
     shutil.rmtree(state_dir / "previous", ignore_errors=True)
     for leftover in audit.parent.glob(f".tmp-*-{audit.name}"):  # of a process killed while it wrote the audit
         leftover.unlink(missing_ok=True)
@@ -66,4 +66,4 @@ def reopen_unrecorded(state_dir: Path, dvc_lock: Path) -> None:
     digest = receipt.read_text(encoding="utf-8").strip()
     if not dvc_lock.exists() or digest not in dvc_lock.read_text(encoding="utf-8"):
         log_line("dvc.lock does not record the last scrape; its pages are taken again without a request")
-        store.mark_undelivered(state_dir)
+        database.mark_undelivered(state_dir)

@@ -9,8 +9,8 @@ from loopback_site import LoopbackSite
 from provenlm.core.progress import ProgressReporter
 from provenlm.core.records import FetchResult
 from provenlm.scraping.crawl.crawler import crawl
+from provenlm.scraping.crawl.database import mark_delivered
 from provenlm.scraping.crawl.fetcher import CrawlPolicy
-from provenlm.scraping.crawl.store import mark_delivered
 from provenlm.scraping.crawl.urls import CrawlLimits, Seed
 from provenlm.scraping.extraction.extractor import Extractor
 from provenlm.scraping.extraction.text_extractor import TEXT_EXTRACTOR

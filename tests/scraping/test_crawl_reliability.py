@@ -15,8 +15,8 @@ from provenlm.core.progress import ProgressReporter
 from provenlm.core.records import FetchResult, Record
 from provenlm.scraping import delivery
 from provenlm.scraping.crawl.crawler import crawl
+from provenlm.scraping.crawl.database import readable_errors
 from provenlm.scraping.crawl.fetcher import CrawlPolicy
-from provenlm.scraping.crawl.store import readable_errors
 from provenlm.scraping.crawl.urls import CrawlLimits, Seed
 from provenlm.scraping.extraction.text_extractor import TEXT_EXTRACTOR
 from provenlm.scraping.state_folder import disk_advice, hold_lock, readable_disk_errors

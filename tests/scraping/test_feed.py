@@ -1,7 +1,7 @@
 from provenlm.core.progress import ProgressReporter
 from provenlm.scraping.crawl.crawler import crawl
+from provenlm.scraping.crawl.database import mark_delivered
 from provenlm.scraping.crawl.fetcher import CrawlPolicy
-from provenlm.scraping.crawl.store import mark_delivered
 from provenlm.scraping.crawl.urls import CrawlLimits, Seed
 from provenlm.scraping.extraction.text_extractor import TEXT_EXTRACTOR
 from provenlm.scraping.sources.feed import feed_links

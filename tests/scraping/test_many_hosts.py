@@ -11,8 +11,8 @@ from provenlm.core.errors import ProvenlmError
 from provenlm.core.progress import ProgressReporter
 from provenlm.core.records import FetchResult
 from provenlm.scraping.crawl.crawler import crawl
+from provenlm.scraping.crawl.database import mark_delivered
 from provenlm.scraping.crawl.fetcher import CrawlPolicy
-from provenlm.scraping.crawl.store import mark_delivered
 from provenlm.scraping.crawl.urls import CrawlLimits, Seed
 from provenlm.scraping.extraction.text_extractor import TEXT_EXTRACTOR
 

@@ -2,8 +2,8 @@ import gzip
 
 import pytest
 
+from provenlm.scraping.crawl.database import sitemap_outcomes
 from provenlm.scraping.crawl.sitemap import MAX_SITEMAPS, parse_sitemap
-from provenlm.scraping.crawl.store import sitemap_outcomes
 
 PLAIN = b"""<?xml version="1.0" encoding="UTF-8"?>
 <urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9" xmlns:image="http://www.google.com/schemas/sitemap-image/1.1">

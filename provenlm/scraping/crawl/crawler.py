@@ -16,11 +16,12 @@ from provenlm.core import hashing
 from provenlm.core.errors import DataError, ProvenlmError
 from provenlm.core.progress import ProgressReporter
 from provenlm.core.records import FetchResult, Record
+from provenlm.scraping.crawl.database import readable_errors
 from provenlm.scraping.crawl.fetcher import CrawlPolicy, Fetcher
 from provenlm.scraping.crawl.frontier import CACHED_REASONS, NO_HOST, FrontierEntry
 from provenlm.scraping.crawl.host_queue import HostQueue, refresh_extraction
 from provenlm.scraping.crawl.network import NetworkPolicy
-from provenlm.scraping.crawl.store import CrawlStore, readable_errors
+from provenlm.scraping.crawl.store import CrawlStore
 from provenlm.scraping.crawl.urls import Seed, url_host
 from provenlm.scraping.extraction.extractor import ExtractedDocument, Extractor, outcome_of
 

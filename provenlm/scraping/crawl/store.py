@@ -16,10 +16,11 @@ from types import TracebackType
 
 from provenlm.core.errors import DataError
 from provenlm.scraping.crawl.archive import WarcArchive, WarcLocation
+from provenlm.scraping.crawl.database import ABANDONED, DATABASE, FETCHED, FINISHED, UNFINISHED
 from provenlm.scraping.crawl.frontier import CACHED_REASONS, NO_HOST, QUEUED, CachedPage, DiscoveredUrl, FrontierEntry
 from provenlm.scraping.crawl.sitemap import SitemapResult
 from provenlm.scraping.extraction.extractor import ExtractedDocument
-from provenlm.scraping.state_folder import disk_advice, hold_lock, readable_disk_errors
+from provenlm.scraping.state_folder import hold_lock
 
 SCHEMA = """
 create table if not exists crawls (id integer primary key, identity text not null, finished integer not null default 0);
@@ -40,9 +41,6 @@ create table if not exists pages (
 """
 COLUMNS = "host, seq, url, site, redirects, depth, state, reason, status, received_bytes, size, attempts, seconds"
 SCHEMA_VERSION = 4
-UNFINISHED, FINISHED, ABANDONED, FETCHED = 0, 1, 2, 3  # FETCHED: every page has an outcome, but the results are not delivered
-DATABASE = "crawl.sqlite"
-DAMAGE_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_IOERR_SHORT_READ)
 
 
 class CrawlStore:
@@ -282,55 +280,3 @@ class CrawlStore:
         """Mark the crawl as abandoned; the next one reuses the cached pages."""
         with self.lock:
             self.db.execute("update crawls set finished = ? where id = ?", (ABANDONED, self.crawl_id))
-
-
-def sitemap_outcomes(folder: Path) -> list[tuple[str, str, int]]:
-    """Return the outcome of each sitemap of the newest crawl of `folder`.
-
-    It is the URL, the reason why the sitemap was not read ("" if it was), and its number of pages.
-    """
-    if not (folder / DATABASE).exists():
-        return []
-    with readable_errors(folder), closing(sqlite3.connect(folder / DATABASE)) as db:
-        query = "select url, reason, pages from sitemaps where crawl = (select max(id) from crawls) order by host, position"
-        return db.execute(query).fetchall()
-
-
-def mark_delivered(folder: Path) -> None:
-    """Mark the crawl of `folder` as finished, because its results stand.
-
-    The next one sends requests again.
-    """
-    _change_state(folder, FETCHED, FINISHED)
-
-
-def mark_undelivered(folder: Path) -> None:
-    """Take back `mark_delivered`.
-
-    The next crawl reads the pages of the last one, without a request.
-    """
-    _change_state(folder, FINISHED, FETCHED)
-
-
-def _change_state(folder: Path, old: int, new: int) -> None:
-    if (folder / DATABASE).exists():
-        with readable_errors(folder), closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as db:
-            query = "update crawls set finished = ? where finished = ? and id = (select max(id) from crawls)"
-            db.execute(query, (new, old))
-
-
-@contextmanager
-def readable_errors(folder: Path) -> Iterator[None]:
-    """Turn an error of the disk or of SQLite into a DataError of one line.
-
-    Only a damaged file is advised to be deleted. A disk that is full or read-only is called so, and the crawl is kept.
-    """
-    path = (folder / DATABASE).as_posix()
-    try:
-        with readable_disk_errors(folder):
-            yield
-    except sqlite3.DatabaseError as error:
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-        if code in DAMAGE_CODES or code & 0xFF in DAMAGE_CODES:
-            raise DataError(f"{path}: damaged: {error}; delete the file to crawl again") from None
-        raise DataError(f"{path}: {error}; {disk_advice(folder)}") from None
