@@ -27,10 +27,8 @@ def previous_ids(state_dir: Path, records_dir: Path) -> dict[str, str]:
     scrape counts as none; this run replaces it.
     """
     folder = state_dir / "previous"
-    if folder.exists():
-        return records.read_ids_by_source(folder)
     try:
-        ids_by_source = records.read_ids_by_source(records_dir)
+        ids_by_source = records.read_ids_by_source(folder if folder.exists() else records_dir)
     except ProvenlmError as error:
         log_line(f"{error}; the comparison with the previous scrape is skipped")
         ids_by_source = {}

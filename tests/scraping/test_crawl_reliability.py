@@ -145,3 +145,10 @@ def test_a_write_error_names_file_and_cause(tmp_path) -> None:
 def test_a_full_disk_is_called_a_full_disk() -> None:
     assert disk_advice(Path("/proc/self")).startswith("the disk is full (0 bytes are free)")
     assert "full" not in disk_advice(Path.cwd() / "no_such_folder")
+
+
+def test_damaged_previous_records_count_as_none(tmp_path) -> None:
+    assert delivery.previous_ids(tmp_path, tmp_path / "none") == {}
+    (tmp_path / "previous/00000.parquet").write_bytes(b"cut")
+    assert delivery.previous_ids(tmp_path, tmp_path / "none") == {}
+    assert records.read_ids_by_source(tmp_path / "previous") == {}

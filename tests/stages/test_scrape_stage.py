@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import socket
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from in_process import run_stage
 
 from provenlm.core import audit, hashing, records
+from provenlm.scraping.state_folder import hold_lock
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = """
@@ -137,3 +139,10 @@ def test_a_name_that_leaves_the_project_stops_the_stage(tmp_path: Path) -> None:
     result = run_stage(project, "scrape", "../../escape")
     assert (result.returncode, "a name must be letters, digits" in result.stderr) == (1, True)
     assert [path.name for path in tmp_path.rglob("*")] == ["deep", "project", "params.yaml"]
+
+
+def test_two_scrapes_of_a_corpus_at_once_are_refused(tmp_path: Path) -> None:
+    with hold_lock(tmp_path / "data/.state/docs/scrape.lock"):
+        result = scrape(tmp_path, "pydoc:requests")
+    assert (result.returncode, f"in use by process {os.getpid()}; wait until it ends, or end it\n" in result.stderr) == (1, True)
+    assert not (tmp_path / "data/docs").exists()
