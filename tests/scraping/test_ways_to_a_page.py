@@ -1,5 +1,6 @@
 """Test the ways to a page other than a link, the robots directives on the way, and pages without a media type."""
 
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -211,3 +212,10 @@ def test_pages_without_a_type_are_sniffed_and_text_types_are_read(web, crawl_sit
     }
     assert results["/untyped"].record.text == "no typ"
     assert results["/octet.html"].record.text == "text"
+
+
+def test_the_links_of_a_large_page_take_linear_time() -> None:
+    markup = "".join(f"<p>text <a href=/{number}>a</a>" for number in range(3000))
+    started = time.process_time()
+    assert len(list(page_links(HTMLTree.parse(markup), "http://h/"))) == 3000
+    assert time.process_time() - started < 3.0  # quadratic: minutes

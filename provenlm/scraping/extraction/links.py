@@ -52,7 +52,7 @@ def base_url(tree: HTMLTree, url: str) -> str:
 def _select(tree: HTMLTree, selector: str) -> Iterator[ElementNode]:
     """Yield the elements of a page that match a CSS selector."""
     if tree.document is not None:
-        yield from tree.document.query_selector_all(selector)
+        yield from tree.document.query_selector_all(selector)[:]  # a slice is a list; iterating the node list takes quadratic time
 
 
 def _link(node: ElementNode) -> str:
