@@ -5,15 +5,34 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from provenlm.core.errors import ProvenlmError
+from provenlm.core.errors import DataError, ProvenlmError
 from provenlm.core.progress import ProgressReporter
 from provenlm.core.records import FetchResult
 from provenlm.scraping.sources.folder import FolderSource, read_folder
 from provenlm.scraping.sources.git import GitSource, read_git
 from provenlm.scraping.sources.items import ItemDecoder, decode_items
+from provenlm.scraping.sources.record_folder import RecordFolderSource, read_record_folder
 from provenlm.scraping.sources.tables import TableSource, read_table
 
-LocalSource = FolderSource | GitSource | TableSource
+LocalSource = FolderSource | GitSource | TableSource | RecordFolderSource
+RULE_REASONS = {"not-included", "excluded", "ignored", "not-sampled"}  # named only if there is no other
+HINTS = {  # what would be right, by reason
+    "json": "a row must be a JSON object",
+    "format": "the files must have the format that `kind` names",
+    "no-content": "`content` must name a column with text; chat messages need a `template`",
+    "no-text": "the content must be text; messages and objects need a `template`",
+    "encoding": "text must be UTF-8",
+    "media-type": "no file has a suffix that this domain reads",
+    "content-type": "the pages must be HTML, text or Markdown",
+    "not-included": "a pattern of `include` must match a file; `**/` matches any folders",
+    "excluded": "`exclude` must leave a file",
+    "ignored": "`ignore: []` reads hidden, installed and minified files, too",
+    "too-large": "`max_response_bytes` of `crawl_policy` limits the size",
+    "rows-need-jsonl-source": "rows need a source of `kind: jsonl`",
+    "pdf-needs-extra": "install the extra `documents`",
+    "document-needs-extra": "install the extra `documents`",
+    "robots": "robots.txt forbids the pages",
+}
 
 
 def fetch_source(
@@ -27,6 +46,8 @@ def fetch_source(
         items = read_folder(source, decoder.media_type_of, max_bytes)
     elif isinstance(source, GitSource):
         items = read_git(source, decoder.media_type_of, state_dir / "git", max_bytes, from_cache)
+    elif isinstance(source, RecordFolderSource):
+        items = read_record_folder(source, max_bytes)
     else:
         items = read_table(source, max_bytes)
     return decode_items(items, decoder)
@@ -60,21 +81,57 @@ def _fetch_each(
 
 
 def named_source(index: int, results: Iterable[FetchResult], progress: ProgressReporter) -> Iterator[FetchResult]:
-    """Report the progress of a source and name it in its errors."""
+    """Report the progress of a source and name it in its errors.
+
+    Raises DataError if it yields no record.
+    """
     try:
-        for result in results:
+        for result in require_record(results):
             progress.update(postfix=result.url[-40:])
             yield result
     except ProvenlmError as error:
         raise type(error)(f"sources[{index}]: {error}") from None
 
 
+def require_record(results: Iterable[FetchResult]) -> Iterator[FetchResult]:
+    """Raise a DataError that names the most frequent reason if there is no record among `results`."""
+    num_records, outcomes, examples = 0, Counter[tuple[str, str]](), dict[tuple[str, str], str]()
+    error = "must yield at least one record, got none"
+    try:
+        for result in results:
+            num_records += result.record is not None
+            outcomes[result.state, result.reason] += 1
+            examples.setdefault((result.state, result.reason), result.url)
+            yield result
+    except DataError as data_error:
+        if num_records or not outcomes:
+            raise
+        error = str(data_error)
+    if num_records:
+        return
+    if not outcomes:
+        raise DataError("must yield at least one record, got no file, row or response")
+    by_content = Counter({outcome: count for outcome, count in outcomes.items() if outcome[1] not in RULE_REASONS})
+    (state, reason), count = (by_content or outcomes).most_common(1)[0]
+    hint = f"; {HINTS[reason]}" if reason in HINTS else ""
+    raise DataError(f"{error}: {count} of {outcomes.total()} {state} {reason}, first {examples[state, reason]}{hint}")
+
+
 def skip_repeated(results: Iterable[FetchResult]) -> Iterator[FetchResult]:
-    """Skip results whose URL occurred before, with the reason `repeated`."""
+    """Skip results whose URL occurred before, with the reason `repeated`.
+
+    The first record of a URL is kept, even if an earlier result of the URL was none.
+    """
     url_counts: Counter[str] = Counter()
+    urls_of_records: set[str] = set()
     for result in results:
         url_counts[result.url] += 1
-        if (count := url_counts[result.url]) > 1:
+        is_repeated = result.url in urls_of_records
+        if result.record is not None:
+            urls_of_records.add(result.url)
+        if (count := url_counts[result.url]) == 1:
+            yield result
+        elif result.record is None or is_repeated:
             yield replace(result, url=f"{result.url} ({count})", state="skipped", reason="repeated", record=None)
         else:
-            yield result
+            yield replace(result, url=f"{result.url} ({count})")
