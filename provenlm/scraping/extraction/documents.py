@@ -21,7 +21,9 @@ FRONT_MATTER_KEYS = {  # key to name in the metadata
     "title": "title", "date": "date", "license": "license", "licence": "license", "lang": "lang", "language": "lang", "author": "author",
     "authors": "author", "tags": "tags",
 }  # fmt: skip
-LINE_HYPHEN = re.compile(r"(?<=[^\W\d_])(?:\x02|\ufffe|\u00ad\n|-\n)(?=[^\W\d_A-Z])")
+# PDFium writes U+0002 for a hyphen that ends a line, and no line break.
+LINE_HYPHEN = re.compile(r"(?<=[^\W\d_])[\x02\ufffe](?=[^\W\d_])(?=[^A-Z])")
+CELL_PARAGRAPH = re.compile(r"(<t[dh][^>]*>)<p>((?:(?!</?p\b).)*)</p>(?=</t[dh]>)", re.DOTALL)
 MAX_ZIP_BYTES = 1 << 28  # decompressed
 
 
@@ -88,6 +90,7 @@ def read_docx(content: bytes) -> ExtractedDocument | str:
         properties = _xml_texts(content, "docProps/core.xml")
     except Exception:  # mammoth raises many kinds of exceptions for damaged files
         return "document-damaged"
+    html = CELL_PARAGRAPH.sub(r"\1\2", html)  # so that a row of a table is a line
     text = extract_plain_text(f"<html><body>{html}</body></html>", main_content=False, preserve_formatting=True, alt_texts=False)
     metadata = {"title": properties["title"]} if properties.get("title") else {}
     return ExtractedDocument(text.encode("utf-8", "replace"), "text/plain", metadata, ())
@@ -161,5 +164,5 @@ def read_pdf(content: bytes) -> ExtractedDocument | str:
         return "pdf-damaged"
     finally:
         document.close()
-    text = "\n\n".join(LINE_HYPHEN.sub("", page.replace("\r\n", "\n")).strip() for page in pages)
+    text = "\n\n".join(LINE_HYPHEN.sub("", page.replace("\r\n", "\n")).replace("\x02", "-").strip() for page in pages)
     return ExtractedDocument(text.encode("utf-8", "replace"), "text/plain", {"title": _clean(title)} if title else {}, ())

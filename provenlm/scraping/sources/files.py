@@ -74,11 +74,16 @@ def _named_errors(address: str) -> Iterator[None]:
     """Name the address in an error of its file system."""
     try:
         yield
-    except FileNotFoundError:
-        raise ConfigError(f"files must exist, got {address!r}") from None
     except ImportError as error:
         raise ConfigError(f"files: {address!r} needs another package: {error}") from None
-    except Exception as error:  # each file system has exceptions of its own
+    except Exception as exception:  # each file system has exceptions of its own
+        error: BaseException = exception
+        while error.__cause__ is not None:
+            error = error.__cause__
+        if isinstance(exception, FileNotFoundError) and (
+            error is exception or not isinstance(error, OSError)
+        ):  # no lost connection
+            raise ConfigError(f"files must exist, got {address!r}") from None
         message = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"files: {address}: cannot be read: {message}") from None
 

@@ -198,10 +198,10 @@ def _read_parquet(name: str, kind: str, columns: tuple[str, ...], max_bytes: int
         if columns and not wanted:  # no cell is needed to say which columns there are
             yield from ((dict.fromkeys(names), 0) for _ in range(parquet.metadata.num_rows))
             return
-        others = dict.fromkeys(name for name in names if name not in wanted) if columns else {}
+        all_columns = dict.fromkeys(names)
         for batch in parquet.iter_batches(BATCH_ROWS, columns=wanted or None):
             for row in _rows_of(batch):
-                yield row if isinstance(row, str) else {**others, **row}, _size_of(row)
+                yield row if isinstance(row, str) else {**all_columns, **row}, _size_of(row)
 
 
 def _rows_of(batch: pa.RecordBatch) -> Iterator[Mapping[str, Any] | str]:
