@@ -22,7 +22,7 @@ FRONT_MATTER_KEYS = {  # key to name in the metadata
     "authors": "author", "tags": "tags",
 }  # fmt: skip
 # PDFium writes U+0002 for a hyphen that ends a line, and no line break.
-LINE_HYPHEN = re.compile(r"(?<=[^\W\d_])[\x02\ufffe](?=[^\W\d_])(?=[^A-Z])")
+LINE_HYPHEN = re.compile(r"(?<=[^\W\d_])[\x02\ufffe](\w)")
 CELL_PARAGRAPH = re.compile(r"(<t[dh][^>]*>)<p>((?:(?!</?p\b).)*)</p>(?=</t[dh]>)", re.DOTALL)
 MAX_ZIP_BYTES = 1 << 28  # decompressed
 
@@ -164,5 +164,10 @@ def read_pdf(content: bytes) -> ExtractedDocument | str:
         return "pdf-damaged"
     finally:
         document.close()
-    text = "\n\n".join(LINE_HYPHEN.sub("", page.replace("\r\n", "\n")).replace("\x02", "-").strip() for page in pages)
+    text = "\n\n".join(LINE_HYPHEN.sub(_join_word, page.replace("\r\n", "\n")).replace("\x02", "-").strip() for page in pages)
     return ExtractedDocument(text.encode("utf-8", "replace"), "text/plain", {"title": _clean(title)} if title else {}, ())
+
+
+def _join_word(match: re.Match[str]) -> str:
+    """Drop the hyphen of a divided word, and keep that of a name such as North-Sea."""
+    return match[1] if match[1].islower() else f"-{match[1]}"
