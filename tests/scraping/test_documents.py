@@ -196,4 +196,16 @@ def pdf_of_lines(*lines: str) -> bytes:
 def test_a_word_divided_between_two_lines_of_a_pdf_is_joined() -> None:
     pytest.importorskip("pypdfium2")
     record = fetch_record("a.pdf", pdf_of_lines("Boats come in during the harbour of-", "fice hours, North-", "Sea pilots too"))
-    assert record.text.split() == "Boats come in during the harbour office hours, North-Sea pilots too".split()
+    assert record.text.split() == [
+        "Boats",
+        "come",
+        "in",
+        "during",
+        "the",
+        "harbour",
+        "office",
+        "hours,",
+        "North-Sea",
+        "pilots",
+        "too",
+    ]

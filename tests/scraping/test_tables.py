@@ -9,6 +9,7 @@ import os
 from datetime import UTC, date, datetime
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -318,6 +319,28 @@ def test_the_first_record_of_an_address_is_kept_behind_a_failure() -> None:
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
+    def do_GET(self) -> None:
+        """Answer requests behind the first megabyte of a large file with an error."""
+        if self.path == "/large.jsonl" and not self.headers.get("Range", "").startswith("bytes=0-"):
+            self.send_error(500)
+        else:
+            super().do_GET()
+
+    def send_head(self) -> Any:
+        """Claim a length that asks for a second request."""
+        if self.path != "/large.jsonl":
+            return super().send_head()
+        content = b" " * 6_000_000
+        last = len(content) - 1 if self.command == "HEAD" else int(self.headers["Range"].rpartition("-")[2])
+        part = content[: last + 1]
+        self.send_response(200 if self.command == "HEAD" else 206)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(part)))
+        if self.command != "HEAD":
+            self.send_header("Content-Range", f"bytes 0-{last}/{len(content)}")
+        self.end_headers()
+        return BytesIO(part)
+
     def log_message(self, *args: object) -> None:
         """Keep the output clean."""
 
@@ -333,6 +356,8 @@ def test_files_at_http_addresses_are_read() -> None:
         assert texts(TableSource("parquet", (f"{root}/rows.parquet",))) == TEXTS
         with pytest.raises(ConfigError, match=rf"^sources\[0\]: files must exist, got '{root}/none.jsonl'$"):
             fetch(TableSource("jsonl", (f"{root}/none.jsonl",)))
+        with pytest.raises(DataError, match=rf"^sources\[0\]: files: {root}/large.jsonl: cannot be read: 500"):
+            fetch(TableSource("jsonl", (f"{root}/large.jsonl",)))
     finally:
         server.shutdown()
         server.server_close()

@@ -88,12 +88,39 @@ def _named_errors(address: str) -> Iterator[None]:
         raise DataError(f"files: {address}: cannot be read: {message}") from None
 
 
-def is_connection_error(name: str, error: Exception) -> bool:
-    """Tell a fault of the network, after which the file may be read again, from a damaged file."""
-    return bool(REMOTE_ADDRESS.match(name)) and (
-        isinstance(error, ConnectionError | TimeoutError | FileNotFoundError)
-        or not isinstance(error, (OSError, EOFError, ValueError))
-    )
+class _RemoteFile(io.RawIOBase):
+    """Read a file at an fsspec address; a fault of the network, after which it may be read again, is a DataError."""
+
+    def __init__(self, file: Any, address: str) -> None:
+        self.file, self.address = file, address
+
+    def readable(self) -> bool:
+        """Allow reading."""
+        return True
+
+    def seekable(self) -> bool:
+        """Tell whether the file system can read from any position."""
+        return bool(self.file.seekable())
+
+    def tell(self) -> int:
+        """Return the position."""
+        return int(self.file.tell())
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a position."""
+        return int(self.file.seek(offset, whence))
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer`."""
+        with _named_errors(self.address):
+            content = self.file.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+        super().close()
 
 
 def open_file(name: str) -> BinaryIO:
@@ -102,7 +129,7 @@ def open_file(name: str) -> BinaryIO:
         return cast(BinaryIO, Path(name).open("rb"))
     with _named_errors(name):
         file_system, path = _file_system(name)
-        return cast(BinaryIO, file_system.open(path, "rb"))
+        return cast(BinaryIO, _RemoteFile(file_system.open(path, "rb"), name))
 
 
 @contextmanager
@@ -120,7 +147,7 @@ def decompressed(file: BinaryIO) -> io.BufferedReader:
     if COMPRESSION_MAGICS.get(magic) == "gzip":
         raw = gzip.GzipFile(fileobj=buffered)
     elif COMPRESSION_MAGICS.get(magic) == "bzip2":
-        raw = bz2.BZ2File(buffered)  # noqa: SIM115
+        raw = bz2.BZ2File(buffered)
     elif COMPRESSION_MAGICS.get(magic) == "xz":
         raw = lzma.LZMAFile(buffered)  # noqa: SIM115
     elif COMPRESSION_MAGICS.get(magic) == "Zstandard":

@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from provenlm.core.errors import DataError, ProvenlmError
 from provenlm.core.progress import log_line
 from provenlm.scraping.sources import files
 
@@ -46,13 +45,7 @@ def read_rows(name: str, kind: TableKind, columns: tuple[str, ...], max_bytes: i
             number += 1
             if values is not None:
                 yield Row(f"{label}:{number}", values, size)
-    except ProvenlmError:
-        raise
-    except Exception as error:
-        if files.is_connection_error(name, error):
-            raise DataError(f"files: {label}: reading ended after {number} rows: {error}") from None
-        if not isinstance(error, (pa.ArrowException, *files.READ_ERRORS)):
-            raise
+    except (pa.ArrowException, *files.READ_ERRORS) as error:
         reason = "no-access" if isinstance(error, PermissionError) else "damaged"
         log_line(f"{label}: {reason}: reading ended after {number} rows: {error}")
         yield Row(f"{label}:{number + 1}", reason, 0)
