@@ -13,6 +13,7 @@ from provenlm.core.progress import log_line, progress_bar
 from provenlm.core.records import FetchResult, Record
 from provenlm.scraping import metrics
 from provenlm.scraping.sources.items import escape_result
+from provenlm.scraping.sources.outcomes import most_frequent_reason
 from stages import runner
 
 FETCH_SCHEMA = pa.schema(
@@ -42,7 +43,8 @@ def run_stage(context: runner.StageContext) -> None:
             ):
                 fetches = spec.fetch(config, context.paths.crawl_state_dir(context.subject), bar)
                 if records.write_records(_tally_fetches(fetches, tally, fetch_writer), new_records_dir) == 0:
-                    raise DataError("must yield at least one record, got none")
+                    reason = most_frequent_reason(tally.outcomes, tally.examples)
+                    raise DataError(f"must yield at least one record, got none: {reason}")
         except Exception as exception:
             error = exception
     log_line(f"scrape@{context.subject}: scraped {tally.summary()}")

@@ -162,3 +162,12 @@ def test_the_reasons_of_a_failed_scrape_are_kept(tmp_path: Path) -> None:
     fetches = pd.read_parquet(tmp_path / "data/rows/fetches/fetches.parquet")
     assert fetches[["url", "reason"]].values.tolist() == [["rows.jsonl:1", "no-content"], ["rows.jsonl:2", "json"]]
     assert digests(tmp_path / "data/rows/scraped") == before
+
+
+def test_a_domain_without_text_names_the_most_frequent_reason(tmp_path: Path) -> None:
+    params = "corpora: {g: {domain: grids, scrape: {sources: [{kind: jsonl, files: [t.jsonl], content: null}]}, filter: {}, dedupe: {}, tokenize: {}}}\nrecipes: {}\nreports: {}\n"
+    (tmp_path / "params.yaml").write_text(params, encoding="utf-8")
+    (tmp_path / "t.jsonl").write_text("no json\nnone\n{}\n", encoding="utf-8")
+    result = run_stage(tmp_path, "scrape", "g")
+    reason = "must yield at least one record, got none: 2 of 3 failed json, first t.jsonl:1; a row must be a JSON object"
+    assert result.stderr == f"scrape@g: params.yaml: corpora.g.scrape: {reason}\n"

@@ -11,28 +11,11 @@ from provenlm.core.records import FetchResult
 from provenlm.scraping.sources.folder import FolderSource, read_folder
 from provenlm.scraping.sources.git import GitSource, read_git
 from provenlm.scraping.sources.items import ItemDecoder, decode_items
+from provenlm.scraping.sources.outcomes import most_frequent_reason
 from provenlm.scraping.sources.record_folder import RecordFolderSource, read_record_folder
 from provenlm.scraping.sources.tables import TableSource, read_table
 
 LocalSource = FolderSource | GitSource | TableSource | RecordFolderSource
-RULE_REASONS = {"not-included", "excluded", "ignored", "not-sampled"}  # named only if there is no other
-HINTS = {  # what would be right, by reason
-    "json": "a row must be a JSON object",
-    "format": "the files must have the format that `kind` names",
-    "no-content": "`content` must name a column with text; chat messages need a `template`",
-    "no-text": "the content must be text; messages and objects need a `template`",
-    "encoding": "text must be UTF-8",
-    "media-type": "no file has a suffix that this domain reads",
-    "content-type": "the pages must be HTML, text or Markdown",
-    "not-included": "a pattern of `include` must match a file; `**/` matches any folders",
-    "excluded": "`exclude` must leave a file",
-    "ignored": "`ignore: []` reads hidden, installed and minified files, too",
-    "too-large": "`max_response_bytes` of `crawl_policy` limits the size",
-    "rows-need-jsonl-source": "rows need a source of `kind: jsonl`",
-    "pdf-needs-extra": "install the extra `documents`",
-    "document-needs-extra": "install the extra `documents`",
-    "robots": "robots.txt forbids the pages",
-}
 
 
 def fetch_source(
@@ -111,10 +94,7 @@ def require_record(results: Iterable[FetchResult]) -> Iterator[FetchResult]:
         return
     if not outcomes:
         raise DataError("must yield at least one record, got no file, row or response")
-    by_content = Counter({outcome: count for outcome, count in outcomes.items() if outcome[1] not in RULE_REASONS})
-    (state, reason), count = (by_content or outcomes).most_common(1)[0]
-    hint = f"; {HINTS[reason]}" if reason in HINTS else ""
-    raise DataError(f"{error}: {count} of {outcomes.total()} {state} {reason}, first {examples[state, reason]}{hint}")
+    raise DataError(f"{error}: {most_frequent_reason(outcomes, examples)}")
 
 
 def skip_repeated(results: Iterable[FetchResult]) -> Iterator[FetchResult]:

@@ -95,15 +95,16 @@ def parse_examples() -> list[TextScrapeConfig]:
 
 
 def test_the_examples_of_the_documentation_are_valid() -> None:
-    minimal_folder, minimal_site, complete = parse_examples()
+    minimal_folder, minimal_site, complete, templates = parse_examples()
     assert [source.kind for source in minimal_folder.sources] == ["folder"]
     assert [source.kind for source in minimal_site.sources] == ["site"]
-    assert [source.kind for source in complete.sources] == ["site", "feed", "git", "folder", "jsonl", "warc"]
+    assert [source.kind for source in complete.sources] == ["site", "feed", "git", "folder", "jsonl", "warc", "records"]
+    assert [source.kind for source in templates.sources] == ["jsonl", "csv"]
     assert len(complete.topics) == 8
 
 
 def test_the_complete_example_shows_the_defaults_of_a_crawl() -> None:
-    _, minimal_site, complete = parse_examples()
+    _, minimal_site, complete, _ = parse_examples()
     assert minimal_site.web_sources[0].limits == complete.web_sources[0].limits
     assert minimal_site.crawl_policy == complete.crawl_policy
     feed = complete.web_sources[1]
