@@ -47,10 +47,13 @@ class CrawlTally:
             self._add_record(fetch.record)
 
     def summary(self) -> str:
-        """Say what became of everything: `2 records; 25 failed: json 25; 5 skipped: repeated 5`."""
+        """Say what became of everything.
+
+        Such as `2 records; 25 failed: json 25; 5 skipped: repeated 5`.
+        """
         parts = [f"{len(self.sizes)} records"]
         for state in ("record", "failed", "skipped"):
-            counts = Counter({reason: count for (other, reason), count in self.outcomes.items() if other == state and reason})
+            counts = Counter({reason: count for (outcome, reason), count in self.outcomes.items() if outcome == state and reason})
             reasons = ", ".join(
                 f"{reason} {count}" for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
             )

@@ -28,7 +28,10 @@ MAX_ZIP_BYTES = 1 << 28  # decompressed
 
 
 def split_front_matter(text: str) -> tuple[str, dict[str, Any]]:
-    """Return the text below the front matter, YAML or TOML, and its metadata; all of the text if there is none."""
+    """Return the text below the front matter, YAML or TOML, and its metadata.
+
+    Without front matter that is all of the text.
+    """
     match = FRONT_MATTER.match(text)
     if match is None:
         return text, {}
@@ -52,7 +55,7 @@ def _clean(value: object) -> str:
 
 
 def read_notebook(text: str) -> ExtractedDocument | str:
-    """Return the Markdown and the code cells of a Jupyter notebook as Markdown, without outputs."""
+    """Return the cells of a Jupyter notebook as Markdown, without outputs."""
     try:
         notebook = json.loads(text)
         cells = notebook.get("cells") or [cell for sheet in notebook.get("worksheets", []) for cell in sheet["cells"]]
@@ -148,7 +151,10 @@ def _xml_texts(content: bytes, name: str) -> dict[str, str]:
 
 
 def read_pdf(content: bytes) -> ExtractedDocument | str:
-    """Return the text of a PDF by page, with the words joined that lines divide, or the reason why that is impossible."""
+    """Return the text of a PDF, with the words joined that lines divide.
+
+    Returns the reason if that is impossible.
+    """
     try:
         import pypdfium2
     except ImportError:

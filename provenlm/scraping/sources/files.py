@@ -222,8 +222,8 @@ def without_compression_suffix(name: str) -> str:
 
 def identify_format(head: bytes) -> str:
     """Name the file format of the first bytes of a file; "" if they may be text."""
-    compression = next((found for magic, found in COMPRESSION_MAGICS.items() if head.startswith(magic)), "")
-    found = compression or next((found for magic, found in FORMAT_MAGICS if head.startswith(magic)), "")
-    if found or head[257:262] == b"ustar":
-        return found or "tar"
+    compression = next((format_name for magic, format_name in COMPRESSION_MAGICS.items() if head.startswith(magic)), "")
+    format_name = compression or next((format_name for magic, format_name in FORMAT_MAGICS if head.startswith(magic)), "")
+    if format_name or head[257:262] == b"ustar":
+        return format_name or "tar"
     return "HTML" if HTML_START.match(head) else "binary" if b"\0" in head else ""

@@ -42,9 +42,9 @@ class FolderSource:
 def read_folder(
     source: FolderSource, media_type_of: Callable[[str], str | None], max_bytes: int
 ) -> Iterator[SourceItem | DroppedItem]:
-    """Yield every file in path order; symbolic links are not followed, a compressed file is decompressed.
+    """Yield every file in path order.
 
-    `~` is the home folder. Raises ConfigError if the folder does not exist.
+    Symbolic links are not followed; a compressed file is decompressed; `~` is the home folder. Raises ConfigError if the folder does not exist.
     """
     root = Path(source.path).expanduser()
     if not root.is_dir():

@@ -76,14 +76,20 @@ def check_sample(limit: int | None, sample_frac: float) -> None:
 
 
 def is_sampled(url: str, sample_frac: float) -> bool:
-    """Tell whether the item of a URL is in the sample; a larger fraction adds items to a smaller one."""
+    """Tell whether the item of a URL is in the sample.
+
+    A larger fraction adds items to a smaller one.
+    """
     return sample_frac >= 1.0 or int(hashing.sha256_bytes(url.encode())[:8], 16) < sample_frac * 2**32
 
 
 def limit_items(
     items: Iterable[SourceItem | DroppedItem], limit: int | None, sample_frac: float = 1.0
 ) -> Iterator[SourceItem | DroppedItem]:
-    """Keep a fraction of the items, chosen by a hash of their URL, and end after `limit` of them."""
+    """Keep a fraction of the items, and end after `limit` of them.
+
+    The fraction is chosen by a hash of the URL.
+    """
     count = 0
     for item in items:
         is_item = isinstance(item, SourceItem)
@@ -108,7 +114,10 @@ def decode_items(items: Iterable[SourceItem | DroppedItem], decoder: ItemDecoder
 
 
 def escape_result(result: FetchResult) -> FetchResult:
-    """Escape what is no UTF-8 in the URL and the metadata of a result: one such string must not end a scrape."""
+    """Escape what is no UTF-8 in the URL and the metadata of a result.
+
+    One such string must not end a scrape.
+    """
     record = result.record
     try:
         result.url.encode()

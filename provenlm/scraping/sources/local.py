@@ -77,7 +77,10 @@ def named_source(index: int, results: Iterable[FetchResult], progress: ProgressR
 
 
 def require_record(results: Iterable[FetchResult]) -> Iterator[FetchResult]:
-    """Raise a DataError that names the most frequent reason if there is no record among `results`."""
+    """Yield the results and raise a DataError if none is a record.
+
+    The error names the most frequent reason.
+    """
     num_records, outcomes, examples = 0, Counter[tuple[str, str]](), dict[tuple[str, str], str]()
     error = "must yield at least one record, got none"
     try:

@@ -1,4 +1,4 @@
-"""Explain why a source yields no record."""
+"""Describe why a source yields no record."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -24,7 +24,10 @@ HINTS = {  # what would be right, by reason
 
 
 def most_frequent_reason(outcomes: Mapping[tuple[str, str], int], examples: Mapping[tuple[str, str], str]) -> str:
-    """Name the most frequent reason among the counts of state and reason, with an example and what would be right."""
+    """Name the most frequent reason, with an example and what would be right.
+
+    `outcomes` and `examples` are by state and reason.
+    """
     dropped = {outcome: count for outcome, count in outcomes.items() if outcome[1]}
     by_content = {outcome: count for outcome, count in dropped.items() if not outcome[1].startswith(RULE_REASONS)}
     if not dropped:

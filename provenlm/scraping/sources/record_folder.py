@@ -12,10 +12,10 @@ from provenlm.scraping.sources.items import DroppedItem, DropReason, SourceItem,
 
 @dataclass(frozen=True)
 class RecordFolderSource:
-    """Configure the records of another corpus as a source: `data/NAME/deduped`, for example."""
+    """Configure the records of another corpus as a source."""
 
     kind: Literal["records"]
-    path: str  # a folder of shards 00000.parquet, 00001.parquet …
+    path: str  # such as data/NAME/deduped: a folder of shards 00000.parquet, 00001.parquet …
     license: str | None = None  # of records without a license
     limit: int | None = None  # records to read, for a trial run; null: all
     sample_frac: float = 1.0  # fraction of the records to keep, chosen by a hash of their source
@@ -36,12 +36,12 @@ def read_record_folder(source: RecordFolderSource, max_bytes: int) -> Iterator[S
 
 
 def _read_records(folder: Path, source: RecordFolderSource, max_bytes: int) -> Iterator[SourceItem | DroppedItem]:
-    given = {"license": source.license} if source.license else {}
+    license_field = {"license": source.license} if source.license else {}
     for record in records.read_records(folder):
         if len(record.content) > max_bytes:
             yield DroppedItem(record.source, DropReason("too-large"), len(record.content))
         else:
-            metadata = {"site": source.path, **given, **record.metadata}
+            metadata = {"site": source.path, **license_field, **record.metadata}
             is_text = record.media_type.startswith("text/") and ";" not in record.media_type  # records hold UTF-8
             media_type = f"{record.media_type}; charset=utf-8" if is_text else record.media_type
             yield SourceItem(record.source, record.content, media_type, metadata, len(record.content))

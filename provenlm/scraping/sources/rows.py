@@ -36,9 +36,9 @@ def read_rows(name: str, kind: TableKind, columns: tuple[str, ...], max_bytes: i
     label, number = files.printable(name), 0
     rows = {"jsonl": _read_json, "parquet": _read_parquet}.get(kind, _read_csv)
     try:
-        if found := _other_format(name, kind):
-            hint = f"; set kind: {found.lower()}" if found.lower() in FORMAT_NAMES else ""
-            log_line(f"{label}: starts like {found}, must be {FORMAT_NAMES[kind]}{hint}")
+        if format_name := _other_format(name, kind):
+            hint = f"; set kind: {format_name.lower()}" if format_name.lower() in FORMAT_NAMES else ""
+            log_line(f"{label}: starts like {format_name}, must be {FORMAT_NAMES[kind]}{hint}")
             yield Row(label, "format", 0)
             return
         for values, size in rows(name, kind, columns, max_bytes):
@@ -58,13 +58,17 @@ def _other_format(name: str, kind: str) -> str:
     """Name the format of a file that is not of `kind`; "" if it may be."""
     with files.open_file(name) as file:
         head = file.read(files.PROBE_BYTES)
-    found = files.identify_format(head)
-    if kind != "parquet" and found in files.COMPRESSION_MAGICS.values():
+    format_name = files.identify_format(head)
+    if kind != "parquet" and format_name in files.COMPRESSION_MAGICS.values():
         with files.open_decompressed(name) as stream:
-            found = files.identify_format(stream.peek(files.PROBE_BYTES)[: files.PROBE_BYTES])
+            format_name = files.identify_format(stream.peek(files.PROBE_BYTES)[: files.PROBE_BYTES])
     if kind == "parquet":
-        return "" if found == "Parquet" or not head else found or ("JSONL" if head.lstrip()[:1] in (b"{", b"[") else "text")
-    return "" if found == "binary" else found  # one zero byte is a fault of its row
+        return (
+            ""
+            if format_name == "Parquet" or not head
+            else format_name or ("JSONL" if head.lstrip()[:1] in (b"{", b"[") else "text")
+        )
+    return "" if format_name == "binary" else format_name  # one zero byte is a fault of its row
 
 
 def _read_json(name: str, kind: str, columns: tuple[str, ...], max_bytes: int) -> Iterator[Values]:
@@ -187,12 +191,12 @@ def _read_parquet(name: str, kind: str, columns: tuple[str, ...], max_bytes: int
     with files.open_file(name) as file, pq.ParquetFile(file) as parquet:
         names = parquet.schema_arrow.names
         tops = dict.fromkeys(column if column in names else column.split(".")[0] for column in columns)
-        wanted = [column for column in tops if column in names]
-        if columns and not wanted:  # no cell is needed to say which columns there are
+        top_columns = [column for column in tops if column in names]
+        if columns and not top_columns:  # no cell is needed to say which columns there are
             yield from ((dict.fromkeys(names), 0) for _ in range(parquet.metadata.num_rows))
             return
         all_columns = dict.fromkeys(names)
-        for batch in parquet.iter_batches(BATCH_ROWS, columns=wanted or None):
+        for batch in parquet.iter_batches(BATCH_ROWS, columns=top_columns or None):
             for row in _rows_of(batch):
                 yield row if isinstance(row, str) else {**all_columns, **row}, _size_of(row)
 

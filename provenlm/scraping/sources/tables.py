@@ -24,9 +24,9 @@ MESSAGE_COLUMNS = {"role": "from", "content": "value"}  # names of the ShareGPT 
 
 @dataclass(frozen=True)
 class TableSource:
-    """Configure the rows of JSONL (also a JSON array), CSV, TSV or Parquet files as a source.
+    """Configure the rows of tables as a source.
 
-    Text files may be compressed (gzip, Zstandard, bzip2, xz). Columns are dotted paths, such as `data.text`. The content of a row is
+    JSONL may also be a JSON array. Text files may be compressed (gzip, Zstandard, bzip2, xz). Columns are dotted paths, such as `data.text`. The content of a row is
     text (`text/plain; charset=utf-8`), bytes (`application/octet-stream`) or an object or list, which is written as JSON
     (`application/json`).
     """
@@ -79,8 +79,8 @@ def _read_rows(source: TableSource, max_bytes: int) -> Iterator[SourceItem | Dro
             item = _read_row(row, printable(name), source, max_bytes)
             yield _with_own_source(item, sources) if isinstance(item, SourceItem) and source.source else item
         if num_lacking:
-            listed = _list(lacking_columns)
-            notes.append(f"{printable(name)}: {num_lacking} rows have no column {source.content!r}; they have: {listed}")
+            names = _list(lacking_columns)
+            notes.append(f"{printable(name)}: {num_lacking} rows have no column {source.content!r}; they have: {names}")
     for key, column in required.items():
         if num_rows and not present[column]:
             raise ConfigError(f"{key}: none of {num_rows} rows has column {column!r}; must be one of: {_list(known_columns)}")
@@ -96,7 +96,10 @@ def _list(names: Mapping[str, None]) -> str:
 
 
 def get_column(row: Any, path: str) -> Any:
-    """Return the value at a dotted path; None if there is none. A name that contains dots is found first."""
+    """Return the value at a dotted path; None if there is none.
+
+    A name that itself contains dots has precedence.
+    """
     if isinstance(row, Mapping) and path in row:
         return row[path]
     first, _, rest = path.partition(".")
@@ -156,7 +159,7 @@ def _as_message(message: object) -> Mapping[str, Any]:
     """Return a chat message with `role` and `content`; the text parts of its content are joined."""
     if not isinstance(message, Mapping):
         return {}
-    values = {name: message.get(name, message.get(other)) for name, other in MESSAGE_COLUMNS.items()}
+    values = {name: message.get(name, message.get(alias)) for name, alias in MESSAGE_COLUMNS.items()}
     parts = values["content"]
     if isinstance(parts, list):
         values["content"] = "".join(str(part.get("text", "")) if isinstance(part, Mapping) else str(part) for part in parts)

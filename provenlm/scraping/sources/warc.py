@@ -35,9 +35,9 @@ PAGE_TYPES = ("response", "resource", "conversion")
 
 @dataclass(frozen=True)
 class WarcSource:
-    """Configure the pages of WARC files as a source: responses, resources and conversions (the text of WET files).
+    """Configure the pages of WARC files as a source.
 
-    The files are uncompressed or compressed with gzip or Zstandard.
+    These are responses, resources and conversions (the text of WET files). The files are uncompressed or compressed with gzip or Zstandard.
     """
 
     kind: Literal["warc"]
@@ -80,9 +80,9 @@ def fetch_warc(source: WarcSource, extractor: Extractor, max_bytes: int) -> Iter
 
 
 def read_warc(name: str, max_bytes: int) -> Iterator[tuple[int, StoredPage | str]]:
-    """Yield the offset of each record and its page, or the reason damaged, decoding or warc-TYPE.
+    """Yield the offset of each record and its page, or a reason.
 
-    After damage, reading goes on at the next record of a local file; a file at an fsspec address ends there.
+    The reasons are damaged, decoding and warc-TYPE. After damage, reading goes on at the next record of a local file; a file at an fsspec address ends there.
     """
     with files.open_file(name) as file:
         if files.REMOTE_ADDRESS.match(name):
@@ -218,7 +218,10 @@ def _inflate(body: bytes, max_bytes: int) -> bytes:
 
 
 def sniff_media_type(body: bytes) -> str:
-    """Return text/html or text/plain by the first bytes of a body; "" for binary content (MIME Sniffing standard, 7)."""
+    """Return text/html or text/plain by the first bytes of a body.
+
+    Returns "" for binary content. See the MIME Sniffing standard, section 7.
+    """
     head = body[:SNIFFED_BYTES]
     if HTML_START.match(head):
         return "text/html"
