@@ -8,7 +8,7 @@ import lzma
 import os
 from datetime import UTC, date, datetime
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from threading import Thread
@@ -394,3 +394,38 @@ def test_files_at_s3_addresses_are_read(monkeypatch: pytest.MonkeyPatch) -> None
             fetch(TableSource("jsonl", ("s3://town/night/*",)))
     finally:
         server.stop()
+
+
+class HubHandler(BaseHTTPRequestHandler):
+    """Answer like the API of a hub with one data set of one file."""
+
+    def log_message(self, *args: object) -> None:
+        """Keep the output clean."""
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        entries = {
+            "/api/datasets/o/n/tree/main": [{"type": "directory", "oid": "1", "path": "rows"}],
+            "/api/datasets/o/n/tree/main/rows": [{"type": "file", "oid": "0", "size": len(JSONL), "path": "rows/a.jsonl"}],
+        }
+        answer = entries.get(path, {"id": "o/n", "sha": "2" * 40, "private": False, "siblings": []})
+        body = JSONL if path == "/datasets/o/n/resolve/main/rows/a.jsonl" else json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.mark.slow
+def test_files_of_a_data_set_on_a_hub_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), HubHandler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": f"http://127.0.0.1:{server.server_port}"})
+    try:
+        results = fetch(TableSource("jsonl", ("hf://datasets/o/n/rows/*.jsonl",)))
+        assert list(results) == [f"hf://datasets/o/n/rows/a.jsonl:{number}" for number in (1, 2)]
+    finally:
+        server.shutdown()
+        server.server_close()
