@@ -228,6 +228,17 @@ def test_bad_rows_of_csv_and_tsv_have_a_reason() -> None:
     }  # fmt: skip
 
 
+def test_an_open_quote_in_csv_is_named() -> None:
+    Path("rows.csv").write_text('text\n"a" b\nc\n"d\ne\n', encoding="utf-8")
+    results = fetch(TableSource("csv", ("rows.csv",)))
+    assert [result.record.text if result.record else result.reason for result in results.values()] == ["csv", "c", "csv"]
+
+
+def test_two_columns_of_one_name_end_no_scrape() -> None:
+    pq.write_table(pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), "rows")
+    assert [result.state for result in fetch(TableSource("parquet", ("rows",))).values()] == ["record"]
+
+
 MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": [{"type": "text", "text": "Hello"}]}]
 
 
@@ -238,6 +249,7 @@ MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": 
         ({"c": {"turns": [{"from": "human", "value": "Hi"}]}}, "c.turns", "human: Hi\n"),
         ({"role": "Q", "content": "Why?"}, None, "Q: Why?\n"),
         ({"messages": [{"role": "user"}]}, "messages", None),
+        ({"messages": [{"role": "a", "content": None, "tool_calls": []}]}, "messages", "a: \n"),
         ({"messages": []}, "messages", None),
     ],
 )

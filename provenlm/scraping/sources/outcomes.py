@@ -9,6 +9,8 @@ HINTS = {  # what would be right, by reason
     "format": "the files must have the format that `kind` names",
     "no-content": "`content` must name a column with text; chat messages need a `template`",
     "no-text": "the content must be text; messages and objects need a `template`",
+    "csv": "a quote at the start of a cell must be closed at its end",
+    "columns": "a row must not have more cells than the header",
     "encoding": "text must be UTF-8",
     "media-type": "no file has a suffix that this domain reads",
     "content-type": "the pages must be HTML, text or Markdown",

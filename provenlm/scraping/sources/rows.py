@@ -145,7 +145,7 @@ def _read_values(head: bytes, stream: io.BufferedReader, max_bytes: int) -> Iter
                 if not at_end:
                     raise EOFError("an element of the array is too large") from None
             return
-        is_utf8 = text.isascii() or text[position:end].encode("utf-8", "replace") == text[position:end].encode("utf-8", "ignore")
+        is_utf8 = _is_utf8(text[position:end])
         size, position = end - position, end
         yield value if isinstance(value, Mapping) and is_utf8 else "json", size
 
@@ -160,7 +160,7 @@ def _read_csv(name: str, kind: str, columns: tuple[str, ...], max_bytes: int) ->
         headers = {delimiter: next(csv.reader([header_line], delimiter=delimiter), []) for delimiter in delimiters}
         by_columns = (delimiter for delimiter in delimiters if columns and columns[0] in headers[delimiter])
         delimiter = next(by_columns, max(delimiters, key=header_line.count))
-        header, reader = headers[delimiter], csv.reader(text, delimiter=delimiter)
+        header, reader = headers[delimiter], csv.reader(text, delimiter=delimiter, strict=True)
         while True:
             try:
                 cells = next(reader, None)
@@ -175,15 +175,15 @@ def _read_csv(name: str, kind: str, columns: tuple[str, ...], max_bytes: int) ->
             elif len(cells) > len(header):
                 yield "columns", size
             else:
-                yield _if_utf8(dict(zip(header, cells, strict=False))), size
+                yield dict(zip(header, cells, strict=False)) if _is_utf8("".join(cells)) else "encoding", size
 
 
-def _if_utf8(row: Mapping[str, str]) -> Mapping[str, str] | str:
+def _is_utf8(text: str) -> bool:
+    """Tell whether a text has no bytes that were decoded with `surrogateescape`."""
     try:
-        "".join(row.values()).encode()
+        return text.isascii() or bool(text.encode())
     except UnicodeEncodeError:
-        return "encoding"
-    return row
+        return False
 
 
 def _read_parquet(name: str, kind: str, columns: tuple[str, ...], max_bytes: int) -> Iterator[Values]:

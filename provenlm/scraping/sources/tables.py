@@ -159,11 +159,12 @@ def _as_message(message: object) -> Mapping[str, Any]:
     """Return a chat message with `role` and `content`; the text parts of its content are joined."""
     if not isinstance(message, Mapping):
         return {}
-    values = {name: message.get(name, message.get(alias)) for name, alias in MESSAGE_COLUMNS.items()}
-    parts = values["content"]
+    keys = {name: name if name in message else alias for name, alias in MESSAGE_COLUMNS.items()}
+    values = {name: message[key] or "" for name, key in keys.items() if key in message}
+    parts = values.get("content")
     if isinstance(parts, list):
         values["content"] = "".join(str(part.get("text", "")) if isinstance(part, Mapping) else str(part) for part in parts)
-    return {**message, **{name: value for name, value in values.items() if value is not None}}
+    return {**message, **values}
 
 
 def _fill(template: str, values: Mapping[str, Any]) -> str | None:
