@@ -74,8 +74,8 @@ def _named_errors(address: str) -> Iterator[None]:
     """Name the address in an error of its file system."""
     try:
         yield
-    except ImportError as error:
-        raise ConfigError(f"files: {address!r} needs another package: {error}") from None
+    except ImportError as missing:
+        raise ConfigError(f"files: {address!r} needs another package: {missing}") from None
     except Exception as exception:  # each file system has exceptions of its own
         error: BaseException = exception
         while error.__cause__ is not None:
