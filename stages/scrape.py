@@ -1,6 +1,6 @@
 """Fetch the sources of a corpus; write its records and the outcome of every URL."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,22 @@ def run_stage(context: runner.StageContext) -> None:
     records_dir = context.declare_output(context.paths.corpus_dir(context.subject, "scraped"))
     fetches_dir = context.declare_output(context.paths.corpus_dir(context.subject, "fetches"))
     tally = metrics.CrawlTally(_previous_ids(records_dir))
+    _write_outputs(context, spec.fetch, config, tally, records_dir, fetches_dir)
+    metrics.record_scrape_metrics(context.recorder, tally)
+
+
+def _write_outputs(
+    context: runner.StageContext,
+    fetch: Callable[..., Iterator[FetchResult]],
+    config: Any,
+    tally: metrics.CrawlTally,
+    records_dir: Path,
+    fetches_dir: Path,
+) -> None:
+    """Write the records and the outcomes, and say what became of everything.
+
+    An error names the section of params.yaml.
+    """
     error: Exception | None = None
     with io.atomic_dir(fetches_dir) as new_fetches_dir:  # kept if the scrape fails, because it holds the reasons
         try:
@@ -41,7 +57,7 @@ def run_stage(context: runner.StageContext) -> None:
                 progress_bar(f"scrape {context.subject}", "URLs") as bar,
                 FetchWriter(new_fetches_dir / "fetches.parquet") as fetch_writer,
             ):
-                fetches = spec.fetch(config, context.paths.crawl_state_dir(context.subject), bar)
+                fetches = fetch(config, context.paths.crawl_state_dir(context.subject), bar)
                 if records.write_records(_tally_fetches(fetches, tally, fetch_writer), new_records_dir) == 0:
                     reason = most_frequent_reason(tally.outcomes, tally.examples)
                     raise DataError(f"must yield at least one record, got none: {reason}")
@@ -52,7 +68,6 @@ def run_stage(context: runner.StageContext) -> None:
         raise type(error)(f"{context.params.location('corpora', context.subject, 'scrape')}: {error}") from None
     if error is not None:
         raise error
-    metrics.record_scrape_metrics(context.recorder, tally)
 
 
 class FetchWriter:
