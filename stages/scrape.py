@@ -12,11 +12,13 @@ import pyarrow.parquet as pq
 from provenlm.core import interfaces, io, records, registry
 from provenlm.core.errors import DataError, ProvenlmError
 from provenlm.core.paths import ProjectPaths
-from provenlm.core.progress import progress_bar
+from provenlm.core.progress import log_line, progress_bar
 from provenlm.core.records import FetchResult, Record
 from provenlm.scraping import delivery, metrics, state_folder
 from provenlm.scraping.crawl import database
 from provenlm.scraping.names import check_name
+from provenlm.scraping.sources.items import escape_result
+from provenlm.scraping.sources.outcomes import most_frequent_reason
 from stages import runner
 
 FETCH_SCHEMA = pa.schema(
@@ -55,36 +57,66 @@ def _write_outputs(
     records_dir: Path,
     fetches_dir: Path,
 ) -> None:
-    """Write the records and the outcomes; name the section of params.yaml in an error."""
-    try:
-        with (
-            io.atomic_dir(fetches_dir) as new_fetches_dir,
-            io.atomic_dir(records_dir) as new_records_dir,
-            progress_bar(f"scrape {context.subject}", "URLs") as bar,
-            pq.ParquetWriter(new_fetches_dir / "fetches.parquet", FETCH_SCHEMA, compression="zstd") as fetch_writer,
-        ):
-            fetches = fetch(config, context.paths.crawl_state_dir(context.subject), bar)
-            if records.write_records(_tally_fetches(fetches, tally, fetch_writer), new_records_dir) == 0:
-                raise DataError("must yield at least one record, got none")
-    except ProvenlmError as error:
+    """Write the records and the outcomes, and say what became of everything.
+
+    An error names the section of params.yaml.
+    """
+    error: Exception | None = None
+    with io.atomic_dir(fetches_dir) as new_fetches_dir:  # kept if the scrape fails, because it holds the reasons
+        try:
+            with (
+                io.atomic_dir(records_dir) as new_records_dir,
+                progress_bar(f"scrape {context.subject}", "URLs") as bar,
+                FetchWriter(new_fetches_dir / "fetches.parquet") as fetch_writer,
+            ):
+                fetches = fetch(config, context.paths.crawl_state_dir(context.subject), bar)
+                if records.write_records(_tally_fetches(fetches, tally, fetch_writer), new_records_dir) == 0:
+                    reason = most_frequent_reason(tally.outcomes, tally.examples)
+                    raise DataError(f"must yield at least one record, got none: {reason}")
+        except Exception as exception:
+            error = exception
+    log_line(f"scrape@{context.subject}: scraped {tally.summary()}")
+    if isinstance(error, ProvenlmError):
         raise type(error)(f"{context.params.location('corpora', context.subject, 'scrape')}: {error}") from None
+    if error is not None:
+        raise error
 
 
-def _tally_fetches(fetches: Iterator[FetchResult], tally: metrics.CrawlTally, fetch_writer: pq.ParquetWriter) -> Iterator[Record]:
+class FetchWriter:
+    """Write the outcomes of URLs, without their content, to a Parquet file."""
+
+    def __init__(self, path: Path) -> None:
+        self.writer = pq.ParquetWriter(path, FETCH_SCHEMA, compression="zstd")
+        self.rows: list[dict[str, Any]] = []
+
+    def __enter__(self) -> "FetchWriter":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._flush()
+        self.writer.close()
+
+    def add(self, fetch: FetchResult) -> None:
+        """Write one outcome, buffered."""
+        self.rows.append({name: getattr(fetch, name) for name in FETCH_SCHEMA.names})
+        if len(self.rows) == MAX_BUFFERED_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        self.writer.write_table(pa.Table.from_pylist(self.rows, FETCH_SCHEMA))
+        self.rows.clear()
+
+
+def _tally_fetches(fetches: Iterator[FetchResult], tally: metrics.CrawlTally, fetch_writer: FetchWriter) -> Iterator[Record]:
     """Yield the records among `fetches`.
 
     Count every outcome and write it without its content.
     """
-    rows: list[dict[str, Any]] = []
-    for fetch in fetches:
+    for fetch in map(escape_result, fetches):
         tally.add(fetch)
-        rows.append({name: getattr(fetch, name) for name in FETCH_SCHEMA.names})
-        if len(rows) == MAX_BUFFERED_ROWS:
-            fetch_writer.write_table(pa.Table.from_pylist(rows, FETCH_SCHEMA))
-            rows.clear()
+        fetch_writer.add(fetch)
         if fetch.record is not None:
             yield fetch.record
-    fetch_writer.write_table(pa.Table.from_pylist(rows, FETCH_SCHEMA))
 
 
 def main() -> None:

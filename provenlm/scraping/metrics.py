@@ -47,6 +47,21 @@ class CrawlTally:
         if fetch.record is not None:
             self._add_record(fetch.record)
 
+    def summary(self) -> str:
+        """Say what became of everything.
+
+        Such as `2 records; 25 failed: json 25; 5 skipped: repeated 5`.
+        """
+        parts = [f"{len(self.sizes)} records"]
+        for state in ("record", "failed", "skipped"):
+            counts = Counter({reason: count for (outcome, reason), count in self.outcomes.items() if outcome == state and reason})
+            reasons = ", ".join(
+                f"{reason} {count}" for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+            )
+            if counts:
+                parts.append(f"{counts.total()} {'of the last scrape' if state == 'record' else state}: {reasons}")
+        return "; ".join(parts)
+
     def _add_record(self, record: Record) -> None:
         self.sizes.append(len(record.content))
         site = self.sites[record.metadata.get("site") or urlsplit(record.source).netloc or record.source]

@@ -22,7 +22,8 @@ from provenlm.scraping.extraction.topics import Topic, make_tagger
 from provenlm.scraping.pydoc_site import site as pydoc_site
 from provenlm.scraping.sources.folder import FolderSource
 from provenlm.scraping.sources.git import GitSource
-from provenlm.scraping.sources.local import fetch_source, named_source, skip_repeated
+from provenlm.scraping.sources.local import fetch_source, named_source, require_record, skip_repeated
+from provenlm.scraping.sources.record_folder import RecordFolderSource
 from provenlm.scraping.sources.tables import TableSource
 from provenlm.scraping.sources.warc import WarcSource, fetch_warc
 
@@ -63,7 +64,7 @@ class FeedSource(WebSource):
 class TextScrapeConfig:
     """Configure scraping of text: sources, crawl policy and topics."""
 
-    sources: tuple[SiteSource | FeedSource | GitSource | FolderSource | TableSource | WarcSource, ...]
+    sources: tuple[SiteSource | FeedSource | GitSource | FolderSource | TableSource | WarcSource | RecordFolderSource, ...]
     crawl_policy: CrawlPolicy = field(default_factory=CrawlPolicy)
     topics: tuple[Topic, ...] = ()
     from_cache: bool = False  # send no requests: extract again from stored responses
@@ -105,7 +106,7 @@ def _fetch_all(config: TextScrapeConfig, state: Path, progress: ProgressReporter
     max_bytes, crawl_finished = config.crawl_policy.max_response_bytes, False
     for index, source in enumerate(config.sources):
         if isinstance(source, WebSource):
-            yield from () if crawl_finished else _crawl_web_sources(config, state, progress)
+            yield from () if crawl_finished else require_record(_crawl_web_sources(config, state, progress))
             crawl_finished = True
         elif isinstance(source, WarcSource):
             yield from named_source(index, fetch_warc(source, TEXT_EXTRACTOR, max_bytes), progress)
