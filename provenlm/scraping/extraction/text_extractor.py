@@ -5,7 +5,7 @@ from pathlib import Path
 
 from provenlm.core import hashing
 from provenlm.scraping.crawl import urls
-from provenlm.scraping.extraction import charset, html, main_content, page_metadata, whitespace
+from provenlm.scraping.extraction import charset, html, main_content, page_cleaning, page_metadata, text_layout, whitespace
 from provenlm.scraping.extraction.extractor import ExtractedDocument, Extractor
 from provenlm.scraping.sources import feed
 
@@ -42,9 +42,9 @@ def extract_text(body: bytes, content_type: str, url: str) -> ExtractedDocument:
 
 def _extractor_version() -> str:
     """Hash the code and the parser versions that determine the extracted document."""
-    modules = [Path(module.__file__ or "") for module in (page_metadata, charset, main_content, html, feed, whitespace, urls)]
+    modules = [Path(module.__file__ or "") for module in (page_metadata, charset, main_content, page_cleaning, text_layout, html, feed, whitespace, urls)]
     code_hash = hashing.sha256_files([*modules, Path(__file__)], Path(__file__).parents[1])
-    return hashing.sha256_json([code_hash, *(metadata.version(name) for name in ("beautifulsoup4", "lxml"))])
+    return hashing.sha256_json([code_hash, *(metadata.version(name) for name in ("beautifulsoup4", "lxml", "resiliparse", "trafilatura"))])
 
 
 HTML_MEDIA_TYPES = ("text/html", "application/xhtml+xml")

@@ -1,0 +1,224 @@
+"""Prepare the tree of an HTML page: formulas, hidden text, controls and tables.
+
+What these elements hold is decided here, by the HTML standard, so that every way of choosing the main content sees the same page.
+"""
+
+import re
+from collections.abc import Iterator
+
+from resiliparse.parse.html import DOMNode, HTMLTree, NodeType
+
+from provenlm.scraping.extraction import whitespace
+
+SHADOW_ROOT = re.compile(r"<template\b[^>]*\bshadowrootmode\b[^>]*>", re.IGNORECASE)
+WITHOUT_TEXT = (
+    "script, style, template, iframe, object, embed, applet, canvas, audio, video, svg, map, link, noframes, noembed, datalist, "
+    "input, select, textarea, progress, meter, dialog:not([open])"
+)
+HIDDEN = '[hidden]:not([hidden="until-found"]), [style*="display" i], [style*="visibility" i]'
+HIDDEN_STYLE = re.compile(r"(?:display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse))(?:\s*!\s*important)?\s*(?:;|$)", re.IGNORECASE)
+DISCLOSED_CLASSES = re.compile(r"\b(?:tab|tabs|accordion|collapse|collapsible)(?:\b|[-_])", re.IGNORECASE)  # shown by a click of the reader
+TITLE_BUTTONS = ", ".join(f"{tag} button" for tag in ("h1", "h2", "h3", "h4", "h5", "h6", "summary", "dt", "[class*=accordion]"))
+RENDERED_FORMULAS = (
+    ".katex-html, .MathJax, .MathJax_Display, .MathJax_SVG, .MathJax_CHTML, .MathJax_Preview, .MJX_Assistive_MathML, "
+    'img.mwe-math-fallback-image-inline, img.mwe-math-fallback-image-display, img[class*="mwe-math"]'
+)
+FORMULA_IMAGES = 'img.latex, img.tex, img.math, img.mathimage, img[src*="latex.php"], img[src*="latex.codecogs"]'
+DISPLAY_STYLE = re.compile(r"^\{\\(?:display|text)style\s+(.*)\}$", re.DOTALL)
+SUPERSCRIPTS = str.maketrans("0123456789+-−n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻ⁿ")
+SUPERSCRIPT = re.compile(r"[+\-−]?[0-9]{1,4}|n")
+BASE = re.compile(r"(?:[0-9)\]]|(?<![^\W_])[A-Za-z])$")  # a number, a bracket or one letter
+GUTTERS = "td.gutter, td.linenos, td.lineno, td.rouge-gutter, div.linenodiv, .line-numbers-rows, td.hljs-ln-numbers, td.blob-num, span.linenos, span.lineno"
+BLOCKS_IN_CELL = "table, p, div, ul, ol, dl, pre, br, h1, h2, h3, h4, h5, h6, form, blockquote"
+MAX_SPAN = 100
+MIN_TEXT_CHARS = 200  # a page with less text is read with its noscript elements
+
+
+def parse_page(markup: str) -> HTMLTree:
+    """Parse a page by the HTML standard; a declared shadow root becomes a child of its host."""
+    if "shadowroot" in markup:
+        markup = SHADOW_ROOT.sub("<div>", markup)  # an end tag without its template is ignored
+    return HTMLTree.parse(markup.replace("\0", "\ufffd"))
+
+
+def select(node: DOMNode, selector: str) -> list[DOMNode]:
+    """Return the descendants that match a CSS selector, in page order.
+
+    The iterator of the collection takes quadratic time, its method `values` does not.
+    """
+    elements: list[DOMNode] = node.query_selector_all(selector).values()
+    return elements
+
+
+def clean_page(tree: HTMLTree) -> None:
+    """Remove what is not shown or has no text, and write formulas and tables as text."""
+    body = tree.body
+    if body is None:
+        return
+    _write_formulas(tree, body)
+    _remove(body, WITHOUT_TEXT)
+    _read_noscript(tree, body)
+    _remove_hidden(body)
+    for button in select(body, TITLE_BUTTONS):
+        rename_element(tree, button, "span")
+    _remove(body, "button")
+    for name, new_name in (("menu", "ul"), ("dialog", "div"), ("figure", "div")):
+        for element in select(body, name):
+            if name != "figure" or element.query_selector("pre, table"):
+                rename_element(tree, element, new_name)
+    for element in select(body, GUTTERS):
+        if not element.text.strip() or all(word.isdigit() for word in element.text.split()):
+            element.remove()
+    _write_superscripts(tree, body)
+    for table in select(body, "table"):
+        _fill_table(tree, table)
+
+
+def rename_element(tree: HTMLTree, element: DOMNode, name: str) -> None:
+    """Give an element another tag name; its class and id stay."""
+    new = tree.create_element(name)
+    for attribute in ("class", "id", "role"):
+        if value := element.getattr(attribute):
+            new.setattr(attribute, value)
+    while (child := element.first_child) is not None:
+        new.append_child(child)
+    element.parent.replace_child(new, element)
+
+
+def _remove(body: DOMNode, selector: str) -> None:
+    for element in select(body, selector):
+        element.remove()
+
+
+def _read_noscript(tree: HTMLTree, body: DOMNode) -> None:
+    """Read noscript elements if the rest of the page is empty, and remove them otherwise."""
+    elements = select(body, "noscript")
+    texts = [len(element.text.strip()) for element in elements]
+    is_content = bool(elements) and sum(texts) > MIN_TEXT_CHARS > len(body.text.strip()) - sum(texts)
+    for element in elements:
+        if is_content:
+            rename_element(tree, element, "div")
+        else:
+            element.remove()
+
+
+def _remove_hidden(body: DOMNode) -> None:
+    """Remove hidden elements, except panels that a reader opens and wrappers of most of the page."""
+    num_chars = -1
+    for element in select(body, HIDDEN):
+        if not element.hasattr("hidden") and not HIDDEN_STYLE.search(element.getattr("style") or ""):
+            continue
+        if element.getattr("role") == "tabpanel" or DISCLOSED_CLASSES.search(element.getattr("class") or ""):
+            continue
+        if num_chars < 0:
+            num_chars = len(body.text)
+        if 2 * len(element.text) <= num_chars:
+            element.remove()
+
+
+def _write_formulas(tree: HTMLTree, body: DOMNode) -> None:
+    """Replace formulas by their TeX source, in the delimiters of LaTeX."""
+    for element in select(body, 'script[type^="math/tex"]'):
+        _replace_by_tex(tree, element, element.text, "mode=display" in (element.getattr("type") or ""))
+    for element in select(body, "math"):
+        annotation = element.query_selector('annotation[encoding="application/x-tex"], annotation[encoding="TeX"]')
+        tex = annotation.text if annotation is not None else element.getattr("alttext") or ""
+        for other in select(element, "annotation, annotation-xml"):
+            other.remove()
+        display = element.getattr("display") == "block" or element.getattr("mode") == "display"
+        target = element
+        while target.parent is not None and "math" in (target.parent.getattr("class") or "") and target.parent.tag == "span":
+            display = display or "display" in (target.parent.getattr("class") or "")
+            target = target.parent
+            if HIDDEN_STYLE.search(target.getattr("style") or ""):
+                target.delattr("style")
+        if tex.strip():
+            _replace_by_tex(tree, element, tex, display)
+        else:
+            element.parent.replace_child(tree.create_text_node(" ".join(element.text.split())), element)
+    _remove(body, RENDERED_FORMULAS)
+    for element in select(body, FORMULA_IMAGES):
+        if tex := (element.getattr("alt") or "").strip():
+            _replace_by_tex(tree, element, tex, display=False)
+
+
+def _replace_by_tex(tree: HTMLTree, element: DOMNode, tex: str, display: bool) -> None:
+    source = tex.strip().strip("$").strip()
+    while match := DISPLAY_STYLE.match(source):
+        source = match[1].strip()
+    text = f"\\[{source}\\]" if display else f"\\({source}\\)"
+    element.parent.replace_child(tree.create_text_node(text), element)
+
+
+def _write_superscripts(tree: HTMLTree, body: DOMNode) -> None:
+    """Write an exponent such as `10<sup>6</sup>` in superscript digits, so that it is no longer part of its base."""
+    for element in select(body, "sup"):
+        previous, text = element.prev, element.text.strip()
+        is_text = previous is not None and previous.type == NodeType.TEXT
+        if is_text and element.first_element_child is None and SUPERSCRIPT.fullmatch(text) and BASE.search(previous.value or ""):
+            element.parent.replace_child(tree.create_text_node(text.translate(SUPERSCRIPTS)), element)
+
+
+def _fill_table(tree: HTMLTree, table: DOMNode) -> None:
+    """Give every cell of a data table a place: mark empty cells and repeat cells that span others as empty ones.
+
+    A table of layout has no header cells, and blocks in its cells or a single row or column.
+    """
+    rows = [[cell for cell in _elements(row) if cell.tag in ("td", "th")] for row in _rows(table)]
+    has_header = any(cell.tag == "th" for row in rows for cell in row)
+    is_data = sum(len(row) > 1 for row in rows) > 1 and table.getattr("role") not in ("presentation", "none")
+    if not is_data or table.query_selector("table, pre") or (not has_header and table.query_selector(BLOCKS_IN_CELL)):
+        return
+    covered: dict[int, int] = {}  # column: number of following rows that a cell above covers
+    for cells in rows:
+        column = 0
+        if not any(cell.text.strip() for cell in cells):
+            continue
+        for cell in cells:
+            while covered.get(column, 0):
+                covered[column] -= 1
+                _insert_empty(tree, cell)
+                column += 1
+            if not cell.text.strip() and cell.query_selector("img") is None:
+                cell.append_child(tree.create_text_node(whitespace.EMPTY_CELL))
+            columns, num_rows = _span(cell, "colspan"), _span(cell, "rowspan")
+            for offset in range(columns):
+                covered[column + offset] = num_rows - 1
+                if offset:
+                    _insert_empty(tree, cell, after=True)
+            column += columns
+        while covered.get(column, 0):
+            covered[column] -= 1
+            cells[-1].parent.append_child(_empty_cell(tree))
+            column += 1
+
+
+def _rows(table: DOMNode) -> Iterator[DOMNode]:
+    for part in _elements(table):
+        yield from (row for row in _elements(part) if row.tag == "tr") if part.tag in ("thead", "tbody", "tfoot") else ()
+
+
+def _elements(parent: DOMNode) -> list[DOMNode]:
+    elements: list[DOMNode] = parent.children.values()
+    return elements
+
+
+def _span(cell: DOMNode, attribute: str) -> int:
+    value = cell.getattr(attribute) or "1"
+    if value != "1":
+        cell.delattr(attribute)
+    return max(1, min(int(value), MAX_SPAN)) if value.isdecimal() else 1
+
+
+def _empty_cell(tree: HTMLTree) -> DOMNode:
+    cell = tree.create_element("td")
+    cell.append_child(tree.create_text_node(whitespace.EMPTY_CELL))
+    return cell
+
+
+def _insert_empty(tree: HTMLTree, cell: DOMNode, after: bool = False) -> None:
+    following = cell.next_sibling if after else cell
+    if following is None:
+        cell.parent.append_child(_empty_cell(tree))
+    else:
+        cell.parent.insert_before(_empty_cell(tree), following)
