@@ -36,7 +36,7 @@ def read_html(markup: str, url: str) -> ParsedHtml:
 
 def read_main_text(tree: HTMLTree) -> str:
     """Return the main text of a page; cleans `tree`."""
-    if tree.body is None:
+    if tree.body is None or tree.body.tag != "body":
         return ""
     documentation, scripts = is_documentation(tree), structured_scripts(tree)
     clean_page(tree)

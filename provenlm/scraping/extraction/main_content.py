@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from resiliparse.parse.html import DOMNode, HTMLTree
 
 from provenlm.scraping.extraction import text_layout, whitespace
-from provenlm.scraping.extraction.page_cleaning import select
+from provenlm.scraping.extraction.page_cleaning import select, text_of
 
 if TYPE_CHECKING:
     from configparser import ConfigParser
@@ -30,15 +30,16 @@ DOCUMENTATION = (
 ARTICLE = 'meta[property="og:type"][content="article" i], meta[property^="article:"], [itemprop="articleBody"]'
 PYDOC_TITLE = "Python: "
 MIN_ARTICLE_CHARS = 500  # the statistics of trafilatura need some text
+MAX_PLAIN_CHARS, MAX_PLAIN_LINK_RATIO = 3000, 0.05
 MAX_DEPTH = 256  # of nested elements; trafilatura takes quadratic time beyond
 STRUCTURED_TEXT = re.compile(r'"articleBody"|DiscussionForumPosting')
 PRE = re.compile(r"<pre\b[^>]*>(.*?)</pre>", re.DOTALL | re.IGNORECASE)
 LINE_BREAK = re.compile(r"<br\b[^>]*>")
+IMAGE = re.compile(r"<(?:img|source|track|wbr)\b[^>]*>")
 TAG = re.compile(r"<[^>]*>")
 TABLE_RULE = re.compile(r"\|(?:-{3}\|)+")
 ORIGINALS = (" ", "\n", "\t", "&amp;", "\u200c", "\u200d", "\u200e", "\u200f", "\u2060", "\x01")  # the last one begins and ends code
 SIGNS = tuple(chr(0x10601 + index) for index in range(len(ORIGINALS)))
-RESERVED = re.compile("[\U00010600-\U0001060f]")
 CODE_SIGNS = str.maketrans(dict(zip(ORIGINALS[:3], SIGNS[:3], strict=True)))
 PASSED = tuple(zip(ORIGINALS, SIGNS, strict=True))[3:9]
 RESTORED = (*zip(SIGNS, ORIGINALS, strict=True), ("&amp;", "&"), ("\x01", ""), (whitespace.EMPTY_CELL, ""))
@@ -59,17 +60,23 @@ def structured_scripts(tree: HTMLTree) -> str:
     """Return the JSON-LD scripts that hold the text of an article or name a forum."""
     scripts = select(tree.document, 'script[type="application/ld+json"]')
     return "".join(
-        f'<script type="application/ld+json">{script.text}</script>' for script in scripts if STRUCTURED_TEXT.search(script.text)
+        f'<script type="application/ld+json">{text_of(script)}</script>' for script in scripts if STRUCTURED_TEXT.search(text_of(script))
     )
 
 
 def extract_main_text(body: DOMNode, documentation: bool, scripts: str = "") -> str:
     """Return the main text of a cleaned body; `scripts` are those of `structured_scripts`."""
-    markup = body.html.replace("\u00ad", "")
-    text = ""
-    if not documentation and len(body.text.strip()) >= MIN_ARTICLE_CHARS:
-        text = _extract_article(markup, scripts)
+    markup = IMAGE.sub("", body.html.replace("\u00ad", ""))
+    text = "" if documentation or _is_plain(body) else _extract_article(markup, scripts)
     return text or text_layout.layout_page(markup)
+
+
+def _is_plain(body: DOMNode) -> bool:
+    """Return whether a page is too short, or has too few links, to hide its content among other text."""
+    num_chars = len(text_of(body).strip())
+    if num_chars >= MAX_PLAIN_CHARS or num_chars < MIN_ARTICLE_CHARS:
+        return num_chars < MIN_ARTICLE_CHARS
+    return sum(len(text_of(link)) for link in select(body, "a")) <= MAX_PLAIN_LINK_RATIO * num_chars
 
 
 def _extract_article(markup: str, scripts: str) -> str:
@@ -94,12 +101,12 @@ def _paragraphs(text: str) -> str:
     """Separate the paragraphs of trafilatura's text by empty lines, and its cells by bars without a frame."""
     lines, previous = [], ""
     for line in text.split("\n"):
-        kind = line[:2] if line.startswith(("- ", "| ")) else ""
+        kind = line.lstrip()[:2] if line.lstrip().startswith(("- ", "| ")) else ""
         if TABLE_RULE.fullmatch(line):
             continue
         if lines and not (kind and kind == previous):
             lines.append("")
-        lines.append(line.removeprefix("| ").removesuffix(" |").replace("\\|", "|") if kind == "| " else line)
+        lines.append(line.removeprefix("| ").rstrip(" ").removesuffix(" |").replace("\\|", "|") if kind == "| " else line)
         previous = kind
     code_ends = re.compile(f" *{SIGNS[9]}{SIGNS[9]}? *")
     joined = code_ends.sub(SIGNS[9], "\n".join(lines))

@@ -11,6 +11,15 @@ from resiliparse.parse.html import DOMNode, HTMLTree, NodeType
 from provenlm.scraping.extraction import whitespace
 
 SHADOW_ROOT = re.compile(r"<template\b[^>]*\bshadowrootmode\b[^>]*>", re.IGNORECASE)
+XHTML = re.compile(r"\s*<\?xml\b|<html\b[^>]*\bxmlns\b", re.IGNORECASE)
+MAX_PROLOG_CHARS = 2000
+SELF_CLOSED = re.compile(r"<([a-zA-Z][\w:-]*)((?:\s[^<>]*?)?)\s*/>")
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr"}
+HEAD_END = re.compile(r"</head\b|<body\b", re.IGNORECASE)
+NOSCRIPT = re.compile(r"<noscript\b[^>]*>.*?</noscript\s*>", re.IGNORECASE | re.DOTALL)
+FRAMESET = re.compile(r"<frameset\b", re.IGNORECASE)
+FRAME_TAG = re.compile(r"</?(?:frameset|frame|noframes)\b[^>]*>", re.IGNORECASE)
+RESERVED = re.compile("[\U00010600-\U0001060f]")  # signs that stand for other characters until the text is complete
 WITHOUT_TEXT = (
     "script, style, template, iframe, object, embed, applet, canvas, audio, video, svg, map, link, noframes, noembed, datalist, "
     "input, select, textarea, progress, meter, dialog:not([open])"
@@ -23,6 +32,16 @@ RENDERED_FORMULAS = (
     ".katex-html, .MathJax, .MathJax_Display, .MathJax_SVG, .MathJax_CHTML, .MathJax_Preview, .MJX_Assistive_MathML, "
     'img.mwe-math-fallback-image-inline, img.mwe-math-fallback-image-display, img[class*="mwe-math"]'
 )
+RENAMED = {  # content by the HTML standard that readers for articles take for controls or for the frame of the page
+    "menu": "ul",
+    "dialog": "div",
+    "figure:has(pre), figure:has(table)": "div",
+    "aside.note, aside.admonition, aside.callout, aside.tip, aside.warning, aside.info, aside.important, aside.footnote": "div",
+    "fieldset": "div",
+    "legend": "p",
+    "p time, li time, td time, p label, p output": "span",
+}
+WIDGET_NAMES = re.compile(r"search|log-?in|sign-?(?:in|up)|subscri|newsletter|comment|contact|vote|poll|share", re.IGNORECASE)
 FORMULA_IMAGES = 'img.latex, img.tex, img.math, img.mathimage, img[src*="latex.php"], img[src*="latex.codecogs"]'
 DISPLAY_STYLE = re.compile(r"^\{\\(?:display|text)style\s+(.*)\}$", re.DOTALL)
 SUPERSCRIPTS = str.maketrans("0123456789+-−n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻ⁿ")
@@ -32,13 +51,29 @@ GUTTERS = "td.gutter, td.linenos, td.lineno, td.rouge-gutter, div.linenodiv, .li
 BLOCKS_IN_CELL = "table, p, div, ul, ol, dl, pre, br, h1, h2, h3, h4, h5, h6, form, blockquote"
 MAX_SPAN = 100
 MIN_TEXT_CHARS = 200  # a page with less text is read with its noscript elements
+MIN_FORM_CHARS = 100  # of prose in a form that is content
 
 
 def parse_page(markup: str) -> HTMLTree:
-    """Parse a page by the HTML standard; a declared shadow root becomes a child of its host."""
+    """Parse a page by the HTML standard.
+
+    A declared shadow root becomes a child of its host, and the text for browsers without frames the body of a page of frames.
+    """
     if "shadowroot" in markup:
         markup = SHADOW_ROOT.sub("<div>", markup)  # an end tag without its template is ignored
+    if XHTML.search(markup, 0, MAX_PROLOG_CHARS):
+        markup = SELF_CLOSED.sub(_close_element, markup)
+    if (head_end := HEAD_END.search(markup)) is not None:
+        markup = NOSCRIPT.sub("", markup[: head_end.start()]) + markup[head_end.start() :]
+    if FRAMESET.search(markup):
+        markup = FRAME_TAG.sub("", markup)
+    markup = RESERVED.sub("\ufffd", markup)
     return HTMLTree.parse(markup.replace("\0", "\ufffd"))
+
+
+def _close_element(match: re.Match[str]) -> str:
+    """Write the end tag of an XHTML element that closes itself."""
+    return match[0] if match[1].lower() in VOID else f"<{match[1]}{match[2]}></{match[1]}>"
 
 
 def select(node: DOMNode, selector: str) -> list[DOMNode]:
@@ -48,6 +83,11 @@ def select(node: DOMNode, selector: str) -> list[DOMNode]:
     """
     elements: list[DOMNode] = node.query_selector_all(selector).values()
     return elements
+
+
+def text_of(node: DOMNode) -> str:
+    """Return the text in a node; "" if it has none."""
+    return node.text or ""
 
 
 def clean_page(tree: HTMLTree) -> None:
@@ -62,12 +102,15 @@ def clean_page(tree: HTMLTree) -> None:
     for button in select(body, TITLE_BUTTONS):
         rename_element(tree, button, "span")
     _remove(body, "button")
-    for name, new_name in (("menu", "ul"), ("dialog", "div"), ("figure", "div")):
-        for element in select(body, name):
-            if name != "figure" or element.query_selector("pre, table"):
-                rename_element(tree, element, new_name)
+    for selector, name in RENAMED.items():
+        for element in select(body, selector):
+            rename_element(tree, element, name)
+    for form in select(body, "form"):
+        names = " ".join(form.getattr(name) or "" for name in ("id", "class", "action", "role", "name"))
+        if _prose_length(form) >= MIN_FORM_CHARS and not WIDGET_NAMES.search(names):
+            rename_element(tree, form, "div")
     for element in select(body, GUTTERS):
-        if not element.text.strip() or all(word.isdigit() for word in element.text.split()):
+        if not text_of(element).strip() or all(word.isdigit() for word in text_of(element).split()):
             element.remove()
     _write_superscripts(tree, body)
     for table in select(body, "table"):
@@ -85,6 +128,11 @@ def rename_element(tree: HTMLTree, element: DOMNode, name: str) -> None:
     element.parent.replace_child(new, element)
 
 
+def _prose_length(form: DOMNode) -> int:
+    """Return the number of characters in a form that are neither a label nor a link."""
+    return len(text_of(form)) - sum(len(text_of(element)) for element in select(form, "label, a, legend"))
+
+
 def _remove(body: DOMNode, selector: str) -> None:
     for element in select(body, selector):
         element.remove()
@@ -93,8 +141,8 @@ def _remove(body: DOMNode, selector: str) -> None:
 def _read_noscript(tree: HTMLTree, body: DOMNode) -> None:
     """Read noscript elements if the rest of the page is empty, and remove them otherwise."""
     elements = select(body, "noscript")
-    texts = [len(element.text.strip()) for element in elements]
-    is_content = bool(elements) and sum(texts) > MIN_TEXT_CHARS > len(body.text.strip()) - sum(texts)
+    texts = [len(text_of(element).strip()) for element in elements]
+    is_content = bool(elements) and sum(texts) > MIN_TEXT_CHARS > len(text_of(body).strip()) - sum(texts)
     for element in elements:
         if is_content:
             rename_element(tree, element, "div")
@@ -111,18 +159,18 @@ def _remove_hidden(body: DOMNode) -> None:
         if element.getattr("role") == "tabpanel" or DISCLOSED_CLASSES.search(element.getattr("class") or ""):
             continue
         if num_chars < 0:
-            num_chars = len(body.text)
-        if 2 * len(element.text) <= num_chars:
+            num_chars = len(text_of(body))
+        if 2 * len(text_of(element)) <= num_chars:
             element.remove()
 
 
 def _write_formulas(tree: HTMLTree, body: DOMNode) -> None:
     """Replace formulas by their TeX source, in the delimiters of LaTeX."""
     for element in select(body, 'script[type^="math/tex"]'):
-        _replace_by_tex(tree, element, element.text, "mode=display" in (element.getattr("type") or ""))
+        _replace_by_tex(tree, element, text_of(element), "mode=display" in (element.getattr("type") or ""))
     for element in select(body, "math"):
         annotation = element.query_selector('annotation[encoding="application/x-tex"], annotation[encoding="TeX"]')
-        tex = annotation.text if annotation is not None else element.getattr("alttext") or ""
+        tex = text_of(annotation) if annotation is not None else element.getattr("alttext") or ""
         for other in select(element, "annotation, annotation-xml"):
             other.remove()
         display = element.getattr("display") == "block" or element.getattr("mode") == "display"
@@ -135,7 +183,7 @@ def _write_formulas(tree: HTMLTree, body: DOMNode) -> None:
         if tex.strip():
             _replace_by_tex(tree, element, tex, display)
         else:
-            element.parent.replace_child(tree.create_text_node(" ".join(element.text.split())), element)
+            element.parent.replace_child(tree.create_text_node(" ".join(text_of(element).split())), element)
     _remove(body, RENDERED_FORMULAS)
     for element in select(body, FORMULA_IMAGES):
         if tex := (element.getattr("alt") or "").strip():
@@ -153,7 +201,7 @@ def _replace_by_tex(tree: HTMLTree, element: DOMNode, tex: str, display: bool) -
 def _write_superscripts(tree: HTMLTree, body: DOMNode) -> None:
     """Write an exponent such as `10<sup>6</sup>` in superscript digits, so that it is no longer part of its base."""
     for element in select(body, "sup"):
-        previous, text = element.prev, element.text.strip()
+        previous, text = element.prev, text_of(element).strip()
         is_text = previous is not None and previous.type == NodeType.TEXT
         if is_text and element.first_element_child is None and SUPERSCRIPT.fullmatch(text) and BASE.search(previous.value or ""):
             element.parent.replace_child(tree.create_text_node(text.translate(SUPERSCRIPTS)), element)
@@ -172,14 +220,14 @@ def _fill_table(tree: HTMLTree, table: DOMNode) -> None:
     covered: dict[int, int] = {}  # column: number of following rows that a cell above covers
     for cells in rows:
         column = 0
-        if not any(cell.text.strip() for cell in cells):
+        if not any(text_of(cell).strip() for cell in cells):
             continue
         for cell in cells:
             while covered.get(column, 0):
                 covered[column] -= 1
                 _insert_empty(tree, cell)
                 column += 1
-            if not cell.text.strip() and cell.query_selector("img") is None:
+            if not text_of(cell).strip() and cell.query_selector("img") is None:
                 cell.append_child(tree.create_text_node(whitespace.EMPTY_CELL))
             columns, num_rows = _span(cell, "colspan"), _span(cell, "rowspan")
             for offset in range(columns):

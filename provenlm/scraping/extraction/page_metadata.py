@@ -8,7 +8,7 @@ from datetime import date
 from resiliparse.parse.html import DOMNode, HTMLTree
 
 from provenlm.scraping.crawl.urls import normalize_url
-from provenlm.scraping.extraction.page_cleaning import select
+from provenlm.scraping.extraction.page_cleaning import select, text_of
 
 DATE_PROPERTIES = {
     "article:published_time", "og:published_time", "datepublished", "date", "dc.date", "dc.date.issued", "dcterms.date",
@@ -35,7 +35,7 @@ def read_page_metadata(tree: HTMLTree, url: str) -> PageMetadata:
     document = tree.document
     root, title = document.query_selector("html"), document.query_selector("title")
     language = (root.getattr("lang") or root.getattr("xml:lang") or "").strip() if root is not None else ""
-    name = " ".join(title.text.split()) if title is not None else ""
+    name = " ".join(text_of(title).split()) if title is not None else ""
     metas = select(document, "meta")
     robots = (tag.getattr("content") or "" for tag in metas if (tag.getattr("name") or "").lower() in ("robots", "provenlm"))
     words = frozenset(word.strip().lower() for content in robots for word in content.split(","))
@@ -58,7 +58,7 @@ def _publication_dates(document: DOMNode, metas: list[DOMNode]) -> Iterator[str]
         if name in DATE_PROPERTIES and (day := parse_date(tag.getattr("content") or "")):
             yield day
     for script in select(document, 'script[type="application/ld+json"]'):
-        match = JSON_LD_DATE.search(script.text)
+        match = JSON_LD_DATE.search(text_of(script))
         if match and (day := parse_date(match[1])):
             yield day
     times = [tag for tag in select(document, "time[datetime]") if tag.getattr("datetime")]

@@ -9,8 +9,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from provenlm.scraping.extraction import whitespace
+from provenlm.scraping.extraction.page_cleaning import VOID
 
-VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr"}
+
 FRAMES = {"header", "footer", "aside"}  # boilerplate, unless they are inside the main content
 ALWAYS, FRAME = 1, 2
 DROPPED_CLASSES = {
