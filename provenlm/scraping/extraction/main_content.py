@@ -31,6 +31,7 @@ ARTICLE = 'meta[property="og:type"][content="article" i], meta[property^="articl
 PYDOC_TITLE = "Python: "
 MIN_ARTICLE_CHARS = 500  # the statistics of trafilatura need some text
 MAX_PLAIN_CHARS, MAX_PLAIN_LINK_RATIO = 3000, 0.05
+MIN_INDEX_LINK_RATIO = 0.95
 MAX_DEPTH = 256  # of nested elements; trafilatura takes quadratic time beyond
 STRUCTURED_TEXT = re.compile(r'"articleBody"|DiscussionForumPosting')
 PRE = re.compile(r"<pre\b[^>]*>(.*?)</pre>", re.DOTALL | re.IGNORECASE)
@@ -72,11 +73,12 @@ def extract_main_text(body: DOMNode, documentation: bool, scripts: str = "") -> 
 
 
 def _is_plain(body: DOMNode) -> bool:
-    """Return whether a page is too short, or has too few links, to hide its content among other text."""
-    num_chars = len(text_of(body).strip())
-    if num_chars >= MAX_PLAIN_CHARS or num_chars < MIN_ARTICLE_CHARS:
-        return num_chars < MIN_ARTICLE_CHARS
-    return sum(len(text_of(link)) for link in select(body, "a")) <= MAX_PLAIN_LINK_RATIO * num_chars
+    """Return whether a page is too short, or has too few links, to hide its content among other text; or is a list of links."""
+    num_chars = len("".join(text_of(body).split()))
+    if num_chars < MIN_ARTICLE_CHARS:
+        return True
+    link_ratio = sum(len("".join(text_of(link).split())) for link in select(body, "a")) / num_chars
+    return link_ratio >= MIN_INDEX_LINK_RATIO or (num_chars < MAX_PLAIN_CHARS and link_ratio <= MAX_PLAIN_LINK_RATIO)
 
 
 def _extract_article(markup: str, scripts: str) -> str:

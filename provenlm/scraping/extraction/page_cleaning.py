@@ -10,15 +10,15 @@ from resiliparse.parse.html import DOMNode, HTMLTree, NodeType
 
 from provenlm.scraping.extraction import whitespace
 
-SHADOW_ROOT = re.compile(r"<template\b[^>]*\bshadowrootmode\b[^>]*>", re.IGNORECASE)
+SHADOW_ROOT = re.compile(r"<template\b[^<>]*\bshadowrootmode\b[^<>]*>", re.IGNORECASE)
 XHTML = re.compile(r"\s*<\?xml\b|<html\b[^>]*\bxmlns\b", re.IGNORECASE)
 MAX_PROLOG_CHARS = 2000
 SELF_CLOSED = re.compile(r"<([a-zA-Z][\w:-]*)((?:\s[^<>]*?)?)\s*/>")
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr"}
 HEAD_END = re.compile(r"</head\b|<body\b", re.IGNORECASE)
-NOSCRIPT = re.compile(r"<noscript\b[^>]*>.*?</noscript\s*>", re.IGNORECASE | re.DOTALL)
+NOSCRIPT = re.compile(r"<noscript\b[^<>]*>.*?</noscript\s*>", re.IGNORECASE | re.DOTALL)
 FRAMESET = re.compile(r"<frameset\b", re.IGNORECASE)
-FRAME_TAG = re.compile(r"</?(?:frameset|frame|noframes)\b[^>]*>", re.IGNORECASE)
+FRAME_TAG = re.compile(r"</?(?:frameset|frame|noframes)\b[^<>]*>", re.IGNORECASE)
 RESERVED = re.compile("[\U00010600-\U0001060f]")  # signs that stand for other characters until the text is complete
 WITHOUT_TEXT = (
     "script, style, template, iframe, object, embed, applet, canvas, audio, video, svg, map, link, noframes, noembed, datalist, "
@@ -203,7 +203,7 @@ def _write_superscripts(tree: HTMLTree, body: DOMNode) -> None:
     for element in select(body, "sup"):
         previous, text = element.prev, text_of(element).strip()
         is_text = previous is not None and previous.type == NodeType.TEXT
-        if is_text and element.first_element_child is None and SUPERSCRIPT.fullmatch(text) and BASE.search(previous.value or ""):
+        if is_text and element.first_element_child is None and SUPERSCRIPT.fullmatch(text) and BASE.search((previous.value or "")[-2:]):
             element.parent.replace_child(tree.create_text_node(text.translate(SUPERSCRIPTS)), element)
 
 
