@@ -30,7 +30,7 @@ DOCUMENTATION = (
 ARTICLE = 'meta[property="og:type"][content="article" i], meta[property^="article:"], [itemprop="articleBody"]'
 PYDOC_TITLE = "Python: "
 MIN_ARTICLE_CHARS = 500  # the statistics of trafilatura need some text
-MAX_PLAIN_CHARS, MAX_PLAIN_LINK_RATIO = 3000, 0.05
+MAX_PLAIN_CHARS, MAX_PLAIN_LINK_RATIO = 1200, 0.05
 MIN_INDEX_LINK_RATIO = 0.95
 MAX_DEPTH = 256  # of nested elements; trafilatura takes quadratic time beyond
 STRUCTURED_TEXT = re.compile(r'"articleBody"|DiscussionForumPosting')

@@ -4,7 +4,7 @@ What these elements hold is decided here, by the HTML standard, so that every wa
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from resiliparse.parse.html import DOMNode, HTMLTree, NodeType
 
@@ -20,10 +20,11 @@ NOSCRIPT = re.compile(r"<noscript\b[^<>]*>.*?</noscript\s*>", re.IGNORECASE | re
 FRAMESET = re.compile(r"<frameset\b", re.IGNORECASE)
 FRAME_TAG = re.compile(r"</?(?:frameset|frame|noframes)\b[^<>]*>", re.IGNORECASE)
 RESERVED = re.compile("[\U00010600-\U0001060f]")  # signs that stand for other characters until the text is complete
+TAG_NAME = re.compile(r"<([a-z][a-z0-9]*)")
 WITHOUT_TEXT = (
-    "script, style, template, iframe, object, embed, applet, canvas, audio, video, svg, map, link, noframes, noembed, datalist, "
-    "input, select, textarea, progress, meter, dialog:not([open])"
-)
+    "script", "style", "template", "iframe", "object", "embed", "applet", "canvas", "audio", "video", "svg", "map", "link", "noframes",
+    "noembed", "datalist", "input", "select", "textarea", "progress", "meter",
+)  # fmt: skip
 HIDDEN = '[hidden]:not([hidden="until-found"]), [style*="display" i], [style*="visibility" i]'
 HIDDEN_STYLE = re.compile(r"(?:display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse))(?:\s*!\s*important)?\s*(?:;|$)", re.IGNORECASE)
 DISCLOSED_CLASSES = re.compile(r"\b(?:tab|tabs|accordion|collapse|collapsible)(?:\b|[-_])", re.IGNORECASE)  # shown by a click of the reader
@@ -32,15 +33,17 @@ RENDERED_FORMULAS = (
     ".katex-html, .MathJax, .MathJax_Display, .MathJax_SVG, .MathJax_CHTML, .MathJax_Preview, .MJX_Assistive_MathML, "
     'img.mwe-math-fallback-image-inline, img.mwe-math-fallback-image-display, img[class*="mwe-math"]'
 )
-RENAMED = {  # content by the HTML standard that readers for articles take for controls or for the frame of the page
-    "menu": "ul",
-    "dialog": "div",
-    "figure:has(pre), figure:has(table)": "div",
-    "aside.note, aside.admonition, aside.callout, aside.tip, aside.warning, aside.info, aside.important, aside.footnote": "div",
-    "fieldset": "div",
-    "legend": "p",
-    "p time, li time, td time, p label, p output": "span",
-}
+RENAMED = (  # content by the HTML standard that readers for articles take for controls or for the frame of the page
+    ("menu", "menu", "ul"),
+    ("dialog", "dialog", "div"),
+    ("figure", "figure:has(pre), figure:has(table)", "div"),
+    ("aside", ", ".join(f"aside.{name}" for name in ("note", "admonition", "callout", "tip", "warning", "info", "important")), "div"),
+    ("fieldset", "fieldset", "div"),
+    ("legend", "legend", "p"),
+    ("time", "p time, li time, td time", "span"),
+    ("label", "p label", "span"),
+    ("output", "p output", "span"),
+)
 WIDGET_NAMES = re.compile(r"search|log-?in|sign-?(?:in|up)|subscri|newsletter|comment|contact|vote|poll|share", re.IGNORECASE)
 FORMULA_IMAGES = 'img.latex, img.tex, img.math, img.mathimage, img[src*="latex.php"], img[src*="latex.codecogs"]'
 DISPLAY_STYLE = re.compile(r"^\{\\(?:display|text)style\s+(.*)\}$", re.DOTALL)
@@ -95,25 +98,32 @@ def clean_page(tree: HTMLTree) -> None:
     body = tree.body
     if body is None:
         return
-    _write_formulas(tree, body)
-    _remove(body, WITHOUT_TEXT)
-    _read_noscript(tree, body)
+    tags = set(TAG_NAME.findall(body.html))
+    _write_formulas(tree, body, tags)
+    if selector := ", ".join(name for name in WITHOUT_TEXT if name in tags):
+        _remove(body, selector)
+    if "dialog" in tags:
+        _remove(body, "dialog:not([open])")
+    if "noscript" in tags:
+        _read_noscript(tree, body)
     _remove_hidden(body)
-    for button in select(body, TITLE_BUTTONS):
-        rename_element(tree, button, "span")
-    _remove(body, "button")
-    for selector, name in RENAMED.items():
-        for element in select(body, selector):
+    if "button" in tags:
+        for button in select(body, TITLE_BUTTONS):
+            rename_element(tree, button, "span")
+        _remove(body, "button")
+    for tag, selector, name in RENAMED:
+        for element in select(body, selector) if tag in tags else ():
             rename_element(tree, element, name)
-    for form in select(body, "form"):
+    for form in select(body, "form") if "form" in tags else ():
         names = " ".join(form.getattr(name) or "" for name in ("id", "class", "action", "role", "name"))
         if _prose_length(form) >= MIN_FORM_CHARS and not WIDGET_NAMES.search(names):
             rename_element(tree, form, "div")
     for element in select(body, GUTTERS):
         if not text_of(element).strip() or all(word.isdigit() for word in text_of(element).split()):
             element.remove()
-    _write_superscripts(tree, body)
-    for table in select(body, "table"):
+    if "sup" in tags:
+        _write_superscripts(tree, body)
+    for table in select(body, "table") if "table" in tags else ():
         _fill_table(tree, table)
 
 
@@ -164,11 +174,11 @@ def _remove_hidden(body: DOMNode) -> None:
             element.remove()
 
 
-def _write_formulas(tree: HTMLTree, body: DOMNode) -> None:
+def _write_formulas(tree: HTMLTree, body: DOMNode, tags: Set[str]) -> None:
     """Replace formulas by their TeX source, in the delimiters of LaTeX."""
-    for element in select(body, 'script[type^="math/tex"]'):
+    for element in select(body, 'script[type^="math/tex"]') if "script" in tags else ():
         _replace_by_tex(tree, element, text_of(element), "mode=display" in (element.getattr("type") or ""))
-    for element in select(body, "math"):
+    for element in select(body, "math") if "math" in tags else ():
         annotation = element.query_selector('annotation[encoding="application/x-tex"], annotation[encoding="TeX"]')
         tex = text_of(annotation) if annotation is not None else element.getattr("alttext") or ""
         for other in select(element, "annotation, annotation-xml"):
@@ -185,7 +195,7 @@ def _write_formulas(tree: HTMLTree, body: DOMNode) -> None:
         else:
             element.parent.replace_child(tree.create_text_node(" ".join(text_of(element).split())), element)
     _remove(body, RENDERED_FORMULAS)
-    for element in select(body, FORMULA_IMAGES):
+    for element in select(body, FORMULA_IMAGES) if "img" in tags else ():
         if tex := (element.getattr("alt") or "").strip():
             _replace_by_tex(tree, element, tex, display=False)
 

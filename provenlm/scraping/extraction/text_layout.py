@@ -4,7 +4,7 @@ The whitespace of code is kept.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,6 +19,10 @@ DROPPED_CLASSES = {
     "skip-link", "visually-hidden", "sr-only", "cookie-banner",
 }  # fmt: skip
 DROPPED_ROLES = {"navigation", "search", "banner", "contentinfo", "complementary", "menu", "menubar", "dialog", "tablist"}
+CONTAINERS = {"div", "ul", "ol", "table", "td"}
+FRAME_NAMES = {
+    "sidebar", "footer", "site-footer", "page-footer", "navigation", "nav", "topbar", "masthead", "menu", "pagination", "pager",
+}  # fmt: skip
 FRAME_ROLES = {"alert", "alertdialog"}
 PARAGRAPHS = {
     "p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "dl", "table", "blockquote", "pre", "section", "article", "main", "figure",
@@ -32,7 +36,7 @@ PREFORMATTED = {"pre", "listing", "xmp", "plaintext"}
 CODE = {"code", "tt", "kbd", "samp", "var"}
 MAIN_IDS = ("content", "main-content", "main")
 MIN_PROSE_CHARS = 100
-MIN_MAIN_SHARE = {False: 10, True: 2}  # a main element holds a tenth of the prose, an article half
+MIN_MAIN_SHARE, MIN_ARTICLE_SHARE = 0.1, 0.5  # of the prose of a page, in an element that is believed to be its main content
 MAX_CACHED_TAG_CHARS = 256
 UNUSED_ATTRIBUTES = re.compile(' (?!(?:class|id|role|hidden|aria-hidden|style)=)[^ =]+="[^"]*"')
 COMMENT = re.compile("<!--.*?-->", re.DOTALL)
@@ -48,30 +52,34 @@ def layout_page(body: str) -> str:
     An element that is marked as main is trusted if it holds its share of the prose of the page.
     """
     html = _tokenize_html(body)
-    prose: list[int] = []
     for mark in ("main", "role", "article", "body", *MAIN_IDS):
         tags = [tag for tag, tag_mark in html.main_marks.items() if tag_mark == mark]
         if len(tags) != 1 or html.tags.count(tags[0]) != 1:
             continue
-        begin, prose = html.tags.index(tags[0]), prose or _prose_chars(html)
-        share = prose[_element_end(html, begin)] - prose[begin]
-        if share * MIN_MAIN_SHARE[mark == "article"] >= prose[-1] and (text := _layout_element(html, begin, ALWAYS)):
+        begin = html.tags.index(tags[0])
+        share = MIN_ARTICLE_SHARE if mark == "article" else MIN_MAIN_SHARE
+        if _holds_share(html, begin, share) and (text := _layout_element(html, begin, ALWAYS)):
             return text
     return _layout_element(html, 0, FRAME)
 
 
-def _prose_chars(html: "HtmlTokens") -> list[int]:
-    """Return the number of characters outside of links and navigation before each tag, and in all."""
-    counts, total, index, links = [], 0, 0, 0
-    skipped_until = -1
-    for index, tag in enumerate(html.tags):
-        counts.append(total)
-        if index > skipped_until and html.rules[index].boilerplate_level == ALWAYS:
-            skipped_until = _element_end(html, index)
-        links += tag.startswith("<a ") - (tag == "</a>")
-        if not links and index >= skipped_until:
-            total += len(html.words[index + 1].strip())
-    return [*counts, total]
+def _holds_share(html: "HtmlTokens", begin: int, share: float) -> bool:
+    """Return whether an element holds at least `share` of the text, or of the text outside of links and navigation."""
+    lengths = list(map(len, html.words))
+    if sum(lengths[begin + 1 : _element_end(html, begin) + 1]) >= share * sum(lengths):
+        return True
+    skipped = {tag for tag, rule in html.rule_by_tag.items() if rule.boilerplate_level == ALWAYS or tag.startswith("<a ")}
+    return _num_prose_chars(html, begin, skipped) >= share * _num_prose_chars(html, 0, skipped)
+
+
+def _num_prose_chars(html: "HtmlTokens", begin: int, skipped: Set[str]) -> int:
+    end, total, index = _element_end(html, begin), 0, begin
+    while index < end:
+        if html.tags[index] in skipped:
+            index = _element_end(html, index)
+        total += len(html.words[index + 1])
+        index += 1
+    return total
 
 
 class TagRule(NamedTuple):
@@ -98,6 +106,7 @@ class HtmlTokens(NamedTuple):
     words: list[str]
     tags: list[str]
     rules: list[TagRule]
+    rule_by_tag: dict[str, TagRule]
     main_marks: dict[str, str]
     depths: list[int]  # 1: start tag, -1: end tag, 0: element without end tag
 
@@ -114,6 +123,7 @@ def _tokenize_html(markup: str) -> HtmlTokens:
         pieces[::2],
         tags,
         list(map(rules.__getitem__, tags)),
+        rules,
         {tag: rule.main_mark for tag, rule in rules.items() if rule.main_mark},
         list(map({tag: _depth_delta(tag) for tag in rules}.__getitem__, tags)),
     )
@@ -163,7 +173,8 @@ def _boilerplate_level(name: str, attributes: Mapping[str, str]) -> int:
     is_dropped = name == "nav" or role in DROPPED_ROLES or not DROPPED_CLASSES.isdisjoint(attributes.get("class", "").split())
     if is_dropped or attributes.get("aria-hidden") == "true":
         return ALWAYS
-    return FRAME if name in FRAMES or role in FRAME_ROLES else 0
+    is_named = name in CONTAINERS and not FRAME_NAMES.isdisjoint([attributes.get("id", ""), *attributes.get("class", "").split()])
+    return FRAME if is_named or name in FRAMES or role in FRAME_ROLES else 0
 
 
 def _layout_element(html: HtmlTokens, begin: int, max_level: int) -> str:
