@@ -31,7 +31,7 @@ ARTICLE = 'meta[property="og:type"][content="article" i], meta[property^="articl
 PYDOC_TITLE = "Python: "
 MIN_ARTICLE_CHARS = 500  # the statistics of trafilatura need some text
 MAX_PLAIN_CHARS, MAX_PLAIN_LINK_RATIO = 1200, 0.05
-MIN_INDEX_LINK_RATIO = 0.95
+MIN_INDEX_LINK_RATIO, MAX_LINK_CHARS = 0.95, 40
 MAX_DEPTH = 256  # of nested elements; trafilatura takes quadratic time beyond
 STRUCTURED_TEXT = re.compile(r'"articleBody"|DiscussionForumPosting')
 PRE = re.compile(r"<pre\b[^>]*>(.*?)</pre>", re.DOTALL | re.IGNORECASE)
@@ -67,8 +67,12 @@ def structured_scripts(tree: HTMLTree) -> str:
 
 def extract_main_text(body: DOMNode, documentation: bool, scripts: str = "") -> str:
     """Return the main text of a cleaned body; `scripts` are those of `structured_scripts`."""
+    is_article = not documentation and not _is_plain(body)
+    if is_article:
+        for element in select(body, "nav, footer"):
+            element.remove()
     markup = IMAGE.sub("", body.html.replace("\u00ad", ""))
-    text = "" if documentation or _is_plain(body) else _extract_article(markup, scripts)
+    text = _extract_article(markup, scripts) if is_article else ""
     return text or text_layout.layout_page(markup)
 
 
@@ -77,7 +81,10 @@ def _is_plain(body: DOMNode) -> bool:
     num_chars = len("".join(text_of(body).split()))
     if num_chars < MIN_ARTICLE_CHARS:
         return True
-    link_ratio = sum(len("".join(text_of(link).split())) for link in select(body, "a")) / num_chars
+    links = select(body, "a")
+    if num_chars >= MAX_PLAIN_CHARS and MAX_LINK_CHARS * len(links) < num_chars:
+        return False
+    link_ratio = sum(len("".join(text_of(link).split())) for link in links) / num_chars
     return link_ratio >= MIN_INDEX_LINK_RATIO or (num_chars < MAX_PLAIN_CHARS and link_ratio <= MAX_PLAIN_LINK_RATIO)
 
 

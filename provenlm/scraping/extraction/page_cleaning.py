@@ -17,9 +17,8 @@ SELF_CLOSED = re.compile(r"<([a-zA-Z][\w:-]*)((?:\s[^<>]*?)?)\s*/>")
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr"}
 HEAD_END = re.compile(r"</head\b|<body\b", re.IGNORECASE)
 NOSCRIPT = re.compile(r"<noscript\b[^<>]*>.*?</noscript\s*>", re.IGNORECASE | re.DOTALL)
-FRAMESET = re.compile(r"<frameset\b", re.IGNORECASE)
 FRAME_TAG = re.compile(r"</?(?:frameset|frame|noframes)\b[^<>]*>", re.IGNORECASE)
-RESERVED = re.compile("[\U00010600-\U0001060f]")  # signs that stand for other characters until the text is complete
+RESERVED = tuple(map(chr, range(0x10600, 0x10610)))  # signs that stand for other characters until the text is complete
 TAG_NAME = re.compile(r"<([a-z][a-z0-9]*)")
 WITHOUT_TEXT = (
     "script", "style", "template", "iframe", "object", "embed", "applet", "canvas", "audio", "video", "svg", "map", "link", "noframes",
@@ -66,11 +65,13 @@ def parse_page(markup: str) -> HTMLTree:
         markup = SHADOW_ROOT.sub("<div>", markup)  # an end tag without its template is ignored
     if XHTML.search(markup, 0, MAX_PROLOG_CHARS):
         markup = SELF_CLOSED.sub(_close_element, markup)
-    if (head_end := HEAD_END.search(markup)) is not None:
+    head_end = HEAD_END.search(markup)
+    if head_end is not None and "noscript" in markup[: head_end.start()].lower():
         markup = NOSCRIPT.sub("", markup[: head_end.start()]) + markup[head_end.start() :]
-    if FRAMESET.search(markup):
+    if "<frameset" in markup or "<FRAMESET" in markup:
         markup = FRAME_TAG.sub("", markup)
-    markup = RESERVED.sub("\ufffd", markup)
+    for sign in RESERVED:
+        markup = markup.replace(sign, "\ufffd")
     return HTMLTree.parse(markup.replace("\0", "\ufffd"))
 
 
