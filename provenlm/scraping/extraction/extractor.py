@@ -54,4 +54,6 @@ class Extractor:
 
 def outcome_of(document: ExtractedDocument) -> tuple[str, str]:
     """Return the state and the reason of a fetched page."""
-    return ("failed" if document.reason in ("unreadable", "time-limit") else "skipped" if document.reason else "record"), document.reason
+    return (
+        "failed" if document.reason in ("unreadable", "time-limit") else "skipped" if document.reason else "record"
+    ), document.reason

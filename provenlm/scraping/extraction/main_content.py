@@ -39,7 +39,18 @@ LINE_BREAK = re.compile(r"<br\b[^>]*>")
 IMAGE = re.compile(r"<(?:img|source|track|wbr)\b[^>]*>")
 TAG = re.compile(r"<[^>]*>")
 TABLE_RULE = re.compile(r"\|(?:-{3}\|)+")
-ORIGINALS = (" ", "\n", "\t", "&amp;", "\u200c", "\u200d", "\u200e", "\u200f", "\u2060", "\x01")  # the last one begins and ends code
+ORIGINALS = (
+    " ",
+    "\n",
+    "\t",
+    "&amp;",
+    "\u200c",
+    "\u200d",
+    "\u200e",
+    "\u200f",
+    "\u2060",
+    "\x01",
+)  # the last one begins and ends code
 SIGNS = tuple(chr(0x10601 + index) for index in range(len(ORIGINALS)))
 CODE_SIGNS = str.maketrans(dict(zip(ORIGINALS[:3], SIGNS[:3], strict=True)))
 PASSED = tuple(zip(ORIGINALS, SIGNS, strict=True))[3:9]
@@ -61,7 +72,9 @@ def structured_scripts(tree: HTMLTree) -> str:
     """Return the JSON-LD scripts that hold the text of an article or name a forum."""
     scripts = select(tree.document, 'script[type="application/ld+json"]')
     return "".join(
-        f'<script type="application/ld+json">{text_of(script)}</script>' for script in scripts if STRUCTURED_TEXT.search(text_of(script))
+        f'<script type="application/ld+json">{text_of(script)}</script>'
+        for script in scripts
+        if STRUCTURED_TEXT.search(text_of(script))
     )
 
 

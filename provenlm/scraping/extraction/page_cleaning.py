@@ -25,8 +25,12 @@ WITHOUT_TEXT = (
     "noembed", "datalist", "input", "select", "textarea", "progress", "meter",
 )  # fmt: skip
 HIDDEN = '[hidden]:not([hidden="until-found"]), [style*="display" i], [style*="visibility" i]'
-HIDDEN_STYLE = re.compile(r"(?:display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse))(?:\s*!\s*important)?\s*(?:;|$)", re.IGNORECASE)
-DISCLOSED_CLASSES = re.compile(r"\b(?:tab|tabs|accordion|collapse|collapsible)(?:\b|[-_])", re.IGNORECASE)  # shown by a click of the reader
+HIDDEN_STYLE = re.compile(
+    r"(?:display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse))(?:\s*!\s*important)?\s*(?:;|$)", re.IGNORECASE
+)
+DISCLOSED_CLASSES = re.compile(
+    r"\b(?:tab|tabs|accordion|collapse|collapsible)(?:\b|[-_])", re.IGNORECASE
+)  # shown by a click of the reader
 TITLE_BUTTONS = ", ".join(f"{tag} button" for tag in ("h1", "h2", "h3", "h4", "h5", "h6", "summary", "dt", "[class*=accordion]"))
 RENDERED_FORMULAS = (
     ".katex-html, .MathJax, .MathJax_Display, .MathJax_SVG, .MathJax_CHTML, .MathJax_Preview, .MJX_Assistive_MathML, "
@@ -36,7 +40,11 @@ RENAMED = (  # content by the HTML standard that readers for articles take for c
     ("menu", "menu", "ul"),
     ("dialog", "dialog", "div"),
     ("figure", "figure:has(pre), figure:has(table)", "div"),
-    ("aside", ", ".join(f"aside.{name}" for name in ("note", "admonition", "callout", "tip", "warning", "info", "important")), "div"),
+    (
+        "aside",
+        ", ".join(f"aside.{name}" for name in ("note", "admonition", "callout", "tip", "warning", "info", "important")),
+        "div",
+    ),
     ("fieldset", "fieldset", "div"),
     ("legend", "legend", "p"),
     ("time", "p time, li time, td time", "span"),
@@ -214,7 +222,12 @@ def _write_superscripts(tree: HTMLTree, body: DOMNode) -> None:
     for element in select(body, "sup"):
         previous, text = element.prev, text_of(element).strip()
         is_text = previous is not None and previous.type == NodeType.TEXT
-        if is_text and element.first_element_child is None and SUPERSCRIPT.fullmatch(text) and BASE.search((previous.value or "")[-2:]):
+        if (
+            is_text
+            and element.first_element_child is None
+            and SUPERSCRIPT.fullmatch(text)
+            and BASE.search((previous.value or "")[-2:])
+        ):
             element.parent.replace_child(tree.create_text_node(text.translate(SUPERSCRIPTS)), element)
 
 

@@ -42,9 +42,14 @@ def extract_text(body: bytes, content_type: str, url: str) -> ExtractedDocument:
 
 def _extractor_version() -> str:
     """Hash the code and the parser versions that determine the extracted document."""
-    modules = [Path(module.__file__ or "") for module in (page_metadata, charset, main_content, page_cleaning, text_layout, html, feed, whitespace, urls)]
+    modules = [
+        Path(module.__file__ or "")
+        for module in (page_metadata, charset, main_content, page_cleaning, text_layout, html, feed, whitespace, urls)
+    ]
     code_hash = hashing.sha256_files([*modules, Path(__file__)], Path(__file__).parents[1])
-    return hashing.sha256_json([code_hash, *(metadata.version(name) for name in ("beautifulsoup4", "lxml", "resiliparse", "trafilatura"))])
+    return hashing.sha256_json(
+        [code_hash, *(metadata.version(name) for name in ("beautifulsoup4", "lxml", "resiliparse", "trafilatura"))]
+    )
 
 
 HTML_MEDIA_TYPES = ("text/html", "application/xhtml+xml")

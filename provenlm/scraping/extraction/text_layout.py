@@ -11,7 +11,6 @@ from typing import NamedTuple
 from provenlm.scraping.extraction import whitespace
 from provenlm.scraping.extraction.page_cleaning import VOID
 
-
 FRAMES = {"header", "footer", "aside"}  # boilerplate, unless they are inside the main content
 ALWAYS, FRAME = 1, 2
 DROPPED_CLASSES = {
@@ -60,7 +59,7 @@ def layout_page(body: str) -> str:
         share = MIN_ARTICLE_SHARE if mark == "article" else MIN_MAIN_SHARE
         if _holds_share(html, begin, share) and (text := _layout_element(html, begin, ALWAYS)):
             return text
-    return _layout_element(html, 0, FRAME)
+    return _layout_element(html, 0, FRAME) or _layout_element(html, 0, ALWAYS)
 
 
 def _holds_share(html: "HtmlTokens", begin: int, share: float) -> bool:

@@ -68,7 +68,9 @@ class TextScrapeConfig:
     crawl_policy: CrawlPolicy = field(default_factory=CrawlPolicy)
     topics: tuple[Topic, ...] = ()
     from_cache: bool = False  # send no requests: extract again from stored responses
-    max_page_seconds: float = 10.0  # CPU time to extract a page of a site, feed or WARC file; beyond, the page fails with the reason time-limit
+    max_page_seconds: float = (
+        10.0  # CPU time to extract a page of a site, feed or WARC file; beyond, the page fails with the reason time-limit
+    )
 
     def __post_init__(self) -> None:
         if not self.sources:
