@@ -1,4 +1,4 @@
-"""Call a function on an untrusted body in a worker process, which ends at a limit of CPU time or when it crashes.
+"""Call a function in a worker process that ends at a limit of CPU time.
 
 HTML parsers take quadratic time or overflow the stack on hostile pages, inside C code that no exception reaches. Workers stay alive
 between calls; a worker that was ended is replaced.
@@ -30,9 +30,9 @@ class WorkerCrashError(Exception):
 
 
 def call_bounded(function: Callable[..., Any], arguments: tuple[Any, ...], max_seconds: float) -> Any:
-    """Return `function(*arguments)`, computed in a worker; `function` is one of a module.
+    """Return `function(*arguments)`, computed in a worker.
 
-    Raises TimeLimitError after `max_seconds` of CPU time, WorkerCrashError if the process ended, and what the function raises.
+    `function` is one of a module. Raises TimeLimitError after `max_seconds` of CPU time, WorkerCrashError if the process ended, and what the function raises.
     """
     with _slots:
         with _lock:
@@ -89,7 +89,10 @@ class _Worker:
 
 
 def _serve_calls(connection: Connection) -> None:
-    """Answer calls until the connection closes; the signal of the timer ends the process at the limit of CPU time."""
+    """Answer calls until the connection closes.
+
+    The signal of the timer ends the process at the limit of CPU time.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
     while True:
@@ -98,6 +101,7 @@ def _serve_calls(connection: Connection) -> None:
         except (EOFError, OSError):
             return
         signal.setitimer(signal.ITIMER_VIRTUAL, max_seconds)
+        answer: tuple[Any, Exception | None]
         try:
             answer = function(*arguments), None
         except Exception as error:  # the caller decides what a failed call means

@@ -39,7 +39,11 @@ class Extractor:
     max_seconds: float = 10.0
 
     def extract(self, body: bytes, content_type: str, url: str) -> ExtractedDocument:
-        """Extract a document; its reason is `unreadable` if `extract_content` raises, `time-limit` if it does not end."""
+        """Extract a document.
+
+        Its reason is `unreadable` if `extract_content` raises, and `time-limit` if it does not end in time.
+        """
+        document: ExtractedDocument
         try:
             if len(body) > MAX_INLINE_BYTES:
                 document = call_bounded(self.extract_content, (body, content_type, url), self.max_seconds)

@@ -45,9 +45,9 @@ def read_main_text(tree: HTMLTree) -> str:
 
 def _links(tree: HTMLTree, url: str) -> Iterator[str]:
     base = next((tag for tag in select(tree.document, "base[href]") if tag.getattr("href")), None)
-    base_url = normalize_url(base.getattr("href"), url) or url if base is not None else url
+    base_url = normalize_url(base.getattr("href") or "", url) or url if base is not None else url
     tags = islice(select(tree.document, "a[href]"), MAX_LINKS)
-    hrefs = (tag.getattr("href") for tag in tags if "nofollow" not in (tag.getattr("rel") or "").split())
+    hrefs = (tag.getattr("href") or "" for tag in tags if "nofollow" not in (tag.getattr("rel") or "").split())
     normalize = link_normalizer(base_url)
     for link in dict.fromkeys(link.partition("#")[0] for link in hrefs):
         if (absolute_url := normalize(link)) is not None:

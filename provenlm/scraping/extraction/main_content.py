@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from resiliparse.parse.html import DOMNode, HTMLTree
+from resiliparse.parse.html import ElementNode, HTMLTree
 
 from provenlm.scraping.extraction import text_layout, whitespace
 from provenlm.scraping.extraction.page_cleaning import select, text_of
@@ -63,9 +63,9 @@ def is_documentation(tree: HTMLTree) -> bool:
     generators = [tag.getattr("content") or "" for tag in select(document, 'meta[name="generator" i]')]
     if any(map(GENERATORS.search, generators)) or (tree.title or "").startswith(PYDOC_TITLE):
         return True
-    if document.query_selector(DOCUMENTATION) is not None:
+    if select(document, DOCUMENTATION):
         return True
-    return len(select(document, "pre")) > 1 and document.query_selector(ARTICLE) is None
+    return len(select(document, "pre")) > 1 and not select(document, ARTICLE)
 
 
 def structured_scripts(tree: HTMLTree) -> str:
@@ -78,7 +78,7 @@ def structured_scripts(tree: HTMLTree) -> str:
     )
 
 
-def extract_main_text(body: DOMNode, documentation: bool, scripts: str = "") -> str:
+def extract_main_text(body: ElementNode, documentation: bool, scripts: str = "") -> str:
     """Return the main text of a cleaned body; `scripts` are those of `structured_scripts`."""
     is_article = not documentation and not _is_plain(body)
     if is_article:
@@ -89,7 +89,7 @@ def extract_main_text(body: DOMNode, documentation: bool, scripts: str = "") -> 
     return text or text_layout.layout_page(markup)
 
 
-def _is_plain(body: DOMNode) -> bool:
+def _is_plain(body: ElementNode) -> bool:
     """Return whether a page is too short, or has too few links, to hide its content among other text; or is a list of links."""
     num_chars = len("".join(text_of(body).split()))
     if num_chars < MIN_ARTICLE_CHARS:
@@ -121,7 +121,8 @@ def _encode_code(match: re.Match[str]) -> str:
 
 def _paragraphs(text: str) -> str:
     """Separate the paragraphs of trafilatura's text by empty lines, and its cells by bars without a frame."""
-    lines, previous = [], ""
+    lines: list[str] = []
+    previous = ""
     for line in text.split("\n"):
         kind = line.lstrip()[:2] if line.lstrip().startswith(("- ", "| ")) else ""
         if TABLE_RULE.fullmatch(line):

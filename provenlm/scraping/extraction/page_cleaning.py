@@ -5,8 +5,9 @@ What these elements hold is decided here, by the HTML standard, so that every wa
 
 import re
 from collections.abc import Iterator, Set
+from typing import cast
 
-from resiliparse.parse.html import DOMNode, HTMLTree, NodeType
+from resiliparse.parse.html import DocumentNode, ElementNode, HTMLTree, Node, NodeType
 
 from provenlm.scraping.extraction import whitespace
 
@@ -88,16 +89,15 @@ def _close_element(match: re.Match[str]) -> str:
     return match[0] if match[1].lower() in VOID else f"<{match[1]}{match[2]}></{match[1]}>"
 
 
-def select(node: DOMNode, selector: str) -> list[DOMNode]:
+def select(node: ElementNode | DocumentNode | None, selector: str) -> list[ElementNode]:
     """Return the descendants that match a CSS selector, in page order.
 
     The iterator of the collection takes quadratic time, its method `values` does not.
     """
-    elements: list[DOMNode] = node.query_selector_all(selector).values()
-    return elements
+    return node.query_selector_all(selector).values() if node is not None else []
 
 
-def text_of(node: DOMNode) -> str:
+def text_of(node: Node) -> str:
     """Return the text in a node; "" if it has none."""
     return node.text or ""
 
@@ -136,28 +136,36 @@ def clean_page(tree: HTMLTree) -> None:
         _fill_table(tree, table)
 
 
-def rename_element(tree: HTMLTree, element: DOMNode, name: str) -> None:
+def _element(tree: HTMLTree, name: str) -> ElementNode:
+    return cast(ElementNode, tree.create_element(name))
+
+
+def _text_node(tree: HTMLTree, text: str) -> Node:
+    return cast(Node, tree.create_text_node(text))
+
+
+def rename_element(tree: HTMLTree, element: ElementNode, name: str) -> None:
     """Give an element another tag name; its class and id stay."""
-    new = tree.create_element(name)
+    new = _element(tree, name)
     for attribute in ("class", "id", "role"):
         if value := element.getattr(attribute):
             new.setattr(attribute, value)
     while (child := element.first_child) is not None:
         new.append_child(child)
-    element.parent.replace_child(new, element)
+    element.replace_with(new)
 
 
-def _prose_length(form: DOMNode) -> int:
+def _prose_length(form: ElementNode) -> int:
     """Return the number of characters in a form that are neither a label nor a link."""
     return len(text_of(form)) - sum(len(text_of(element)) for element in select(form, "label, a, legend"))
 
 
-def _remove(body: DOMNode, selector: str) -> None:
+def _remove(body: ElementNode, selector: str) -> None:
     for element in select(body, selector):
         element.remove()
 
 
-def _read_noscript(tree: HTMLTree, body: DOMNode) -> None:
+def _read_noscript(tree: HTMLTree, body: ElementNode) -> None:
     """Read noscript elements if the rest of the page is empty, and remove them otherwise."""
     elements = select(body, "noscript")
     texts = [len(text_of(element).strip()) for element in elements]
@@ -169,7 +177,7 @@ def _read_noscript(tree: HTMLTree, body: DOMNode) -> None:
             element.remove()
 
 
-def _remove_hidden(body: DOMNode) -> None:
+def _remove_hidden(body: ElementNode) -> None:
     """Remove hidden elements, except panels that a reader opens and wrappers of most of the page."""
     num_chars = -1
     for element in select(body, HIDDEN):
@@ -183,7 +191,7 @@ def _remove_hidden(body: DOMNode) -> None:
             element.remove()
 
 
-def _write_formulas(tree: HTMLTree, body: DOMNode, tags: Set[str]) -> None:
+def _write_formulas(tree: HTMLTree, body: ElementNode, tags: Set[str]) -> None:
     """Replace formulas by their TeX source, in the delimiters of LaTeX."""
     for element in select(body, 'script[type^="math/tex"]') if "script" in tags else ():
         _replace_by_tex(tree, element, text_of(element), "mode=display" in (element.getattr("type") or ""))
@@ -193,31 +201,31 @@ def _write_formulas(tree: HTMLTree, body: DOMNode, tags: Set[str]) -> None:
         for other in select(element, "annotation, annotation-xml"):
             other.remove()
         display = element.getattr("display") == "block" or element.getattr("mode") == "display"
-        target = element
-        while target.parent is not None and "math" in (target.parent.getattr("class") or "") and target.parent.tag == "span":
-            display = display or "display" in (target.parent.getattr("class") or "")
-            target = target.parent
-            if HIDDEN_STYLE.search(target.getattr("style") or ""):
-                target.delattr("style")
+        wrapper = element.parent_element
+        while wrapper is not None and wrapper.tag == "span" and "math" in (wrapper.getattr("class") or ""):
+            display = display or "display" in (wrapper.getattr("class") or "")
+            if HIDDEN_STYLE.search(wrapper.getattr("style") or ""):  # for readers of the screen only
+                wrapper.delattr("style")
+            wrapper = wrapper.parent_element
         if tex.strip():
             _replace_by_tex(tree, element, tex, display)
         else:
-            element.parent.replace_child(tree.create_text_node(" ".join(text_of(element).split())), element)
+            element.replace_with(_text_node(tree, " ".join(text_of(element).split())))
     _remove(body, RENDERED_FORMULAS)
     for element in select(body, FORMULA_IMAGES) if "img" in tags else ():
         if tex := (element.getattr("alt") or "").strip():
             _replace_by_tex(tree, element, tex, display=False)
 
 
-def _replace_by_tex(tree: HTMLTree, element: DOMNode, tex: str, display: bool) -> None:
+def _replace_by_tex(tree: HTMLTree, element: ElementNode, tex: str, display: bool) -> None:
     source = tex.strip().strip("$").strip()
     while match := DISPLAY_STYLE.match(source):
         source = match[1].strip()
     text = f"\\[{source}\\]" if display else f"\\({source}\\)"
-    element.parent.replace_child(tree.create_text_node(text), element)
+    element.replace_with(_text_node(tree, text))
 
 
-def _write_superscripts(tree: HTMLTree, body: DOMNode) -> None:
+def _write_superscripts(tree: HTMLTree, body: ElementNode) -> None:
     """Write an exponent such as `10<sup>6</sup>` in superscript digits, so that it is no longer part of its base."""
     for element in select(body, "sup"):
         previous, text = element.prev, text_of(element).strip()
@@ -228,69 +236,56 @@ def _write_superscripts(tree: HTMLTree, body: DOMNode) -> None:
             and SUPERSCRIPT.fullmatch(text)
             and BASE.search((previous.value or "")[-2:])
         ):
-            element.parent.replace_child(tree.create_text_node(text.translate(SUPERSCRIPTS)), element)
+            element.replace_with(_text_node(tree, text.translate(SUPERSCRIPTS)))
 
 
-def _fill_table(tree: HTMLTree, table: DOMNode) -> None:
+def _fill_table(tree: HTMLTree, table: ElementNode) -> None:
     """Give every cell of a data table a place: mark empty cells and repeat cells that span others as empty ones.
 
     A table of layout has no header cells, and blocks in its cells or a single row or column.
     """
-    rows = [[cell for cell in _elements(row) if cell.tag in ("td", "th")] for row in _rows(table)]
-    has_header = any(cell.tag == "th" for row in rows for cell in row)
-    is_data = sum(len(row) > 1 for row in rows) > 1 and table.getattr("role") not in ("presentation", "none")
+    rows = [(row, [cell for cell in row.children.values() if cell.tag in ("td", "th")]) for row in _rows(table)]
+    has_header = any(cell.tag == "th" for _, cells in rows for cell in cells)
+    is_data = sum(len(cells) > 1 for _, cells in rows) > 1 and table.getattr("role") not in ("presentation", "none")
     if not is_data or table.query_selector("table, pre") or (not has_header and table.query_selector(BLOCKS_IN_CELL)):
         return
     covered: dict[int, int] = {}  # column: number of following rows that a cell above covers
-    for cells in rows:
+    for row, cells in rows:
         column = 0
         if not any(text_of(cell).strip() for cell in cells):
             continue
         for cell in cells:
             while covered.get(column, 0):
                 covered[column] -= 1
-                _insert_empty(tree, cell)
+                cell.before(_empty_cell(tree))
                 column += 1
             if not text_of(cell).strip() and cell.query_selector("img") is None:
-                cell.append_child(tree.create_text_node(whitespace.EMPTY_CELL))
+                cell.append_child(_text_node(tree, whitespace.EMPTY_CELL))
             columns, num_rows = _span(cell, "colspan"), _span(cell, "rowspan")
             for offset in range(columns):
                 covered[column + offset] = num_rows - 1
                 if offset:
-                    _insert_empty(tree, cell, after=True)
+                    cell.after(_empty_cell(tree))
             column += columns
         while covered.get(column, 0):
             covered[column] -= 1
-            cells[-1].parent.append_child(_empty_cell(tree))
+            row.append_child(_empty_cell(tree))
             column += 1
 
 
-def _rows(table: DOMNode) -> Iterator[DOMNode]:
-    for part in _elements(table):
-        yield from (row for row in _elements(part) if row.tag == "tr") if part.tag in ("thead", "tbody", "tfoot") else ()
+def _rows(table: ElementNode) -> Iterator[ElementNode]:
+    for part in table.children.values():
+        yield from (row for row in part.children.values() if row.tag == "tr") if part.tag in ("thead", "tbody", "tfoot") else ()
 
 
-def _elements(parent: DOMNode) -> list[DOMNode]:
-    elements: list[DOMNode] = parent.children.values()
-    return elements
-
-
-def _span(cell: DOMNode, attribute: str) -> int:
+def _span(cell: ElementNode, attribute: str) -> int:
     value = cell.getattr(attribute) or "1"
     if value != "1":
         cell.delattr(attribute)
     return max(1, min(int(value), MAX_SPAN)) if value.isdecimal() else 1
 
 
-def _empty_cell(tree: HTMLTree) -> DOMNode:
-    cell = tree.create_element("td")
-    cell.append_child(tree.create_text_node(whitespace.EMPTY_CELL))
+def _empty_cell(tree: HTMLTree) -> ElementNode:
+    cell = _element(tree, "td")
+    cell.append_child(_text_node(tree, whitespace.EMPTY_CELL))
     return cell
-
-
-def _insert_empty(tree: HTMLTree, cell: DOMNode, after: bool = False) -> None:
-    following = cell.next_sibling if after else cell
-    if following is None:
-        cell.parent.append_child(_empty_cell(tree))
-    else:
-        cell.parent.insert_before(_empty_cell(tree), following)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 
-from resiliparse.parse.html import DOMNode, HTMLTree
+from resiliparse.parse.html import DocumentNode, ElementNode, HTMLTree
 
 from provenlm.scraping.crawl.urls import normalize_url
 from provenlm.scraping.extraction.page_cleaning import select, text_of
@@ -33,7 +33,7 @@ class PageMetadata:
 def read_page_metadata(tree: HTMLTree, url: str) -> PageMetadata:
     """Read the metadata of the page at `url` from its tree."""
     document = tree.document
-    root, title = document.query_selector("html"), document.query_selector("title")
+    root, title = next(iter(select(document, "html")), None), next(iter(select(document, "title")), None)
     language = (root.getattr("lang") or root.getattr("xml:lang") or "").strip() if root is not None else ""
     name = " ".join(text_of(title).split()) if title is not None else ""
     metas = select(document, "meta")
@@ -44,14 +44,14 @@ def read_page_metadata(tree: HTMLTree, url: str) -> PageMetadata:
     return PageMetadata(name, language, next(_publication_dates(document, metas), ""), license_url, canonical_url, words)
 
 
-def _href(links: list[DOMNode], relation: str, names: set[str], url: str) -> str:
+def _href(links: list[ElementNode], relation: str, names: set[str], url: str) -> str:
     for tag in links:
-        if tag.tag in names and relation in tag.getattr("rel").lower().split():
-            return normalize_url(tag.getattr("href"), url) or ""
+        if tag.tag in names and relation in (tag.getattr("rel") or "").lower().split():
+            return normalize_url(tag.getattr("href") or "", url) or ""
     return ""
 
 
-def _publication_dates(document: DOMNode, metas: list[DOMNode]) -> Iterator[str]:
+def _publication_dates(document: DocumentNode | None, metas: list[ElementNode]) -> Iterator[str]:
     """Yield candidate dates of publication, the most explicit first."""
     for tag in metas:
         name = (tag.getattr("property") or tag.getattr("name") or tag.getattr("itemprop") or "").lower()
@@ -64,7 +64,7 @@ def _publication_dates(document: DOMNode, metas: list[DOMNode]) -> Iterator[str]
     times = [tag for tag in select(document, "time[datetime]") if tag.getattr("datetime")]
     for tag in times:
         explicit = tag.hasattr("pubdate") or tag.getattr("itemprop") == "datePublished" or len(times) == 1
-        if explicit and (day := parse_date(tag.getattr("datetime"))):
+        if explicit and (day := parse_date(tag.getattr("datetime") or "")):
             yield day
 
 
