@@ -57,7 +57,7 @@ def call_bounded(function: Callable[..., Any], arguments: tuple[Any, ...], max_s
 
 
 def end_running_calls() -> None:
-    """End the calls of other threads, which raise WorkerCrashError."""
+    """Stop the calls of other threads, which raise WorkerCrashError."""
     with _lock:
         for worker in _busy:
             worker.process.kill()

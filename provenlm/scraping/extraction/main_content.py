@@ -32,7 +32,7 @@ PYDOC_TITLE = "Python: "
 MIN_ARTICLE_CHARS = 500  # the statistics of trafilatura need some text
 MAX_PLAIN_CHARS, MAX_PLAIN_LINK_RATIO = 1200, 0.05
 MIN_INDEX_LINK_RATIO, MAX_LINK_CHARS = 0.95, 40
-MAX_DEPTH = 256  # of nested elements; trafilatura takes quadratic time beyond
+MAX_LINES_OF_PARAGRAPH = 40
 STRUCTURED_TEXT = re.compile(r'"articleBody"|DiscussionForumPosting')
 PRE = re.compile(r"<pre\b[^>]*>(.*?)</pre>", re.DOTALL | re.IGNORECASE)
 LINE_BREAK = re.compile(r"<br\b[^>]*>")
@@ -58,7 +58,10 @@ RESTORED = (*zip(SIGNS, ORIGINALS, strict=True), ("&amp;", "&"), ("\x01", ""), (
 
 
 def is_documentation(tree: HTMLTree) -> bool:
-    """Return whether a page was made by a generator of documentation, or has several code blocks and is no article."""
+    """Return whether a page is documentation.
+
+    It was made by a generator of documentation, or has several code blocks and is not marked as an article.
+    """
     document = tree.document
     generators = [tag.getattr("content") or "" for tag in select(document, 'meta[name="generator" i]')]
     if any(map(GENERATORS.search, generators)) or (tree.title or "").startswith(PYDOC_TITLE):
@@ -79,7 +82,10 @@ def structured_scripts(tree: HTMLTree) -> str:
 
 
 def extract_main_text(body: ElementNode, documentation: bool, scripts: str = "") -> str:
-    """Return the main text of a cleaned body; `scripts` are those of `structured_scripts`."""
+    """Return the main text of a cleaned body.
+
+    `scripts` are those of `structured_scripts`.
+    """
     is_article = not documentation and not _is_plain(body)
     if is_article:
         for element in select(body, "nav, footer"):
@@ -90,7 +96,7 @@ def extract_main_text(body: ElementNode, documentation: bool, scripts: str = "")
 
 
 def _is_plain(body: ElementNode) -> bool:
-    """Return whether a page is too short, or has too few links, to hide its content among other text; or is a list of links."""
+    """Return whether a page is too short, or has too few links, to hide its content; or is a list of links."""
     num_chars = len("".join(text_of(body).split()))
     if num_chars < MIN_ARTICLE_CHARS:
         return True
@@ -110,7 +116,11 @@ def _extract_article(markup: str, scripts: str) -> str:
     encoded = PRE.sub(_encode_code, _replace_all(markup, PASSED))
     page = f"<html><head>{scripts}</head>{encoded}</html>"
     tree = html.document_fromstring(page.encode("utf-8", "replace"), parser=parser)
-    document: Any = bare_extraction(tree, fast=True, include_comments=False, config=_trafilatura_config())
+    options: dict[str, Any] = {"fast": True, "include_comments": False, "config": _trafilatura_config()}
+    document: Any = bare_extraction(tree, **options)
+    if document is not None and len(document.body) == 1 and document.text.count("\n") > MAX_LINES_OF_PARAGRAPH:
+        # The last resort of trafilatura is all text of a page in one paragraph; its other rules choose less.
+        document = bare_extraction(tree, favor_recall=True, **options) or document
     return _paragraphs(document.text) if document is not None else ""
 
 

@@ -229,13 +229,8 @@ def _write_superscripts(tree: HTMLTree, body: ElementNode) -> None:
     """Write an exponent such as `10<sup>6</sup>` in superscript digits, so that it is no longer part of its base."""
     for element in select(body, "sup"):
         previous, text = element.prev, text_of(element).strip()
-        is_text = previous is not None and previous.type == NodeType.TEXT
-        if (
-            is_text
-            and element.first_element_child is None
-            and SUPERSCRIPT.fullmatch(text)
-            and BASE.search((previous.value or "")[-2:])
-        ):
+        base = (previous.value or "")[-2:] if previous is not None and previous.type == NodeType.TEXT else ""
+        if element.first_element_child is None and SUPERSCRIPT.fullmatch(text) and BASE.search(base):
             element.replace_with(_text_node(tree, text.translate(SUPERSCRIPTS)))
 
 

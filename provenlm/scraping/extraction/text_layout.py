@@ -1,4 +1,4 @@
-"""Lay out a cleaned page as text: the main element of documentation, or the body without its frame.
+"""Lay out the main element of a cleaned page as text, or its body.
 
 The whitespace of code is kept.
 """
@@ -46,9 +46,9 @@ PREFORMATTED_STYLE = re.compile(r"white-space\s*:\s*(pre|break-spaces)", re.IGNO
 
 
 def layout_page(body: str) -> str:
-    """Return the text of the main element of a serialized body, or of the body without its frame.
+    """Return the text of the main element of a page, or of the page without its frame.
 
-    An element that is marked as main is trusted if it holds its share of the prose of the page.
+    `body` is serialized. An element that is marked as main is trusted if it holds its share of the prose of the page.
     """
     html = _tokenize_html(body)
     for mark in ("main", "role", "article", "body", *MAIN_IDS):
