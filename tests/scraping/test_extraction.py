@@ -90,7 +90,8 @@ def test_table_cells_are_separated_by_bars() -> None:
     [
         "<nav>x</nav>", "<script>x</script>", "<style>x</style>", "<footer>x</footer>", "<form><input value=x></form>", "<noscript>x</noscript>",
         '<div role="navigation">x</div>', '<div class="sphinxsidebar wide">x</div>', "<div hidden>x</div>", "<!-- x -->",
-        '<p aria-hidden="true">x</p>', "<svg><text>x</text></svg>", "<template>x</template>", '<a class="headerlink">x</a>', '<b style="color: red; display:NONE">x</b>',
+        '<p aria-hidden="true">x</p>', "<svg><text>x</text></svg>", "<template>x</template>", '<a class="headerlink">x</a>',
+        '<b style="color: red; display:NONE">x</b>',
         '<div style="visibility: hidden !important">x</div>', "<button>x</button>", "<dialog>x</dialog>", '<div role="tablist">x</div>',
         "<div hidden><p hidden>x<script>y</script></p></div>",
     ],

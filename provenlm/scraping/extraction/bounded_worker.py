@@ -32,7 +32,8 @@ class WorkerCrashError(Exception):
 def call_bounded(function: Callable[..., Any], arguments: tuple[Any, ...], max_seconds: float) -> Any:
     """Return `function(*arguments)`, computed in a worker.
 
-    `function` is one of a module. Raises TimeLimitError after `max_seconds` of CPU time, WorkerCrashError if the process ended, and what the function raises.
+    `function` is one of a module. Raises TimeLimitError after `max_seconds` of CPU time, WorkerCrashError if the process ended, and what
+    the function raises.
     """
     with _slots:
         with _lock:

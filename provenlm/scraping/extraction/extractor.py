@@ -6,7 +6,7 @@ from typing import Any
 
 from provenlm.scraping.extraction.bounded_worker import TimeLimitError, call_bounded
 
-MAX_INLINE_BYTES = 65_536
+MAX_INLINE_BYTES = 16_384
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ What these elements hold is decided here, by the HTML standard, so that every wa
 """
 
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from typing import cast
 
 from resiliparse.parse.html import DocumentNode, ElementNode, HTMLTree, Node, NodeType
@@ -58,9 +58,12 @@ DISPLAY_STYLE = re.compile(r"^\{\\(?:display|text)style\s+(.*)\}$", re.DOTALL)
 SUPERSCRIPTS = str.maketrans("0123456789+-−n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻ⁿ")
 SUPERSCRIPT = re.compile(r"[+\-−]?[0-9]{1,4}|n")
 BASE = re.compile(r"(?:[0-9)\]]|(?<![^\W_])[A-Za-z])$")  # a number, a bracket or one letter
-GUTTERS = "td.gutter, td.linenos, td.lineno, td.rouge-gutter, div.linenodiv, .line-numbers-rows, td.hljs-ln-numbers, td.blob-num, span.linenos, span.lineno"
+GUTTERS = (
+    "td.gutter, td.linenos, td.lineno, td.rouge-gutter, td.hljs-ln-numbers, td.blob-num, div.linenodiv, .line-numbers-rows, "
+    "span.linenos, span.lineno"
+)
 BLOCKS_IN_CELL = "table, p, div, ul, ol, dl, pre, br, h1, h2, h3, h4, h5, h6, form, blockquote"
-MAX_SPAN = 100
+MAX_SPAN, MAX_SPANNED_CELLS = 100, 20_000  # of a cell, and of a page
 MIN_TEXT_CHARS = 200  # a page with less text is read with its noscript elements
 MIN_FORM_CHARS = 100  # of prose in a form that is content
 
@@ -132,8 +135,8 @@ def clean_page(tree: HTMLTree) -> None:
             element.remove()
     if "sup" in tags:
         _write_superscripts(tree, body)
-    for table in select(body, "table") if "table" in tags else ():
-        _fill_table(tree, table)
+    if "table" in tags:
+        _fill_tables(tree, body)
 
 
 def _element(tree: HTMLTree, name: str) -> ElementNode:
@@ -234,16 +237,26 @@ def _write_superscripts(tree: HTMLTree, body: ElementNode) -> None:
             element.replace_with(_text_node(tree, text.translate(SUPERSCRIPTS)))
 
 
-def _fill_table(tree: HTMLTree, table: ElementNode) -> None:
-    """Give every cell of a data table a place: mark empty cells and repeat cells that span others as empty ones.
+def _fill_tables(tree: HTMLTree, body: ElementNode) -> None:
+    """Give every cell of a data table a place: mark empty cells, and write a cell that spans others as empty ones.
 
-    A table of layout has no header cells, and blocks in its cells or a single row or column.
+    A table of layout has no header cells, and blocks in its cells or a single row or column. Cells do not span others in a page
+    with too many of them.
     """
-    rows = [(row, [cell for cell in row.children.values() if cell.tag in ("td", "th")]) for row in _rows(table)]
-    has_header = any(cell.tag == "th" for _, cells in rows for cell in cells)
-    is_data = sum(len(cells) > 1 for _, cells in rows) > 1 and table.getattr("role") not in ("presentation", "none")
-    if not is_data or table.query_selector("table, pre") or (not has_header and table.query_selector(BLOCKS_IN_CELL)):
-        return
+    cells = select(body, "td[colspan], th[colspan], td[rowspan], th[rowspan]")
+    if sum(_span(cell, "colspan") * _span(cell, "rowspan") for cell in cells) > MAX_SPANNED_CELLS:
+        for cell in cells:
+            cell.delattr("colspan")
+            cell.delattr("rowspan")
+    for table in select(body, "table"):
+        rows = [(row, [cell for cell in row.children.values() if cell.tag in ("td", "th")]) for row in _rows(table)]
+        has_header = any(cell.tag == "th" for _, cells in rows for cell in cells)
+        is_data = sum(len(cells) > 1 for _, cells in rows) > 1 and table.getattr("role") not in ("presentation", "none")
+        if is_data and not table.query_selector("table, pre") and (has_header or not table.query_selector(BLOCKS_IN_CELL)):
+            _fill_rows(tree, rows)
+
+
+def _fill_rows(tree: HTMLTree, rows: Sequence[tuple[ElementNode, Sequence[ElementNode]]]) -> None:
     covered: dict[int, int] = {}  # column: number of following rows that a cell above covers
     for row, cells in rows:
         column = 0
@@ -257,6 +270,8 @@ def _fill_table(tree: HTMLTree, table: ElementNode) -> None:
             if not text_of(cell).strip() and cell.query_selector("img") is None:
                 cell.append_child(_text_node(tree, whitespace.EMPTY_CELL))
             columns, num_rows = _span(cell, "colspan"), _span(cell, "rowspan")
+            cell.delattr("colspan")
+            cell.delattr("rowspan")
             for offset in range(columns):
                 covered[column + offset] = num_rows - 1
                 if offset:
@@ -275,8 +290,6 @@ def _rows(table: ElementNode) -> Iterator[ElementNode]:
 
 def _span(cell: ElementNode, attribute: str) -> int:
     value = cell.getattr(attribute) or "1"
-    if value != "1":
-        cell.delattr(attribute)
     return max(1, min(int(value), MAX_SPAN)) if value.isdecimal() else 1
 
 
