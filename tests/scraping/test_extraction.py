@@ -224,6 +224,8 @@ def test_the_id_of_a_section_is_no_boilerplate_name() -> None:
         ('<p>so <script type="math/tex">a < 1</script> is.</p>', r"so \(a < 1\) is."),
         ('<p>so <script type="math/tex; mode=display">a < 1</script> is.</p>', r"so \[a < 1\] is."),
         ('<p>so <img class="latex" alt="\\pi" src="x"> is.</p>', r"so \(\pi\) is."),
+        ('<p>so <mjx-container class="MathJax"><mjx-math>G</mjx-math><mjx-assistive-mml><math><mi>y</mi></math></mjx-assistive-mml>'
+         "</mjx-container> is.</p>", "so y is."),
         ("<p>about 10<sup>12</sup> of x<sup>2</sup>y and n<sup>-1</sup></p>", "about 10¹² of x²y and n⁻¹"),
         ('<p>a note<sup>3</sup> and H<sub>2</sub>O, 7<sup><a href="#n">4</a></sup></p>', "a note3 and H2O, 74"),
     ],
@@ -258,6 +260,7 @@ def test_every_cell_of_a_table_keeps_its_place(read: Callable[[str], str], rows:
         ("<menu><li>cast off</li><li>set sail</li></menu>", "- cast off\n- set sail"),
         (f"<dialog open><p>{PROSE}</p></dialog>", PROSE),
         (f"<fieldset><p>{PROSE}</p></fieldset>", PROSE),
+        ("<xmp>if <b> then\n  &amp; go</xmp>", "if <b> then\n  &amp; go"),
         ('<p>on <time datetime="2026-01-02">2 January</time> it <output>rained</output> hard.</p>', "on 2 January it rained hard."),
         (f'<div role="tabpanel"><p>{PROSE}</p></div><div role="tabpanel" hidden><p>it was late</p></div>', f"{PROSE}\n\nit was late"),
         ("<p>inter&shy;national and می\u200cخواهم \U0001f468\u200d\U0001f469 &amp;lt;</p>",

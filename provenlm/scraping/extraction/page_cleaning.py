@@ -34,7 +34,7 @@ DISCLOSED_CLASSES = re.compile(
 )  # shown by a click of the reader
 TITLE_BUTTONS = ", ".join(f"{tag} button" for tag in ("h1", "h2", "h3", "h4", "h5", "h6", "summary", "dt", "[class*=accordion]"))
 RENDERED_FORMULAS = (
-    ".katex-html, .MathJax, .MathJax_Display, .MathJax_SVG, .MathJax_CHTML, .MathJax_Preview, .MJX_Assistive_MathML, "
+    ".katex-html, mjx-math, .MathJax:not(mjx-container), .MathJax_Display, .MathJax_SVG, .MathJax_CHTML, .MathJax_Preview, .MJX_Assistive_MathML, "
     'img.mwe-math-fallback-image-inline, img.mwe-math-fallback-image-display, img[class*="mwe-math"]'
 )
 RENAMED = (  # content by the HTML standard that readers for articles take for controls or for the frame of the page
@@ -51,6 +51,8 @@ RENAMED = (  # content by the HTML standard that readers for articles take for c
     ("time", "p time, li time, td time", "span"),
     ("label", "p label", "span"),
     ("output", "p output", "span"),
+    ("xmp", "xmp", "pre"),
+    ("plaintext", "plaintext", "pre"),
 )
 WIDGET_NAMES = re.compile(r"search|log-?in|sign-?(?:in|up)|subscri|newsletter|comment|contact|vote|poll|share", re.IGNORECASE)
 FORMULA_IMAGES = 'img.latex, img.tex, img.math, img.mathimage, img[src*="latex.php"], img[src*="latex.codecogs"]'

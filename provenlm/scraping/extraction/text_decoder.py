@@ -33,7 +33,7 @@ MEDIA_TYPES = {
     **{suffix: f"text/x-{language}" for suffix, language in CODE_LANGUAGES.items()},
     ".pdf": "application/pdf",
 }
-FAILURES = ("unreadable", "pdf-damaged")
+FAILURES = ("unreadable", "time-limit", "pdf-damaged")
 
 
 def decode_text(item: SourceItem) -> Record | DropReason:
