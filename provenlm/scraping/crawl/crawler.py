@@ -23,6 +23,7 @@ from provenlm.scraping.crawl.host_queue import HostQueue, refresh_extraction
 from provenlm.scraping.crawl.network import NetworkPolicy
 from provenlm.scraping.crawl.store import CrawlStore
 from provenlm.scraping.crawl.urls import Seed, url_host
+from provenlm.scraping.extraction.bounded_worker import end_running_calls
 from provenlm.scraping.extraction.extractor import ExtractedDocument, Extractor, outcome_of
 
 MAX_CONCURRENT_HOSTS = 64
@@ -98,6 +99,7 @@ def _crawl_hosts(
                 stop.set()
                 for network_policy in network_policies:
                     network_policy.close()
+                end_running_calls()
                 raise
         if not store.enqueue_deferred():
             return

@@ -7,6 +7,7 @@ from itertools import islice
 from resiliparse.parse.html import ElementNode, HTMLTree
 
 from provenlm.scraping.crawl.urls import link_normalizer, normalize_url
+from provenlm.scraping.extraction.page_cleaning import select
 
 MAX_LINKS = 5000  # per page; more indicate a crawler trap
 MAX_REFRESH_SECONDS = 5.0  # a page that is shown longer is a page of its own
@@ -24,7 +25,7 @@ def page_links(tree: HTMLTree, url: str) -> Iterator[str]:
     refresh.
     """
     normalize = link_normalizer(base_url(tree, url))
-    nodes = islice((link for node in _select(tree, LINK_SELECTOR) if (link := _link(node))), MAX_LINKS)
+    nodes = islice((link for node in select(tree.document, LINK_SELECTOR) if (link := _link(node))), MAX_LINKS)
     for link in dict.fromkeys(link.partition("#")[0] for link in nodes):
         if (absolute_url := normalize(link)) is not None:
             yield absolute_url
@@ -35,7 +36,7 @@ def refresh_url(tree: HTMLTree, url: str) -> str:
 
     "" if it does not forward, forwards only after a while, or to itself.
     """
-    for node in _select(tree, "meta[http-equiv][content]"):
+    for node in select(tree.document, "meta[http-equiv][content]"):
         seconds, target = _refresh(node)
         if target and seconds <= MAX_REFRESH_SECONDS:
             absolute_url = normalize_url(target, base_url(tree, url)) or ""
@@ -45,14 +46,8 @@ def refresh_url(tree: HTMLTree, url: str) -> str:
 
 def base_url(tree: HTMLTree, url: str) -> str:
     """Return the URL that the links of the page at `url` are relative to."""
-    base = next((node.getattr("href") for node in _select(tree, "base[href]") if node.getattr("href")), None)
+    base = next((node.getattr("href") for node in select(tree.document, "base[href]") if node.getattr("href")), None)
     return (normalize_url(base, url) if base is not None else None) or url
-
-
-def _select(tree: HTMLTree, selector: str) -> Iterator[ElementNode]:
-    """Yield the elements of a page that match a CSS selector."""
-    if tree.document is not None:
-        yield from tree.document.query_selector_all(selector)[:]  # a slice is a list; iterating the node list takes quadratic time
 
 
 def _link(node: ElementNode) -> str:

@@ -43,7 +43,7 @@ MEDIA_TYPES = {
 }
 FRONT_MATTER_TYPES = ("text/markdown", "text/x-asciidoc")
 DOCUMENT_READERS = {"application/pdf": documents.read_pdf, DOCX: documents.read_docx, EPUB: documents.read_epub}
-FAILURES = ("unreadable", "pdf-damaged", "document-damaged")
+FAILURES = ("unreadable", "time-limit", "pdf-damaged", "document-damaged")
 
 
 def decode_text(item: SourceItem) -> Record | DropReason:
