@@ -219,3 +219,23 @@ def test_the_links_of_a_large_page_take_linear_time() -> None:
     started = time.process_time()
     assert len(list(page_links(HTMLTree.parse(markup), "http://h/"))) == 3000
     assert time.process_time() - started < 3.0  # quadratic: minutes
+
+
+def test_a_pdf_of_a_site_is_read_like_that_of_a_folder(web, crawl_site) -> None:
+    stream = b"BT /F 12 Tf 20 100 Td (harbour list) Tj ET"
+    objects = (
+        b"<</Type/Catalog/Pages 2 0 R>>",
+        b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 200 200]/Contents 4 0 R/Resources<</Font<</F 5 0 R>>>>>>",
+        b"<</Length %d>>stream\n%s\nendstream" % (len(stream), stream),
+        b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
+    )
+    numbered = b"".join(b"%d 0 obj%s endobj\n" % (number, content) for number, content in enumerate(objects, 1))
+    body = b"%PDF-1.4\n" + numbered + b"trailer<</Root 1 0 R/Size 6>>\n%%EOF\n"
+    web.html("/", "start", ("/a.pdf", "/untyped", "/cut.pdf"))
+    web.pages["/a.pdf"] = (200, {"Content-Type": "application/pdf"}, body)
+    web.pages["/untyped"] = (200, {"Content-Type": "application/octet-stream"}, body)
+    web.pages["/cut.pdf"] = (200, {"Content-Type": "application/pdf"}, b"%PDF-1.4\n")
+    results = crawl_site()
+    assert [results[path].record.text.strip() for path in ("/a.pdf", "/untyped")] == ["harbour list"] * 2
+    assert results["/cut.pdf"].reason == "pdf-damaged"
