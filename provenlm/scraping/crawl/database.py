@@ -1,4 +1,4 @@
-"""Mark the crawl of a state folder as delivered, and name the faults of its database."""
+"""Mark a crawl as delivered, and name the faults of its database."""
 
 import sqlite3
 from collections.abc import Iterator
