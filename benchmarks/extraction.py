@@ -1,57 +1,40 @@
-"""Measure precision, recall and speed of main-text extractors on known pages.
+"""Measure precision, recall and speed of main-text extractors on pages that others made.
 
-The pages are Markdown descriptions of installed packages, rendered to HTML and put into three page templates, so that the expected text
-is known: a documentation page, an article, and a page without semantic elements. The templates are ours, so only the comparison between
-extractors counts. A fourth set is the documentation of Debian packages (python3-doc, python-django-doc, postgresql-doc, debian-handbook,
-git-doc), if installed or unpacked below `--docs`: the expected text is the element into which the generator of these pages puts their
-content. Peers run if they are installed (`pip install -e '.[bench]'`).
+Articles: the public article-extraction-benchmark of Scrapinghub (github.com/scrapinghub/article-extraction-benchmark, MIT: 181 pages of
+news and blogs with their text), cloned into this folder; `--pages FOLDER` names another copy. Scores are those of that
+benchmark: 4-word shingles, counted; precision and recall are means over pages, F1 is that of the means. The mean F1 of pages is given,
+too.
+Documentation: packages of Debian (python3-doc, python-django-doc, postgresql-doc, debian-handbook, git-doc), if installed or unpacked
+below `--docs`. The expected text is that of the element into which the generator of these pages puts their content, with its forms
+and buttons, without the marks of headings (¶) and tables of contents.
+A set whose folder is missing is NOT RUN.
 """
 
 import argparse
-import html
+import gzip
 import importlib.util
+import json
+import logging
 import random
 import re
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 
 from comparisons import results
 from comparisons.interleaved_timing import compare_in_turns, print_table
 from comparisons.results import ResultRow
 from lxml import etree
-from markdown_it import MarkdownIt
+from trafilatura import extract as trafilatura
 
-from provenlm.scraping.extraction import html as extract
-from provenlm.scraping.extraction.main_content import extract_main_text
+from provenlm.scraping.extraction import html
+from provenlm.scraping.extraction.page_cleaning import parse_page
 
-MIN_CHARS, MAX_CHARS = 1500, 60_000  # length limits of a description
+PAGES = Path(__file__).parent / "article-extraction-benchmark"
 BLOCKS = {"p", "div", "li", "dt", "dd", "td", "th", "tr", "pre", "h1", "h2", "h3", "h4", "br", "section", "ul", "ol", "dl", "table"}
-SKIPPED_SELECTORS = [
-    "nav", ".headerlink", ".sphinxsidebar", ".navheader", ".navfooter", ".toc", "#toc", ".related", ".breadcrumb", ".breadcrumbs", "script",
-    "style", "noscript", "aside", "form", "button", "header", "footer", "[role=navigation]",
-]  # fmt: skip
-GENERATORS = ("sphinx", "docbook", "mkdocs", "docusaurus", "asciidoctor", "doxygen")
-PAGE_TEMPLATES = {
-    "documentation": """<!DOCTYPE html><html lang="en"><head><title>{title}</title></head><body>
-<div class="related" role="navigation"><h3>Navigation</h3><ul><li><a href="/i">index</a></li><li><a href="/n">next</a> |</li></ul></div>
-<div class="document"><div class="documentwrapper"><div class="bodywrapper"><div class="body" role="main">{body}</div></div></div>
-<div class="sphinxsidebar" role="navigation"><h3>Table of Contents</h3><ul>{links}</ul>
-<form action="/s"><input name="q"><input type="submit" value="Go"></form></div></div>
-<div class="footer" role="contentinfo">Copyright 2026. Created using a generator of documentation.</div></body></html>""",
-    "article": """<!DOCTYPE html><html lang="en"><head><title>{title}</title></head><body>
-<header><nav><ul>{links}</ul></nav><p>The daily page, read by many</p></header><div class="cookie-banner"><p>We value your privacy</p></div>
-<main><article>{body}</article></main><aside><h3>Read next</h3><ul>{links}</ul></aside>
-<footer><p>All rights reserved</p><ul>{links}</ul></footer></body></html>""",
-    "unnamed": """<!DOCTYPE html><html lang="en"><head><title>{title}</title></head><body>
-<div id="topbar"><a href="/">Home</a> <a href="/a">About</a> <a href="/s">Shop</a></div><table><tr><td><div class="menu-left"><ul>{links}</ul></div></td>
-<td><div class="text">{body}</div></td></tr></table><div class="site-footer">All rights reserved <a href="/p">Privacy</a></div></body></html>""",
-}
-
-
 # folder pattern -> XPath of the content element, and the class of elements in it that are not content
 CONTENT_XPATHS = {
     "python3*/html": ("//div[@role='main']", "headerlink"),
@@ -69,38 +52,6 @@ class GroundTruth:
     page: str
     text: str
     code: tuple[str, ...]
-
-
-def synthetic_pages(template: str, max_pages: int) -> list[GroundTruth]:
-    """Render package descriptions as pages.
-
-    Those that contain HTML are skipped, because their expected text is ambiguous.
-    """
-    truths, markdown = [], MarkdownIt("commonmark").enable("table")
-    for package in sorted(metadata.distributions(), key=lambda item: str(item.metadata["Name"]).lower()):
-        fields = package.metadata
-        source = fields.get_payload() if "markdown" in str(fields["Description-Content-Type"]) else ""  # type: ignore[attr-defined]
-        source = source or str(fields["Description"] or "") if "markdown" in str(fields["Description-Content-Type"]) else ""
-        tokens = markdown.parse(source) if MIN_CHARS <= len(source) <= MAX_CHARS else []
-        inner = [child for token in tokens for child in token.children or ()]
-        if not tokens or any(token.type in ("html_block", "html_inline") for token in [*tokens, *inner]):
-            continue
-        blocks = [
-            token.content
-            if token.type in ("fence", "code_block")
-            else "".join(_inline_text(child) for child in token.children or ())
-            for token in tokens
-            if token.type in ("fence", "code_block", "inline")
-        ]
-        code = tuple(
-            line for token in tokens if token.type in ("fence", "code_block") for line in token.content.splitlines() if line.strip()
-        )
-        links = "".join(
-            f'<li><a href="/{n}">{html.escape(word)}</a></li>' for n, word in enumerate(dict.fromkeys(source.split()[:40]))
-        )
-        page = PAGE_TEMPLATES[template].format(title=html.escape(str(fields["Name"])), body=markdown.render(source), links=links)
-        truths.append(GroundTruth(page, "\n".join(blocks), code))
-    return truths[:max_pages]
 
 
 def documentation_pages(docs: Path, max_pages: int) -> list[GroundTruth]:
@@ -149,63 +100,70 @@ def _strings(content: etree._Element) -> Iterator[tuple[etree._Element, str]]:
             yield tag, text
 
 
-def _inline_text(token: object) -> str:
-    kind, content = getattr(token, "type", ""), getattr(token, "content", "")
-    return " " if kind in ("softbreak", "hardbreak") else content if kind in ("text", "code_inline") else ""
+def public_pages(folder: Path, max_pages: int) -> list[GroundTruth]:
+    """Read pages of the public benchmark, in the order of their names."""
+    truths = json.loads((folder / "ground-truth.json").read_text("utf-8"))
+    pages = []
+    for name in sorted(truths)[:max_pages]:
+        path = next((folder / "html").glob(f"{name}.html*"))
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        pages.append(GroundTruth(content.decode("utf-8", "replace"), truths[name]["articleBody"], ()))
+    return pages
 
 
-def word_ngrams(text: str) -> set[tuple[str, ...]]:
-    """Return the overlapping 4-grams of words."""
-    words = re.findall(r"\w+", text.lower())
-    return {tuple(words[i : i + 4]) for i in range(len(words) - 3)}
+def count_shingles(text: str) -> Counter[tuple[str, ...]]:
+    """Count the overlapping 4-grams of words; a shorter text is one shingle."""
+    words = re.findall(r"\w+", text)
+    return Counter(tuple(words[i : i + 4]) for i in range(max(1, len(words) - 3)))
 
 
-def score_extractor(extractor: Callable[[str], str], pages: Sequence[GroundTruth]) -> tuple[float, float, float, float]:
-    """Return mean precision, recall and F1 over pages, and the verbatim code rate.
+@dataclass(frozen=True)
+class Scores:
+    """Hold the scores of an extractor on a set of pages."""
 
-    Scores count word 4-grams; the rate is the fraction of code lines in the text unchanged.
-    """
-    page_scores = []
-    kept_lines = total_lines = 0
+    precision: float
+    recall: float
+    f1: float  # of mean precision and mean recall
+    page_f1: float  # mean over pages
+    code: float | None  # fraction of code lines that are in the text unchanged
+
+
+def score_extractor(extractor: Callable[[str], str], pages: Sequence[GroundTruth]) -> Scores:
+    """Return the scores of an extractor on pages."""
+    page_scores, kept_lines, total_lines = [], 0, 0
     for truth in pages:
-        out = extractor(truth.page)
-        expected, extracted = word_ngrams(truth.text), word_ngrams(out)
-        common = len(expected & extracted)
-        precision, recall = common / max(1, len(extracted)), common / max(1, len(expected))
-        page_scores.append((precision, recall, 2 * precision * recall / max(1e-9, precision + recall)))
-        output_lines = {line.rstrip() for line in out.splitlines()}
-        kept_lines += sum(line.rstrip() in output_lines for line in truth.code)
+        text = extractor(truth.page)
+        expected, extracted = count_shingles(truth.text), count_shingles(text)
+        common = (expected & extracted).total()
+        precision, recall = common / extracted.total(), common / expected.total()
+        page_scores.append((precision, recall, _f1(precision, recall)))
+        lines = {line.rstrip() for line in text.splitlines()}
+        kept_lines += sum(line.rstrip() in lines for line in truth.code)
         total_lines += len(truth.code)
-    return *(statistics.mean(column) for column in zip(*page_scores, strict=True)), kept_lines / max(1, total_lines)  # type: ignore[return-value]
+    precision, recall, page_f1 = (statistics.mean(column) for column in zip(*page_scores, strict=True))
+    return Scores(precision, recall, _f1(precision, recall), page_f1, kept_lines / total_lines if total_lines else None)
+
+
+def _f1(precision: float, recall: float) -> float:
+    return 2 * precision * recall / max(1e-9, precision + recall)
 
 
 def make_extractors() -> dict[str, Callable[[str], str]]:
-    """Return our extractor, with and without links and metadata, and the peers."""
-    extract_functions: dict[str, Callable[[str], str]] = {
-        "ours, with links and metadata": lambda page: extract.read_html(page, "http://h/").text,
-        "ours, text only": lambda page: extract_main_text(extract.parse_html(page)),
+    """Return our extractor, with and without links and metadata, and the libraries as they come."""
+    extractors: dict[str, Callable[[str], str]] = {
+        "ours, with links and metadata": lambda page: html.read_html(page, "http://h/").text,
+        "ours, text only": lambda page: html.read_main_text(parse_page(page)),
+        "trafilatura, fast": lambda page: trafilatura(page, include_comments=False, fast=True) or "",
+        "trafilatura": lambda page: trafilatura(page, include_comments=False) or "",
+        "trafilatura, precision": lambda page: trafilatura(page, include_comments=False, favor_precision=True) or "",
+        "trafilatura, recall": lambda page: trafilatura(page, include_comments=False, favor_recall=True) or "",
     }
-    if importlib.util.find_spec("trafilatura"):
-        from trafilatura import extract as trafilatura
-
-        extract_functions["trafilatura"] = lambda page: trafilatura(page, include_tables=True) or ""
-        extract_functions["trafilatura, fast"] = lambda page: trafilatura(page, include_tables=True, fast=True) or ""
     if importlib.util.find_spec("resiliparse"):
         from resiliparse.extract.html2text import extract_plain_text
 
-        extract_functions["resiliparse, main content"] = lambda page: extract_plain_text(page, main_content=True)
-        extract_functions["resiliparse, with a skip list"] = lambda page: extract_plain_text(
-            page, main_content=False, skip_elements=SKIPPED_SELECTORS
-        )
-    if {"trafilatura, fast", "resiliparse, with a skip list"} <= extract_functions.keys():
-        documentation, general = extract_functions["resiliparse, with a skip list"], extract_functions["trafilatura, fast"]
-        extract_functions["the two by page type"] = lambda page: (documentation if is_documentation(page) else general)(page)
-    return extract_functions
-
-
-def is_documentation(page: str) -> bool:
-    """Return whether a page has several code blocks or names a docs generator."""
-    return page.count("<pre") > 1 or any(name in page[:4096].lower() for name in GENERATORS)
+        extractors["resiliparse, main content"] = lambda page: extract_plain_text(page, main_content=True)
+        extractors["resiliparse, all text"] = lambda page: extract_plain_text(page, main_content=False)
+    return extractors
 
 
 def compare_extractors(name: str, pages: Sequence[GroundTruth], rounds: int) -> list[ResultRow]:
@@ -214,17 +172,19 @@ def compare_extractors(name: str, pages: Sequence[GroundTruth], rounds: int) -> 
     calls = {label: partial(extract_all, extractor, pages) for label, extractor in extractors.items()}
     timings = compare_in_turns(name, calls, rounds)
     print_table(timings, f"{len(pages)} pages")
-    print(f"  {'':34}{'precision':>10}{'recall':>8}{'F1':>8}{'code':>8}{'pages/CPU s':>13}")
+    print(f"  {'':34}{'precision':>10}{'recall':>8}{'F1':>8}{'page F1':>9}{'code':>8}{'pages/CPU s':>13}")
     rows = []
     for timing in timings:
-        precision, *rest = score_extractor(extractors[timing.implementation], pages)
+        scores = score_extractor(extractors[timing.implementation], pages)
         speed = 1e3 * len(pages) / timing.cpu_ms
-        numbers = "".join(f"{number:8.3f}" for number in rest)
-        print(f"  {timing.implementation:34}{precision:10.3f}{numbers}{speed:13.0f}", flush=True)
+        code = f"{scores.code:8.3f}" if scores.code is not None else f"{'':8}"
+        quality = f"{scores.precision:10.3f}{scores.recall:8.3f}{scores.f1:8.3f}{scores.page_f1:9.3f}{code}"
+        print(f"  {timing.implementation:34}{quality}{speed:13.0f}", flush=True)
         prefix = f"{name}: {timing.implementation}"
         rows.append(ResultRow(f"{prefix}, speed", speed, "pages/CPU s", 1 / timing.cpu_ratio))
-        metrics = zip(("precision", "recall", "F1", "code lines kept"), (precision, *rest), strict=True)
-        rows += [ResultRow(f"{prefix}, {metric}", value, "fraction") for metric, value in metrics]
+        metrics = {"precision": scores.precision, "recall": scores.recall, "F1": scores.f1, "page F1": scores.page_f1}
+        rows += [ResultRow(f"{prefix}, {metric}", value, "fraction") for metric, value in metrics.items()]
+        rows += [ResultRow(f"{prefix}, code lines kept", scores.code, "fraction")] if scores.code is not None else []
     return rows
 
 
@@ -236,18 +196,24 @@ def extract_all(extractor: Callable[[str], str], pages: Sequence[GroundTruth]) -
 
 def main() -> None:
     """Compare extractors on all pages and write benchmarks/results/extraction.json."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    results.add_arguments(parser, "12 pages of each template and 1 round instead of 3")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    results.add_arguments(parser, "12 pages of each set and 1 round instead of 3")
+    parser.add_argument("--pages", type=Path, default=PAGES, help="folder of the public benchmark: ground-truth.json and html/")
     parser.add_argument("--docs", type=Path, default=Path("/usr/share/doc"), help="folder of the documentation of packages")
     options = parser.parse_args()
-    page_sets = {template: synthetic_pages(template, 12 if options.quick else 60) for template in PAGE_TEMPLATES}
-    page_sets["documentation of packages"] = documentation_pages(options.docs, 4 if options.quick else 40)
+    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
+    page_sets = {
+        "articles of the public benchmark": public_pages(options.pages, 12 if options.quick else 10_000)
+        if (options.pages / "ground-truth.json").is_file()
+        else [],
+        "documentation of packages": documentation_pages(options.docs, 3 if options.quick else 40),
+    }
     rows: list[ResultRow] = []
     for name, pages in page_sets.items():
         if pages:
             rows += compare_extractors(name, pages, 1 if options.quick else 3)
         else:
-            print(f"\n{name}: skipped, {options.docs} has no known documentation")
+            print(f"\n{name}: NOT RUN, {'--pages' if 'public' in name else '--docs'} must name a folder with these pages")
     results.save_results("extraction", rows, options)
 
 

@@ -2,8 +2,8 @@
 
 That is loading MIDI files, musical metrics, tokenization, and the search for near-duplicates.
 
-The files are procedural pieces, or those of `--folder`. Loading is compared with mido, metrics with MusPy, if these packages are installed
-(`pip install -e '.[bench]'`). All rates are of one process and start from the bytes of a file.
+The files are procedural pieces, or those of `--folder`. Loading is compared with mido, metrics with MusPy, if these packages are installed.
+All rates are of one process and start from the bytes of a file.
 """
 
 import argparse

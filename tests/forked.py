@@ -20,6 +20,7 @@ from in_process import call_stage
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTEXT = multiprocessing.get_context("forkserver")
+PRELOADED_MODULES = ["stages.train"]  # by the process to fork from; a test may add others before the first start
 
 
 class ForkedProcess:
@@ -90,7 +91,7 @@ def _start_server() -> None:
 
     It imports from its working folder, the repository.
     """
-    CONTEXT.set_forkserver_preload(["stages.train"])
+    CONTEXT.set_forkserver_preload(PRELOADED_MODULES)
     with contextlib.chdir(ROOT), mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):
         forkserver.ensure_running()
 

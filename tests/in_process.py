@@ -30,7 +30,10 @@ def call_stage(stage: str, subject: str) -> int:
     module = importlib.import_module(f"stages.{stage}")
     table = "corpora" if stage in CORPUS_STAGES else "recipes" if stage in RECIPE_STAGES else "reports"
     with mock.patch.object(sys, "argv", [stage, subject]):
-        runner.main(stage, table, module.run_stage, module.__doc__)
+        if stage == "scrape":
+            module.main()
+        else:
+            runner.main(stage, table, module.run_stage, module.__doc__)
     return 0
 
 

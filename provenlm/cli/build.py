@@ -10,6 +10,7 @@ from provenlm.cli import console
 from provenlm.core.config import load_params
 from provenlm.core.paths import ProjectPaths
 from provenlm.core.stages import STAGES
+from provenlm.scraping.names import check_names
 
 if TYPE_CHECKING:
     from flows.build import BuildResult
@@ -62,7 +63,9 @@ def main(args: argparse.Namespace) -> int:
     Return 0, or 2 if a report did not pass and --require-pass was given.
     """
     paths = ProjectPaths(Path.cwd())
-    report_names = dvc_runner.resolve_reports(args.names, load_params(paths.params_yaml))
+    params = load_params(paths.params_yaml)
+    check_names(params)
+    report_names = dvc_runner.resolve_reports(args.names, params)
     if args.dry_run:
         _print_plan(report_names, args)
         return 0

@@ -17,6 +17,7 @@ from provenlm.evaluation.probe import ValidateSpec
 from provenlm.evaluation.suite import ValidateConfig
 from provenlm.models.common.spec import ResolvedModel, resolve_model
 from provenlm.reporting import thresholds
+from provenlm.scraping.names import check_names
 from provenlm.training.build_model import find_base_model
 from provenlm.training.config import TrainConfig
 from provenlm.training.device import resolve_device
@@ -36,6 +37,7 @@ def main(args: argparse.Namespace) -> int:
     """
     paths = ProjectPaths(Path.cwd())
     params = load_params(paths.params_yaml)
+    check_names(params)
     reports, corpora, recipes = params.names("reports"), params.names("corpora"), params.names("recipes")
     if args.reports:
         reports = args.reports

@@ -2,6 +2,7 @@
 
 from array import array
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -46,12 +47,42 @@ class CrawlTally:
         if fetch.record is not None:
             self._add_record(fetch.record)
 
+    def summary(self) -> str:
+        """Say what became of everything.
+
+        Such as `2 records; 25 failed: json 25; 5 skipped: repeated 5`.
+        """
+        parts = [f"{len(self.sizes)} records"]
+        for state in ("record", "failed", "skipped"):
+            counts = Counter({reason: count for (outcome, reason), count in self.outcomes.items() if outcome == state and reason})
+            reasons = ", ".join(
+                f"{reason} {count}" for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+            )
+            if counts:
+                parts.append(f"{counts.total()} {'of the last scrape' if state == 'record' else state}: {reasons}")
+        return "; ".join(parts)
+
     def _add_record(self, record: Record) -> None:
         self.sizes.append(len(record.content))
         site = self.sites[record.metadata.get("site") or urlsplit(record.source).netloc or record.source]
         site[0], site[1] = site[0] + 1, site[1] + len(record.content)
         previous_id = self.previous_ids.pop(record.source, None)
         self.changes["added" if previous_id is None else "unchanged" if previous_id == record.id else "changed"] += 1
+
+
+def record_sitemap_metrics(recorder: audit.MetricRecorder, outcomes: Sequence[tuple[str, str, int]]) -> None:
+    """Record how many sitemaps were read and failed, and why.
+
+    `outcomes` holds URL, reason of a failure and number of pages of each.
+    """
+    if not outcomes:
+        return
+    num_failed = sum(bool(reason) for _, reason, _ in outcomes)
+    recorder.add_count("sitemaps.read", len(outcomes) - num_failed, "sitemaps", "sitemaps that were read")
+    recorder.add_count("sitemaps.failed", num_failed, "sitemaps", "sitemaps that were listed but could not be read")
+    recorder.add_count("sitemaps.pages", sum(pages for *_, pages in outcomes), "URLs", "URLs of pages that the sitemaps list")
+    failures: list[list[audit.MetricValue]] = [[url[:200], reason] for url, reason, _ in outcomes if reason]
+    recorder.tables.append(audit.AuditTable("sitemaps", "sitemaps that could not be read", ["sitemap", "reason"], failures))
 
 
 def record_scrape_metrics(recorder: audit.MetricRecorder, tally: CrawlTally) -> None:

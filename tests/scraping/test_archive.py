@@ -9,6 +9,7 @@ from provenlm.core.errors import ProvenlmError
 from provenlm.core.progress import ProgressReporter
 from provenlm.scraping.crawl.archive import WarcArchive
 from provenlm.scraping.crawl.crawler import crawl
+from provenlm.scraping.crawl.database import mark_delivered
 from provenlm.scraping.crawl.fetcher import CrawlPolicy
 from provenlm.scraping.crawl.urls import CrawlLimits, Seed
 from provenlm.scraping.extraction.extractor import ExtractedDocument, Extractor
@@ -98,7 +99,9 @@ UPPERCASE_EXTRACTOR = replace(
 def crawl_all(web, state: Path, extractor: Extractor, from_cache: bool, max_pages: int = 99):
     seeds = [Seed("s", f"{web.url}/", CrawlLimits("host", (), (), max_pages, 1 << 24, 9, 9))]
     policy = CrawlPolicy("", 0.0, 30.0, 1, 1.0, 1 << 20, ("127.0.0.1",))
-    return list(crawl(seeds, policy, extractor, state, ProgressReporter("crawl", "pages", None), {}, from_cache))
+    results = list(crawl(seeds, policy, extractor, state, ProgressReporter("crawl", "pages", None), {}, from_cache))
+    mark_delivered(state)
+    return results
 
 
 def fill(web) -> None:

@@ -1,5 +1,6 @@
 from provenlm.core.progress import ProgressReporter
 from provenlm.scraping.crawl.crawler import crawl
+from provenlm.scraping.crawl.database import mark_delivered
 from provenlm.scraping.crawl.fetcher import CrawlPolicy
 from provenlm.scraping.crawl.urls import CrawlLimits, Seed
 from provenlm.scraping.extraction.text_extractor import TEXT_EXTRACTOR
@@ -25,7 +26,13 @@ def test_other_markup_has_no_feed_links() -> None:
 
 
 def test_a_truncated_feed_gives_its_first_entries() -> None:
-    assert list(feed_links(RSS.encode()[:190], "http://h/f")) == ["http://h/a"]
+    body = RSS.encode()
+    assert list(feed_links(body[: body.index(b"/b") + 2], "http://h/f")) == ["http://h/a"]
+
+
+def test_a_feed_is_read_behind_a_bare_ampersand() -> None:
+    body = b"<rss><item><title>A & B&nbsp;</title><link>/a?x=1&y=2</link></item><item><link>/b</link></item></rss>"
+    assert list(feed_links(body, "http://h/f")) == ["http://h/a?x=1&y=2", "http://h/b"]
 
 
 def rss(*paths: str) -> tuple[int, dict[str, str], bytes]:
@@ -38,7 +45,9 @@ def test_entries_that_left_the_feed_stay_records(web, tmp_path) -> None:
         seeds = [Seed("news", f"{web.url}/feed", CrawlLimits("host", (), (), 99, 1 << 24, 1, 9), is_feed=True)]
         policy = CrawlPolicy("", 0.0, 30.0, 1, 1.0, 1 << 20, ("127.0.0.1",))
         results = crawl(seeds, policy, TEXT_EXTRACTOR, tmp_path, ProgressReporter("crawl", "pages", None), {}, False)
-        return {fetch.url.removeprefix(web.url): (fetch.state, fetch.reason) for fetch in results}
+        outcomes = {fetch.url.removeprefix(web.url): (fetch.state, fetch.reason) for fetch in results}
+        mark_delivered(tmp_path)
+        return outcomes
 
     for name in "abc":
         web.html(f"/{name}", f"news {name}", ("/elsewhere",), ETag=f'"{name}"')

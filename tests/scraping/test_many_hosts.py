@@ -11,6 +11,7 @@ from provenlm.core.errors import ProvenlmError
 from provenlm.core.progress import ProgressReporter
 from provenlm.core.records import FetchResult
 from provenlm.scraping.crawl.crawler import crawl
+from provenlm.scraping.crawl.database import mark_delivered
 from provenlm.scraping.crawl.fetcher import CrawlPolicy
 from provenlm.scraping.crawl.urls import CrawlLimits, Seed
 from provenlm.scraping.extraction.text_extractor import TEXT_EXTRACTOR
@@ -30,7 +31,9 @@ def crawl_all(webs: list, state: Path, delay: float = 0.0, **changed: object) ->
     }
     seeds = [Seed(f"{web.url}/", f"{web.url}/", CrawlLimits(**(limits | changed)), group) for group, web in enumerate(webs)]
     policy = CrawlPolicy("", delay, 60.0, 1, 1.0, 1 << 20, LOOPBACK)
-    return list(crawl(seeds, policy, TEXT_EXTRACTOR, state, ProgressReporter("crawl", "pages", None), {}, False))
+    results = list(crawl(seeds, policy, TEXT_EXTRACTOR, state, ProgressReporter("crawl", "pages", None), {}, False))
+    mark_delivered(state)
+    return results
 
 
 def fill(web, pages: int = 5, links: tuple[str, ...] = ()) -> None:

@@ -1,17 +1,17 @@
 import pytest
 
 from provenlm.scraping.extraction import page_metadata
-from provenlm.scraping.extraction.html import parse_html
+from provenlm.scraping.extraction.page_cleaning import parse_page
 
 
 def metadata_of(head: str, body: str = "") -> page_metadata.PageMetadata:
     return page_metadata.read_page_metadata(
-        parse_html(f"<html lang='de'><head>{head}</head><body>{body}</body></html>"), "http://h/d/p.html"
+        parse_page(f"<html lang='de'><head>{head}</head><body>{body}</body></html>"), "http://h/d/p.html"
     )
 
 
 def test_a_page_without_metadata_has_empty_fields() -> None:
-    assert page_metadata.read_page_metadata(parse_html("<p>x"), "http://h/") == page_metadata.PageMetadata(
+    assert page_metadata.read_page_metadata(parse_page("<p>x"), "http://h/") == page_metadata.PageMetadata(
         "", "", "", "", "", frozenset()
     )
 

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from provenlm.core.config import parse_config
-from provenlm.core.errors import ConfigError
+from provenlm.core.errors import ConfigError, DataError
 from provenlm.core.progress import ProgressReporter
 from provenlm.core.records import FetchResult, Record
 from provenlm.scraping.sources.folder import FolderSource
 from provenlm.scraping.sources.git import GitSource
 from provenlm.scraping.sources.items import DropReason, ItemDecoder, SourceItem
-from provenlm.scraping.sources.local import LocalSource, fetch_sources
+from provenlm.scraping.sources.local import LocalSource, fetch_sources, require_record
 from provenlm.scraping.sources.tables import TableSource
 
 MIDI = b"MThd\0\0\0\6\0\1\0\1\1\xe0" + bytes(range(256))  # binary content with zero bytes that is not UTF-8
@@ -147,6 +148,22 @@ def test_the_same_url_of_a_later_source_is_skipped_as_repeated() -> None:
 def test_an_error_names_the_source_by_its_position() -> None:
     with pytest.raises(ConfigError, match=r"^sources\[1\]: path must be an existing folder, got 'nowhere'$"):
         fetch(FolderSource("folder", "scores"), FolderSource("folder", "nowhere"))
+
+
+def test_an_error_of_a_crawl_is_completed_with_the_most_frequent_reason() -> None:
+    def crawl_pages(state: Any, reason: str, record: Record | None) -> Iterator[FetchResult]:
+        yield FetchResult("http://h/1", state, reason, 200, 0, 1, 0.0, record)
+        raise DataError("start_urls: no page of http://h/ became a record")
+
+    message = (
+        r"^start_urls: no page of http://h/ became a record: 1 of 1 skipped robots, first http://h/1; robots.txt forbids the pages$"
+    )
+    with pytest.raises(DataError, match=message):
+        list(require_record(crawl_pages("skipped", "robots", None)))
+    with pytest.raises(DataError, match=r"became a record$"):
+        list(require_record(crawl_pages("record", "", Record.from_content(b"x", "text/plain", "http://h/1"))))
+    with pytest.raises(DataError, match=r"^must yield at least one record, got no file, row or response$"):
+        list(require_record([]))
 
 
 def test_the_example_of_a_domain_in_the_documentation_runs() -> None:

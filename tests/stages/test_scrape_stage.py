@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import socket
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from in_process import run_stage
 
 from provenlm.core import audit, hashing, records
+from provenlm.scraping.state_folder import hold_lock
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = """
@@ -126,3 +128,66 @@ def test_the_same_stage_scrapes_a_domain_without_downloads(tmp_path: Path) -> No
     (tmp_path / "params.yaml").write_text(strings, encoding="utf-8")
     assert run_stage(tmp_path, "scrape", "s").returncode == 0
     assert [item.text for item in records.read_records(tmp_path / "data/s/scraped")] == ["ABC", "DEF"]
+
+
+def test_a_name_that_leaves_the_project_stops_the_stage(tmp_path: Path) -> None:
+    project = tmp_path / "deep" / "project"
+    project.mkdir(parents=True)
+    (project / "params.yaml").write_text(
+        PARAMS.replace("docs:", '"../../escape":').replace("START", "pydoc:requests"), encoding="utf-8"
+    )
+    result = run_stage(project, "scrape", "../../escape")
+    assert (result.returncode, "a name must be letters, digits" in result.stderr) == (1, True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["deep", "project", "params.yaml"]
+
+
+def test_two_scrapes_of_a_corpus_at_once_are_refused(tmp_path: Path) -> None:
+    with hold_lock(tmp_path / "data/.state/docs/scrape.lock"):
+        result = scrape(tmp_path, "pydoc:requests")
+    assert (result.returncode, f"in use by process {os.getpid()}; wait until it ends, or end it\n" in result.stderr) == (1, True)
+    assert not (tmp_path / "data/docs").exists()
+
+
+ROWS_PARAMS = """
+corpora:
+  rows: {domain: text, scrape: {sources: [{kind: jsonl, files: [rows.jsonl], source: url}]}, filter: {}, dedupe: {}, tokenize: {}}
+recipes: {}
+reports: {}
+"""
+
+
+def scrape_rows(folder: Path, rows: str) -> subprocess.CompletedProcess[str]:
+    (folder / "params.yaml").write_text(ROWS_PARAMS, encoding="utf-8")
+    (folder / "rows.jsonl").write_text(rows, encoding="utf-8")
+    return run_stage(folder, "scrape", "rows")
+
+
+def test_the_stage_says_what_became_of_every_row(tmp_path: Path) -> None:
+    result = scrape_rows(
+        tmp_path, '{"text": "a", "url": "u"}\n{"text": "b\\ud800", "url": "v\\ud800"}\n{"text": "a", "url": "u"}\nx\nx\n{}\n'
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "scrape@rows: scraped 2 records; 2 failed: json 2; 2 skipped: no-content 1, repeated 1\n" in result.stdout
+    assert [item.source for item in records.read_records(tmp_path / "data/rows/scraped")] == ["u", "v\\ud800"]
+
+
+def test_the_reasons_of_a_failed_scrape_are_kept(tmp_path: Path) -> None:
+    assert scrape_rows(tmp_path, '{"text": "a", "url": "u"}\n').returncode == 0
+    before = digests(tmp_path / "data/rows/scraped")
+    result = scrape_rows(tmp_path, '{"txt": "b", "url": "u"}\nno json\n')
+    assert result.returncode == 1
+    assert "scrape@rows: scraped 0 records; 1 failed: json 1; 1 skipped: no-content 1\n" in result.stdout
+    message = "sources[0]: content: none of 1 rows has column 'text'; must be one of: txt, url"
+    assert result.stderr == f"scrape@rows: params.yaml: corpora.rows.scrape: {message}\n"
+    fetches = pd.read_parquet(tmp_path / "data/rows/fetches/fetches.parquet")
+    assert fetches[["url", "reason"]].values.tolist() == [["rows.jsonl:1", "no-content"], ["rows.jsonl:2", "json"]]
+    assert digests(tmp_path / "data/rows/scraped") == before
+
+
+def test_a_domain_without_text_names_the_most_frequent_reason(tmp_path: Path) -> None:
+    params = "corpora: {g: {domain: grids, scrape: {sources: [{kind: jsonl, files: [t.jsonl], content: null}]}, filter: {}, dedupe: {}, tokenize: {}}}\nrecipes: {}\nreports: {}\n"
+    (tmp_path / "params.yaml").write_text(params, encoding="utf-8")
+    (tmp_path / "t.jsonl").write_text("no json\nnone\n{}\n", encoding="utf-8")
+    result = run_stage(tmp_path, "scrape", "g")
+    reason = "must yield at least one record, got none: 2 of 3 failed json, first t.jsonl:1; a row must be a JSON object"
+    assert result.stderr == f"scrape@g: params.yaml: corpora.g.scrape: {reason}\n"

@@ -56,8 +56,9 @@ class WarcArchive:
         member = io.BytesIO()
         writer = WARCWriter(member, gzip=False, warc_version="1.1")
         header_items = [
-            (f"X-Crawl-{name}" if name.lower() in TRANSFER_HEADERS else name, _single_line(value))
+            (f"X-Crawl-{name}" if name.lower() in TRANSFER_HEADERS else name, _single_line(line))
             for name, value in headers.items()
+            for line in value.split("\n")
         ]
         header_items = [(name, value) for name, value in header_items if HEADER_NAME.fullmatch(name)]
         http = StatusAndHeaders("200 OK", [*header_items, ("Content-Length", str(len(body)))], protocol="HTTP/1.1")
@@ -99,9 +100,16 @@ class WarcArchive:
 
     def read_body(self, location: WarcLocation) -> bytes:
         """Read the body at `location`. Raises DataError if the archive is damaged."""
+        return self.read_response(location)[1]
+
+    def read_response(self, location: WarcLocation) -> tuple[list[tuple[str, str]], bytes]:
+        """Read the headers and the body at `location`.
+
+        Raises DataError if the archive is damaged.
+        """
         try:
             for record in ArchiveIterator(io.BytesIO(self.read_member(location))):
-                return bytes(record.content_stream().read())
+                return list(record.http_headers.headers), bytes(record.content_stream().read())
         except (ArchiveLoadFailed, zlib.error, EOFError, ValueError):
             pass
         raise DataError(

@@ -16,12 +16,14 @@ from provenlm.core import hashing
 from provenlm.core.errors import DataError, ProvenlmError
 from provenlm.core.progress import ProgressReporter
 from provenlm.core.records import FetchResult, Record
+from provenlm.scraping.crawl.database import readable_errors
 from provenlm.scraping.crawl.fetcher import CrawlPolicy, Fetcher
 from provenlm.scraping.crawl.frontier import CACHED_REASONS, NO_HOST, FrontierEntry
 from provenlm.scraping.crawl.host_queue import HostQueue, refresh_extraction
 from provenlm.scraping.crawl.network import NetworkPolicy
 from provenlm.scraping.crawl.store import CrawlStore
 from provenlm.scraping.crawl.urls import Seed, url_host
+from provenlm.scraping.extraction.bounded_worker import end_running_calls
 from provenlm.scraping.extraction.extractor import ExtractedDocument, Extractor, outcome_of
 
 MAX_CONCURRENT_HOSTS = 64
@@ -39,13 +41,14 @@ def crawl(
 ) -> Iterator[FetchResult]:
     """Crawl from `seeds` within their limits and yield the result of each URL.
 
-    `folder` keeps the crawl state between runs and after a kill. `routes` maps a host to a loopback address and port; it is
+    `folder` keeps the crawl state between runs and after a kill. Once the caller has stored the results, `mark_delivered` ends the
+    crawl; until then the next one yields the same results without a request. `routes` maps a host to a loopback address and port; it is
     fetched without delay. With `from_cache` no request is sent: the stored responses of the last crawl are extracted again.
     Raises DataError if a start URL cannot be fetched or if no page became a record.
     """
     identity = hashing.sha256_json([[asdict(seed) for seed in seeds], asdict(policy)])
     hosts = list(dict.fromkeys(url_host(seed.url) for seed in seeds))
-    with CrawlStore(folder, identity, from_cache) as store:
+    with readable_errors(folder), CrawlStore(folder, identity, from_cache) as store:
         if not from_cache:
             try:
                 _crawl_hosts(seeds, hosts, policy, extractor, store, progress, routes)
@@ -60,7 +63,7 @@ def crawl(
         if records == 0:
             store.abandon()
             raise DataError(f"start_urls: no page of {', '.join(seed.name for seed in seeds)} became a record")
-        store.finish()
+        store.mark_fetched()
 
 
 def _crawl_hosts(
@@ -96,6 +99,7 @@ def _crawl_hosts(
                 stop.set()
                 for network_policy in network_policies:
                     network_policy.close()
+                end_running_calls()
                 raise
         if not store.enqueue_deferred():
             return

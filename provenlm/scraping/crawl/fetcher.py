@@ -12,13 +12,15 @@ from urllib3.exceptions import NameResolutionError
 from urllib3.response import HTTPResponse
 
 from provenlm.scraping.crawl import network
+from provenlm.scraping.crawl.robots_directives import PRODUCT_TOKEN
 from provenlm.scraping.crawl.urls import url_host
+from provenlm.scraping.extraction.media_types import SNIFFED_BYTES, UNTYPED, sniff_media_type
 
-PRODUCT_TOKEN = "provenlm"  # user-agent product token (RFC 9309, section 2.2.1)
 REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 RETRY_STATUSES = (429, 500, 502, 503, 504)
 BODY_STATUSES = (200, 304)
 CHUNK_BYTES = 1 << 16
+LINE_HEADERS = ("X-Robots-Tag", "Set-Cookie")  # not lists: each header of the name is one line of the value
 TOTAL_TIMEOUT_FACTOR = 4  # deadline of a whole page, as a multiple of `timeout_seconds`
 
 
@@ -133,12 +135,13 @@ class Fetcher:
                 return _failed_response("too-slow" if expired.is_set() else _failure_reason(error), str(error))
 
     def _read_response(self, response: requests.Response, media_types: Collection[str], max_bytes: int, truncate: bool) -> Response:
-        status, headers = response.status_code, response.headers
+        status, headers = response.status_code, _join_header_lines(response)
         media_type = parse_media_type(headers)
         if status not in BODY_STATUSES:
             return Response(status, f"http-{status}", headers, b"", 0, 1, 0.0, f"HTTP status {status}")
-        if status == 200 and media_types and media_type not in media_types:
-            return Response(status, "content-type", headers, b"", 0, 1, 0.0, f"the content type is {media_type or 'not given'}")
+        is_untyped = status == 200 and bool(media_types) and media_type in UNTYPED
+        if status == 200 and media_types and media_type not in media_types and not is_untyped:
+            return Response(status, "content-type", headers, b"", 0, 1, 0.0, f"the content type is {media_type}")
         encodings = {word.strip().lower() for word in headers.get("Content-Encoding", "").split(",")}
         if encodings - {
             "",
@@ -149,13 +152,29 @@ class Fetcher:
         body = bytearray()
         for chunk in response.iter_content(CHUNK_BYTES):  # decoded, so that a decompression bomb stops here too
             body += chunk
+            if is_untyped and len(body) >= SNIFFED_BYTES:
+                headers["Content-Type"], is_untyped = sniff_media_type(bytes(body), response.url), False
+                if headers["Content-Type"] not in media_types:
+                    break
             if len(body) > max_bytes:
                 if truncate:
                     return Response(status, "", headers, bytes(body[:max_bytes]), len(body), 1, 0.0)
                 return Response(
                     status, "too-large", headers, b"", len(body), 1, 0.0, f"the content is larger than {max_bytes} bytes"
                 )
+        if is_untyped:
+            headers["Content-Type"] = sniff_media_type(bytes(body), response.url)
+        if status == 200 and media_types and parse_media_type(headers) not in media_types:
+            detail = f"the content type is {media_type or 'not given'}, and the content looks like {headers['Content-Type']}"
+            return Response(status, "content-type", headers, b"", len(body), 1, 0.0, detail)
         return Response(status, "", headers, bytes(body), len(body), 1, 0.0)
+
+
+def _join_header_lines(response: requests.Response) -> CaseInsensitiveDict[str]:
+    """Return the headers; requests has joined those of one name with commas, which is wrong for some."""
+    headers = CaseInsensitiveDict(response.headers)
+    headers.update({name: "\n".join(response.raw.headers.getlist(name)) for name in LINE_HEADERS if name in headers})
+    return headers
 
 
 def parse_media_type(headers: Mapping[str, str]) -> str:

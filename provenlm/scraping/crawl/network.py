@@ -22,6 +22,10 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import NameResolutionError, NewConnectionError
 from urllib3.util.connection import create_connection
 
+# IPv6 prefixes whose last 32 bits are an IPv4 address: compatible and mapped (RFC 4291), translated (RFC 2765), NAT64 (RFC 6052).
+EMBEDDING_PREFIXES = tuple(map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")))
+LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")  # RFC 8215: translated by the local network
+
 
 class PrivateAddressError(Exception):
     """Report a private address of a host that is not in `allowed_private_hosts`."""
@@ -70,13 +74,17 @@ class NetworkPolicy:
 def is_global_address(address: str) -> bool:
     """Return whether an address is global unicast.
 
-    An IPv4 address embedded in an IPv6 address is checked as IPv4.
+    An IPv4 address embedded in an IPv6 address (mapped, compatible, translated, 6to4, Teredo, NAT64) is checked as IPv4.
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        inner = ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if any(ip in prefix for prefix in EMBEDDING_PREFIXES):
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return is_global_address(str(inner))
+        if ip.is_site_local or ip in LOCAL_NAT64:
+            return False
     return ip.is_global and not ip.is_multicast
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from protego import Protego
 from requests.structures import CaseInsensitiveDict
 
-from provenlm.scraping.crawl.fetcher import PRODUCT_TOKEN, REDIRECT_STATUSES, Fetcher, Response
+from provenlm.scraping.crawl.fetcher import REDIRECT_STATUSES, Fetcher, Response
+from provenlm.scraping.crawl.robots_directives import PRODUCT_TOKEN
 from provenlm.scraping.crawl.urls import normalize_url, url_origin
 
 MAX_ROBOTS_BYTES = 512 << 10  # the RFC requires at least 500 KiB

@@ -1,22 +1,26 @@
 """Store the frontier and the cached pages of a crawl in one SQLite file.
 
 The outcome of a page, the archive location of its response and the links found on it are one transaction: a process killed at any
-moment has either not begun a page or finished it. Safe for threads.
+moment has either not begun a page or finished it. A crawl whose pages are all fetched is finished only once its results are
+delivered: until then it is read again without a request. Safe for threads.
 """
 
 import json
 import sqlite3
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 
 from provenlm.core.errors import DataError
 from provenlm.scraping.crawl.archive import WarcArchive, WarcLocation
+from provenlm.scraping.crawl.database import ABANDONED, DATABASE, FETCHED, FINISHED, UNFINISHED
 from provenlm.scraping.crawl.frontier import CACHED_REASONS, NO_HOST, QUEUED, CachedPage, DiscoveredUrl, FrontierEntry
+from provenlm.scraping.crawl.sitemap import SitemapResult
 from provenlm.scraping.extraction.extractor import ExtractedDocument
+from provenlm.scraping.state_folder import hold_lock
 
 SCHEMA = """
 create table if not exists crawls (id integer primary key, identity text not null, finished integer not null default 0);
@@ -28,6 +32,8 @@ create table if not exists frontier (
 create table if not exists deferred (
   crawl integer not null, host text not null, origin text not null, seq integer not null, position integer not null, url text not null,
   site text not null, reason text not null, redirects integer not null, depth integer not null);
+create table if not exists sitemaps (
+  crawl integer not null, host text not null, position integer not null, url text not null, reason text not null, pages integer not null);
 create table if not exists pages (
   url text primary key, etag text not null, last_modified text not null, content_type text not null, fetched_at text not null,
   sha256 text not null, size integer not null, file text not null, start integer not null, length integer not null,
@@ -35,21 +41,21 @@ create table if not exists pages (
 """
 COLUMNS = "host, seq, url, site, redirects, depth, state, reason, status, received_bytes, size, attempts, seconds"
 SCHEMA_VERSION = 4
-UNFINISHED, FINISHED, ABANDONED = 0, 1, 2
 
 
 class CrawlStore:
     """Store the newest crawl of a folder; resume it if it is unfinished.
 
     An unfinished crawl of another identity is replaced by a new one. With `from_cache`, the newest finished crawl is
-    opened; raises DataError if its identity differs.
+    opened; raises DataError if its identity differs, and if another process has the folder open.
     """
 
     def __init__(self, folder: Path, identity: str, from_cache: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.path, self.lock = folder / "crawl.sqlite", threading.RLock()
-        try:
-            self.db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        self.path, self.lock = folder / DATABASE, threading.RLock()
+        with ExitStack() as stack:
+            stack.enter_context(hold_lock(folder / "crawl.lock"))
+            self.db = stack.enter_context(closing(sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)))
             self.db.execute("pragma journal_mode = wal")
             self.db.execute("pragma synchronous = normal")
             if self.db.execute("pragma user_version").fetchone()[0] not in (0, SCHEMA_VERSION):
@@ -57,18 +63,17 @@ class CrawlStore:
             self.db.executescript(f"{SCHEMA} pragma user_version = {SCHEMA_VERSION};")
             self.crawl_id = self._last_crawl(identity) if from_cache else self._begin_crawl(identity)
             file_sizes = self.db.execute("select file, max(start + length) from pages group by file").fetchall()
-        except sqlite3.DatabaseError as error:
-            raise DataError(f"{self.path.as_posix()}: {error}; delete the file to crawl again") from None
-        self.archive = WarcArchive(folder / "warc", dict(file_sizes))
-        self.total, self.queued = self.db.execute(
-            "select count(*), coalesce(sum(state = ?), 0) from frontier where crawl = ?", (QUEUED, self.crawl_id)
-        ).fetchone()
+            self.archive = WarcArchive(folder / "warc", dict(file_sizes))
+            self.total, self.queued = self.db.execute(
+                "select count(*), coalesce(sum(state = ?), 0) from frontier where crawl = ?", (QUEUED, self.crawl_id)
+            ).fetchone()
+            self.resources = stack.pop_all()
 
     def __enter__(self) -> "CrawlStore":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.db.close()
+        self.resources.close()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -90,7 +95,7 @@ class CrawlStore:
 
     def _last_crawl(self, identity: str) -> int:
         crawl_id, last_identity, finished = self._newest_crawl()
-        if finished != FINISHED or last_identity != identity:
+        if finished not in (FINISHED, FETCHED) or last_identity != identity:
             raise DataError(
                 "from_cache: must be false for the first crawl of these sources, limits and crawl_policy; the stored crawl differs or is unfinished"
             )
@@ -98,21 +103,22 @@ class CrawlStore:
 
     def _begin_crawl(self, identity: str) -> int:
         last_id, last_identity, finished = self._newest_crawl()
-        if last_identity == identity and finished == UNFINISHED:
+        if last_identity == identity and finished in (UNFINISHED, FETCHED):
             return last_id
         with self.lock:
             self.db.execute("begin immediate")  # delete the frontier of the older crawl; keep its pages for conditional requests
             self.db.execute("delete from frontier")
             self.db.execute("delete from deferred")
+            self.db.execute("delete from sitemaps")
             crawl_id = self.db.execute("insert into crawls (identity) values (?)", (identity,)).lastrowid
             self.db.execute("commit")
         assert crawl_id is not None
         return crawl_id
 
-    def urls_of_host(self, host: str) -> list[tuple[str, str, str]]:
-        """Return each URL of a host with its site and reason."""
+    def urls_of_host(self, host: str) -> list[tuple[str, int, str]]:
+        """Return each URL of a host with its number of redirects and its reason."""
         with self.lock:
-            query = "select url, site, reason from frontier where crawl = ? and host = ? order by seq"
+            query = "select url, redirects, reason from frontier where crawl = ? and host = ? order by seq"
             return self.db.execute(query, (self.crawl_id, host)).fetchall()
 
     def budget_used(self, host: str) -> dict[str, tuple[int, int]]:
@@ -144,10 +150,12 @@ class CrawlStore:
             row = self.db.execute("select state from frontier where crawl = ? and url = ?", (self.crawl_id, url)).fetchone()
         return str(row[0]) if row else ""
 
-    def enqueue(self, host: str, discovered: Iterable[DiscoveredUrl]) -> None:
-        """Enqueue the URLs that a host begins with."""
+    def enqueue(self, host: str, discovered: Iterable[DiscoveredUrl], sitemaps: Sequence[SitemapResult] = ()) -> None:
+        """Enqueue the URLs that a host begins with, and store the outcome of its sitemaps."""
         with self._transaction():
             self._enqueue(host, -1, discovered)
+            rows = [(self.crawl_id, host, i, item.url, item.reason, len(item.page_urls)) for i, item in enumerate(sitemaps)]
+            self.db.executemany("insert into sitemaps values (?, ?, ?, ?, ?, ?)", rows)
 
     def _enqueue(self, host: str, seq: int, discovered: Iterable[DiscoveredUrl]) -> None:
         """Append the new URLs of this host; URLs of other hosts go to `deferred`.
@@ -228,8 +236,11 @@ class CrawlStore:
             row = self.db.execute("select * from pages where url = ?", (url,)).fetchone()
         if row is None:
             return None
-        media_type, metadata, links, reason, canonical_url = json.loads(row[11])
-        document = ExtractedDocument(zlib.decompress(row[12]), media_type, metadata, tuple(links), reason, canonical_url)
+        try:
+            media_type, metadata, links, reason, canonical_url = json.loads(row[11])
+            document = ExtractedDocument(zlib.decompress(row[12]), media_type, metadata, tuple(links), reason, canonical_url)
+        except (zlib.error, ValueError, TypeError):
+            raise DataError(f"{self.path.as_posix()}: damaged at the page {url}; delete the file to crawl again") from None
         _, etag, last_modified, content_type, fetched_at, sha256, size, file, start, length, extractor_version, *_ = row
         return CachedPage(
             etag,
@@ -248,12 +259,12 @@ class CrawlStore:
         with self.lock:
             return [url for (url,) in self.db.execute("select url from pages order by url")]
 
-    def finish(self) -> None:
-        """Mark the crawl as finished, delete obsolete pages and compact the archive."""
+    def mark_fetched(self) -> None:
+        """Mark every page as fetched, delete obsolete pages and compact the archive."""
         with self._transaction():
             cached_entries = f"select url from frontier where crawl = ? and (state = 'record' or reason in {CACHED_REASONS})"
             self.db.execute(f"delete from pages where url not in ({cached_entries})", (self.crawl_id,))
-            self.db.execute("update crawls set finished = ? where id = ?", (FINISHED, self.crawl_id))
+            self.db.execute("update crawls set finished = ? where id = ?", (FETCHED, self.crawl_id))
         locations = {
             url: WarcLocation(*location)
             for url, *location in self.db.execute("select url, file, start, length from pages order by url")

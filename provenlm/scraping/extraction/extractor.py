@@ -4,6 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from provenlm.scraping.extraction.bounded_worker import TimeLimitError, call_bounded
+
+MAX_INLINE_BYTES = 16_384
+
 
 @dataclass(frozen=True, slots=True)
 class ExtractedDocument:
@@ -16,7 +20,7 @@ class ExtractedDocument:
     media_type: str
     metadata: Mapping[str, Any]
     links: tuple[str, ...]
-    reason: str = ""  # noindex, listing (a feed: links only), empty or unreadable
+    reason: str = ""  # noindex, listing (a feed: links only), redirected (to its only link), empty, unreadable or time-limit
     canonical_url: str = ""  # the canonical URL that the page declares
 
 
@@ -25,17 +29,28 @@ class Extractor:
     """Extract the documents of a domain from responses.
 
     `extract_content(body, content_type, url)` accepts `media_types`. Documents of another `version` are extracted again
-    from the archive.
+    from the archive. A body of more than MAX_INLINE_BYTES is read by a worker process, which ends after `max_seconds` of CPU time;
+    what a smaller one can cost is bounded by its size.
     """
 
     media_types: tuple[str, ...]
     extract_content: Callable[[bytes, str, str], ExtractedDocument]
     version: str
+    max_seconds: float = 10.0
 
     def extract(self, body: bytes, content_type: str, url: str) -> ExtractedDocument:
-        """Extract a document; its reason is `unreadable` if `extract_content` raises."""
+        """Extract a document.
+
+        Its reason is `unreadable` if `extract_content` raises, and `time-limit` if it does not end in time.
+        """
+        document: ExtractedDocument
         try:
-            document = self.extract_content(body, content_type, url)
+            if len(body) > MAX_INLINE_BYTES:
+                document = call_bounded(self.extract_content, (body, content_type, url), self.max_seconds)
+            else:
+                document = self.extract_content(body, content_type, url)
+        except TimeLimitError:
+            return ExtractedDocument(b"", "", {}, (), "time-limit")
         except Exception:  # no page may end a crawl, whatever its parser raises
             return ExtractedDocument(b"", "", {}, (), "unreadable")
         return document if document.reason or document.content.strip() else replace(document, reason="empty")
@@ -43,4 +58,6 @@ class Extractor:
 
 def outcome_of(document: ExtractedDocument) -> tuple[str, str]:
     """Return the state and the reason of a fetched page."""
-    return ("failed" if document.reason == "unreadable" else "skipped" if document.reason else "record"), document.reason
+    return (
+        "failed" if document.reason in ("unreadable", "time-limit") else "skipped" if document.reason else "record"
+    ), document.reason

@@ -1,261 +1,163 @@
-"""Extract the main text of an HTML page without boilerplate.
+"""Choose the main content of a cleaned page by its type.
 
-The whitespace of code is kept.
+Documentation and short pages are laid out by our own rules, which keep code, tables and definitions; every other page is read by
+trafilatura in its fast mode. Characters that trafilatura would drop or collapse pass through it as signs of an undeciphered script
+(Linear A), which a page cannot contain.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from lxml import etree
+from resiliparse.parse.html import ElementNode, HTMLTree
 
-from provenlm.scraping.extraction import whitespace
+from provenlm.scraping.extraction import text_layout, whitespace
+from provenlm.scraping.extraction.page_cleaning import select, text_of
 
-DROPPED = {
-    "nav", "script", "style", "noscript", "template", "iframe", "svg", "math", "object", "canvas", "audio", "video", "head", "form",
-    "button", "input", "select", "textarea", "dialog", "menu",
-}  # fmt: skip
-FRAMES = {"header", "footer", "aside"}  # boilerplate, unless they are inside the main content
-ALWAYS, FRAME, UNLIKELY = 1, 2, 3
-DROPPED_CLASSES = {
-    "headerlink", "sphinxsidebar", "navheader", "navfooter", "navbar", "docnav", "toc", "related", "breadcrumb", "breadcrumbs",
-    "linenos", "linenodiv", "sidebar", "skip-link", "visually-hidden", "sr-only", "cookie-banner",
-}  # fmt: skip
-DROPPED_ROLES = {"navigation", "search", "banner", "contentinfo", "complementary", "menu", "menubar", "dialog", "alert"}
-PARAGRAPHS = {
-    "p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "dl", "table", "blockquote", "pre", "section", "article", "main", "figure",
-    "hr", "details", "fieldset", "address", "body",
-}  # fmt: skip
-LINES = {
-    "div", "li", "dt", "dd", "tr", "caption", "thead", "tbody", "tfoot", "figcaption", "summary", "center", "header", "footer", "aside",
-}  # fmt: skip
-OPENING_MARKS = {"br": whitespace.BREAK, "li": whitespace.ITEM, "td": whitespace.CELL, "th": whitespace.CELL}
-PREFORMATTED = {"pre", "listing", "xmp", "plaintext"}
-CODE = {"code", "tt", "kbd", "samp", "var"}
-MAIN_IDS = ("content", "main-content", "main")
-# Words of a class or id that indicate boilerplate, as in the reader modes of browsers, and words that indicate content.
-UNLIKELY_WORDS = {
-    "ad", "ads", "advert", "advertisement", "banner", "breadcrumb", "breadcrumbs", "comments", "consent", "cookie", "cookies", "footer",
-    "masthead", "menu", "modal", "navbar", "newsletter", "pager", "pagination", "popup", "promo", "related", "share", "sharing", "sidebar",
-    "social", "sponsor", "subscribe", "topbar", "widget",
-}  # fmt: skip
-LIKELY_WORDS = {
-    "article",
-    "body",
-    "column",
-    "content",
-    "entry",
-    "main",
-    "page",
-    "post",
-    "text",
-    "wrapper",
-    "container",
-    "layout",
-    "section",
-}
-CONTAINERS = {"div", "section", "ul", "ol", "table", "td", "p"}
-WORDS = re.compile(r"[A-Z]?[a-z]+")
-MIN_PROSE_CHARS = 100
-MAX_CACHED_TAG_CHARS = 256
-UNUSED_ATTRIBUTES = re.compile(' (?!(?:class|id|role|hidden|aria-hidden|style)=)[^ =]+="[^"]*"')
-TAG = re.compile("(<[^>]*>)")
-NAME = re.compile("</?([^ />]+)")
-ATTRIBUTE = re.compile(' (class|id|role|hidden|aria-hidden|style)="([^"]*)"')
-CHARACTER = re.compile("&#x([0-9A-F]{1,5});")
-PREFORMATTED_STYLE = re.compile(r"white-space\s*:\s*(pre|break-spaces)", re.IGNORECASE)
+if TYPE_CHECKING:
+    from configparser import ConfigParser
+
+GENERATORS = re.compile(
+    r"sphinx|docutils|mkdocs|docusaurus|docbook|asciidoc|doxygen|javadoc|jsdoc|typedoc|rustdoc|gitbook|vitepress|vuepress|antora|docfx|"
+    r"pdoc|yard|texinfo|makeinfo|latex2html|tex4ht|publican|groff|man2html|starlight|nextra|zensical|quarto|pkgdown|staticrypt|hevea",
+    re.IGNORECASE,
+)
+DOCUMENTATION = (
+    ".sphinxsidebar, .sphinxsidebarwrapper, .rst-content, div.bodywrapper, .md-content, .theme-doc-markdown, .bd-article, .memitem, "
+    "#docContent, .docstring, .rustdoc, .javadoc, .pytorch-content-left, .devsite-article-body, .highlight-source-shell, .memdoc"
+)
+ARTICLE = 'meta[property="og:type"][content="article" i], meta[property^="article:"], [itemprop="articleBody"]'
+PYDOC_TITLE = "Python: "
+MIN_ARTICLE_CHARS = 500  # the statistics of trafilatura need some text
+MAX_PLAIN_CHARS, MAX_PLAIN_LINK_RATIO = 1200, 0.05
+MIN_INDEX_LINK_RATIO, MAX_LINK_CHARS = 0.95, 40
+MAX_LINES_OF_PARAGRAPH = 40
+STRUCTURED_TEXT = re.compile(r'"articleBody"|DiscussionForumPosting')
+PRE = re.compile(r"<pre\b[^>]*>(.*?)</pre>", re.DOTALL | re.IGNORECASE)
+LINE_BREAK = re.compile(r"<br\b[^>]*>")
+IMAGE = re.compile(r"<(?:img|source|track|wbr)\b[^>]*>")
+TAG = re.compile(r"<[^>]*>")
+TABLE_RULE = re.compile(r"\|(?:-{3}\|)+")
+ORIGINALS = (
+    " ",
+    "\n",
+    "\t",
+    "&amp;",
+    "\u200c",
+    "\u200d",
+    "\u200e",
+    "\u200f",
+    "\u2060",
+    "\x01",
+)  # the last one begins and ends code
+SIGNS = tuple(chr(0x10601 + index) for index in range(len(ORIGINALS)))
+CODE_SIGNS = str.maketrans(dict(zip(ORIGINALS[:3], SIGNS[:3], strict=True)))
+PASSED = tuple(zip(ORIGINALS, SIGNS, strict=True))[3:9]
+RESTORED = (*zip(SIGNS, ORIGINALS, strict=True), ("&amp;", "&"), ("\x01", ""), (whitespace.EMPTY_CELL, ""))
 
 
-def extract_main_text(root: etree._Element) -> str:
-    """Return the text of the main element, or of the body without boilerplate.
+def is_documentation(tree: HTMLTree) -> bool:
+    """Return whether a page is documentation.
 
-    The body is used if no element is marked as main or the main element is empty. Removes elements without text from
-    `root`.
+    It was made by a generator of documentation, or has several code blocks and is not marked as an article.
     """
-    etree.strip_elements(root, *DROPPED, with_tail=False)
-    body = root.find("body")
-    html = _tokenize_html(etree.tostring(root if body is None else body, encoding="unicode", with_tail=False))
-    for mark in ("main", "role", "article", "body", *MAIN_IDS):
-        tags = [tag for tag, tag_mark in html.main_marks.items() if tag_mark == mark]
-        if len(tags) == 1 and html.tags.count(tags[0]) == 1 and (text := _layout_element(html, html.tags.index(tags[0]), ALWAYS)):
-            return text
-    text_without_frames = _layout_element(html, 0, UNLIKELY)
-    max_chars = sum(map(len, html.words)) + 3 * len(html.tags)  # upper bound: a tag adds at most 3 characters
-    if 4 * len(text_without_frames) >= max_chars:
-        return text_without_frames
-    full_text = _layout_element(html, 0, FRAME)
-    # If most text is lost, a wrapper was named after the sidebar that it contains.
-    return text_without_frames if 4 * len(text_without_frames) >= len(full_text) else full_text
+    document = tree.document
+    generators = [tag.getattr("content") or "" for tag in select(document, 'meta[name="generator" i]')]
+    if any(map(GENERATORS.search, generators)) or (tree.title or "").startswith(PYDOC_TITLE):
+        return True
+    if select(document, DOCUMENTATION):
+        return True
+    return len(select(document, "pre")) > 1 and not select(document, ARTICLE)
 
 
-class TagRule(NamedTuple):
-    """Describe the effect of a tag on the text layout."""
-
-    layout_mark: str = ""  # separator before the following text
-    preformatted_delta: int = 0  # change of the nesting depth of preformatted elements
-    preserves_spaces: bool = False  # its style preserves whitespace until its end
-    code_delta: int = 0  # change of the nesting depth of inline code
-    main_mark: str = ""  # kind of main-content marker
-    is_box: bool = False  # sidebar: navigation if it contains links, content if it contains prose
-    boilerplate_level: int = 0  # 0: content; ALWAYS, FRAME, UNLIKELY: boilerplate, in order of decreasing certainty
-
-
-PLAIN_RULE = TagRule()
-
-
-class HtmlTokens(NamedTuple):
-    """Hold an element as XML tokens.
-
-    `words[i + 1]` follows `tags[i]`, which has `rules[i]`; `main_marks` maps tags of main content to their mark.
-    """
-
-    words: list[str]
-    tags: list[str]
-    rules: list[TagRule]
-    main_marks: dict[str, str]
-
-
-def _tokenize_html(markup: str) -> HtmlTokens:
-    pieces = TAG.split(whitespace.strip_marks(markup))
-    tags = pieces[1::2]
-    reduced_tags = {tag: UNUSED_ATTRIBUTES.sub("", tag) if '="' in tag else tag for tag in dict.fromkeys(tags)}
-    rules = {
-        tag: _tag_rule(reduced_tag) if len(reduced_tag) < MAX_CACHED_TAG_CHARS else _tag_rule.__wrapped__(reduced_tag)
-        for tag, reduced_tag in reduced_tags.items()
-    }
-    return HtmlTokens(
-        pieces[::2],
-        tags,
-        list(map(rules.__getitem__, tags)),
-        {tag: rule.main_mark for tag, rule in rules.items() if rule.main_mark},
+def structured_scripts(tree: HTMLTree) -> str:
+    """Return the JSON-LD scripts that hold the text of an article or name a forum."""
+    scripts = select(tree.document, 'script[type="application/ld+json"]')
+    return "".join(
+        f'<script type="application/ld+json">{text_of(script)}</script>'
+        for script in scripts
+        if STRUCTURED_TEXT.search(text_of(script))
     )
 
 
-@lru_cache(maxsize=1 << 15)
-def _tag_rule(tag: str) -> TagRule:
-    """Return the rule of a tag, given as markup with the used attributes only."""
-    match = NAME.match(tag)
-    name = match[1] if match else ""
-    layout_mark = whitespace.PARAGRAPH if name in PARAGRAPHS else whitespace.LINE if name in LINES else ""
-    if tag.startswith("</"):
-        rule = TagRule(layout_mark, -(name in PREFORMATTED), code_delta=-(name in CODE))
-    else:
-        attributes = dict(ATTRIBUTE.findall(tag))
-        rule = TagRule(
-            OPENING_MARKS.get(name, layout_mark),
-            preformatted_delta := int(name in PREFORMATTED and not tag.endswith("/>")),
-            not preformatted_delta and bool(PREFORMATTED_STYLE.search(attributes.get("style", ""))),
-            int(name in CODE and not tag.endswith("/>")),
-            _main_mark(name, attributes),
-            "sidebar" in attributes.get("class", "").split(),
-            _boilerplate_level(name, attributes),
-        )
-    return PLAIN_RULE if rule == PLAIN_RULE else rule  # the same object, so that `is` replaces a comparison
+def extract_main_text(body: ElementNode, documentation: bool, scripts: str = "") -> str:
+    """Return the main text of a cleaned body.
 
-
-def _main_mark(name: str, attributes: Mapping[str, str]) -> str:
-    """Return how an element is marked as the main content; "" if it is not."""
-    if name in ("main", "article"):
-        return name
-    if attributes.get("role") == "main":
-        return "role"
-    if name == "div" and "body" in attributes.get("class", "").split():
-        return "body"
-    return attributes["id"] if attributes.get("id") in MAIN_IDS else ""
-
-
-def _boilerplate_level(name: str, attributes: Mapping[str, str]) -> int:
-    """Return how surely an element is boilerplate; 0 for content.
-
-    Judged by its tag, role, class and id.
+    `scripts` are those of `structured_scripts`.
     """
-    hidden = "hidden" in attributes or attributes.get("aria-hidden") == "true"
-    if hidden or attributes.get("role") in DROPPED_ROLES or not DROPPED_CLASSES.isdisjoint(attributes.get("class", "").split()):
-        return ALWAYS
-    if name in FRAMES:
-        return FRAME
-    if name in CONTAINERS:
-        # The id of a section is its title, which says nothing about its role.
-        names = attributes.get("class", "") if name == "section" else f"{attributes.get('class', '')} {attributes.get('id', '')}"
-        words = {word.lower() for word in WORDS.findall(names)}
-        return UNLIKELY if not UNLIKELY_WORDS.isdisjoint(words) and LIKELY_WORDS.isdisjoint(words) else 0
-    return 0
+    is_article = not documentation and not _is_plain(body)
+    if is_article:
+        for element in select(body, "nav, footer"):
+            element.remove()
+    markup = IMAGE.sub("", body.html.replace("\u00ad", ""))
+    text = _extract_article(markup, scripts) if is_article else ""
+    return text or text_layout.layout_page(markup)
 
 
-def _layout_element(html: HtmlTokens, begin: int, max_level: int) -> str:
-    """Lay out the element at `begin` without boilerplate up to `max_level`."""
-    words, tags, rules, _ = html
-    parts = [words[begin + 1]]
-    preformatted_depth = code_depth = 0
-    # Index in `parts` at which the outermost such element begins, and the end of the current sidebar.
-    preformatted_start = code_start = box_end = 0
-    index, end = begin + 1, _element_end(tags, begin)
-    while index < end:
-        rule = rules[index]
-        if rule is PLAIN_RULE:
-            parts.append(words[index + 1])
-        elif 0 < rule.boilerplate_level <= max_level and not (rule.is_box and (index < box_end or _is_prose(html, index))):
-            index = _element_end(tags, index)
-            parts.append(words[index + 1])
-        else:
-            text = words[index + 1]
-            if rule.is_box and index >= box_end:
-                box_end = _element_end(tags, index)  # nested sidebars are part of it; otherwise each would be scanned again
-            if rule.preserves_spaces and not preformatted_depth:
-                last_index = _element_end(tags, index)
-                rule, rules[last_index] = rule._replace(preformatted_delta=1), rules[last_index]._replace(preformatted_delta=-1)
-            elif rule.preformatted_delta > 0:
-                text = text.removeprefix("\n")  # HTML ignores a newline right after the tag
-            if rule.code_delta:
-                if not code_depth:
-                    code_start = len(parts)
-                code_depth += rule.code_delta
-                if not code_depth and not preformatted_depth and "  " in (code_text := "".join(parts[code_start:])):
-                    parts[code_start:] = [code_text.replace(" ", "\u00a0")]
-            if rule.preformatted_delta < 0:
-                preformatted_depth -= 1
-                if not preformatted_depth:
-                    parts[preformatted_start:] = [whitespace.verbatim("".join(parts[preformatted_start:]))]
-            parts.append(rule.layout_mark)
-            if rule.preformatted_delta > 0:
-                if not preformatted_depth:
-                    preformatted_start = len(parts)
-                preformatted_depth += 1
-            parts.append(text)
-        index += 1
-    if preformatted_depth:
-        parts[preformatted_start:] = [whitespace.verbatim("".join(parts[preformatted_start:]))]
-    return _unescape_xml(whitespace.layout_text("".join(parts)))
+def _is_plain(body: ElementNode) -> bool:
+    """Return whether a page is too short, or has too few links, to hide its content; or is a list of links."""
+    num_chars = len("".join(text_of(body).split()))
+    if num_chars < MIN_ARTICLE_CHARS:
+        return True
+    links = select(body, "a")
+    if num_chars >= MAX_PLAIN_CHARS and MAX_LINK_CHARS * len(links) < num_chars:
+        return False
+    link_ratio = sum(len("".join(text_of(link).split())) for link in links) / num_chars
+    return link_ratio >= MIN_INDEX_LINK_RATIO or (num_chars < MAX_PLAIN_CHARS and link_ratio <= MAX_PLAIN_LINK_RATIO)
 
 
-def _is_prose(html: HtmlTokens, begin: int) -> bool:
-    """Return whether an element contains text, with at most a quarter in links."""
-    link_chars = total_chars = depth = 0
-    for index in range(begin, _element_end(html.tags, begin)):
-        depth += html.tags[index].startswith("<a ") - (html.tags[index] == "</a>")
-        num_chars = len(html.words[index + 1].strip())
-        total_chars, link_chars = total_chars + num_chars, link_chars + (num_chars if depth else 0)
-    return total_chars >= MIN_PROSE_CHARS and 4 * link_chars <= total_chars
+def _extract_article(markup: str, scripts: str) -> str:
+    """Return the text of an article as trafilatura chooses it; "" if it finds none."""
+    from lxml import html
+    from trafilatura import bare_extraction
+
+    parser = html.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True, collect_ids=False, default_doctype=False)
+    encoded = PRE.sub(_encode_code, _replace_all(markup, PASSED))
+    page = f"<html><head>{scripts}</head>{encoded}</html>"
+    tree = html.document_fromstring(page.encode("utf-8", "replace"), parser=parser)
+    options: dict[str, Any] = {"fast": True, "include_comments": False, "config": _trafilatura_config()}
+    document: Any = bare_extraction(tree, **options)
+    if document is not None and len(document.body) == 1 and document.text.count("\n") > MAX_LINES_OF_PARAGRAPH:
+        # The last resort of trafilatura is all text of a page in one paragraph; its other rules choose less.
+        document = bare_extraction(tree, favor_recall=True, **options) or document
+    return _paragraphs(document.text) if document is not None else ""
 
 
-def _unescape_xml(text: str) -> str:
-    """Replace XML escapes by their characters."""
-    text = text.replace("&lt;", "<").replace("&gt;", ">")
-    if "&#" in text:
-        text = CHARACTER.sub(lambda match: chr(int(match[1], 16)), text.replace("&#13;", "\r"))
-    return text.replace("&amp;", "&")
+def _encode_code(match: re.Match[str]) -> str:
+    code = TAG.sub("", LINE_BREAK.sub("\n", match[1])).replace("&nbsp;", " ").removeprefix("\n").rstrip()
+    return f"<pre>{SIGNS[9]}{code.translate(CODE_SIGNS)}{SIGNS[9]}</pre>"
 
 
-def _element_end(tags: list[str], begin: int) -> int:
-    """Return the index of the end tag of the element that begins at `begin`."""
-    depth = 0
-    for index in range(begin, len(tags)):
-        tag = tags[index]
-        if tag[1] == "/":
-            depth -= 1
-        elif tag[-2] != "/":
-            depth += 1
-        if not depth:
-            return index
-    return len(tags) - 1
+def _paragraphs(text: str) -> str:
+    """Separate the paragraphs of trafilatura's text by empty lines, and its cells by bars without a frame."""
+    lines: list[str] = []
+    previous = ""
+    for line in text.split("\n"):
+        kind = line.lstrip()[:2] if line.lstrip().startswith(("- ", "| ")) else ""
+        if TABLE_RULE.fullmatch(line):
+            continue
+        if lines and not (kind and kind == previous):
+            lines.append("")
+        lines.append(line.removeprefix("| ").rstrip(" ").removesuffix(" |").replace("\\|", "|") if kind == "| " else line)
+        previous = kind
+    code_ends = re.compile(f" *{SIGNS[9]}{SIGNS[9]}? *")
+    joined = code_ends.sub(SIGNS[9], "\n".join(lines))
+    joined = re.sub(f"(?<=[^\n]){SIGNS[9]}(?=[^\n])", "\n\n", joined)
+    return _replace_all(joined, RESTORED).strip("\n")
+
+
+def _replace_all(text: str, pairs: Iterable[tuple[str, str]]) -> str:
+    for old, new in pairs:
+        text = text.replace(old, new)
+    return text
+
+
+@lru_cache(maxsize=1)
+def _trafilatura_config() -> "ConfigParser":
+    import logging
+
+    from trafilatura.settings import use_config
+
+    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # it logs every page without an article
+    return use_config()

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 
-from lxml import etree
+from resiliparse.parse.html import DocumentNode, ElementNode, HTMLTree
 
+from provenlm.scraping.crawl.robots_directives import PRODUCT_TOKEN, parse_directives
 from provenlm.scraping.crawl.urls import normalize_url
+from provenlm.scraping.extraction.page_cleaning import select, text_of
 
 DATE_PROPERTIES = {
     "article:published_time", "og:published_time", "datepublished", "date", "dc.date", "dc.date.issued", "dcterms.date",
@@ -29,40 +31,41 @@ class PageMetadata:
     robots: frozenset[str]  # directives of its robots meta elements
 
 
-def read_page_metadata(root: etree._Element, url: str) -> PageMetadata:
+def read_page_metadata(tree: HTMLTree, url: str) -> PageMetadata:
     """Read the metadata of the page at `url` from its tree."""
-    title = next(root.iter("title"), None)
-    language = (root.get("lang") or root.get("xml:lang") or "").strip()
-    name = " ".join("".join(title.itertext()).split()) if title is not None else ""
-    metas = list(root.iter("meta"))
-    robots = (tag.get("content", "") for tag in metas if tag.get("name", "").lower() in ("robots", "provenlm"))
-    words = frozenset(word.strip().lower() for content in robots for word in content.split(","))
-    links = [tag for tag in root.iter("link", "a") if tag.get("rel") and tag.get("href")]
+    document = tree.document
+    root, title = next(iter(select(document, "html")), None), next(iter(select(document, "title")), None)
+    language = (root.getattr("lang") or root.getattr("xml:lang") or "").strip() if root is not None else ""
+    name = " ".join(text_of(title).split()) if title is not None else ""
+    metas = select(document, "meta")
+    robots = (tag.getattr("content") or "" for tag in metas if (tag.getattr("name") or "").lower() in ("robots", PRODUCT_TOKEN))
+    words = parse_directives(robots)
+    links = [tag for tag in select(document, "link[rel][href], a[rel][href]") if tag.getattr("href")]
     license_url, canonical_url = _href(links, "license", {"link", "a"}, url), _href(links, "canonical", {"link"}, url)
-    return PageMetadata(name, language, next(_publication_dates(root, metas), ""), license_url, canonical_url, words)
+    return PageMetadata(name, language, next(_publication_dates(document, metas), ""), license_url, canonical_url, words)
 
 
-def _href(links: list[etree._Element], relation: str, names: set[str], url: str) -> str:
+def _href(links: list[ElementNode], relation: str, names: set[str], url: str) -> str:
     for tag in links:
-        if tag.tag in names and relation in tag.get("rel").lower().split():
-            return normalize_url(tag.get("href"), url) or ""
+        if tag.tag in names and relation in (tag.getattr("rel") or "").lower().split():
+            return normalize_url(tag.getattr("href") or "", url) or ""
     return ""
 
 
-def _publication_dates(root: etree._Element, metas: list[etree._Element]) -> Iterator[str]:
+def _publication_dates(document: DocumentNode | None, metas: list[ElementNode]) -> Iterator[str]:
     """Yield candidate dates of publication, the most explicit first."""
     for tag in metas:
-        name = (tag.get("property") or tag.get("name") or tag.get("itemprop") or "").lower()
-        if name in DATE_PROPERTIES and (day := parse_date(tag.get("content", ""))):
+        name = (tag.getattr("property") or tag.getattr("name") or tag.getattr("itemprop") or "").lower()
+        if name in DATE_PROPERTIES and (day := parse_date(tag.getattr("content") or "")):
             yield day
-    for script in root.iter("script"):
-        match = JSON_LD_DATE.search(script.text or "") if script.get("type") == "application/ld+json" else None
+    for script in select(document, 'script[type="application/ld+json"]'):
+        match = JSON_LD_DATE.search(text_of(script))
         if match and (day := parse_date(match[1])):
             yield day
-    times = [tag for tag in root.iter("time") if tag.get("datetime")]
+    times = [tag for tag in select(document, "time[datetime]") if tag.getattr("datetime")]
     for tag in times:
-        explicit = "pubdate" in tag.attrib or tag.get("itemprop") == "datePublished" or len(times) == 1
-        if explicit and (day := parse_date(tag.get("datetime"))):
+        explicit = tag.hasattr("pubdate") or tag.getattr("itemprop") == "datePublished" or len(times) == 1
+        if explicit and (day := parse_date(tag.getattr("datetime") or "")):
             yield day
 
 

@@ -7,6 +7,7 @@ import re
 from functools import lru_cache
 
 PARAGRAPH, LINE, BREAK, CELL, ITEM = "\x01\x02\x03\x04\x05"  # separators before the following text; BREAK adds one line break
+EMPTY_CELL = "\U00010600"  # keeps the place of an empty table cell until the text is complete
 PREFORMATTED_MARKS = "\x0e\x0f\x10"  # space, line break and tab of preformatted text
 SPACE_RUN = re.compile("  +")
 ITEM_RUN = re.compile("\x05[ \x01\x02]*")
@@ -36,7 +37,7 @@ def layout_text(text: str) -> str:
     pieces[::2] = [piece.rstrip(" \u00a0") for piece in pieces[::2]]
     pieces[1::2] = [(_separator if len(run) < 64 else _separator.__wrapped__)(run) for run in pieces[1::2]]
     text = "".join(pieces).lstrip(" \n").removeprefix("| ").replace("\u00a0", " ")
-    return text.replace("\x0e", " ").replace("\x0f", "\n").replace("\x10", "\t").strip("\n")
+    return text.replace("\x0e", " ").replace("\x0f", "\n").replace("\x10", "\t").replace(EMPTY_CELL, "").strip("\n")
 
 
 @lru_cache(maxsize=1 << 12)

@@ -14,7 +14,7 @@ from typing import Literal
 from provenlm.core import hashing
 from provenlm.core.errors import ConfigError, DataError
 from provenlm.scraping.extraction import licenses
-from provenlm.scraping.sources.items import DroppedItem, DropReason, SourceItem, skip_reason
+from provenlm.scraping.sources.items import DroppedItem, DropReason, SourceItem, check_sample, limit_items, skip_reason
 
 # The repository and its server may only send objects, at a minimum speed.
 GIT_CONFIG = (
@@ -37,8 +37,11 @@ class GitSource:
     include: tuple[str, ...] = ()  # path patterns, such as "docs/**/*.md"; empty: all files
     exclude: tuple[str, ...] = ()
     license: str | None = None  # null: from the LICENSE of the repository, or from the file itself
+    limit: int | None = None  # files to read, for a trial run; null: all
+    sample_frac: float = 1.0  # fraction of the files to keep, chosen by a hash of their path
 
     def __post_init__(self) -> None:
+        check_sample(self.limit, self.sample_frac)
         if not self.url or self.url.startswith("-"):
             raise ValueError(f"url must be the URL or folder of a repository, got {self.url!r}")
         if not self.ref or self.ref.startswith("-"):
@@ -52,6 +55,13 @@ def read_git(
 
     `state_dir` keeps the objects, so that later only new ones are fetched. Raises DataError if git fails.
     """
+    items = _read_commit(source, media_type_of, state_dir, max_bytes, from_cache)
+    yield from limit_items(items, source.limit, source.sample_frac)
+
+
+def _read_commit(
+    source: GitSource, media_type_of: Callable[[str], str | None], state_dir: Path, max_bytes: int, from_cache: bool
+) -> Iterator[SourceItem | DroppedItem]:
     folder = Path(source.url) if Path(source.url).is_dir() else state_dir / f"{hashing.sha256_bytes(source.url.encode())[:16]}.git"
     ref = source.ref if folder == Path(source.url) else "refs/provenlm/head"
     if folder != Path(source.url) and not (from_cache and (folder / "HEAD").exists()):

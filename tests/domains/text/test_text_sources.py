@@ -61,11 +61,11 @@ def write_file(name: str, content: bytes | str) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ({**FOLDER, "kind": "foldr"}, "sources[1].kind: must be one of site, feed, git, folder, jsonl, parquet, warc, got 'foldr' (did you mean 'folder'?)"),
-        ({"path": "x"}, "sources[1]: missing key 'kind'; known: site, feed, git, folder, jsonl, parquet, warc"),
+        ({**FOLDER, "kind": "foldr"}, "sources[1].kind: must be one of site, feed, git, folder, jsonl, parquet, csv, tsv, warc, records, got 'foldr' (did you mean 'folder'?)"),
+        ({"path": "x"}, "sources[1]: missing key 'kind'; known: site, feed, git, folder, jsonl, parquet, csv, tsv, warc, records"),
         ({**FOLDER, "include": "*.md"}, "sources[1].include: must be a list, got '*.md'"),
-        ({**FOLDER, "start_urls": []}, "sources[1]: unknown key 'start_urls'; known: kind, path, include, exclude, license"),
-        ({"kind": "warc"}, "sources[1]: missing key 'files'; known: kind, files, license"),
+        ({**FOLDER, "start_urls": []}, "sources[1]: unknown key 'start_urls'; known: kind, path, include, exclude, license, ignore, limit, sample_frac"),
+        ({"kind": "warc"}, "sources[1]: missing key 'files'; known: kind, files, license, limit, sample_frac"),
         ("notes", "sources[1]: must be a mapping of keys, got 'notes'"),
         ({**GIT, "ref": "--upload-pack=x"}, "sources[1]: ref must be a branch, tag or commit, got '--upload-pack=x'"),
     ],
@@ -95,15 +95,16 @@ def parse_examples() -> list[TextScrapeConfig]:
 
 
 def test_the_examples_of_the_documentation_are_valid() -> None:
-    minimal_folder, minimal_site, complete = parse_examples()
+    minimal_folder, minimal_site, complete, templates = parse_examples()
     assert [source.kind for source in minimal_folder.sources] == ["folder"]
     assert [source.kind for source in minimal_site.sources] == ["site"]
-    assert [source.kind for source in complete.sources] == ["site", "feed", "git", "folder", "jsonl", "warc"]
+    assert [source.kind for source in complete.sources] == ["site", "feed", "git", "folder", "jsonl", "warc", "records"]
+    assert [source.kind for source in templates.sources] == ["jsonl", "csv"]
     assert len(complete.topics) == 8
 
 
 def test_the_complete_example_shows_the_defaults_of_a_crawl() -> None:
-    _, minimal_site, complete = parse_examples()
+    _, minimal_site, complete, _ = parse_examples()
     assert minimal_site.web_sources[0].limits == complete.web_sources[0].limits
     assert minimal_site.crawl_policy == complete.crawl_policy
     feed = complete.web_sources[1]
@@ -292,7 +293,7 @@ def test_rows_of_parquet_become_records_named_by_a_column() -> None:
     fetches = scrape({**TABLE, "kind": "parquet", "source": "url"})
     assert outcomes(fetches) == {"http://h/a": "record", "rows/a.parquet:2": "no-content", "rows/a.parquet:3": "too-large"}
     assert (fetches["http://h/a"].record.source, fetches["http://h/a"].record.metadata["title"]) == ("http://h/a", "A")
-    with pytest.raises(ProvenlmError, match=r"sources\[0\]: rows/a.parquet: no column 'body'; must be one of: text, url, title"):
+    with pytest.raises(ProvenlmError, match=r"sources\[0\]: content: none of 3 rows has column 'body'; must be one of: text, url, title"):
         scrape({**TABLE, "kind": "parquet", "content": "body"})
 
 
@@ -353,12 +354,12 @@ def test_a_damaged_warc_record_is_named_and_the_others_are_read(packed: bool) ->
 
 
 def test_a_warc_record_that_decompresses_to_too_much_is_skipped() -> None:
-    content, offsets = build_warc(PAGES[0], ("http://h/bomb", bytes(20_000_000)), PAGES[1])
+    content, _ = build_warc(PAGES[0], ("http://h/bomb", bytes(20_000_000)), PAGES[1])
     write_file("kept/a.warc.gz", content)
     write_file("kept/b.warc", b"")
     write_file("kept/c.warc", b"no warc at all")
     assert outcomes(scrape(WARC)) == {
-        "http://h/0": "record", f"kept/a.warc.gz:{offsets[1]}": "too-large", "http://h/1": "record", "kept/c.warc:0": "damaged",
+        "http://h/0": "record", "http://h/bomb": "too-large", "http://h/1": "record", "kept/c.warc:0": "damaged",
     }  # fmt: skip
 
 

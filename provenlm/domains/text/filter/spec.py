@@ -31,6 +31,7 @@ from provenlm.domains.text.filter.thresholds import CodeThresholds, FilterThresh
 
 FilterProfile = Literal["prose", "reference", "code"]
 CODE_MEDIA_TYPES = ("text/x-", "application/x-", "application/javascript", "application/json")  # prefixes of media types
+MARKUP_MEDIA_TYPES = ("text/x-rst", "text/x-asciidoc", "text/x-tex", "text/x-markdown")  # text all the same
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ def classify_profiles(records: Sequence[Record], stats: TextStats, profiles: Pro
     is_prose = (stats.line_punct_ratio >= profiles.min_sentence_line_ratio).tolist()
     return [
         "code"
-        if dense_punctuation or record.media_type.startswith(CODE_MEDIA_TYPES)
+        if dense_punctuation
+        or (record.media_type.startswith(CODE_MEDIA_TYPES) and record.media_type not in MARKUP_MEDIA_TYPES)
         else "prose"
         if sentence_lines
         else "reference"

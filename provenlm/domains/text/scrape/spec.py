@@ -16,13 +16,15 @@ from provenlm.core.records import FetchResult
 from provenlm.scraping.crawl.crawler import crawl
 from provenlm.scraping.crawl.fetcher import CrawlPolicy
 from provenlm.scraping.crawl.urls import CrawlLimits, FeedLimits, Seed, normalize_url
+from provenlm.scraping.extraction.extractor import Extractor
 from provenlm.scraping.extraction.text_decoder import TEXT_DECODER
 from provenlm.scraping.extraction.text_extractor import TEXT_EXTRACTOR
 from provenlm.scraping.extraction.topics import Topic, make_tagger
 from provenlm.scraping.pydoc_site import site as pydoc_site
 from provenlm.scraping.sources.folder import FolderSource
 from provenlm.scraping.sources.git import GitSource
-from provenlm.scraping.sources.local import fetch_source, named_source, skip_repeated
+from provenlm.scraping.sources.local import fetch_source, named_source, require_record, skip_repeated
+from provenlm.scraping.sources.record_folder import RecordFolderSource
 from provenlm.scraping.sources.tables import TableSource
 from provenlm.scraping.sources.warc import WarcSource, fetch_warc
 
@@ -63,14 +65,19 @@ class FeedSource(WebSource):
 class TextScrapeConfig:
     """Configure scraping of text: sources, crawl policy and topics."""
 
-    sources: tuple[SiteSource | FeedSource | GitSource | FolderSource | TableSource | WarcSource, ...]
+    sources: tuple[SiteSource | FeedSource | GitSource | FolderSource | TableSource | WarcSource | RecordFolderSource, ...]
     crawl_policy: CrawlPolicy = field(default_factory=CrawlPolicy)
     topics: tuple[Topic, ...] = ()
     from_cache: bool = False  # send no requests: extract again from stored responses
+    max_page_seconds: float = (
+        10.0  # CPU time to extract a page of a site, feed or WARC file; beyond, the page fails with the reason time-limit
+    )
 
     def __post_init__(self) -> None:
         if not self.sources:
             raise ValueError("sources must contain at least one source, got none")
+        if self.max_page_seconds <= 0:
+            raise ValueError(f"max_page_seconds must be > 0, got {self.max_page_seconds}")
         url_counts = Counter(normalize_url(_resolve_start_url(url)) for source in self.web_sources for url in source.start_urls)
         for url, count in url_counts.items():
             if count > 1:
@@ -103,17 +110,20 @@ def fetch_records(config: TextScrapeConfig, state: Path, progress: ProgressRepor
 
 def _fetch_all(config: TextScrapeConfig, state: Path, progress: ProgressReporter) -> Iterator[FetchResult]:
     max_bytes, crawl_finished = config.crawl_policy.max_response_bytes, False
+    extractor = replace(TEXT_EXTRACTOR, max_seconds=config.max_page_seconds)
     for index, source in enumerate(config.sources):
         if isinstance(source, WebSource):
-            yield from () if crawl_finished else _crawl_web_sources(config, state, progress)
+            yield from () if crawl_finished else require_record(_crawl_web_sources(config, extractor, state, progress))
             crawl_finished = True
         elif isinstance(source, WarcSource):
-            yield from named_source(index, fetch_warc(source, TEXT_EXTRACTOR, max_bytes), progress)
+            yield from named_source(index, fetch_warc(source, extractor, max_bytes), progress)
         else:
             yield from named_source(index, fetch_source(source, TEXT_DECODER, state, max_bytes, config.from_cache), progress)
 
 
-def _crawl_web_sources(config: TextScrapeConfig, state: Path, progress: ProgressReporter) -> Iterator[FetchResult]:
+def _crawl_web_sources(
+    config: TextScrapeConfig, extractor: Extractor, state: Path, progress: ProgressReporter
+) -> Iterator[FetchResult]:
     """Crawl the pages of all web sources."""
     sites, license_by_site = [], {}
     for group, source in enumerate(config.web_sources):
@@ -125,7 +135,7 @@ def _crawl_web_sources(config: TextScrapeConfig, state: Path, progress: Progress
     packages = [site.name.removeprefix(pydoc_site.SCHEME) for site in sites if _is_pydoc(site.name)]
     with ExitStack() as stack:
         routes = {pydoc_site.HOST: stack.enter_context(pydoc_site.serve(packages))} if packages and not config.from_cache else {}
-        for result in crawl(sites, config.crawl_policy, TEXT_EXTRACTOR, state, progress, routes, config.from_cache):
+        for result in crawl(sites, config.crawl_policy, extractor, state, progress, routes, config.from_cache):
             source_license = license_by_site[result.record.metadata["site"]] if result.record else None
             if result.record and source_license and "license" not in result.record.metadata:
                 result = replace(result, record=result.record.with_metadata(license=source_license))
