@@ -223,6 +223,16 @@ def test_a_page_that_breaks_the_extractor_fails_alone(web, crawl_site) -> None:
     assert (results["/bad"].state, results["/bad"].reason, results["/after"].state) == ("failed", "unreadable", "record")
 
 
+def test_a_page_that_freezes_a_parser_has_the_reason_time_limit(web, crawl_site) -> None:
+    """One tag of 60,000 attributes takes an HTML parser quadratic time, in C code that no exception reaches."""
+    web.html("/", "start", ("/bad", "/after"))
+    web.pages["/bad"] = (200, {}, b"<p " + b" ".join(b"a%d=1" % n for n in range(60_000)) + b">x")
+    web.html("/after")
+    results = crawl_site(extractor=replace(TEXT_EXTRACTOR, max_seconds=0.1))
+    assert (results["/bad"].state, results["/bad"].reason, results["/after"].state) == ("failed", "time-limit", "record")
+    assert crawl_site(from_cache=True)["/bad"].reason == "time-limit"
+
+
 @pytest.mark.parametrize(
     "markup", [b"<![n00b", b"<!DOCTYPE html [<!ENTITY a '&a;'>]>&a;<p>x", b"<" * 100_000, b"<a href='" * 20_000, b"\xff\xfe<"]
 )

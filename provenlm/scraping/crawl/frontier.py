@@ -11,6 +11,7 @@ CACHED_REASONS = (
     "listing",
     "canonical",
     "unreadable",
+    "time-limit",
 )  # no records, but their responses are cached: an improved extractor may find text in them
 NO_HOST = ""  # queue of URLs whose host is not part of this crawl
 

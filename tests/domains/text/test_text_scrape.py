@@ -54,6 +54,12 @@ def test_a_web_site_needs_a_contact() -> None:
     )
 
 
+def test_the_time_limit_of_a_page_is_positive() -> None:
+    section = {**make_section([site("pydoc:stdlib")], ""), "max_page_seconds": 0.0}
+    with pytest.raises(ProvenlmError, match=r"max_page_seconds must be > 0, got 0.0"):
+        config.parse_config(TextScrapeConfig, section, "params.yaml: corpora.docs.scrape")
+
+
 @pytest.mark.parametrize("start", ["ftp://example.org/", "stdlib", "http://", ""])
 def test_a_start_that_is_no_url_is_refused(start: str) -> None:
     with pytest.raises(ProvenlmError, match="start_urls must be http"):
