@@ -16,7 +16,7 @@ from provenlm.core.audit import read_audit
 from provenlm.core.errors import ConfigError, DataError
 from provenlm.core.executors.base import RecordMap, RecordSource
 from provenlm.core.interfaces import Tokenizer
-from provenlm.core.progress import ProgressReporter, progress_bar
+from provenlm.core.progress import ProgressReporter, log_line, progress_bar
 from provenlm.core.records import Record
 from provenlm.data import integrity, metrics, token_dataset
 from provenlm.data.token_dataset import TokenizedDocument
@@ -69,15 +69,25 @@ def run_stage(context: runner.StageContext) -> None:
     tokens = token_dataset.load_token_dataset(target)
     canonical = partial(spec.canonical, tokenizer) if spec.canonical else None
     metrics.record_tokenize_metrics(context.recorder, tokenizer, tally)
-    integrity.record_integrity(
-        context.recorder,
-        integrity.check_integrity(records.read_records(source), tokens, tokenizer, spec.contamination_prompts(config), canonical),
+    integrity_result = integrity.check_integrity(
+        records.read_records(source), tokens, tokenizer, spec.contamination_prompts(config), canonical
     )
+    integrity.record_integrity(context.recorder, integrity_result)
     metrics.record_accounting(context.recorder, upstream_audits, tally, len(tokens.train.ids) + len(tokens.val.ids))
     context.recorder.tables.append(metrics.retention_table(upstream_audits, tally))
     retention = tally.bytes["train"] / max(1, metrics.metric_value(upstream_audits, "scrape", "bytes"))
     context.recorder.add_count(
         "retention", round(retention, 6), "fraction", "Fraction of the scraped bytes that is in the training tokens"
+    )
+    log_line(f"{context.subject}: {summary_line(tally, integrity_result)}")
+
+
+def summary_line(tally: metrics.TokenizeTally, result: integrity.IntegrityResult) -> str:
+    """Say in one line what became of every record."""
+    splits = ", ".join(f"{name} {count} ({tally.tokens[name]} tokens)" for name, count in tally.documents.items())
+    return (
+        f"tokenized {sum(tally.documents.values())} records: {splits}; "
+        f"{len(result.missing)} missing, {len(result.mismatched)} decode to other bytes"
     )
 
 

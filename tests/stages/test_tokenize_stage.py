@@ -40,6 +40,14 @@ def test_every_record_is_in_one_split_with_all_its_bytes(deduped):
     assert (values["unaccounted"], values["split.shared_clusters"]) == (0, 0)
 
 
+def test_the_last_line_says_what_became_of_every_record(deduped, caplog):
+    deduped.run("tokenize")
+    values = deduped.values("tokenize")
+    train, val = (f"{values[f'documents.{name}']} ({values[f'tokens.{name}']} tokens)" for name in ("train", "val"))
+    line = f"c: tokenized 40 records: train {train}, val {val}; 0 missing, 0 decode to other bytes"
+    assert line in caplog.messages
+
+
 def test_the_tokens_decode_to_the_contents(deduped):
     deduped.run("tokenize")
     folder = deduped.paths.corpus_dir("c", "tokens")
