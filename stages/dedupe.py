@@ -18,7 +18,7 @@ from provenlm.core.errors import DataError
 from provenlm.core.executors.base import RecordMap, RecordSource
 from provenlm.core.interfaces import ParagraphDedupSpec
 from provenlm.core.ngram_hashing import Hashes
-from provenlm.core.progress import ProgressReporter, progress_bar
+from provenlm.core.progress import ProgressReporter, log_line, progress_bar
 from provenlm.core.records import Record
 from provenlm.dedup import brute_force, metrics, minhash, near_duplicates
 from provenlm.dedup.metrics import DedupTally
@@ -76,6 +76,7 @@ def run_stage(context: runner.StageContext) -> None:
         if min(threshold, containment_threshold) <= 1:
             record_brute_force(context.recorder, corpus, result, ngram_hashes, threshold, containment_threshold)
         bar.update(total=bar.num_done)
+    log_line(f"{context.subject}: {metrics.summary_line(result, tally)}")
 
 
 def record_brute_force(

@@ -3,8 +3,9 @@
 The tokenizer is trained on the training split; the arrays cover both splits.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,14 @@ from provenlm.core.audit import read_audit
 from provenlm.core.errors import ConfigError, DataError
 from provenlm.core.executors.base import RecordMap, RecordSource
 from provenlm.core.interfaces import Tokenizer
-from provenlm.core.progress import ProgressReporter, progress_bar
+from provenlm.core.progress import ProgressReporter, log_line, progress_bar
 from provenlm.core.records import Record
 from provenlm.data import integrity, metrics, token_dataset
 from provenlm.data.token_dataset import TokenizedDocument
+from provenlm.tokenizers.sentencepiece_model import SentencePieceTokenizer
 from stages import runner
+
+MAX_PART_CHARS = 1 << 20  # of a text that is encoded at once; an encoder needs about 50 bytes per character
 
 
 def run_stage(context: runner.StageContext) -> None:
@@ -65,15 +69,25 @@ def run_stage(context: runner.StageContext) -> None:
     tokens = token_dataset.load_token_dataset(target)
     canonical = partial(spec.canonical, tokenizer) if spec.canonical else None
     metrics.record_tokenize_metrics(context.recorder, tokenizer, tally)
-    integrity.record_integrity(
-        context.recorder,
-        integrity.check_integrity(records.read_records(source), tokens, tokenizer, spec.contamination_prompts(config), canonical),
+    integrity_result = integrity.check_integrity(
+        records.read_records(source), tokens, tokenizer, spec.contamination_prompts(config), canonical
     )
+    integrity.record_integrity(context.recorder, integrity_result)
     metrics.record_accounting(context.recorder, upstream_audits, tally, len(tokens.train.ids) + len(tokens.val.ids))
     context.recorder.tables.append(metrics.retention_table(upstream_audits, tally))
     retention = tally.bytes["train"] / max(1, metrics.metric_value(upstream_audits, "scrape", "bytes"))
     context.recorder.add_count(
         "retention", round(retention, 6), "fraction", "Fraction of the scraped bytes that is in the training tokens"
+    )
+    log_line(f"{context.subject}: {summary_line(tally, integrity_result)}")
+
+
+def summary_line(tally: metrics.TokenizeTally, result: integrity.IntegrityResult) -> str:
+    """Say in one line what became of every record."""
+    splits = ", ".join(f"{name} {count} ({tally.tokens[name]} tokens)" for name, count in tally.documents.items())
+    return (
+        f"tokenized {sum(tally.documents.values())} records: {splits}; "
+        f"{len(result.missing)} missing, {len(result.mismatched)} decode to other bytes"
     )
 
 
@@ -89,8 +103,44 @@ def require_cluster(item: Record) -> str:
 
 
 def make_encode_step(tokenizer: Tokenizer) -> RecordMap[NDArray[np.uint32]]:
-    """Create the record map that encodes records."""
-    return RecordMap(tokenizer.encode, lambda ids: ids.tobytes(), lambda data: np.frombuffer(data, np.uint32))
+    """Create the record map that encodes records, long texts in parts."""
+    joined = joined_pairs(tokenizer)
+
+    def encode(batch: Sequence[Record]) -> Sequence[NDArray[np.uint32]]:
+        if joined is None or all(len(record.content) <= MAX_PART_CHARS for record in batch):
+            return tokenizer.encode(batch)
+        return [
+            np.concatenate([tokenizer.encode([part])[0] for part in split_record(record, joined, MAX_PART_CHARS)])
+            for record in batch
+        ]
+
+    return RecordMap(encode, lambda ids: ids.tobytes(), lambda data: np.frombuffer(data, np.uint32))
+
+
+def joined_pairs(tokenizer: Tokenizer) -> frozenset[str] | None:
+    """Return all pairs of characters inside the pieces of a BPE tokenizer.
+
+    Between two characters that are no such pair, no piece can form, so that both sides have the same ids alone as in one text. None
+    for other tokenizers.
+    """
+    if not isinstance(tokenizer, SentencePieceTokenizer) or (vocab := tokenizer.export_vocab()).model_type != "bpe":
+        return None
+    return frozenset(first + second for piece in vocab.ids for first, second in pairwise(piece))
+
+
+def split_record(record: Record, joined: Collection[str], max_chars: int) -> Iterator[Record]:
+    """Cut a record into parts of at least `max_chars`, each at the next safe place.
+
+    That is between two characters that are not in `joined`.
+    """
+    text = record.content.decode("utf-8", "surrogateescape")
+    start = 0
+    while start < len(text) or start == 0:
+        end = start + max_chars
+        while end < len(text) and text[end - 1 : end + 1] in joined:
+            end += 1
+        yield record.with_content(text[start:end].encode("utf-8", "surrogateescape"))
+        start = end
 
 
 def encode_documents(

@@ -60,6 +60,13 @@ GROUPS = {
             "compare", "compare the models of two checkouts on common validation records", "provenlm compare docs_moe ../other"
         ),
     ),
+    "use a corpus": (
+        Command(
+            "export-corpus",
+            "write a corpus as a folder that `datasets.load_dataset` reads",
+            "provenlm export-corpus python_docs exported/python_docs",
+        ),
+    ),
     "verify": (Command("verify", "check a report against its files, audits and settings", "provenlm verify docs_verification"),),
 }
 COMMANDS = {command.name: command for commands in GROUPS.values() for command in commands}

@@ -84,6 +84,17 @@ class DedupTally:
         self.repeated_paragraphs[original].num_bytes += size
 
 
+def summary_line(result: DedupResult, tally: DedupTally) -> str:
+    """Say in one line what became of every record."""
+    reasons = Counter(duplicate.kind for duplicate in result.duplicates) + Counter(emptied=tally.num_emptied)
+    removed = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+    num_paragraphs = sum(num_removed for _, _, num_removed in tally.repeats_by_kind.values())
+    return (
+        f"deduplicated {tally.num_written} records; {reasons.total()} removed{': ' if removed else ''}{removed}; "
+        f"{num_paragraphs} repeated paragraphs removed"
+    )
+
+
 def record_dedup_metrics(metrics: MetricRecorder, result: DedupResult, tally: DedupTally) -> None:
     """Record how many records, bytes and words were read, removed and written."""
     kinds = Counter(duplicate.kind for duplicate in result.duplicates)

@@ -2,13 +2,16 @@
 
 Exact duplicates have equal normalized bytes. Near-duplicates are found by MinHash (provenlm.dedup.minhash; for training data: Lee et
 al., arXiv 2107.06499) and verified by the exact Jaccard similarity of their n-gram sets. A record is removed only if it was verified
-against a kept one. Kept records are chosen greedily by score, then length, then id. Clusters, which decide the split, may join more
+against a kept one. Kept records are chosen greedily by score, then length, then id, where the length of a text is that of its clean form:
+Unicode form C without soft hyphens, zero-width spaces and signs of a wrong character set; of equal lengths the cleanest wins. Clusters, which decide the split, may join more
 records: those of which one contains much of the other (provenlm.dedup.containment).
 
 Memory holds a few hundred bytes per record, including band hashes, and a bounded part of the n-gram sets (provenlm.dedup.jaccard).
 """
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -27,6 +30,8 @@ from provenlm.dedup.minhash import MinHasher, candidate_pairs
 
 NormalizeFn = Callable[[Record], bytes]
 NgramHashFn = Callable[[Record], Hashes]
+# soft hyphen, zero-width space, word joiner, byte order mark, replacement character, C1 controls
+UNCLEAN_CHARS = re.compile("[\u00ad\u200b\u2060\ufeff\ufffd\u0080-\u009f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +80,17 @@ class SignaturePass:
     sources: list[str] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
+    clean_sizes: list[int] = field(default_factory=list)
     group_ids: list[int] = field(default_factory=list)  # of each row
     representatives: list[int] = field(default_factory=list)  # of each group
     hashed_groups: list[int] = field(default_factory=list)  # groups that have n-grams
     band_hashes: bytearray = field(default_factory=bytearray)  # of each hashed group
 
     def ranks(self) -> RowArray:
-        """Rank the rows by preference, 0 first: higher score, longer, smaller id."""
-        rows = range(len(self.ids))
-        order = sorted(rows, key=lambda row: (-self.scores[row], -self.sizes[row], self.ids[row], self.sources[row], row))
+        """Rank the rows by preference, 0 first: higher score, longer, cleaner, smaller id."""
+        keys = zip(self.scores, self.clean_sizes, self.sizes, self.ids, self.sources, strict=True)
+        preferences = [(-score, -clean_size, size, *names) for score, clean_size, size, *names in keys]
+        order = sorted(range(len(preferences)), key=lambda row: (preferences[row], row))
         ranks = np.empty(len(order), np.int64)
         ranks[order] = np.arange(len(order))
         return ranks
@@ -185,6 +192,7 @@ def collect_signatures(corpus: RecordSource, signature_step: RecordMap[tuple[byt
         signatures.sources.append(record.source)
         signatures.scores.append(float(record.metadata["score"]))
         signatures.sizes.append(len(record.content))
+        signatures.clean_sizes.append(clean_size(record))
         group = group_by_digest.setdefault(digest, len(group_by_digest))
         signatures.group_ids.append(group)
         if group == len(signatures.representatives):
@@ -193,6 +201,17 @@ def collect_signatures(corpus: RecordSource, signature_step: RecordMap[tuple[byt
                 signatures.hashed_groups.append(group)
                 signatures.band_hashes += band_hashes
     return signatures
+
+
+def clean_size(record: Record) -> int:
+    """Return the bytes of a text in Unicode form C without UNCLEAN_CHARS.
+
+    For other records it is the size of the content.
+    """
+    if record.content.isascii() or not record.media_type.startswith("text/"):
+        return len(record.content)
+    text = UNCLEAN_CHARS.sub("", record.content.decode("utf-8", "replace"))
+    return len(unicodedata.normalize("NFC", text).encode())
 
 
 def select_kept(pairs: RowArray, similarities: NDArray[np.float64], ranks: RowArray) -> list[tuple[int, float]]:

@@ -26,7 +26,7 @@ UNKNOWN_LICENSE = "unknown"  # the identifier that the Hub uses
 class Card:
     """Hold what a card describes: audit files by stage, and the report.
 
-    Both have paths relative to the card.
+    Both have paths relative to the card. `report_path` is "" for a card that is part of no report.
     """
 
     name: str
@@ -66,6 +66,8 @@ class Card:
 
     def status_paragraph(self) -> Markdown:
         """State the verdict of the report and where the numbers come from."""
+        if not self.report_path:
+            return Markdown("Every number links to the audit that contains it. No report checks this card.")
         report = link(escape(self.title), self.report_path, "")
         return Markdown(
             f"Part of the report {report}; its verdict is {bold(Markdown(self.status))}. Every number links to the audit that "
@@ -108,7 +110,11 @@ class Card:
             ]
             for check, file in own_checks
         ]
-        return table(columns, rows, [False, False, True, False, False]) if rows else Markdown("The report has no check on it.")
+        return (
+            table(columns, rows, [False, False, True, False, False])
+            if rows
+            else Markdown("The report has no check on it." if self.report_path else "No report checks it.")
+        )
 
     def failed_checks(self) -> Markdown:
         """List the hint of each failed check on this subject."""

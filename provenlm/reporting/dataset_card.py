@@ -5,7 +5,7 @@ It has the Hub's headings and the questions of Datasheets for Datasets.
 Gebru et al., Datasheets for Datasets, Communications of the ACM, volume LXIV.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from provenlm.reporting.cards import UNKNOWN, UNKNOWN_LICENSE, Card, definition_list, render_card
@@ -18,9 +18,14 @@ SIZE_STEP = 10  # ratio of the bounds of one size category of the Hub
 SIZE_SUFFIXES = ((10**9, "B"), (10**6, "M"), (10**3, "K"), (1, ""))
 
 
-def dataset_card(card: Card) -> str:
-    """Render the card of a corpus from its scrape, filter, dedupe and tokenize audits."""
-    return render_card("Dataset card of", card, _metadata(card), _sections(card))
+def dataset_card(card: Card, hub_metadata: Mapping[str, Any] | None = None) -> str:
+    """Render the card of a corpus from its scrape, filter, dedupe and tokenize audits.
+
+    `hub_metadata` replaces entries of the YAML front matter; an entry of None is left out.
+    """
+    metadata = {**_metadata(card), **(hub_metadata or {})}
+    present = {name: value for name, value in metadata.items() if value is not None}
+    return render_card("Dataset card of", card, present, _sections(card))
 
 
 def _metadata(card: Card) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 import itertools
 import random
+import unicodedata
 
 import numpy as np
 import pytest
@@ -210,3 +211,33 @@ def test_sets_that_exceed_the_cache_give_the_same_similarities(monkeypatch):
     monkeypatch.setattr(similarity_of, "MAX_CACHE_BYTES", 1)
     with similarity_of.SetStore(sets.items()) as store:
         assert similarity_of.jaccard_similarities(pairs, store).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "unclean",
+    [
+        lambda text: unicodedata.normalize("NFD", text),
+        lambda text: text.replace("w1", "w\u00ad1"),
+        lambda text: "\ufeff" + text.replace(" w9", " \u200bw9"),
+        lambda text: text.replace("é", "\ufffd", 2),
+        lambda text: text.replace("é", "\u0082", 2),
+    ],
+    ids=["form D", "soft hyphens", "invisible", "replaced", "controls"],
+)
+@pytest.mark.parametrize("clean_row", [0, 1])
+def test_of_two_copies_of_equal_score_the_clean_one_is_kept(unclean, clean_row):
+    text = " ".join(["w1", *prose(4), "é", "crêpe é"])
+    copies = [record(text, "clean"), record(unclean(text), "unclean")]
+
+    def normalize_and_strip(item: Record) -> bytes:
+        return unicodedata.normalize("NFC", item.text).replace("\u00ad", "").encode()
+
+    items = copies if clean_row == 0 else copies[::-1]
+    result = near_duplicates.find_duplicates(LocalExecutor(lambda: items), normalize_and_strip, ngram_hashes, 0.3)
+    assert [items[row].source for row in np.flatnonzero(result.kept_mask)] == ["clean"]
+
+
+def test_a_longer_copy_is_kept_even_if_it_is_less_clean():
+    short = " ".join([*prose(4), "é"])
+    items = [record(short, "short"), record(f"{short} and the last line\u00ad", "long")]
+    assert [items[row].source for row in np.flatnonzero(find(items).kept_mask)] == ["long"]

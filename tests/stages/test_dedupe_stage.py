@@ -51,6 +51,12 @@ def test_every_record_is_unique_or_a_duplicate(planted):
     assert values["bytes.unique"] == sum(len(item.content) for item in planted.records("deduped"))
 
 
+def test_the_last_line_says_what_became_of_every_record(planted, caplog):
+    planted.run("dedupe")
+    line = "c: deduplicated 30 records; 7 removed: near 4, exact 3; 0 repeated paragraphs removed"
+    assert line in caplog.messages
+
+
 def test_every_duplicate_names_the_kept_record(planted):
     planted.run("dedupe")
     rows = pq.read_table(planted.paths.corpus_dir("c", "deduped") / "duplicates.parquet").to_pylist()

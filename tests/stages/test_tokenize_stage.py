@@ -1,12 +1,16 @@
+import argparse
+import inspect
 import json
 import random
 
+import numpy as np
 import pytest
 
 from provenlm.core.records import Record
 from provenlm.data import token_dataset
 from provenlm.domains.text.tokenize import spec as text_tokenize
-from provenlm.tokenizers import sentencepiece_model
+from provenlm.tokenizers import fastokens_backend, sentencepiece_model
+from stages import tokenize
 
 WORDS = [f"{a}{b}{c}e" for a in "abcdefgh" for b in "klmnopqr" for c in "stuvwxyz"]
 
@@ -34,6 +38,14 @@ def test_every_record_is_in_one_split_with_all_its_bytes(deduped):
     assert (values["tokens.train"], values["tokens.val"]) == (len(tokens.train.ids), len(tokens.val.ids))
     assert values["bytes.train"] + values["bytes.val"] == sum(len(item.content) for item in deduped.records("deduped"))
     assert (values["unaccounted"], values["split.shared_clusters"]) == (0, 0)
+
+
+def test_the_last_line_says_what_became_of_every_record(deduped, caplog):
+    deduped.run("tokenize")
+    values = deduped.values("tokenize")
+    train, val = (f"{values[f'documents.{name}']} ({values[f'tokens.{name}']} tokens)" for name in ("train", "val"))
+    line = f"c: tokenized 40 records: train {train}, val {val}; 0 missing, 0 decode to other bytes"
+    assert line in caplog.messages
 
 
 def test_the_tokens_decode_to_the_contents(deduped):
@@ -243,3 +255,61 @@ def test_strings_pass_all_stages_with_nothing_held_out(project):
     assert (values["vocab_size"], values["tokens.train"], values["tokens.val"]) == (16, 15, 0)
     assert project.values("dedupe")["duplicates.exact"] == 1
     assert "recall" not in project.values("dedupe")
+
+
+SOURCE = inspect.getsource(argparse)
+LONG_TEXTS = {
+    "code": SOURCE[:2500],
+    "one line": " ".join(SOURCE[:2500].split()),
+    "one word": "".join(SOURCE[:1500].split()),
+    "blanks": "".join(random.Random(7).choices(" \n\t\r", k=1500)),
+    "few letters": "".join(random.Random(8).choices("e t-_", k=1500)),
+    "other scripts": "潮の満ち引き、月と太陽。ภาษาไทย e\u0301👩‍👩‍👧‍👦 \u2581 x\u2581\u2581y " * 40,
+    "special pieces": "<s></s><pad><unk><0x0A>\0 " * 60,
+    "not UTF-8": (SOURCE[:1500].encode() + b"\xff\xfe caf\xe9\n").decode("utf-8", "surrogateescape") * 2,
+}
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    records = [Record.from_content(text.encode(), "text/plain", "s") for text in SOURCE.split("\n\n")]
+    tokenizer = sentencepiece_model.train_sentencepiece_tokenizer(lambda: records, 900, 0.999, 200_000)
+    return tokenizer, fastokens_backend.attach_verified_backend(tokenizer, lambda: records)
+
+
+@pytest.mark.parametrize("text", LONG_TEXTS.values(), ids=LONG_TEXTS)
+def test_a_long_text_in_parts_has_the_ids_of_the_whole_text(bpe, text):
+    item = Record.from_content(text.encode("utf-8", "surrogateescape"), "text/plain", "s")
+    for tokenizer in bpe:
+        whole = tokenizer.encode([item])[0]
+        for max_chars in (6, 300):
+            parts = list(tokenize.split_record(item, tokenize.joined_pairs(tokenizer), max_chars))
+            assert len(parts) > 1 and b"".join(part.content for part in parts) == item.content
+            assert np.array_equal(np.concatenate(tokenizer.encode(parts)), whole)
+
+
+def test_a_text_cut_inside_its_pieces_has_other_ids(bpe):
+    item = Record.from_content(LONG_TEXTS["code"].encode(), "text/plain", "s")
+    parts = list(tokenize.split_record(item, (), 64))
+    assert not np.array_equal(np.concatenate(bpe[0].encode(parts)), bpe[0].encode([item])[0])
+
+
+def test_the_encode_step_cuts_long_texts_and_only_those(bpe, monkeypatch):
+    monkeypatch.setattr(tokenize, "MAX_PART_CHARS", 500)
+    batch = [Record.from_content(text.encode(), "text/plain", "s") for text in ("", "short", SOURCE[:4000])]
+    sizes: list[int] = []
+
+    class Observed(sentencepiece_model.SentencePieceTokenizer):
+        def encode(self, records):
+            sizes.extend(len(item.content) for item in records)
+            return super().encode(records)
+
+    results = tokenize.make_encode_step(Observed(bpe[0].model_proto)).apply(batch)
+    assert all(np.array_equal(ids, whole) for ids, whole in zip(results, bpe[0].encode(batch), strict=True))
+    assert sizes[:2] == [0, 5] and sum(sizes) == 4005 and max(sizes) < 600
+
+
+def test_a_unigram_model_encodes_a_text_as_a_whole(bpe):
+    records = [Record.from_content(line.encode(), "text/plain", "s") for line in SOURCE.split("\n\n")]
+    unigram = sentencepiece_model.train_sentencepiece_tokenizer(lambda: records, 600, 0.999, 200_000, "unigram")
+    assert tokenize.joined_pairs(unigram) is None
