@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from provenlm.core.interfaces import CountLabel, FilterResult, FilterSpec
 from provenlm.core.records import Record
-from provenlm.domains.text.filter import language_id, pii
+from provenlm.domains.text.filter import language_id, languages, pii
 from provenlm.domains.text.filter.c4_lines import C4LineConfig, make_line_cleaner
 from provenlm.domains.text.filter.language_id import LanguageFilterConfig
 from provenlm.domains.text.filter.quality_rules import (
@@ -149,6 +151,7 @@ class FilterCase:
     counts: dict[str, int] = field(default_factory=dict)
     drop_reason: str | None = None
     is_utf8: bool = True
+    language: str = "unknown"  # the most probable one, however improbable
 
     @property
     def profile(self) -> str:
@@ -166,7 +169,7 @@ def make_batch_filter(config: TextFilterConfig) -> Callable[[Sequence[Record]], 
 
     def filter_batch(records: Sequence[Record]) -> Sequence[FilterResult]:
         cases = [inspect_record(record, config) for record in records]
-        stats = compute_text_stats([case.content for case in cases])
+        stats = measure(cases)
         if config.profiles is not None:
             for case, profile in zip(cases, classify_profiles(records, stats, config.profiles), strict=True):
                 if case.is_utf8:
@@ -177,7 +180,7 @@ def make_batch_filter(config: TextFilterConfig) -> Callable[[Sequence[Record]], 
                     case.content, removed_lines, reason = clean(case.content)
                     case.counts.update(removed_lines)
                     case.drop_reason = case.drop_reason or reason
-            stats = compute_text_stats([case.content for case in cases])
+            stats = measure(cases)
         apply_quality_rules(cases, stats, config.quality_rules)
         sub_scores: list[Mapping[str, float]] = [{}] * len(cases)
         for profile, profile_thresholds in thresholds.items():
@@ -191,6 +194,20 @@ def make_batch_filter(config: TextFilterConfig) -> Callable[[Sequence[Record]], 
         ]
 
     return filter_batch
+
+
+def measure(cases: Sequence[FilterCase]) -> TextStats:
+    """Compute the statistics of texts in any script.
+
+    Stop words are those of the text's language if they are more than the English ones.
+    """
+    stats = compute_text_stats([languages.measurable_text(case.content) for case in cases])
+    for index, case in enumerate(cases):
+        if case.is_utf8 and case.language not in ("en", "unknown"):
+            stats.stop_words[index] = np.maximum(
+                stats.stop_words[index], languages.count_stop_words(case.content, case.language)
+            )
+    return stats
 
 
 def inspect_record(record: Record, config: TextFilterConfig) -> FilterCase:
@@ -208,8 +225,9 @@ def inspect_record(record: Record, config: TextFilterConfig) -> FilterCase:
         case.drop_reason = next((f"pii_{match.kind}" for match in matches if actions[match.kind] == "drop"), None)
         if any(actions[match.kind] == "mask" for match in matches):
             case.content = pii.mask_pii(record.content, matches, actions)
+    case.language, probability = language_id.identify_language(case.content)
     if config.language_filter is not None:
-        language, probability = language_id.identify_language(case.content)
+        language = case.language
         case.metadata["language"] = language if probability >= config.language_filter.language_threshold else "unknown"
         case.drop_reason = case.drop_reason or config.language_filter.drop_reason(language, probability)
     return case
