@@ -151,7 +151,8 @@ class FilterCase:
     counts: dict[str, int] = field(default_factory=dict)
     drop_reason: str | None = None
     is_utf8: bool = True
-    language: str = "unknown"  # the most probable one, however improbable
+    language: str = "unknown"  # the most probable one
+    is_certain_language: bool = False  # its probability reaches the threshold
 
     @property
     def profile(self) -> str:
@@ -199,14 +200,15 @@ def make_batch_filter(config: TextFilterConfig) -> Callable[[Sequence[Record]], 
 def measure(cases: Sequence[FilterCase]) -> TextStats:
     """Compute the statistics of texts in any script.
 
-    Stop words are those of the text's language if they are more than the English ones.
+    Stop words are those of the text's language if they are more than the English ones. They are not measured (NaN) in a language without
+    a list.
     """
     stats = compute_text_stats([languages.measurable_text(case.content) for case in cases])
     for index, case in enumerate(cases):
         if case.is_utf8 and case.language not in ("en", "unknown"):
-            stats.stop_words[index] = np.maximum(
-                stats.stop_words[index], languages.count_stop_words(case.content, case.language)
-            )
+            count = languages.count_stop_words(case.content, case.language)
+            if case.is_certain_language or not np.isnan(count):
+                stats.stop_words[index] = np.maximum(stats.stop_words[index], count)
     return stats
 
 
@@ -225,11 +227,12 @@ def inspect_record(record: Record, config: TextFilterConfig) -> FilterCase:
         case.drop_reason = next((f"pii_{match.kind}" for match in matches if actions[match.kind] == "drop"), None)
         if any(actions[match.kind] == "mask" for match in matches):
             case.content = pii.mask_pii(record.content, matches, actions)
+    language_filter = config.language_filter or LanguageFilterConfig()
     case.language, probability = language_id.identify_language(case.content)
+    case.is_certain_language = probability >= language_filter.language_threshold
     if config.language_filter is not None:
-        language = case.language
-        case.metadata["language"] = language if probability >= config.language_filter.language_threshold else "unknown"
-        case.drop_reason = case.drop_reason or config.language_filter.drop_reason(language, probability)
+        case.metadata["language"] = case.language if case.is_certain_language else "unknown"
+        case.drop_reason = case.drop_reason or config.language_filter.drop_reason(case.language, probability)
     return case
 
 
