@@ -91,7 +91,7 @@ def language_warnings(tally: FilterTally) -> list[str]:
         for reason, count in reasons.items()
         if reason is not None
         and reason not in CHOSEN_REASONS
-        and language != "unknown"
+        and language not in ("unknown", "zxx")
         and reasons.total() >= MIN_WARNING_RECORDS
         and count >= WARNING_FRACTION * reasons.total()
     ]

@@ -60,7 +60,7 @@ def ends_sentence(line: bytes) -> bool:
 @cache
 def stop_words(language: str) -> frozenset[str]:
     """Return the stop words of a language (ISO 639-1); empty for a language without a list."""
-    import stopwordsiso  # noqa: PLC0415 -- reads all lists
+    import stopwordsiso
 
     code = {"nb": "no", "nn": "no"}.get(language, language)
     words = stopwordsiso.stopwords(code) if stopwordsiso.has_lang(code) else ()

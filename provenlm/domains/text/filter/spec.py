@@ -32,6 +32,7 @@ from provenlm.domains.text.filter.text_stats import TextStats, compute_text_stat
 from provenlm.domains.text.filter.thresholds import CodeThresholds, FilterThresholds, ProseThresholds, apply_thresholds
 
 FilterProfile = Literal["prose", "reference", "code"]
+NOT_A_LANGUAGE = ("unknown", "zxx")  # zxx: no linguistic content (ISO 639-2)
 CODE_MEDIA_TYPES = ("text/x-", "application/x-", "application/javascript", "application/json")  # prefixes of media types
 
 
@@ -205,7 +206,7 @@ def measure(cases: Sequence[FilterCase]) -> TextStats:
     """
     stats = compute_text_stats([languages.measurable_text(case.content) for case in cases])
     for index, case in enumerate(cases):
-        if case.is_utf8 and case.language not in ("en", "unknown"):
+        if case.is_utf8 and case.language not in ("en", *NOT_A_LANGUAGE):
             count = languages.count_stop_words(case.content, case.language)
             if case.is_certain_language or not np.isnan(count):
                 stats.stop_words[index] = np.maximum(stats.stop_words[index], count)
