@@ -10,7 +10,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
-from provenlm.domains.text.filter.aho_corasick import build_automaton, contained_patterns, find_all, ipv4_candidates
+from provenlm.domains.text.filter.aho_corasick import (
+    build_automaton,
+    contained_patterns,
+    email_candidates,
+    find_all,
+    ipv4_candidates,
+    phone_candidates,
+)
 
 PiiKind = Literal["email", "ip", "phone", "secret"]
 
@@ -142,6 +149,8 @@ PII_PATTERNS = (
         rb"|00[1-9]\d{0,2} \d{1,4}(?: \d{2,8}){1,4}"  # international
         rb"|0\d{2} \d{4} \d{4}|0\d{3} \d{3} \d{4}|0\d{4} \d{6}|0\d(?:[ .]\d\d){4}"  # Britain, France
         rb"|\(0\d{2,4}\) ?\d{3,4}[ -]?\d{4}|0\d{2,4}[/-]\d{5,8}|0\d{1,3}-\d{2,4}-\d{4})(?![\w-]|[ .]\d)",  # Germany, Japan
+        0,
+        50,
     ),
 )
 
@@ -189,10 +198,13 @@ CONTEXT = 60  # bytes before and after a match that decide whether it is persona
 LOCAL_PART = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-"
 
 
+CANDIDATES = {"ip": ipv4_candidates, "email": email_candidates, "phone_national": phone_candidates}  # instead of the anchor
+
+
 def _search_around_anchors(pattern: PiiPattern, text: bytes) -> Iterator[re.Match[bytes]]:
     """Yield the same matches as `finditer`, searching around the anchors only."""
-    (anchor,), searched_until = pattern.anchors, 0
-    for position in ipv4_candidates(text) if pattern.kind == "ip" else find_all(text, anchor):
+    searched_until = 0
+    for position in CANDIDATES[pattern.name](text) if pattern.name in CANDIDATES else find_all(text, pattern.anchors[0]):
         if position >= searched_until:
             start, end = max(searched_until, position - pattern.max_before), position + pattern.max_after
             if pattern.kind == "email":  # begins where the run of characters of a local part does
@@ -201,7 +213,7 @@ def _search_around_anchors(pattern: PiiPattern, text: bytes) -> Iterator[re.Matc
                 match = pattern.regex.match(text, start, end) if searched_until <= start < position else None
             else:
                 match = pattern.regex.search(text, start, end)
-            if match and match.start() <= position < match.end():
+            if match and (pattern.name == "phone_national" or match.start() <= position < match.end()):
                 searched_until = match.end()
                 yield match
 
@@ -240,7 +252,7 @@ def _is_version(value: bytes, prefix: bytes, suffix: bytes) -> bool:
 
     Small numbers are an address only if a word before them, a port or a prefix length says so.
     """
-    if NUMBER_PREFIX.search(prefix) and not prefix.endswith((b"//", b": ", b":", b"/")) or VERSION_PREFIX.search(prefix):
+    if (NUMBER_PREFIX.search(prefix) and not prefix.endswith((b"//", b": ", b":", b"/"))) or VERSION_PREFIX.search(prefix):
         return True
     is_small = all(int(number) < 100 for number in value.split(b"."))
     return is_small and not (ADDRESS_CONTEXT.search(prefix) or NETWORK_SUFFIX.match(suffix) or prefix.endswith(b"//"))
