@@ -25,7 +25,7 @@ MIN_UNSPACED_FRACTION = 0.1  # of the characters; a few quoted characters do not
 
 # CJK, Arabic, Urdu, Devanagari, Ethiopic, Armenian, Burmese, Khmer, Tibetan; with the closing quotation marks that may follow.
 _SENTENCE_END_SIGNS = "。｡！？．؟۔।॥።፧։။។៕།༎"
-_SENTENCE_END = re.compile(f"[{_SENTENCE_END_SIGNS}]+[」』”’»）]*")
+_SENTENCE_END = re.compile(f" ?[{_SENTENCE_END_SIGNS}]+[」』”’»）]*")
 _BLANKS = re.compile("[\u3000\u200b\u0f0b]")  # ideographic space, zero-width space (Khmer, Thai), Tibetan tsheg
 _LAST_SENTENCE_END = re.compile(_SENTENCE_END.pattern + r"\s*$")
 _SEPARATORS = re.compile(r"[\s!-/:-@\[-`{-~،؛؟۔।॥«»“”„’…–—]+")  # between words that may be stop words
@@ -44,12 +44,11 @@ def measurable_text(content: bytes) -> bytes:
         text = content.decode()
     except UnicodeDecodeError:
         return content
-    text = _SENTENCE_END.sub(". ", text)
     if len(_UNSPACED.findall(text)) >= MIN_UNSPACED_FRACTION * len(text):
         text = _BLANKS.sub(" ", text)
         for words, length in _WORDS:
             text = words.sub(rf"\g<0>{'x' * max(0, WORD_WIDTH - length)} ", text)
-    return text.encode()
+    return _SENTENCE_END.sub(". ", text).encode()
 
 
 def ends_sentence(line: bytes) -> bool:

@@ -37,7 +37,7 @@ REMOTE_PATH = re.compile(rb":(?:[~/$]|[\w.-]+(?:/|\.\w)(?![\w.-]*@))")  # after 
 
 # A number after this prefix is part of another number, a name or a path, not an IP address.
 NUMBER_PREFIX = re.compile(rb"[\w.:/-]$")
-VERSION_PREFIX = re.compile(rb"\b(?:v|section|version|release|chapter)\.? $", re.IGNORECASE)
+VERSION_PREFIX = re.compile(rb"\b(?:v|section|version|release|chapter|driver|build|firmware|kernel)\.? $", re.IGNORECASE)
 ADDRESS_CONTEXT = re.compile(
     rb"\b(?:ip|ipv4|address|addr|server|servers|host|hosts|client|ping|dns|resolver|nameserver|gateway|router|proxy|subnet|peer|connect|connected"
     rb"|listen|bind|login|remote|visitor|attacker|blocked|banned|firewall)\b",
@@ -230,11 +230,13 @@ def _is_harmless(pattern: PiiPattern, value: bytes, prefix: bytes, suffix: bytes
         )
     if pattern.kind == "ip":
         try:
-            is_global = ipaddress.ip_address(value.decode()).is_global
+            address = ipaddress.ip_address(value.decode())
         except ValueError:  # a number above 255
             return True
-        return not is_global or (
-            _is_version(value, prefix, suffix) if pattern.name == "ip" else NUMBER_PREFIX.search(prefix) is not None
+        return (
+            not address.is_global
+            or address.is_multicast
+            or (_is_version(value, prefix, suffix) if pattern.name == "ip" else NUMBER_PREFIX.search(prefix) is not None)
         )
     if pattern.kind == "phone":
         is_decimal = b"." in value and b" " in value  # coordinates such as +48.8566 2.3522
