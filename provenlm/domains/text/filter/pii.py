@@ -37,7 +37,10 @@ REMOTE_PATH = re.compile(rb":(?:[~/$]|[\w.-]+(?:/|\.\w)(?![\w.-]*@))")  # after 
 
 # A number after this prefix is part of another number, a name or a path, not an IP address.
 NUMBER_PREFIX = re.compile(rb"[\w.:/-]$")
-VERSION_PREFIX = re.compile(rb"\b(?:v|section|version|release|chapter|driver|build|firmware|kernel)\.? $", re.IGNORECASE)
+VERSION_PREFIX = re.compile(
+    rb"\b(?:v|section|version|release|chapter|driver|build|firmware|kernel)\.? $|(?:\boids?|object ?identifier)\b.{0,12}$",
+    re.IGNORECASE,
+)
 ADDRESS_CONTEXT = re.compile(
     rb"\b(?:ip|ipv4|address|addr|server|servers|host|hosts|client|ping|dns|resolver|nameserver|gateway|router|proxy|subnet|peer|connect|connected"
     rb"|listen|bind|login|remote|visitor|attacker|blocked|banned|firewall)\b",

@@ -19,6 +19,7 @@ from provenlm.core.interfaces import CountLabel, FilterResult, FilterSpec
 from provenlm.core.records import Record
 from provenlm.domains.text.filter import language_id, languages, pii
 from provenlm.domains.text.filter.c4_lines import C4LineConfig, make_line_cleaner
+from provenlm.domains.text.filter.datatrove_rules import make_datatrove_rules
 from provenlm.domains.text.filter.language_id import LanguageFilterConfig
 from provenlm.domains.text.filter.quality_rules import (
     C4Quality,
@@ -56,9 +57,11 @@ class QualityRulesConfig:
     """Configure published sets of quality rules; null switches a set off.
 
     apply_to: profiles whose records are dropped for a violation; for all other profiles violations are only counted.
+    decided_by: with datatrove its own filters decide, with their defaults; the sets here must have their default thresholds then.
     """
 
     apply_to: tuple[FilterProfile, ...] = ()
+    decided_by: Literal["provenlm", "datatrove"] = "provenlm"
     gopher: GopherQuality | None = field(default_factory=GopherQuality)
     gopher_repetition: GopherRepetitionRules | None = field(default_factory=GopherRepetitionRules)
     c4: C4Quality | None = field(default_factory=C4Quality)
@@ -167,6 +170,7 @@ def make_batch_filter(config: TextFilterConfig) -> Callable[[Sequence[Record]], 
     Order: personal data, language, profile, C4 lines, quality rules, thresholds. The first drop reason counts.
     """
     thresholds = thresholds_by_profile(config)
+    decide = find_violations(config.quality_rules)
     clean = make_line_cleaner(config.line_filter) if config.line_filter else None
 
     def filter_batch(records: Sequence[Record]) -> Sequence[FilterResult]:
@@ -183,7 +187,7 @@ def make_batch_filter(config: TextFilterConfig) -> Callable[[Sequence[Record]], 
                     case.counts.update(removed_lines)
                     case.drop_reason = case.drop_reason or reason
             stats = measure(cases)
-        apply_quality_rules(cases, stats, config.quality_rules)
+        apply_quality_rules(cases, decide(cases, stats), config.quality_rules)
         sub_scores: list[Mapping[str, float]] = [{}] * len(cases)
         for profile, profile_thresholds in thresholds.items():
             indices = [index for index, case in enumerate(cases) if case.profile == profile]
@@ -245,13 +249,30 @@ def is_utf8(content: bytes) -> bool:
         return False
 
 
-def apply_quality_rules(cases: Sequence[FilterCase], stats: TextStats, config: QualityRulesConfig | None) -> None:
+Violations = Mapping[str, Sequence[str | None]]  # of each set of rules, one for each record
+
+
+def find_violations(config: QualityRulesConfig | None) -> Callable[[Sequence[FilterCase], TextStats], Violations]:
+    """Build the function that finds the violations of the published rules."""
+    rules_by_name = config.enabled() if config else {}
+    if config is None or config.decided_by == "provenlm":
+        return lambda cases, stats: {name: first_violations(rules, stats) for name, rules in rules_by_name.items()}
+    decide = make_datatrove_rules(rules_by_name)
+
+    def find(cases: Sequence[FilterCase], stats: TextStats) -> Violations:
+        violations = [decide(case.content) if case.is_utf8 else {} for case in cases]
+        return {name: [found.get(name) for found in violations] for name in rules_by_name}
+
+    return find
+
+
+def apply_quality_rules(cases: Sequence[FilterCase], violations: Violations, config: QualityRulesConfig | None) -> None:
     """Count violations of the published rules and drop records for them.
 
     Only records of the profiles in `apply_to` are dropped.
     """
-    for name, rules in config.enabled().items() if config else ():
-        for case, violation in zip(cases, first_violations(rules, stats), strict=True):
+    for name, first in violations.items():
+        for case, violation in zip(cases, first, strict=True):
             if violation and case.is_utf8:
                 case.counts[f"rules.{name}.violations"] = 1
                 if config and case.profile in config.apply_to:
