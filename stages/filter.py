@@ -8,7 +8,7 @@ from typing import Any
 
 from provenlm.core import interfaces, io, records, registry
 from provenlm.core.errors import DataError
-from provenlm.core.progress import progress_bar
+from provenlm.core.progress import log_line, progress_bar
 from provenlm.core.records import Record
 from provenlm.filtering import metrics, scoring
 from provenlm.filtering.scoring import FilterDecision
@@ -42,9 +42,12 @@ def run_stage(context: runner.StageContext) -> None:
 
         results = context.open_records(source).map(scoring.make_filter_step(spec, config))
         num_kept = records.write_records(kept_records(item for _, item in results), folder)
+        for warning in metrics.language_warnings(tally):
+            log_line(f"filter@{context.subject}: {warning}")
         if num_kept == 0:
             location = context.params.location("corpora", context.subject, "filter")
             raise DataError(f"{location}: must keep at least one record, got none; {metrics.drop_summary(tally.drop_reasons)}")
+    log_line(f"filter@{context.subject}: {metrics.outcome_summary(tally)}")
     metrics.record_filter_metrics(context.recorder, tally, spec.describe_count)
 
 

@@ -16,6 +16,9 @@ from provenlm.filtering.scoring import FilterDecision
 GOOD_SCORE = 0.6  # the fraction of records with at least this score is a metric
 EXAMPLES_PER_REASON = 3  # dropped records shown for each reason
 RECORD_EXCERPT_CHARS = 120  # characters shown of each record
+WARNING_FRACTION = 0.9  # of the records of a language dropped by one rule: the rule rather than the text is at fault
+MIN_WARNING_RECORDS = 3  # of a language, for a warning
+CHOSEN_REASONS = ("other_language",)  # the user asked for them
 NUM_LOWEST_SCORING = 5  # kept records with the lowest scores that are shown
 
 
@@ -35,6 +38,7 @@ class FilterTally:
     )  # sum over all records, sum over kept ones, records below 1
     lowest_scoring: list[FilterDecision] = field(default_factory=list)  # kept records, content truncated
     drop_reasons: Counter[str] = field(default_factory=Counter)
+    languages: dict[str, Counter[str | None]] = field(default_factory=lambda: defaultdict(Counter))  # drop reasons; None: kept
     examples: dict[str, list[FilterDecision]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, decision: FilterDecision) -> None:
@@ -48,6 +52,8 @@ class FilterTally:
             profile_counts = self.profiles[str(decision.record.metadata["profile"])]
             profile_counts[0] += 1
             profile_counts[1] += decision.drop_reason is None
+        if "language" in decision.record.metadata:
+            self.languages[str(decision.record.metadata["language"])][decision.drop_reason] += 1
         for name, sub_score in decision.sub_scores.items():
             sums = self.sub_scores[name]
             sums[0] += sub_score
@@ -69,6 +75,26 @@ class FilterTally:
 def drop_summary(reasons: Counter[str]) -> str:
     """Format drop reasons and their counts as one line."""
     return "dropped " + (", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "none: there were no records")
+
+
+def outcome_summary(tally: FilterTally) -> str:
+    """Format what became of all records as one line."""
+    parts = [f"kept {sum(tally.kept_flags)} of {len(tally.kept_flags)} records"]
+    return "; ".join(parts + ([drop_summary(tally.drop_reasons)] if tally.drop_reasons else []))
+
+
+def language_warnings(tally: FilterTally) -> list[str]:
+    """Name each rule that dropped nearly all records of a language."""
+    return [
+        f"warning: {reason} dropped {count} of {reasons.total()} records in language {language}: check that the rule suits this language"
+        for language, reasons in sorted(tally.languages.items())
+        for reason, count in reasons.items()
+        if reason is not None
+        and reason not in CHOSEN_REASONS
+        and language not in ("unknown", "zxx")
+        and reasons.total() >= MIN_WARNING_RECORDS
+        and count >= WARNING_FRACTION * reasons.total()
+    ]
 
 
 def record_filter_metrics(metrics: MetricRecorder, tally: FilterTally, describe_count: Callable[[str], CountLabel]) -> None:
@@ -120,6 +146,8 @@ def record_filter_metrics(metrics: MetricRecorder, tally: FilterTally, describe_
             num_records = tally.documents_with[name]
             metrics.add_count(f"{name}.records", num_records, "records", f"Records with at least one of: {label.description}")
     metrics.series += [score_histogram(scores, kept_mask), size_histogram(sizes, kept_mask)]
+    if tally.languages:
+        metrics.tables.append(language_table(tally))
     metrics.tables += [dropped_examples_table(tally), sub_score_table(tally), lowest_scoring_table(tally)]
 
 
@@ -138,6 +166,25 @@ def size_histogram(sizes: NDArray[np.int64], kept_mask: NDArray[np.bool_]) -> Pl
     lines = {name: np.histogram(values, edges)[0].tolist() for name, values in (("before", sizes), ("after", sizes[kept_mask]))}
     return PlotSeries(
         "lengths", "hist", "Records by size, before and after filtering", "bytes of content", "records", edges.tolist(), lines
+    )
+
+
+def language_table(tally: FilterTally) -> AuditTable:
+    """List the records of each language that each rule dropped, the most frequent language first."""
+    rows: list[tuple[str, str, int, int, int]] = []
+    for language, reasons in sorted(tally.languages.items(), key=lambda item: (-item[1].total(), item[0])):
+        remaining = reasons.total()
+        for reason, count in sorted(
+            ((reason, count) for reason, count in reasons.items() if reason), key=lambda item: (-item[1], item[0])
+        ):
+            rows.append((language, reason, remaining, count, remaining - count))
+            remaining -= count
+        rows.append((language, "all rules", reasons.total(), reasons.total() - reasons[None], reasons[None]))
+    return AuditTable(
+        "languages",
+        "Records by language before and after each drop reason, the most frequent reason first",
+        ("language", "drop reason", "before", "dropped", "after"),
+        rows,
     )
 
 

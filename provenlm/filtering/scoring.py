@@ -27,6 +27,7 @@ EXCLUSION_SCHEMA = pa.schema(
         ("drop_reason", pa.string()),
         ("score", pa.float64()),
         ("sub_scores", pa.string()),
+        ("text", pa.large_string()),
     ]
 )
 
@@ -117,7 +118,10 @@ def trapezoid(
 
 
 class ExclusionWriter(ParquetAppender):
-    """Write the dropped records and their reasons to a Parquet file."""
+    """Write the dropped records, their reasons and their text to a Parquet file.
+
+    Bytes of the content that are no UTF-8 become U+FFFD. Masked personal data stays masked.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, EXCLUSION_SCHEMA)
@@ -126,5 +130,10 @@ class ExclusionWriter(ParquetAppender):
         """Append one dropped record."""
         record, sub_scores = decision.record, json.dumps(dict(decision.sub_scores), sort_keys=True)
         self.append(
-            id=record.id, source=record.source, drop_reason=decision.drop_reason, score=decision.score, sub_scores=sub_scores
+            id=record.id,
+            source=record.source,
+            drop_reason=decision.drop_reason,
+            score=decision.score,
+            sub_scores=sub_scores,
+            text=record.content.decode("utf-8", "replace"),
         )

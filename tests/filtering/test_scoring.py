@@ -75,6 +75,7 @@ def test_dropped_records_are_written_with_reason_score_and_sub_scores(tmp_path):
         "drop_reason": "short",
         "score": math.sqrt(0.125),
         "sub_scores": {"length": 0.125, "one": 1.0},
+        "text": "x",
     }
 
 

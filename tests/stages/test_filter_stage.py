@@ -58,6 +58,7 @@ def test_dropped_records_are_written_with_reason_and_sub_scores(project):
         (BAD[3].id, "d", "high_dup_line_char_frac"),
     ]
     assert json.loads(rows[3]["sub_scores"])["dup_line_char_frac"] == 0
+    assert [row["text"] for row in rows] == [item.content.decode("utf-8", "replace") for item in BAD]
 
 
 def test_scores_are_recorded_before_and_after_filtering(project):

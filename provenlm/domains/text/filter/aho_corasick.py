@@ -91,3 +91,59 @@ def _ipv4_candidates(text: ByteArray) -> NDArray[np.int64]:
             count += index - last_dot <= 4
             last_dot = index
     return positions[:count]
+
+
+def email_candidates(text: bytes) -> list[int]:
+    """Return the positions of `@` between a local part and a domain with a dot."""
+    positions: list[int] = _email_candidates(np.frombuffer(text, np.uint8), _IS_LOCAL, _IS_DOMAIN).tolist()
+    return positions
+
+
+_IS_DOMAIN = np.isin(np.arange(256), np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-", np.uint8))
+_IS_LOCAL = _IS_DOMAIN | np.isin(np.arange(256), np.frombuffer(b"_%+", np.uint8))
+_MAX_DOMAIN_BYTES = 254
+
+
+@jit
+def _email_candidates(text: ByteArray, is_local: NDArray[np.bool_], is_domain: NDArray[np.bool_]) -> NDArray[np.int64]:
+    positions, count = np.empty(len(text) // 2 + 1, np.int64), 0
+    for index in range(1, len(text) - 1):
+        if text[index] != 64 or not is_local[text[index - 1]]:
+            continue
+        for after in range(index + 1, min(len(text), index + _MAX_DOMAIN_BYTES)):
+            if not is_domain[text[after]]:
+                break
+            if text[after] == 46:
+                positions[count] = index
+                count += 1
+                break
+    return positions[:count]
+
+
+def phone_candidates(text: bytes) -> list[int]:
+    """Return the positions at which a national phone number may start.
+
+    They are the starts of 9 to 15 digits in at least two groups that one or two of the signs ` ().-/` separate.
+    """
+    positions: list[int] = _phone_candidates(np.frombuffer(text, np.uint8)).tolist()
+    return positions
+
+
+@jit
+def _phone_candidates(text: ByteArray) -> NDArray[np.int64]:
+    positions, count = np.empty(len(text) // 9 + 1, np.int64), 0
+    start, last_digit, num_digits, num_groups = 0, -9, 0, 0
+    for index in range(len(text) + 1):
+        byte = text[index] if index < len(text) else np.uint8(10)
+        if 48 <= byte <= 57:
+            if num_digits == 0:
+                start = index - 1 if index > 0 and text[index - 1] == 40 else index
+            num_groups += index != last_digit + 1
+            num_digits += 1
+            last_digit = index
+        elif num_digits and (index > last_digit + 2 or not (byte == 32 or byte == 40 or byte == 41 or 45 <= byte <= 47)):
+            if 9 <= num_digits <= 15 and num_groups > 1:
+                positions[count] = start
+                count += 1
+            num_digits = num_groups = 0
+    return positions[:count]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provenlm.core.errors import ConfigError
+from provenlm.domains.text.filter.languages import ends_sentence, measurable_text
 
 CITATION = re.compile(rb"\[\d*\]|\[edit\]|\[citation needed\]")
 TERMINAL_PUNCTUATION = (b".", b"?", b"!", b'"', b"'")
@@ -23,7 +24,7 @@ CleanedText = tuple[bytes, Mapping[str, int], str | None]
 class C4LineConfig:
     """Configure the C4 line filter.
 
-    filter_no_terminal_punct: a line must end in . ? ! or a quotation mark, and not in an ellipsis (FineWeb omits this, arXiv 2406.17557).
+    filter_no_terminal_punct: a line must end in . ? ! or a quotation mark, or in its script's sentence end, and not in an ellipsis (FineWeb omits this, arXiv 2406.17557).
     min_words_per_line: shorter lines are removed.
     max_word_length: lines with a longer word, in characters, are removed.
     banned_phrases: lines that contain one are removed; case is ignored.
@@ -52,10 +53,12 @@ def make_line_cleaner(config: C4LineConfig) -> Callable[[bytes], CleanedText]:
     )
 
     def drop_reason(line: bytes) -> str | None:
-        words = line.split()
+        words = measurable_text(line).split()
         if any(len(word) > config.max_word_length for word in words):
             return "too_long_word"
-        if config.filter_no_terminal_punct and (not line.endswith(TERMINAL_PUNCTUATION) or line.endswith(b"...")):
+        if config.filter_no_terminal_punct and (
+            line.endswith(b"...") or not (line.endswith(TERMINAL_PUNCTUATION) or ends_sentence(line))
+        ):
             return "no_terminal_punct"
         if len(words) < config.min_words_per_line:
             return "too_few_words"

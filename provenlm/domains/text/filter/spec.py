@@ -13,10 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from provenlm.core.interfaces import CountLabel, FilterResult, FilterSpec
 from provenlm.core.records import Record
-from provenlm.domains.text.filter import language_id, pii
+from provenlm.domains.text.filter import language_id, languages, pii
 from provenlm.domains.text.filter.c4_lines import C4LineConfig, make_line_cleaner
+from provenlm.domains.text.filter.datatrove_rules import make_datatrove_rules
 from provenlm.domains.text.filter.language_id import LanguageFilterConfig
 from provenlm.domains.text.filter.quality_rules import (
     C4Quality,
@@ -30,6 +33,7 @@ from provenlm.domains.text.filter.text_stats import TextStats, compute_text_stat
 from provenlm.domains.text.filter.thresholds import CodeThresholds, FilterThresholds, ProseThresholds, apply_thresholds
 
 FilterProfile = Literal["prose", "reference", "code"]
+NOT_A_LANGUAGE = ("unknown", "zxx")  # zxx: no linguistic content (ISO 639-2)
 CODE_MEDIA_TYPES = ("text/x-", "application/x-", "application/javascript", "application/json")  # prefixes of media types
 MARKUP_MEDIA_TYPES = ("text/x-rst", "text/x-asciidoc", "text/x-tex", "text/x-markdown")  # text all the same
 
@@ -54,9 +58,11 @@ class QualityRulesConfig:
     """Configure published sets of quality rules; null switches a set off.
 
     apply_to: profiles whose records are dropped for a violation; for all other profiles violations are only counted.
+    decided_by: with datatrove its own filters decide, with their defaults; the sets here must have their default thresholds then.
     """
 
     apply_to: tuple[FilterProfile, ...] = ()
+    decided_by: Literal["provenlm", "datatrove"] = "provenlm"
     gopher: GopherQuality | None = field(default_factory=GopherQuality)
     gopher_repetition: GopherRepetitionRules | None = field(default_factory=GopherRepetitionRules)
     c4: C4Quality | None = field(default_factory=C4Quality)
@@ -151,6 +157,8 @@ class FilterCase:
     counts: dict[str, int] = field(default_factory=dict)
     drop_reason: str | None = None
     is_utf8: bool = True
+    language: str = "unknown"  # the most probable one
+    is_certain_language: bool = False  # its probability reaches the threshold
 
     @property
     def profile(self) -> str:
@@ -164,11 +172,12 @@ def make_batch_filter(config: TextFilterConfig) -> Callable[[Sequence[Record]], 
     Order: personal data, language, profile, C4 lines, quality rules, thresholds. The first drop reason counts.
     """
     thresholds = thresholds_by_profile(config)
+    decide = find_violations(config.quality_rules)
     clean = make_line_cleaner(config.line_filter) if config.line_filter else None
 
     def filter_batch(records: Sequence[Record]) -> Sequence[FilterResult]:
         cases = [inspect_record(record, config) for record in records]
-        stats = compute_text_stats([case.content for case in cases])
+        stats = measure(cases)
         if config.profiles is not None:
             for case, profile in zip(cases, classify_profiles(records, stats, config.profiles), strict=True):
                 if case.is_utf8:
@@ -179,8 +188,8 @@ def make_batch_filter(config: TextFilterConfig) -> Callable[[Sequence[Record]], 
                     case.content, removed_lines, reason = clean(case.content)
                     case.counts.update(removed_lines)
                     case.drop_reason = case.drop_reason or reason
-            stats = compute_text_stats([case.content for case in cases])
-        apply_quality_rules(cases, stats, config.quality_rules)
+            stats = measure(cases)
+        apply_quality_rules(cases, decide(cases, stats), config.quality_rules)
         sub_scores: list[Mapping[str, float]] = [{}] * len(cases)
         for profile, profile_thresholds in thresholds.items():
             indices = [index for index, case in enumerate(cases) if case.profile == profile]
@@ -193,6 +202,21 @@ def make_batch_filter(config: TextFilterConfig) -> Callable[[Sequence[Record]], 
         ]
 
     return filter_batch
+
+
+def measure(cases: Sequence[FilterCase]) -> TextStats:
+    """Compute the statistics of texts in any script.
+
+    Stop words are those of the text's language if they are more than the English ones. They are not measured (NaN) in a language without
+    a list.
+    """
+    stats = compute_text_stats([languages.measurable_text(case.content) for case in cases])
+    for index, case in enumerate(cases):
+        if case.is_utf8 and case.language not in ("en", *NOT_A_LANGUAGE):
+            count = languages.count_stop_words(case.content, case.language)
+            if case.is_certain_language or not np.isnan(count):
+                stats.stop_words[index] = np.maximum(stats.stop_words[index], count)
+    return stats
 
 
 def inspect_record(record: Record, config: TextFilterConfig) -> FilterCase:
@@ -210,10 +234,12 @@ def inspect_record(record: Record, config: TextFilterConfig) -> FilterCase:
         case.drop_reason = next((f"pii_{match.kind}" for match in matches if actions[match.kind] == "drop"), None)
         if any(actions[match.kind] == "mask" for match in matches):
             case.content = pii.mask_pii(record.content, matches, actions)
+    language_filter = config.language_filter or LanguageFilterConfig()
+    case.language, probability = language_id.identify_language(case.content)
+    case.is_certain_language = probability >= language_filter.language_threshold
     if config.language_filter is not None:
-        language, probability = language_id.identify_language(case.content)
-        case.metadata["language"] = language if probability >= config.language_filter.language_threshold else "unknown"
-        case.drop_reason = case.drop_reason or config.language_filter.drop_reason(language, probability)
+        case.metadata["language"] = case.language if case.is_certain_language else "unknown"
+        case.drop_reason = case.drop_reason or config.language_filter.drop_reason(case.language, probability)
     return case
 
 
@@ -225,13 +251,30 @@ def is_utf8(content: bytes) -> bool:
         return False
 
 
-def apply_quality_rules(cases: Sequence[FilterCase], stats: TextStats, config: QualityRulesConfig | None) -> None:
+Violations = Mapping[str, Sequence[str | None]]  # of each set of rules, one for each record
+
+
+def find_violations(config: QualityRulesConfig | None) -> Callable[[Sequence[FilterCase], TextStats], Violations]:
+    """Build the function that finds the violations of the published rules."""
+    rules_by_name = config.enabled() if config else {}
+    if config is None or config.decided_by == "provenlm":
+        return lambda cases, stats: {name: first_violations(rules, stats) for name, rules in rules_by_name.items()}
+    decide = make_datatrove_rules(rules_by_name)
+
+    def find(cases: Sequence[FilterCase], stats: TextStats) -> Violations:
+        violations = [decide(case.content) if case.is_utf8 else {} for case in cases]
+        return {name: [found.get(name) for found in violations] for name in rules_by_name}
+
+    return find
+
+
+def apply_quality_rules(cases: Sequence[FilterCase], violations: Violations, config: QualityRulesConfig | None) -> None:
     """Count violations of the published rules and drop records for them.
 
     Only records of the profiles in `apply_to` are dropped.
     """
-    for name, rules in config.enabled().items() if config else ():
-        for case, violation in zip(cases, first_violations(rules, stats), strict=True):
+    for name, first in violations.items():
+        for case, violation in zip(cases, first, strict=True):
             if violation and case.is_utf8:
                 case.counts[f"rules.{name}.violations"] = 1
                 if config and case.profile in config.apply_to:
