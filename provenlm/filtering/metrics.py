@@ -170,7 +170,10 @@ def size_histogram(sizes: NDArray[np.int64], kept_mask: NDArray[np.bool_]) -> Pl
 
 
 def language_table(tally: FilterTally) -> AuditTable:
-    """List the records of each language that each rule dropped, the most frequent language first."""
+    """List the records of each language before and after each drop reason.
+
+    The most frequent language comes first.
+    """
     rows: list[tuple[str, str, int, int, int]] = []
     for language, reasons in sorted(tally.languages.items(), key=lambda item: (-item[1].total(), item[0])):
         remaining = reasons.total()

@@ -190,7 +190,11 @@ def test_each_record_has_a_profile_of_its_own():
     assert {name: decide(text).record.metadata["profile"] for name, text in profiles.items()} == {name: name for name in profiles}
     assert decide(SENTENCES, "text/x-python").record.metadata["profile"] == "code"
     for markup in ("text/x-rst", "text/x-asciidoc", "text/x-tex"):
-        assert decide(SENTENCES, markup).record.metadata["profile"] == decide(SENTENCES, "text/plain").record.metadata["profile"] != "code"
+        assert (
+            decide(SENTENCES, markup).record.metadata["profile"]
+            == decide(SENTENCES, "text/plain").record.metadata["profile"]
+            != "code"
+        )
 
 
 def test_thresholds_and_quality_rules_depend_on_the_profile():

@@ -43,7 +43,9 @@ def make_config(*start: str, contact: str = "") -> TextScrapeConfig:
 
 def scrape(state, *start: str):
     spec = registry.load_domain("text", "scrape", interfaces.ScrapeSpec)
-    return list(spec.fetch(make_config(*start), state, ProgressReporter("scrape", "URLs", None)))
+    fetches = list(spec.fetch(make_config(*start), state, ProgressReporter("scrape", "URLs", None)))
+    mark_delivered(state)
+    return fetches
 
 
 def test_a_web_site_needs_a_contact() -> None:

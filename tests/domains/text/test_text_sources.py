@@ -293,7 +293,9 @@ def test_rows_of_parquet_become_records_named_by_a_column() -> None:
     fetches = scrape({**TABLE, "kind": "parquet", "source": "url"})
     assert outcomes(fetches) == {"http://h/a": "record", "rows/a.parquet:2": "no-content", "rows/a.parquet:3": "too-large"}
     assert (fetches["http://h/a"].record.source, fetches["http://h/a"].record.metadata["title"]) == ("http://h/a", "A")
-    with pytest.raises(ProvenlmError, match=r"sources\[0\]: content: none of 3 rows has column 'body'; must be one of: text, url, title"):
+    with pytest.raises(
+        ProvenlmError, match=r"sources\[0\]: content: none of 3 rows has column 'body'; must be one of: text, url, title"
+    ):
         scrape({**TABLE, "kind": "parquet", "content": "body"})
 
 

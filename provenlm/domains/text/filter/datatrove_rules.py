@@ -13,9 +13,9 @@ Decide = Callable[[bytes], Mapping[str, str]]
 
 
 def make_datatrove_rules(rules_by_name: Mapping[str, QualityRules]) -> Decide:
-    """Build the function that returns the violated sets of a text, each with datatrove's reason.
+    """Build the function that returns the violated sets of a text.
 
-    Each set is that of datatrove with its own defaults and sees the whole text. Raises ConfigError if datatrove or spaCy is missing,
+    It gives datatrove's reason for each. Each set is that of datatrove with its own defaults and sees the whole text. Raises ConfigError if datatrove or spaCy is missing,
     or if a set has thresholds of its own.
     """
     if changed := [name for name, rules in rules_by_name.items() if rules != type(rules)()]:

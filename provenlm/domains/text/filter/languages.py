@@ -1,4 +1,4 @@
-"""Make text of every script measurable, and count stop words by language.
+"""Measure text of every script, and count stop words by language.
 
 Statistics need words and sentence ends. Some scripts have no blanks between words; others end a sentence with a sign of their own.
 `measurable_text` rewrites a text for its statistics only: nothing of it is written. Text that has none of these signs stays as it is.
@@ -58,7 +58,7 @@ def ends_sentence(line: bytes) -> bool:
 
 @cache
 def stop_words(language: str) -> frozenset[str]:
-    """Return the stop words of a language (ISO 639-1); empty for a language without a list."""
+    """Return the stop words of a language (ISO 639-1); empty if it has no list."""
     import stopwordsiso
 
     code = {"nb": "no", "nn": "no"}.get(language, language)

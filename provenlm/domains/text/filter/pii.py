@@ -222,7 +222,10 @@ def _search_around_anchors(pattern: PiiPattern, text: bytes) -> Iterator[re.Matc
 
 
 def _is_harmless(pattern: PiiPattern, value: bytes, prefix: bytes, suffix: bytes) -> bool:
-    """Return whether a match is reserved for examples or something else by what stands around it."""
+    """Return whether a match is no personal data.
+
+    It is reserved for examples, or what stands around it shows that it is something else.
+    """
     if pattern.kind == "email":
         return bool(
             RESERVED_NAME.search(value)
