@@ -7,6 +7,7 @@ from provenlm.core import config, interfaces, registry
 from provenlm.core.errors import ProvenlmError
 from provenlm.core.progress import ProgressReporter
 from provenlm.domains.text.scrape.spec import TextScrapeConfig
+from provenlm.scraping.crawl.database import mark_delivered
 
 CRAWL_POLICY = {
     "user_agent_contact": "", "download_delay_seconds": 1.0, "timeout_seconds": 10.0, "max_attempts": 2, "max_retry_after_seconds": 5.0, "max_response_bytes": 1 << 20,

@@ -128,8 +128,7 @@ def classify_profiles(records: Sequence[Record], stats: TextStats, profiles: Pro
     is_prose = (stats.line_punct_ratio >= profiles.min_sentence_line_ratio).tolist()
     return [
         "code"
-        if dense_punctuation
-        or (record.media_type.startswith(CODE_MEDIA_TYPES) and record.media_type not in MARKUP_MEDIA_TYPES)
+        if dense_punctuation or (record.media_type.startswith(CODE_MEDIA_TYPES) and record.media_type not in MARKUP_MEDIA_TYPES)
         else "prose"
         if sentence_lines
         else "reference"
