@@ -128,4 +128,4 @@ def test_repeated_signs_cost_no_more_than_linear_time(unit):
     pii.find_pii(unit.encode() * 100)  # compiles
     started = time.process_time()
     pii.find_pii(unit.encode() * (200_000 // len(unit)))
-    assert time.process_time() - started < 0.1
+    assert time.process_time() - started < 0.4
