@@ -9,7 +9,7 @@ from functools import cache
 
 WORD_WIDTH = 5  # characters that a word of an unspaced script is padded to: about an English word
 
-# Characters per word, rounded from the word lengths of a dictionary segmenter; combining marks count as characters.
+# Characters per word: approximations, chosen by hand and not measured; combining marks count as characters.
 _UNSPACED_SCRIPTS = (
     ("\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff", 2),  # CJK
     ("\u0e00-\u0e7f", 4),  # Thai
