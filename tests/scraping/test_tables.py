@@ -28,6 +28,7 @@ from provenlm.scraping.sources.local import LocalSource, fetch_sources
 from provenlm.scraping.sources.record_folder import RecordFolderSource
 from provenlm.scraping.sources.tables import TableSource
 
+compress_gzip = partial(gzip.compress, mtime=0)  # the bytes are in names of tests, which all workers must agree on
 ROWS = [{"text": "The ferry leaves at nine.", "n": 1}, {"text": "Bread is baked at dawn.", "n": 2}]
 JSONL = b"".join(json.dumps(row).encode() + b"\n" for row in ROWS)
 TEXTS = [row["text"] for row in ROWS]
@@ -56,14 +57,14 @@ def write_jsonl(name: str, *rows: object) -> TableSource:
     ("name", "content"),
     [
         ("rows.jsonl", JSONL),
-        ("rows.JSONL.GZ", gzip.compress(JSONL[:40]) + gzip.compress(JSONL[40:])),
+        ("rows.JSONL.GZ", compress_gzip(JSONL[:40]) + compress_gzip(JSONL[40:])),
         ("rows.zst", zstandard.compress(JSONL[:40]) + zstandard.compress(JSONL[40:])),
         ("rows.bz2", bz2.compress(JSONL)),
         ("rows.xz", lzma.compress(JSONL)),
-        ("no_suffix", gzip.compress(JSONL)),
+        ("no_suffix", compress_gzip(JSONL)),
         ("array.json", json.dumps(ROWS).encode()),
         ("array_indented.json", b"\xef\xbb\xbf" + json.dumps(ROWS, indent=2).encode()),
-        ("array.json.gz", gzip.compress(json.dumps(ROWS, indent=1).encode())),
+        ("array.json.gz", compress_gzip(json.dumps(ROWS, indent=1).encode())),
         ("objects_indented.json", b"\n".join(json.dumps(row, indent=2).encode() for row in ROWS)),
     ],
 )
@@ -98,7 +99,7 @@ def test_what_an_array_loses_has_a_reason(content: str, reasons: list[str]) -> N
 
 
 @pytest.mark.parametrize(
-    "packed", [zstandard.compress, partial(bz2.compress, compresslevel=1), partial(lzma.compress, preset=0), gzip.compress]
+    "packed", [zstandard.compress, partial(bz2.compress, compresslevel=1), partial(lzma.compress, preset=0), compress_gzip]
 )
 def test_a_cut_compressed_file_ends_with_the_reason_damaged(packed: Any) -> None:
     content = packed(b"".join(json.dumps({"text": os.urandom(400).hex()}).encode() + b"\n" for _ in range(1000)))
@@ -113,11 +114,11 @@ def test_a_cut_compressed_file_ends_with_the_reason_damaged(packed: Any) -> None
     [
         ("jsonl", b"PAR1 and more", "Parquet, must be JSONL; set kind: parquet"),
         ("jsonl", b"PK\x03\x04 and more", "ZIP"),
-        ("jsonl", gzip.compress(b"a".ljust(257, b"\0") + b"ustar\0"), "tar"),
+        ("jsonl", compress_gzip(b"a".ljust(257, b"\0") + b"ustar\0"), "tar"),
         ("jsonl", "{}".encode("utf-16"), "UTF-16"),
         ("jsonl", b"<!DOCTYPE html><p>404", "HTML"),
         ("parquet", JSONL, "JSONL, must be Parquet; set kind: jsonl"),
-        ("parquet", gzip.compress(JSONL), "gzip"),
+        ("parquet", compress_gzip(JSONL), "gzip"),
         ("csv", b"SQLite format 3\0", "SQLite"),
     ],
 )
@@ -212,7 +213,7 @@ def write_with_source(name: str, *rows: object) -> TableSource:
         (b'id,text\n1,"a, b\nc"\n2,d\n', ["a, b\nc", "d"]),
         (b"\xef\xbb\xbfid;text\r\n1;a, b\r\n", ["a, b"]),
         (b"id\ttext\n1\ta\n", ["a"]),
-        (gzip.compress(b"text|id\na|1\n"), ["a"]),
+        (compress_gzip(b"text|id\na|1\n"), ["a"]),
     ],
 )
 def test_csv_is_read_with_the_delimiter_of_its_header(content: bytes, expected: list[str]) -> None:
@@ -358,7 +359,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 
 def test_files_at_http_addresses_are_read() -> None:
-    Path("rows.jsonl.gz").write_bytes(gzip.compress(JSONL))
+    Path("rows.jsonl.gz").write_bytes(compress_gzip(JSONL))
     write_table("rows.parquet", "parquet", ROWS)
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory="."))
     Thread(target=server.serve_forever, daemon=True).start()
