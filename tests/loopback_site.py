@@ -58,3 +58,13 @@ class LoopbackSite:
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
+
+
+def cut_off(handler: BaseHTTPRequestHandler) -> None:
+    """Promise more than is sent."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", "text/html")
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b"<p>half")
+    handler.close_connection = True

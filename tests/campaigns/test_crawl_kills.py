@@ -14,7 +14,7 @@ from pathlib import Path
 import forked
 import pyarrow.parquet as pq
 import pytest
-from loopback_site import LoopbackSite
+from loopback_site import LoopbackSite, cut_off
 
 from provenlm.core import hashing
 
@@ -56,16 +56,6 @@ def walled(handler) -> None:
     handler.send_header("Content-Length", str(len(body)))
     handler.end_headers()
     handler.wfile.write(body)
-
-
-def cut_off(handler) -> None:
-    """Promise more than is sent."""
-    handler.send_response(200)
-    handler.send_header("Content-Type", "text/html")
-    handler.send_header("Content-Length", "1000")
-    handler.end_headers()
-    handler.wfile.write(b"<p>half")
-    handler.close_connection = True
 
 
 def fill_site(web: LoopbackSite) -> None:

@@ -306,6 +306,7 @@ def test_random_responses_do_not_stop_the_crawl(web, crawl_site, seed: int) -> N
             b"".join(chance.choices(PIECES, k=chance.randrange(9))),
         ]
         web.pages[name] = partial(nonsense, answer=b"\r\n".join(lines))
+    # A client may send a request into a connection that the server is about to close, and may repeat it (RFC 9112, 9.3.1).
     results = crawl_site(max_attempts=2, max_retry_after_seconds=0.0)
     assert set(names) <= set(results)
     assert [path for path in (*good, "/last") if results[path].state != "record"] == []

@@ -3,6 +3,7 @@ import time
 from email.utils import formatdate
 
 import pytest
+from loopback_site import cut_off
 
 from provenlm.scraping.crawl.fetcher import CrawlPolicy, Fetcher, Response
 from provenlm.scraping.crawl.network import NetworkPolicy
@@ -147,17 +148,8 @@ def test_a_silent_host_is_retried_up_to_max_attempts(web) -> None:
     assert (answer.status, answer.reason, answer.attempts) == (None, "timeout", 2)
 
 
-def _short(handler) -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Type", "text/html")
-    handler.send_header("Content-Length", "1000")
-    handler.end_headers()
-    handler.wfile.write(b"half")
-    handler.close_connection = True
-
-
 def test_a_page_shorter_than_its_content_length_fails(web) -> None:
-    web.pages["/"] = _short
+    web.pages["/"] = cut_off
     answer = _get(RecordingFetcher(_policy(max_attempts=2)), web.url + "/")
     assert (answer.reason, answer.content, answer.attempts) == ("connection", b"", 2)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pdf_files import pdf_of_lines
 from ruamel.yaml import YAML
 
 from provenlm.core import config, interfaces, registry
@@ -173,25 +174,9 @@ def test_patterns_choose_files_as_git_users_expect() -> None:
     assert accepted("b/**", "?.md") == ["a.md", "b/c.md", "b/d/e.md", "b/f.txt"]
 
 
-def pdf(text: str) -> bytes:
-    """The smallest PDF of one page that says `text`."""
-    stream = f"BT /F1 12 Tf 20 100 Td ({text}) Tj ET".encode()
-    objects = [
-        b"<</Type/Catalog/Pages 2 0 R>>", b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
-        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 200 200]/Contents 4 0 R/Resources<</Font<</F1 5 0 R>>>>>>",
-        b"<</Length %d>>stream\n%s\nendstream" % (len(stream), stream), b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
-    ]  # fmt: skip
-    out, offsets = b"%PDF-1.4\n", []
-    for number, item in enumerate(objects, 1):
-        offsets.append(len(out))
-        out += b"%d 0 obj%s\nendobj\n" % (number, item)
-    table = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
-    return out + b"xref\n0 6\n0000000000 65535 f \n%strailer<</Size 6/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF" % (table, len(out))
-
-
 def test_the_text_of_a_pdf_is_extracted_and_a_damaged_pdf_is_named() -> None:
-    write_file("notes/a.pdf", pdf("Hello there"))
-    write_file("notes/b.pdf", pdf("Hello there")[:150])
+    write_file("notes/a.pdf", pdf_of_lines("Hello there"))
+    write_file("notes/b.pdf", pdf_of_lines("Hello there")[:150])
     write_file("notes/c.pdf", b"no pdf at all")
     fetches = scrape(FOLDER)
     assert fetches["notes/a.pdf"].record.text == "Hello there"
