@@ -37,6 +37,13 @@ class Command:
 
 
 GROUPS = {
+    "begin": (
+        Command(
+            "new",
+            "look at your data and write a corpus, a recipe and a report",
+            "provenlm new my_docs ~/documents --minutes 3",
+        ),
+    ),
     "build": (
         Command("build", "build reports and all stages they depend on", "provenlm build docs_verification --jobs 2"),
         Command("refresh", "scrape again, rebuild, and publish unless the model regressed", "provenlm refresh docs_verification"),

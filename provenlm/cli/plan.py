@@ -1,15 +1,17 @@
-"""Suggest model shapes for a depth or a parameter budget.
+"""Suggest model shapes for a depth, a parameter budget, or a corpus and minutes.
 
-Print a table and a `model` section to paste.
+Print a table and a `model` section to paste; for a corpus and minutes a whole recipe, by measured speed.
 """
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from provenlm.core import registry
-from provenlm.core.config import parse_config
+from provenlm.core.config import load_params, parse_config
 from provenlm.core.errors import ConfigError
+from provenlm.core.paths import ProjectPaths
 from provenlm.models.common.spec import ModelSpec
 from provenlm.scaling import laws, model_sizing
 from provenlm.scaling.laws import scaling_law_loss, within_fit_range
@@ -21,8 +23,12 @@ RULE_FILES = " and ".join(f"{module.__name__.rpartition('.')[2]}.py" for module 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.add_argument(
-        "size", help="number of layers, such as 8, or a range of total parameters, such as 180M..220M or 180e6..220e6"
+        "size",
+        nargs="?",
+        help="number of layers, such as 8, or a range of total parameters, such as 180M..220M or 180e6..220e6",
     )
+    parser.add_argument("--corpus", metavar="NAME", help="instead of a size: a tokenized corpus; speed is measured on this machine")
+    parser.add_argument("--minutes", type=float, default=3.0, metavar="M", help="with --corpus: training time (default: 3)")
     parser.add_argument("--arch", default="moe", metavar="NAME", help="a model with size rules, such as moe or gpt (default: moe)")
     parser.add_argument("--vocab-size", type=int, default=32_000, metavar="N", help="number of token ids (default: 32000)")
     parser.add_argument(
@@ -32,7 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the table and one section, and return 0."""
+    """Print the table and one section, or the recipe for a corpus, and return 0."""
+    if (args.size is None) == (args.corpus is None):
+        raise ConfigError("size: must be a depth or a range of parameters; or --corpus NAME, without a size")
+    if args.corpus is not None:
+        return plan_corpus(args.corpus, args.minutes)
     spec = registry.load_model(args.arch, ModelSpec)
     try:
         sizes = parse_sizes(args.size, args.arch, args.vocab_size, args.max_seq_len, spec)
@@ -42,9 +52,24 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError(f"--pick: must be 1 to {len(sizes)}, got {args.pick}")
     print(format_table(sizes, spec, args.vocab_size))
     print(
-        f"\nrow {args.pick}; tokens, batch size, learning rates and loss are estimates (rules: {RULE_FILES}); *: outside the fitted range\n"
+        f"\nrow {args.pick}; tokens, batch size, learning rates and loss are estimates (rules: {RULE_FILES}); -: outside the fitted range\n"
     )
     print(format_section(sizes[args.pick - 1]))
+    return 0
+
+
+def plan_corpus(name: str, minutes: float) -> int:
+    """Print a recipe that trains on a tokenized corpus for `minutes`, with the reasons, and return 0."""
+    from provenlm.cli import new
+    from provenlm.cli.starter import entries, sample
+
+    paths = ProjectPaths(Path.cwd())
+    domain = str(load_params(paths.params_yaml).entry("corpora", name)["domain"])
+    new.check_minutes(minutes)
+    corpus = sample.tokenized_corpus(domain, paths.corpus_dir(name, "tokens"), name)
+    choice = new.choose_recipe(domain, corpus, minutes)
+    print("\n".join(choice.reasons) + "\n\nrecipes:")
+    print(entries.format_entry(f"{name}_model", choice.recipe(name, domain), ""))
     return 0
 
 
@@ -122,7 +147,9 @@ def format_table(sizes: Sequence[ModelSizePlan], spec: ModelSpec, vocab_size: in
                 f"{flops:.3g}",
                 *(f"{number:.3g}" for number in (size.train_tokens, size.batch_tokens)),
                 f"{size.max_steps:,}",
-                f"≈{scaling_law_loss(size.active_params, size.train_tokens):.2f}{'' if within_fit_range(size.active_params, size.train_tokens) else '*'}",
+                f"≈{scaling_law_loss(size.active_params, size.train_tokens):.2f}"
+                if within_fit_range(size.active_params, size.train_tokens)
+                else "-",  # outside the fitted range the law can say more than ln(vocab_size), the loss of guessing
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

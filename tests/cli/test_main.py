@@ -61,7 +61,7 @@ def test_a_command_has_its_own_help_with_example_and_exit_codes(capsys):
 
 def test_an_unknown_command_exits_with_2_and_names_the_commands(capsys):
     assert cli.main(["biuld"]) == 2
-    assert capsys.readouterr().err.startswith("provenlm: unknown command 'biuld'; commands: build, ")
+    assert capsys.readouterr().err.startswith("provenlm: unknown command 'biuld'; commands: new, build, ")
 
 
 @pytest.fixture

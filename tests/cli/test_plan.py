@@ -28,7 +28,7 @@ def test_every_suggested_model_is_within_the_parameter_budget(budget, run_cli):
     assert len(sizes) >= 5
     assert all(180e6 <= spec.num_params(plan.parse_model_config(spec, size.model), 32_000)["total"] <= 220e6 for size in sizes)
     _, output, _ = run_cli("plan", budget)
-    assert re.search(r"219,610,240 .* ≈3\.76\*$", output, re.MULTILINE)
+    assert re.search(r"219,610,240 .* -$", output, re.MULTILINE)
 
 
 def test_a_depth_gives_one_row(run_cli):

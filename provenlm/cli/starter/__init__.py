@@ -1,0 +1,1 @@
+"""Look at sources and write the first entries of a project."""
