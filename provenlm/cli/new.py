@@ -1,4 +1,6 @@
-"""Look at sources, measure this machine, and write a corpus, a recipe and a report."""
+"""Write a corpus, a recipe and a report for sources.
+
+The sources are sampled and training steps are timed on this machine."""
 
 import argparse
 import math
@@ -117,20 +119,20 @@ def check_names_are_new(params: Params, names: Mapping[str, str]) -> None:
     """Raise ConfigError if a name is not allowed or taken."""
     for table, name in names.items():
         check_name(params.file, table, name)
-        for other in params.tables:
-            if name in params.names(other):
-                raise ConfigError(f"{name}: params.yaml has this name in {other}; choose another NAME, or remove the entry")
+        for taken_table in params.tables:
+            if name in params.names(taken_table):
+                raise ConfigError(f"{name}: params.yaml has this name in {taken_table}; choose another NAME, or remove the entry")
 
 
 def detect_sources(arguments: Sequence[str], domain: str | None) -> list[DetectedSource]:
-    """Recognise all sources. Raises ConfigError if they are of different domains."""
+    """Identify all sources. Raises ConfigError if they are of different domains."""
     sources = [detect_source(argument) for argument in arguments]
     if domain is not None:
         sources = [DetectedSource(domain, source.section, source.num_bytes, source.description) for source in sources]
     domains = {source.domain: argument for source, argument in zip(sources, arguments, strict=True)}
     if len(domains) > 1:
-        found = ", ".join(f"{argument} is {name}" for name, argument in domains.items())
-        raise ConfigError(f"sources must be of one domain, got {found}; --domain decides for all")
+        got = ", ".join(f"{argument} is {name}" for name, argument in domains.items())
+        raise ConfigError(f"sources must be of one domain, got {got}; --domain decides for all")
     return sources
 
 
@@ -180,16 +182,16 @@ def choose_recipe(domain: str, corpus: CorpusSample, minutes: float) -> RecipeCh
 
 def describe_corpus(sources: Sequence[DetectedSource], corpus: CorpusSample) -> list[str]:
     """Say what the sources hold, and what that rests on."""
-    found = "; ".join(source.description for source in sources)
+    descriptions = "; ".join(source.description for source in sources)
     basis = "read to the end" if corpus.is_complete else "estimated from a sample"
     return [
-        f"source: {found}; {corpus.num_records:,} records, {corpus.num_bytes / 1e6:,.1f} MB and {corpus.num_tokens:,.0f} tokens after the "
+        f"source: {descriptions}; {corpus.num_records:,} records, {corpus.num_bytes / 1e6:,.1f} MB and {corpus.num_tokens:,.0f} tokens after the "
         f"filter, which keeps {corpus.kept_fraction:.0%} ({basis}; duplicates are not removed yet)"
     ]
 
 
 def choose_for_text(corpus: CorpusSample, minutes: float, base_train: dict[str, Any]) -> RecipeChoice:
-    """Choose a dense decoder for text: its shape by measured speed, tokens at hand and minutes."""
+    """Choose a dense decoder by measured speed, tokens at hand and minutes."""
     spec = registry.load_model("gpt", ModelSpec)
     vocab_size = corpus.tokenizer.vocab_size
     seq_len = min(time_budget.SEQ_LEN, max(64, 1 << (corpus.longest_sequence - 1).bit_length()))
@@ -220,7 +222,7 @@ def choose_for_text(corpus: CorpusSample, minutes: float, base_train: dict[str, 
     while shape not in measured:
         measured[shape] = step_tokens / trial.step_seconds(section(shape), train, "text", corpus.tokens)
         flops_per_second = measured[shape] * flops[shape]
-        rates = {other: measured.get(other, flops_per_second / flops[other]) for other in time_budget.SHAPES}
+        rates = {candidate: measured.get(candidate, flops_per_second / flops[candidate]) for candidate in time_budget.SHAPES}
         shape = time_budget.choose_shape(60 * minutes * time_budget.STEP_SECONDS_SHARE, unique_tokens, rates, params)
     rate = measured[shape]
     train["global_batch_size"] *= time_budget.choose_batch_size(60 * minutes * rate) // 16
@@ -267,7 +269,10 @@ def better_advice(plan: BudgetedTraining, minutes: float, data: str = "text") ->
 
 
 def choose_val_fraction(num_tokens: float, rate: float, plan: BudgetedTraining) -> float:
-    """Return the part to hold out: enough for a narrow interval, and not more than can be scored in time."""
+    """Return the fraction to hold out.
+
+    Enough for a narrow interval, and not more than can be scored in time.
+    """
     affordable = VAL_SECONDS_SHARE * 60 * plan.minutes * rate / FORWARD_SHARE / num_tokens
     wanted = MAX_VAL_FRACTION if num_tokens < FEW_TOKENS else 0.05
     return float(f"{min(wanted, max(affordable, MIN_VAL_FRACTION)):.2g}")
@@ -284,7 +289,10 @@ def choose_for_music(corpus: CorpusSample, minutes: float, base_train: dict[str,
 
 
 def choose_for_grids(corpus: CorpusSample, minutes: float, base_train: dict[str, Any]) -> RecipeChoice:
-    """Choose the steps of the grid solver by measured speed; its sequences hold the largest pair."""
+    """Choose the steps of the grid solver by measured speed.
+
+    Its sequences hold the largest pair.
+    """
     model = {"arch": "grid_transformer"}
     seq_len = corpus.longest_sequence
     batch_size = max(4, min(32, GRID_STEP_CELLS // seq_len))
@@ -306,7 +314,9 @@ def _plan_default_model(
     minutes: float,
     is_augmented: bool = False,
 ) -> tuple[BudgetedTraining, float, int]:
-    """Time steps of a model of the default size; return the plan, tokens per second and tokens of a step.
+    """Time steps of a model of the default size.
+
+    Returns the plan, tokens per second and tokens of a step.
 
     `is_augmented`: every pass shows other variants, so that the number of epochs has no limit.
     """

@@ -59,7 +59,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def plan_corpus(name: str, minutes: float) -> int:
-    """Print a recipe that trains on a tokenized corpus for `minutes`, with the reasons, and return 0."""
+    """Print a recipe that trains on a tokenized corpus for `minutes`.
+
+    Prints the reasons, too, and returns 0.
+    """
     from provenlm.cli import new
     from provenlm.cli.starter import entries, sample
 

@@ -25,7 +25,10 @@ MIN_STEPS = 30
 
 @dataclass(frozen=True)
 class BudgetedTraining:
-    """Hold the training that fills a time budget; `epochs` are passes over the tokens at hand."""
+    """Hold the training that fills a time budget.
+
+    `epochs` are passes over the tokens at hand.
+    """
 
     max_steps: int
     epochs: float
@@ -44,9 +47,9 @@ def choose_batch_size(train_tokens: float) -> int:
 
 
 def effective_tokens(train_tokens: float, unique_tokens: float) -> float:
-    """Return how many new tokens `train_tokens` are worth, of which `unique_tokens` are different.
+    """Return how many new tokens repeated ones are worth.
 
-    Equation 5 of Muennighoff et al. 2023 (arXiv 2305.16264).
+    Of `train_tokens`, `unique_tokens` are different. Equation 5 of Muennighoff et al. 2023 (arXiv 2305.16264).
     """
     repeats = train_tokens / unique_tokens - 1
     if repeats <= 0:
@@ -60,7 +63,10 @@ def choose_shape(
     tokens_per_second: Mapping[tuple[int, int], float],
     num_params: Mapping[tuple[int, int], int],
 ) -> tuple[int, int]:
-    """Return the largest shape that sees enough effective tokens per parameter in the time; else the smallest."""
+    """Return the largest shape that sees enough tokens per parameter.
+
+    Without one, the smallest.
+    """
     fitting = [
         shape
         for shape in SHAPES
@@ -72,7 +78,10 @@ def choose_shape(
 def plan_steps(
     minutes: float, step_seconds: float, step_tokens: float, unique_tokens: float, max_epochs: float = MAX_EPOCHS
 ) -> BudgetedTraining:
-    """Return the steps that take `minutes`; fewer if they would pass over the tokens more than `max_epochs` times."""
+    """Return the steps that take `minutes`.
+
+    Fewer if they would pass over the tokens more than `max_epochs` times.
+    """
     steps = max(MIN_STEPS, round(60 * minutes * STEP_SECONDS_SHARE / step_seconds))
     if math.isfinite(max_epochs):
         steps = min(steps, max(MIN_STEPS, math.floor(max_epochs * unique_tokens / step_tokens)))

@@ -45,7 +45,9 @@ def _flow(value: Any) -> str:
 
 
 def add_entries(path: Path, entries: Mapping[str, str]) -> None:
-    """Add one formatted entry to each table of params.yaml, whose comments and order stay.
+    """Add one formatted entry to each table of params.yaml.
+
+    Comments and order stay.
 
     The file is replaced only if the result can be read. Raises ConfigError.
     """

@@ -26,7 +26,7 @@ from provenlm.scaling import time_budget
 SAMPLE_SECONDS = 12.0  # of reading, for all sources together
 SAMPLE_BYTES = 24_000_000  # of content that is read
 ENCODE_BYTES = 3_000_000  # of content that is filtered and tokenized
-MIN_TEXT_BYTES = 20_000  # of kept text: below, no vocabulary of 512 tokens can be trained and no text be held out
+MIN_TEXT_BYTES = 20_000  # of clean text: below, no vocabulary of 512 tokens can be trained and no text be held out
 PROMPT_CHARS = 24
 
 
@@ -68,9 +68,9 @@ def sample_corpus(sources: Sequence[DetectedSource], scrape: Mapping[str, Any], 
     reading = _read_sources(domain, sources, scrape, folder)
     if not reading.records:
         raise DataError(f"{_names(sources)}: no record could be read; docs/how-to/sources.md lists what can be")
-    kept, kept_fraction, drop_reasons = _filter(domain, _thin(reading.records, ENCODE_BYTES))
+    clean, kept_fraction, drop_reasons = _filter(domain, _thin(reading.records, ENCODE_BYTES))
     num_bytes = reading.total_bytes * kept_fraction
-    if not kept:
+    if not clean:
         raise DataError(f"{_names(sources)}: the filter drops every record of the sample: {drop_reasons}")
     if domain == "text" and num_bytes < MIN_TEXT_BYTES:
         raise DataError(
@@ -78,26 +78,26 @@ def sample_corpus(sources: Sequence[DetectedSource], scrape: Mapping[str, Any], 
             f"model needs at least {MIN_TEXT_BYTES:,}, and some hundred thousand to say more than its training text"
         )
     wanted = {"vocab_size": time_budget.choose_vocab_size(num_bytes)} if domain == "text" else {}
-    tokenizer, tokenize = _train_tokenizer(domain, wanted, kept)
+    tokenizer, tokenize = _train_tokenizer(domain, wanted, clean)
     documents = [
         TokenizedDocument(record.id, record.id, len(record.content), ids)
-        for record, ids in zip(kept, tokenizer.encode(kept), strict=True)
+        for record, ids in zip(clean, tokenizer.encode(clean), strict=True)
     ]
     write_token_dataset(folder, documents, tokenizer.vocab_size, tokenizer.special_tokens, 0.0, tokenizer.token_classes)
     tokens = load_token_dataset(folder)
-    sample_bytes = sum(len(record.content) for record in kept)
+    sample_bytes = sum(len(record.content) for record in clean)
     scale = num_bytes / sample_bytes
     return CorpusSample(
         tokens,
         tokenize,
         tokenizer,
-        round(len(kept) * scale),
+        round(len(clean) * scale),
         num_bytes,
         len(tokens.train.ids) * scale,
         kept_fraction,
         reading.is_complete,
-        max(map(_pair_cells, kept)) if domain == "grids" else max(len(document.ids) for document in documents),
-        _choose_prompts(kept) if domain == "text" else (),
+        max(map(_pair_cells, clean)) if domain == "grids" else max(len(document.ids) for document in documents),
+        _choose_prompts(clean) if domain == "text" else (),
     )
 
 
@@ -147,7 +147,10 @@ def _read_sources(domain: str, sources: Sequence[DetectedSource], scrape: Mappin
 
 
 def _read_one(spec: interfaces.ScrapeSpec, config: Any, state: Path, num_sources: int) -> tuple[list[Record], bool]:
-    """Read records until the share of the time or of the bytes is used up; return them and whether that was all."""
+    """Read records until their part of the time or bytes is used up.
+
+    Returns them and whether that was all.
+    """
     records: list[Record] = []
     num_bytes, end = 0, time.monotonic() + SAMPLE_SECONDS / num_sources
     with progress_bar("look at the source", "records") as bar, closing(_closable(spec.fetch(config, state, bar))) as fetches:
@@ -172,21 +175,27 @@ def _thin(records: Sequence[Record], max_bytes: int) -> list[Record]:
 
 
 def _filter(domain: str, records: Sequence[Record]) -> tuple[list[Record], float, str]:
-    """Filter records with the default settings; return the kept ones, their part of the bytes, and the reasons of the others."""
+    """Filter records with the default settings.
+
+    Returns the clean ones, their part of the bytes, and why records were dropped.
+    """
     spec = registry.load_domain(domain, "filter", interfaces.FilterSpec)
     config: Any = parse_config(spec.config_type, {}, "new: filter")
     decisions = scoring.make_filter_step(spec, config).apply(records)
-    kept = [decision.record for decision in decisions if decision.drop_reason is None]
+    clean = [decision.record for decision in decisions if decision.drop_reason is None]
     reasons = Counter(decision.drop_reason for decision in decisions if decision.drop_reason is not None)
     num_bytes = sum(len(record.content) for record in records)
-    kept_fraction = sum(len(record.content) for record in kept) / max(1, num_bytes)
-    return kept, kept_fraction, ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3)) or "none"
+    kept_fraction = sum(len(record.content) for record in clean) / max(1, num_bytes)
+    return clean, kept_fraction, ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3)) or "none"
 
 
 def _train_tokenizer(
     domain: str, section: Mapping[str, Any], records: Sequence[Record]
 ) -> tuple[interfaces.Tokenizer, Mapping[str, Any]]:
-    """Train a tokenizer; halve the vocabulary while the text has too few pieces for it."""
+    """Train a tokenizer.
+
+    The vocabulary is halved while the text has too few pieces for it.
+    """
     spec = registry.load_domain(domain, "tokenize", interfaces.TokenizeSpec)
     while True:
         config: Any = parse_config(spec.config_type, section, "new: tokenize")

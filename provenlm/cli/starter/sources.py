@@ -1,4 +1,4 @@
-"""Recognise what a source argument is: a folder, site, repository, table, score or puzzle."""
+"""Identify the kind of a source: documents, code, a table, scores or puzzles."""
 
 import json
 import os
@@ -34,7 +34,10 @@ class DetectedSource:
 
 
 def detect_source(argument: str) -> DetectedSource:
-    """Recognise a source. Raises ConfigError if it does not exist or is of no known kind."""
+    """Identify a source.
+
+    Raises ConfigError if it does not exist or is of no known kind.
+    """
     if argument.startswith(("http://", "https://", "git@", "ssh://", "s3://", "hf://", "pydoc:")):
         return _detect_address(argument)
     path = Path(argument).expanduser()
@@ -46,7 +49,7 @@ def detect_source(argument: str) -> DetectedSource:
 
 
 def _detect_address(address: str) -> DetectedSource:
-    """Recognise a URL by its scheme and the end of its path."""
+    """Identify a URL by its scheme and the end of its path."""
     path = urlsplit(address).path
     if address.startswith(("git@", "ssh://")) or path.endswith(".git"):
         return DetectedSource("text", {"kind": "git", "url": address}, None, "a git repository")
@@ -63,7 +66,7 @@ def _detect_address(address: str) -> DetectedSource:
 
 
 def _detect_file(argument: str, path: Path) -> DetectedSource:
-    """Recognise a file by its name and, for JSON, by its content."""
+    """Identify a file by its name and, for JSON, by its content."""
     size = path.stat().st_size
     if path.name.endswith((".warc", ".warc.gz", ".warc.zst", ".wet.gz")):
         return DetectedSource("text", {"kind": "warc", "files": [argument]}, size, "a web archive")
@@ -84,7 +87,7 @@ def _detect_file(argument: str, path: Path) -> DetectedSource:
 
 
 def _detect_folder(argument: str, path: Path) -> DetectedSource:
-    """Recognise a folder by the kinds of its files, weighed by their size."""
+    """Identify a folder by the kinds of its files, weighed by their size."""
     if (path / ".git").exists():
         size = sum(file.stat().st_size for file in _list_files(path))
         return DetectedSource("text", {"kind": "git", "url": argument}, size, "a git repository")
