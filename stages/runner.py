@@ -82,7 +82,6 @@ class StageContext:
     settings: list[tuple[str, str, Any, bool]] = field(
         default_factory=list
     )  # section, dotted key, value, whether it is the default
-    on_recorded: list[Callable[[], None]] = field(default_factory=list)  # called in order once outputs and audit are on disk
 
     @property
     def entry(self) -> Any:
@@ -174,8 +173,6 @@ def main(stage: str, table: str, run_stage: Callable[[StageContext], None], doc:
         context.settings,
     )
     write_audit(paths.audit_json(subject, stage), audit)
-    for release in context.on_recorded:
-        release()
     log_line(f"{stage}@{subject}: {len(audit.metrics)} metrics in {seconds:.1f} s")
 
 
