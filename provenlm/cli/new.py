@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from provenlm.cli.starter import entries, sample, trial
+from provenlm.cli.starter import entries, sample, time_budget, trial
 from provenlm.cli.starter.sample import CorpusSample
 from provenlm.cli.starter.sources import DetectedSource, detect_source
+from provenlm.cli.starter.time_budget import BudgetedTraining
 from provenlm.core import registry
 from provenlm.core.config import Params, load_params, parse_config
 from provenlm.core.errors import ConfigError
 from provenlm.core.paths import ProjectPaths
 from provenlm.models.common.spec import ModelSpec
-from provenlm.scaling import model_sizing, time_budget
-from provenlm.scaling.time_budget import BudgetedTraining
+from provenlm.scaling import model_sizing
 from provenlm.scraping.names import check_name
 
 DOMAINS = ("text", "music", "grids")

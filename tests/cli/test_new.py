@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from provenlm.cli import check
-from provenlm.cli.starter import entries, sample, trial
+from provenlm.cli.starter import entries, sample, time_budget, trial
 from provenlm.cli.starter.sources import detect_source
 from provenlm.core.config import load_params
 from provenlm.core.errors import ConfigError, DataError
 from provenlm.core.paths import ProjectPaths
-from provenlm.scaling import time_budget
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK = {"train": [{"input": [[1, 2]], "output": [[2, 1]]}], "test": [{"input": [[3, 4]], "output": [[4, 3]]}]}

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from provenlm.cli.starter import time_budget
 from provenlm.cli.starter.sources import DetectedSource
 from provenlm.core import interfaces, registry
 from provenlm.core.config import parse_config
@@ -21,7 +22,6 @@ from provenlm.core.records import Record
 from provenlm.data.token_dataset import TokenDataset, TokenizedDocument, load_token_dataset, write_token_dataset
 from provenlm.domains.grids.content.puzzle import parse_puzzle
 from provenlm.filtering import scoring
-from provenlm.scaling import time_budget
 
 SAMPLE_SECONDS = 12.0  # of reading, for all sources together
 SAMPLE_BYTES = 24_000_000  # of content that is read
